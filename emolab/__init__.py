@@ -1,0 +1,50 @@
+"""emolab: emotion vectors in language models, extracted, mapped by layer and head, steered and put to the test.
+
+>>> import emolab
+>>> model = emolab.load_model("mini")
+>>> responses = emolab.collect_responses(model, emolab.load_queries("mini", split="train"))
+>>> vectors = emolab.extract_vectors(model, responses)
+>>> emolab.generate(model, "Tell me about the park.", steering=emolab.Steering(vectors, {"joy": 2.0}, site="attn"))
+"""
+
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+
+# name -> module that holds it. Loaded on first use, so that `import emolab` needs neither torch nor TransformerLens.
+_PUBLIC = {
+    "EMOTIONS": "emotions",
+    "EmolabError": "errors",
+    "EmotionVectors": "vectors",
+    "Model": "models",
+    "ResponseMeans": "activations",
+    "Steering": "steering",
+    "collect_responses": "responses",
+    "extract_vectors": "vectors",
+    "generate": "generation",
+    "load_model": "models",
+    "load_queries": "queries",
+    "response_means": "activations",
+    "responses_from_texts": "responses",
+    "save_figure": "plot",
+    "score": "judges",
+    "steered": "steering",
+    "study": "experiments",
+    "sweep": "experiments",
+}
+_MODULES = ("plot",)
+__all__ = sorted([*_PUBLIC, *_MODULES, "__version__"])
+
+
+def __getattr__(name: str):
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"emolab.{_PUBLIC[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"emolab.{name}")
+    raise AttributeError(f"module 'emolab' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,34 @@
+"""Shared models: tiny, random, built on the spot; session-wide, so tests must leave them as they found them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from emolab.models import load_model
+from tests import tiny
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_dir(tmp_path_factory):
+    """Directory of a Llama with grouped-query attention, a chat template with system role, and BOS added."""
+    return tiny.save(tmp_path_factory.mktemp("tiny_llama"), tiny.build(tiny.llama_config()), tiny.tokenizer())
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2_dir(tmp_path_factory):
+    """Directory of a GPT-2: absolute positions, LayerNorm, no chat template, no BOS, no pad token."""
+    tok = tiny.tokenizer(chat=None, add_bos=False, pad=False)
+    return tiny.save(tmp_path_factory.mktemp("tiny_gpt2"), tiny.build(tiny.gpt2_config()), tok)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tiny_llama_dir):
+    return load_model(tiny_llama_dir, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tiny_gpt2_dir):
+    return load_model(tiny_gpt2_dir, device="cpu")

@@ -1,0 +1,180 @@
+"""Loading, prompts, batches and hook points."""
+
+import logging
+import warnings
+
+import pytest
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+from emolab.errors import EmolabError
+from emolab.models import Model, encode, hf_modules, instruction, load_model, plan_batches, render_prompts, site_hooks
+from tests import tiny
+
+QUERY = "tell me about the park ."
+
+
+def changed(model: Model, tok) -> Model:
+    """The same model with another tokenizer."""
+    return Model(model.name, model.source, None, model.bridge, model.hf, tok, model.fingerprint)
+
+
+def test_bridge_equals_hf_and_shares_its_weights(tiny_llama, tiny_gpt2):
+    for model in (tiny_llama, tiny_gpt2):
+        batch = encode(model, [QUERY])
+        ours, plain = model(batch.input_ids), model.hf(batch.input_ids).logits
+        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+    assert {p.data_ptr() for p in tiny_llama.hf.parameters()} == {p.data_ptr() for p in tiny_llama.bridge.parameters()}
+
+
+def test_delegates_to_the_bridge(tiny_llama):
+    assert tiny_llama.cfg is tiny_llama.bridge.cfg and tiny_llama.W_E.shape[1] == tiny_llama.d_model
+    assert (tiny_llama.n_layers, tiny_llama.n_heads, tiny_llama.d_model, tiny_llama.d_head) == (3, 4, 32, 8)
+    with pytest.raises(AttributeError):
+        tiny_llama.no_such_thing  # noqa: B018
+
+
+def test_every_way_to_load_gives_the_same_model(tiny_llama, tiny_llama_dir, tiny_gpt2):
+    hf, tok = tiny.build(tiny.llama_config()), tiny.tokenizer()
+    pair = load_model((hf, tok))
+    bridge = load_model(tiny_llama.bridge, tokenizer=tok)
+    half = load_model(str(tiny_llama_dir), dtype=torch.bfloat16, device="cpu")
+    assert {m.fingerprint for m in (pair, bridge, half)} == {tiny_llama.fingerprint}
+    assert load_model(pair) is pair and pair.hf is hf and bridge.bridge is tiny_llama.bridge
+    assert half.dtype == torch.bfloat16 == half.bridge.cfg.dtype
+    assert tok.padding_side == "right", "the user's tokenizer was changed"
+    assert load_model(tiny_gpt2.bridge).fingerprint == tiny_gpt2.fingerprint  # fused QKV, split copies in the bridge
+    ids = encode(pair, [QUERY]).input_ids
+    assert torch.equal(pair(ids), tiny_llama(ids))
+
+
+def test_fingerprint_tells_models_apart(tiny_llama):
+    assert load_model((tiny.build(tiny.llama_config(), seed=1), tiny.tokenizer())).fingerprint != tiny_llama.fingerprint
+
+
+def test_loading_leaves_loggers_and_warnings_alone(tiny_llama_dir):
+    level, filters = logging.getLogger("transformers").level, list(warnings.filters)
+    load_model(tiny_llama_dir, device="cpu")
+    assert logging.getLogger("transformers").level == level and warnings.filters == filters
+
+
+@pytest.mark.parametrize("what", [42, "no/such-model-anywhere", "/no/such/dir"])
+def test_what_cannot_be_loaded(what, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(EmolabError, match="hub id"):
+        load_model(what)
+
+
+def test_unknown_dtype_and_compatibility_mode(tiny_llama_dir):
+    with pytest.raises(EmolabError, match="bfloat16"):
+        load_model(tiny_llama_dir, dtype="float23")
+    bridge = TransformerBridge.boot_transformers(str(tiny_llama_dir), device="cpu")
+    bridge.enable_compatibility_mode(disable_warnings=True)
+    with pytest.raises(EmolabError, match="compatibility mode"):
+        load_model(bridge)
+
+
+def test_chat_template_survives_and_bos_occurs_once(tiny_llama):
+    assert tiny_llama.tokenizer.chat_template == tiny.CHAT == tiny_llama.bridge.tokenizer.chat_template
+    [plain], [joy] = render_prompts(tiny_llama, [QUERY]), render_prompts(tiny_llama, [QUERY], "joy")
+    assert plain == f"<bos><user>{QUERY}<assistant>"
+    assert joy == f"<bos><system>Answer with joy.<user>{QUERY}<assistant>"
+    for chat in (tiny.CHAT, tiny.CHAT.replace("{{ bos_token }}", ""), "{{ bos_token }}" + tiny.CHAT):
+        model = changed(tiny_llama, tiny.tokenizer(chat=chat))
+        ids = encode(model, render_prompts(model, [QUERY, QUERY], "joy")).input_ids
+        assert (ids == 0).sum(1).tolist() == [1, 1] and (ids[:, 0] == 0).all()
+
+
+def test_no_bos_where_the_tokenizer_uses_none(tiny_llama):
+    model = changed(tiny_llama, tiny.tokenizer(add_bos=False, chat=tiny.CHAT.replace("{{ bos_token }}", "")))
+    assert not model.adds_bos and not (encode(model, render_prompts(model, [QUERY])).input_ids == 0).any()
+
+
+@pytest.mark.parametrize(
+    "chat", [tiny.NO_SYSTEM_CHAT, tiny.CHAT.replace("for m in messages", "for m in messages if m['role'] != 'system'")]
+)
+def test_without_system_role_the_user_turn_gets_the_instruction(tiny_llama, chat):
+    """The first template refuses a system turn, the second drops it silently."""
+    model = changed(tiny_llama, tiny.tokenizer(chat=chat))
+    assert render_prompts(model, [QUERY], "joy") == [f"<bos><user>Answer with joy. {QUERY}<assistant>"]
+    assert render_prompts(model, [QUERY]) == [f"<bos><user>{QUERY}<assistant>"]
+
+
+def test_prompts_without_chat_template(tiny_gpt2, tiny_llama):
+    assert render_prompts(tiny_gpt2, [QUERY], "joy") == [f"Answer with joy. {QUERY}\n"]
+    assert render_prompts(changed(tiny_llama, tiny.tokenizer(chat=None)), [QUERY]) == [f"<bos>{QUERY}\n"]
+
+
+def test_templates_and_intensity(tiny_llama, tiny_gpt2):
+    templates = {"neutral": "Q: {query}", "calm": "Be calm. {query} {x}"}
+    assert render_prompts(tiny_gpt2, [QUERY], "calm", templates=templates) == [f"Be calm. {QUERY} {{x}}"]
+    assert render_prompts(tiny_llama, [QUERY], templates=templates) == [f"<bos><user>Q: {QUERY}<assistant>"]
+    assert "Answer with great joy." in render_prompts(tiny_llama, [QUERY], "joy", intensity="great")[0]
+    assert instruction("fear", "a little") == "Answer with a little fear."
+    for options in ({"condition": "joy", "templates": templates}, {"templates": {"neutral": "x"}}):
+        with pytest.raises(EmolabError, match="query"):
+            render_prompts(tiny_llama, [QUERY], **options)
+    with pytest.raises(EmolabError, match="intensity"):
+        render_prompts(tiny_llama, [QUERY], "joy", intensity="much")
+
+
+def test_encode_pads_left_and_marks_the_text(tiny_llama):
+    batch = encode(tiny_llama, ["<bos> tell me", "<bos> tell"], ["a walk in rain", "sun"])
+    assert batch.attention_mask.tolist() == [[1] * 7, [0, 0, 0, 0, 1, 1, 1]]
+    assert batch.response_mask.sum(1).tolist() == [4, 1] and batch.response_mask[:, -1].all()
+    assert batch.input_ids[1, :4].tolist() == [2] * 4 and batch.prompt_len == 3
+    alone = encode(tiny_llama, [""], ["sun"])
+    assert alone.input_ids.tolist()[0][0] == 0 and alone.response_mask.tolist() == [[False, True]]
+    assert encode(tiny_llama, ["<bos> tell"]).response_mask.sum() == 0
+
+
+def test_encode_refuses(tiny_llama, tiny_gpt2):
+    with pytest.raises(EmolabError, match="row 1 has no token"):
+        encode(tiny_gpt2, ["tell", ""])
+    with pytest.raises(EmolabError, match="does not fit"):
+        encode(tiny_gpt2, ["tell " * 97])
+    with pytest.raises(EmolabError, match="as many"):
+        encode(tiny_llama, ["tell"], [])
+
+
+def test_plan_batches(tiny_llama):
+    lengths = [5, 1, 9, 2, 5]
+    assert plan_batches(tiny_llama, lengths, 2) == [[1, 3], [0, 4], [2]]
+    assert [len(b) for b in plan_batches(tiny_llama, [10] * 200)] == [128, 72]
+    for batch in plan_batches(tiny_llama, [1000, 4000] * 40):
+        assert len(batch) * max([1000, 4000][i % 2] for i in batch) <= 16_384
+    assert sorted(i for b in plan_batches(tiny_llama, lengths) for i in b) == list(range(5))
+    with pytest.raises(EmolabError, match="batch_size"):
+        plan_batches(tiny_llama, lengths, 0)
+
+
+def test_end_of_answer_ids(tiny_llama):
+    model = load_model((tiny.build(tiny.llama_config()), tiny.tokenizer()))
+    assert model.eos_ids == [1]
+    model.hf.generation_config.eos_token_id = [1, 6]
+    assert model.eos_ids == [1, 6]
+    model.hf.generation_config.eos_token_id = model.hf.config.eos_token_id = None
+    assert model.eos_ids == [model.tokenizer.eos_token_id]
+
+
+def test_hook_points_and_modules_are_the_same_points(tiny_llama, tiny_gpt2):
+    assert site_hooks(tiny_llama, "attn")[1] == "blocks.1.attn.hook_out"
+    for model in (tiny_llama, tiny_gpt2):
+        ids, seen = encode(model, [QUERY]).input_ids, {}
+        for site in ("resid", "attn", "mlp", "head"):
+            for layer, (module, side) in enumerate(hf_modules(model, site)):
+
+                def keep(m, args, output, key=(site, layer), side=side, seen=seen):
+                    x = args[0] if side == "input" else output
+                    seen[key] = x[0] if isinstance(x, tuple) else x
+
+                handle = module.register_forward_hook(keep)
+                model.hf(ids)
+                handle.remove()
+        _, cache = model.run_with_cache(ids)
+        for (site, layer), value in seen.items():
+            name = site_hooks(model, site)[layer]
+            torch.testing.assert_close(cache[name].flatten(2), value, atol=1e-5, rtol=1e-5, msg=f"{site} {layer}")
+    with pytest.raises(EmolabError, match="unknown site 'residual'; expected one of resid, attn, mlp, head"):
+        site_hooks(tiny_llama, "residual")
+    assert hf_modules(load_model(tiny_llama.bridge), "resid") is None
