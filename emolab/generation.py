@@ -1,0 +1,219 @@
+"""Batched, steered, KV-cached generation, and the log-probabilities of given texts.
+
+>>> import emolab
+>>> model = emolab.load_model("mini")
+>>> emolab.generate(model, "Tell me about the park.", steering=emolab.Steering(vectors, {"joy": 2.0}, site="attn"))
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import GenerationConfig
+
+from emolab.edits import hooked
+from emolab.errors import EmolabError
+from emolab.models import Model, hf_modules
+from emolab.prompts import Batch, check_context, encode, plan_batches, render_prompts
+from emolab.steering import Steering, as_rows, build_edits
+
+
+def generate(
+    model: Model,
+    prompts: str | list[str],
+    *,
+    steering: Steering | list[Steering | None] | None = None,
+    max_new_tokens: int = 80,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    batch_size: int | None = None,
+    raw: bool = False,
+    use_cache: bool = True,
+    progress: bool = False,
+    allow_mismatch: bool = False,
+) -> list[str]:
+    """Answers to prompts, in their order, each cut at its end-of-answer token and stripped of outer white space.
+
+    >>> generate(model, ["Tell me about the park.", "Tell me about the rain."], max_new_tokens=40)
+    >>> generate(model, ["Tell me about the park."] * 3, steering=[joy, None, fear])   # one steering per row
+
+    prompts      queries, put through the model's chat template (`render_prompts`, neutral); with raw=True complete
+                 prompt strings.
+    steering     for all rows, or a list with one for each (None: unsteered). Rows do not influence one another.
+    temperature  0 is greedy, and then seed plays no part. Above 0: sampling with top_p. The same seed, prompts,
+                 batch_size and device give the same texts; another batch composition gives other samples (batch i draws
+                 from seed + i). Global random state is left as it was.
+    batch_size   None: see `plan_batches`. Prompts are batched by length.
+    use_cache    False recomputes every token's past: slow, for tests.
+
+    Runs on the plain model with hooks on its modules. Where the bridge carries hooks (inside `steered`, or your own),
+    or where it is the user's own bridge, runs on the bridge, in the given order, so that those hooks count. The model's
+    own generation settings (repetition penalty and the like) are left out, its end-of-answer tokens kept. Raises
+    EmolabError for vectors of another model, a steering list of another length, or prompts that leave no room for the
+    answer.
+    """
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if max_new_tokens < 1 or not temperature >= 0 or not 0 < top_p <= 1:
+        raise EmolabError(
+            f"max_new_tokens={max_new_tokens}, temperature={temperature}, top_p={top_p}; "
+            "expected at least 1, at least 0, and above 0 up to 1"
+        )
+    rows = _per_row(model, steering, len(prompts), allow_mismatch)
+    rendered = prompts if raw else render_prompts(model, prompts)
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        use_cache=use_cache,
+        eos_token_id=model.eos_ids or None,
+        pad_token_id=model.tokenizer.pad_token_id,
+        do_sample=temperature > 0,
+        **({"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}),
+    )
+    texts = [""] * len(prompts)
+    plan = _plan(model, rendered, None, batch_size, extra=max_new_tokens)
+    with tqdm(total=len(prompts), disable=not progress, desc="generate", unit="text") as bar:
+        for number, index in enumerate(plan):
+            batch = encode(model, [rendered[i] for i in index])
+            steerings = [rows[i] for i in index] if rows else []
+            with _sampling(model, seed + number, temperature), _running(model, steerings, batch, use_cache) as runner:
+                with _only(runner, config):
+                    ids = runner.generate(
+                        batch.input_ids, attention_mask=batch.attention_mask, generation_config=config
+                    )
+            for i, text in zip(index, _decode(model, ids[:, batch.prompt_len :]), strict=True):
+                texts[i] = text
+            bar.update(len(index))
+    return texts
+
+
+def token_logprobs(
+    model: Model,
+    prompts: list[str],
+    texts: list[str],
+    *,
+    steering: Steering | list[Steering | None] | None = None,
+    batch_size: int | None = None,
+    allow_mismatch: bool = False,
+) -> list[Float[np.ndarray, " token"]]:
+    """Natural-log probability of every token of each text after its complete prompt (`render_prompts`), teacher forced.
+
+    >>> logprobs = token_logprobs(model, render_prompts(model, ["Tell me about the park."]), ["It was quiet."])
+    >>> perplexity = np.exp(-logprobs[0].mean())
+
+    Unsteered unless steering says otherwise or the bridge carries hooks (inside `steered`, where "generated" means the
+    last position of the whole text only: pass steering= here instead). A text without tokens gives an empty array; a
+    token that nothing precedes, NaN. Raises EmolabError as `generate` and `encode` do.
+    """
+    if len(prompts) != len(texts):
+        raise EmolabError(f"{len(prompts)} prompts and {len(texts)} texts; expected as many of both")
+    rows = _per_row(model, steering, len(prompts), allow_mismatch)
+    out: list[np.ndarray] = [np.empty(0)] * len(prompts)
+    for index in _plan(model, prompts, texts, batch_size, extra=0, logits=True):
+        batch = encode(model, [prompts[i] for i in index], [texts[i] for i in index])
+        lengths = batch.response_mask.sum(1).tolist()
+        steerings = [rows[i] for i in index] if rows else []
+        keep = min(max(lengths) + 1, batch.input_ids.shape[1])
+        with torch.inference_mode(), _running(model, steerings, batch, cached=False) as runner:
+            logits = _forward(model, runner, batch, keep)
+        logp = logits[:, :-1].float().log_softmax(-1)
+        targets = batch.input_ids[:, -logp.shape[1] :] if logp.shape[1] else batch.input_ids[:, :0]
+        picked = logp.gather(-1, targets[..., None])[..., 0].double().cpu().numpy()
+        for i, row, n, own in zip(index, picked, lengths, batch.attention_mask.sum(1).tolist(), strict=True):
+            values = row[len(row) - min(n, len(row)) :]
+            # A text at the very start of its row: its first token has nothing before it, only padding or the edge of
+            # the batch.
+            out[i] = np.concatenate([[np.nan], values[len(values) - n + 1 :]]) if 0 < n == own else values
+    return out
+
+
+def _forward(model: Model, runner: Any, batch: Batch, keep: int) -> Float[Tensor, "row token vocab"]:
+    options: dict[str, Any] = {"attention_mask": batch.attention_mask}
+    if runner is not model.hf or model.hf is model.bridge.original_model:
+        return model.bridge(batch.input_ids, **options, logits_to_keep=keep)[:, -keep:]
+    accepted = inspect.signature(runner.forward).parameters
+    if "position_ids" in accepted:  # models with absolute positions do not work them out from the mask by themselves
+        options["position_ids"] = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
+    if "logits_to_keep" in accepted:
+        options["logits_to_keep"] = keep
+    return runner(input_ids=batch.input_ids, use_cache=False, **options).logits[:, -keep:]
+
+
+def _per_row(model: Model, steering: Any, n: int, allow_mismatch: bool) -> list[Steering | None]:
+    """One entry per row, or none at all where nothing is steered."""
+    if isinstance(steering, list | tuple) and len(steering) != n:
+        raise EmolabError(f"{len(steering)} steerings for {n} prompts; expected one, or a list with one per prompt")
+    rows = as_rows(model, steering, allow_mismatch)
+    return rows * n if len(rows) == 1 else rows
+
+
+def _plan(
+    model: Model,
+    prompts: list[str],
+    texts: list[str] | None,
+    batch_size: int | None,
+    *,
+    extra: int,
+    logits: bool = False,
+) -> list[list[int]]:
+    whole = [a + " " + b for a, b in zip(prompts, texts, strict=True)] if texts is not None else prompts
+    if not whole:
+        return []
+    lengths = [len(ids) + extra for ids in model.tokenizer(whole, add_special_tokens=False).input_ids]
+    check_context(model, max(lengths))
+    if _bridge_has_hooks(model):  # they may be one per row: keep the given order
+        lengths = [max(lengths)] * len(lengths)
+    return plan_batches(model, lengths, batch_size, logits=logits)
+
+
+def _bridge_has_hooks(model: Model) -> bool:
+    return any(point.has_hooks() for point in model.bridge.hook_dict.values())
+
+
+@contextlib.contextmanager
+def _running(model: Model, steerings: list[Steering | None], batch: Batch, cached: bool) -> Iterator[Any]:
+    """The model to run, with this batch's edits on it."""
+    if len({id(s) for s in steerings}) == 1:
+        steerings = steerings[:1]  # one table for all rows
+    own = batch.attention_mask.sum(1)
+    pads = (batch.input_ids.shape[1] - own).tolist()
+    prompts = list(zip(pads, (own - batch.response_mask.sum(1)).tolist(), strict=True))
+    edits = build_edits(model, steerings, prompts, cached)
+    plain = not _bridge_has_hooks(model) and all(hf_modules(model, site) for site, _ in edits)
+    plain = plain and model.hf is not model.bridge.original_model
+    with hooked(model, edits, plain=plain):
+        yield model.hf if plain else model.bridge.original_model
+
+
+@contextlib.contextmanager
+def _only(runner: Any, config: GenerationConfig) -> Iterator[None]:
+    """Only this config counts; else `generate` fills its gaps from the model's own (repetition penalty and others)."""
+    before, runner.generation_config = runner.generation_config, config
+    try:
+        yield
+    finally:
+        runner.generation_config = before
+
+
+@contextlib.contextmanager
+def _sampling(model: Model, seed: int, temperature: float) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        if temperature > 0:
+            stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
+            torch.manual_seed(seed)
+        yield
+
+
+def _decode(model: Model, ids: Int[Tensor, "row token"]) -> list[str]:
+    ends, answers = set(model.eos_ids), []
+    for row in ids.tolist():
+        stop = next((i for i, token in enumerate(row) if token in ends), len(row))
+        answers.append(row[:stop])
+    return [text.strip() for text in model.tokenizer.batch_decode(answers, skip_special_tokens=True)]

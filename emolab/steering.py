@@ -1,0 +1,274 @@
+"""Steering: add emotion vectors to a model's activations, remove them, or hold them at a value.
+
+Every edit, of every row, is one affine map of the activation x at one layer:
+
+    x  ->  x + b + (x A) B          b [d_model], A [d_model, k], B [k, d_model]
+
+    add      b = sum of the doses times their vectors; A and B are empty
+    ablate   A spans the vectors, B = -dose A^T
+    clamp    A holds their unit directions, B = -pinv(A), b moves the components to their target
+
+so rows with different steering share one batch, and the same lines serve TransformerLens hooks and module hooks.
+
+>>> from emolab import Steering, steered
+>>> with steered(model, Steering(vectors, {"joy": 1.5})):
+...     logits = model(tokens, attention_mask=mask)        # steered
+>>> logits = model(tokens, attention_mask=mask)            # as before
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from emolab.edits import Edit, Window, hooked
+from emolab.errors import EmolabError
+from emolab.models import SITES, Model, site_hooks
+
+if TYPE_CHECKING:
+    from emolab.vectors import EmotionVectors
+
+_CHOICES = {
+    "site": SITES,
+    "op": ("add", "ablate", "clamp"),
+    "dose": ("vector", "relative"),
+    "part": ("whole", "specific", "base"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Steering:
+    """What to do to a model's activations: which vectors, how much, where.
+
+    >>> Steering(vectors, {"joy": 1.5, "fear": -0.5})                                    # at every layer's end
+    >>> Steering(vectors, {"joy": 0.1}, site="attn", layers=[2, 3], dose="relative")     # a tenth of resid's norm
+    >>> Steering(vectors, {"joy": 1.0}, op="ablate", positions="all")                    # no joy anywhere
+    >>> Steering(vectors, {"joy": 2.0}, site="head", heads={3: [0, 2]})                  # two heads' own vectors
+
+    doses      {emotion: number}. With op "add" the multiplier of the vector, and with "clamp" the wanted component
+               along it, in units of the vector's norm (dose="vector") or of the median norm of the residual stream at
+               that layer (dose="relative"). With "ablate" the share of the projection on the vectors' span to remove, 1
+               for all of it, the same for every emotion.
+    site       resid, attn, mlp (see `site_hooks`), or head: the sum of the chosen heads' vectors, at the attention
+               output.
+    layers     "all" or a list of layer numbers.
+    positions  "generated": the last prompt token and all after it (in a plain forward call: its last position); "all";
+               or a slice over a row's own tokens, 0 the first one, padding not counted, negative ends counted from the
+               end of the prompt (in a plain forward call: over the positions of the given tensor).
+    part       "whole" vectors; "specific", what is left of them without their mean over emotions; "base", that mean:
+               {"base": dose}.
+    heads      only with site "head": {layer: [heads]}; None is every head.
+
+    op "clamp" with several emotions sets all their components at once; where the vectors are linearly dependent, by
+    least squares. Raises EmolabError for whatever is not among these, and for a dose that is no finite number. Source
+    of the method: arXiv 2502.04075.
+    """
+
+    vectors: EmotionVectors
+    doses: dict[str, float]
+    site: str = "resid"
+    layers: str | Sequence[int] = "all"
+    positions: str | slice = "generated"
+    op: str = "add"
+    dose: str = "vector"
+    part: str = "whole"
+    heads: dict[int, list[int]] | None = None
+
+    def __post_init__(self) -> None:
+        for field, choices in _CHOICES.items():
+            _one_of(field, getattr(self, field), choices)
+        if self.site not in self.vectors.data:
+            raise EmolabError(
+                f"these vectors hold no site {self.site!r}, only {', '.join(self.vectors.data)}; extract it too"
+            )
+        if not isinstance(self.doses, dict) or not self.doses:
+            raise EmolabError(f"doses are {self.doses!r}; expected at least one {{emotion: number}}")
+        if self.part == "specific" and len(self.vectors.emotions) < 2:
+            raise EmolabError('part "specific" is what tells emotions apart, and these vectors hold only one')
+        if self.dose == "relative" and not (torch.as_tensor(self.vectors.resid_norm) > 0).all():
+            raise EmolabError('these vectors lack the norm of the residual stream; use dose="vector"')
+        for emotion, value in self.doses.items():
+            _one_of("emotion", emotion, self._emotions)
+            if not isinstance(value, int | float | np.number) or not math.isfinite(value):
+                raise EmolabError(f"the dose of {emotion!r} is {value!r}; expected a finite number")
+        if self.op == "ablate" and (self.dose == "relative" or len(set(self.doses.values())) > 1):
+            raise EmolabError('op "ablate" takes one share for all its emotions (1 removes all) and no relative dose')
+        if isinstance(self.positions, slice):
+            ends = (self.positions.start, self.positions.stop, self.positions.step)
+            if not all(x is None or isinstance(x, int) for x in ends) or (ends[2] is not None and ends[2] < 1):
+                raise EmolabError(f"positions are {self.positions}; expected whole numbers and a step of at least 1")
+        else:
+            _one_of("positions", self.positions, ("generated", "all"), " or a slice")
+        if self.heads is not None and self.site != "head":
+            raise EmolabError(f'heads= goes with site="head", not with site={self.site!r}')
+        object.__setattr__(self, "_layers", self._check_layers())
+
+    @property
+    def _emotions(self) -> tuple[str, ...]:
+        return ("base",) if self.part == "base" else tuple(self.vectors.emotions)
+
+    def _check_layers(self) -> list[int]:
+        shape = self.vectors.data[self.site].shape
+        everything = list(range(shape[1])) if self.heads is None else list(self.heads)
+        layers = everything if isinstance(self.layers, str) and self.layers == "all" else self.layers
+        if isinstance(layers, str | int):
+            raise EmolabError(f'layers is {layers!r}; expected "all" or a list of layer numbers')
+        layers = [_number("layer", x, shape[1]) for x in layers]
+        if not layers:
+            raise EmolabError('layers is empty; expected "all" or at least one layer number')
+        for layer, heads in (self.heads or {}).items():
+            _number("layer", layer, shape[1])
+            for head in heads:
+                _number("head", head, shape[2])
+        return layers
+
+    def directions(self) -> Float[Tensor, "emotion layer d_model"]:
+        """The vectors in use, one for each emotion in `doses`, in float64."""
+        data = self.vectors.data[self.site].double()
+        base = data.mean(0, keepdim=True)
+        data = {"whole": data, "specific": data - base, "base": base}[self.part]
+        data = data[[self._emotions.index(e) for e in self.doses]]
+        if self.site == "head":
+            if self.heads is not None:
+                chosen = torch.zeros(data.shape[1:3], dtype=data.dtype)
+                for layer, heads in self.heads.items():
+                    chosen[layer, list(heads)] = 1
+                data = data * chosen[..., None]
+            data = data.sum(2)
+        return data
+
+    def table(self, device: Any = "cpu", dtype: torch.dtype = torch.float32) -> Float[Tensor, "layer d_model"]:
+        """What op "add" adds at each layer; zero where nothing is."""
+        if self.op != "add":
+            raise EmolabError(
+                f'op {self.op!r} depends on the activation and adds no fixed vector; only "add" has a table'
+            )
+        return self.affine()[0].to(device, dtype)
+
+    def affine(self) -> tuple[Tensor, Tensor, Tensor]:
+        """b [layer, d_model], A [layer, d_model, k] and B [layer, k, d_model] of the formula; zero at other layers."""
+        v = self.directions()
+        on = torch.zeros(v.shape[1], dtype=v.dtype)
+        on[self._layers] = 1
+        doses = torch.tensor([float(a) for a in self.doses.values()], dtype=v.dtype)
+        norm = v.norm(dim=-1)
+        if (self.op != "add" or self.dose == "relative") and not norm[:, self._layers].all():
+            raise EmolabError(
+                f'a vector is zero at a chosen layer, without direction; op "{self.op}" and dose "{self.dose}" need it'
+            )
+        unit = v / norm.clamp_min(torch.finfo(v.dtype).tiny)[..., None]
+        scale = norm if self.dose == "vector" else torch.as_tensor(self.vectors.resid_norm).to(v).expand_as(norm)
+        # At dose "vector" the vector itself is multiplied: norm times unit would not give back its bits.
+        target = v * doses[:, None, None] if self.dose == "vector" else unit * (doses[:, None] * scale)[..., None]
+        rows = unit.transpose(0, 1)  # [layer, emotion, d_model]
+        none = v.new_zeros(v.shape[1], v.shape[2], 0)
+        if self.op == "add":
+            b, a, back = target.sum(0), none, none.transpose(1, 2)
+        elif self.op == "ablate":
+            _, size, basis = torch.linalg.svd(rows, full_matrices=False)
+            basis = basis * (size > 1e-6 * size[:, :1])[..., None]
+            b, a, back = torch.zeros_like(v[0]), basis.transpose(1, 2), -doses[0] * basis
+        else:
+            a, inverse = rows.transpose(1, 2), torch.linalg.pinv(rows).transpose(1, 2)
+            b, back = torch.einsum("el,led->ld", doses[:, None] * scale, inverse), -inverse
+        return b * on[:, None], a, back * on[:, None, None]
+
+
+def _one_of(field: str, value: Any, choices: Sequence[str], more: str = "") -> None:
+    if value not in choices:
+        raise EmolabError(f"unknown {field} {value!r}; expected one of {', '.join(choices)}{more}")
+
+
+def _number(what: str, value: Any, n: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if not 0 <= number < n:
+        raise EmolabError(f"unknown {what} {value!r}; expected a whole number from 0 to {n - 1}")
+    return number
+
+
+def as_rows(model: Model, steering: Any, allow_mismatch: bool = False) -> list[Steering | None]:
+    """One steering for all rows as a list of one, or one per row, checked against the model; empty if all None."""
+    rows = list(steering) if isinstance(steering, list | tuple) else [steering]
+    for s in rows:
+        if s is not None and not isinstance(s, Steering):
+            raise EmolabError(
+                f"steering is {type(s).__name__}; expected a Steering, None, or a list of these, one per row"
+            )
+    for s in {id(s): s for s in rows if s is not None}.values():
+        _check_vectors(model, s.vectors, allow_mismatch)
+        if s.site == "head" and not site_hooks(model, "attn")[0].startswith("blocks.0.attn."):
+            raise EmolabError(
+                f'{model.name!r} rescales attention before adding it, so heads have no vector there; use site="attn"'
+            )
+    return rows if any(s is not None for s in rows) else []
+
+
+def _check_vectors(model: Model, vectors: EmotionVectors, allow_mismatch: bool) -> None:
+    data, meta = next(iter(vectors.data.values())), vectors.meta or {}
+    theirs, ours = (data.shape[1], data.shape[-1]), (model.n_layers, model.d_model)
+    mark = meta.get("fingerprint")
+    if theirs == ours and (allow_mismatch or mark in (None, "", model.fingerprint)):
+        return
+    advice = "shapes must agree" if theirs != ours else "allow_mismatch=True uses them all the same"
+    raise EmolabError(
+        f"these vectors are of another model: {meta.get('model', 'unnamed')!r} ({theirs[0]} layers, d_model "
+        f"{theirs[1]}, fingerprint {mark}), and this is {model.name!r} ({ours[0]} layers, d_model {ours[1]}, "
+        f"fingerprint {model.fingerprint}); {advice}"
+    )
+
+
+def build_edits(
+    model: Model, rows: list[Steering | None], prompts: list[tuple[int, int]] | None = None, cached: bool = False
+) -> dict[tuple[str, int], Edit]:
+    """Edits by (site, layer), only where there is something to do, on the model's device; see `Window` for the rest."""
+    window = Window([s.positions if s else "all" for s in rows], prompts, cached)
+    maps = {id(s): [t.float() for t in s.affine()] for s in rows if s is not None}
+    rank = max((a.shape[2] for _, a, _ in maps.values()), default=0)
+    edits = {}
+    for site in dict.fromkeys(_hook_site(s) for s in rows if s is not None):
+        b = torch.zeros(model.n_layers, len(rows), model.d_model)
+        a, back = b.new_zeros(*b.shape, rank), b.new_zeros(*b.shape[:2], rank, model.d_model)
+        for i, s in enumerate(rows):
+            if s is not None and _hook_site(s) == site:
+                bs, as_, backs = maps[id(s)]
+                k = as_.shape[2]
+                b[:, i], a[:, i, :, :k], back[:, i, :k] = bs, as_, backs
+        used = (b.flatten(1).any(1) | back.flatten(1).any(1)).tolist()
+        b, a, back = (t.to(model.device) for t in (b, a, back))
+        edits |= {(site, i): Edit(b[i], a[i], back[i], window) for i in range(model.n_layers) if used[i]}
+    return edits
+
+
+def _hook_site(steering: Steering) -> str:
+    return "attn" if steering.site == "head" else steering.site  # a head's vector lives where heads are summed
+
+
+@contextlib.contextmanager
+def steered(
+    model: Model, steering: Steering | list[Steering | None] | None, *, allow_mismatch: bool = False
+) -> Iterator[Model]:
+    """Inside, every TransformerLens call on the model is steered; outside nothing remains, also after an exception.
+
+    >>> with emolab.steered(model, emolab.Steering(vectors, {"joy": 1.5})) as m:
+    ...     logits, cache = m.run_with_cache(tokens, attention_mask=mask)
+
+    A list gives each row of the batch its own steering, None for none. Contexts nest, and `emolab.generate` inside one
+    is steered too. allow_mismatch=True takes vectors made on a model with another fingerprint; number of layers and
+    d_model must agree even so. Raises EmolabError for vectors of another model, for a list as long as neither 1 nor the
+    batch, and on leaving where the model ran but a steered layer did not.
+    """
+    rows = as_rows(model, steering, allow_mismatch)
+    with hooked(model, build_edits(model, rows), plain=False):
+        yield model

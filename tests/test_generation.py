@@ -1,0 +1,238 @@
+"""Generation: the fast path, the cache, padding and batches change nothing but the time."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from emolab.edits import hooked
+from emolab.errors import EmolabError
+from emolab.generation import generate, token_logprobs
+from emolab.models import encode, load_model, render_prompts
+from emolab.steering import Steering, build_edits, steered
+from tests import tiny
+from tests.test_steering import hooks_left
+
+QUERIES = ["tell me about the park .", "how ?", "a dog and a cat in the rain", "did you feel sad today ?"]
+POSITIONS = ["generated", "all", slice(2, 9), slice(-2, None)]
+
+
+@pytest.fixture(scope="module", params=["tiny_llama", "tiny_gpt2"])
+def model(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def vectors(model):
+    return tiny.random_vectors(model, scale=0.5)
+
+
+def test_batched_equals_single(model, vectors):
+    for steering in (None, Steering(vectors, {"joy": 1.0})):
+        together = generate(model, QUERIES, steering=steering, max_new_tokens=20)
+        assert together == [generate(model, q, steering=steering, max_new_tokens=20)[0] for q in QUERIES]
+        assert together == generate(model, QUERIES, steering=steering, max_new_tokens=20, batch_size=3)
+    assert len(set(together)) > 1 and all(together)
+
+
+def test_left_padded_equals_unpadded(model):
+    prompts = render_prompts(model, QUERIES)
+    batch = encode(model, prompts)
+    with torch.inference_mode():
+        padded = model(batch.input_ids, attention_mask=batch.attention_mask)[:, -1]
+        alone = torch.cat([model(encode(model, [p]).input_ids)[:, -1] for p in prompts])
+    torch.testing.assert_close(padded, alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("op", ["add", "clamp"])
+def test_cached_equals_uncached(model, vectors, positions, op):
+    steering = Steering(vectors, {"joy": 1.0}, positions=positions, op=op)
+    fast = generate(model, QUERIES, steering=steering, max_new_tokens=16)
+    assert fast == generate(model, QUERIES, steering=steering, max_new_tokens=16, use_cache=False)
+    assert fast != generate(model, QUERIES, max_new_tokens=16)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_plain_hooks_equal_bridge_hooks(model, vectors, positions):
+    """Raw hooks on model.hf give the tokens of TransformerLens hooks on the bridge."""
+    batch = encode(model, render_prompts(model, QUERIES))
+    own = batch.attention_mask.sum(1)
+    prompts = [(batch.prompt_len - n, n) for n in own.tolist()]
+    for site in ("resid", "attn", "mlp", "head"):
+        steering = Steering(vectors, {"joy": 1.0, "anger": -0.5}, site=site, positions=positions)
+        tokens = []
+        for plain, runner in ((True, model.hf), (False, model.bridge.original_model)):
+            with hooked(model, build_edits(model, [steering], prompts, cached=True), plain=plain):
+                tokens.append(
+                    runner.generate(
+                        batch.input_ids,
+                        attention_mask=batch.attention_mask,
+                        max_new_tokens=16,
+                        do_sample=False,
+                        pad_token_id=2,
+                    )
+                )
+        assert torch.equal(*tokens), site
+
+
+def test_generate_inside_steered_and_on_a_users_bridge(model, vectors):
+    steering = Steering(vectors, {"joy": 1.0})
+    expected = generate(model, QUERIES, steering=steering, max_new_tokens=16)
+    with steered(model, steering):
+        assert generate(model, QUERIES, max_new_tokens=16) == expected
+    rows = [None, steering, None, steering]
+    with steered(model, rows):
+        per_row = generate(model, QUERIES, max_new_tokens=16)
+    assert per_row == generate(model, QUERIES, steering=rows, max_new_tokens=16)
+    users = load_model(model.bridge, tokenizer=model.tokenizer)
+    assert generate(users, QUERIES, steering=steering, max_new_tokens=16) == expected
+
+
+def test_a_transformer_lens_generate_inside_steered(tiny_llama):
+    vectors = tiny.random_vectors(tiny_llama, scale=0.5)
+    steering, batch = Steering(vectors, {"joy": 1.0}), encode(tiny_llama, render_prompts(tiny_llama, QUERIES[:1]))
+    with steered(tiny_llama, steering):
+        ids = tiny_llama.generate(
+            batch.input_ids, max_new_tokens=12, do_sample=False, verbose=False, eos_token_id=1, return_type="tokens"
+        )
+    text = tiny_llama.tokenizer.decode(ids[0, batch.prompt_len :], skip_special_tokens=True).strip()
+    assert [text] == generate(tiny_llama, QUERIES[0], steering=steering, max_new_tokens=12)
+
+
+def test_per_row_steering_equals_separate_runs(model, vectors):
+    steerings = [
+        Steering(vectors, {"joy": 1.0}),
+        None,
+        Steering(vectors, {"anger": 1.0, "joy": 1.0}, op="ablate", positions="all"),
+        Steering(vectors, {"sadness": 0.5}, site="attn", op="clamp", dose="relative", positions=slice(1, None, 2)),
+    ]
+    together = generate(model, QUERIES, steering=steerings, max_new_tokens=16)
+    apart = [generate(model, q, steering=s, max_new_tokens=16)[0] for q, s in zip(QUERIES, steerings, strict=True)]
+    assert together == apart and together[1] == generate(model, QUERIES[1], max_new_tokens=16)[0]
+    grid = generate(model, QUERIES[:1] * 4, steering=steerings, max_new_tokens=16)
+    assert len(set(grid)) > 1
+
+
+def test_zero_dose_changes_nothing(model, vectors):
+    steering = Steering(vectors, {"joy": 0.0})
+    assert generate(model, QUERIES, steering=steering, max_new_tokens=16) == generate(model, QUERIES, max_new_tokens=16)
+
+
+def test_no_hook_is_left(model, vectors, monkeypatch):
+    clean, steering = hooks_left(model), Steering(vectors, {"joy": 1.0})
+    generate(model, QUERIES, steering=steering, max_new_tokens=4)
+    assert hooks_left(model) == clean
+    settings = model.hf.generation_config
+
+    def broken(*args, **kwargs):
+        assert hooks_left(model) > clean
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(model.hf, "generate", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        generate(model, QUERIES, steering=steering, max_new_tokens=4)
+    assert hooks_left(model) == clean and model.hf.generation_config is settings
+
+
+def test_a_module_that_never_runs_is_an_error(tiny_llama, monkeypatch):
+    steering = Steering(tiny.random_vectors(tiny_llama), {"joy": 1.0})
+    monkeypatch.setattr("emolab.edits.hf_modules", lambda model, site: [(torch.nn.Linear(1, 1), "output")] * 3)
+    with pytest.raises(EmolabError, match="resid of layer 0, resid of layer 1, resid of layer 2 never did"):
+        generate(tiny_llama, QUERIES, steering=steering, max_new_tokens=2)
+
+
+def test_end_of_answer_ids_are_honoured(tiny_llama):
+    """Ids from generation_config, one or several, cut the answer; nothing else of that config counts."""
+    model = load_model((tiny.build(tiny.llama_config(eos_token_id=None)), tiny.tokenizer()))
+    model.hf.generation_config.eos_token_id = model.tokenizer.eos_token_id = None
+    prompts, words = render_prompts(model, QUERIES), {}
+    for query, text in zip(QUERIES, generate(model, QUERIES, max_new_tokens=24), strict=True):
+        words[query] = text.split()
+    assert len(words[QUERIES[0]]) > 8
+    for stops in ([words[QUERIES[0]][3]], [words[QUERIES[0]][5], words[QUERIES[2]][2]]):
+        ids = [model.tokenizer.convert_tokens_to_ids(w) for w in stops]
+        model.hf.generation_config.eos_token_id = ids if len(ids) > 1 else ids[0]
+        for query, text in zip(QUERIES, generate(model, prompts, raw=True, max_new_tokens=24), strict=True):
+            ends = [i for i, w in enumerate(words[query]) if w in stops]
+            assert text.split() == words[query][: min(ends, default=None)]
+    model.hf.generation_config.repetition_penalty = 5.0
+    assert generate(model, prompts, raw=True, max_new_tokens=24)[-1] == text
+    assert model.hf.generation_config.repetition_penalty == 5.0
+
+
+def test_sampling_reproduces_and_leaves_global_state_alone(model):
+    options = {"temperature": 1.5, "top_p": 0.95, "max_new_tokens": 12}
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    first = generate(model, QUERIES, seed=3, **options)
+    assert torch.equal(states[0], torch.get_rng_state()) and states[1] == random.getstate()
+    assert (states[2] == np.random.get_state()[1]).all()
+    torch.rand(3)
+    assert first == generate(model, QUERIES, seed=3, **options)
+    assert first != generate(model, QUERIES, seed=4, **options)
+    batches = generate(model, QUERIES[:1] * 4, seed=3, batch_size=2, **options)
+    assert batches[:2] != batches[2:], "two batches drew the same numbers"
+
+
+def test_order_raw_and_empty(tiny_llama):
+    one = [generate(tiny_llama, q, max_new_tokens=8)[0] for q in QUERIES]
+    assert generate(tiny_llama, QUERIES[::-1], max_new_tokens=8, batch_size=1) == one[::-1]
+    assert generate(tiny_llama, render_prompts(tiny_llama, QUERIES), raw=True, max_new_tokens=8) == one
+    assert generate(tiny_llama, []) == []
+
+
+def test_refusals(model, vectors):
+    with pytest.raises(EmolabError, match="1 steerings for 4 prompts"):
+        generate(model, QUERIES, steering=[Steering(vectors, {"joy": 1.0})])
+    with pytest.raises(EmolabError, match="shorten"):
+        generate(model, QUERIES, max_new_tokens=200)
+    for options in ({"max_new_tokens": 0}, {"temperature": -1.0}, {"temperature": float("nan")}, {"top_p": 0.0}):
+        with pytest.raises(EmolabError, match="expected at least 1"):
+            generate(model, QUERIES, **options)
+    foreign = tiny.random_vectors(model)
+    foreign.meta = {**foreign.meta, "fingerprint": "f" * 16}
+    with pytest.raises(EmolabError, match="another model"):
+        generate(model, QUERIES, steering=Steering(foreign, {"joy": 1.0}))
+    generate(model, QUERIES[1], steering=Steering(foreign, {"joy": 1.0}), max_new_tokens=1, allow_mismatch=True)
+
+
+def test_token_logprobs(model, vectors):
+    prompts, texts = render_prompts(model, QUERIES), ["it was quiet .", "sun", "", "we saw the sea and the sun"]
+    found = token_logprobs(model, prompts, texts)
+    for prompt, text, values in zip(prompts, texts, found, strict=True):
+        ids = encode(model, [prompt], [text])
+        n = int(ids.response_mask.sum())
+        logp = model.hf(ids.input_ids).logits.log_softmax(-1)[0]
+        where = range(ids.input_ids.shape[1] - n, ids.input_ids.shape[1])
+        expected = [logp[i - 1, ids.input_ids[0, i]].item() for i in where]
+        np.testing.assert_allclose(values, expected, atol=1e-5)
+    for a, b in zip(found, token_logprobs(model, prompts, texts, batch_size=1), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_token_logprobs_sees_steering(model, vectors):
+    """Greedy steered text is, under the same steering, token by token the likeliest: the positions agree."""
+    steering = Steering(vectors, {"joy": 1.0})
+    prompts, text = render_prompts(model, QUERIES), generate(model, QUERIES, steering=steering, max_new_tokens=6)
+    with_it, without = (token_logprobs(model, prompts, text, steering=s) for s in (steering, None))
+    by_row = token_logprobs(model, prompts, text, steering=[steering, None, steering, None])
+    for i in range(4):
+        assert not np.allclose(with_it[i], without[i])
+        np.testing.assert_allclose(by_row[i], (without if i % 2 else with_it)[i], atol=1e-5)
+    everywhere = Steering(vectors, {"joy": 1.0}, positions="all")
+    with steered(model, everywhere):
+        inside = token_logprobs(model, prompts, text)
+    for a, b in zip(inside, token_logprobs(model, prompts, text, steering=everywhere), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_token_logprobs_of_a_text_at_the_very_start(tiny_gpt2):
+    long, short, beside = token_logprobs(
+        tiny_gpt2, ["", "", "a dog"], ["tell me about", "sun", "and a cat in the rain"]
+    )
+    assert np.isnan(long[0]) and np.isfinite(long[1:]).all() and len(long) == 3
+    assert np.isnan(short).tolist() == [True] and np.isfinite(beside).all()
+    [alone] = token_logprobs(tiny_gpt2, [""], ["tell me about"])
+    np.testing.assert_allclose(alone[1:], long[1:], atol=1e-5)
+    assert np.isnan(alone[0]) and len(alone) == 3

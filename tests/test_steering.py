@@ -1,0 +1,267 @@
+"""Steering does exactly what its formula says, where it says, and leaves nothing behind."""
+
+import copy
+
+import pytest
+import torch
+import transformers
+
+from emolab.errors import EmolabError
+from emolab.generation import generate
+from emolab.models import encode, hf_modules, load_model, site_hooks
+from emolab.steering import Steering, steered
+from tests import tiny
+
+QUERIES = ["tell me about the park .", "how did you feel ?", "a dog and a cat in the rain"]
+
+
+@pytest.fixture(scope="module", params=["tiny_llama", "tiny_gpt2"])
+def model(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def vectors(model):
+    return tiny.random_vectors(model)
+
+
+@pytest.fixture(scope="module")
+def batch(model):
+    return encode(model, QUERIES)
+
+
+def activations(model, batch, steering=None, sites=("resid", "attn", "mlp")):
+    names = [n for s in sites for n in site_hooks(model, s)]
+    with torch.inference_mode(), steered(model, steering):
+        logits, cache = model.run_with_cache(batch.input_ids, attention_mask=batch.attention_mask, names_filter=names)
+    return logits, cache
+
+
+def hooks_left(model) -> int:
+    bridge = sum(len(p.fwd_hooks) + len(p._forward_hooks) for p in model.bridge.hook_dict.values())
+    return bridge + sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.hf.modules())
+
+
+@pytest.mark.parametrize("positions", ["generated", "all", slice(1, 4), slice(-2, None), slice(0, None, 2)])
+@pytest.mark.parametrize("site", ["resid", "attn", "mlp", "head"])
+def test_shifts_one_layer_by_exactly_the_vector_and_no_earlier_one(model, vectors, batch, site, positions):
+    layer, point = 1, "attn" if site == "head" else site
+    steering = Steering(vectors, {"joy": 1.5, "anger": -0.5}, site=site, layers=[layer], positions=positions)
+    before, after = activations(model, batch)[1], activations(model, batch, steering)[1]
+    v = 1.5 * vectors.get(site, emotion="joy", layer=layer) - 0.5 * vectors.get(site, emotion="anger", layer=layer)
+    v = v.sum(0) if site == "head" else v
+    for earlier in range(layer):
+        for name in (site_hooks(model, s)[earlier] for s in ("resid", "attn", "mlp")):
+            assert torch.equal(before[name], after[name]), name
+    name = site_hooks(model, point)[layer]
+    expected, where = before[name].clone(), slice(-1, None) if positions == "generated" else positions
+    where = slice(None) if positions == "all" else where
+    expected[:, where] = expected[:, where] + v
+    assert torch.equal(after[name], expected)
+    assert not torch.equal(before[site_hooks(model, "resid")[-1]], after[site_hooks(model, "resid")[-1]])
+
+
+def test_chosen_heads_only(model, vectors, batch):
+    steering = Steering(vectors, {"joy": 1.0}, site="head", heads={1: [0, 3]}, positions="all")
+    before, after = activations(model, batch)[1], activations(model, batch, steering)[1]
+    name, v = site_hooks(model, "attn")[1], vectors.get("head", emotion="joy", layer=1)
+    assert torch.equal(after[name], before[name] + (v[0] + v[3]))
+    assert torch.equal(after[site_hooks(model, "attn")[0]], before[site_hooks(model, "attn")[0]])
+
+
+@pytest.mark.parametrize("part", ["whole", "specific", "base"])
+def test_parts_are_those_of_the_vectors(vectors, part):
+    emotion = "base" if part == "base" else "joy"
+    of = {"whole": vectors, "specific": vectors.specific(), "base": vectors.base()}[part]
+    for site in ("resid", "head"):
+        table = Steering(vectors, {emotion: 2.0}, part=part, site=site, layers=[1]).table()
+        v = of.get(site, emotion=emotion)
+        torch.testing.assert_close(table[1], 2 * (v.sum(1) if site == "head" else v)[1])
+        assert not table[0].any()
+
+
+def test_zero_dose_changes_nothing(model, vectors, batch):
+    before = activations(model, batch)[0]
+    for steering in (Steering(vectors, {"joy": 0.0}), Steering(vectors, {"joy": 0.0}, op="ablate"), None, [None] * 3):
+        assert torch.equal(before, activations(model, batch, steering)[0])
+
+
+def test_plus_then_minus_restores(model, vectors, batch):
+    before = activations(model, batch)[0]
+    with steered(model, Steering(vectors, {"joy": 1.0}, positions="all")):
+        after = activations(model, batch, Steering(vectors, {"joy": -1.0}, positions="all"))[0]
+        middle = activations(model, batch)[0]
+    torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(before, middle, atol=1e-2)
+
+
+def test_relative_dose_has_the_norm_it_names(vectors):
+    table = Steering(vectors, {"joy": -0.3}, dose="relative").table()
+    torch.testing.assert_close(table.norm(dim=1), 0.3 * vectors.resid_norm)
+    v = vectors.get("resid", emotion="joy")
+    torch.testing.assert_close(torch.cosine_similarity(table, v), -torch.ones(len(v)))
+
+
+def test_ablate_of_dependent_vectors_removes_their_span_and_nothing_more(model, vectors, batch):
+    """The specific parts of all emotions sum to zero: three vectors, two dimensions."""
+    doses = dict.fromkeys(vectors.emotions, 1.0)
+    steering = Steering(vectors, doses, part="specific", layers=[1], op="ablate", positions="all")
+    name, v = site_hooks(model, "resid")[1], vectors.specific().data["resid"][:, 1]
+    before, after = activations(model, batch)[1][name], activations(model, batch, steering)[1][name]
+    torch.testing.assert_close(after @ v.T, torch.zeros_like(after @ v.T), atol=1e-4, rtol=0)
+    removed = torch.linalg.matrix_rank((before - after).flatten(0, 1), atol=1e-3)
+    assert removed == 2
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_ablate_removes_the_share_of_the_span(model, vectors, batch, share):
+    before = activations(model, batch)[1]
+    doses = {"joy": share, "anger": share}
+    after = activations(model, batch, Steering(vectors, doses, layers=[1], op="ablate", positions="all"))[1]
+    name, v = site_hooks(model, "resid")[1], vectors.data["resid"][[1, 0], 1]
+    torch.testing.assert_close(after[name] @ v.T, (1 - share) * (before[name] @ v.T), atol=1e-4, rtol=1e-4)
+    rest = before[name] - (before[name] @ torch.linalg.pinv(v)) @ v  # what is orthogonal to both stays
+    torch.testing.assert_close(after[name] - (after[name] @ torch.linalg.pinv(v)) @ v, rest, atol=1e-4, rtol=1e-4)
+
+
+def test_clamp_sets_the_components(model, vectors, batch):
+    name, v = site_hooks(model, "resid")[1], vectors.data["resid"][[1, 0], 1]
+    unit = v / v.norm(dim=1, keepdim=True)
+    one = Steering(vectors, {"joy": 0.7}, layers=[1], op="clamp", positions="all")
+    after = activations(model, batch, one)[1][name]
+    torch.testing.assert_close(after @ unit[0], (0.7 * v[0].norm()).expand(after.shape[:2]), atol=1e-4, rtol=1e-4)
+    both = Steering(vectors, {"joy": 0.7, "anger": -0.2}, layers=[1], op="clamp", dose="relative", positions="all")
+    after = activations(model, batch, both)[1][name]
+    expected = torch.tensor([0.7, -0.2]) * vectors.resid_norm[1]
+    torch.testing.assert_close(after @ unit.T, expected.expand(*after.shape[:2], 2), atol=1e-4, rtol=1e-4)
+
+
+def test_a_list_steers_each_row_by_itself(model, vectors, batch):
+    steerings = [
+        Steering(vectors, {"joy": 1.0, "anger": 0.5}, op="clamp", layers=[0], positions="all"),
+        None,
+        Steering(vectors, {"sadness": 2.0}, site="attn", positions=slice(-3, None)),
+    ]
+    name = site_hooks(model, "resid")[-1]
+    together = activations(model, batch, steerings)[1][name]
+    for i, steering in enumerate(steerings):
+        apart = activations(model, batch, steering)[1][name]
+        torch.testing.assert_close(together[i], apart[i], atol=1e-5, rtol=1e-5)
+    assert torch.equal(together[1], activations(model, batch)[1][name][1])
+    with pytest.raises(EmolabError, match="2 steerings for a batch of 3"):
+        activations(model, batch, steerings[::2])
+
+
+def test_nothing_is_left_behind(model, vectors, batch):
+    before, clean = activations(model, batch)[0], hooks_left(model)
+    mine = []
+    with model.bridge.hooks(fwd_hooks=[("blocks.0.hook_out", lambda x, hook: mine.append(1))]):
+        others = hooks_left(model)
+        with steered(model, Steering(vectors, {"joy": 1.0})):
+            assert hooks_left(model) > others
+            model.run_with_cache(batch.input_ids, attention_mask=batch.attention_mask)
+            inside = model(batch.input_ids, attention_mask=batch.attention_mask)
+        assert hooks_left(model) == others, "hooks of someone else were removed, or ours were not"
+        with pytest.raises(RuntimeError, match="mine"), steered(model, Steering(vectors, {"joy": 1.0})):
+            model(batch.input_ids, attention_mask=batch.attention_mask)
+            raise RuntimeError("mine")
+        assert hooks_left(model) == others and len(mine) == 3
+    assert hooks_left(model) == clean and not torch.allclose(inside, before, atol=1e-3)
+    assert torch.equal(activations(model, batch)[0], before)
+
+
+def test_a_hook_that_never_fires_is_an_error(model, vectors, batch):
+    last = model.n_layers - 1
+    with pytest.raises(EmolabError, match=f"resid of layer {last} never did"):
+        with steered(model, Steering(vectors, {"joy": 1.0}, layers=[0, last])):
+            model.run_with_cache(batch.input_ids, attention_mask=batch.attention_mask, stop_at_layer=1)
+    with steered(model, Steering(vectors, {"joy": 1.0})):
+        pass  # the model did not run at all: nothing to complain about
+
+
+def test_vectors_follow_dtype(tiny_llama_dir):
+    half = load_model(tiny_llama_dir, dtype="bfloat16", device="cpu")
+    vectors = tiny.random_vectors(half)
+    for op in ("add", "ablate"):
+        logits, _ = activations(half, encode(half, QUERIES), Steering(vectors, {"joy": 1.0}, op=op))
+        assert logits.dtype == torch.bfloat16 and logits.isfinite().all()
+
+
+def test_vectors_of_another_model_are_refused_with_both_sides_named(tiny_llama, tiny_gpt2):
+    foreign = tiny.random_vectors(tiny_gpt2)
+    with pytest.raises(EmolabError) as error, steered(tiny_llama, Steering(foreign, {"joy": 1.0}), allow_mismatch=True):
+        pass
+    for part in (tiny_gpt2.name, tiny_llama.name, "2 layers", "3 layers", tiny_llama.fingerprint):
+        assert part in str(error.value)
+    retrained = tiny.random_vectors(tiny_llama)
+    retrained.meta = {**retrained.meta, "fingerprint": "0123456789abcdef", "model": "older"}
+    with pytest.raises(EmolabError, match="(?s)'older'.*0123456789abcdef.*allow_mismatch=True"):
+        with steered(tiny_llama, Steering(retrained, {"joy": 1.0})):
+            pass
+    with steered(tiny_llama, Steering(retrained, {"joy": 1.0}), allow_mismatch=True):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"doses": {"jo": 1.0}}, "unknown emotion 'jo'; expected one of anger, joy, sadness"),
+        ({"doses": {"joy": 1.0}, "part": "base"}, "unknown emotion 'joy'; expected one of base"),
+        ({"doses": {"joy": float("nan")}}, "the dose of 'joy' is nan"),
+        ({"doses": {"joy": float("inf")}}, "the dose of 'joy' is inf"),
+        ({"doses": {"joy": "1"}}, "the dose of 'joy' is '1'"),
+        ({"doses": {}}, "at least one"),
+        ({"site": "residual"}, "unknown site 'residual'; expected one of resid, attn, mlp, head"),
+        ({"op": "multiply"}, "unknown op 'multiply'"),
+        ({"dose": "absolute"}, "unknown dose 'absolute'"),
+        ({"part": "half"}, "unknown part 'half'"),
+        ({"layers": [0, 9]}, "unknown layer 9; expected a whole number from 0 to"),
+        ({"layers": [-1]}, "unknown layer -1"),
+        ({"layers": [0.5]}, "unknown layer 0.5"),
+        ({"layers": 1}, "a list of layer numbers"),
+        ({"layers": []}, "layers is empty"),
+        ({"positions": "last"}, "unknown positions 'last'; expected one of generated, all or a slice"),
+        ({"positions": slice(0, 4, -1)}, "a step of at least 1"),
+        ({"heads": {0: [1]}}, 'heads= goes with site="head"'),
+        ({"site": "head", "heads": {0: [4]}}, "unknown head 4; expected a whole number from 0 to 3"),
+        ({"op": "ablate", "doses": {"joy": 1.0, "anger": 0.5}}, "one share for all its emotions"),
+    ],
+)
+def test_bad_steering_gives_one_clear_error(tiny_gpt2, options, message):
+    vectors = tiny.random_vectors(tiny_gpt2)
+    with pytest.raises(EmolabError) as error:
+        Steering(vectors, **{"doses": {"joy": 1.0}, **options})
+    assert message in str(error.value)
+
+
+def test_what_vectors_lack(tiny_gpt2):
+    vectors = copy.copy(tiny.random_vectors(tiny_gpt2))
+    vectors.resid_norm = torch.zeros(2)
+    with pytest.raises(EmolabError, match="norm of the residual stream"):
+        Steering(vectors, {"joy": 1.0}, dose="relative")
+    vectors.data = {"resid": torch.zeros_like(vectors.data["resid"])}
+    with pytest.raises(EmolabError, match="no site 'attn', only resid"):
+        Steering(vectors, {"joy": 1.0}, site="attn")
+    with pytest.raises(EmolabError, match="a vector is zero"):
+        Steering(vectors, {"joy": 1.0}, op="ablate").affine()
+    with pytest.raises(EmolabError, match="steering is str"), steered(tiny_gpt2, "joy"):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["Gemma2", "Granite", "Phi3"])
+def test_other_architectures_agree_on_both_paths_and_refuse_heads_where_they_have_no_vector(kind):
+    """Norm after attention, attention scaled by the block itself (no plain module to hook), fused matrices."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    extra = {"Gemma2": {"head_dim": 8}, "Granite": {"residual_multiplier": 0.5}, "Phi3": {}}[kind]
+    tokens = {"vocab_size": len(tiny.tokenizer()), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    config = getattr(transformers, f"{kind}Config")(**sizes, **tokens, **extra, num_key_value_heads=2)
+    ours = load_model((tiny.build(config), tiny.tokenizer()))
+    theirs, vectors = load_model(ours.bridge, tokenizer=ours.tokenizer), tiny.random_vectors(ours, scale=0.5)
+    assert theirs.fingerprint == ours.fingerprint
+    assert (hf_modules(ours, "attn") is None) == (kind == "Granite")
+    for site in ("resid", "attn", "mlp"):
+        options = {"steering": Steering(vectors, {"joy": 1.0}, site=site), "max_new_tokens": 8}
+        assert generate(ours, QUERIES, **options) == generate(theirs, QUERIES, **options), site
+    if kind != "Phi3":
+        with pytest.raises(EmolabError, match="heads have no vector"):
+            generate(ours, QUERIES, steering=Steering(vectors, {"joy": 1.0}, site="head"))
