@@ -1,0 +1,1 @@
+"""Bundled query sets (JSON) and their data card (README.md)."""
