@@ -1,0 +1,205 @@
+"""Responses: what a model answers to each query, plainly and with each emotion.
+
+>>> import emolab
+>>> model = emolab.load_model("mini")
+>>> responses = emolab.collect_responses(model, ["Tell me about the park."], emotions=("joy",))
+>>> list(responses["condition"])
+['neutral', 'joy']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from emolab.emotions import EMOTIONS, NEUTRAL, order
+from emolab.errors import EmolabError
+from emolab.queries import load_queries
+from emolab.storage import atomic, digest
+
+if TYPE_CHECKING:
+    from emolab.models import Model
+
+COLUMNS = ("query_id", "query", "emotion", "condition", "prompt", "text", "n_tokens")
+_KEY = ["query_id", "condition"]
+_CHUNK, _CHUNK_GPU = 64, 256  # rows between two writes, and the largest batch, where the caller names no batch_size
+
+
+def collect_responses(
+    model: Model,
+    queries: pd.DataFrame | Sequence[str] | str,
+    *,
+    emotions: Sequence[str] = EMOTIONS,
+    out: str | Path | None = None,
+    templates: Mapping[str, str] | None = None,
+    pairing: str = "all",
+    max_new_tokens: int = 80,
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Let the model answer each query under the neutral and the emotional conditions.
+
+    Args:
+        queries: a table from `load_queries`, or anything that it takes.
+        emotions: the conditions beside neutral.
+        out: a folder; `responses.parquet` in it is written after every chunk (atomically), and a second call with the
+            same settings generates only what is missing, with the same result as one undisturbed run.
+        templates: the user turn of each condition, `{"neutral": "{query}", "joy": "Answer with joy. {query}"}`.
+        pairing: `"all"` asks every query under neutral and every emotion, so that the vectors of two emotions come from
+            the same queries; `"own"` asks a query labelled `e` under neutral and `e` only (as arXiv 2502.04075 does)
+            and neutral queries under all. Under `"own"`, queries with a label outside `emotions` are left out.
+        temperature: 0 is greedy. Above, the texts are a function of seed and batch_size.
+
+    Returns:
+        One row a response, columns `query_id, query, emotion, condition, prompt, text, n_tokens`: `prompt` is the
+        complete rendered prompt, `n_tokens` the length of `text` in tokens.
+
+    Raises:
+        EmolabError: unknown pairing, no query left, or `out` holds responses collected with other settings.
+    """
+    from emolab import generation  # here, since texts and tables need no torch
+
+    plan = _plan(model, queries, emotions, templates, pairing)
+    path = None if out is None else Path(out) / "responses.parquet"
+    settings = {
+        "model": model.name,
+        "fingerprint": model.fingerprint,
+        "pairing": pairing,
+        "emotions": [e for e in order(plan["condition"]) if e != NEUTRAL],
+        "prompts": digest(plan[[*_KEY, "prompt"]].to_numpy().ravel().tolist()),
+        "max_new_tokens": max_new_tokens,
+        "temperature": float(temperature),
+    }
+    if temperature > 0:  # greedy text depends on neither
+        settings |= {"seed": seed, "batch_size": batch_size}
+    done = _resume(path, settings)
+    finished = set(done[_KEY].itertuples(index=False, name=None))
+
+    # Chunks of similar length, cut the same way in every call: a continued run meets the same batches and seeds.
+    rows = plan.iloc[plan["prompt"].str.len().argsort(kind="stable")]
+    size = batch_size or (_CHUNK if model.device.type == "cpu" else _CHUNK_GPU)
+    chunks = [rows.iloc[start : start + size] for start in range(0, len(rows), size)]
+    with tqdm(total=len(rows), desc="responses", unit="text", disable=not progress) as bar:
+        for number, chunk in enumerate(chunks):
+            todo = chunk[[key not in finished for key in chunk[_KEY].itertuples(index=False, name=None)]]
+            if len(todo):
+                texts = generation.generate(
+                    model,
+                    list(todo["prompt"]),
+                    raw=True,
+                    max_new_tokens=max_new_tokens,
+                    temperature=temperature,
+                    seed=seed + 1000 * number,
+                    batch_size=batch_size,
+                )
+                lengths = [len(ids) for ids in model.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+                done = pd.concat([done, _tidy(todo.assign(text=texts, n_tokens=lengths))])
+                _write(done, path, settings)
+            bar.update(len(chunk))
+    done = plan[_KEY].merge(done, on=_KEY, how="left", validate="one_to_one")  # the order of the plan
+    return _write(_tidy(done), path, settings)
+
+
+def responses_from_texts(texts: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """The user's own labelled texts as responses; nothing is generated.
+
+    All tokens of a text count (BOS does not). There are no queries, so vectors from these are plain differences of
+    the means of two groups: whatever else differs between the groups is in the vector, too.
+
+    Args:
+        texts: `{condition: [text, ...]}`; "neutral" is the condition that the others are compared with.
+
+    Returns:
+        The columns of `collect_responses`; `query` and `prompt` are empty, `n_tokens` is not known yet.
+
+    >>> responses_from_texts({"joy": ["What a day!"], "neutral": ["It is a day."]})[["query_id", "condition", "text"]]
+      query_id condition          text
+    0   t-0001       joy   What a day!
+    1   t-0002   neutral  It is a day.
+    """
+    if not isinstance(texts, Mapping) or any(isinstance(group, str) for group in texts.values()):
+        raise EmolabError(
+            'responses_from_texts takes {"joy": ["text", ...], "neutral": ["text", ...]}; got something else'
+        )
+    rows = [
+        {"query": "", "emotion": condition, "condition": condition, "prompt": "", "text": text, "n_tokens": pd.NA}
+        for condition, group in texts.items()
+        for text in group
+    ]
+    wrong = [row["text"] for row in rows if not isinstance(row["text"], str)]
+    if not rows or wrong:
+        what = f"found {wrong[0]!r}" if wrong else "there is none"
+        raise EmolabError(
+            f"responses_from_texts needs texts (str), {what}; give {{'joy': ['text'], 'neutral': ['text']}}"
+        )
+    table = pd.DataFrame(rows)
+    table.insert(0, "query_id", [f"t-{i:04d}" for i in range(1, len(rows) + 1)])
+    return _tidy(table)
+
+
+def _plan(model, queries, emotions, templates, pairing) -> pd.DataFrame:
+    """One row for each response wanted, with its rendered prompt; query by query, neutral first."""
+    from emolab import models
+
+    if pairing not in ("all", "own"):
+        raise EmolabError(f"unknown pairing {pairing!r}; it is 'all' or 'own'")
+    emotions = [emotions] if isinstance(emotions, str) else list(dict.fromkeys(emotions))
+    emotions = [e for e in emotions if e != NEUTRAL]
+    if not emotions:
+        raise EmolabError("collect_responses needs at least one emotion beside 'neutral'; give emotions=('joy', ...)")
+    if not isinstance(queries, pd.DataFrame):
+        queries = load_queries(queries)
+    missing = [c for c in ("query_id", "query", "emotion") if c not in queries]
+    if missing or queries["query_id"].duplicated().any():
+        what = f"lacks {', '.join(missing)}" if missing else "has repeated query_id"
+        raise EmolabError(f"the table of queries {what}; use load_queries, or one row and one query_id for each query")
+    rows = []
+    for query in queries[["query_id", "query", "emotion"]].to_dict("records"):
+        own = [query["emotion"]] if query["emotion"] in emotions else []
+        asked = emotions if pairing == "all" or query["emotion"] == NEUTRAL else own
+        rows += [{**query, "condition": condition} for condition in ([NEUTRAL, *asked] if asked else [])]
+    if not rows:
+        raise EmolabError(f"no query is labelled {', '.join(emotions)} or neutral; use pairing='all' or other emotions")
+    plan = pd.DataFrame(rows)
+    plan["prompt"] = ""
+    for condition, group in plan.groupby("condition"):
+        prompts = models.render_prompts(model, list(group["query"]), condition, templates=templates)
+        plan.loc[group.index, "prompt"] = prompts
+    return plan
+
+
+def _resume(path: Path | None, settings: dict) -> pd.DataFrame:
+    """The responses already in `path`, which must have been collected with the same settings."""
+    if path is None or not path.exists():
+        return _tidy(pd.DataFrame(columns=list(COLUMNS)))
+    try:
+        table = pd.read_parquet(path)
+        stored = table.attrs["emolab"]
+        table = _tidy(table)
+    except Exception as error:  # pyarrow raises a zoo of its own
+        raise EmolabError(f"{path} is damaged or was not written by collect_responses; move it away") from error
+    differing = [key for key in {**stored, **settings} if stored.get(key) != settings.get(key)]
+    if differing:
+        told = "; ".join(f"{key}: there {stored.get(key)!r}, here {settings.get(key)!r}" for key in differing)
+        raise EmolabError(f"{path} holds responses collected with other settings ({told}); choose another out folder")
+    return table
+
+
+def _write(table: pd.DataFrame, path: Path | None, settings: dict) -> pd.DataFrame:
+    table.attrs["emolab"] = settings  # pandas keeps attrs in the parquet schema
+    if path is not None:
+        with atomic(path) as temporary:
+            table.to_parquet(temporary, index=False)
+    return table
+
+
+def _tidy(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns in order and of one type each, so that a read table equals a fresh one."""
+    types = {column: "Int64" if column == "n_tokens" else "str" for column in COLUMNS}
+    return table[list(COLUMNS)].astype(types).reset_index(drop=True)

@@ -1,0 +1,305 @@
+"""Emotion vectors: what answering with an emotion adds to a model's activations, by layer and head.
+
+EV[e, l] = mean over queries of (activation under e - activation under neutral), each averaged over the response tokens
+(arXiv 2502.04075). The part that all emotions share is `base()`, the rest `specific()`; the two sum to the whole.
+
+>>> import emolab
+>>> vectors = emolab.extract_vectors(model, responses)
+>>> vectors.get("resid", emotion="joy", layer=3).shape
+torch.Size([128])
+>>> joyful = 0.5 * vectors.specific() + vectors.base()
+>>> vectors.save("ev.safetensors")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+from numbers import Real
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from emolab.activations import ResponseMeans, check_sites, corpus_hash, output_weights, response_means
+from emolab.emotions import NEUTRAL, order
+from emolab.errors import EmolabError
+from emolab.models import SITES, Model
+from emolab.storage import read_tensors, write_tensors
+
+FORMAT = "emolab-vectors-1"
+BASE = ("base",)
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class EmotionVectors:
+    """Vectors of several emotions at several sites, with the provenance that says which model they fit.
+
+    Attributes:
+        data: float32 tensors on the CPU by site: `resid`, `attn`, `mlp` [emotion, layer, d_model]; `head`
+            [emotion, layer, head, d_model], whose sum over heads is `attn`.
+        emotions: labels of the first axis.
+        resid_norm: [layer], the median over neutral responses of the mean norm of the residual stream: the unit of
+            relative doses.
+        meta: provenance. `part` is "whole", "base" or "specific"; `steps` lists what was done to the vectors since.
+    """
+
+    data: dict[str, Float[Tensor, "emotion layer ..."]]
+    emotions: tuple[str, ...]
+    resid_norm: Float[Tensor, " layer"]
+    meta: dict
+
+    def __post_init__(self):
+        self.emotions = tuple(self.emotions)
+        check_sites(tuple(self.data))
+        self.data = {site: self.data[site].detach().to("cpu", torch.float32) for site in SITES if site in self.data}
+        self.resid_norm = self.resid_norm.detach().to("cpu", torch.float32)
+        leading = {(site, tuple(x.shape[:2]), x.ndim) for site, x in self.data.items()}
+        expected = (len(self.emotions), len(self.resid_norm))
+        wrong = [(s, shape) for s, shape, ndim in leading if shape != expected or ndim != (4 if s == "head" else 3)]
+        if wrong or len(set(self.emotions)) != len(self.emotions):
+            raise EmolabError(
+                f"vectors do not fit their {len(self.emotions)} labels and {len(self.resid_norm)} layers "
+                f"({wrong or 'a label occurs twice'}); expected [emotion, layer, d_model], with heads before d_model"
+            )
+        broken = [site for site, x in self.data.items() if not x.isfinite().all()]
+        if broken:
+            raise EmolabError(f"vectors at {', '.join(broken)} hold NaN or infinity; extract them again")
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return tuple(self.data)
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.resid_norm)
+
+    @property
+    def d_model(self) -> int:
+        return next(iter(self.data.values())).shape[-1]
+
+    def __repr__(self) -> str:
+        what = f"{self.meta.get('part', 'whole')}: {', '.join(self.emotions)}; {', '.join(self.sites)}"
+        return f"EmotionVectors({what}; {self.n_layers} layers, d_model {self.d_model}; {self.meta.get('model')})"
+
+    def get(
+        self, site: str = "resid", *, emotion: str | None = None, layer: int | None = None, head: int | None = None
+    ) -> Float[Tensor, "*axes d_model"]:
+        """The vectors of one site, axes [emotion, layer, (head,) d_model]; each name or number given drops its axis.
+
+        A negative layer or head counts from the end. Raises EmolabError for what these vectors do not hold.
+
+        >>> vectors.get("resid").shape, vectors.get("head", emotion="joy", layer=0, head=2).shape
+        (torch.Size([5, 6, 128]), torch.Size([128]))
+        """
+        if site not in self.data:
+            raise EmolabError(f"these vectors hold no site {site!r}, but {', '.join(self.sites)}; extract with sites=")
+        x = self.data[site]
+        if head is not None:
+            if site != "head":
+                raise EmolabError(f"head={head} goes with site 'head', not {site!r}")
+            x = x.select(2, _position(head, x.shape[2], "head"))
+        if layer is not None:
+            x = x.select(1, _position(layer, self.n_layers, "layer"))
+        if emotion is not None:
+            if emotion not in self.emotions:
+                raise EmolabError(f"unknown emotion {emotion!r}; these vectors hold {', '.join(self.emotions)}")
+            x = x.select(0, self.emotions.index(emotion))
+        return x
+
+    def base(self) -> EmotionVectors:
+        """What all emotions share: their mean, as vectors of the single label "base"."""
+        return self._each(lambda x: x.mean(0, keepdim=True), "base", emotions=BASE, part="base")
+
+    def specific(self) -> EmotionVectors:
+        """What is left of each emotion without the base; sums to zero over emotions."""
+        return self._each(lambda x: x - x.mean(0, keepdim=True), "specific", part="specific")
+
+    def normalized(self) -> EmotionVectors:
+        """Unit norm for each emotion and layer (head: and head, so heads no longer sum to attn); zero stays zero."""
+        return self._each(lambda x: torch.nn.functional.normalize(x.double(), dim=-1, eps=1e-30).float(), "normalized")
+
+    def __add__(self, other: EmotionVectors) -> EmotionVectors:
+        if not isinstance(other, EmotionVectors):
+            return NotImplemented
+        if self.emotions == BASE != other.emotions:  # the base belongs to every emotion
+            return other + self
+        same_model = self.meta.get("fingerprint") == other.meta.get("fingerprint")
+        same_shape = self.sites == other.sites and all(
+            x.shape[1:] == other.data[site].shape[1:] for site, x in self.data.items()
+        )
+        if not (same_model and same_shape and other.emotions in (self.emotions, BASE)):
+            raise EmolabError(f"cannot add {other!r} to {self!r}; they must share model, sites and emotions")
+        parts = {self.meta.get("part"), other.meta.get("part")}
+        part = parts.pop() if len(parts) == 1 else "whole"
+        return self._each(lambda x, y: x + y, f"+ {other!r}", other=other, part=part)
+
+    def __sub__(self, other: EmotionVectors) -> EmotionVectors:
+        return self + -other if isinstance(other, EmotionVectors) else NotImplemented
+
+    def __mul__(self, factor: int | float) -> EmotionVectors:
+        if not isinstance(factor, Real):
+            return NotImplemented
+        return self._each(lambda x: x * float(factor), f"* {float(factor):g}")
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, factor: int | float) -> EmotionVectors:
+        return self * (1 / factor) if isinstance(factor, Real) else NotImplemented
+
+    def __neg__(self) -> EmotionVectors:
+        return self * -1.0
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file (atomically), provenance in its header."""
+        header = {**self.meta, "sites": list(self.sites), "emotions": list(self.emotions)}
+        write_tensors(path, FORMAT, {**self.data, "resid_norm": self.resid_norm}, header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> EmotionVectors:
+        """Read what `save` wrote, bit for bit. EmolabError for a missing or damaged file or one of another kind."""
+        tensors, meta = read_tensors(path, FORMAT)
+        try:
+            data = {site: tensors[site] for site in meta["sites"]}
+            return cls(data, tuple(meta["emotions"]), tensors["resid_norm"], meta)
+        except KeyError as error:
+            raise EmolabError(f"{path} lacks {error}; it was written by another version or damaged") from error
+
+    def _each(self, change: Callable, step: str, *, other: EmotionVectors | None = None, **new) -> EmotionVectors:
+        """The vectors with `change` made at every site, and a note of it in the provenance."""
+        data = {site: change(x, other.data[site]) if other else change(x) for site, x in self.data.items()}
+        emotions = new.pop("emotions", self.emotions)
+        meta = {**self.meta, **new, "emotions": list(emotions), "steps": [*self.meta.get("steps", []), step]}
+        return EmotionVectors(data, emotions, self.resid_norm, meta)
+
+
+def extract_vectors(
+    model: Model,
+    responses: pd.DataFrame | None,
+    *,
+    sites: Sequence[str] = ("resid", "attn", "head"),
+    means: ResponseMeans | None = None,
+    out: str | Path | None = None,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> EmotionVectors:
+    """Emotion vectors from responses: one forward pass, then differences of means (arXiv 2502.04075, section 3).
+
+    Args:
+        responses: from `collect_responses` or `responses_from_texts`, with the condition "neutral" and another one.
+        sites: any of `resid`, `attn`, `mlp`, `head`.
+        means: from `response_means` of the same responses: then there is no forward pass, and `responses` may be None.
+        out: a folder, into which `vectors.safetensors` and `response_means.safetensors` are written.
+
+    Raises:
+        EmolabError: no neutral or no emotional responses; `means` of another model, other responses or fewer sites.
+
+    >>> vectors = emolab.extract_vectors(model, responses, sites=("resid",), out="runs/x")
+    """
+    sites = check_sites(sites)
+    if means is None:
+        if responses is None:
+            raise EmolabError("extract_vectors needs responses or means")
+        means = response_means(model, responses, sites=sites, batch_size=batch_size, progress=progress)
+    elif means.meta.get("fingerprint") != model.fingerprint:
+        raise EmolabError(
+            f"the means are of model {means.meta.get('model')!r} ({means.meta.get('fingerprint')}), "
+            f"not of {model.name!r} ({model.fingerprint}); compute them again with response_means"
+        )
+    elif responses is not None and means.meta.get("corpus_hash") != corpus_hash(responses):
+        raise EmolabError(
+            "the means are of other responses than those given; compute them again, or pass responses=None"
+        )
+    W_O = output_weights(model) if "head" in sites else None
+    vectors = vectors_from_means(means, W_O=W_O, sites=sites)
+    if out is not None:
+        means.save(Path(out) / "response_means.safetensors")
+        vectors.save(Path(out) / "vectors.safetensors")
+    return vectors
+
+
+def vectors_from_means(
+    means: ResponseMeans,
+    *,
+    W_O: Float[Tensor, "layer head d_head d_model"] | None = None,
+    sites: Sequence[str] | None = None,
+) -> EmotionVectors:
+    """Emotion vectors from stored means, in float64; no model is run.
+
+    Differences are averaged over the queries answered under both neutral and the emotion; where there is none
+    (`responses_from_texts`), the vector is the difference of the two groups' means.
+
+    Args:
+        W_O: `emolab.activations.output_weights(model)`, needed for site "head".
+        sites: default all that `means` holds (`head` only if W_O is given).
+
+    >>> halves = [vectors_from_means(means.select(half)) for half in (first, second)]    # split-half reliability
+    """
+    sites = check_sites(sites or [site for site in means.sites if site != "head" or W_O is not None])
+    missing = [site for site in sites if site not in means.means]
+    if missing or ("head" in sites and W_O is None):
+        what = f"the means hold no site {missing[0]!r}" if missing else "site 'head' needs W_O"
+        raise EmolabError(f"{what}; use response_means(..., sites=...) and output_weights(model)")
+    condition = means.index["condition"].to_numpy()
+    emotions = tuple(e for e in order(condition) if e != NEUTRAL)
+    if NEUTRAL not in condition or not emotions:
+        raise EmolabError(f"these responses are {', '.join(order(condition))}; a vector needs neutral and an emotion")
+    weights = np.stack([contrast_weights(means.index, emotion) for emotion in emotions])
+    rows = np.flatnonzero(weights.any(0))
+    data = {}
+    for site in sites:
+        # Layer by layer: a float64 copy of all layers would triple the memory.
+        layers = [means.means[site][rows, layer].astype(np.float64) for layer in range(means.means[site].shape[1])]
+        data[site] = torch.from_numpy(np.stack([np.tensordot(weights[:, rows], x, 1) for x in layers], axis=1))
+    if "head" in sites:
+        data["head"] = torch.einsum("elhd,lhdm->elhm", data["head"], W_O.to("cpu", torch.float64))
+    resid_norm = torch.from_numpy(np.median(means.resid_norm[condition == NEUTRAL], axis=0))
+    counts = {str(label): int((condition == label).sum()) for label in order(condition)}
+    meta = {**means.meta, "sites": list(sites), "emotions": list(emotions), "n_responses": counts, "part": "whole"}
+    meta["resid_norm"] = [round(float(x), 6) for x in resid_norm]
+    meta["n_pairs"] = {emotion: len(_shared_queries(means.index, emotion)) for emotion in emotions}  # 0: unpaired
+    return EmotionVectors(data, emotions, resid_norm, meta)
+
+
+def contrast_weights(index: pd.DataFrame, emotion: str) -> Float[np.ndarray, " response"]:
+    """Weight of each response in an emotion's vector: EV = weights @ means.
+
+    Positive under the emotion, negative under neutral, zero elsewhere; either side sums to one in size. Every query
+    that occurs under both counts the same, however many responses it has.
+
+    >>> index = pd.DataFrame({"query_id": ["a", "a", "b", "b"], "condition": ["neutral", "joy", "neutral", "joy"]})
+    >>> contrast_weights(index, "joy").tolist()
+    [-0.5, 0.5, -0.5, 0.5]
+    """
+    condition, shared = index["condition"], _shared_queries(index, emotion)
+    weights = np.zeros(len(index))
+    for label, sign in ((emotion, 1.0), (NEUTRAL, -1.0)):
+        rows = (condition == label).to_numpy()
+        if shared:
+            paired = rows & index["query_id"].isin(shared).to_numpy()
+            if label == emotion and paired.sum() < rows.sum():
+                lone = rows.sum() - paired.sum()
+                warnings.warn(
+                    f"{lone} responses under {emotion} have no neutral one to the same query: left out", stacklevel=3
+                )
+            count = index["query_id"][paired].map(index["query_id"][paired].value_counts()).to_numpy()
+            weights[paired] = sign / (count * len(shared))
+        else:
+            weights[rows] = sign / rows.sum()
+    return weights
+
+
+def _shared_queries(index: pd.DataFrame, emotion: str) -> set[str]:
+    """Queries answered both under the emotion and under neutral."""
+    condition, query = index["condition"], index["query_id"]
+    return set(query[condition == emotion]) & set(query[condition == NEUTRAL])
+
+
+def _position(number: int, size: int, axis: str) -> int:
+    if not -size <= number < size:
+        raise EmolabError(f"{axis} {number} does not exist; these vectors have {size}, from 0 to {size - 1}")
+    return number % size

@@ -1,0 +1,186 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pandas.testing import assert_frame_equal
+from transformers import Gemma2Config, GraniteConfig, Olmo2Config
+
+from emolab.activations import ResponseMeans, output_weights, response_means
+from emolab.errors import EmolabError
+from emolab.models import load_model
+from emolab.responses import responses_from_texts
+from emolab.steering import Steering, steered
+from emolab.vectors import extract_vectors
+from tests import tiny
+
+TEXTS = {
+    "neutral": ["a road .", "the cat and the dog saw a house today ."],
+    "joy": ["happy !", "it was a bright and warm walk in the park , so good !", "she was glad"],
+}
+
+
+def answers(model, prompts=("<bos>tell me about the park", "<bos>rain")):
+    """Responses behind prompts of unequal length, so that every batch is padded."""
+    table = responses_from_texts(TEXTS)
+    if not model.adds_bos:
+        prompts = [prompt.removeprefix("<bos>") for prompt in prompts]
+    return table.assign(prompt=[prompts[i % 2] for i in range(len(table))])
+
+
+@pytest.fixture(params=["tiny_llama", "tiny_gpt2"])
+def model(request):
+    return request.getfixturevalue(request.param)
+
+
+def alone(model, prompt, text):
+    """Hidden states of the text's own tokens, from plain Hugging Face: one row, no padding. [layer, token, d_model]"""
+    before = model.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    own = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    with torch.inference_mode():
+        states = model.hf(torch.tensor([before + own]), output_hidden_states=True).hidden_states
+    # states[0] is the embedding, the last stands behind the final norm: what is left are the layers but the last.
+    return torch.stack(states[1:-1])[:, 0, len(before) :].double()
+
+
+def test_means_are_those_of_each_response_alone_without_padding(model):
+    responses = answers(model)
+    means = response_means(model, responses, progress=False)
+    for row, response in enumerate(responses.itertuples()):
+        states = alone(model, response.prompt, response.text)
+        np.testing.assert_allclose(means.means["resid"][row, :-1], states.mean(1), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(means.resid_norm[row, :-1], states.norm(dim=-1).mean(1), rtol=1e-5)
+        assert means.index["n_tokens"][row] == states.shape[1]
+    assert list(means.index["condition"]) == list(responses["condition"])
+    for site in means.sites:
+        singly = response_means(model, responses, batch_size=1, progress=False)
+        np.testing.assert_allclose(means.means[site], singly.means[site], rtol=1e-4, atol=1e-5)
+
+
+def test_bos_does_not_count(model):
+    """Bare texts: BOS is put before them where the model uses one, and is not part of the mean."""
+    responses = responses_from_texts(TEXTS)
+    means = response_means(model, responses, sites=("resid",), progress=False)
+    for row, text in enumerate(responses["text"]):
+        states = alone(model, "<bos>" if model.adds_bos else "", text)
+        np.testing.assert_allclose(means.means["resid"][row, :-1], states.mean(1), rtol=1e-4, atol=1e-5)
+
+
+def test_resid_is_the_stream_that_the_block_adds_to(model):
+    means = response_means(model, answers(model), progress=False).means
+    step = means["resid"][:, 1:] - means["resid"][:, :-1]
+    np.testing.assert_allclose(step, (means["attn"] + means["mlp"])[:, 1:], rtol=1e-4, atol=1e-5)
+
+
+def small(config_class, **changes):
+    fields = tiny.llama_config().to_dict()
+    keys = (
+        *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+        *("num_key_value_heads", "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"),
+    )
+    config = config_class(**{key: fields[key] for key in keys}, head_dim=8, **changes)
+    return load_model((tiny.build(config), tiny.tokenizer()))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "olmo2", "granite"])
+def test_heads_of_a_layer_sum_to_attn_minus_its_bias(kind, request):
+    """Gemma 2 and OLMo 2 norm what attention gives, Granite scales it: heads must still add up."""
+    builders = {
+        "gemma2": lambda: small(Gemma2Config),
+        "olmo2": lambda: small(Olmo2Config),
+        "granite": lambda: small(GraniteConfig, residual_multiplier=0.3),
+    }
+    model = builders[kind]() if kind in builders else request.getfixturevalue(f"tiny_{kind}")
+    means = response_means(model, answers(model), sites=("attn", "head"), batch_size=2, progress=False)
+    heads = torch.einsum("rlhd,lhdm->rlm", torch.from_numpy(means.means["head"]).double(), output_weights(model))
+    bias = torch.zeros(model.n_layers, model.d_model)
+    if kind == "gpt2":
+        bias = torch.stack([block.attn.c_proj.bias for block in model.hf.transformer.h])
+        assert bias.norm() > 1
+    attn = torch.from_numpy(means.means["attn"]).double()
+    assert ((heads + bias - attn).norm() / attn.norm()).item() < 1e-5
+
+
+def test_heads_that_do_not_add_up_are_refused(tiny_llama, monkeypatch):
+    weights = output_weights(tiny_llama)
+    monkeypatch.setattr("emolab.activations.output_weights", lambda model: weights * 1.01)
+    with pytest.raises(EmolabError, match="heads of layer 0 do not add up .* LlamaForCausalLM"):
+        response_means(tiny_llama, answers(tiny_llama), progress=False)
+
+
+def test_half_precision_passes_the_check_of_heads(tiny_llama_dir):
+    model = load_model(tiny_llama_dir, device="cpu", dtype="bfloat16")
+    means = response_means(model, answers(model), progress=False)
+    assert means.meta["dtype"] == "bfloat16" and means.means["resid"].dtype == np.float32
+
+
+def test_save_and_load_are_bit_equal(tiny_llama, tmp_path):
+    means = response_means(tiny_llama, answers(tiny_llama), out=tmp_path, progress=False)
+    loaded = ResponseMeans.load(tmp_path / "response_means.safetensors")
+    assert loaded.sites == means.sites == ("resid", "attn", "mlp", "head")
+    assert all(np.array_equal(loaded.means[site], means.means[site]) for site in means.sites)
+    assert np.array_equal(loaded.resid_norm, means.resid_norm)
+    assert_frame_equal(loaded.index, means.index)
+    assert json.dumps(loaded.meta, sort_keys=True) == json.dumps(means.meta, sort_keys=True)
+    assert loaded.meta["fingerprint"] == tiny_llama.fingerprint and loaded.meta["compat"] is False
+
+
+def test_damaged_and_foreign_files_are_refused(tiny_llama, tmp_path):
+    response_means(tiny_llama, answers(tiny_llama), sites=("resid",), out=tmp_path, progress=False)
+    path = tmp_path / "response_means.safetensors"
+    path.write_bytes(path.read_bytes()[:-50])
+    for bad in (path, tmp_path / "absent.safetensors"):
+        with pytest.raises(EmolabError):
+            ResponseMeans.load(bad)
+
+
+def test_select_keeps_rows_together(tiny_llama):
+    means = response_means(tiny_llama, answers(tiny_llama), sites=("resid",), progress=False)
+    joy = means.select((means.index["condition"] == "joy").to_numpy())
+    assert len(joy) == 3 and set(joy.index["condition"]) == {"joy"}
+    assert np.array_equal(means.select([4, 0]).means["resid"], means.means["resid"][[4, 0]])
+
+
+def test_empty_texts_are_left_out_with_a_warning(tiny_llama):
+    with pytest.warns(UserWarning, match="2 of 8 responses hold no token"):
+        means = response_means(
+            tiny_llama, responses_from_texts({**TEXTS, "fear": ["", "dark", " "]}), sites=("resid",), progress=False
+        )
+    assert list(means.index["condition"]).count("fear") == 1 and len(means) == 6
+    with pytest.raises(EmolabError, match="no text under fear"):
+        response_means(tiny_llama, responses_from_texts({**TEXTS, "fear": [""]}), progress=False)
+
+
+def test_activations_that_are_not_finite_are_refused(tiny_llama_dir):
+    model = load_model(tiny_llama_dir, device="cpu")
+    with torch.no_grad():
+        model.hf.model.layers[1].mlp.down_proj.weight.fill_(float("inf"))
+    with pytest.raises(EmolabError, match="not finite at .*float32"):
+        response_means(model, answers(model), sites=("resid",), progress=False)
+
+
+def test_means_inside_steered_are_those_of_the_steered_model(tiny_llama):
+    plain = response_means(tiny_llama, answers(tiny_llama), sites=("resid",), progress=False)
+    vectors = extract_vectors(tiny_llama, None, sites=("resid",), means=plain)
+    with steered(tiny_llama, Steering(vectors, {"joy": 2.0}, layers=[1], positions="all")):
+        moved = response_means(tiny_llama, answers(tiny_llama), sites=("resid",), progress=False)
+    shift = moved.means["resid"] - plain.means["resid"]
+    assert not shift[:, 0].any()
+    np.testing.assert_allclose(
+        shift[:, 1], 2 * vectors.get("resid", emotion="joy", layer=1).expand(len(plain), -1), rtol=1e-4, atol=1e-5
+    )
+    assert np.abs(shift[:, 2]).max() > 0.01
+
+
+def test_leaves_no_hook_behind(tiny_llama):
+    hooked = lambda: [name for name, point in tiny_llama.bridge.hook_dict.items() if point.fwd_hooks]  # noqa: E731
+    response_means(tiny_llama, answers(tiny_llama), progress=False)
+    assert hooked() == []
+
+
+def test_bad_requests(tiny_llama):
+    with pytest.raises(EmolabError, match="unknown site 'residual'"):
+        response_means(tiny_llama, answers(tiny_llama), sites=("residual",))
+    with pytest.raises(EmolabError, match="lack condition"):
+        response_means(tiny_llama, pd.DataFrame({"text": ["a"]}))

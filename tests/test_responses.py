@@ -1,0 +1,101 @@
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+
+from emolab import generation
+from emolab.errors import EmolabError
+from emolab.queries import load_queries
+from emolab.responses import COLUMNS, collect_responses, responses_from_texts
+
+QUERIES = load_queries(
+    {"joy": ["how was the park ?", "a walk in rain"], "fear": ["the dark house"], "neutral": ["a road"]}
+)
+SETTINGS = {"emotions": ("joy", "fear"), "max_new_tokens": 6, "batch_size": 3, "progress": False}
+
+
+def test_pairing_all_asks_every_query_under_every_condition(tiny_llama):
+    table = collect_responses(tiny_llama, QUERIES, **SETTINGS)
+    assert tuple(table.columns) == COLUMNS
+    assert len(table) == 4 * 3
+    assert table.groupby("condition")["query_id"].nunique().to_dict() == {"neutral": 4, "joy": 4, "fear": 4}
+    assert list(table["condition"][:3]) == ["neutral", "joy", "fear"]
+    joy = table[(table["query_id"] == "u-0001") & (table["condition"] == "joy")].iloc[0]
+    assert joy["prompt"].count(tiny_llama.tokenizer.bos_token) == 1 and "Answer with joy." in joy["prompt"]
+    counted = [len(tiny_llama.tokenizer(t, add_special_tokens=False)["input_ids"]) for t in table["text"]]
+    assert list(table["n_tokens"]) == counted
+
+
+def test_pairing_own_asks_a_query_under_its_own_emotion(tiny_llama):
+    table = collect_responses(tiny_llama, QUERIES, pairing="own", **SETTINGS)
+    asked = table.groupby("query_id")["condition"].agg(list).to_dict()
+    both = {"u-0001": ["neutral", "joy"], "u-0002": ["neutral", "joy"], "u-0003": ["neutral", "fear"]}
+    assert asked == {**both, "u-0004": ["neutral", "joy", "fear"]}
+    only = collect_responses(tiny_llama, QUERIES, pairing="own", **{**SETTINGS, "emotions": ("joy",)})
+    assert "u-0003" not in set(only["query_id"])  # fear is not studied here
+
+
+def test_templates_replace_the_wording(tiny_llama):
+    templates = {"neutral": "{query} then", "joy": "happy {query}"}
+    table = collect_responses(tiny_llama, ["a road"], templates=templates, **{**SETTINGS, "emotions": ("joy",)})
+    assert ["a road then" in table["prompt"][0], "happy a road" in table["prompt"][1]] == [True, True]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_killed_run_goes_on_where_it_was(tiny_llama, tmp_path, monkeypatch, temperature):
+    settings = {**SETTINGS, "temperature": temperature, "seed": 3}
+    undisturbed = collect_responses(tiny_llama, QUERIES, **settings)
+    generate, calls = generation.generate, []
+
+    def dies_in_the_third_call(model, prompts, **options):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(len(prompts))
+        return generate(model, prompts, **options)
+
+    monkeypatch.setattr(generation, "generate", dies_in_the_third_call)
+    with pytest.raises(KeyboardInterrupt):
+        collect_responses(tiny_llama, QUERIES, out=tmp_path, **settings)
+    assert len(pd.read_parquet(tmp_path / "responses.parquet")) == sum(calls) == 6
+
+    counted = []
+    monkeypatch.setattr(generation, "generate", lambda m, p, **o: counted.append(len(p)) or generate(m, p, **o))
+    resumed = collect_responses(tiny_llama, QUERIES, out=tmp_path, **settings)
+    assert sum(counted) == 12 - 6
+    assert_frame_equal(resumed, undisturbed)
+    assert_frame_equal(pd.read_parquet(tmp_path / "responses.parquet"), undisturbed)
+    assert [p.name for p in tmp_path.iterdir()] == ["responses.parquet"]  # no temporary file is left
+
+    again = collect_responses(tiny_llama, QUERIES, out=tmp_path, **settings)
+    assert sum(counted) == 12 - 6 and again.equals(resumed)
+
+
+def test_a_run_with_other_settings_is_refused(tiny_llama, tmp_path):
+    collect_responses(tiny_llama, QUERIES, out=tmp_path, **SETTINGS)
+    with pytest.raises(EmolabError, match="max_new_tokens: there 6, here 7"):
+        collect_responses(tiny_llama, QUERIES, out=tmp_path, **{**SETTINGS, "max_new_tokens": 7})
+    with pytest.raises(EmolabError, match="prompts"):
+        collect_responses(tiny_llama, QUERIES[:2], out=tmp_path, **SETTINGS)
+    (tmp_path / "responses.parquet").write_bytes(b"PAR1 cut short")
+    with pytest.raises(EmolabError, match="damaged"):
+        collect_responses(tiny_llama, QUERIES, out=tmp_path, **SETTINGS)
+
+
+def test_bad_requests(tiny_llama):
+    with pytest.raises(EmolabError, match="pairing"):
+        collect_responses(tiny_llama, QUERIES, pairing="some")
+    with pytest.raises(EmolabError, match="at least one emotion"):
+        collect_responses(tiny_llama, QUERIES, emotions=("neutral",))
+    with pytest.raises(EmolabError, match="repeated query_id"):
+        collect_responses(tiny_llama, pd.concat([QUERIES, QUERIES]), emotions=("joy",))
+    with pytest.raises(EmolabError, match="no query is labelled sadness"):
+        collect_responses(tiny_llama, QUERIES[:3], emotions=("sadness",), pairing="own")
+
+
+def test_responses_from_texts():
+    table = responses_from_texts({"joy": ["a", "b"], "neutral": ["c"]})
+    assert tuple(table.columns) == COLUMNS
+    assert list(table["condition"]) == ["joy", "joy", "neutral"]
+    assert set(table["prompt"]) == {""} and table["query_id"].is_unique and table["n_tokens"].isna().all()
+    for bad in ({}, {"joy": "text"}, {"joy": [1]}, ["text"]):
+        with pytest.raises(EmolabError):
+            responses_from_texts(bad)
