@@ -1,0 +1,195 @@
+"""Run notebooks from a fresh kernel and keep what is committed of them stable: `python -m emolab.notebooks`.
+
+>>> from emolab.notebooks import run_notebook, tidy, problems      # doctest: +SKIP
+>>> nb = run_notebook("notebooks/00_steer_in_five_minutes.ipynb")  # executed in memory; nothing is written
+>>> problems(nb)
+[]
+
+Two runs of an unchanged notebook give the same bytes: times, widget ids, progress bars, memory addresses and the
+Python version are left out, cell ids are kept, and execution counts go 1..n.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+
+from .errors import EmolabError
+
+MAX_BYTES = 1_000_000  # code hosts stop showing larger notebooks
+_PROGRESS = re.compile(r"\d+%\||\d+(it|s)/(it|s)|\d+it \[")
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def run_notebook(path: str | Path, *, figures: str | Path | None = None, timeout: int = 600) -> nbformat.NotebookNode:
+    """Execute one notebook from top to bottom in a fresh kernel, in its own folder; return it executed and tidied.
+
+    figures: where `save_figure` writes meanwhile (default: the repository's own figures/). timeout: seconds per cell.
+    Raises EmolabError with the cell and its error where one fails; a cell tagged `raises-exception` may fail.
+    """
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    path = Path(path)
+    nb = nbformat.read(path, as_version=4)
+    where = {"metadata": {"path": str(path.parent)}}
+    quiet = ["--IPKernelApp.log_level=40"]  # the kernel's own start-up notes
+    client = NotebookClient(
+        nb, timeout=timeout, kernel_name="python3", resources=where, extra_arguments=quiet, coalesce_streams=True,
+        record_timing=False, store_widget_state=False,
+    )  # fmt: skip
+    if sys.stderr.isatty():
+        client.on_cell_execute = lambda cell, cell_index: print(
+            f"\r  {path.name}: cell {cell_index + 1} of {len(nb.cells)} ", end="", file=sys.stderr, flush=True
+        )
+    env = os.environ | {"EMOLAB_NOTEBOOK": path.name}
+    if figures is not None:
+        env["EMOLAB_FIGURES"] = str(Path(figures).resolve())
+    try:
+        client.execute(env=env)
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        raise EmolabError(f"{path} stopped: {str(error).strip()}") from None
+    finally:
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+    return tidy(nb)
+
+
+def tidy(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Take out of an executed notebook, in place, all that differs from run to run; returns it."""
+    nb.metadata.pop("widgets", None)
+    nb.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    nb.metadata["language_info"] = {"name": "python"}
+    count = 0
+    for cell in nb.cells:
+        for key in ("execution", "collapsed", "ExecuteTime"):
+            cell.metadata.pop(key, None)
+        if cell.cell_type != "code":
+            continue
+        count += bool(cell.source.strip())
+        cell.execution_count = count if cell.source.strip() else None
+        cell.outputs = [out for out in map(_tidy_output, cell.outputs) if out is not None]
+        for out in cell.outputs:
+            if "execution_count" in out:
+                out.execution_count = cell.execution_count
+    return nb
+
+
+def _tidy_output(out):
+    if out.output_type == "stream":
+        if out.name == "stderr":  # progress bars go, warnings stay (and are reported by `problems`)
+            lines = [line for line in re.split(r"[\r\n]+", out.text) if line.strip() and not _PROGRESS.search(line)]
+            out.text = "".join(line + "\n" for line in lines)
+        return out if out.text else None
+    if "data" not in out:
+        return out
+    # A widget is drawn by a live kernel only, and its ids are random. Readers keep its static HTML, if it has any.
+    if out.data.pop(_WIDGET, None) is not None and set(out.data) <= {"text/plain"}:
+        return None
+    if "text/plain" in out.data:
+        out.data["text/plain"] = re.sub(r" at 0x[0-9a-fA-F]+", "", out.data["text/plain"])
+    return out
+
+
+def problems(nb: nbformat.NotebookNode) -> list[str]:
+    """What keeps an executed notebook from being committed: errors, warnings, more than 1 MB, missing cell ids."""
+    found = []
+    for number, cell in enumerate(nb.cells, 1):
+        if not cell.get("id"):
+            found.append(f"cell {number} has no id")
+        expected = "raises-exception" in cell.metadata.get("tags", [])
+        for out in cell.get("outputs", []):
+            if out.output_type == "error" and not expected:
+                found.append(f"cell {number} ends in {out.ename}: {out.evalue}")
+            if out.output_type == "stream" and out.name == "stderr":
+                found.append(f"cell {number} wrote to stderr: {out.text.strip()[:300]}")
+    size = len(_dumps(nb).encode())
+    if size > MAX_BYTES:
+        found.append(f"{size / 1e6:.2f} MB with its outputs; at most {MAX_BYTES / 1e6:.0f} MB: show fewer figures")
+    return found
+
+
+def compare_figures(fresh: str | Path, committed: str | Path, *, tolerance: float = 1e-4) -> list[str]:
+    """Differences between the numbers behind two sets of figures (data/*.csv), one line each; [] when they agree."""
+    found = []
+    for path in sorted(Path(fresh, "data").glob("*.csv")):
+        other = Path(committed, "data", path.name)
+        if not other.exists():
+            found.append(f"{path.stem}: drawn by a notebook but not in {committed}; run make figures")
+            continue
+        try:
+            new, old = pd.read_csv(path), pd.read_csv(other)
+            pd.testing.assert_frame_equal(new, old, check_dtype=False, rtol=tolerance, atol=tolerance)
+        except (AssertionError, ValueError) as error:  # other numbers, or no table at all
+            found.append(f"{path.stem}: numbers differ: {' '.join(str(error).split())[:200]}")
+    return found
+
+
+def _dumps(nb: nbformat.NotebookNode) -> str:
+    return nbformat.writes(nb).rstrip("\n") + "\n"
+
+
+def _write(nb: nbformat.NotebookNode, path: Path) -> None:
+    text = _dumps(nb)
+    if path.read_text(encoding="utf-8") == text:
+        return
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(temporary, path)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run all notebooks, or those named. Exit status: 0 all well, 1 a notebook failed or does not agree."""
+    parser = argparse.ArgumentParser(prog="python -m emolab.notebooks", description=main.__doc__)
+    parser.add_argument("notebooks", nargs="*", help="default: notebooks/*.ipynb")
+    parser.add_argument("--check", action="store_true", help="execute, compare figures' numbers, write nothing")
+    parser.add_argument("--timeout", type=int, default=600, help="seconds per cell (default 600)")
+    args = parser.parse_args(argv)
+    paths = [Path(p) for p in args.notebooks] or sorted(Path("notebooks").glob("*.ipynb"))
+    if not paths or not all(p.is_file() for p in paths):
+        missing = ", ".join(str(p) for p in paths if not p.is_file()) or "notebooks/*.ipynb"
+        print(f"no such notebook: {missing}; run this in the repository's root or name the files", file=sys.stderr)
+        return 1
+    bad = 0
+    with tempfile.TemporaryDirectory(prefix="emolab-figures-") as scratch:
+        for i, path in enumerate(paths, 1):
+            start = time.perf_counter()
+            try:
+                nb = run_notebook(path, figures=scratch if args.check else None, timeout=args.timeout)
+                found = problems(nb)
+            except EmolabError as error:
+                nb, found = None, [str(error)]
+            if nb is not None:
+                # A warning alone is no reason to lose the run.
+                if not args.check and all("stderr" in line for line in found):
+                    _write(nb, path)
+                elif not args.check:
+                    found.append("not written")
+            bad += bool(found)
+            state = "ok" if not found else "FAILED"
+            print(f"[{i}/{len(paths)}] {path.name:<42} {time.perf_counter() - start:6.1f} s  {state}", flush=True)
+            for line in found:
+                print("    " + line.replace("\n", "\n    "), flush=True)
+        if args.check:
+            from .plot.save import figures_directory, read_manifest
+
+            drawn, ran = set(read_manifest(scratch)), {path.name for path in paths}
+            stale = [k for k, entry in read_manifest().items() if entry["notebook"] in ran and k not in drawn]
+            found = compare_figures(scratch, figures_directory())
+            found += [f"{k}: in the manifest, but its notebook draws it no more; delete it" for k in stale]
+            bad += len(found)
+            print(*(f"    {line}\n" for line in found), sep="", end="", flush=True)
+    print(f"{len(paths)} notebooks, {bad} problems" if bad else f"{len(paths)} notebooks, all well", flush=True)
+    return int(bool(bad))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

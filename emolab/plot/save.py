@@ -1,0 +1,177 @@
+"""`save_figure`, the only writer of figures/: picture, numbers and provenance, the same bytes from the same input."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from .. import __version__
+from ..errors import EmolabError
+from .style import FIXED, describe, provenance
+
+DPI = 200  # of the file
+SHOWN_DPI = 120  # of the copy that a notebook carries, which must stay under 1 MB with all its figures
+
+
+def save_figure(
+    fig: Figure,
+    name: str,
+    *,
+    caption: str,
+    alt: str,
+    data: pd.DataFrame | None = None,
+    notebook: str | None = None,
+    model: Any = None,
+    n: Any = None,
+    seed: int | None = None,
+    params: Mapping[str, Any] | None = None,
+    directory: str | Path | None = None,
+):
+    """Write a figure as <name>.svg, <name>.png (200 dpi) and data/<name>.csv, and record it in manifest.json.
+
+    >>> save_figure(fig, "norms", caption="Vectors grow with depth.", alt="Five rising lines ...")   # doctest: +SKIP
+    <IPython.core.display.Image object>
+
+    caption: what is shown; model, n and seed are added to it. alt: the finding, for those who cannot see the figure.
+    data, model, n, seed, params: known already for emolab's own figures; needed for others. notebook: found by itself.
+    directory: default the environment variable EMOLAB_FIGURES, else figures/ of the repository.
+    Returns a smaller copy of the PNG for display, with the alt text.
+    Raises EmolabError for an empty caption or alt, and where there are no numbers.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+        raise EmolabError(f"figure name {name!r}: use small letters, digits, _ and -, without a suffix")
+    for word, text in (("caption", caption), ("alt", alt)):
+        if not text or not text.strip():
+            raise EmolabError(f"figure {name!r} has no {word}; say what it shows and, in alt, what one sees in it")
+    data = getattr(fig, "emolab_data", None) if data is None else data
+    if data is None:
+        raise EmolabError(f"figure {name!r} has no numbers; pass data=, the DataFrame that it was drawn from")
+    info = dict(getattr(fig, "emolab_info", {}))
+    given = {"model": describe(model), "n": n, "seed": seed, "params": None if params is None else dict(params)}
+    info |= {key: value for key, value in given.items() if value is not None}
+
+    folder = figures_directory(directory)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    csv = data.to_csv(index=False, float_format="%.7g", lineterminator="\n").encode()
+    svg, png, shown = _render(fig, name, alt)
+    files = {"svg": f"{name}.svg", "png": f"{name}.png", "csv": f"data/{name}.csv"}
+    for kind, content in (("svg", svg), ("png", png), ("csv", csv)):
+        _write(folder / files[kind], content)
+    line = provenance(info)
+    entry = {
+        "files": files,
+        "csv_sha256": hashlib.sha256(csv).hexdigest(),
+        "caption": caption.strip() + (f" ({line})" if line else ""),
+        "alt": alt.strip(),
+        "notebook": notebook or _notebook(),
+        "function": info.get("function"),
+        "model": info.get("model"),
+        "n": info.get("n"),
+        "seed": info.get("seed"),
+        "params": info.get("params") or {},
+        "versions": _versions(),
+    }
+    manifest = read_manifest(folder) | {name: entry}
+    text = json.dumps(dict(sorted(manifest.items())), indent=1, ensure_ascii=False, default=_plain) + "\n"
+    _write(folder / "manifest.json", text.encode())
+
+    from IPython.display import Image
+
+    return Image(data=shown, format="png", width=round(96 * fig.get_figwidth()), alt=alt.strip())
+
+
+def read_manifest(directory: str | Path | None = None) -> dict[str, dict[str, Any]]:
+    """The manifest of a figures folder, {figure name: entry}; empty where there is none."""
+    path = figures_directory(directory) / "manifest.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def check_figures(directory: str | Path | None = None) -> list[str]:
+    """What is wrong with a figures folder: files missing, changed or unknown to its manifest. [] when all is well.
+
+    >>> check_figures("figures")      # doctest: +SKIP
+    []
+    """
+    folder = figures_directory(directory)
+    manifest = read_manifest(folder)
+    found, known = [], {"manifest.json", "README.md"}
+    for name, entry in manifest.items():
+        known |= set(entry["files"].values())
+        missing = [f for f in entry["files"].values() if not (folder / f).is_file()]
+        found += [f"{name}: {f} is missing" for f in missing]
+        csv = folder / entry["files"]["csv"]
+        if csv.is_file() and hashlib.sha256(csv.read_bytes()).hexdigest() != entry["csv_sha256"]:
+            found.append(f"{name}: {entry['files']['csv']} is not the file that was recorded")
+        found += [f"{name}: no {word}" for word in ("caption", "alt") if not entry[word].strip()]
+    files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    return found + [f"{f} is not in the manifest" for f in sorted(files - known) if not Path(f).name.startswith(".")]
+
+
+def figures_directory(directory: str | Path | None = None) -> Path:
+    """Where figures go: what is given, else $EMOLAB_FIGURES, else figures/ here, or beside notebooks/ when in there."""
+    if directory is not None:
+        return Path(directory)
+    if os.environ.get("EMOLAB_FIGURES"):
+        return Path(os.environ["EMOLAB_FIGURES"])
+    here = Path.cwd()
+    return here.parent / "figures" if here.name == "notebooks" else here / "figures"
+
+
+def _render(fig: Figure, name: str, alt: str) -> tuple[bytes, bytes, bytes]:
+    """SVG, PNG, and the smaller PNG for a notebook."""
+    with mpl.rc_context(FIXED):
+        pngs = []
+        for dpi in (DPI, SHOWN_DPI):
+            png = io.BytesIO()
+            fig.savefig(png, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+            pngs.append(png.getvalue())
+        svg = io.StringIO()
+        fig.savefig(svg, format="svg", facecolor="white", metadata={"Date": None, "Creator": "emolab", "Title": name})
+    text = "\n".join(line.rstrip() for line in svg.getvalue().splitlines()) + "\n"
+    title = f"<title>{escape(name)}</title>"
+    text = text.replace(title, f"{title}\n <desc>{escape(alt.strip())}</desc>", 1)
+    text = text.replace("<svg ", '<svg role="img" ', 1)
+    return text.encode(), *pngs
+
+
+def _write(path: Path, content: bytes) -> None:
+    """All or nothing: a run that is killed leaves the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _notebook() -> str | None:
+    """The notebook that is running: told by emolab.notebooks, or by a Jupyter server; None in a plain script."""
+    name = os.environ.get("EMOLAB_NOTEBOOK") or os.environ.get("JPY_SESSION_NAME", "")
+    return Path(name).name if name.endswith(".ipynb") else None
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {"emolab": __version__}
+    for package in ("transformer-lens", "torch", "matplotlib"):
+        try:
+            found[package] = metadata.version(package).split("+")[0]  # the build (CPU, CUDA) is not the version
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """numpy scalars and the like, for JSON."""
+    return value.item() if hasattr(value, "item") else str(value)

@@ -1,0 +1,162 @@
+"""How figures look: three sizes of one theme, one colour and marker for each emotion, a footer with the provenance."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from ..emotions import styles
+from ..errors import EmolabError
+
+# name -> (width of a full-width figure in inches, font size in points). Print: two columns of a journal, 8 pt.
+STYLES = {"notebook": (9.6, 10.0), "print": (7.0, 8.0), "slides": (13.0, 15.0)}
+GREY = "#8A8A8A"
+INK = "#333333"
+_current: ContextVar[str] = ContextVar("emolab_style", default="notebook")
+
+# Equal bytes on every machine: the font that ships with matplotlib, a fixed salt for the SVG's ids, text kept as text.
+FIXED = {"font.family": "DejaVu Sans", "svg.hashsalt": "emolab", "svg.fonttype": "none", "axes.unicode_minus": True}
+
+
+@contextmanager
+def theme(style: str | None = None) -> Iterator[None]:
+    """Draw the figures made inside in one of three sizes: "notebook" (the default), "print" or "slides".
+
+    >>> with theme("print"):
+    ...     fig = norms(vectors)      # doctest: +SKIP
+
+    matplotlib's settings are as before on leaving. Raises EmolabError for a style that does not exist.
+    """
+    style = style or _current.get()
+    if style not in STYLES:
+        raise EmolabError(f"unknown style {style!r}; there are {', '.join(STYLES)}")
+    token = _current.set(style)
+    size = STYLES[style][1]
+    rc = sns.axes_style("whitegrid") | {
+        "font.size": size,
+        "axes.titlesize": size,
+        "axes.labelsize": size,
+        "xtick.labelsize": 0.9 * size,
+        "ytick.labelsize": 0.9 * size,
+        "legend.fontsize": 0.9 * size,
+        "figure.titlesize": 1.1 * size,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "grid.linewidth": 0.06 * size,
+        "grid.color": "#E3E3E3",
+        "axes.edgecolor": INK,
+        "lines.linewidth": 0.16 * size,
+        "lines.markersize": 0.5 * size,
+        "legend.frameon": False,
+        "image.cmap": "cividis",
+    }
+    try:
+        with mpl.rc_context(rc | FIXED):
+            yield
+    finally:
+        _current.reset(token)
+
+
+class EmolabFigure(Figure):
+    """A matplotlib Figure outside pyplot's registry (so nothing is shown twice) that a notebook can still display.
+
+    emolab_data: DataFrame, the plotted numbers. emolab_info: dict with function, model, n, seed, params.
+    """
+
+    emolab_data: pd.DataFrame
+    emolab_info: dict[str, Any]
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=100, facecolor="white")
+        return buffer.getvalue()
+
+
+def new_figure(rows: int, columns: int, *, width: float, height: float, grid: Mapping[str, Any] | None = None):
+    """Figure and array of axes. width: share of the full width; height in inches at the notebook's size."""
+    full, _ = STYLES[_current.get()]
+    scale = full / STYLES["notebook"][0]
+    fig = EmolabFigure(figsize=(full * width, height * scale), layout="constrained")
+    FigureCanvasAgg(fig)
+    axes = fig.subplots(rows, columns, squeeze=False, **(grid or {}))
+    return fig, axes
+
+
+def describe(model: object) -> dict[str, str | None] | None:
+    """name, revision and fingerprint of a model: a name, an emolab Model, a mapping, or None."""
+    if model is None:
+        return None
+    if isinstance(model, str):
+        return {"name": model, "revision": None, "fingerprint": None}
+    get = model.get if isinstance(model, Mapping) else lambda key: getattr(model, key, None)
+    return {key: None if get(key) is None else str(get(key)) for key in ("name", "revision", "fingerprint")}
+
+
+def finish(fig: EmolabFigure, data: pd.DataFrame, *, function: str, model: Any, n: Any, seed: int | None, params: dict):
+    """Attach the numbers and where they come from, and print the latter in a small footer."""
+    fig.emolab_data = data.reset_index(drop=True)
+    fig.emolab_info = {"function": function, "model": describe(model), "n": n, "seed": seed, "params": params}
+    fig.supxlabel(
+        provenance(fig.emolab_info), x=0.005, ha="left", color="#6B6B6B", fontsize=0.75 * STYLES[_current.get()][1]
+    )
+    return fig
+
+
+def provenance(info: Mapping[str, Any]) -> str:
+    """One line: model, n, seed, as far as they are known."""
+    model, n, seed = info.get("model"), info.get("n"), info.get("seed")
+    if isinstance(n, Mapping):  # answers per condition: one number where all agree
+        counts = sorted(set(n.values()))
+        n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        n += " answers per condition"
+    parts = [f"model {model['name']}" if model and model.get("name") else "", "" if n is None else f"n = {n}"]
+    return " · ".join([p for p in parts if p] + ([] if seed is None else [f"seed {seed}"]))
+
+
+def emotion_kwargs(labels) -> dict[str, dict[str, Any]]:
+    """Line settings of each label; a thin dark outline keeps the light colours readable on white."""
+    return {
+        label: {"color": color, "marker": marker, "markeredgecolor": INK, "markeredgewidth": 0.4}
+        for label, (color, marker) in styles(labels).items()
+    }
+
+
+def layer_axis(ax: Axes, n_layers: int) -> None:
+    """Whole-numbered layers, counted from 0."""
+    ax.set_xlabel("layer")
+    ax.set_xlim(-0.3, n_layers - 0.7)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def log_axis(ax: Axes) -> None:
+    """A logarithmic y axis with plain numbers on it."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
+
+
+def text_on(ax: Axes, matrix, *, dark: tuple[float, float], fmt: str) -> None:
+    """Print the values of a heat map; white where the value lies outside `dark` (low, high), else ink."""
+    for (row, column), value in _entries(matrix):
+        color = INK if dark[0] <= value <= dark[1] else "white"
+        ax.text(column, row, fmt.format(value), ha="center", va="center", color=color, fontsize="small")
+
+
+def _entries(matrix):
+    for row in range(matrix.shape[0]):
+        for column in range(matrix.shape[1]):
+            yield (row, column), float(matrix[row, column])
