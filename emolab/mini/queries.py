@@ -1,0 +1,47 @@
+"""Write the bundled model's query set: `python -m emolab.mini.queries` rewrites emolab/data/queries/mini.json.
+
+Train: topics that emotional training texts do use, in the phrasings of training. Held out: topics and phrasings that no emotional text has seen.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+from emolab.mini.corpus import frames, query, topics
+
+PATH = Path(__file__).parents[1] / "data" / "queries" / "mini.json"
+
+
+def build() -> dict:
+    """The query set as written to disk: two queries a training topic, four a held-out one."""
+    rng, rows = random.Random(0), []
+    for topic in topics():
+        templates = frames()["query"]["heldout" if topic.heldout else "train"]
+        for template in rng.sample(templates, 4 if topic.heldout else 2):
+            rows.append(
+                {
+                    "query": query(rng, topic, [template]),
+                    "emotion": "neutral",
+                    "situation": topic.name,
+                    "split": "heldout" if topic.heldout else "train",
+                }
+            )
+    return {
+        "description": "Topics and phrasings for the bundled model, written by its grammar",
+        "license": "MIT",
+        "language": "en",
+        "queries": rows,
+    }
+
+
+def main() -> None:
+    data = build()
+    head = json.dumps({k: v for k, v in data.items() if k != "queries"})[:-1]
+    lines = ",\n".join("  " + json.dumps(row) for row in data["queries"])
+    PATH.write_text(f'{head}, "queries": [\n{lines}\n]}}\n')
+
+
+if __name__ == "__main__":
+    main()
