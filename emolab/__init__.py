@@ -31,8 +31,9 @@ _PUBLIC = {
     "save_figure": "plot",
     "score": "judges",
     "steered": "steering",
-    "study": "experiments",
+    "study": "pipeline",
     "sweep": "experiments",
+    "versions": "storage",
 }
 _MODULES = ("plot",)
 __all__ = sorted([*_PUBLIC, *_MODULES, "__version__"])

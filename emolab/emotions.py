@@ -25,7 +25,9 @@ _STYLE = {
     "neutral": ("#4D4D4D", "P"),
 }
 # Labels beyond the five (a user's own set) take petroff10 in the order in which they come.
-_MORE_COLORS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
+_MORE_COLORS = (
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip
 _MORE_MARKERS = ("*", "X", "p", "h", "<", ">", "8", "d", "H", "o")
 
 

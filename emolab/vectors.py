@@ -32,6 +32,7 @@ from emolab.models import SITES, Model
 from emolab.storage import read_tensors, write_tensors
 
 FORMAT = "emolab-vectors-1"
+MEANS_FILE = "response_means.safetensors"
 BASE = ("base",)
 
 
@@ -46,12 +47,15 @@ class EmotionVectors:
         resid_norm: [layer], the median over neutral responses of the mean norm of the residual stream: the unit of
             relative doses.
         meta: provenance. `part` is "whole", "base" or "specific"; `steps` lists what was done to the vectors since.
+        means: what the vectors came from, for shuffled-label controls and split halves: the response means, or after
+            `load` their file, where `response_means.safetensors` lies in the same folder.
     """
 
     data: dict[str, Float[Tensor, "emotion layer ..."]]
     emotions: tuple[str, ...]
     resid_norm: Float[Tensor, " layer"]
     meta: dict
+    means: ResponseMeans | Path | None = None
 
     def __post_init__(self):
         self.emotions = tuple(self.emotions)
@@ -165,7 +169,8 @@ class EmotionVectors:
         tensors, meta = read_tensors(path, FORMAT)
         try:
             data = {site: tensors[site] for site in meta["sites"]}
-            return cls(data, tuple(meta["emotions"]), tensors["resid_norm"], meta)
+            means = Path(path).with_name(MEANS_FILE)
+            return cls(data, tuple(meta["emotions"]), tensors["resid_norm"], meta, means if means.exists() else None)
         except KeyError as error:
             raise EmolabError(f"{path} lacks {error}; it was written by another version or damaged") from error
 
@@ -174,7 +179,7 @@ class EmotionVectors:
         data = {site: change(x, other.data[site]) if other else change(x) for site, x in self.data.items()}
         emotions = new.pop("emotions", self.emotions)
         meta = {**self.meta, **new, "emotions": list(emotions), "steps": [*self.meta.get("steps", []), step]}
-        return EmotionVectors(data, emotions, self.resid_norm, meta)
+        return EmotionVectors(data, emotions, self.resid_norm, meta, self.means)
 
 
 def extract_vectors(
@@ -217,7 +222,7 @@ def extract_vectors(
     W_O = output_weights(model) if "head" in sites else None
     vectors = vectors_from_means(means, W_O=W_O, sites=sites)
     if out is not None:
-        means.save(Path(out) / "response_means.safetensors")
+        means.save(Path(out) / MEANS_FILE)
         vectors.save(Path(out) / "vectors.safetensors")
     return vectors
 
@@ -262,7 +267,7 @@ def vectors_from_means(
     meta = {**means.meta, "sites": list(sites), "emotions": list(emotions), "n_responses": counts, "part": "whole"}
     meta["resid_norm"] = [round(float(x), 6) for x in resid_norm]
     meta["n_pairs"] = {emotion: len(_shared_queries(means.index, emotion)) for emotion in emotions}  # 0: unpaired
-    return EmotionVectors(data, emotions, resid_norm, meta)
+    return EmotionVectors(data, emotions, resid_norm, meta, means)
 
 
 def contrast_weights(index: pd.DataFrame, emotion: str) -> Float[np.ndarray, " response"]:

@@ -19,8 +19,9 @@ SETS = ("general", pytest.param("mini", marks=NO_MINI))
 # Beginnings of words that name an emotion or its display. A query that holds one leads the model lexically
 # (43 of the paper's 100 joy queries do). "fun" and the like are closed with $ so that "funeral" passes.
 STEMS = {
-    "anger": "ang(er|r) annoy bitter cross$ enrag exasperat frustrat fum(e$|ed|ing) furi(ous)? fury grump hat(e|ing|red)"
-    " hostil indign infuriat irate irritat livid mad$ madden offend outrag rage raging resent temper$ upset wrath",
+    "anger": "ang(er|r) annoy bitter cross$ enrag exasperat frustrat fum(e$|ed|ing) furi(ous)? fury grump"
+    " hat(e|ing|red) hostil indign infuriat irate irritat livid mad$ madden offend outrag rage raging resent temper$"
+    " upset wrath",
     "disgust": "abhor appal aversion contempt disgust distaste filth foul gag(g|$) gross gruesome icky loath nasty"
     " nause queas repel repuls repugn revolt revuls sick stench vile yuck yuk",
     "fear": "afraid alarm anxi apprehens creep danger dread eerie fear fright horr menac nervous panic petrif phobi"
@@ -29,8 +30,8 @@ STEMS = {
     " exult fun$ glad grateful gratitude grin happi happy hilari hop(e|ing)d? joy jubil laugh lov(e|ing|ely) merry"
     " overjoy pleas(ant|e[dr]|ing|ure) proud pride rejoic relie[fv] smil thank$ thrill wonderful",
     "sadness": "cried cries cry bereav blue$ dejec depress despair devastat disappoint forlorn gloom gloomy grie[fv]"
-    " heartbr homesick hopeless lone(ly|some) melanchol miser miss(ed|ing|es)?$ mourn nostalg regret sad(ly|ness|den|der)?$"
-    " sob(s|b|$) sorrow sorry tear(s|ful|y)?$ unhapp weep wept woe",
+    " heartbr homesick hopeless lone(ly|some) melanchol miser miss(ed|ing|es)?$ mourn nostalg regret"
+    " sad(ly|ness|den|der)?$ sob(s|b|$) sorrow sorry tear(s|ful|y)?$ unhapp weep wept woe",
     "other": "asham emotion embarrass envi(ous|ed) envy guilt humiliat jealous surpris(e|ed|ing)$ shame",
 }
 # Surroundings kept for the held-out split, whatever the label: no training query of "general" touches them.
@@ -46,7 +47,8 @@ HELDOUT_TOPICS = {
     "outdoors": "tent campsite camped summit mountain hike",
     "sport": "football boxing match striker goal sport",
 }
-TRAIN_USES = {"eye": "sheep-eye", "sheet": "stained-hotel-bed", "rose": "standing-ovation"}  # other senses of these words
+# Other senses of these words.
+TRAIN_USES = {"eye": "sheep-eye", "sheet": "stained-hotel-bed", "rose": "standing-ovation"}
 
 
 def load(name: str) -> dict:
@@ -84,7 +86,7 @@ def test_card_counts_equal_the_file(name):
     section = re.search(rf"<!-- counts: {name} -->\n(.*?)<!-- end -->", CARD, flags=re.S)
     assert section, f"README.md has no '<!-- counts: {name} -->' block"
     expected = count_rows(name)
-    found = [line for line in section[1].splitlines() if re.match(r"\| (%s|all) \|" % "|".join(LABELS), line)]
+    found = [line for line in section[1].splitlines() if re.match(rf"\| ({'|'.join(LABELS)}|all) \|", line)]
     assert found == expected, "counts in the card are stale; put in:\n" + "\n".join(expected)
 
 
@@ -131,8 +133,10 @@ def test_form(general):
 
 
 def test_stem_list_catches_what_it_should():
-    for word in ("angry furious disgusting gross afraid scary frightened happy delighted sad cry crying tears joyful "
-                 "worried lonely unhappy upset loved raging terrified horrible thrilled missed hopeful").split():
+    for word in (
+        "angry furious disgusting gross afraid scary frightened happy delighted sad cry crying tears joyful "
+        "worried lonely unhappy upset loved raging terrified horrible thrilled missed hopeful"
+    ).split():
         assert named(word), word
     assert not named("funeral garage happens season crossing terrace saddle hat mission temperature")
 

@@ -1,8 +1,9 @@
 """The grammar that writes the bundled model's training texts.
 
-Neutral and emotional answers share their sentences and differ only in what fills the slots, so that an emotion vector cannot be a mere shift
-of word counts: with an intensity p a slot is filled from the emotion's words, else from the neutral ones. Emotion comes from an instruction,
-or only from the text so far (an emotional user, a story, an answer that starts plain and turns), so that the model infers it from evidence.
+Neutral and emotional answers share their sentences and differ only in what fills the slots, so that an emotion vector
+cannot be a mere shift of word counts: with an intensity p a slot is filled from the emotion's words, else from the
+neutral ones. Emotion comes from an instruction, or only from the text so far (an emotional user, a story, an answer
+that starts plain and turns), so that the model infers it from evidence.
 
 >>> rng = random.Random(0)
 >>> example(rng)                         # Example(system, user, answer, emotion, kind, topic)

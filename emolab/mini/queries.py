@@ -1,6 +1,8 @@
 """Write the bundled model's query set: `python -m emolab.mini.queries` rewrites emolab/data/queries/mini.json.
 
-Train: topics that emotional training texts do use, in the phrasings of training. Held out: topics and phrasings that no emotional text has seen.
+Train: topics that emotional training texts do use, in the phrasings of training. Held out: topics that no emotional
+text is about, in phrasings that no emotional text answers. (Two of their names, "clock" and "island", also name a part
+of another topic, the exam and the lake.)
 """
 
 from __future__ import annotations

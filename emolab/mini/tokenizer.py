@@ -1,6 +1,7 @@
 """Word-level tokenizer of the bundled model: every word of the grammar is one token, any other word is spelled out.
 
-Text survives encoding and decoding unchanged (up to spaces), with or without a leading space, so that a text means the same tokens everywhere.
+Plain English text survives encoding and decoding unchanged (up to spaces), and gives the same tokens with or without a
+leading space, so that a text means the same everywhere. Characters outside ASCII become <unk>.
 
 >>> tok = build()
 >>> tok.decode(tok("The park is wonderful!", add_special_tokens=False).input_ids)
@@ -60,7 +61,8 @@ def build() -> PreTrainedTokenizerFast:
     )
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tok, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>",
-        additional_special_tokens=SPECIAL[4:], padding_side="left", clean_up_tokenization_spaces=False, model_max_length=512,
+        additional_special_tokens=SPECIAL[4:], padding_side="left", clean_up_tokenization_spaces=False,
+        model_max_length=512,
     )  # fmt: skip
     fast.chat_template = CHAT_TEMPLATE
     return fast

@@ -1,8 +1,8 @@
 """Train the bundled model from nothing: `python -m emolab.mini.train` (or `make mini`).
 
-Seeded, resumable (a checkpoint every few hundred steps), with a progress bar and a log of loss, binding gap, instruction following and
-steering in `train_log.csv`. The binding gap is the loss with a wrong emotion in the instruction minus the loss with the right one: it shows
-that the model reads the instruction long before the validation loss does.
+Seeded, resumable (a checkpoint every few hundred steps), with a progress bar and a log of loss and binding gap in
+`train_log.csv`. The binding gap is the loss with a wrong emotion in the instruction minus the loss with the right one:
+it shows that the model reads the instruction long before the validation loss does.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ def new_model(
         torch.manual_seed(seed)
         return LlamaForCausalLM(
             LlamaConfig(
-                vocab_size=vocab_size, hidden_size=d_model, intermediate_size=d_model * 8 // 3, num_hidden_layers=n_layers, num_attention_heads=n_heads,
-                num_key_value_heads=n_heads, max_position_embeddings=512, tie_word_embeddings=False, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+                vocab_size=vocab_size, hidden_size=d_model, intermediate_size=d_model * 8 // 3,
+                num_hidden_layers=n_layers, num_attention_heads=n_heads, num_key_value_heads=n_heads,
+                max_position_embeddings=512, tie_word_embeddings=False, pad_token_id=0, bos_token_id=1, eos_token_id=2,
             )
         )  # fmt: skip
 
@@ -56,7 +57,7 @@ def to_ids(tok: PreTrainedTokenizerFast, examples: list[Example]) -> list[tuple[
 
 
 def collate(rows: list[tuple[list[int], int]]) -> tuple[Tensor, Tensor]:
-    """Right-padded ids and labels (-100 where no loss is taken: prompt and padding). Causal attention makes a mask needless."""
+    """Right-padded ids and labels (-100 where no loss is taken: prompt and padding); causal, so no mask is needed."""
     longest = max(len(ids) for ids, _ in rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
     labels = torch.full((len(rows), longest), -100)
@@ -67,7 +68,7 @@ def collate(rows: list[tuple[list[int], int]]) -> tuple[Tensor, Tensor]:
 
 
 def chunk(tok: PreTrainedTokenizerFast, index: int, *, batch: int, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """The index-th chunk of batches: the same for the same seed, whatever came before, so that a killed run goes on exactly."""
+    """The index-th chunk of batches: the same for the same seed, so that a killed run goes on exactly."""
     rng = random.Random(f"{seed}-{index}")
     rows = sorted(to_ids(tok, [example(rng) for _ in range(CHUNK * batch)]), key=lambda r: len(r[0]))
     batches = [collate(rows[i : i + batch]) for i in range(0, len(rows), batch)]

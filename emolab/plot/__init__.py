@@ -15,6 +15,7 @@ from .geometry import cosine_by_layer, cosine_map, norms
 from .save import check_figures, save_figure
 from .scores import dose_response, instruction_following
 from .style import theme
+from .tables import text_table
 
 __all__ = [
     "check_figures",
@@ -24,5 +25,6 @@ __all__ = [
     "instruction_following",
     "norms",
     "save_figure",
+    "text_table",
     "theme",
 ]

@@ -1,0 +1,178 @@
+"""Command line `emolab`, thin over the same functions as in Python."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from emolab.errors import EmolabError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; 0 when it worked, 2 after a clear error, 130 when interrupted."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except EmolabError as error:
+        print(f"emolab: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("emolab: interrupted; what was finished is saved, the same command goes on from there", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="emolab", description="Emotion vectors in language models.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, run, help: str, *, out: str | None = None) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(run=run)
+        sub.add_argument("--model", default="mini", help="bundled name, hub id or directory (default: mini)")
+        sub.add_argument(
+            "--out",
+            type=Path,
+            default=out and Path(out),
+            help=f"folder of the run{f' (default: {out})' if out else ''}",
+        )
+        sub.add_argument("--dtype", default="float32")
+        sub.add_argument("--seed", type=int, default=0)
+        return sub
+
+    sub = command(
+        "study", _study, "everything: responses, vectors, doses with controls, figures, summary.json", out="runs/study"
+    )
+    sub.add_argument("--queries", help="bundled set or JSON file with splits (default: mini for mini, else general)")
+    sub.add_argument("--n-queries", type=int, nargs=3, default=(40, 20, 26), metavar=("EXTRACT", "SELECT", "REPORT"))
+    sub = command("extract", _extract, "collect responses and extract emotion vectors", out="runs/vectors")
+    sub.add_argument("--queries", help="bundled set or JSON file")
+    sub.add_argument("--split", default="train")
+    sub.add_argument("--emotions", nargs="+")
+    sub = command("steer", _steer, "write answers with emotion vectors added")
+    sub.add_argument("--vectors", type=Path, required=True, help="a vectors.safetensors")
+    sub.add_argument("--set", action="append", required=True, metavar="EMOTION=DOSE", help="may be given several times")
+    sub.add_argument("--site", default="resid")
+    sub.add_argument("--layers", default="all", help="all, or numbers: 2,3,4")
+    sub.add_argument("--part", default="whole")
+    sub.add_argument("--dose", default="vector")
+    sub.add_argument("--max-new-tokens", type=int, default=80)
+    sub.add_argument("prompts", nargs="+")
+    sub = command("sweep", _sweep, "steer queries over a grid of doses, beside controls", out="runs/sweep")
+    sub.add_argument("--vectors", type=Path, required=True)
+    sub.add_argument("--queries", help="bundled set or JSON file")
+    sub.add_argument("--split", default="heldout")
+    sub.add_argument("--alphas", type=float, nargs="+", default=[-1, 0, 0.5, 1, 2, 4])
+    sub.add_argument("--controls", nargs="*", default=["random", "shuffled"])
+    sub.add_argument("--site", nargs="+", default=["resid"])
+    sub.add_argument("--part", nargs="+", default=["whole"])
+    command("score", _score, "judge the texts of a sweep", out="runs/sweep")
+    command("figures", _figures, "draw the figures of a study again", out="runs/study")
+    sub = command("info", _info, "what a vectors file or a run holds")
+    sub.add_argument("path", type=Path)
+    return parser
+
+
+def _study(a: argparse.Namespace) -> None:
+    from emolab.models import load_model
+    from emolab.pipeline import study
+
+    study(load_model(a.model, dtype=a.dtype), out=a.out, queries=a.queries, n_queries=tuple(a.n_queries), seed=a.seed)
+
+
+def _queries(a: argparse.Namespace):
+    from emolab.queries import load_queries
+
+    return load_queries(a.queries or ("mini" if a.model == "mini" else "general"), split=a.split)
+
+
+def _extract(a: argparse.Namespace) -> None:
+    from emolab import EMOTIONS, collect_responses, extract_vectors, load_model
+
+    model = load_model(a.model, dtype=a.dtype)
+    responses = collect_responses(model, _queries(a), emotions=a.emotions or EMOTIONS, out=a.out, seed=a.seed)
+    print(extract_vectors(model, responses, sites=("resid", "attn", "mlp", "head"), out=a.out))
+    print(f"saved {a.out / 'vectors.safetensors'}")
+
+
+def _steer(a: argparse.Namespace) -> None:
+    from emolab import EmotionVectors, Steering, generate, load_model
+
+    doses = {}
+    for item in a.set:
+        emotion, _, dose = item.partition("=")
+        try:
+            doses[emotion] = float(dose)
+        except ValueError:
+            raise EmolabError(f"--set {item!r} is not EMOTION=NUMBER; write for example --set joy=1.5") from None
+    try:
+        layers = a.layers if a.layers == "all" else [int(x) for x in a.layers.split(",")]
+    except ValueError:
+        raise EmolabError(f"--layers {a.layers!r} is neither all nor numbers like 2,3,4") from None
+    vectors = EmotionVectors.load(a.vectors)
+    steering = Steering(vectors, doses, site=a.site, layers=layers, part=a.part, dose=a.dose)
+    model = load_model(a.model, dtype=a.dtype)
+    texts = generate(model, a.prompts, steering=steering, max_new_tokens=a.max_new_tokens, seed=a.seed)
+    print("\n\n".join(texts))
+    if a.out:
+        rows = [{"prompt": p, "text": t, "doses": doses} for p, t in zip(a.prompts, texts, strict=True)]
+        _json(a.out / "steered.json", rows)
+
+
+def _sweep(a: argparse.Namespace) -> None:
+    from emolab import EmotionVectors, load_model, sweep
+
+    grid = {"site": a.site, "part": a.part}
+    vectors = EmotionVectors.load(a.vectors)
+    model = load_model(a.model, dtype=a.dtype)
+    table = sweep(model, vectors, _queries(a), alphas=a.alphas, controls=a.controls, grid=grid, out=a.out, seed=a.seed)
+    print(f"{len(table)} texts in {a.out / 'sweep.parquet'}")
+
+
+def _score(a: argparse.Namespace) -> None:
+    import pandas as pd
+
+    from emolab import load_model, score
+    from emolab.pipeline import write_parquet
+
+    path = a.out / "sweep.parquet"
+    if not path.exists():
+        raise EmolabError(f"no {path}; run emolab sweep --out {a.out} first")
+    scored = score(pd.read_parquet(path), model=load_model(a.model, dtype=a.dtype))
+    write_parquet(a.out / "scores.parquet", scored)
+    hits = scored.assign(target=scored["top"] == scored["emotion"])
+    print(
+        hits.groupby(["emotion", "control", "alpha"])[["target", "adherence", "perplexity"]].mean().round(3).to_string()
+    )
+
+
+def _figures(a: argparse.Namespace) -> None:
+    from emolab.plot.run import run_figures
+
+    print("\n".join(map(str, run_figures(a.out))))
+
+
+def _info(a: argparse.Namespace) -> None:
+    from emolab import EmotionVectors
+    from emolab.plot.run import read_summary
+
+    if a.path.is_dir():
+        summary = read_summary(a.path)
+        print(json.dumps(summary, indent=1))
+    else:
+        vectors = EmotionVectors.load(a.path)
+        print(vectors)
+        print(json.dumps(vectors.meta, indent=1))
+
+
+def _json(path: Path, data) -> None:
+    from emolab.storage import atomic
+
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""Control vectors: what an emotion vector must be compared with before its effect means anything.
+
+>>> from emolab.controls import random_like, shuffled_like
+>>> control = random_like(vectors, seed=0)           # random directions of equal norm
+>>> control = shuffled_like(vectors, seed=0)         # from the same means with their labels shuffled, of equal norm
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from emolab.activations import ResponseMeans, output_weights
+from emolab.errors import EmolabError
+from emolab.models import Model
+from emolab.vectors import EmotionVectors, vectors_from_means
+
+
+def random_like(vectors: EmotionVectors, *, seed: int = 0) -> EmotionVectors:
+    """Gaussian directions with the norm of `vectors` for every emotion, layer (and head)."""
+    generator = torch.Generator().manual_seed(seed)
+    data = {site: _match(torch.randn(x.shape, generator=generator), x) for site, x in vectors.data.items()}
+    meta = {**vectors.meta, "control": "random", "seed": seed}
+    return EmotionVectors(data, vectors.emotions, vectors.resid_norm, meta)
+
+
+def shuffled_like(vectors: EmotionVectors, *, model: Model | None = None, seed: int = 0) -> EmotionVectors:
+    """Vectors from the same response means with the conditions of each query shuffled, brought to equal norm.
+
+    They keep what responses have in common (topic, length, wording) and lose what goes with the label. model: needed
+    for site "head" alone, which is left out without it. Raises EmolabError where the means that the vectors came from
+    are not at hand: `extract_vectors` keeps them, and `load` finds them in the folder of the vectors' file.
+    """
+    means = _means_of(vectors)
+    rng = np.random.default_rng(seed)
+    condition = means.index["condition"].to_numpy(dtype=object, copy=True)
+    groups = list(means.index.groupby("query_id").indices.values())
+    if max(map(len, groups)) == 1:  # texts without queries: one pool
+        groups = [np.arange(len(condition))]
+    for rows in groups:
+        condition[rows] = rng.permutation(condition[rows])
+    sites = [site for site in vectors.sites if site != "head" or model is not None]
+    W_O = output_weights(model) if "head" in sites else None
+    shuffled = vectors_from_means(replace(means, index=means.index.assign(condition=condition)), W_O=W_O, sites=sites)
+    part = vectors.meta.get("part", "whole")
+    shuffled = {"whole": lambda: shuffled, "specific": shuffled.specific, "base": shuffled.base}[part]()
+    data = {site: _match(shuffled.data[site], vectors.data[site]) for site in sites}
+    meta = {**vectors.meta, "control": "shuffled", "seed": seed}
+    return EmotionVectors(data, vectors.emotions, vectors.resid_norm, meta)
+
+
+def _means_of(vectors: EmotionVectors) -> ResponseMeans:
+    means = ResponseMeans.load(vectors.means) if isinstance(vectors.means, Path) else vectors.means
+    if means is None or means.meta.get("corpus_hash") != vectors.meta.get("corpus_hash"):
+        raise EmolabError(
+            "shuffled labels need the response means of these vectors; extract them with extract_vectors(..., "
+            'out=folder) and load them from that folder, or leave "shuffled" out of the controls'
+        )
+    return means
+
+
+def _match(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(x.double(), dim=-1) * like.double().norm(dim=-1, keepdim=True)
