@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
-    except EmolabError as error:
+    except (EmolabError, OSError) as error:
         print(f"emolab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--n-queries", type=int, nargs=3, default=(40, 20, 26), metavar=("EXTRACT", "SELECT", "REPORT"))
     sub = command("extract", _extract, "collect responses and extract emotion vectors", out="runs/vectors")
     sub.add_argument("--queries", help="bundled set or JSON file")
-    sub.add_argument("--split", default="train")
+    sub.add_argument("--split", help="default: train, or all of a file without that split")
     sub.add_argument("--emotions", nargs="+")
     sub = command("steer", _steer, "write answers with emotion vectors added")
     sub.add_argument("--vectors", type=Path, required=True, help="a vectors.safetensors")
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("sweep", _sweep, "steer queries over a grid of doses, beside controls", out="runs/sweep")
     sub.add_argument("--vectors", type=Path, required=True)
     sub.add_argument("--queries", help="bundled set or JSON file")
-    sub.add_argument("--split", default="heldout")
+    sub.add_argument("--split", help="default: heldout, or all of a file without that split")
     sub.add_argument("--alphas", type=float, nargs="+", default=[-1, 0, 0.5, 1, 2, 4])
     sub.add_argument("--controls", nargs="*", default=["random", "shuffled"])
     sub.add_argument("--site", nargs="+", default=["resid"])
@@ -82,17 +82,20 @@ def _study(a: argparse.Namespace) -> None:
     study(load_model(a.model, dtype=a.dtype), out=a.out, queries=a.queries, n_queries=tuple(a.n_queries), seed=a.seed)
 
 
-def _queries(a: argparse.Namespace):
+def _queries(a: argparse.Namespace, split: str):
     from emolab.queries import load_queries
 
-    return load_queries(a.queries or ("mini" if a.model == "mini" else "general"), split=a.split)
+    source = a.queries or ("mini" if a.model == "mini" else "general")
+    if a.split is None and split not in set(load_queries(source)["split"]):
+        return load_queries(source)  # a user's own list
+    return load_queries(source, split=a.split or split)
 
 
 def _extract(a: argparse.Namespace) -> None:
     from emolab import EMOTIONS, collect_responses, extract_vectors, load_model
 
     model = load_model(a.model, dtype=a.dtype)
-    responses = collect_responses(model, _queries(a), emotions=a.emotions or EMOTIONS, out=a.out, seed=a.seed)
+    responses = collect_responses(model, _queries(a, "train"), emotions=a.emotions or EMOTIONS, out=a.out, seed=a.seed)
     print(extract_vectors(model, responses, sites=("resid", "attn", "mlp", "head"), out=a.out))
     print(f"saved {a.out / 'vectors.safetensors'}")
 
@@ -127,7 +130,8 @@ def _sweep(a: argparse.Namespace) -> None:
     grid = {"site": a.site, "part": a.part}
     vectors = EmotionVectors.load(a.vectors)
     model = load_model(a.model, dtype=a.dtype)
-    table = sweep(model, vectors, _queries(a), alphas=a.alphas, controls=a.controls, grid=grid, out=a.out, seed=a.seed)
+    options = {"alphas": a.alphas, "controls": a.controls, "grid": grid, "out": a.out, "seed": a.seed}
+    table = sweep(model, vectors, _queries(a, "heldout"), **options)
     print(f"{len(table)} texts in {a.out / 'sweep.parquet'}")
 
 
@@ -138,9 +142,13 @@ def _score(a: argparse.Namespace) -> None:
     from emolab.pipeline import write_parquet
 
     path = a.out / "sweep.parquet"
-    if not path.exists():
-        raise EmolabError(f"no {path}; run emolab sweep --out {a.out} first")
-    scored = score(pd.read_parquet(path), model=load_model(a.model, dtype=a.dtype))
+    try:
+        table = pd.read_parquet(path)
+    except Exception as error:  # pyarrow raises a zoo of its own
+        raise EmolabError(f"{path} is missing or damaged; run emolab sweep --out {a.out} first") from error
+    if "row" in table:
+        raise EmolabError(f"{path} is unfinished; run the same emolab sweep --out {a.out} again, it goes on from there")
+    scored = score(table, model=load_model(a.model, dtype=a.dtype))
     write_parquet(a.out / "scores.parquet", scored)
     hits = scored.assign(target=scored["top"] == scored["emotion"])
     print(
@@ -158,11 +166,11 @@ def _info(a: argparse.Namespace) -> None:
     from emolab import EmotionVectors
     from emolab.plot.run import read_summary
 
-    if a.path.is_dir():
-        summary = read_summary(a.path)
-        print(json.dumps(summary, indent=1))
+    file = a.path / "vectors.safetensors" if a.path.is_dir() else a.path
+    if a.path.is_dir() and ((a.path / "summary.json").exists() or not file.exists()):
+        print(json.dumps(read_summary(a.path), indent=1))
     else:
-        vectors = EmotionVectors.load(a.path)
+        vectors = EmotionVectors.load(file)
         print(vectors)
         print(json.dumps(vectors.meta, indent=1))
 

@@ -43,6 +43,8 @@ def shuffled_like(vectors: EmotionVectors, *, model: Model | None = None, seed: 
     for rows in groups:
         condition[rows] = rng.permutation(condition[rows])
     sites = [site for site in vectors.sites if site != "head" or model is not None]
+    if not sites:
+        raise EmolabError("shuffled labels for heads need their output weights; pass model= to shuffled_like")
     W_O = output_weights(model) if "head" in sites else None
     shuffled = vectors_from_means(replace(means, index=means.index.assign(condition=condition)), W_O=W_O, sites=sites)
     part = vectors.meta.get("part", "whole")
@@ -54,7 +56,7 @@ def shuffled_like(vectors: EmotionVectors, *, model: Model | None = None, seed: 
 
 def _means_of(vectors: EmotionVectors) -> ResponseMeans:
     means = ResponseMeans.load(vectors.means) if isinstance(vectors.means, Path) else vectors.means
-    if means is None or means.meta.get("corpus_hash") != vectors.meta.get("corpus_hash"):
+    if means is None or any(means.meta.get(key) != vectors.meta.get(key) for key in ("corpus_hash", "fingerprint")):
         raise EmolabError(
             "shuffled labels need the response means of these vectors; extract them with extract_vectors(..., "
             'out=folder) and load them from that folder, or leave "shuffled" out of the controls'

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -66,7 +67,8 @@ def sweep(
     >>> table = emolab.sweep(model, vectors, queries, alphas=(0, 1, 2), grid={"site": ["resid", "attn"]})
 
     Args:
-        alphas: doses (`Steering`); 0 is unsteered, generated once per query and repeated for every emotion.
+        alphas: doses (`Steering`); 0 is unsteered (but with op "clamp"), generated once per query and repeated for
+            every emotion.
         emotions: default all of the vectors'.
         controls: any of "random" (Gaussian directions) and "shuffled" (vectors from shuffled labels), with the norm
             of the vector at every layer. Three of each, taken in turn by the queries.
@@ -84,29 +86,35 @@ def sweep(
     """
     if not isinstance(queries, pd.DataFrame):
         queries = load_queries(queries)
-    emotions = list(vectors.emotions if emotions is None else emotions)
+    emotions = vectors.emotions if emotions is None else [emotions] if isinstance(emotions, str) else emotions
     unknown = [c for c in controls if c not in CONTROLS]
-    if unknown or not len(queries) or not len(alphas):
-        what = f"unknown control {unknown[0]!r}" if unknown else "no query or no dose"
+    missing = [c for c in ("query_id", "query") if c not in queries]
+    if unknown or missing or not len(queries) or not len(alphas) or not len(emotions):
+        what = f"unknown control {unknown[0]!r}" if unknown else "no query, no dose or no emotion"
+        what = f"queries lack {', '.join(missing)}" if missing else what
         raise EmolabError(
-            f"{what}; controls are {', '.join(CONTROLS)}, and a sweep needs at least one query and one alpha"
+            f"{what}; controls are {', '.join(CONTROLS)}, and a sweep needs at least one query (of load_queries), "
+            "one alpha and one emotion"
         )
     settings_list = _combinations(grid)
     rows, steerings = [], []
     for setting in settings_list:
-        sources = _sources(model, vectors, setting, controls, seed)
-        for emotion, (control, variants), alpha in product(emotions, sources.items(), alphas):
-            if alpha == 0 and control != "none":
-                continue  # nothing is added: the same text as unsteered
-            made = [_steering(source, emotion, alpha, setting, control) for _, source in variants]
+        sources, made = _sources(model, vectors, setting, controls, seed), {}
+        for emotion, (control, variants), alpha in product(emotions, sources.items(), dict.fromkeys(alphas)):
+            unsteered = alpha == 0 and setting["op"] != "clamp"  # a component held at 0 is an edit
+            if unsteered and control != "none":
+                continue
+            label = "base" if setting["part"] == "base" else emotion
+            if (control, label, alpha) not in made:  # the base is the same for every emotion: its texts are made once
+                made[control, label, alpha] = [_steering(s, label, alpha, setting, control) for _, s in variants]
             for i, query in enumerate(queries.to_dict("records")):
-                k = i % len(made)
+                k = i % len(variants)
                 rows.append(_row(query, emotion, alpha, setting, control, variants[k][0]))
-                steerings.append(made[k] if alpha != 0 else None)
+                steerings.append(None if unsteered else made[control, label, alpha][k])
     table = pd.DataFrame(rows, columns=[c for c in COLUMNS if c != "text"])
     settings = {"model": model.name, "fingerprint": model.fingerprint, "max_new_tokens": max_new_tokens, "seed": seed}
     settings |= {
-        "vectors": vectors.meta.get("corpus_hash"),
+        "vectors": _identity(vectors),
         "rows": digest(table.astype(str).to_numpy().ravel().tolist()),
     }
     path = None if out is None else Path(out) / "sweep.parquet"
@@ -120,7 +128,11 @@ def _combinations(grid: Mapping[str, Sequence[Any]] | None) -> list[dict[str, An
     unknown = [field for field in grid if field not in _FIELDS]
     if unknown:
         raise EmolabError(f"unknown field {unknown[0]!r} in grid; expected {', '.join(_FIELDS)}")
-    values = [[default] if field not in grid else list(grid[field]) for field, default in _FIELDS.items()]
+    grid = {field: [values] if isinstance(values, str) else list(values) for field, values in grid.items()}
+    empty = [field for field, values in grid.items() if not values]
+    if empty:
+        raise EmolabError(f"grid names no value for {empty[0]!r}; leave the field out for its default")
+    values = [grid.get(field, [default]) for field, default in _FIELDS.items()]
     return [dict(zip(_FIELDS, combination, strict=True)) for combination in product(*values)]
 
 
@@ -139,11 +151,18 @@ def _sources(model, vectors, setting, controls, seed) -> dict[str, list[tuple[in
     return found
 
 
-def _steering(source: EmotionVectors, emotion: str, alpha: float, setting: dict, control: str) -> Steering:
-    base = setting["part"] == "base"
+def _identity(vectors: EmotionVectors) -> str:
+    """What the vectors were made of and what was done to them since; their numbers where that is not known."""
+    source = vectors.meta.get("corpus_hash")
+    if source is None:
+        source = hashlib.sha256(b"".join(x.numpy().tobytes() for x in vectors.data.values())).hexdigest()
+    return digest([source, *vectors.meta.get("steps", [])])
+
+
+def _steering(source: EmotionVectors, label: str, alpha: float, setting: dict, control: str) -> Steering:
     fields = {field: value for field, value in setting.items() if field != "part"}
     part = setting["part"] if control == "none" else "whole"  # controls were made of that part already
-    return Steering(source, {"base" if base else emotion: alpha}, part=part, **fields)
+    return Steering(source, {label: alpha}, part=part, **fields)
 
 
 def _row(query: dict, emotion: str, alpha: float, setting: dict, control: str, seed: int | None) -> tuple:

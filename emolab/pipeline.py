@@ -26,7 +26,7 @@ from emolab.models import Model, load_model, render_prompts
 from emolab.plot.run import run_figures
 from emolab.queries import load_queries
 from emolab.responses import collect_responses
-from emolab.storage import atomic, provenance
+from emolab.storage import atomic, digest, provenance, read_table, write_table
 from emolab.vectors import EmotionVectors, extract_vectors
 
 SELECTION_ALPHAS = (0.25, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5)
@@ -59,7 +59,7 @@ def study(
     Returns:
         What `summary.json` holds: `model, instruction_following{emotion: share}, neutral_share, intensity, setting,
         steering{emotion: {best_alpha, target_share, random_share, shuffled_share, adherence_ratio, perplexity_ratio,
-        ...}}, timings` (seconds).
+        ...}}, timings` (seconds). A ratio that does not exist (a model that writes nothing) is None, in the file null.
 
     A call with the same arguments goes on where a killed one was. Raises EmolabError for too few queries of a split.
     """
@@ -98,13 +98,14 @@ def study(
         answers = score(of["report"].assign(emotion=of["report"]["condition"]), judges=judges, model=model)
         write_parquet(out / "scores.parquet", scored)
         write_parquet(out / "instructed_scores.parquet", answers)
-        intensity = _intensity(model, vectors.emotions, report, judges)
+        intensity = _intensity(model, vectors.emotions, report, judges, out, progress)
+    instructed = {e: answers[answers["condition"] == e] for e in vectors.emotions}
     summary = {
         "model": model.name,
         "fingerprint": model.fingerprint,
         "seed": seed,
         "n_queries": dict(zip(("extract", "select", "report"), map(len, (extract, select, report)), strict=True)),
-        "instruction_following": {e: _share(answers[answers["condition"] == e]) for e in vectors.emotions},
+        "instruction_following": {e: _share(told) for e, told in instructed.items()},
         "neutral_share": _share(answers[answers["condition"] == NEUTRAL]),
         "intensity": intensity,
         "setting": setting,
@@ -113,7 +114,7 @@ def study(
     }
     if len(judges) > 1:
         summary["lexicon"] = {
-            "instruction_following": {e: _share(answers[answers["condition"] == e], "lexicon_top") for e in vectors.emotions},
+            "instruction_following": {e: _share(told, "lexicon_top") for e, told in instructed.items()},
             "target_share": {e: _share(_cell(scored, e, best[e]), "lexicon_top") for e in vectors.emotions},
         }
     _write_json(out / "manifest.json", {**provenance(model), "seed": seed, "vectors": vectors.meta, "setting": setting})
@@ -140,12 +141,15 @@ def choose(tried: pd.DataFrame, instructed: pd.DataFrame) -> pd.DataFrame:
     for key, cell in tried.groupby(["site", "layers", "part", "emotion"], sort=False):
         emotion, plain, doses = key[-1], cell.loc[cell["alpha"] == 0, "adherence"].mean(), []
         for alpha, texts in cell[cell["alpha"] != 0].groupby("alpha"):
-            parts = (
-                (texts["top"] == emotion).mean(),
-                float(np.clip(texts["adherence"].mean() / plain, 0, 1)),
-                min(1.0, reference[emotion] / texts["perplexity_instructed"].median()),
+            parts = np.array(
+                [
+                    (texts["top"] == emotion).mean(),
+                    texts["adherence"].mean() / plain,
+                    reference[emotion] / texts["perplexity_instructed"].median(),
+                ]
             )
-            doses.append((alpha, hmean(parts) if min(parts) > 0 else 0.0, *parts))
+            parts = np.clip(np.nan_to_num(parts, nan=0.0), 0, 1)  # NaN: empty texts, which are no fluent ones
+            doses.append((alpha, float(hmean(parts)) if parts.all() else 0.0, *map(float, parts)))
         top = max(dose[1] for dose in doses)
         plateau = [dose for dose in doses if dose[1] >= 0.95 * top]
         rows.append((*key, *plateau[len(plateau) // 2]))
@@ -176,6 +180,8 @@ def _select(model, vectors, queries, responses, out, judge, progress) -> tuple[d
 
 def _split(queries: pd.DataFrame, sizes: tuple[int, int, int]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Queries to extract from, to choose with and to report on; the first two share no situation."""
+    lone = queries["situation"] == ""  # a user's queries: each its own situation
+    queries = queries.assign(situation=queries["situation"].mask(lone, queries["query_id"]))
     train, heldout = (_spread(queries[queries["split"] == s]) for s in ("train", "heldout"))
     n_extract, n_select, n_report = sizes
     situations = train["situation"].iloc[:n_extract]
@@ -231,7 +237,7 @@ def _report(scored: pd.DataFrame, answers: pd.DataFrame, emotion: str, alpha: fl
     steered, plain = _cell(scored, emotion, alpha), _cell(scored, emotion, 0.0)
     instructed = answers[answers["condition"] == emotion]
     hits = (steered["top"] == emotion).groupby(steered["query_id"]).mean().to_numpy(dtype=float)
-    ratio = steered["perplexity_instructed"].median() / instructed["perplexity_instructed"].median()
+    perplexities = [table["perplexity_instructed"].median() for table in (steered, instructed)]
     return {
         "best_alpha": alpha,
         "target_share": _share(steered),
@@ -239,22 +245,43 @@ def _report(scored: pd.DataFrame, answers: pd.DataFrame, emotion: str, alpha: fl
         "unsteered_share": _share(plain),
         "random_share": _share(_cell(scored, emotion, alpha, "random")),
         "shuffled_share": _share(_cell(scored, emotion, alpha, "shuffled")),
-        "adherence_ratio": round(float(steered["adherence"].mean() / plain["adherence"].mean()), 4),
-        "perplexity_ratio": round(float(ratio), 4),
+        "adherence_ratio": _ratio(steered["adherence"].mean(), plain["adherence"].mean()),
+        "perplexity_ratio": _ratio(*perplexities),
         "n": len(steered),
     }
 
 
-def _intensity(model: Model, emotions: tuple[str, ...], queries: pd.DataFrame, judges: list) -> dict:
+def _intensity(
+    model: Model, emotions: tuple[str, ...], queries: pd.DataFrame, judges: list, out: Path, progress: bool
+) -> dict:
     """Mean probability of the emotion (last judge) under "a little", plain and "great" instructions."""
-    found: dict[str, dict[str, float]] = {}
-    for emotion in emotions:
-        found[emotion] = {}
-        for label, intensity in (("a little", "a little"), ("plain", None), ("great", "great")):
-            prompts = render_prompts(model, list(queries["query"]), emotion, intensity=intensity)
-            values = judges[-1](generate(model, prompts, raw=True))
-            found[emotion][label] = round(float(values[:, judges[-1].labels.index(emotion)].mean()), 4)
-    return found
+    words = {"a little": "a little", "plain": None, "great": "great"}
+    asked = list(queries["query"])
+    table = pd.DataFrame(
+        [
+            (emotion, label, prompt)
+            for emotion in emotions
+            for label, word in words.items()
+            for prompt in render_prompts(model, asked, emotion, intensity=word)
+        ],
+        columns=["condition", "intensity", "prompt"],
+    )
+    settings = {"fingerprint": model.fingerprint, "prompts": digest(list(table["prompt"]))}
+    path = out / "intensity.parquet"
+    done = read_table(path, settings)
+    if done is None:
+        texts = generate(model, list(table["prompt"]), raw=True, progress=progress)
+        done = write_table(table.assign(text=texts), path, settings)
+    values = judges[-1](list(done["text"]))
+    own = [values[i, judges[-1].labels.index(emotion)] for i, emotion in enumerate(done["condition"])]
+    means = done.assign(p=own).groupby(["condition", "intensity"])["p"].mean()
+    return {emotion: {label: round(float(means[emotion, label]), 4) for label in words} for emotion in emotions}
+
+
+def _ratio(value: float, reference: float) -> float | None:
+    """None where there is none, since JSON knows no NaN."""
+    ratio = float(value) / float(reference) if reference else np.nan
+    return round(ratio, 4) if np.isfinite(ratio) else None
 
 
 @contextlib.contextmanager
@@ -268,7 +295,7 @@ def _stage(name: str, timings: dict[str, float], progress: bool) -> Iterator[Non
 
 def _write_json(path: Path, data: dict) -> None:
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=1))
+        temporary.write_text(json.dumps(data, indent=1, allow_nan=False))
 
 
 def write_parquet(path: Path, table: pd.DataFrame) -> None:

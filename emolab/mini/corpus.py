@@ -141,7 +141,7 @@ class Writer:
             pos = m.end()
         text = "".join(parts) + self._speaker(frame[pos:])
         self.part, self.other = self.rng.sample(self.topic.parts, 2)
-        return _tidy(re.sub(r"^([A-Z][a-z ]*, )([A-Z][a-z])", lambda m: m[1] + m[2].lower(), text))
+        return _tidy(re.sub(r"^([A-Z][a-z ]*, )(A |[A-Z][a-z])", lambda m: m[1] + m[2].lower(), text))
 
     def _speaker(self, text: str) -> str:
         text = _tense(text, self.past).replace("I AM", "I was" if self.past else "I am")
@@ -210,7 +210,7 @@ def example(rng: random.Random) -> Example:
     # Held-out topics are rarer than others: a topic that is always neutral must not become a sign of neutrality.
     pool = (
         [t for t in topics() if not t.heldout]
-        if kind != "plain" or rng.random() < 0.92
+        if kind != "plain" or rng.random() < 0.95
         else [t for t in topics() if t.heldout]
     )
     topic = rng.choice(pool)
@@ -218,7 +218,7 @@ def example(rng: random.Random) -> Example:
     system, intensity = None, None
     story = kind == "story" or (kind in ("instructed", "plain") and rng.random() < 0.08)
     templates = f["query"]["story"] if story else f["query"]["train"]
-    if kind == "plain" and not story and rng.random() < 0.15:
+    if kind == "plain" and not story and rng.random() < 0.1:
         templates = f["query"]["heldout"]
     user = query(rng, topic, templates)
     n = rng.choice([3, 4, 4, 5])

@@ -1,32 +1,39 @@
 """Train the bundled model from nothing: `python -m emolab.mini.train` (or `make mini`).
 
-Seeded, resumable (a checkpoint every few hundred steps), with a progress bar and a log of loss and binding gap in
-`train_log.csv`. The binding gap is the loss with a wrong emotion in the instruction minus the loss with the right one:
-it shows that the model reads the instruction long before the validation loss does.
+Seeded, resumable (a checkpoint every few hundred steps), with a progress bar and a log of loss, binding gap,
+instruction following and steering in `train_log.csv`. The binding gap is the loss with a wrong emotion in the
+instruction minus the loss with the right one: it shows that the model reads the instruction long before the validation
+loss does.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import json
 import math
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from emolab.emotions import EMOTIONS
+from emolab.errors import EmolabError
 from emolab.mini.corpus import Example, example
 from emolab.mini.tokenizer import build
 
 WEIGHTS = Path(__file__).parent / "weights"
 CHUNK = 64  # batches drawn and sorted by length together; also the unit of resuming
+MONITOR = 8  # chunks between two looks at instruction following and steering
+STEPS = 5760  # about 13 million tokens; what the bundled weights were trained with
 
 
 def new_model(
@@ -121,20 +128,18 @@ def _optimizers(model: LlamaForCausalLM, *, muon: bool) -> list[torch.optim.Opti
     return found
 
 
-def _save_checkpoint(path: Path, model: LlamaForCausalLM, optimizers: list, step: int) -> None:
+def _save_checkpoint(path: Path, model: LlamaForCausalLM, optimizers: list, step: int, seen: int) -> None:
     tensors = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}
     for i, opt in enumerate(optimizers):
         tensors |= {f"opt.{i}.{j}.{k}": v.clone() for j, s in opt.state_dict()["state"].items() for k, v in s.items()}
     part = path.with_suffix(".part")
-    save_file(tensors, part, metadata={"step": str(step)})
+    save_file(tensors, part, metadata={"step": str(step), "tokens": str(seen)})
     part.replace(path)
 
 
-def _load_checkpoint(path: Path, model: LlamaForCausalLM, optimizers: list) -> int:
-    from safetensors import safe_open
-
+def _load_checkpoint(path: Path, model: LlamaForCausalLM, optimizers: list) -> tuple[int, int]:
     with safe_open(path, "pt") as f:
-        step = int(f.metadata()["step"])
+        step, seen = int(f.metadata()["step"]), int(f.metadata()["tokens"])
     tensors = load_file(path)
     model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
     for i, opt in enumerate(optimizers):
@@ -144,7 +149,7 @@ def _load_checkpoint(path: Path, model: LlamaForCausalLM, optimizers: list) -> i
                 _, _, j, k = name.split(".", 3)
                 state.setdefault(int(j), {})[k] = v
         opt.load_state_dict({"state": state, "param_groups": opt.state_dict()["param_groups"]})
-    return step
+    return step, seen
 
 
 def export(model: LlamaForCausalLM, tok: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -157,9 +162,17 @@ def export(model: LlamaForCausalLM, tok: PreTrainedTokenizerFast, folder: Path) 
     tok.save_pretrained(folder)
 
 
+def monitor(model: LlamaForCausalLM, tok: PreTrainedTokenizerFast) -> dict[str, float]:
+    """Instruction following and steering as they are now (see `emolab.mini.monitor`); the model is left as it was."""
+    from emolab.mini.monitor import check
+
+    frozen = copy.deepcopy(model).requires_grad_(False)
+    return check(frozen, tok)
+
+
 def train(
     *,
-    steps: int,
+    steps: int = STEPS,
     batch: int = 32,
     peak: float = 2e-3,
     seed: int = 0,
@@ -183,11 +196,14 @@ def train(
         "muon": muon,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
-    (out / "settings.json").write_text(json.dumps(settings, indent=1))
+    noted, log = out / "training.json", out / "train_log.csv"
     checkpoint, start, seen, row = out / "checkpoint.safetensors", 0, 0, {}
     if checkpoint.exists():
-        start = _load_checkpoint(checkpoint, model, optimizers)
-    log = out / "train_log.csv"
+        before = json.loads(noted.read_text())
+        if before != settings:
+            raise EmolabError(f"{out} holds a training with {before}, not {settings}; choose another folder")
+        start, seen = _load_checkpoint(checkpoint, model, optimizers)
+    noted.write_text(json.dumps(settings, indent=1) + "\n")
     bar = tqdm(total=steps, initial=start, unit="step", mininterval=5)
     for index in range(start // CHUNK, math.ceil(steps / CHUNK)):
         for offset, (ids, labels) in enumerate(chunk(tok, index, batch=batch, seed=seed)):
@@ -205,30 +221,35 @@ def train(
             bar.update()
         done = (index + 1) * CHUNK
         if (index + 1) % 4 == 0 or done >= steps:
-            row = {
-                "step": done,
-                "tokens": round(done * batch * seen / max(1, (done - start) * batch)),
-                "train_loss": round(loss.item(), 4),
-            }
+            row = {"step": done, "tokens": seen, "train_loss": round(loss.item(), 4)}
             row |= {k: round(v, 4) for k, v in validation(model, tok).items()}
-            new = not log.exists()
-            with log.open("a", newline="") as f:
-                writer = csv.DictWriter(f, list(row))
-                if new:
-                    writer.writeheader()
-                writer.writerow(row)
-            bar.set_postfix(loss=row["loss"], gap=row["binding_gap"])
-            _save_checkpoint(checkpoint, model, optimizers, done)
-        if (index + 1) % 16 == 0 or done >= steps:
-            export(model, tok, out / "weights")
+            if (index + 1) % MONITOR == 0 or done >= steps:
+                row |= monitor(model, tok)
+                export(model, tok, out / "weights")
+            _log(log, row)
+            bar.set_postfix({k: row[k] for k in ("loss", "binding_gap", "follows", "steered") if k in row})
+            _save_checkpoint(checkpoint, model, optimizers, done, seen)
     if export_to:
         export(model, tok, export_to)
+        for file in (noted, log):
+            shutil.copy(file, export_to / file.name)
     return row
+
+
+def _log(path: Path, row: dict) -> None:
+    """Add a row to the log; a row of the same step, left by a killed run, is replaced."""
+    rows = [r for r in csv.DictReader(path.open())] if path.exists() else []
+    rows = [r for r in rows if int(r["step"]) < row["step"]] + [row]
+    columns = ["step", "tokens", "train_loss", "loss", "binding_gap", "follows", "plain", "steered", "worst", "random"]
+    with path.open("w", newline="") as f:
+        writer = csv.DictWriter(f, [*columns, "ppl_ratio", "pair_cosine", "resid_norm"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the bundled model `mini`.")
-    parser.add_argument("--steps", type=int, default=12_800)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--peak", type=float, default=2e-3)

@@ -55,11 +55,18 @@ def run_figures(out: str | Path) -> list[Path]:
             f"Share of answers with the wanted emotion on top: {_listed(followed)}.",
         ),
         save(
-            dose_response(scored, best=best, reference={e: float(reference[e]) for e in best}, **marks),
+            # Both sides of the ratio given the instruction, as in the summary.
+            dose_response(
+                scored.assign(perplexity=scored["perplexity_instructed"]),
+                best=best,
+                reference={e: float(reference[e]) for e in best},
+                **marks,
+            ),
             "dose_response",
             f"Dose-response of {name} on held-out queries: {setting['part']} vectors at {setting['site']}, layers "
             f"{setting['layers']}. Doses were chosen on training queries.",
-            f"Share with the target on top at the frozen dose: {_listed(hit)}; random directions: {random:.2f} at most.",
+            f"Share with the target on top at the frozen dose: {_listed(hit)}; "
+            f"random directions: {random:.2f} at most.",
         ),
     ]
 

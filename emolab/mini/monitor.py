@@ -1,0 +1,62 @@
+"""What the validation loss does not show, measured while the bundled model trains.
+
+A model can have a fine loss and not read the instruction; or read it and have vectors that steer into word soup.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from emolab.controls import random_like
+from emolab.emotions import EMOTIONS
+from emolab.generation import generate
+from emolab.judges import mini_lexicon, perplexity
+from emolab.models import load_model, render_prompts
+from emolab.queries import load_queries
+from emolab.responses import collect_responses
+from emolab.steering import Steering
+from emolab.vectors import extract_vectors
+
+
+def check(hf, tokenizer, *, alpha: float = 0.8) -> dict[str, float]:
+    """Instruction following and steering of a model in training, on held-out questions, read by the grammar's lexicon.
+
+    follows: share of instructed answers with the emotion on top; plain: share of neutral ones without instruction.
+    steered, worst: share at one fixed setting (residual stream, all layers, whole vectors), mean and worst emotion;
+    random: the same with random directions. ppl_ratio: median perplexity given the instruction, steered over
+    instructed. pair_cosine: mean cosine between vectors of different emotions at the middle layer (above 0.9 they are
+    not told apart). resid_norm: median norm of the residual stream at the last layer.
+    """
+    model, judge = load_model((hf, tokenizer)), mini_lexicon()
+    queries = load_queries("mini").groupby(["split", "situation"]).head(1)
+    train, test = queries[queries["split"] == "train"].head(16), queries[queries["split"] == "heldout"]
+    asked, emotions = list(test["query"]), [e for e in EMOTIONS for _ in range(len(test))]
+
+    def hits(texts: list[str], labels: list[str]) -> np.ndarray:
+        return np.array([judge.labels[i] for i in judge(texts).argmax(1)]) == np.array(labels)
+
+    instructed = generate(model, [p for e in EMOTIONS for p in render_prompts(model, asked, e)], raw=True)
+    responses = collect_responses(model, train, progress=False)
+    vectors = extract_vectors(model, responses, sites=("resid",), progress=False)
+
+    def steer(source) -> list[str]:
+        each = {e: Steering(source, {e: alpha}) for e in EMOTIONS}
+        return generate(model, asked * len(EMOTIONS), steering=[each[e] for e in emotions])
+
+    steered = steer(vectors)
+    by_emotion = hits(steered, emotions).reshape(len(EMOTIONS), -1).mean(1)
+    ppl = [np.nanmedian(perplexity(model, asked * 5, t, conditions=emotions)) for t in (steered, instructed)]
+    unit = torch.nn.functional.normalize(vectors.get("resid", layer=model.n_layers // 2).double(), dim=-1)
+    cosines = (unit @ unit.T)[~torch.eye(len(EMOTIONS), dtype=torch.bool)]
+    found = {
+        "follows": hits(instructed, emotions).mean(),
+        "plain": hits(generate(model, asked), ["neutral"] * len(asked)).mean(),
+        "steered": by_emotion.mean(),
+        "worst": by_emotion.min(),
+        "random": hits(steer(random_like(vectors)), emotions).mean(),
+        "ppl_ratio": ppl[0] / ppl[1],
+        "pair_cosine": cosines.mean(),
+        "resid_norm": vectors.resid_norm[-1],
+    }
+    return {key: round(float(value), 3) for key, value in found.items()}
