@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap, hmean
+from scipy.stats import hmean
 
 from emolab.activations import response_means
 from emolab.emotions import NEUTRAL
@@ -26,6 +26,7 @@ from emolab.models import Model, load_model, render_prompts
 from emolab.plot.run import run_figures
 from emolab.queries import load_queries
 from emolab.responses import collect_responses
+from emolab.stats import interval
 from emolab.storage import atomic, digest, provenance, read_table, write_table
 from emolab.vectors import EmotionVectors, extract_vectors
 
@@ -225,14 +226,6 @@ def _share(texts: pd.DataFrame, column: str = "top") -> float:
     return round(float((texts[column] == texts["emotion"]).mean()), 4)
 
 
-def _interval(values: np.ndarray) -> list[float]:
-    """95 % bootstrap interval of the mean; one value for each query."""
-    if len(set(values)) < 2:
-        return [round(float(values.mean()), 4)] * 2
-    found = bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=0).confidence_interval
-    return [round(float(found.low), 4), round(float(found.high), 4)]
-
-
 def _report(scored: pd.DataFrame, answers: pd.DataFrame, emotion: str, alpha: float) -> dict:
     steered, plain = _cell(scored, emotion, alpha), _cell(scored, emotion, 0.0)
     instructed = answers[answers["condition"] == emotion]
@@ -241,7 +234,7 @@ def _report(scored: pd.DataFrame, answers: pd.DataFrame, emotion: str, alpha: fl
     return {
         "best_alpha": alpha,
         "target_share": _share(steered),
-        "target_interval": _interval(hits),
+        "target_interval": [round(x, 4) for x in interval(hits)],
         "unsteered_share": _share(plain),
         "random_share": _share(_cell(scored, emotion, alpha, "random")),
         "shuffled_share": _share(_cell(scored, emotion, alpha, "shuffled")),

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..emotions import color, order
 from ..errors import EmolabError
+from ..stats import interval
 from .style import GREY, INK, emotion_kwargs, finish, log_axis, new_figure, text_on, theme
 
 _BOOT = 1000
@@ -21,7 +22,7 @@ def instruction_following(table: pd.DataFrame, *, model=None, seed: int | None =
 
     >>> fig = instruction_following(scores)        # doctest: +SKIP
 
-    table: scored responses with `query_id`, `condition` and p_<emotion> columns. Intervals: bootstrap over queries.
+    table: scored responses with `query_id`, `condition` and p_<emotion> columns. Intervals over queries (Wilson).
     """
     _require(table, ("query_id", "condition"))
     top = _top(table)
@@ -35,10 +36,10 @@ def instruction_following(table: pd.DataFrame, *, model=None, seed: int | None =
     rows = []
     for i, c in enumerate(conditions):
         by_query = hits[hits["condition"] == c].groupby("query_id")["hit"].mean().to_numpy()
-        _, low, high = _bootstrap(by_query[:, None], np.nanmean)
+        low, high = interval(by_query)
         for j, label in enumerate(judged):
-            interval = (low[0], high[0]) if c == label else (np.nan, np.nan)
-            rows.append((c, label, share[i, j], *interval, len(by_query)))
+            bounds = (low, high) if c == label else (np.nan, np.nan)
+            rows.append((c, label, share[i, j], *bounds, len(by_query)))
     data = pd.DataFrame(rows, columns=["condition", "judged", "share", "low", "high", "n"])
     with theme():
         grid = {"gridspec_kw": {"width_ratios": [1.35, 1]}}
@@ -79,10 +80,11 @@ def dose_response(
 
     table: one row a text with `query_id`, `emotion` (steered towards), `alpha`, `control` ("none": the emotion vector;
     "random", "shuffled"; "prompt": instructed instead of steered) and p_<emotion> or `target` (0 or 1), and where known
-    `adherence` and `perplexity`. One site, one set of layers and one part at a time.
+    `adherence` and `perplexity_instructed` (else `perplexity`). One site, one set of layers and one part at a time.
     First row: share of texts whose top emotion is the target. Second: adherence over that of unsteered texts. Third:
     median perplexity over that of instructed answers (`reference`, or the "prompt" rows; else of unsteered texts), with
-    the limit 1.5. Lines are estimates over queries, bands 95 % bootstrap intervals over queries; the grey band is the
+    the limit 1.5. Lines are estimates over queries, bands 95 % intervals over queries (shares: Wilson; else
+    bootstrap); the grey band is the
     random direction of equal norm. best: the frozen dose of each emotion, marked.
     """
     _require(table, ("query_id", "emotion", "alpha", "control"))
@@ -92,6 +94,8 @@ def dose_response(
             raise EmolabError(f"this table mixes {column} = {', '.join(kinds[:5])}; filter it to one of them")
     if "target" not in table:
         table = table.assign(target=(_top(table) == table["emotion"]).astype(float))
+    if "perplexity_instructed" in table:  # given the instruction: emotional text is not surprising for being emotional
+        table = table.assign(perplexity=table["perplexity_instructed"])
     emotions = order(table["emotion"])
     measures = ["target"] + [m for m in ("adherence", "perplexity") if m in table and table[m].notna().any()]
     rows = [_curves(table[table["emotion"] == e], e, m, reference) for e in emotions for m in measures]
@@ -140,6 +144,8 @@ def _curves(table: pd.DataFrame, emotion: str, measure: str, reference: Mapping[
             )
         divisor = values[:, keys.index(("none", 0))]
     value, low, high = _bootstrap(values, statistic, divisor)
+    if measure == "target":  # also where all queries agree an interval has a width
+        low, high = np.array([interval(column) for column in values.T]).T
     curve = pd.DataFrame(keys, columns=["control", "alpha"]).assign(value=value, low=low, high=high)
     curve.insert(0, "measure", measure)
     curve.insert(0, "emotion", emotion)
@@ -178,7 +184,7 @@ def _draw(ax, curve: pd.DataFrame, emotion: str) -> None:
 
 
 def _dress(ax, measure: str) -> None:
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
     if measure == "target":
         ax.set_ylim(-0.03, 1.03)
     elif measure == "adherence":

@@ -96,13 +96,14 @@ def new_figure(rows: int, columns: int, *, width: float, height: float, grid: Ma
 
 
 def describe(model: object) -> dict[str, str | None] | None:
-    """name, revision and fingerprint of a model: a name, an emolab Model, a mapping, or None."""
+    """name, revision and fingerprint of a model: a name, an emolab Model, a mapping (vectors.meta), or None."""
     if model is None:
         return None
     if isinstance(model, str):
         return {"name": model, "revision": None, "fingerprint": None}
-    get = model.get if isinstance(model, Mapping) else lambda key: getattr(model, key, None)
-    return {key: None if get(key) is None else str(get(key)) for key in ("name", "revision", "fingerprint")}
+    get = model.get if isinstance(model, Mapping) else lambda key: None if key == "model" else getattr(model, key, None)
+    found = {"name": get("name") or get("model"), "revision": get("revision"), "fingerprint": get("fingerprint")}
+    return {key: None if value is None else str(value) for key, value in found.items()}
 
 
 def finish(fig: EmolabFigure, data: pd.DataFrame, *, function: str, model: Any, n: Any, seed: int | None, params: dict):
