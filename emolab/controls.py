@@ -16,12 +16,14 @@ import torch
 from emolab.activations import ResponseMeans, output_weights
 from emolab.errors import EmolabError
 from emolab.models import Model
+from emolab.storage import digest
 from emolab.vectors import EmotionVectors, vectors_from_means
 
 
 def random_like(vectors: EmotionVectors, *, seed: int = 0) -> EmotionVectors:
     """Gaussian directions with the norm of `vectors` for every emotion, layer (and head)."""
-    generator = torch.Generator().manual_seed(seed)
+    # Not the plain seed: vectors that someone drew with the same one would be their own control.
+    generator = torch.Generator().manual_seed(int(digest(["random control", str(seed)])[:15], 16))
     data = {site: _match(torch.randn(x.shape, generator=generator), x) for site, x in vectors.data.items()}
     meta = {**vectors.meta, "control": "random", "seed": seed}
     return EmotionVectors(data, vectors.emotions, vectors.resid_norm, meta)
@@ -52,6 +54,16 @@ def shuffled_like(vectors: EmotionVectors, *, model: Model | None = None, seed: 
     data = {site: _match(shuffled.data[site], vectors.data[site]) for site in sites}
     meta = {**vectors.meta, "control": "shuffled", "seed": seed}
     return EmotionVectors(data, vectors.emotions, vectors.resid_norm, meta)
+
+
+def as_strong(control: EmotionVectors, vectors: EmotionVectors) -> EmotionVectors:
+    """The control with its heads scaled together, so that their sum, which steering adds, is as long as the vectors'.
+
+    Heads of equal norm are not enough: those of an emotion point the same way more than random ones do.
+    """
+    ours, theirs = (x.get("head").double().sum(2, keepdim=True).norm(dim=-1, keepdim=True) for x in (control, vectors))
+    head = control.get("head") * (theirs / ours.clamp_min(1e-30)).float()
+    return replace(control, data={**control.data, "head": head})
 
 
 def _means_of(vectors: EmotionVectors) -> ResponseMeans:

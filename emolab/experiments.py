@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from emolab.controls import random_like, shuffled_like
+from emolab.controls import as_strong, random_like, shuffled_like
 from emolab.errors import EmolabError
 from emolab.generation import generate
 from emolab.models import Model
@@ -148,6 +148,9 @@ def _sources(model, vectors, setting, controls, seed) -> dict[str, list[tuple[in
         found["random"] = [(s, random_like(used, seed=s)) for s in seeds]
     if "shuffled" in controls:
         found["shuffled"] = [(s, shuffled_like(used, model=model, seed=s)) for s in seeds]
+    if setting["site"] == "head":
+        for control in found.keys() - {"none"}:
+            found[control] = [(s, as_strong(source, used)) for s, source in found[control]]
     return found
 
 

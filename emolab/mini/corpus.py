@@ -203,8 +203,26 @@ KINDS = {
 }
 
 
-def example(rng: random.Random) -> Example:
-    """Draw one training example."""
+def mixed_topic(rng: random.Random, *, heldout: bool) -> Topic:
+    """A topic put together at random: any noun, with parts and acts of any others.
+
+    With it a model learns to take its topic from the question, whatever the noun, instead of knowing which nouns go
+    with which emotions. heldout: whether held-out topics lend their words, too (only for neutral texts).
+    """
+    pool = [t for t in topics() if heldout or not t.heldout]
+    lenders = rng.sample(pool, 9)
+    if rng.random() < 0.5:
+        name, kind = lenders[0].name, lenders[0].kind
+    else:
+        name, kind = rng.choice(lenders[0].parts), "thing"
+    parts = list(dict.fromkeys(rng.choice(t.parts) for t in lenders[1:]))
+    return Topic(
+        name, kind, tuple(p for p in parts if p != name)[:6], tuple(rng.choice(t.acts) for t in lenders[:3]), heldout
+    )
+
+
+def example(rng: random.Random, *, mixed: float = 0.0) -> Example:
+    """Draw one training example; `mixed` is the share of texts about a `mixed_topic`."""
     kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
     f = frames()
     # Held-out topics are rarer than others: a topic that is always neutral must not become a sign of neutrality.
@@ -214,6 +232,8 @@ def example(rng: random.Random) -> Example:
         else [t for t in topics() if t.heldout]
     )
     topic = rng.choice(pool)
+    if mixed and rng.random() < mixed:
+        topic = mixed_topic(rng, heldout=kind == "plain")
     emotion = NEUTRAL if kind == "plain" else rng.choice(EMOTIONS)
     system, intensity = None, None
     story = kind == "story" or (kind in ("instructed", "plain") and rng.random() < 0.08)

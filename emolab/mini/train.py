@@ -33,7 +33,11 @@ from emolab.mini.tokenizer import build
 WEIGHTS = Path(__file__).parent / "weights"
 CHUNK = 64  # batches drawn and sorted by length together; also the unit of resuming
 MONITOR = 8  # chunks between two looks at instruction following and steering
-STEPS = 5760  # about 13 million tokens; what the bundled weights were trained with
+STEPS = 4608  # about 10 million tokens; what the bundled weights were trained with
+MIXED, MIXED_FROM = (
+    0.4,
+    36,
+)  # easy texts first; from this chunk on, this share of texts is about a topic mixed at random
 
 
 def new_model(
@@ -77,7 +81,8 @@ def collate(rows: list[tuple[list[int], int]]) -> tuple[Tensor, Tensor]:
 def chunk(tok: PreTrainedTokenizerFast, index: int, *, batch: int, seed: int) -> list[tuple[Tensor, Tensor]]:
     """The index-th chunk of batches: the same for the same seed, so that a killed run goes on exactly."""
     rng = random.Random(f"{seed}-{index}")
-    rows = sorted(to_ids(tok, [example(rng) for _ in range(CHUNK * batch)]), key=lambda r: len(r[0]))
+    mixed = MIXED if index >= MIXED_FROM else 0.0
+    rows = sorted(to_ids(tok, [example(rng, mixed=mixed) for _ in range(CHUNK * batch)]), key=lambda r: len(r[0]))
     batches = [collate(rows[i : i + batch]) for i in range(0, len(rows), batch)]
     rng.shuffle(batches)
     return batches

@@ -55,13 +55,7 @@ def run_figures(out: str | Path) -> list[Path]:
             f"Share of answers with the wanted emotion on top: {_listed(followed)}.",
         ),
         save(
-            # Both sides of the ratio given the instruction, as in the summary.
-            dose_response(
-                scored.assign(perplexity=scored["perplexity_instructed"]),
-                best=best,
-                reference={e: float(reference[e]) for e in best},
-                **marks,
-            ),
+            dose_response(scored, best=best, reference={e: float(reference[e]) for e in best}, **marks),
             "dose_response",
             f"Dose-response of {name} on held-out queries: {setting['part']} vectors at {setting['site']}, layers "
             f"{setting['layers']}. Doses were chosen on training queries.",

@@ -1,0 +1,205 @@
+"""The command line, in process, on a model directory and a user's own queries."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+import emolab
+from emolab import judges, pipeline
+from emolab.cli import main
+from tests import oracle, tiny
+
+COMMANDS = ("study", "extract", "steer", "sweep", "score", "figures", "info")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A model directory, a query file with splits, a plain one, and room for runs."""
+    root = tmp_path_factory.mktemp("cli")
+    tiny.save(root / "talker", *oracle.talker())
+    rows = oracle.queries(n_train=8, n_heldout=2).drop(columns="query_id").to_dict("records")
+    (root / "queries.json").write_text(json.dumps({"description": "tests", "queries": rows}))
+    (root / "own.json").write_text(json.dumps({"joy": ["tell me about the sun ."], "neutral": ["how was the road ?"]}))
+    return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def light():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judges, "embed", oracle.embed)
+        patch.setattr(pipeline, "SELECTION_ALPHAS", (2.0,))
+        patch.setattr(pipeline, "REPORT_ALPHAS", (0.0, 2.0))
+        yield
+
+
+@pytest.fixture(scope="module")
+def extracted(place):
+    options = ["--queries", str(place / "queries.json"), "--emotions", "joy", "fear"]
+    assert main(["extract", "--model", str(place / "talker"), "--out", str(place / "extracted"), *options]) == 0
+    return place / "extracted"
+
+
+@pytest.fixture(scope="module")
+def swept(place, extracted):
+    arguments = ["sweep", "--model", str(place / "talker"), "--vectors", str(extracted / "vectors.safetensors")]
+    arguments += ["--queries", str(place / "queries.json"), "--alphas", "-1", "0", "2", "--site", "attn", "resid"]
+    assert main([*arguments, "--out", str(place / "swept")]) == 0
+    return place / "swept"
+
+
+def fails(capsys, *arguments) -> str:
+    """The one line that a failing command writes to stderr."""
+    capsys.readouterr()
+    assert main(list(map(str, arguments))) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("emolab: ") and "Traceback" not in captured.out, captured.err
+    return lines[0]
+
+
+def test_extract(extracted, place, capsys):
+    vectors = emolab.EmotionVectors.load(extracted / "vectors.safetensors")
+    assert vectors.emotions == ("fear", "joy") and vectors.sites == ("resid", "attn", "mlp", "head")
+    responses = pd.read_parquet(extracted / "responses.parquet")
+    assert len(responses) == 8 * 3, "the training queries of the file, under neutral and two emotions"
+    own = ["extract", "--model", place / "talker", "--queries", place / "own.json", "--out", place / "own"]
+    assert main([*map(str, own), "--emotions", "joy"]) == 0
+    assert "vectors.safetensors" in capsys.readouterr().out.splitlines()[-1]
+    assert set(pd.read_parquet(place / "own/responses.parquet")["query"]) == {
+        "tell me about the sun .",
+        "how was the road ?",
+    }
+
+
+def test_steer(extracted, place, capsys):
+    model = emolab.load_model(str(place / "talker"))
+    vectors = emolab.EmotionVectors.load(extracted / "vectors.safetensors")
+    options = {"site": "attn", "layers": [1, 2], "part": "specific"}
+    steering = emolab.Steering(vectors, {"joy": 4.0, "fear": -2.5}, **options)
+    prompts = ["tell me about the cat .", "how did you feel ?"]
+    expected = emolab.generate(model, prompts, steering=steering, max_new_tokens=5)
+    arguments = ["steer", "--model", place / "talker", "--vectors", extracted / "vectors.safetensors"]
+    arguments += ["--set", "joy=4", "--set", "fear=-2.5", "--site", "attn", "--layers", "1,2", "--part", "specific"]
+    capsys.readouterr()
+    assert main([*map(str, arguments), "--max-new-tokens", "5", "--out", str(place / "steered"), *prompts]) == 0
+    assert capsys.readouterr().out == "\n\n".join(expected) + "\n"
+    doses = {"joy": 4.0, "fear": -2.5}
+    saved = json.loads((place / "steered/steered.json").read_text())
+    assert saved == [{"prompt": p, "text": t, "doses": doses} for p, t in zip(prompts, expected, strict=True)]
+
+
+def test_sweep_and_score(swept, place, capsys):
+    table = pd.read_parquet(swept / "sweep.parquet")
+    assert set(table["query"]) == {q["query"] for q in oracle.queries(8, 2).to_dict("records")[8:]}, "held out"
+    assert set(table["site"]) == {"attn", "resid"} and set(table["alpha"]) == {-1.0, 0.0, 2.0}
+    assert set(table["control"]) == {"none", "random", "shuffled"} and set(table["emotion"]) == {"joy", "fear"}
+    capsys.readouterr()
+    assert main(["score", "--model", str(place / "talker"), "--out", str(swept)]) == 0
+    scored = pd.read_parquet(swept / "scores.parquet")
+    pd.testing.assert_frame_equal(scored[list(table.columns)], table)
+    assert {"p_joy", "top", "adherence", "perplexity", "perplexity_instructed", "distinct2", "repetition"} <= set(
+        scored
+    )
+    shown = capsys.readouterr().out
+    assert "target" in shown and "random" in shown
+
+
+def test_study_figures_and_info(place, capsys):
+    out = place / "studied"
+    options = ["--queries", str(place / "queries.json"), "--n-queries", "2", "2", "2"]
+    assert main(["study", "--model", str(place / "talker"), "--out", str(out), *options]) == 0
+    summary = json.loads((out / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert {"model", "instruction_following", "steering", "timings"} <= set(summary)
+    assert summary["n_queries"] == {"extract": 2, "select": 2, "report": 2}
+    printed = capsys.readouterr().out
+    assert "selection:" in printed and f"results in {out}" in printed
+    assert main(["info", str(out)]) == 0
+    assert json.loads(capsys.readouterr().out) == summary
+    (out / "figures/norms.png").unlink()
+    assert main(["figures", "--out", str(out)]) == 0
+    assert str(out / "figures/norms.png") in capsys.readouterr().out.splitlines()
+    assert (out / "figures/norms.png").exists()
+
+
+def test_info_of_vectors(extracted, capsys):
+    for path in (extracted / "vectors.safetensors", extracted):
+        capsys.readouterr()
+        assert main(["info", str(path)]) == 0
+        first, *rest = capsys.readouterr().out.splitlines()
+        assert first.startswith("EmotionVectors(whole: fear, joy;")
+        assert json.loads("\n".join(rest))["token_rule"].startswith("mean over response tokens")
+
+
+def test_errors_are_one_line_and_code_2(place, extracted, swept, tmp_path, capsys):
+    model = ["--model", place / "talker"]
+    vectors = ["--vectors", extracted / "vectors.safetensors"]
+    missing = tmp_path / "none.safetensors"
+    assert "no file" in fails(capsys, "steer", *model, "--vectors", missing, "--set", "joy=1", "hello")
+    assert "--set joy=1.5" in fails(capsys, "steer", *model, *vectors, "--set", "joy", "hello")
+    assert "--set 'joy=much'" in fails(capsys, "steer", *model, *vectors, "--set", "joy=much", "hello")
+    assert "finite" in fails(capsys, "steer", *model, *vectors, "--set", "joy=nan", "hello")
+    assert "unknown emotion 'anger'" in fails(capsys, "steer", *model, *vectors, "--set", "anger=1", "hello")
+    bad_layers = fails(capsys, "steer", *model, *vectors, "--set", "joy=1", "--layers", "two", "hello")
+    assert "neither all nor numbers" in bad_layers
+    no_model = fails(capsys, "steer", "--model", tmp_path / "nothing", *vectors, "--set", "joy=1", "hello")
+    assert "no model" in no_model
+    assert "no queries at" in fails(capsys, "extract", *model, "--queries", tmp_path / "q.json", "--out", tmp_path)
+    own = ["--queries", place / "own.json", "--out", tmp_path / "x"]
+    assert "have no split 'heldout'" in fails(capsys, "extract", *model, *own, "--split", "heldout")
+    few = fails(capsys, "study", *model, "--queries", place / "queries.json", "--out", tmp_path / "s")
+    assert "too few" in few
+    assert "unknown control 'placebo'" in fails(capsys, "sweep", *model, *vectors, *own, "--controls", "placebo")
+    assert "run emolab sweep" in fails(capsys, "score", *model, "--out", tmp_path / "empty")
+    assert "run `emolab study" in fails(capsys, "figures", "--out", tmp_path / "empty")
+    assert "run `emolab study" in fails(capsys, "info", tmp_path)
+    assert "no file" in fails(capsys, "info", missing)
+    (tmp_path / "text.safetensors").write_text("no tensors")
+    assert "damaged" in fails(capsys, "info", tmp_path / "text.safetensors")
+    again = ["sweep", *model, *vectors, "--queries", place / "queries.json", "--alphas", "7", "--out", swept]
+    assert "made with other settings" in fails(capsys, *again)
+    (tmp_path / "file").write_text("in the way")
+    steer = ["steer", *model, *vectors, "--set", "joy=1", "--max-new-tokens", "2"]
+    assert "file" in fails(capsys, *steer, "--out", tmp_path / "file", "tell me about the cat .")
+
+
+def test_unfinished_and_damaged_sweeps(place, tmp_path, capsys):
+    path = tmp_path / "sweep.parquet"
+    pd.DataFrame({"row": [0], "text": ["a dog"]}).to_parquet(path)
+    assert "unfinished" in fails(capsys, "score", "--model", place / "talker", "--out", tmp_path)
+    path.write_bytes(b"PAR1 and no more")
+    assert "missing or damaged" in fails(capsys, "score", "--model", place / "talker", "--out", tmp_path)
+
+
+def test_wrong_words_and_missing_ones(capsys):
+    for arguments in ([], ["dance"], ["steer", "hello"], ["sweep", "--alphas", "much"], ["study", "--n-queries", "1"]):
+        with pytest.raises(SystemExit) as exit:
+            main(arguments)
+        assert exit.value.code == 2 and "usage: emolab" in capsys.readouterr().err
+
+
+def test_interrupted(monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("emolab.plot.run.run_figures", interrupt)
+    assert main(["figures"]) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_and_takes_model_and_out(command, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main([command, "--help"])
+    shown = capsys.readouterr().out
+    assert exit.value.code == 0 and "--model" in shown and "--out" in shown
+
+
+def test_python_dash_m_emolab():
+    done = subprocess.run([sys.executable, "-m", "emolab", "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and not done.stderr
+    assert all(command in done.stdout for command in COMMANDS)

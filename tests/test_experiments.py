@@ -1,0 +1,267 @@
+"""Sweeps: every row is what its columns say, controls are fair, and a broken sweep goes on where it was."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from emolab import experiments
+from emolab.controls import as_strong, random_like, shuffled_like
+from emolab.errors import EmolabError
+from emolab.experiments import COLUMNS, RANDOM_DIRECTIONS, sweep
+from emolab.generation import generate
+from emolab.steering import Steering
+from emolab.vectors import extract_vectors
+from tests import oracle, tiny
+
+EMOTIONS = ("anger", "joy", "sadness")
+SMALL = {"max_new_tokens": 6, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def queries():
+    return oracle.queries(n_train=5, n_heldout=0)
+
+
+@pytest.fixture(scope="module")
+def vectors(tiny_llama, queries):
+    responses = oracle.responses(tiny_llama, list(queries["query"]), EMOTIONS)
+    return extract_vectors(tiny_llama, responses, sites=("resid", "attn", "mlp", "head"), progress=False)
+
+
+@pytest.fixture(scope="module")
+def table(tiny_llama, vectors, queries):
+    return sweep(tiny_llama, vectors, queries, alphas=(-2, 0, 3, 9), seed=4, **SMALL)
+
+
+class Counting:
+    """`generate`, counting what it is asked for, and failing once after `fail_after` calls."""
+
+    def __init__(self, fail_after=None):
+        self.asked, self.calls, self.fail_after = 0, 0, fail_after
+
+    def __call__(self, model, prompts, **options):
+        if self.calls == self.fail_after:
+            raise RuntimeError("power cut")
+        self.calls += 1
+        self.asked += len(prompts)
+        return generate(model, prompts, **options)
+
+
+def source_of(row, model, vectors):
+    """The vectors that a row says it was steered with, made anew."""
+    used = {"whole": vectors, "specific": vectors.specific(), "base": vectors.base()}[row.part]
+    controls = {"random": random_like, "shuffled": lambda v, seed: shuffled_like(v, model=model, seed=seed)}
+    control = used if row.control == "none" else controls[row.control](used, seed=row.seed)
+    return as_strong(control, used) if row.site == "head" else control
+
+
+def test_rows_and_columns(table, queries, vectors):
+    assert tuple(table.columns) == COLUMNS
+    n, e = len(queries), len(EMOTIONS)
+    counts = table.groupby(["control", "alpha"]).size().to_dict()
+    assert counts == {
+        ("none", 0.0): n * e,
+        **{(control, alpha): n * e for control in ("none", "random", "shuffled") for alpha in (-2.0, 3.0, 9.0)},
+    }
+    assert set(table["emotion"]) == set(EMOTIONS), "what is steered towards, not what the query evokes"
+    defaults = {"site": "resid", "layers": "all", "part": "whole", "op": "add", "dose": "vector"}
+    assert (table[list(defaults)] == pd.Series(defaults)).all(axis=None)
+    merged = table.merge(queries, on="query_id", suffixes=("", "_q"))
+    assert len(merged) == len(table) and (merged["query"] == merged["query_q"]).all()
+    assert (merged["situation"] == merged["situation_q"]).all()
+    assert all(isinstance(text, str) for text in table["text"]) and not table.isna().any(axis=None)
+
+
+def test_the_seed_column_names_the_control(table):
+    assert set(table.loc[table["control"] == "none", "seed"]) == {-1}
+    controls = table[table["control"] != "none"]
+    assert set(controls["seed"]) == {4 + i for i in range(RANDOM_DIRECTIONS)}
+    taken = controls.groupby(["query_id", "control"])["seed"].nunique()
+    assert (taken == 1).all(), "a query keeps its direction at every dose and emotion, so that doses can be compared"
+
+
+def test_dose_zero_is_unsteered_once_for_all(table, tiny_llama, queries):
+    plain = dict(zip(queries["query"], generate(tiny_llama, list(queries["query"]), max_new_tokens=6), strict=True))
+    zero = table[table["alpha"] == 0]
+    assert set(zero["control"]) == {"none"} and list(zero["text"]) == [plain[q] for q in zero["query"]]
+
+
+def test_every_text_is_that_of_its_steering_alone(table, tiny_llama, vectors):
+    different = 0
+    for row in table.itertuples():
+        used = source_of(row, tiny_llama, vectors)
+        steering = Steering(used, {row.emotion: row.alpha}) if row.alpha else None
+        assert generate(tiny_llama, row.query, steering=steering, max_new_tokens=6) == [row.text], row
+        different += row.alpha != 0 and row.text != generate(tiny_llama, row.query, max_new_tokens=6)[0]
+    assert different > 0.3 * len(table), "else this compares unsteered texts"
+
+
+@pytest.mark.parametrize("part", ["whole", "specific", "base"])
+def test_controls_are_as_long_as_what_they_control(tiny_llama, vectors, queries, part, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        experiments, "generate", lambda model, prompts, *, steering, **_: made.extend(steering) or [""] * len(prompts)
+    )
+    grid = {"part": [part], "site": ["attn", "head"], "layers": [[0, 2]]}
+    found = sweep(tiny_llama, vectors, queries, alphas=(2,), grid=grid, progress=False)
+    assert len(found) == 2 * 3 * len(EMOTIONS) * len(queries) and set(found["layers"]) == {"0,2"}
+    by_control = {}
+    for steering in made:
+        label = steering.vectors.meta.get("control", "none")
+        norm = steering.table().norm(dim=-1)  # what is added; with heads, their sum
+        by_control.setdefault((steering.site, *steering.doses), {}).setdefault(label, []).append(norm)
+    assert len(by_control) == 2 * (1 if part == "base" else len(EMOTIONS))
+    for norms in by_control.values():
+        assert set(norms) == {"none", "random", "shuffled"}
+        for control in ("random", "shuffled"):
+            for norm in norms[control]:
+                torch.testing.assert_close(norm, norms["none"][0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_grid_runs_every_combination(tiny_llama, vectors, queries):
+    grid = {
+        "site": ["resid", "head"],
+        "part": ["whole", "specific", "base"],
+        "layers": ["all", [1]],
+        "dose": ["relative"],
+    }
+    found = sweep(
+        tiny_llama,
+        vectors,
+        queries.head(2),
+        alphas=(0, 0.7),
+        emotions=["joy"],
+        controls=("random",),
+        grid=grid,
+        **SMALL,
+    )
+    cells = found.groupby(["site", "layers", "part", "dose"]).size()
+    assert len(cells) == 12 and set(cells) == {2 * (1 + 2)}
+    for row in found.sample(12, random_state=0).itertuples():
+        if row.alpha:
+            layers = "all" if row.layers == "all" else [int(x) for x in row.layers.split(",")]
+            label = "base" if row.part == "base" else row.emotion
+            used = source_of(row, tiny_llama, vectors)
+            steering = Steering(used, {label: row.alpha}, site=row.site, layers=layers, dose=row.dose)
+            assert generate(tiny_llama, row.query, steering=steering, max_new_tokens=6) == [row.text], row
+
+
+def test_the_base_is_one_vector_for_all_emotions(tiny_llama, vectors, queries, monkeypatch):
+    counting = Counting()
+    monkeypatch.setattr(experiments, "generate", counting)
+    options = {"alphas": (0, 2), "grid": {"part": "base"}, "controls": ("random",)}
+    found = sweep(tiny_llama, vectors, queries, **options, **SMALL)
+    assert set(found["part"]) == {"base"} and set(found["emotion"]) == set(EMOTIONS)
+    assert found.groupby(["query_id", "control", "alpha"])["text"].nunique().eq(1).all()
+    assert counting.asked == 3 * len(queries), "unsteered, base and random: once for every query"
+
+
+def test_holding_a_component_at_zero_is_no_unsteered_text(tiny_llama, vectors, queries):
+    options = {"alphas": (0,), "emotions": ["joy"], "grid": {"op": ["clamp"], "site": ["resid"]}}
+    found = sweep(tiny_llama, vectors, queries, controls=("random",), **options, **SMALL)
+    assert set(found["control"]) == {"none", "random"}
+    steering = Steering(vectors, {"joy": 0.0}, op="clamp")
+    expected = generate(tiny_llama, list(queries["query"]), steering=steering, max_new_tokens=6)
+    assert list(found.loc[found["control"] == "none", "text"]) == expected
+
+
+def test_a_broken_sweep_goes_on_where_it_was(table, tiny_llama, vectors, queries, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "_CHUNK", 16)
+    call = lambda: sweep(tiny_llama, vectors, queries, alphas=(-2, 0, 3, 9), seed=4, out=tmp_path, **SMALL)  # noqa: E731
+    jobs = len(queries) * (1 + 3 * 3 * len(EMOTIONS))
+    broken = Counting(fail_after=4)
+    monkeypatch.setattr(experiments, "generate", broken)
+    with pytest.raises(RuntimeError, match="power cut"):
+        call()
+    assert broken.asked == 64 and len(pd.read_parquet(tmp_path / "sweep.parquet")) == 64
+    monkeypatch.setattr(experiments, "generate", rest := Counting())
+    pd.testing.assert_frame_equal(call(), table)
+    assert rest.asked == jobs - 64, "an unsteered text is made once, not once for every emotion"
+    monkeypatch.setattr(experiments, "generate", nothing := Counting())
+    pd.testing.assert_frame_equal(call(), table)
+    assert nothing.asked == 0
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "sweep.parquet"), table)
+    assert [p.name for p in tmp_path.iterdir()] == ["sweep.parquet"]
+
+
+def test_a_folder_of_another_sweep_is_refused(tiny_llama, vectors, queries, tmp_path):
+    options = {"alphas": (0, 1), "controls": ("random",), "seed": 0, "out": tmp_path, "emotions": ["joy"], **SMALL}
+    sweep(tiny_llama, vectors, queries, **options)
+    changes = [
+        {"alphas": (0, 2)}, {"seed": 1}, {"max_new_tokens": 7}, {"emotions": ["anger"]}, {"controls": ()},
+        {"grid": {"site": ["attn"]}},
+    ]  # fmt: skip
+    for change in changes:
+        with pytest.raises(EmolabError, match="made with other settings.*choose another out folder"):
+            sweep(tiny_llama, vectors, queries, **{**options, **change})
+    for others in (2 * vectors, vectors.specific(), tiny.random_vectors(tiny_llama)):
+        with pytest.raises(EmolabError, match="made with other settings"):
+            sweep(tiny_llama, others, queries, **options)
+    with pytest.raises(EmolabError, match="made with other settings"):
+        sweep(tiny_llama, vectors, queries.head(2), **options)
+    (tmp_path / "sweep.parquet").write_bytes(b"PAR1")
+    with pytest.raises(EmolabError, match="damaged"):
+        sweep(tiny_llama, vectors, queries, **options)
+
+
+def test_vectors_of_unknown_source_are_told_apart_by_their_numbers(tiny_llama, queries, tmp_path):
+    options = {"alphas": (1,), "controls": (), "out": tmp_path, **SMALL}
+    sweep(tiny_llama, tiny.random_vectors(tiny_llama, seed=0), queries, **options)
+    with pytest.raises(EmolabError, match="vectors: there"):
+        sweep(tiny_llama, tiny.random_vectors(tiny_llama, seed=1), queries, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"controls": ("placebo",)}, "unknown control 'placebo'; controls are random, shuffled"),
+        ({"grid": {"sites": ["attn"]}}, "unknown field 'sites' in grid; expected site, layers, part, op, dose"),
+        ({"grid": {"site": []}}, "grid names no value for 'site'"),
+        ({"grid": {"site": ["residual"]}}, "unknown site 'residual'"),
+        ({"grid": {"part": ["half"]}}, "unknown part 'half'; expected whole, specific, base"),
+        ({"grid": {"layers": [0, 1]}}, "a list of layer numbers"),
+        ({"grid": {"op": ["double"]}}, "unknown op 'double'"),
+        ({"alphas": ()}, "at least one query"),
+        ({"alphas": (float("nan"),)}, "expected a finite number"),
+        ({"emotions": ()}, "one emotion"),
+        ({"emotions": ["calm"]}, "unknown emotion 'calm'; expected one of anger, joy, sadness"),
+    ],
+)
+def test_what_cannot_be_swept_is_one_clear_error(tiny_llama, vectors, queries, options, message):
+    with pytest.raises(EmolabError) as error:
+        sweep(tiny_llama, vectors, queries, **{"alphas": (1,), "controls": (), **options}, **SMALL)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_queries_must_be_some(tiny_llama, vectors, queries):
+    with pytest.raises(EmolabError, match="at least one query"):
+        sweep(tiny_llama, vectors, queries.head(0), alphas=(1,), **SMALL)
+    with pytest.raises(EmolabError, match="queries lack query_id"):
+        sweep(tiny_llama, vectors, queries[["query"]], alphas=(1,), **SMALL)
+    with pytest.raises(EmolabError, match="need the response means"):
+        sweep(tiny_llama, tiny.random_vectors(tiny_llama), queries, alphas=(1,), **SMALL)
+    own = sweep(
+        tiny_llama, vectors, ["tell me about the dog ."], alphas=(0, 1, 1.0), controls=(), emotions="joy", **SMALL
+    )
+    assert (
+        list(own["query_id"]) == ["u-0001"] * 2 and list(own["alpha"]) == [0.0, 1.0] and set(own["emotion"]) == {"joy"}
+    )
+
+
+def test_vectors_of_another_model_are_refused(tiny_gpt2, vectors, queries):
+    with pytest.raises(EmolabError, match="another model"):
+        sweep(tiny_gpt2, vectors, queries, alphas=(1,), controls=(), **SMALL)
+
+
+def test_global_random_state_is_left_alone(tiny_llama, vectors, queries):
+    def states():
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+    before = states()
+    sweep(tiny_llama, vectors, queries.head(1), alphas=(0, 1), **SMALL)
+    assert states() == before

@@ -1,0 +1,364 @@
+"""The study: what is chosen on which queries, what it writes, and that it goes on where it was."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import emolab
+from emolab import experiments, judges, pipeline, responses
+from emolab.emotions import EMOTIONS, NEUTRAL
+from emolab.errors import EmolabError
+from emolab.models import MINI
+from emolab.pipeline import choose, study
+from emolab.plot.run import read_summary, run_figures
+from tests import oracle
+
+needs_mini = pytest.mark.skipif(not (MINI / "model.safetensors").exists(), reason="the bundled model is not trained")
+DOSES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
+
+
+def tried(shares, adherence=None, perplexity=None, emotion="joy", n=20, part="whole") -> pd.DataFrame:
+    """Scored texts: the share of hits, the adherence and the perplexity at every dose; unsteered ones before them."""
+    rows = []
+    adherence = adherence or [0.5] * len(shares)
+    perplexity = perplexity or [8.0] * len(shares)
+    cells = zip((0.0, *DOSES), (0.0, *shares), (0.5, *adherence), (8.0, *perplexity), strict=True)
+    for alpha, share, fits, confusion in cells:
+        for q in range(n):
+            top = emotion if q < round(share * n) else NEUTRAL
+            rows.append((emotion, alpha, top, fits, confusion))
+    table = pd.DataFrame(rows, columns=["emotion", "alpha", "top", "adherence", "perplexity_instructed"])
+    return table.assign(site="attn", layers="all", part=part)
+
+
+def instructed(value=8.0, emotions=EMOTIONS) -> pd.DataFrame:
+    return pd.DataFrame({"condition": list(emotions) * 3, "perplexity_instructed": [value] * 3 * len(emotions)})
+
+
+def test_the_middle_of_the_plateau_is_taken():
+    found = choose(tried([0.0, 0.5, 1.0, 1.0, 1.0, 0.6]), instructed())
+    assert list(found.columns) == [
+        "site",
+        "layers",
+        "part",
+        "emotion",
+        "alpha",
+        "score",
+        "target",
+        "adherence",
+        "fluency",
+    ]
+    assert found["alpha"].item() == 1.5 and found["score"].item() == pytest.approx(1.0)
+    assert choose(tried([0.0, 0.4, 0.9, 0.5, 0.2, 0.0]), instructed())["alpha"].item() == 1.0, (
+        "a peak is its own middle"
+    )
+
+
+def test_broken_text_is_not_chosen_however_emotional():
+    found = choose(tried([0.2, 0.5, 0.8, 1.0, 1.0, 1.0], perplexity=[8, 8, 9, 80, 800, 8e4]), instructed())
+    assert found["alpha"].item() == 1.0
+    assert found[["target", "adherence", "fluency"]].iloc[0].tolist() == pytest.approx([0.8, 1.0, 8 / 9])
+    assert found["score"].item() == pytest.approx(3 / (1 / 0.8 + 1 + 9 / 8))
+
+
+def test_text_beside_the_question_is_not_chosen_however_emotional():
+    found = choose(tried([0.2, 0.6, 0.9, 1.0, 1.0, 1.0], adherence=[0.5, 0.5, 0.45, 0.1, 0.02, -0.1]), instructed())
+    assert found["alpha"].item() == 1.0
+    better = tried([0.2, 0.6, 0.9, 0.9, 0.9, 0.2], adherence=[0.9] * 6)  # more than unsteered text counts as much as it
+    assert choose(better, instructed())["adherence"].item() == 1.0
+
+
+def test_fluency_counts_against_answers_of_the_same_emotion():
+    reference = pd.concat([instructed(4.0, ["joy"]), instructed(100.0, ["fear"])])
+    both = pd.concat([tried([1.0] * 6, perplexity=[8.0] * 6, emotion=e) for e in ("joy", "fear")])
+    assert choose(both, reference).set_index("emotion")["fluency"].to_dict() == {"joy": 0.5, "fear": 1.0}
+
+
+def test_each_setting_and_emotion_has_its_own_dose():
+    cells = [
+        tried([0, 1.0, 0, 0, 0, 0]),
+        tried([0, 0, 0, 1.0, 0, 0], emotion="fear"),
+        tried([0, 0, 0, 0, 1.0, 0], part="specific"),
+    ]
+    found = choose(pd.concat(cells), instructed()).set_index(["part", "emotion"])["alpha"].to_dict()
+    assert found == {("whole", "joy"): 0.5, ("whole", "fear"): 1.5, ("specific", "joy"): 2.0}
+
+
+def test_texts_that_are_empty_are_not_fluent():
+    nothing = float("nan")
+    found = choose(tried([0.5, 0.5, 0.5, 1.0, 1.0, 1.0], perplexity=[8, 8, 8, *[nothing] * 3]), instructed())
+    assert found["alpha"].item() == 0.5 and found["score"].item() > 0, "0.25, 0.5 and 1 are equal, the rest is empty"
+    lost = choose(tried([0.0] * 6, perplexity=[nothing] * 6), instructed(nothing))
+    assert lost["score"].item() == 0 and lost.notna().all(axis=None)
+    flat = choose(tried([1.0] * 6, adherence=[nothing] * 6), instructed())
+    assert flat["score"].item() == 0 and flat["adherence"].item() == 0
+
+
+def test_no_situation_serves_two_purposes():
+    queries = oracle.queries(n_train=20, n_heldout=10)
+    extract, select, report = pipeline._split(queries, (8, 4, 6))
+    assert [len(t) for t in (extract, select, report)] == [8, 4, 6]
+    assert set(extract["split"]) | set(select["split"]) == {"train"} and set(report["split"]) == {"heldout"}
+    assert not set(extract["situation"]) & set(select["situation"])
+    assert not extract["query_id"].isin(select["query_id"]).any()
+    assert extract["situation"].nunique() == 8 and report["situation"].nunique() == 5, "spread before it repeats"
+    for set_name in ("mini", "general"):
+        extract, select, report = pipeline._split(emolab.load_queries(set_name), (40, 20, 26))
+        assert len(extract) == 40 and len(report) == 26 and not set(extract["situation"]) & set(select["situation"])
+        assert not set(report["situation"]) & (set(extract["situation"]) | set(select["situation"]))
+
+
+def test_queries_without_situation_are_each_their_own():
+    queries = oracle.queries(n_train=6, n_heldout=2).assign(situation="")
+    extract, select, report = pipeline._split(queries, (4, 5, 5))
+    assert [len(t) for t in (extract, select, report)] == [4, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("train", "heldout", "sizes"), [(8, 0, (4, 2, 2)), (0, 8, (4, 2, 2)), (4, 4, (4, 2, 2)), (4, 4, (9, 2, 2))]
+)
+def test_too_few_queries_are_one_clear_error(train, heldout, sizes):
+    with pytest.raises(EmolabError, match=r"too few for .*use a larger set or smaller n_queries"):
+        pipeline._split(oracle.queries(train, heldout), sizes)
+
+
+# The whole of it, on a model of random weights and with a sentence encoder of no weight.
+
+SIZES = (4, 2, 3)
+ALPHAS = (0.0, 2.0, 6.0)
+
+
+class Counted:
+    """Every way to generate that the study has, counted; failing after `fail_after` calls."""
+
+    def __init__(self, patch, fail_after=None):
+        self.texts, self.calls = 0, 0
+        generate = emolab.generate
+
+        def counted(model, prompts, **options):
+            if self.calls == fail_after:
+                raise RuntimeError("power cut")
+            self.calls, self.texts = self.calls + 1, self.texts + len(prompts)
+            return generate(model, prompts, **options)
+
+        patch.setattr(experiments, "generate", counted)
+        patch.setattr(pipeline, "generate", counted)
+        patch.setattr("emolab.generation.generate", counted)  # which collect_responses looks up when called
+
+
+def run(model, out, **options):
+    queries = oracle.queries(n_train=12, n_heldout=4)
+    return study(model, out=out, queries=queries, n_queries=SIZES, alphas=ALPHAS, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def light():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judges, "embed", oracle.embed)
+        patch.setattr(pipeline, "SELECTION_ALPHAS", (2.0, 6.0))
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def talker():
+    return emolab.load_model(oracle.talker())
+
+
+@pytest.fixture(scope="module")
+def studied(talker, light, tmp_path_factory):
+    out = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        counted = Counted(patch)
+        summary = run(talker, out)
+    assert counted.texts
+    return summary, out
+
+
+def test_summary_holds_what_it_promises(studied, talker):
+    summary, out = studied
+    assert json.loads((out / "summary.json").read_text()) == summary == read_summary(out)
+    json.dumps(summary, allow_nan=False)
+    assert summary["model"] == talker.name and summary["fingerprint"] == talker.fingerprint
+    assert tuple(summary["instruction_following"]) == EMOTIONS == tuple(summary["steering"])
+    assert all(0 <= share <= 1 for share in summary["instruction_following"].values())
+    for cell in summary["steering"].values():
+        assert {"best_alpha", "target_share", "random_share", "adherence_ratio", "perplexity_ratio"} <= set(cell)
+        assert cell["best_alpha"] in (2.0, 6.0) and cell["n"] == 3
+        low, high = cell["target_interval"]
+        assert 0 <= low <= cell["target_share"] <= high <= 1
+        assert all(0 <= cell[f"{control}_share"] <= 1 for control in ("unsteered", "random", "shuffled"))
+    assert set(summary["setting"]) == {"site", "layers", "part"}
+    assert set(summary["intensity"]["joy"]) == {"a little", "plain", "great"}
+    stages = {"load", "responses", "vectors", "selection", "report", "scores", "figures"}
+    assert set(summary["timings"]) == stages and all(s >= 0 for s in summary["timings"].values())
+    assert summary["n_queries"] == {"extract": 4, "select": 2, "report": 3} and "lexicon" not in summary
+
+
+def test_files_of_a_run(studied, talker):
+    _, out = studied
+    files = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    for name in (
+        "manifest.json", "responses.parquet", "vectors.safetensors", "response_means.safetensors", "sweep.parquet",
+        "scores.parquet", "summary.json", "selection/choice.json", "figures/dose_response.png",
+        "figures/dose_response.svg", "figures/instruction_following.png", "figures/norms.png",
+        "figures/cosine_by_layer.png", "figures/manifest.json", "figures/data/dose_response.csv",
+    ):  # fmt: skip
+        assert name in files, name
+    assert not [name for name in files if name.endswith(".tmp")]
+    for name in ("manifest.json", "selection/choice.json", "figures/manifest.json"):
+        json.loads((out / name).read_text(), parse_constant=pytest.fail)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["fingerprint"] == talker.fingerprint and manifest["seed"] == 0
+    assert {"tl_version", "emolab_version", "dtype", "source", "compat"} <= set(manifest)
+    assert {"token_rule", "template_hash", "corpus_hash"} <= set(manifest["vectors"])
+
+
+def test_each_query_serves_one_purpose(studied):
+    summary, out = studied
+    queries = oracle.queries(n_train=12, n_heldout=4)
+    extract, select, report = pipeline._split(queries, SIZES)
+    reported = pd.read_parquet(out / "scores.parquet")
+    assert set(reported["query_id"]) == set(report["query_id"])
+    assert set(pd.read_parquet(out / "instructed_scores.parquet")["query_id"]) == set(report["query_id"])
+    for step in ("settings", "doses"):
+        assert set(pd.read_parquet(out / f"selection/{step}/sweep.parquet")["query_id"]) == set(select["query_id"])
+    means = emolab.ResponseMeans.load(out / "response_means.safetensors")
+    assert set(means.index["query_id"]) <= set(extract["query_id"])
+    assert emolab.EmotionVectors.load(out / "vectors.safetensors").sites == ("resid", "attn", "mlp", "head")
+    assert set(reported["control"]) == {"none", "random", "shuffled"}
+    setting = summary["setting"]
+    layers = setting["layers"] if setting["layers"] == "all" else ",".join(map(str, setting["layers"]))
+    assert set(zip(reported["site"], reported["layers"], reported["part"], strict=True)) == {
+        (setting["site"], layers, setting["part"])
+    }
+
+
+def test_figures_of_the_summary_are_those_of_the_scores(studied):
+    """Target, random and ratios, computed again from the tables on disk."""
+    summary, out = studied
+    scored, answers = (pd.read_parquet(out / f"{name}.parquet") for name in ("scores", "instructed_scores"))
+    for emotion, cell in summary["steering"].items():
+        rows = scored[(scored["emotion"] == emotion) & (scored["alpha"] == cell["best_alpha"])]
+        for control, key in (("none", "target_share"), ("random", "random_share"), ("shuffled", "shuffled_share")):
+            hits = rows.loc[rows["control"] == control, "top"] == emotion
+            assert cell[key] == pytest.approx(hits.mean(), abs=1e-4)
+        own = rows[rows["control"] == "none"]
+        plain = scored[(scored["emotion"] == emotion) & (scored["alpha"] == 0)]
+        told = answers.loc[answers["condition"] == emotion]
+        expected = {
+            "adherence_ratio": own["adherence"].mean() / plain["adherence"].mean(),
+            "perplexity_ratio": own["perplexity_instructed"].median() / told["perplexity_instructed"].median(),
+        }
+        for key, value in expected.items():
+            assert cell[key] == (pytest.approx(value, abs=1e-3) if np.isfinite(value) else None), key
+        assert summary["instruction_following"][emotion] == pytest.approx((told["top"] == emotion).mean(), abs=1e-4)
+
+
+def test_the_same_call_again_generates_nothing(studied, talker, light, monkeypatch):
+    summary, out = studied
+    before = {p: p.read_bytes() for p in (out / "vectors.safetensors", out / "sweep.parquet")}
+    monkeypatch.setattr(pipeline, "run_figures", lambda out: [])
+    with pytest.MonkeyPatch.context() as patch:
+        counted = Counted(patch)
+        again = run(talker, out)
+    assert counted.texts == 0
+    assert {k: v for k, v in again.items() if k != "timings"} == {k: v for k, v in summary.items() if k != "timings"}
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_broken_study_goes_on_where_it_was(studied, talker, light, tmp_path, monkeypatch):
+    summary, _ = studied
+    monkeypatch.setattr(pipeline, "run_figures", lambda out: [])
+    for finished in ("responses.parquet", "selection/settings", "selection/doses", "sweep.parquet"):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+            Counted(patch, fail_after=1)  # one step further each time
+            run(talker, tmp_path)
+        assert (tmp_path / finished).exists() and not (tmp_path / "summary.json").exists()
+    again = run(talker, tmp_path)
+    assert {k: v for k, v in again.items() if k != "timings"} == {k: v for k, v in summary.items() if k != "timings"}
+
+
+def test_another_study_in_the_same_folder_is_refused(studied, tiny_gpt2, light):
+    _, out = studied
+    before = (out / "summary.json").read_bytes()
+    with pytest.raises(EmolabError, match="made with other settings"):
+        run(tiny_gpt2, out)
+    assert (out / "summary.json").read_bytes() == before
+
+
+def test_a_model_that_writes_nothing_gives_null_not_nan(talker, light, tmp_path, monkeypatch):
+    """It answers instructions, and steered or plain it falls silent."""
+    monkeypatch.setattr(experiments, "generate", lambda model, prompts, **_: [""] * len(prompts))
+    summary = run(talker, tmp_path)
+    assert {cell["perplexity_ratio"] for cell in summary["steering"].values()} == {None}
+    assert json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail) == summary
+
+
+def test_figures_are_drawn_again_from_the_files_alone(studied, tmp_path):
+    _, out = studied
+    data = out / "figures/data/dose_response.csv"
+    before = data.read_bytes()
+    data.unlink()
+    paths = run_figures(out)
+    assert [p.stem for p in paths] == ["norms", "cosine_by_layer", "instruction_following", "dose_response"]
+    assert all(p.stat().st_size > 1000 for p in paths) and data.read_bytes() == before
+    with pytest.raises(EmolabError, match="summary.json is missing or damaged; run `emolab study --out"):
+        run_figures(tmp_path)
+
+
+def test_the_perplexity_of_the_figure_is_that_of_the_summary(studied):
+    """Given the instruction on both sides: at the frozen dose the curve shows the ratio that the summary names."""
+    summary, out = studied
+    data = pd.read_csv(out / "figures/data/dose_response.csv")
+    compared = 0
+    for emotion, cell in summary["steering"].items():
+        at = (data["emotion"] == emotion) & (data["alpha"] == cell["best_alpha"]) & (data["control"] == "none")
+        value = data.loc[at & (data["measure"] == "perplexity"), "value"]
+        if len(value) and cell["perplexity_ratio"] is not None:
+            assert value.item() == pytest.approx(cell["perplexity_ratio"], rel=1e-3)
+            compared += 1
+    assert compared
+
+
+# The bundled model.
+
+
+@needs_mini
+def test_the_bundled_model_follows_and_can_be_steered():
+    """The lexicon of its grammar reads it: no sentence encoder, a few seconds."""
+    model, lexicon = emolab.load_model("mini"), judges.mini_lexicon()
+    heldout = emolab.load_queries("mini", split="heldout").groupby("situation").head(1).head(6)
+    train = emolab.load_queries("mini", split="train").groupby("situation").head(1).head(10)
+
+    def share(texts, emotions):
+        top = lexicon(texts).argmax(1)
+        return float(np.mean([lexicon.labels[i] == e for i, e in zip(top, emotions, strict=True)]))
+
+    told = responses.collect_responses(model, heldout, progress=False)
+    for emotion, answers in told.groupby("condition"):
+        assert share(answers["text"], answers["condition"]) >= 0.8, emotion
+
+    vectors = emolab.extract_vectors(
+        model, responses.collect_responses(model, train, progress=False), sites=("resid", "attn"), progress=False
+    )
+    options = {"alphas": (1.0,), "controls": ("random",), "grid": {"site": ["resid", "attn"]}, "progress": False}
+    table = emolab.sweep(model, vectors, heldout, **options)
+    found = {key: share(rows["text"], rows["emotion"]) for key, rows in table.groupby(["site", "control"])}
+    gain = {site: found[site, "none"] - found[site, "random"] for site in ("resid", "attn")}
+    assert max(gain.values()) > 0.4 and max(found[site, "random"] for site in gain) <= 0.2, found
+
+
+@needs_mini
+@pytest.mark.slow
+def test_study_of_the_bundled_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "SELECTION_ALPHAS", (0.5, 0.8, 1.25, 1.5, 2.0, 2.5))
+    sizes, alphas = (24, 10, 12), (0.0, 0.5, 1.0, 2.0)
+    summary = study("mini", out=tmp_path, n_queries=sizes, alphas=alphas, progress=False)
+    steering = pd.DataFrame(summary["steering"]).T
+    assert np.mean(list(summary["instruction_following"].values())) >= 0.85, summary["instruction_following"]
+    assert steering["target_share"].mean() >= 0.7 and steering["random_share"].max() <= 0.15, steering.to_string()
+    assert steering["perplexity_ratio"].notna().all() and "lexicon" in summary
