@@ -35,7 +35,7 @@ _PUBLIC = {
     "sweep": "experiments",
     "versions": "storage",
 }
-_MODULES = ("plot",)
+_MODULES = ("embedding", "geometry", "plot", "purity", "reliability")
 __all__ = sorted([*_PUBLIC, *_MODULES, "__version__"])
 
 

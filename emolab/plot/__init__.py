@@ -11,20 +11,38 @@
 
 from __future__ import annotations
 
+from .curves import convergence_curve, denoise_curve, probe_curve, reliability_curve, shared_energy_curve
 from .geometry import cosine_by_layer, cosine_map, norms
+from .maps import cka_map, clustered_map, cosine_grid, layer_map
+from .points import affect_plane, response_map, trajectory_map
+from .purity import confusion_map, purity_dots
 from .save import check_figures, save_figure
 from .scores import dose_response, instruction_following
 from .style import theme
 from .tables import text_table
 
 __all__ = [
+    "affect_plane",
     "check_figures",
+    "cka_map",
+    "clustered_map",
+    "confusion_map",
+    "convergence_curve",
     "cosine_by_layer",
+    "cosine_grid",
     "cosine_map",
+    "denoise_curve",
     "dose_response",
     "instruction_following",
+    "layer_map",
     "norms",
+    "probe_curve",
+    "purity_dots",
+    "reliability_curve",
+    "response_map",
     "save_figure",
+    "shared_energy_curve",
     "text_table",
     "theme",
+    "trajectory_map",
 ]

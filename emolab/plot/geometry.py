@@ -24,7 +24,9 @@ def norms(vectors, *, site: str = "resid", model=None, seed: int | None = None):
     vectors: EmotionVectors. site: "resid", "attn" or "mlp". Norms in units of the residual stream, on a log axis.
     The right panel is what a relative dose of 1 would be worth. Raises EmolabError for site "head".
     """
-    ev, labels = _array(vectors, site, "whole"), list(vectors.emotions)
+    from ..geometry import part_array
+
+    ev, labels = part_array(vectors, site), list(vectors.emotions)
     length = np.linalg.norm(ev, axis=-1)  # [emotion, layer]
     reference = vectors.resid_norm.double().numpy()  # [layer]
     layers = np.arange(ev.shape[1])
@@ -64,6 +66,8 @@ def cosine_by_layer(vectors, *, site: str = "resid", part: str | None = None, mo
     part: None for both panels, or "whole" or "specific" for one. The specific parts of k emotions sum to zero, so that
     their mean cosine lies near -1/(k-1) whatever the model does: the dotted line. A pair's line has both colours.
     """
+    from ..geometry import cosines
+
     parts = ("whole", "specific") if part is None else (part,)
     labels = order(vectors.emotions)
     if len(labels) < 2:
@@ -74,7 +78,7 @@ def cosine_by_layer(vectors, *, site: str = "resid", part: str | None = None, mo
     with theme():
         fig, axes = new_figure(1, len(parts), width=1.0 if len(parts) > 1 else 0.7, height=3.6, grid={"sharey": True})
         for ax, name in zip(axes[0], parts, strict=True):
-            cosine = _cosines(vectors, site, name)  # [layer, emotion, emotion]
+            cosine = cosines(vectors, site=site, part=name)  # [layer, emotion, emotion]
             layers = np.arange(len(cosine))
             ax.axhline(0, color=INK, linewidth=0.6)
             index = {label: list(vectors.emotions).index(label) for label in labels}
@@ -103,12 +107,12 @@ def cosine_map(vectors, layer: int, *, site: str = "resid", part: str = "whole",
 
     Values are printed for up to eight emotions. Raises EmolabError for a layer that does not exist.
     """
-    if not -vectors.n_layers <= layer < vectors.n_layers:
-        raise EmolabError(f"no layer {layer}; these vectors have layers 0 to {vectors.n_layers - 1}")
-    layer %= vectors.n_layers
+    from ..geometry import cosine_matrix
+    from ..resampling import some_layers
+
+    (layer,) = some_layers(vectors.n_layers, layer)
     labels = order(vectors.emotions)
-    index = [list(vectors.emotions).index(label) for label in labels]
-    cosine = _cosines(vectors, site, part)[layer][np.ix_(index, index)]
+    cosine = cosine_matrix(vectors, site=site, layer=layer, part=part).loc[labels, labels].to_numpy()
     k = len(labels)
     with theme():
         fig, axes = new_figure(1, 1, width=0.55, height=4.4)
@@ -128,26 +132,9 @@ def cosine_map(vectors, layer: int, *, site: str = "resid", part: str = "whole",
         return _finish(fig, data, vectors, "cosine_map", {"site": site, "part": part, "layer": layer}, model, seed)
 
 
-def _array(vectors, site: str, part: str) -> np.ndarray:
-    """[emotion, layer, d_model] in float64."""
-    if site == "head":
-        raise EmolabError('one vector a layer is shown here: take site "resid", "attn" or "mlp" (heads sum to "attn")')
-    if part not in ("whole", "specific"):
-        raise EmolabError(f'part must be "whole" or "specific", not {part!r}')
-    return (vectors.specific() if part == "specific" else vectors).get(site).double().numpy()
-
-
 def _title(vectors, part: str) -> str:
     """What is shown; `vectors` may themselves be a part already."""
     return _PARTS[vectors.meta.get("part", "whole") if part == "whole" else part]
-
-
-def _cosines(vectors, site: str, part: str) -> np.ndarray:
-    """[layer, emotion, emotion]; NaN where a vector is zero."""
-    ev = _array(vectors, site, part)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        unit = ev / np.linalg.norm(ev, axis=-1, keepdims=True)
-    return np.clip(np.einsum("ild,jld->lij", unit, unit), -1.0, 1.0)
 
 
 def _finish(fig, data, vectors, function, params, model, seed):

@@ -1,0 +1,233 @@
+"""Heat maps of cosines and of CKA: emotions by emotions, layers by layers, everything by everything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.patches import Patch
+
+from ..emotions import order, styles
+from ..errors import EmolabError
+from .geometry import _finish, _title
+from .style import INK, finish, new_figure, text_on, theme
+
+_COSINE = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1}
+_TICKS = [-1, -0.5, 0, 0.5, 1]
+
+
+def cosine_grid(
+    vectors,
+    *,
+    site: str = "resid",
+    part: str = "whole",
+    layers: Sequence[int] | None = None,
+    model=None,
+    seed: int | None = None,
+):
+    """Cosine between all emotions, one heat map a layer, fixed limits -1 and 1.
+
+    >>> fig = cosine_grid(vectors, part="specific", layers=[0, 2, 5])      # doctest: +SKIP
+
+    layers: default at most six, evenly spread. Values are printed for up to six emotions.
+    """
+    from ..geometry import cosines
+    from ..resampling import some_layers
+
+    layers = some_layers(vectors.n_layers, layers)
+    labels = order(vectors.emotions)
+    index = [list(vectors.emotions).index(label) for label in labels]
+    found = cosines(vectors, site=site, part=part)[np.ix_(layers, index, index)]
+    k = len(labels)
+    with theme():
+        fig, axes = _panels(len(layers), aspect=1.0)
+        for ax, layer, matrix in zip(axes, layers, found, strict=False):
+            image = _heat(ax, matrix, labels, labels, f"layer {layer}", show=k <= 6, **_COSINE)
+        fig.colorbar(image, ax=list(axes), shrink=0.6, label="cosine", ticks=_TICKS)
+        fig.suptitle(f"Cosine of the {_title(vectors, part)} ({site})", fontweight="bold")
+        shape = (len(layers), k, k)
+        grid = [np.broadcast_to(x, shape).ravel() for x in np.meshgrid(layers, labels, labels, indexing="ij")]
+        data = pd.DataFrame({"layer": grid[0], "emotion": grid[1], "other": grid[2], "cosine": found.ravel()})
+        return _finish(fig, data, vectors, "cosine_grid", {"site": site, "part": part, "layers": layers}, model, seed)
+
+
+def layer_map(vectors, *, site: str = "resid", part: str = "whole", model=None, seed: int | None = None):
+    """Cosine of each emotion's vector between layers, one heat map an emotion, fixed limits -1 and 1.
+
+    >>> fig = layer_map(vectors, site="attn")                              # doctest: +SKIP
+    """
+    from ..geometry import layer_cosines
+
+    labels, n = order(vectors.emotions), vectors.n_layers
+    found = layer_cosines(vectors, site=site, part=part)
+    with theme():
+        fig, axes = _panels(len(labels), aspect=1.0)
+        for ax, label in zip(axes, labels, strict=False):
+            matrix = found[list(vectors.emotions).index(label)]
+            image = _heat(ax, matrix, range(n), range(n), label, show=n <= 6, **_COSINE)
+            ax.set_ylabel("layer" if ax.get_subplotspec().is_first_col() else "")
+        for ax in axes[-min(len(axes), 3) :]:  # the lowest of each column
+            ax.set_xlabel("layer")
+        fig.colorbar(image, ax=list(axes), shrink=0.6, label="cosine", ticks=_TICKS)
+        fig.suptitle(f"Between layers: cosine of the {_title(vectors, part)} ({site})", fontweight="bold")
+        rows = [
+            (label, i, j, found[list(vectors.emotions).index(label), i, j])
+            for label in labels
+            for i in range(n)
+            for j in range(n)
+        ]
+        data = pd.DataFrame(rows, columns=["emotion", "layer", "other", "cosine"])
+        return _finish(fig, data, vectors, "layer_map", {"site": site, "part": part}, model, seed)
+
+
+def cka_map(table: pd.DataFrame, *, model=None, seed: int | None = None):
+    """How alike the layers see the responses: linear CKA, from `geometry.cka`.
+
+    >>> fig = cka_map(geometry.cka(means))                                 # doctest: +SKIP
+    """
+    n = len(table)
+    matrix = table.to_numpy(dtype=float)
+    with theme():
+        fig, axes = new_figure(1, 1, width=0.55, height=4.4)
+        ax = axes[0, 0]
+        image = _heat(ax, matrix, range(n), range(n), "", show=n <= 8, cmap="cividis", vmin=0, vmax=1)
+        site = about(table)["params"].get("site", "")
+        ax.set_title(f"CKA between layers ({site})" if site else "CKA between layers", loc="center", pad=10)
+        ax.set(xlabel="layer", ylabel="layer")
+        fig.colorbar(image, ax=ax, shrink=0.85, label="linear CKA (unbiased)", ticks=[0, 0.5, 1])
+        data = pd.DataFrame(
+            {"layer": np.repeat(range(n), n), "other": np.tile(range(n), n), "cka": matrix.ravel()},
+        )
+        return finish_about(fig, data, table, "cka_map", model=model, seed=seed)
+
+
+def clustered_map(
+    vectors,
+    *,
+    site: str = "resid",
+    part: str = "specific",
+    layers: Sequence[int] | None = None,
+    model=None,
+    seed: int | None = None,
+):
+    """Cosine between the vectors of all emotions at several layers, put in order by clustering.
+
+    >>> fig = clustered_map(vectors, layers=[3])                           # doctest: +SKIP
+    >>> fig.emolab_data["row"].unique()                                    # doctest: +SKIP
+
+    Average linkage of 1 - cosine with optimal leaf order; the dendrogram is on the left, the strip beside it shows the
+    emotion. layers: default at most six; one layer clusters the emotions alone. Raises EmolabError for fewer than three
+    vectors, and for vectors of norm zero.
+    """
+    from scipy.cluster.hierarchy import dendrogram, linkage, optimal_leaf_ordering
+    from scipy.spatial.distance import squareform
+
+    from ..geometry import part_array
+    from ..resampling import some_layers
+
+    layers = some_layers(vectors.n_layers, layers)
+    x = part_array(vectors, site, part)[:, layers]
+    names = [(e, layer) for e in vectors.emotions for layer in layers]
+    x = x.reshape(len(names), -1)
+    length = np.linalg.norm(x, axis=1)
+    if len(names) < 3 or not length.all():
+        what = "a vector is zero" if len(names) >= 3 else f"there are only {len(names)} vectors"
+        raise EmolabError(f"no order to find: {what}; take more layers or emotions")
+    unit = x / length[:, None]
+    cosine = np.clip(unit @ unit.T, -1, 1)
+    distance = squareform(np.clip(1 - cosine, 0, None), checks=False)
+    tree = optimal_leaf_ordering(linkage(distance, "average"), distance)
+    place = dendrogram(tree, no_plot=True)["leaves"]
+    text = [e if len(layers) == 1 else f"{e} {layer}" for e, layer in (names[i] for i in place)]
+    ordered = cosine[np.ix_(place, place)]
+    n = len(place)
+    with theme():
+        grid = {"gridspec_kw": {"width_ratios": [0.16, 0.025, 1], "wspace": 0.01}}
+        fig, axes = new_figure(1, 3, width=0.85, height=6.4 if n > 12 else 4.6, grid=grid)
+        left, strip, ax = axes[0]
+        with_tree = dendrogram(tree, orientation="left", ax=left, color_threshold=0, above_threshold_color=INK)
+        assert with_tree["leaves"] == place
+        left.invert_yaxis()
+        left.axis("off")
+        colors = {label: color for label, (color, _) in styles(vectors.emotions).items()}
+        for row, i in enumerate(place):
+            strip.axhspan(row - 0.5, row + 0.5, color=colors[names[i][0]], linewidth=0)
+        strip.set(ylim=(n - 0.5, -0.5), xlim=(0, 1))
+        strip.axis("off")
+        image = ax.imshow(ordered, aspect="auto", **_COSINE)
+        ax.grid(False)
+        ax.spines[:].set_visible(False)
+        ax.yaxis.tick_right()
+        ax.set_xticks([])
+        ax.set_yticks(range(n), text if n <= 40 else [""] * n)
+        ax.tick_params(length=0, labelsize="x-small" if n > 20 else "small")
+        if n <= 8:
+            text_on(ax, ordered, dark=(-0.6, 0.6), fmt="{:.2f}")
+        if n > 40:
+            fig.legend(handles=[Patch(color=c, label=e) for e, c in colors.items()], loc="outside right lower")
+        where = f"layer {layers[0]}" if len(layers) == 1 else "emotion and layer"
+        fig.suptitle(f"Clustered cosines of the {_title(vectors, part)}: {where} ({site})", fontweight="bold")
+        fig.colorbar(image, ax=ax, shrink=0.6, label="cosine", ticks=_TICKS)
+        data = pd.DataFrame({"row": np.repeat(text, n), "column": np.tile(text, n), "cosine": ordered.ravel()})
+        params = {"site": site, "part": part, "layers": layers, "linkage": "average, 1 - cosine, optimal leaf order"}
+        return _finish(fig, data, vectors, "clustered_map", params, model, seed)
+
+
+def about(table: pd.DataFrame) -> dict:
+    """What the table's maker noted of it: model, n, seed, params."""
+    return {"model": None, "n": None, "seed": None, "params": {}} | table.attrs.get("about", {})
+
+
+def finish_about(fig, data, table, function: str, *, model=None, seed=None, params: dict | None = None):
+    """`finish` with the model, n, seed and parameters that came with a table, where none are given."""
+    note = about(table)
+    return finish(
+        fig,
+        data,
+        function=function,
+        model=note["model"] if model is None else model,
+        n=note["n"],
+        seed=note["seed"] if seed is None else seed,
+        params={**note["params"], **(params or {})},
+    )
+
+
+def tables_of(tables) -> dict[str, pd.DataFrame]:
+    """{panel title: table}, whether one table or several were given."""
+    return tables if isinstance(tables, dict) else {"": tables}
+
+
+def no_heads(table: pd.DataFrame) -> None:
+    if "head" in table and table["head"].notna().any():
+        raise EmolabError("this table has one row a head; a curve over layers needs a site such as resid or attn")
+
+
+def _panels(n: int, *, aspect: float, most: int = 3):
+    """Figure and n axes in rows of three; what is left over is hidden."""
+    columns = min(n, most)
+    rows = -(-n // columns)
+    width = {1: 0.55, 2: 0.85}.get(columns, 1.0)
+    side = 9.6 * width / columns * 0.86
+    fig, axes = new_figure(rows, columns, width=width, height=0.9 + rows * side * aspect)
+    axes = axes.ravel()
+    for ax in axes[n:]:
+        ax.set_visible(False)
+    return fig, axes[:n]
+
+
+def _heat(ax, matrix, rows, columns, title: str, *, show: bool, cmap: str, vmin: float, vmax: float):
+    image = ax.imshow(matrix, cmap=cmap, vmin=vmin, vmax=vmax)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    rows, columns = [str(r) for r in rows], [str(c) for c in columns]
+    words = max(len(c) for c in columns) > 2
+    step = 1 if words else max(1, -(-len(columns) // 9))  # at most nine numbers on an axis
+    turn = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if words else {}
+    ax.set_xticks(range(0, len(columns), step), columns[::step], **turn)
+    ax.set_yticks(range(0, len(rows), step), rows[::step])
+    if show:
+        text_on(ax, matrix, dark=(-0.6, 0.6) if vmin < 0 else (0.6, 1.0), fmt="{:.2f}")
+    if title:
+        ax.set_title(title, loc="center")
+    return image

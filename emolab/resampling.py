@@ -1,0 +1,198 @@
+"""Resampling of emotion vectors without running a model: halves, bootstraps and permuted labels as weights.
+
+An emotion vector is `weights @ means` (`emolab.vectors.contrast_weights`), so a cosine or norm of resampled vectors is
+made of `weights @ gram @ weights`, where `gram` holds the inner products of the responses at one layer (and head). A
+thousand draws cost a few matrix products, and heads need no vectors in d_model.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+
+from emolab.activations import ResponseMeans
+from emolab.emotions import NEUTRAL, order
+from emolab.errors import EmolabError
+from emolab.vectors import contrast_weights
+
+LEVEL = (0.025, 0.975)
+
+
+def contrasts(index: pd.DataFrame, *, part: str = "whole") -> tuple[tuple[str, ...], Float[np.ndarray, "emotion row"]]:
+    """Emotions, and the weight of each response in their vectors; part "specific": without the mean over emotions.
+
+    Raises EmolabError without neutral or emotional responses, or for the specific part of a single emotion.
+    """
+    emotions = tuple(e for e in order(index["condition"]) if e != NEUTRAL)
+    if not emotions or NEUTRAL not in set(index["condition"]):
+        found = ", ".join(order(index["condition"]))
+        raise EmolabError(f"these responses are {found}; neutral and an emotion are needed")
+    if part not in ("whole", "specific"):
+        raise EmolabError(f'part must be "whole" or "specific", not {part!r}')
+    if part == "specific" and len(emotions) < 2:
+        raise EmolabError(f'part "specific" tells emotions apart; there is only {emotions[0]}')
+    weights = np.stack([contrast_weights(index, emotion) for emotion in emotions])
+    return emotions, weights if part == "whole" else weights - weights.mean(0)
+
+
+def draw_weights(
+    index: pd.DataFrame, counts: np.ndarray, *, part: str = "whole"
+) -> Float[np.ndarray, "draw emotion row"]:
+    """The weights when response r counts `counts[draw, r]` times; NaN where a draw holds nothing of an emotion."""
+    return reweighted(contrasts(index)[1], counts, part=part)
+
+
+def reweighted(
+    weights: np.ndarray, counts: np.ndarray, *, part: str = "whole"
+) -> Float[np.ndarray, "draw emotion row"]:
+    """Weights of whole vectors, [emotion, row] or [draw, emotion, row], times counts [draw, row].
+
+    Either side of each contrast, emotion and neutral, is brought back to a sum of one.
+    """
+    drawn = weights * counts[:, None, :]
+    up, down = drawn.clip(min=0), drawn.clip(max=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drawn = up / up.sum(-1, keepdims=True) - down / down.sum(-1, keepdims=True)
+    return drawn if part == "whole" else drawn - drawn.mean(1, keepdims=True)
+
+
+def label_weights(index: pd.DataFrame, labels: np.ndarray) -> Float[np.ndarray, "draw emotion row"]:
+    """The weights under other labels [draw, row] that are permutations of the true ones within each query."""
+    emotions, weights = contrasts(index)
+    query = _blocks(index)
+    condition = index["condition"].to_numpy(dtype=object)
+    result = np.zeros((len(labels), *weights.shape))
+    for e, emotion in enumerate(emotions):
+        for label in (emotion, NEUTRAL):
+            # A response's weight depends on its query and label alone; permuting within queries keeps all counts.
+            by_query = np.zeros(query.max() + 1)
+            rows = condition == label
+            by_query[query[rows]] = weights[e, rows]
+            result[:, e] += np.where(labels == label, by_query[query], 0.0)
+    return result
+
+
+def permuted_labels(index: pd.DataFrame, n: int, rng: np.random.Generator, *, keep_neutral: bool = False) -> np.ndarray:
+    """Conditions [draw, row] shuffled within each query, or over all texts where there are no queries."""
+    condition = index["condition"].to_numpy(dtype=object)
+    query = _blocks(index)
+    rows = np.flatnonzero(condition != NEUTRAL) if keep_neutral else np.arange(len(condition))
+    rows = rows[np.argsort(query[rows], kind="stable")]
+    result = np.tile(condition, (n, 1))
+    for draw in range(n):  # sorting by (query, random number) shuffles within queries
+        result[draw, rows] = condition[rows[np.lexsort((rng.random(len(rows)), query[rows]))]]
+    return result
+
+
+def query_groups(index: pd.DataFrame, groups: pd.Series | None = None) -> Int[np.ndarray, " row"]:
+    """A number for each response's query, or for the group of its query: `groups` is a Series query_id -> situation.
+
+    Raises EmolabError for queries that `groups` does not name, or names more than once.
+    """
+    names = index["query_id"]
+    if groups is not None:
+        groups = pd.Series(groups)
+        lost = sorted(set(names) - set(groups.index))
+        if lost or groups.index.has_duplicates:
+            what = f"lack {lost[0]!r} and {len(lost) - 1} more" if lost else "name a query_id twice"
+            raise EmolabError(f'groups {what}; pass queries.set_index("query_id")["situation"] of all the queries')
+        names = names.map(groups)
+        if names.isna().any() or (names == "").any():
+            raise EmolabError("groups hold empty names; leave groups out, then every query is its own group")
+    return pd.factorize(names)[0]
+
+
+def bootstrap_counts(
+    groups: Int[np.ndarray, " row"], n: int, rng: np.random.Generator
+) -> Float[np.ndarray, "draw row"]:
+    """How often each response counts when groups are drawn with replacement."""
+    k = groups.max() + 1
+    return rng.multinomial(k, np.full(k, 1 / k), size=n)[:, groups].astype(float)
+
+
+def disjoint_sets(
+    groups: Int[np.ndarray, " row"], n: int, rng: np.random.Generator, *, size: int | None = None
+) -> tuple[Bool[np.ndarray, "draw row"], Bool[np.ndarray, "draw row"]]:
+    """Two random sets of responses that share no group, `size` groups each (default: half of them)."""
+    k = groups.max() + 1
+    size = k // 2 if size is None else size
+    if not 1 <= size <= k // 2:
+        raise EmolabError(f"{k} groups of queries do not hold two disjoint sets of {size}; use 1 to {k // 2}")
+    place = np.argsort(rng.random((n, k)), axis=1)  # each group's place in a random order
+    return (place < size)[:, groups], ((place >= size) & (place < 2 * size))[:, groups]
+
+
+def grams(
+    means: ResponseMeans, site: str, W_O: torch.Tensor | None = None
+) -> Iterator[tuple[int, int | None, Float[np.ndarray, "row row"]]]:
+    """Layer, head (None but for site "head") and inner products of the centred responses, float64.
+
+    Weights of a contrast sum to zero, so centring changes nothing but the rounding. Raises EmolabError for a site that
+    the means do not hold, and for site "head" without W_O (`emolab.activations.output_weights(model)`).
+    """
+    values = site_values(means, site)
+    if site == "head" and W_O is None:
+        raise EmolabError('site "head" needs W_O; pass emolab.activations.output_weights(model)')
+    for layer in range(values.shape[1]):
+        x = values[:, layer].astype(np.float64)
+        x = x - x.mean(0)
+        if site != "head":
+            yield layer, None, x @ x.T
+            continue
+        for head in range(x.shape[1]):
+            w = W_O[layer, head].to("cpu", torch.float64).numpy()
+            yield layer, head, x[:, head] @ (w @ w.T) @ x[:, head].T
+
+
+def site_values(means: ResponseMeans, site: str) -> Float[np.ndarray, "row layer ..."]:
+    """The means of one site; EmolabError where they are not held."""
+    if site not in means.means:
+        raise EmolabError(f"these means hold no site {site!r}, but {', '.join(means.sites)}; collect with sites=")
+    return means.means[site]
+
+
+def interval(values: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The middle 95 % of draws; NaN draws are left out, and all-NaN gives NaN."""
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+        low, high = np.nanquantile(np.asarray(values, dtype=float), LEVEL, axis=axis)
+    return low, high
+
+
+def noted(
+    table: pd.DataFrame, meta: dict, *, n: str | None = None, seed: int | None = None, params: dict | None = None
+) -> pd.DataFrame:
+    """The table with what a figure's footer says of it, in `attrs["about"]`."""
+    model = {"name": meta.get("model"), "revision": meta.get("revision"), "fingerprint": meta.get("fingerprint")}
+    table.attrs["about"] = {"model": model, "n": n, "seed": seed, "params": params or {}}
+    return table
+
+
+def counted(index: pd.DataFrame) -> str:
+    """How many answers there are to how many queries, in words."""
+    if _blocks(index).max() == 0 and index["query_id"].nunique() == len(index):
+        return f"{len(index)} texts"
+    return f"{len(index)} answers to {index['query_id'].nunique()} queries"
+
+
+def some_layers(n_layers: int, layers: Sequence[int] | int | str | None, most: int = 6) -> list[int]:
+    """The layers asked for, checked, negative ones from the end; "all"; None: at most `most`, evenly spread."""
+    if isinstance(layers, str) and layers == "all":
+        return list(range(n_layers))
+    if layers is None:
+        return sorted({round(x) for x in np.linspace(0, n_layers - 1, min(most, n_layers))})
+    layers = [layers] if isinstance(layers, (int, np.integer)) else list(layers)
+    wrong = [x for x in layers if not isinstance(x, (int, np.integer)) or not -n_layers <= x < n_layers]
+    if wrong or not layers:
+        raise EmolabError(f"no layer {wrong[0] if wrong else layers!r}; there are layers 0 to {n_layers - 1}")
+    return [int(layer) % n_layers for layer in layers]
+
+
+def _blocks(index: pd.DataFrame) -> Int[np.ndarray, " row"]:
+    """Within what labels may be exchanged: each query's answers, or all texts where every query has one."""
+    query = pd.factorize(index["query_id"])[0]
+    return query if len(query) and np.bincount(query).max() > 1 else np.zeros(len(index), int)

@@ -1,0 +1,291 @@
+"""Geometry against cases whose answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from emolab import embedding, geometry
+from emolab.activations import output_weights, response_means
+from emolab.emotions import EMOTIONS
+from emolab.errors import EmolabError
+from emolab.resampling import (
+    contrasts,
+    disjoint_sets,
+    draw_weights,
+    grams,
+    label_weights,
+    permuted_labels,
+    query_groups,
+)
+from emolab.responses import responses_from_texts
+from emolab.vectors import EmotionVectors, extract_vectors, vectors_from_means
+from tests.made_means import LABELS, make_index, make_means, orthogonal
+
+
+def vectors_of(x: np.ndarray, emotions=EMOTIONS) -> EmotionVectors:
+    return EmotionVectors({"resid": torch.tensor(x)}, emotions, torch.ones(x.shape[1]), {"model": "made"})
+
+
+@pytest.fixture(scope="module")
+def made():
+    rng = np.random.default_rng(1)
+    return make_means(orthogonal(5, 3, 24) + rng.normal(size=(1, 3, 24)), heads=4)
+
+
+def test_cosines_are_those_of_torch(made):
+    vectors = vectors_from_means(made)
+    ev = vectors.get("resid").double()
+    matrix = geometry.cosine_matrix(vectors, layer=1)
+    assert matrix.loc["joy", "fear"] == pytest.approx(torch.cosine_similarity(ev[3, 1], ev[2, 1], dim=0).item())
+    assert list(matrix.index) == list(matrix.columns) == list(EMOTIONS)
+    np.testing.assert_allclose(np.diag(matrix), 1)
+    between = geometry.layer_cosines(vectors)
+    assert between.shape == (5, 3, 3)
+    assert between[2, 0, 2] == pytest.approx(torch.cosine_similarity(ev[2, 0], ev[2, 2], dim=0).item())
+    pd.testing.assert_frame_equal(geometry.cosine_matrix(vectors, layer=-1), geometry.cosine_matrix(vectors, layer=2))
+    specific = geometry.cosines(vectors_of(orthogonal(5, 2, 8)), part="specific")
+    np.testing.assert_allclose(specific[:, 0, 1], -1 / 4)  # centred orthogonal vectors: a regular simplex
+
+
+def _hsic(k, m):
+    """The unbiased estimator as Song et al. 2012 write it (equation 5)."""
+    n, k, m = len(k), k - np.diag(np.diag(k)), m - np.diag(np.diag(m))
+    one = k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k.sum(0) @ m.sum(0))
+    return (np.trace(k @ m) + one) / (n * (n - 3))
+
+
+def test_cka_of_a_rotated_and_scaled_copy_is_one_and_of_noise_zero():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 20))
+    rotation, _ = np.linalg.qr(rng.normal(size=(20, 20)))
+    noise = rng.normal(size=(60, 20))
+    means = make_means(np.zeros((5, 4, 20)), n_queries=10)
+    means.means["resid"] = np.stack([x, 7 * x @ rotation + 5, noise, x + 0.5 * noise], axis=1).astype(np.float32)
+    found = geometry.cka(means)
+    assert found.loc[0, 1] == pytest.approx(1, abs=1e-5) and np.diag(found) == pytest.approx(1)
+    assert abs(found.loc[0, 2]) < 0.1 < 0.5 < found.loc[0, 3] < 1
+    grams = [y @ y.T for y in means.means["resid"].astype(np.float64).transpose(1, 0, 2)]
+    expected = _hsic(grams[0], grams[3]) / np.sqrt(_hsic(grams[0], grams[0]) * _hsic(grams[3], grams[3]))
+    assert found.loc[0, 3] == pytest.approx(expected, abs=1e-9)
+    with pytest.raises(EmolabError, match="four responses"):
+        geometry.cka(means.select([0, 1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("planted", "share"),
+    [
+        (np.ones((5, 2, 12)), 1.0),  # identical
+        (orthogonal(5, 2, 12), 1 / 5),  # orthogonal, equal norm
+        (orthogonal(5, 2, 12) - orthogonal(5, 2, 12).mean(0), 0.0),  # sum to zero
+    ],
+)
+def test_shared_energy_exactly(planted, share):
+    found = geometry.shared_energy(make_means(planted, noise=0), n_permutations=50)
+    np.testing.assert_allclose(found[["share", "lo", "hi"]], share, atol=1e-6)
+    assert (found["floor"] == 0.2).all() and list(found["layer"]) == [0, 1]
+
+
+def test_shared_energy_null_tells_specific_vectors_from_a_shared_one(made):
+    shared = make_means(np.full((5, 2, 12), 2.0), noise=1.0, seed=3)
+    found = geometry.shared_energy(shared, n_permutations=99)
+    assert (found["p"] > 0.05).all() and (found["null_mean"] > 0.9).all()
+    planted = geometry.shared_energy(made, n_permutations=99)
+    assert (planted["p"] == 0.01).all() and (planted["share"] < planted["null_lo"]).all()
+    ev = vectors_from_means(made).get("resid").double()
+    expected = 5 * ev.mean(0).norm(dim=-1) ** 2 / (ev.norm(dim=-1) ** 2).sum(0)
+    np.testing.assert_allclose(planted["share"], expected, rtol=1e-5)
+    pd.testing.assert_frame_equal(planted, geometry.shared_energy(made, n_permutations=99))  # same seed, same table
+
+
+def test_shared_energy_by_head_is_that_of_the_head_vectors(made):
+    W_O = torch.randn(3, 4, 6, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = geometry.shared_energy(made, site="head", W_O=W_O, n_permutations=9)
+    ev = vectors_from_means(made, W_O=W_O, sites=("head",)).get("head").double()
+    expected = 5 * ev.mean(0).norm(dim=-1) ** 2 / (ev.norm(dim=-1) ** 2).sum(0)
+    np.testing.assert_allclose(found["share"].to_numpy().reshape(3, 4), expected, rtol=1e-4)
+    with pytest.raises(EmolabError, match="W_O"):
+        geometry.shared_energy(made, site="head")
+
+
+def test_denoise_takes_out_what_neutral_answers_vary_in():
+    """One direction holds nearly all of the variance of neutral answers; vectors lose just that."""
+    rng = np.random.default_rng(0)
+    planted = rng.normal(size=(5, 2, 8))
+    means = make_means(planted, n_queries=40, noise=0.01, topic=0)
+    wild = rng.normal(size=(40, 1)) * 5
+    means.means["resid"][:, :, 0] += np.repeat(wild, len(LABELS), axis=0)  # topic along axis 0, the same in all answers
+    vectors = vectors_from_means(means)
+    clean = geometry.denoise(vectors, means)
+    assert clean.meta["denoised"] == {"resid": [1, 1]} and "denoised 0.5" in clean.meta["steps"]
+    before, after = vectors.get("resid"), clean.get("resid")
+    assert after[..., 0].abs().max() < 0.02
+    torch.testing.assert_close(after[..., 1:], before[..., 1:], atol=0.02, rtol=0)
+    assert torch.equal(geometry.denoise(vectors, means, variance=0).get("resid"), before)
+    twice = geometry.denoise(clean, means)
+    torch.testing.assert_close(twice.get("resid"), after, atol=1e-5, rtol=1e-5)
+    effect = geometry.denoise_effect(vectors, clean)
+    np.testing.assert_allclose(effect["kept"], effect["cosine"], atol=1e-5)  # so for any projection
+    with pytest.raises(EmolabError, match="variance 2"):
+        geometry.denoise(vectors, means, variance=2)
+
+
+def test_everything_runs_on_a_real_model_with_texts_of_ones_own(tiny_gpt2):
+    texts = {
+        "neutral": ["it was a road", "the house was quiet", "a walk", "the park"],
+        "joy": ["happy and glad", "so good !", "bright today", "the sun"],
+        "dread": ["dark", "the cold sea", "bad rain", "i feel it"],
+    }
+    responses = responses_from_texts(texts)
+    means = response_means(tiny_gpt2, responses, progress=False)
+    vectors = extract_vectors(tiny_gpt2, None, means=means, sites=means.sites)
+    W_O = output_weights(tiny_gpt2)
+    assert geometry.cka(means, site="head").shape == (2, 2)
+    assert len(geometry.shared_energy(means, site="head", W_O=W_O, n_permutations=20)) == 2 * 4
+    assert "12 texts" in geometry.shared_energy(means, n_permutations=9).attrs["about"]["n"]
+    clean = geometry.denoise(vectors, means, W_O=W_O)
+    assert clean.sites == vectors.sites and "head" not in geometry.denoise(vectors, means).sites
+    points = embedding.embed(means, methods=("pca",), layers=[-1])
+    assert len(embedding.embed_scores(means, points, n_permutations=20)) == 2
+
+
+# Weights of resampled vectors
+
+
+def test_weights_give_the_vectors(made):
+    emotions, weights = contrasts(made.index)
+    x = made.means["resid"][:, 1].astype(np.float64)
+    np.testing.assert_allclose(weights @ x, vectors_from_means(made).get("resid", layer=1), atol=1e-5)
+    half = query_groups(made.index) < 6
+    drawn = draw_weights(made.index, half[None].astype(float))[0]
+    np.testing.assert_allclose(drawn @ x, vectors_from_means(made.select(half)).get("resid", layer=1), atol=1e-5)
+    _, gram = [(layer, g) for layer, _, g in grams(made, "resid")][1]
+    np.testing.assert_allclose(weights @ gram @ weights.T, (weights @ x) @ (weights @ x).T, rtol=1e-8)
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_permuted_labels_stay_within_queries_and_weights_follow(repeats):
+    index = pd.concat([make_index(5), *[make_index(2)] * (repeats - 1)], ignore_index=True)
+    labels = permuted_labels(index, 7, np.random.default_rng(0))
+    counts = index.groupby("query_id")["condition"].value_counts()
+    for row in labels:
+        again = index.assign(condition=row)
+        assert again.groupby("query_id")["condition"].value_counts().sort_index().equals(counts.sort_index())
+    np.testing.assert_allclose(
+        label_weights(index, labels)[3], contrasts(index.assign(condition=labels[3]))[1], atol=1e-15
+    )
+    kept = permuted_labels(index, 3, np.random.default_rng(0), keep_neutral=True)
+    neutral = index["condition"].to_numpy() == "neutral"
+    assert (kept[:, neutral] == "neutral").all() and not (kept[:, ~neutral] == "neutral").any()
+
+
+def test_unpaired_texts_are_one_pool():
+    index = pd.DataFrame({"query_id": list("abcdef"), "condition": ["neutral", "joy"] * 3})
+    labels = permuted_labels(index, 20, np.random.default_rng(0))
+    assert len({tuple(row) for row in labels}) > 5
+    np.testing.assert_allclose(label_weights(index, labels)[0], contrasts(index.assign(condition=labels[0]))[1])
+
+
+def test_groups_stay_together_and_are_checked():
+    index = make_index(8)
+    place = pd.Series({f"q{i}": f"place {i // 2}" for i in range(8)})
+    groups = query_groups(index, place)
+    first, second = disjoint_sets(groups, 20, np.random.default_rng(0))
+    for a, b in zip(first, second, strict=True):
+        assert not set(groups[a]) & set(groups[b]) and a.sum() == b.sum() == 24
+    with pytest.raises(EmolabError, match="lack 'q7'"):
+        query_groups(index, place.drop("q7"))
+    with pytest.raises(EmolabError, match="empty names"):
+        query_groups(index, place.map(lambda _: ""))
+    with pytest.raises(EmolabError, match="disjoint sets of 5"):
+        disjoint_sets(groups, 1, np.random.default_rng(0), size=5)
+
+
+# Maps in two dimensions
+
+
+def test_silhouette_is_that_of_scikit_learn_and_p_knows_labels(made):
+    from sklearn.metrics import silhouette_score
+
+    points = embedding.embed(made, methods=("pca",), layers=[0, 2])
+    scores = embedding.embed_scores(made, points, n_permutations=99).set_index(["layer", "method"])
+    x = made.means["resid"][:, 2].astype(np.float64)
+    assert scores.loc[(2, "full"), "silhouette"] == pytest.approx(
+        silhouette_score(x, made.index["condition"]), abs=1e-6
+    )
+    xy = points.query("layer == 2")[["x", "y"]]
+    assert scores.loc[(2, "pca"), "silhouette"] == pytest.approx(
+        silhouette_score(xy, made.index["condition"]), abs=1e-6
+    )
+    assert scores.loc[(2, "full"), "p"] == 0.01 and scores.loc[(2, "full"), "trustworthiness"] == 1
+    blank = make_means(np.zeros((5, 1, 24)), seed=5)
+    found = embedding.embed_scores(blank, embedding.embed(blank, methods=("pca",)), n_permutations=99)
+    assert (found["p"] > 0.05).all()
+
+
+def test_pca_is_that_of_scikit_learn(made):
+    from sklearn.decomposition import PCA
+
+    points = embedding.embed(made, methods=("pca",), layers=[1])
+    expected = PCA(2).fit_transform(made.means["resid"][:, 1].astype(np.float64))
+    np.testing.assert_allclose(np.abs(points[["x", "y"]]), np.abs(expected), atol=1e-6)
+    assert list(points["condition"]) == list(made.index["condition"])
+
+
+def test_maps_refuse_what_does_not_fit(made):
+    points = embedding.embed(made, methods=("pca",), layers=[0])
+    with pytest.raises(EmolabError, match="same means"):
+        embedding.embed_scores(made.select(np.arange(60)), points.iloc[12:])
+    with pytest.raises(EmolabError, match="at least five"):
+        embedding.embed(made.select([0, 1, 2]))
+    with pytest.raises(EmolabError, match="tsne"):
+        embedding.embed(made, methods=("tsne",))
+    with pytest.raises(EmolabError, match="layers 0 to 2"):
+        embedding.embed(made, layers=[3])
+
+
+def test_trajectory_starts_neutral_at_the_origin_and_scales_layers_alike(made):
+    path = embedding.trajectory(made, methods=("pca",))
+    assert len(path) == len(made) * 3 and 0 <= path.attrs["trustworthiness"]["pca"] <= 1
+    scaled = make_means(np.zeros((5, 3, 24)))
+    scaled.index, scaled.resid_norm = made.index, made.resid_norm * np.array([1, 10, 100], np.float32)
+    scaled.means["resid"] = made.means["resid"] * np.array([1, 10, 100], np.float32)[:, None]
+    again = embedding.trajectory(scaled, methods=("pca",))
+    np.testing.assert_allclose(again[["x", "y"]], path[["x", "y"]], atol=1e-4)
+    with pytest.raises(EmolabError, match="no neutral"):
+        embedding.trajectory(made.select((made.index["condition"] != "neutral").to_numpy()))
+
+
+@pytest.mark.slow
+def test_umap_repeats_itself_and_takes_few_responses(made):
+    first, second = (embedding.embed(made, methods=("umap",), layers=[0], seed=1) for _ in range(2))
+    pd.testing.assert_frame_equal(first, second)
+    assert np.isfinite(embedding.embed(made.select(np.arange(6)), layers=[0])[["x", "y"]]).all(axis=None)
+
+
+def test_affect_plane_finds_planted_valence_and_arousal():
+    ratings = np.array([embedding.ANEW[e] for e in EMOTIONS])
+    ratings = ratings - ratings.mean(0)
+    ev = np.zeros((5, 1, 6))
+    ev[:, 0, 0], ev[:, 0, 1] = 10 * ratings[:, 0], ratings[:, 1]
+    ev[:, 0] += 3  # shared by all: not in the plane
+    plane = embedding.affect_plane(vectors_of(ev))
+    scores = embedding.affect_scores(plane).set_index(["component", "rating"])
+    assert scores.loc[("pc1", "valence"), "r"] > 0.99 and scores.loc[("pc2", "arousal"), "r"] > 0.8
+    assert scores.loc[("pc1", "valence"), "p"] >= 1 / 120 and (scores["n"] == 5).all()
+    assert sum(plane.attrs["explained"]) == pytest.approx(1)
+
+
+def test_affect_plane_with_other_labels():
+    ev = np.random.default_rng(0).normal(size=(3, 2, 6))
+    plane = embedding.affect_plane(vectors_of(ev, ("joy", "calm", "envy")), layer=0)
+    assert plane["valence"].isna().sum() == 2
+    assert embedding.affect_scores(plane)["r"].isna().all()
+    rated = embedding.affect_plane(
+        vectors_of(ev, ("joy", "calm", "envy")), ratings={"joy": (8, 7), "calm": (7, 2), "envy": (3, 5)}
+    )
+    assert embedding.affect_scores(rated)["r"].abs().le(1).all()
+    with pytest.raises(EmolabError, match="three emotions"):
+        embedding.affect_plane(vectors_of(ev[:2], ("joy", "calm")))

@@ -1,0 +1,98 @@
+"""Parts of a vector at equal norm, and what judges read of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from emolab.emotions import EMOTIONS, NEUTRAL
+from emolab.errors import EmolabError
+from emolab.judges import FunctionJudge
+from emolab.purity import PARTS, UNSTEERED, confusion, equal_norm_parts, part_purity, purity
+from tests import tiny
+
+LABELS = [*EMOTIONS, NEUTRAL]
+
+
+def scored(n: int = 6) -> pd.DataFrame:
+    """Whole vectors always hit; the specific part hits on every other query; the base gives another emotion."""
+    rows = []
+    for part in (UNSTEERED, *PARTS):
+        for emotion in EMOTIONS:
+            for q in range(n):
+                top = {"whole": emotion, "specific": emotion if q % 2 else NEUTRAL, "base": "anger"}.get(part, NEUTRAL)
+                if part == "base" and emotion == "anger":
+                    top = "fear"
+                p = {f"p_{label}": 0.75 if label == top else 0.05 for label in LABELS}
+                rows.append({"query_id": f"q{q}", "emotion": emotion, "part": part, "top": top, **p})
+    table = pd.DataFrame(rows)
+    table.attrs["about"] = {"model": {"name": "made"}, "n": f"{n} queries", "seed": 0, "params": {"site": "resid"}}
+    return table
+
+
+@pytest.mark.parametrize("site", ["resid", "attn"])
+def test_parts_have_equal_norm_and_the_right_direction(tiny_llama, site):
+    vectors = tiny.random_vectors(tiny_llama)
+    parts = equal_norm_parts(vectors, site)
+    norm = vectors.get(site).norm(dim=-1)
+    assert list(parts) == list(PARTS) and len(parts["random"]) == 3
+    for variants in parts.values():
+        for v in variants:
+            torch.testing.assert_close(v.get(site).norm(dim=-1), norm, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(parts["whole"][0].get(site), vectors.get(site))
+    cosine = torch.cosine_similarity(parts["base"][0].get(site), vectors.base().get(site), dim=-1)
+    torch.testing.assert_close(cosine, torch.ones_like(cosine))
+    cosine = torch.cosine_similarity(parts["specific"][0].get(site), vectors.specific().get(site), dim=-1)
+    torch.testing.assert_close(cosine, torch.ones_like(cosine))
+
+
+def test_every_part_is_steered_and_judged(tiny_llama):
+    vectors = tiny.random_vectors(tiny_llama, scale=2.0)
+    judge = FunctionJudge(lambda texts: np.tile([0.2, 0.2, 0.2, 0.4], (len(texts), 1)), (*vectors.emotions, NEUTRAL))
+    queries = ["tell me about the park", "did you see the dog ?"]
+    table = part_purity(tiny_llama, vectors, queries, alpha={"anger": 1, "joy": 1, "sadness": 2}, judge=judge,
+                        max_new_tokens=5)  # fmt: skip
+    assert len(table) == 3 * 5 * 2 and table.groupby("part").size().eq(6).all()
+    assert table[table["part"] == UNSTEERED].groupby("query_id")["text"].nunique().eq(1).all()
+    from emolab.generation import generate
+    from emolab.steering import Steering
+
+    base = equal_norm_parts(vectors, "resid")["base"][0]
+    expected = generate(tiny_llama, [queries[1]], steering=Steering(base, {"sadness": 2}), max_new_tokens=5)[0]
+    row = table[(table["part"] == "base") & (table["emotion"] == "sadness") & (table["query"] == queries[1])]
+    assert row["text"].item() == expected and row["alpha"].item() == 2
+    assert table["text"].nunique() > 5 and set(table[table["part"] == "random"]["seed"]) == {0, 1}
+    assert set(purity(table)["emotion"]) == {"all", *vectors.emotions}
+
+
+def test_confusion_and_purity_numbers():
+    cells = confusion(scored()).set_index(["part", "emotion", "judged"])
+    assert cells.loc[("whole", "joy", "joy"), "share"] == 1 and cells.loc[("base", "joy", "anger"), "share"] == 1
+    half = cells.loc[("specific", "joy", "joy")]
+    assert half.share == 0.5 and half.lo < 0.5 < half.hi
+    sums = cells["share"].groupby(["part", "emotion"]).sum()
+    np.testing.assert_allclose(sums, 1)
+    found = purity(scored()).set_index(["part", "emotion", "measure"])
+    assert found.loc[("whole", "all", "target"), "value"] == 1 and found.loc[("whole", "all", "leak"), "value"] == 0
+    assert found.loc[("base", "all", "leak"), "value"] == 1 and found.loc[("base", "all", "emotional"), "value"] == 1
+    assert found.loc[("base", "all", "p_emotional"), "value"] == pytest.approx(0.95)
+    assert found.loc[(UNSTEERED, "all", "emotional"), "value"] == 0
+    row = found.loc[("specific", "all", "target")]
+    assert row.minus_whole == -0.5 and row.minus_whole_lo < -0.5 < row.minus_whole_hi
+    assert (found.loc["whole", ["minus_whole", "minus_whole_lo", "minus_whole_hi"]] == 0).all(axis=None)
+
+
+def test_bad_input_is_named(tiny_llama):
+    vectors = tiny.random_vectors(tiny_llama)
+    with pytest.raises(EmolabError, match='site "head"'):
+        part_purity(tiny_llama, vectors, ["a"], site="head")
+    with pytest.raises(EmolabError, match="no dose for 'joy'"):
+        part_purity(tiny_llama, vectors, ["a"], alpha={"anger": 1.0})
+    with pytest.raises(EmolabError, match="single emotion joy"):
+        part_purity(tiny_llama, tiny.random_vectors(tiny_llama, ("joy",)), ["a"])
+    with pytest.raises(EmolabError, match="lacks top"):
+        purity(scored().drop(columns="top"))
+    with pytest.raises(EmolabError, match="without neutral"):
+        purity(scored().drop(columns="p_neutral"))
