@@ -201,6 +201,8 @@ KINDS = {
     "mixed": 0.02,
     "fades": 0.02,
 }
+# Late in training emotion comes unasked more often, so that plain answers are likely, not certain, to stay plain.
+LATE_KINDS = KINDS | {"instructed": 0.36, "plain": 0.22, "turns": 0.13, "spontaneous": 0.11}
 
 
 def mixed_topic(rng: random.Random, *, heldout: bool) -> Topic:
@@ -221,9 +223,9 @@ def mixed_topic(rng: random.Random, *, heldout: bool) -> Topic:
     )
 
 
-def example(rng: random.Random, *, mixed: float = 0.0) -> Example:
-    """Draw one training example; `mixed` is the share of texts about a `mixed_topic`."""
-    kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
+def example(rng: random.Random, *, mixed: float = 0.0, kinds: dict[str, float] = KINDS) -> Example:
+    """Draw one training example; `mixed` is the share of texts about a `mixed_topic`, `kinds` that of each kind."""
+    kind = rng.choices(list(kinds), list(kinds.values()))[0]
     f = frames()
     # Held-out topics are rarer than others: a topic that is always neutral must not become a sign of neutrality.
     pool = (
