@@ -21,9 +21,11 @@ _PUBLIC = {
     "Model": "models",
     "ResponseMeans": "activations",
     "Steering": "steering",
+    "ablation_curve": "causal",
     "collect_responses": "responses",
     "extract_vectors": "vectors",
     "generate": "generation",
+    "head_effects": "causal",
     "load_model": "models",
     "load_queries": "queries",
     "response_means": "activations",
@@ -35,7 +37,7 @@ _PUBLIC = {
     "sweep": "experiments",
     "versions": "storage",
 }
-_MODULES = ("embedding", "geometry", "plot", "purity", "reliability")
+_MODULES = ("attention", "attribution", "embedding", "geometry", "heads", "plot", "purity", "reliability")
 __all__ = sorted([*_PUBLIC, *_MODULES, "__version__"])
 
 

@@ -11,8 +11,11 @@
 
 from __future__ import annotations
 
+from .attention import attention_bars, attention_html, words_table
+from .causal import ablation_curve, head_forest
 from .curves import convergence_curve, denoise_curve, probe_curve, reliability_curve, shared_energy_curve
 from .geometry import cosine_by_layer, cosine_map, norms
+from .heads import head_cosine_map, head_map, head_umap
 from .maps import cka_map, clustered_map, cosine_grid, layer_map
 from .points import affect_plane, response_map, trajectory_map
 from .purity import confusion_map, purity_dots
@@ -22,7 +25,10 @@ from .style import theme
 from .tables import text_table
 
 __all__ = [
+    "ablation_curve",
     "affect_plane",
+    "attention_bars",
+    "attention_html",
     "check_figures",
     "cka_map",
     "clustered_map",
@@ -33,6 +39,10 @@ __all__ = [
     "cosine_map",
     "denoise_curve",
     "dose_response",
+    "head_cosine_map",
+    "head_forest",
+    "head_map",
+    "head_umap",
     "instruction_following",
     "layer_map",
     "norms",
@@ -45,4 +55,5 @@ __all__ = [
     "text_table",
     "theme",
     "trajectory_map",
+    "words_table",
 ]

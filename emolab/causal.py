@@ -1,0 +1,311 @@
+"""Causal tests by head: whose output carries the emotion, not merely correlates with it.
+
+    ablate   in an instructed run the head loses its emotion direction; does the emotion fade?
+    patch    in a neutral run the head gets the output that it has in the instructed run; does the emotion appear?
+    steer    in a neutral run the head's own emotion vector is added to its output; does the emotion appear?
+
+Read by the model's own probability of emotion words, or by a judge of the text that it writes. Every effect stands
+beside the same change along a random direction of that head, of equal size, and beside the other heads of its layer.
+
+>>> effects = emolab.head_effects(model, vectors, responses)
+>>> curve = ablation_curve(model, vectors, responses, ranked=effects, judge=emolab.judges.EmbeddingJudge())
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy.stats import false_discovery_control
+
+from emolab.errors import EmolabError
+from emolab.interventions import Change, Heads
+from emolab.measures import setup
+from emolab.models import Model
+from emolab.resampling import interval, noted
+from emolab.vectors import EmotionVectors
+
+DRAWS = 1000  # of the bootstrap
+FLIPS = 20_000  # sign flips, where there are too many for all
+EXACT = 14  # up to so many queries all sign flips are tried
+
+
+def head_effects(
+    model: Model,
+    vectors: EmotionVectors,
+    responses: pd.DataFrame,
+    *,
+    test: str = "ablate",
+    judge: Any = None,
+    words: Mapping[str, Sequence[str]] | None = None,
+    heads: Heads | None = None,
+    dose: float = 1.0,
+    n_queries: int = 12,
+    max_new_tokens: int = 80,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """The causal effect of every head on every emotion, with controls.
+
+    >>> effects = emolab.head_effects(model, vectors, responses)                           # every head, words
+    >>> effects = emolab.head_effects(model, vectors, responses, judge=judge, heads=[(2, 0), (3, 1)])
+    >>> effects.sort_values("share", ascending=False).head()
+
+    Args:
+        vectors: with site "head"; pass `vectors.specific()` for what tells emotions apart.
+        responses: from `collect_responses` under neutral and the emotions, best of queries that the vectors have not
+            seen. n_queries of those answered under all conditions are drawn.
+        test: "ablate": in the instructed run each head loses the component of its output along its emotion vector,
+            from the last prompt token on. "patch": the neutral run gets the head's output from the instructed run of
+            the same query, at the tokens of the answer; written texts would diverge and positions with them, so this
+            test has no judge. "steer": the neutral run plus dose times the head's own vector.
+        judge: None measures words; else a judge (`emolab.judges`) of the greedy text, by its probability of the
+            emotion. Every head then writes 2 x emotions x n_queries texts: name the heads that words have found.
+        words: {emotion: words} to measure; default the words typical of each emotion in `responses`
+            (`emotion_tokens`). The measure is the log of their mean next-token probability while the model reads, after
+            either prompt, the neutral answer: one text for all runs, so that positions match token by token although
+            prompts differ in length, and emotion comes from the instruction alone, not from the words read.
+        heads: (layer, head) pairs, default all.
+
+    Returns:
+        One row a head and emotion: `layer, head, emotion, test, measure`; `attribution`, the share of the emotion's
+        vector in the last layer that the head writes straight into it; `effect` with its 95 % bootstrap interval over
+        queries `lo, hi` (nats for words, probability for a judge); `share`, the effect over the whole gap between the
+        instructed and the neutral prompt; the controls `random_direction` (mean effect of a random direction of that
+        head's output, of equal size, another for every query) and `other_heads` (mean effect of the other heads of the
+        layer; NaN if none was tested); `p` of effect against random direction (sign flips over queries, two-sided) and
+        `q`, p after Benjamini-Hochberg over all heads and emotions of the table (p is at least 2 / 2**n: below about
+        10 queries no q is small); `n` queries.
+
+    Raises:
+        EmolabError: unknown test, patch with a judge, vectors without site "head", responses without pairs.
+    """
+    options = {"test": test, "judge": judge, "words": words, "n_queries": n_queries, "max_new_tokens": max_new_tokens}
+    space, measure, runs = setup(model, vectors, responses, **options, seed=seed)
+    every = [(layer, head) for layer in range(model.n_layers) for head in range(model.n_heads)]
+    heads = every if heads is None else [tuple(map(int, h)) for h in heads]
+    if not heads:
+        raise EmolabError("heads is empty; expected (layer, head) pairs, or None for all")
+    jobs = []
+    for emotion in vectors.emotions:
+        for place, query in enumerate(runs.queries):
+            random = _seed(seed, place)
+            jobs += [runs.job(query, emotion), runs.goal(query, emotion)]
+            for head in heads:
+                for direction in (None, random):
+                    jobs.append(runs.job(query, emotion, Change(test, emotion, (head,), dose, direction)))
+    n = len(runs.queries)
+    values = measure(model, space, jobs, batch_size, progress).reshape(len(vectors.emotions), n, -1)
+    base, gap = values[..., :1], (values[..., 1] - values[..., 0]).mean(1)  # [emotion]
+    found = values[..., 2:].reshape(*values.shape[:2], len(heads), 2) - base[..., None]  # [emotion, query, head, kind]
+    effect, control = found[..., 0], found[..., 1]
+    lo, hi = _interval(effect.swapaxes(0, 1), seed)
+    p = _sign_flip((effect - control).swapaxes(0, 1), seed)
+    attribution = _attribution(vectors)
+    mean, rows = effect.mean(1), []
+    for e, emotion in enumerate(vectors.emotions):
+        for h, (layer, head) in enumerate(heads):
+            others = [i for i, other in enumerate(heads) if other[0] == layer and other[1] != head]
+            rows.append(
+                {
+                    "layer": layer,
+                    "head": head,
+                    "emotion": emotion,
+                    "test": test,
+                    "measure": measure.name,
+                    "attribution": attribution[e, layer, head],
+                    "effect": mean[e, h],
+                    "lo": lo[e, h],
+                    "hi": hi[e, h],
+                    "share": _ratio(mean[e, h], gap[e]),
+                    "random_direction": control[e, :, h].mean(),
+                    "other_heads": mean[e, others].mean() if others else np.nan,
+                    "p": p[e, h],
+                }
+            )
+    table = pd.DataFrame(rows)
+    table["q"] = false_discovery_control(table["p"], method="bh")
+    table["n"] = n
+    params = {"test": test, "measure": measure.name, "dose": dose}
+    return noted(table, _meta(model), n=f"{n} queries", seed=seed, params=params)
+
+
+def ablation_curve(
+    model: Model,
+    vectors: EmotionVectors,
+    responses: pd.DataFrame,
+    *,
+    ranked: pd.DataFrame | Mapping[str, Heads],
+    ks: Sequence[int] | None = None,
+    judge: Any = None,
+    words: Mapping[str, Sequence[str]] | None = None,
+    test: str = "ablate",
+    dose: float = 1.0,
+    n_queries: int = 12,
+    n_random: int = 3,
+    max_new_tokens: int = 80,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """How much emotion is left when the first k heads of a ranking lose their emotion direction, and with random heads.
+
+    >>> curve = ablation_curve(model, vectors, heldout, ranked=effects, judge=judge)
+    >>> curve.query("emotion == 'all' and order == 'ranked'")[["k", "kept", "lo", "hi"]]
+
+    Args:
+        responses: of other queries than those that ranked the heads.
+        ranked: a table of `head_effects` (ranked by `share`), or {emotion: [(layer, head), ...]}.
+        ks: numbers of heads, default 1, 2, 4, ... up to half of all heads.
+        test: "ablate"; or "steer", which adds the heads' own vectors to neutral runs instead: then `kept` is the share
+            of the emotion that they bring. Judge, words and the rest are those of `head_effects`.
+        n_random: how many random sets of heads, with as many heads of each layer as the ranked ones. They are drawn
+            from the layer's other heads while these last; `overlap` is the share that had to be drawn from the ranked.
+
+    Returns:
+        One row an emotion (and "all", their mean), `order` and `k`: order "ranked", "random_heads", or
+        "random_direction" (the ranked heads, along random directions); `value` of the measure; `kept`, on a scale
+        where 1 is the instructed run and 0 the neutral one, with 95 % bootstrap interval over queries (and random sets)
+        `lo, hi`; `overlap`, `n`. k = 0 is the run as it is.
+
+    Raises:
+        EmolabError: as `head_effects`, and where the ranking lacks an emotion or is shorter than a k.
+    """
+    if test not in ("ablate", "steer"):
+        raise EmolabError(f'test {test!r} has no curve; expected "ablate" or "steer"')
+    options = {"test": test, "judge": judge, "words": words, "n_queries": n_queries, "max_new_tokens": max_new_tokens}
+    space, measure, runs = setup(model, vectors, responses, **options, seed=seed)
+    rankings = {emotion: _ranking(ranked, emotion) for emotion in vectors.emotions}
+    total = min(map(len, rankings.values()))
+    ks = [2**i for i in range(20) if 2**i <= max(1, total // 2)] if ks is None else sorted({int(k) for k in ks} - {0})
+    if not ks or ks[-1] > total or ks[0] < 1 or n_random < 1:
+        raise EmolabError(f"ks {ks} do not fit a ranking of {total} heads; expected numbers from 1 to {total}")
+    rng = np.random.default_rng(seed)
+    jobs, sets = [], []
+    for emotion in vectors.emotions:
+        plan = [(k, order, draw) for k in ks for order, draw in _orders(n_random)]
+        chosen = {}
+        for k, order, draw in plan:
+            top = rankings[emotion][:k]
+            chosen[k, order, draw] = _random_heads(top, model.n_heads, rng) if order == "random_heads" else (top, 0.0)
+        sets.append(chosen)
+        for place, query in enumerate(runs.queries):
+            jobs += [runs.job(query, emotion), runs.goal(query, emotion)]
+            for key in plan:
+                random = _seed(seed, place) if key[1] == "random_direction" else None
+                jobs.append(runs.job(query, emotion, Change(test, emotion, chosen[key][0], dose, random)))
+    n = len(runs.queries)
+    values = measure(model, space, jobs, batch_size, progress).reshape(len(vectors.emotions), n, -1)
+    start, end = (values[..., 1], values[..., 0]) if test == "ablate" else (values[..., 0], values[..., 1])
+    boot = rng.multinomial(n, np.full(n, 1 / n), size=DRAWS) / n  # [draw, query]
+    columns: dict[tuple, list[int]] = {}
+    for i, (k, order, _) in enumerate(plan):
+        columns.setdefault((order, k), []).append(2 + i)
+    rows = []
+    for order in ("ranked", "random_heads", "random_direction"):
+        for k in (0, *ks):
+            at = columns[order, k] if k else [0]
+            x = values[..., at]  # [emotion, query, set]
+            mean, span = x.mean(-1), end.mean(1) - start.mean(1)
+            sets_boot = rng.multinomial(len(at), np.full(len(at), 1 / len(at)), size=DRAWS) / len(at)
+            moved = np.einsum("bq,eqs,bs->be", boot, x, sets_boot) - boot @ start.T
+            drawn = _ratio(moved, boot @ (end - start).T)
+            kept = _ratio(mean.mean(1) - start.mean(1), span)
+            for e, emotion in enumerate((*vectors.emotions, "all")):
+                own = slice(None) if emotion == "all" else e
+                lo, hi = interval(np.nanmean(np.atleast_2d(drawn.T[own]), 0))
+                over = [
+                    s[key][1] for s in ([sets[e]] if emotion != "all" else sets) for key in s if key[:2] == (k, order)
+                ]
+                share = float(np.nanmean(kept[own]))
+                rows.append(
+                    (
+                        emotion,
+                        order,
+                        k,
+                        float(mean[own].mean()),
+                        share,
+                        float(lo),
+                        float(hi),
+                        float(np.mean(over or [0])),
+                        n,
+                    )
+                )
+    names = ["emotion", "order", "k", "value", "kept", "lo", "hi", "overlap", "n"]
+    params = {"test": test, "measure": measure.name, "dose": dose, "n_random": n_random}
+    return noted(pd.DataFrame(rows, columns=names), _meta(model), n=f"{n} queries", seed=seed, params=params)
+
+
+def _attribution(vectors: EmotionVectors) -> Float[np.ndarray, "emotion layer head"]:
+    """Share of the last layer's vector (without site resid: of the layer's attention) that each head itself writes."""
+    heads = vectors.get("head").double().numpy()
+    if "resid" in vectors.data:
+        total = vectors.get("resid").double().numpy()[:, -1:, None]
+    else:
+        total = heads.sum(2, keepdims=True)
+    return _ratio((heads * total).sum(-1), (total * total).sum(-1))
+
+
+def _ratio(a, b):
+    b = np.asarray(b, dtype=float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(np.abs(b) > 1e-9, a / b, np.nan)[()]
+
+
+def _interval(values: Float[np.ndarray, "query ..."], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    n = len(values)
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=DRAWS) / n
+    return interval(np.tensordot(counts, values, 1))
+
+
+def _sign_flip(differences: Float[np.ndarray, "query ..."], seed: int) -> np.ndarray:
+    """Two-sided p that the mean differs from zero, by flipping signs of whole queries; all of them, or FLIPS random."""
+    n = len(differences)
+    flat = differences.reshape(n, -1)
+    if n <= EXACT:
+        signs, extra = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1), 0
+    else:
+        signs, extra = np.random.default_rng(seed).choice([-1, 1], size=(FLIPS, n)), 1
+    seen = np.abs(flat.sum(0))
+    hits = np.zeros(flat.shape[1])
+    for block in np.array_split(signs, max(1, len(signs) * flat.shape[1] // 2**24)):
+        hits += (np.abs(block @ flat) >= seen - 1e-12 * (1 + seen)).sum(0)
+    return ((hits + extra) / (len(signs) + extra)).reshape(differences.shape[1:])
+
+
+def _ranking(ranked: pd.DataFrame | Mapping[str, Heads], emotion: str) -> tuple[tuple[int, int], ...]:
+    if isinstance(ranked, pd.DataFrame):
+        own = ranked[ranked["emotion"] == emotion].sort_values("share", ascending=False, kind="stable")
+        heads = tuple(zip(own["layer"].astype(int), own["head"].astype(int), strict=True))
+    else:
+        heads = tuple((int(layer), int(head)) for layer, head in ranked.get(emotion, ()))
+    if not heads or len(set(heads)) < len(heads):
+        raise EmolabError(f"the ranking of {emotion} is {'empty' if not heads else 'not of different heads'}")
+    return heads
+
+
+def _orders(n_random: int) -> list[tuple[str, int]]:
+    return [("ranked", 0), *(("random_heads", i) for i in range(n_random)), ("random_direction", 0)]
+
+
+def _random_heads(top: Heads, n_heads: int, rng: np.random.Generator) -> tuple[tuple[tuple[int, int], ...], float]:
+    """As many heads of each layer as `top`, others before the same; and the share that is the same."""
+    chosen: list[tuple[int, int]] = []
+    for layer in dict.fromkeys(layer for layer, _ in top):
+        own = [head for at, head in top if at == layer]
+        others = [head for head in range(n_heads) if head not in own]
+        drawn = [*rng.permutation(others), *rng.permutation(own)][: len(own)]
+        chosen += [(layer, int(head)) for head in drawn]
+    return tuple(chosen), len(set(chosen) & set(top)) / len(top)
+
+
+def _seed(seed: int, place: int) -> int:
+    return 1_000_003 * (seed + 1) + place
+
+
+def _meta(model: Model) -> dict:
+    return {"model": model.name, "revision": model.revision, "fingerprint": model.fingerprint}

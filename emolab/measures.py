@@ -1,0 +1,217 @@
+"""The runs of causal tests, and the two measures of their effect: emotion words as the model expects them, or a judge.
+
+>>> from emolab.measures import Job, Words
+>>> Words(emotion_tokens(model, responses))(model, HeadSpace(model, vectors), [Job(prompt, text, "joy")])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from emolab.attribution import emotion_tokens, word_tokens
+from emolab.edits import Window
+from emolab.emotions import NEUTRAL
+from emolab.errors import EmolabError
+from emolab.generation import _forward, generate
+from emolab.interventions import OPS, Change, HeadSpace, edited, head_edits
+from emolab.models import Model, encode, plan_batches
+from emolab.vectors import EmotionVectors
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: after `prompt`, the model writes (judge) or reads `text` (words), with a change or none.
+
+    source: with "patch", the prompt of the other run, which reads the same text.
+    """
+
+    prompt: str
+    text: str
+    emotion: str
+    change: Change | None = None
+    source: str | None = None
+
+
+@dataclass
+class Runs:
+    """The runs of one test: what is changed, and the run that it is measured against."""
+
+    test: str
+    queries: list[str]
+    rows: dict[tuple[str, str], tuple[str, str]]  # (query_id, condition) -> prompt, text
+
+    def job(self, query: str, emotion: str, change: Change | None = None) -> Job:
+        told, (neutral, text) = self.rows[query, emotion][0], self.rows[query, NEUTRAL]
+        source = told if self.test == "patch" and change is not None else None
+        return Job(told if self.test == "ablate" else neutral, text, emotion, change, source)
+
+    def goal(self, query: str, emotion: str) -> Job:
+        """The run at the other end: the other prompt."""
+        told, (neutral, text) = self.rows[query, emotion][0], self.rows[query, NEUTRAL]
+        return Job(neutral if self.test == "ablate" else told, text, emotion)
+
+
+def setup(
+    model: Model,
+    vectors: EmotionVectors,
+    responses: pd.DataFrame,
+    *,
+    test: str,
+    judge: Any,
+    words: Mapping[str, Sequence[str]] | None,
+    n_queries: int,
+    max_new_tokens: int,
+    seed: int,
+) -> tuple[HeadSpace, Words | Judged, Runs]:
+    """What a causal test needs, checked; see `emolab.head_effects` for the arguments."""
+    if test not in OPS:
+        raise EmolabError(f"unknown test {test!r}; expected one of {', '.join(OPS)}")
+    if test == "patch" and judge is not None:
+        raise EmolabError("patching needs one text for both runs, so it has no judge; leave judge out to measure words")
+    missing = {"query_id", "condition", "prompt", "text"} - set(responses)
+    if missing or (responses["prompt"] == "").all():
+        raise EmolabError(
+            "causal tests run prompts with and without instruction: responses from collect_responses, not from texts"
+        )
+    space = HeadSpace(model, vectors)
+    if test == "steer" and any("ln1_post" in block._modules for block in model.bridge.blocks):
+        raise EmolabError(f"{model.name!r} rescales attention before adding it, so a head has no fixed vector to add")
+    wanted = {NEUTRAL, *vectors.emotions}
+    rows = {
+        (r.query_id, r.condition): (r.prompt, r.text)
+        for r in responses.itertuples()
+        if r.condition in wanted and len(r.text)
+    }
+    queries = [q for q in dict.fromkeys(responses["query_id"]) if all((q, c) in rows for c in wanted)]
+    if not queries or n_queries < 1:
+        raise EmolabError(
+            f"no query has an answer under each of {', '.join(sorted(wanted))}; use collect_responses(pairing='all')"
+        )
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(len(queries))[:n_queries]
+    queries = [queries[i] for i in sorted(chosen)]
+    if judge is not None:
+        return space, Judged(judge, max_new_tokens), Runs(test, queries, rows)
+    tokens = emotion_tokens(model, responses) if words is None else word_tokens(model, dict(words))
+    lost = [e for e in vectors.emotions if e not in tokens]
+    if lost:
+        raise EmolabError(f"words lack {', '.join(lost)}; give {{emotion: [words]}} for every emotion of the vectors")
+    return space, Words(tokens), Runs(test, queries, rows)
+
+
+def answer_z(model: Model, prompts: list[str], texts: list[str]) -> list[Float[Tensor, "layer answer head d_head"]]:
+    """z of every head from the last prompt token to the end of the text, as the model reads it after its prompt."""
+    out: list[Any] = [None] * len(prompts)
+    for index in _plan(model, prompts, texts, None):
+        batch = encode(model, [prompts[i] for i in index], [texts[i] for i in index])
+        taken = {layer: _Take() for layer in range(model.n_layers)}
+        with torch.inference_mode(), edited(model, taken) as runner:
+            _forward(model, runner, batch, 1)
+        z = torch.stack([taken[layer].z for layer in range(model.n_layers)], 1)
+        for row, i in enumerate(index):
+            out[i] = z[row, :, -int(batch.response_mask[row].sum()) - 1 :].cpu()
+    return out
+
+
+class _Take:
+    calls = 0
+
+    def __call__(self, z: Tensor) -> Tensor:
+        self.calls, self.z = self.calls + 1, z
+        return z
+
+
+@dataclass
+class Words:
+    """Measure: the model's own probability of emotion words as it reads an answer, teacher forced.
+
+    The value of a run is log(mean over the answer's tokens of the summed next-token probability of the emotion's word
+    tokens): how many such words the model expects, in nats. tokens: {emotion: ids}, see `emotion_tokens`.
+    """
+
+    tokens: dict[str, list[int]]
+    name = "words"
+
+    def __call__(self, model: Model, space: HeadSpace, jobs: list[Job], batch_size=None, progress=False) -> np.ndarray:
+        pairs = list(dict.fromkeys((j.source, j.text) for j in jobs if j.source is not None))
+        sources = dict(zip(pairs, answer_z(model, *map(list, zip(*pairs, strict=True))), strict=True)) if pairs else {}
+        out = np.empty(len(jobs))
+        for index in _batches(model, jobs, progress, batch_size, texts=True):
+            rows = [jobs[i] for i in index]
+            batch = encode(model, [j.prompt for j in rows], [j.text for j in rows])
+            own = batch.attention_mask.sum(1)
+            pads, answer = batch.input_ids.shape[1] - own, batch.response_mask.sum(1)
+            window = Window(["generated"], list(zip(pads.tolist(), (own - answer).tolist(), strict=True)))
+            edits = head_edits(space, [j.change for j in rows], window, [sources.get((j.source, j.text)) for j in rows])
+            keep = int(answer.max()) + 1
+            with torch.inference_mode(), edited(model, edits) as runner:
+                p = _forward(model, runner, batch, keep)[:, :-1].float().softmax(-1)
+            for row, i in enumerate(index):
+                share = p[row, p.shape[1] - int(answer[row]) :, self.tokens[rows[row].emotion]].double().sum(-1).mean()
+                out[i] = float(share.clamp_min(1e-30).log())
+        return out
+
+
+@dataclass
+class Judged:
+    """Measure: the judge's probability of the emotion in the text that the model writes, greedily."""
+
+    judge: Any
+    max_new_tokens: int = 80
+
+    @property
+    def name(self) -> str:
+        return self.judge.name
+
+    def __call__(self, model: Model, space: HeadSpace, jobs: list[Job], batch_size=None, progress=False) -> np.ndarray:
+        missing = {j.emotion for j in jobs} - set(self.judge.labels)
+        if missing:
+            raise EmolabError(f"judge {self.judge.name!r} knows no {', '.join(sorted(missing))}")
+        texts = [""] * len(jobs)
+        for index in _batches(model, jobs, progress, batch_size, texts=False):
+            rows = [jobs[i] for i in index]
+            edits = head_edits(space, [j.change for j in rows], Window(["generated"]))
+            # Rows come by length, so that `generate` keeps their order; without its own batches, a row meets its edit.
+            with edited(model, edits):
+                made = generate(
+                    model,
+                    [j.prompt for j in rows],
+                    raw=True,
+                    max_new_tokens=self.max_new_tokens,
+                    batch_size=len(rows),
+                )
+            for i, text in zip(index, made, strict=True):
+                texts[i] = text
+        p = np.asarray(self.judge(texts))
+        return p[np.arange(len(jobs)), [list(self.judge.labels).index(j.emotion) for j in jobs]]
+
+
+def _plan(model: Model, prompts: list[str], texts: list[str] | None, batch_size: int | None) -> list[list[int]]:
+    lengths = [len(ids) for ids in model.tokenizer(prompts, add_special_tokens=False).input_ids]
+    if texts is not None:
+        more = model.tokenizer(texts, add_special_tokens=False).input_ids
+        lengths = [n + len(ids) for n, ids in zip(lengths, more, strict=True)]
+    return plan_batches(model, lengths, batch_size, logits=texts is not None)
+
+
+def _batches(model: Model, jobs: list[Job], progress: bool, batch_size: int | None, *, texts: bool) -> Iterator:
+    """Job numbers in batches by length; single-head jobs of one layer together, so that few layers carry hooks."""
+    groups: dict[int, list[int]] = {}
+    for i, job in enumerate(jobs):
+        layers = {layer for layer, _ in job.change.heads} if job.change else set()
+        groups.setdefault(layers.pop() if len(layers) == 1 else -1, []).append(i)
+    with tqdm(total=len(jobs), disable=not progress, desc="heads", unit="run") as bar:
+        for group in groups.values():
+            prompts = [jobs[i].prompt for i in group]
+            for index in _plan(model, prompts, [jobs[i].text for i in group] if texts else None, batch_size):
+                yield [group[k] for k in index]
+                bar.update(len(index))

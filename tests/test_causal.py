@@ -1,0 +1,408 @@
+"""Changes to heads do exactly what they say; tests of causes find the head that was planted."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from emolab.activations import output_weights
+from emolab.causal import _sign_flip, ablation_curve, head_effects
+from emolab.edits import Window
+from emolab.errors import EmolabError
+from emolab.generation import generate
+from emolab.heads import head_summary
+from emolab.interventions import Change, HeadEdit, HeadSpace, ablated, edited, head_edits
+from emolab.judges import FunctionJudge
+from emolab.measures import Job, Judged, Words, answer_z
+from emolab.models import encode, load_model, render_prompts, site_hooks
+from emolab.steering import Steering, steered
+from emolab.vectors import extract_vectors
+from tests import tiny
+from tests.planted import HEAD, JOY, LAYER, SAD, planted_model, planted_responses
+
+
+def hooks_left(model) -> int:
+    bridge = sum(len(p.fwd_hooks) + len(p._forward_hooks) for p in model.bridge.hook_dict.values())
+    return bridge + sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.hf.modules())
+
+
+QUERIES = ["tell me about the park .", "how did you feel ?", "a dog and a cat in the rain"]
+TEXTS = ["the park was quiet .", "i was happy and glad today", "it was"]
+
+
+@pytest.fixture(scope="module", params=["tiny_llama", "tiny_gpt2"])
+def model(request):
+    return request.getfixturevalue(request.param)
+
+
+def written(vectors_model, seed=0):
+    """Random vectors of which every head's part lies in that head's output space, as real ones do."""
+    vectors = tiny.random_vectors(vectors_model)
+    W_O = output_weights(vectors_model)
+    z = torch.randn(3, *W_O.shape[:3], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    vectors.data["head"] = torch.einsum("elhd,lhdm->elhm", z, W_O).float()
+    return vectors
+
+
+@pytest.fixture(scope="module")
+def vectors(model):
+    return written(model)
+
+
+@pytest.fixture(scope="module")
+def space(model, vectors):
+    return HeadSpace(model, vectors)
+
+
+@pytest.fixture(scope="module")
+def batch(model):
+    return encode(model, QUERIES)
+
+
+def cached(model, batch, sites=("head", "attn")):
+    names = [n for s in sites for n in site_hooks(model, s)]
+    with torch.inference_mode():
+        return model.run_with_cache(batch.input_ids, attention_mask=batch.attention_mask, names_filter=names)
+
+
+def outputs(model, cache, layer):
+    """[row, token, head, d_model]"""
+    z = cache[site_hooks(model, "head")[layer]].double()
+    return torch.einsum("bshd,hdm->bshm", z, output_weights(model)[layer])
+
+
+def test_ablation_takes_one_heads_component_and_leaves_all_else(model, vectors, batch):
+    before = cached(model, batch)[1]
+    with ablated(model, vectors, "joy", [(1, 2)]):
+        after = cached(model, batch)[1]
+    assert torch.equal(before[site_hooks(model, "head")[0]], after[site_hooks(model, "head")[0]])
+    old, new = outputs(model, before, 1), outputs(model, after, 1)
+    u = torch.nn.functional.normalize(vectors.get("head", emotion="joy", layer=1, head=2).double(), dim=-1)
+    assert (old[:, :, 2] @ u).abs().min() > 1e-4
+    torch.testing.assert_close(new[:, :, 2] @ u, torch.zeros_like(new[:, :, 2, 0]), atol=2e-6, rtol=0)
+    torch.testing.assert_close(new[:, :, 2], old[:, :, 2] - (old[:, :, 2] @ u)[..., None] * u, atol=5e-6, rtol=1e-5)
+    others = [h for h in range(model.n_heads) if h != 2]
+    assert torch.equal(new[:, :, others], old[:, :, others])
+
+
+def test_a_foreign_vector_loses_its_component_too(model, batch):
+    """A vector that no head could write: its component in the head's output is removed all the same."""
+    vectors = tiny.random_vectors(model)
+    with ablated(model, vectors, "anger", [(0, 1)]):
+        new = outputs(model, cached(model, batch)[1], 0)[:, :, 1]
+    u = torch.nn.functional.normalize(vectors.get("head", emotion="anger", layer=0, head=1).double(), dim=-1)
+    torch.testing.assert_close(new @ u, torch.zeros_like(new[..., 0]), atol=2e-6, rtol=0)
+
+
+def test_generated_positions_only(model, vectors, batch):
+    before = outputs(model, cached(model, batch)[1], 1)
+    with ablated(model, vectors, "joy", [(1, 0)], positions="generated"):
+        after = outputs(model, cached(model, batch)[1], 1)
+    assert torch.equal(before[:, :-1], after[:, :-1])
+    assert not torch.equal(before[:, -1, 0], after[:, -1, 0])
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_nothing_remains_after_exit_or_an_exception(model, vectors, space, batch, plain):
+    before = cached(model, batch)[0]
+    edits = head_edits(space, [Change("ablate", "joy", ((0, 0), (1, 1)))], Window(["all"]))
+    start = hooks_left(model)
+    context = (lambda: edited(model, edits)) if plain else (lambda: ablated(model, vectors, "joy", [(0, 0), (1, 1)]))
+    with pytest.raises(RuntimeError, match="inside"):
+        with context():
+            assert hooks_left(model) > start
+            raise RuntimeError("inside")
+    assert hooks_left(model) == start
+    with context():
+        pass
+    assert hooks_left(model) == start
+    assert torch.equal(before, cached(model, batch)[0])
+
+
+def test_patching_all_heads_of_a_layer_is_patching_attention(model, space, batch):
+    """From another prompt in front of the same text."""
+    told = encode(model, ["answer with joy . " + q for q in QUERIES], TEXTS)
+    plain = encode(model, QUERIES, TEXTS)
+    layer, n = 1, max(int(m.sum()) for m in plain.response_mask) + 1
+    name, z = site_hooks(model, "attn")[layer], site_hooks(model, "head")[layer]
+    run = {"names_filter": [name, z]}
+    with torch.inference_mode():
+        source = model.run_with_cache(told.input_ids, attention_mask=told.attention_mask, **run)[1]
+        sources = [
+            source[z][i, -int(m.sum()) - 1 :][None].expand(2, -1, -1, -1) for i, m in enumerate(plain.response_mask)
+        ]
+        own = plain.attention_mask.sum(1)
+        prompts = [
+            (plain.input_ids.shape[1] - int(o), int(o - m.sum())) for o, m in zip(own, plain.response_mask, strict=True)
+        ]
+        change = Change("patch", "joy", tuple((layer, h) for h in range(model.n_heads)))
+        edits = head_edits(space, [change] * 3, Window(["generated"], prompts), sources)
+        with model.bridge.hooks(fwd_hooks=[(z, lambda x, hook: edits[layer](x))]):
+            got, cache = model.run_with_cache(plain.input_ids, attention_mask=plain.attention_mask, **run)
+
+        def swap(x, hook):
+            for i, (pad, p) in enumerate(prompts):
+                k = x.shape[1] - pad - p + 1
+                x[i, -k:] = source[name][i, -k:]
+            return x
+
+        with model.bridge.hooks(fwd_hooks=[(name, swap)]):
+            expected = model.bridge(plain.input_ids, attention_mask=plain.attention_mask)
+    assert n > 2
+    for i, (pad, p) in enumerate(prompts):
+        k = plain.input_ids.shape[1] - pad - p + 1
+        torch.testing.assert_close(cache[name][i, -k:], source[name][i, -k:], atol=2e-6, rtol=1e-5)
+        torch.testing.assert_close(got[i, pad:], expected[i, pad:], atol=2e-5, rtol=1e-4)
+
+
+def test_steering_a_head_is_steering_with_its_vector(model, vectors, space, batch):
+    heads = {1: [0, 3], 0: [2]}
+    with (
+        torch.inference_mode(),
+        steered(model, Steering(vectors, {"joy": 1.5}, site="head", heads=heads, positions="all")),
+    ):
+        expected = model(batch.input_ids, attention_mask=batch.attention_mask)
+    change = Change("steer", "joy", ((1, 0), (1, 3), (0, 2)), 1.5)
+    edits = head_edits(space, [change], Window(["all"]))
+    mask = batch.attention_mask
+    with torch.inference_mode(), edited(model, edits) as runner:
+        assert runner is model.hf  # the fast one
+        got = runner(
+            input_ids=batch.input_ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)
+        ).logits
+    torch.testing.assert_close(got[:, -1], expected[:, -1], atol=5e-5, rtol=1e-4)
+
+
+def test_random_directions_have_equal_size(space):
+    _, norm = space.direction("joy")
+    a, same = space.direction("joy", seed=3)
+    assert torch.equal(norm, same)
+    length = torch.einsum("lhd,lhdm->lhm", a, space.W_O).norm(dim=-1)
+    torch.testing.assert_close(length, torch.ones_like(length))
+    assert not torch.equal(a, space.direction("joy", seed=4)[0])
+
+
+def some_jobs(model, patch=True):
+    jobs = []
+    for i, (query, text) in enumerate(zip(QUERIES, TEXTS, strict=True)):
+        neutral, told = render_prompts(model, [query])[0], render_prompts(model, [query], "joy")[0]
+        for head in ((0, 1), (1, 2), (1, 3)):
+            jobs += [
+                Job(told, text, "joy"),
+                Job(told, text, "joy", Change("ablate", "joy", (head,))),
+                Job(told, text, "anger", Change("ablate", "anger", (head, (0, 0)), 1.0, 5 + i)),
+                Job(neutral, text, "joy", Change("steer", "joy", (head,), 2.0)),
+            ]
+            if patch:
+                jobs += [
+                    Job(neutral, text, "joy", Change("patch", "joy", (head,)), told),
+                    Job(neutral, text, "joy", Change("patch", "joy", (head,), 1.0, 7), told),
+                ]
+    return jobs
+
+
+def test_batched_words_are_single_words(model, space):
+    measure = Words({"joy": [10, 11, 12], "anger": [13, 14]})
+    jobs = some_jobs(model)
+    together = measure(model, space, jobs)
+    single = measure(model, space, jobs, batch_size=1)
+    np.testing.assert_allclose(together, single, atol=1e-5)
+    assert len(set(together.round(7))) > len(jobs) / 2  # changes do change something
+
+
+def test_words_on_the_bridge_are_those_of_the_plain_model(model, space):
+    measure, jobs = Words({"joy": [10, 11, 12], "anger": [13, 14]}), some_jobs(model)
+    plain = measure(model, space, jobs)
+    with model.bridge.hooks(fwd_hooks=[(site_hooks(model, "resid")[0], lambda x, hook: x)]):
+        np.testing.assert_allclose(measure(model, space, jobs), plain, atol=1e-5)
+
+
+def test_batched_texts_are_single_texts(model, space):
+    texts = []
+
+    def keep(batch):
+        texts.append(list(batch))
+        return np.tile([0.2, 0.3, 0.5], (len(batch), 1))
+
+    measure = Judged(FunctionJudge(keep, ("anger", "joy", "neutral")), max_new_tokens=8)
+    jobs = some_jobs(model, patch=False)
+    p = measure(model, space, jobs)
+    assert p.tolist() == [0.3 if j.emotion == "joy" else 0.2 for j in jobs]
+    measure(model, space, jobs, batch_size=1)
+    assert texts[0] == texts[1]
+    unchanged = [t for t, j in zip(texts[0], jobs, strict=True) if j.change is None]
+    assert unchanged == [t for p in dict.fromkeys(j.prompt for j in jobs if j.change is None)
+                         for t in generate(model, [p], raw=True, max_new_tokens=8) * 3]  # fmt: skip
+    assert len(set(texts[0])) > 6
+
+
+def test_answer_z_is_that_of_the_whole_row(model):
+    z = answer_z(model, QUERIES, TEXTS)
+    alone = answer_z(model, QUERIES[1:2], TEXTS[1:2])[0]
+    torch.testing.assert_close(z[1], alone, atol=1e-5, rtol=1e-4)
+    assert z[1].shape == (model.n_layers, 6 + 1, model.n_heads, model.d_head)
+
+
+# --- a head that was planted ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    model = load_model(planted_model(tmp_path_factory.mktemp("planted")), device="cpu")
+    responses = planted_responses(model)
+    vectors = extract_vectors(model, responses, progress=False)
+    return model, responses, vectors
+
+
+WORDS = {"joy": JOY, "sadness": SAD}
+
+
+@pytest.mark.parametrize("test", ["ablate", "patch", "steer"])
+def test_effects_name_the_planted_head(planted, test):
+    model, responses, vectors = planted
+    table = head_effects(model, vectors, responses, test=test, words=WORDS, n_queries=8, progress=False)
+    assert len(table) == model.n_layers * model.n_heads * 2
+    sign = -1 if test == "ablate" else 1
+    for emotion, own in table.groupby("emotion"):
+        top = own.loc[own["share"].idxmax()]
+        assert (top["layer"], top["head"]) == (LAYER, HEAD), emotion
+        assert top["q"] < 0.05 and sign * top["lo"] > 0 and sign * top["hi"] > 0
+        assert top["share"] > 0.5 and abs(top["random_direction"]) < 0.5 * abs(top["effect"])
+        assert abs(top["other_heads"]) < 0.1 * abs(top["effect"])
+        rest = own.drop(index=top.name)
+        assert (rest["share"].abs() < 0.1).all()
+        assert top["attribution"] > 0.5 and (rest["attribution"].abs() < 0.3).all()
+    assert table.attrs["about"]["n"] == "8 queries"
+
+
+def test_only_one_head_carries_all(planted):
+    """Patching the planted head restores the whole gap: it alone carries the instruction."""
+    model, responses, vectors = planted
+    table = head_effects(model, vectors, responses, test="patch", words=WORDS, heads=[(LAYER, HEAD)], progress=False)
+    assert table["share"].between(0.9, 1.1).all()
+    assert table["other_heads"].isna().all()
+
+
+def test_the_curve_falls_with_the_planted_head_only(planted):
+    model, responses, vectors = planted
+    ranked = head_effects(model, vectors, responses, words=WORDS, n_queries=10, progress=False)
+    curve = ablation_curve(
+        model, vectors, responses, ranked=ranked, words=WORDS, ks=[1, 2], n_queries=8, progress=False
+    )
+    kept = curve.set_index(["emotion", "order", "k"])["kept"].sort_index()
+    assert set(curve["emotion"]) == {"joy", "sadness", "all"}
+    assert (kept.xs(0, level="k") == 1).all()
+    for emotion in ("joy", "sadness", "all"):
+        assert kept[emotion, "ranked", 1] < 0.5 < 0.9 < kept[emotion, "random_heads", 1]
+        assert kept[emotion, "random_direction", 1] > kept[emotion, "ranked", 1] + 0.2
+    row = curve.set_index(["emotion", "order", "k"]).loc
+    assert row["joy", "ranked", 1]["hi"] < row["joy", "random_heads", 1]["lo"]
+    summary = head_summary(ranked, curve)
+    assert summary["apart"] == {"joy": [1, 2], "sadness": [1, 2]} and summary["ablation_curve"]["ks"] == [0, 1, 2]
+    assert {tuple(row[:2]) for row in summary["top"][:2]} == {(LAYER, HEAD)}
+    np.testing.assert_allclose(summary["ablation_curve"]["random_mean"], kept.loc[("all", "random_heads")], atol=1e-4)
+    json.dumps(summary)
+    assert (curve["lo"] <= curve["kept"] + 1e-9).all() and (curve["kept"] <= curve["hi"] + 1e-9).all()
+
+
+def test_the_judge_sees_it_too(planted):
+    model, responses, vectors = planted
+
+    def count(texts):
+        joy = np.array([sum(w in JOY for w in t.split()) / max(1, len(t.split())) for t in texts])
+        sad = np.array([sum(w in SAD for w in t.split()) / max(1, len(t.split())) for t in texts])
+        return np.stack([joy, sad], 1)
+
+    judge = FunctionJudge(count, ("joy", "sadness"))
+    table = head_effects(model, vectors, responses, judge=judge, n_queries=6, max_new_tokens=6, progress=False)
+    for _, own in table.groupby("emotion"):
+        top = own.loc[own["effect"].idxmin()]
+        assert (top["layer"], top["head"]) == (LAYER, HEAD) and top["effect"] < -0.2
+    curve = ablation_curve(
+        model, vectors, responses, ranked=table, judge=judge, ks=[1], n_queries=6, max_new_tokens=6, test="steer",
+        dose=2.0, progress=False,
+    )  # fmt: skip
+    kept = curve[curve["emotion"] == "all"].set_index(["order", "k"])["kept"]
+    assert kept["ranked", 0] == 0 and kept["ranked", 1] > 0.5 > kept["random_heads", 1]
+
+
+def test_same_seed_same_table(planted):
+    model, responses, vectors = planted
+    make = lambda seed: head_effects(  # noqa: E731
+        model, vectors, responses, words=WORDS, n_queries=4, seed=seed, heads=[(0, 0), (1, 1)], progress=False
+    )
+    pd.testing.assert_frame_equal(make(1), make(1))
+    assert not make(1)["random_direction"].equals(make(2)["random_direction"])
+
+
+def test_one_emotion_one_head_one_query(planted):
+    model, responses, vectors = planted
+    from emolab.vectors import EmotionVectors
+
+    joy = EmotionVectors({s: x[:1] for s, x in vectors.data.items()}, ("joy",), vectors.resid_norm, vectors.meta)
+    table = head_effects(model, joy, responses, words={"joy": JOY}, heads=[(1, 1)], n_queries=1, progress=False)
+    assert len(table) == 1 and table["p"].item() == 1.0  # one query can show nothing
+
+
+def test_errors_say_what_to_do(planted, tiny_llama):
+    model, responses, vectors = planted
+    run = {"words": WORDS, "progress": False}
+    with pytest.raises(EmolabError, match="unknown test"):
+        head_effects(model, vectors, responses, test="delete", **run)
+    with pytest.raises(EmolabError, match="no judge"):
+        head_effects(model, vectors, responses, test="patch", judge=FunctionJudge(len, ("joy",)), progress=False)
+    with pytest.raises(EmolabError, match="no head 9"):
+        head_effects(model, vectors, responses, heads=[(0, 9)], **run)
+    with pytest.raises(EmolabError, match="another model"):
+        head_effects(tiny_llama, vectors, responses, **run)
+    with pytest.raises(EmolabError, match="collect_responses"):
+        head_effects(model, vectors, responses.assign(prompt=""), **run)
+    with pytest.raises(EmolabError, match="pairing"):
+        head_effects(model, vectors, responses[responses["condition"] != "joy"], **run)
+    with pytest.raises(EmolabError, match="ranking of sadness is empty"):
+        ablation_curve(model, vectors, responses, ranked={"joy": [(0, 0)]}, **run)
+    with pytest.raises(EmolabError, match="ks"):
+        ablation_curve(model, vectors, responses, ranked={"joy": [(0, 0)], "sadness": [(0, 0)]}, ks=[2], **run)
+    with pytest.raises(EmolabError, match="knows no"):
+        head_effects(model, vectors, responses, judge=FunctionJudge(len, ("fear",)), progress=False)
+    with pytest.raises(EmolabError, match='no site "head"'):
+        HeadSpace(model, extract_vectors(model, responses, sites=("resid",), progress=False))
+
+
+def test_models_with_a_norm_after_attention(tmp_path):
+    """Ablating and patching are defined there; a vector to add is not."""
+    from transformers import Gemma2Config
+
+    fields = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, head_dim=8)
+    fields |= dict(num_key_value_heads=2, vocab_size=len(tiny.tokenizer()), max_position_embeddings=128)
+    config = Gemma2Config(**fields, bos_token_id=0, eos_token_id=1, pad_token_id=2, query_pre_attn_scalar=8)
+    model = load_model(tiny.save(tmp_path, tiny.build(config), tiny.tokenizer()), device="cpu")
+    responses = planted_responses(model)
+    vectors = extract_vectors(model, responses, progress=False)
+    for test in ("ablate", "patch"):
+        table = head_effects(model, vectors, responses, test=test, words=WORDS, n_queries=2, progress=False)
+        assert np.isfinite(table["effect"]).all() and table["effect"].abs().max() > 0
+    with pytest.raises(EmolabError, match="rescales"):
+        head_effects(model, vectors, responses, test="steer", words=WORDS, progress=False)
+    batch = encode(model, QUERIES)
+    with ablated(model, vectors, "joy", [(1, 2)]):
+        after = outputs(model, cached(model, batch, ("head",))[1], 1)[:, :, 2]
+    u = torch.nn.functional.normalize(vectors.get("head", emotion="joy", layer=1, head=2).double(), dim=-1)
+    torch.testing.assert_close(after @ u, torch.zeros_like(after[..., 0]), atol=1e-5, rtol=0)
+
+
+def test_edit_refuses_another_batch():
+    edit = HeadEdit(2, 1, 4, Window(["all", "all"]))
+    with pytest.raises(EmolabError, match="batch of 3"):
+        edit(torch.zeros(3, 5, 1, 4))
+
+
+def test_sign_flip_is_exact():
+    d = np.array([[1.0, 0.0, 1.0], [1.0, 0.0, -1.0], [1.0, 0.0, 1.0], [1.0, 0.0, -1.0]])
+    assert _sign_flip(d, 0).tolist() == [2 / 16, 1.0, 1.0]
+    many = np.random.default_rng(0).normal(2, 1, (40, 3))
+    assert (_sign_flip(many, 0) < 1e-3).all()
+    noise = np.random.default_rng(1).normal(0, 1, (12, 400))
+    assert 0.02 < (_sign_flip(noise, 0) < 0.05).mean() < 0.09  # the level holds
