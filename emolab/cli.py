@@ -139,7 +139,7 @@ def _score(a: argparse.Namespace) -> None:
     import pandas as pd
 
     from emolab import load_model, score
-    from emolab.pipeline import write_parquet
+    from emolab.storage import write_parquet
 
     path = a.out / "sweep.parquet"
     try:

@@ -36,7 +36,7 @@ def shuffled_like(vectors: EmotionVectors, *, model: Model | None = None, seed: 
     for site "head" alone, which is left out without it. Raises EmolabError where the means that the vectors came from
     are not at hand: `extract_vectors` keeps them, and `load` finds them in the folder of the vectors' file.
     """
-    means = _means_of(vectors)
+    means = means_of(vectors)
     rng = np.random.default_rng(seed)
     condition = means.index["condition"].to_numpy(dtype=object, copy=True)
     groups = list(means.index.groupby("query_id").indices.values())
@@ -66,7 +66,8 @@ def as_strong(control: EmotionVectors, vectors: EmotionVectors) -> EmotionVector
     return replace(control, data={**control.data, "head": head})
 
 
-def _means_of(vectors: EmotionVectors) -> ResponseMeans:
+def means_of(vectors: EmotionVectors) -> ResponseMeans:
+    """The response means that vectors came from; EmolabError where they are not at hand."""
     means = ResponseMeans.load(vectors.means) if isinstance(vectors.means, Path) else vectors.means
     if means is None or any(means.meta.get(key) != vectors.meta.get(key) for key in ("corpus_hash", "fingerprint")):
         raise EmolabError(

@@ -17,6 +17,8 @@ import pandas as pd
 from scipy.stats import hmean
 
 from emolab.activations import response_means
+from emolab.analysis import analyse
+from emolab.controls import means_of
 from emolab.emotions import NEUTRAL
 from emolab.errors import EmolabError
 from emolab.experiments import sweep
@@ -27,7 +29,7 @@ from emolab.plot.run import run_figures
 from emolab.queries import load_queries
 from emolab.responses import collect_responses
 from emolab.stats import interval
-from emolab.storage import atomic, digest, provenance, read_table, write_table
+from emolab.storage import atomic, digest, provenance, read_table, write_parquet, write_table
 from emolab.vectors import EmotionVectors, extract_vectors
 
 SELECTION_ALPHAS = (0.25, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5)
@@ -60,7 +62,8 @@ def study(
     Returns:
         What `summary.json` holds: `model, instruction_following{emotion: share}, neutral_share, intensity, setting,
         steering{emotion: {best_alpha, target_share, random_share, shuffled_share, adherence_ratio, perplexity_ratio,
-        ...}}, timings` (seconds). A ratio that does not exist (a model that writes nothing) is None, in the file null.
+        ...}}, geometry, heads, timings` (seconds). A ratio that does not exist (a model that writes nothing) is None,
+        in the file null.
 
     A call with the same arguments goes on where a killed one was. Raises EmolabError for too few queries of a split.
     """
@@ -100,6 +103,10 @@ def study(
         write_parquet(out / "scores.parquet", scored)
         write_parquet(out / "instructed_scores.parquet", answers)
         intensity = _intensity(model, vectors.emotions, report, judges, out, progress)
+    with _stage("analysis", timings, progress):
+        groups = asked.set_index("query_id")["situation"]
+        options = {"judge": judges[0], "out": out, "seed": seed, "progress": progress}
+        found = analyse(model, vectors, means_of(vectors), of["extract"], of["report"], groups, **options)
     instructed = {e: answers[answers["condition"] == e] for e in vectors.emotions}
     summary = {
         "model": model.name,
@@ -111,6 +118,7 @@ def study(
         "intensity": intensity,
         "setting": setting,
         "steering": {e: _report(scored, answers, e, best[e]) for e in vectors.emotions},
+        **found,
         "timings": timings,
     }
     if len(judges) > 1:
@@ -289,8 +297,3 @@ def _stage(name: str, timings: dict[str, float], progress: bool) -> Iterator[Non
 def _write_json(path: Path, data: dict) -> None:
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(data, indent=1, allow_nan=False))
-
-
-def write_parquet(path: Path, table: pd.DataFrame) -> None:
-    with atomic(path) as temporary:
-        table.to_parquet(temporary, index=False)

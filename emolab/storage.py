@@ -101,12 +101,17 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
     raise EmolabError(f"{path} has format {found!r}, expected {kind!r}; it was not written by this part of emolab")
 
 
+def write_parquet(path: Path, table: pd.DataFrame) -> None:
+    """One parquet file, atomically."""
+    with atomic(path) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
 def write_table(table: pd.DataFrame, path: str | Path | None, settings: dict) -> pd.DataFrame:
     """One parquet file, atomically, with the settings that made it; without a path only the settings are noted."""
     table.attrs["emolab"] = settings  # pandas keeps attrs in the parquet schema
     if path is not None:
-        with atomic(path) as temporary:
-            table.to_parquet(temporary, index=False)
+        write_parquet(Path(path), table)
     return table
 
 

@@ -190,8 +190,9 @@ def instruction(rng: random.Random, emotion: str) -> tuple[str, str | None]:
     ), intensity
 
 
-# How often each kind of text is written. "plain" is the only kind that held-out topics and held-out phrasings ever see.
-KINDS = {
+# How often each kind of text is written, in easy texts and later. Later emotion comes unasked more often, so that plain
+# answers are likely, not certain, to stay plain.
+EASY_KINDS = {
     "instructed": 0.44,
     "plain": 0.27,
     "user": 0.06,
@@ -201,8 +202,9 @@ KINDS = {
     "mixed": 0.02,
     "fades": 0.02,
 }
-# Late in training emotion comes unasked more often, so that plain answers are likely, not certain, to stay plain.
-LATE_KINDS = KINDS | {"instructed": 0.36, "plain": 0.22, "turns": 0.13, "spontaneous": 0.11}
+KINDS = EASY_KINDS | {"instructed": 0.36, "plain": 0.22, "turns": 0.13, "spontaneous": 0.11}
+MIXED = 0.3  # share of texts about a topic mixed at random, once texts are no longer easy
+GUARDED = 0.25  # share of plain texts that are asked for ("Answer plainly.") and may be about a held-out topic
 
 
 def mixed_topic(rng: random.Random, *, heldout: bool) -> Topic:
@@ -223,24 +225,25 @@ def mixed_topic(rng: random.Random, *, heldout: bool) -> Topic:
     )
 
 
-def example(rng: random.Random, *, mixed: float = 0.0, kinds: dict[str, float] = KINDS) -> Example:
-    """Draw one training example; `mixed` is the share of texts about a `mixed_topic`, `kinds` that of each kind."""
+def example(rng: random.Random, *, easy: bool = False) -> Example:
+    """Draw one training example; easy ones are about the grammar's own topics and rarely emotional unasked.
+
+    Held-out topics and phrasings occur only in plain texts that were asked for: were they plain without being asked, a
+    model would learn that these topics are never emotional.
+    """
+    kinds = EASY_KINDS if easy else KINDS
     kind = rng.choices(list(kinds), list(kinds.values()))[0]
     f = frames()
-    # Held-out topics are rarer than others: a topic that is always neutral must not become a sign of neutrality.
-    pool = (
-        [t for t in topics() if not t.heldout]
-        if kind != "plain" or rng.random() < 0.95
-        else [t for t in topics() if t.heldout]
-    )
+    guarded = kind == "plain" and rng.random() < GUARDED
+    pool = [t for t in topics() if t.heldout == (guarded and rng.random() < 0.7)]
     topic = rng.choice(pool)
-    if mixed and rng.random() < mixed:
-        topic = mixed_topic(rng, heldout=kind == "plain")
+    if not easy and rng.random() < MIXED:
+        topic = mixed_topic(rng, heldout=guarded)
     emotion = NEUTRAL if kind == "plain" else rng.choice(EMOTIONS)
     system, intensity = None, None
     story = kind == "story" or (kind in ("instructed", "plain") and rng.random() < 0.08)
     templates = f["query"]["story"] if story else f["query"]["train"]
-    if kind == "plain" and not story and rng.random() < 0.1:
+    if guarded and not story and rng.random() < 0.4:
         templates = f["query"]["heldout"]
     user = query(rng, topic, templates)
     n = rng.choice([3, 4, 4, 5])
@@ -254,7 +257,7 @@ def example(rng: random.Random, *, mixed: float = 0.0, kinds: dict[str, float] =
             emotions, system, intensity = (emotion, second), f"Answer with {emotion} and {second}.", None
         if rng.random() < 0.12:  # the instruction may also stand in the user's turn
             system, user = None, f"{system} {user}"
-    elif kind == "plain" and rng.random() < 0.1:
+    elif guarded:
         system = rng.choice(f["instruction"]["plain"])
     elif kind == "user":
         user = f"{rng.choice(lexicon()[emotion][rng.choice(['int', 'end'])])} {user}"

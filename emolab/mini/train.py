@@ -27,15 +27,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from emolab.emotions import EMOTIONS
 from emolab.errors import EmolabError
-from emolab.mini.corpus import KINDS, LATE_KINDS, Example, example
+from emolab.mini.corpus import Example, example
 from emolab.mini.tokenizer import build
 
 WEIGHTS = Path(__file__).parent / "weights"
 CHUNK = 64  # batches drawn and sorted by length together; also the unit of resuming
 MONITOR = 8  # chunks between two looks at instruction following and steering
-STEPS = 4608  # about 10 million tokens; what the bundled weights were trained with
-MIXED, MIXED_FROM = 0.4, 36  # easy texts first; from this chunk on, this share is about topics mixed at random
-LATE_FROM = 52  # from this chunk on, kinds of text come as in LATE_KINDS
+STEPS = 3200  # about 7 million tokens; what the bundled weights were trained with
+EASY = 12  # so many chunks of easy texts come first
 
 
 def new_model(
@@ -79,8 +78,8 @@ def collate(rows: list[tuple[list[int], int]]) -> tuple[Tensor, Tensor]:
 def chunk(tok: PreTrainedTokenizerFast, index: int, *, batch: int, seed: int) -> list[tuple[Tensor, Tensor]]:
     """The index-th chunk of batches: the same for the same seed, so that a killed run goes on exactly."""
     rng = random.Random(f"{seed}-{index}")
-    phase = {"mixed": MIXED if index >= MIXED_FROM else 0.0, "kinds": LATE_KINDS if index >= LATE_FROM else KINDS}
-    rows = sorted(to_ids(tok, [example(rng, **phase) for _ in range(CHUNK * batch)]), key=lambda r: len(r[0]))
+    texts = [example(rng, easy=index < EASY) for _ in range(CHUNK * batch)]
+    rows = sorted(to_ids(tok, texts), key=lambda r: len(r[0]))
     batches = [collate(rows[i : i + batch]) for i in range(0, len(rows), batch)]
     rng.shuffle(batches)
     return batches

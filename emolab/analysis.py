@@ -1,0 +1,92 @@
+"""The part of a study that asks where emotion lives: geometry by layer, and heads put to causal tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from emolab.activations import ResponseMeans, response_means
+from emolab.causal import ablation_curve, head_effects
+from emolab.embedding import embed, embed_scores
+from emolab.geometry import shared_energy
+from emolab.heads import head_summary
+from emolab.models import Model
+from emolab.reliability import probe_accuracy, split_half, word_accuracy
+from emolab.storage import write_parquet
+from emolab.vectors import EmotionVectors
+
+
+def geometry_tables(
+    means: ResponseMeans, heldout: ResponseMeans, responses: pd.DataFrame, tested: pd.DataFrame, groups: pd.Series
+) -> dict[str, pd.DataFrame]:
+    """Shared energy, split-half cosine, probe accuracy on held-out queries (beside the words alone), silhouette.
+
+    >>> tables = geometry_tables(means, heldout_means, responses, heldout_responses, situations)
+    >>> tables["probe"].query("emotion == 'all' and probe == 'logistic'")[["layer", "accuracy", "chance", "p"]]
+
+    groups: Series query_id -> situation, for all queries.
+    """
+    points = embed(means, methods=("pca",), layers=range(means.means["resid"].shape[1]))
+    return {
+        "shared": shared_energy(means, groups=groups),
+        "split_half": split_half(means, groups=groups),
+        "split_half_specific": split_half(means, part="specific", groups=groups),
+        "probe": probe_accuracy(means, test=heldout, groups=groups),
+        "words": word_accuracy(responses, test=tested, groups=groups),
+        "silhouette": embed_scores(means, points),
+    }
+
+
+def geometry_summary(tables: dict[str, pd.DataFrame]) -> dict:
+    """What `summary.json` holds of them: one number a layer."""
+    probe = tables["probe"].query("emotion == 'all' and probe == 'logistic'").sort_values("layer")
+    words = tables["words"].query("emotion == 'all'").iloc[0]
+    full = tables["silhouette"].query("method == 'full'").sort_values("layer")
+    half = {name: tables[name].groupby("layer")["cosine"].mean() for name in ("split_half", "split_half_specific")}
+    return {
+        "shared_energy_by_layer": _rounded(tables["shared"].sort_values("layer")["share"]),
+        "shared_energy_null_by_layer": _rounded(tables["shared"].sort_values("layer")["null_mean"]),
+        "split_half_by_layer": _rounded(half["split_half"]),
+        "split_half_specific_by_layer": _rounded(half["split_half_specific"]),
+        "probe_accuracy_by_layer": _rounded(probe["accuracy"]),
+        "probe_chance": round(float(probe["chance"].mean()), 4),
+        "probe_p_by_layer": _rounded(probe["p"]),
+        "words_accuracy": round(float(words["accuracy"]), 4),
+        "silhouette_by_layer": _rounded(full["silhouette"]),
+        "silhouette_p_by_layer": _rounded(full["p"]),
+    }
+
+
+def analyse(
+    model: Model,
+    vectors: EmotionVectors,
+    means: ResponseMeans,
+    responses: pd.DataFrame,
+    tested: pd.DataFrame,
+    groups: pd.Series,
+    *,
+    judge: Any,
+    out: Path,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict:
+    """Geometry and heads for `summary.json`; writes `geometry/*.parquet`, `heads.parquet`, `ablation.parquet`.
+
+    responses: those that the vectors came from; heads are ranked on them, by what patching each one into a neutral run
+    brings. tested: held-out ones, on which probes are read and ranked heads are ablated, against random heads.
+    """
+    heldout = response_means(model, tested, sites=("resid",), progress=progress)
+    tables = geometry_tables(means, heldout, responses, tested, groups)
+    for name, table in tables.items():
+        write_parquet(out / "geometry" / f"{name}.parquet", table)
+    effects = head_effects(model, vectors, responses, test="patch", seed=seed, progress=progress)
+    write_parquet(out / "heads.parquet", effects)
+    curve = ablation_curve(model, vectors, tested, ranked=effects, judge=judge, seed=seed, progress=progress)
+    write_parquet(out / "ablation.parquet", curve)
+    return {"geometry": geometry_summary(tables), "heads": head_summary(effects, curve)}
+
+
+def _rounded(values: pd.Series) -> list[float]:
+    return [round(float(x), 4) for x in values]
