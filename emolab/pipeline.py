@@ -32,8 +32,8 @@ from emolab.stats import interval
 from emolab.storage import atomic, digest, provenance, read_table, write_parquet, write_table
 from emolab.vectors import EmotionVectors, extract_vectors
 
-SELECTION_ALPHAS = (0.25, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5)
-REPORT_ALPHAS = (-1.0, 0.0, 0.25, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0)
+SELECTION_ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
+REPORT_ALPHAS = (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 SITES = ("resid", "attn", "mlp", "head")
 ROUND_ONE = 6  # queries that choose between settings
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chi2_contingency
 
 from emolab import load_model
 from emolab.emotions import EMOTIONS, NEUTRAL
@@ -107,22 +108,26 @@ def test_same_seed_same_text():
     assert first == second != other
 
 
-def test_heldout_topics_and_phrasings_are_in_no_emotional_text(drawn):
-    """No emotional text is about a held-out topic. Only two nouns also name a part of another one, as listed here."""
-    parts = {"island": "lake", "clock": "exam"}
+def test_heldout_topics_and_phrasings_occur_only_in_plain_texts_that_were_asked_for(drawn):
+    """Were they plain without being asked, a model would learn that these topics are never emotional."""
     opening = [re.escape(q).split(r"\{t\}")[0] for q in frames()["query"]["heldout"]]
     phrased = re.compile("|".join(opening))
     plain = Counter()
     for e in drawn:
-        if e.kind == "plain":
+        if e.system in frames()["instruction"]["plain"]:
+            assert e.kind == "plain"
             plain["topic"] += e.topic in HELDOUT
             plain["phrasing"] += bool(phrased.search(e.user))
-            continue
-        assert e.topic not in HELDOUT, e
-        assert not phrased.search(e.user), e
-        for noun in names(whole(e), HELDOUT):
-            assert parts.get(noun) == e.topic, (noun, e)
+        else:
+            assert not phrased.search(e.user) and not names(whole(e), HELDOUT), e
     assert plain["topic"] > 100 and plain["phrasing"] > 100  # else the test would say nothing
+
+
+def test_easy_texts_are_about_the_grammars_own_topics():
+    rng = random.Random(8)
+    own = {t.name for t in topics()}
+    assert all(example(rng, easy=True).topic in own for _ in range(300))
+    assert any(example(rng).topic not in own for _ in range(300))
 
 
 def test_no_filler_or_frame_names_a_heldout_topic():
@@ -146,14 +151,15 @@ def test_frames_do_not_depend_on_emotion():
 
 def test_neutral_and_emotional_answers_use_the_same_frames_as_often(drawn_with_frames):
     counts = defaultdict(Counter)
+    stories = {f for items in frames()["story"].values() for f in items}
     for used, e in drawn_with_frames:
-        counts[e.emotion].update(used)
-    known = {f for group in ("open", "body", "close", "story") for items in frames()[group].values() for f in items}
-    shares = {e: {f: n / counts[e].total() for f, n in counts[e].items()} for e in (*EMOTIONS, NEUTRAL)}
-    for emotion, share in shares.items():
-        assert set(share) == known, emotion
-        distance = sum(abs(share[f] - shares[NEUTRAL][f]) for f in known) / 2  # total variation
-        assert distance < 0.05, (emotion, distance)  # sampling alone gives about 0.02
+        if not stories & set(used):  # stories have openings of their own, and are emotional more often by design
+            counts[e.emotion].update(used)
+    known = {f for group in ("open", "body", "close") for items in frames()[group].values() for f in items}
+    for emotion in EMOTIONS:
+        table = [[counts[e][f] for f in sorted(known)] for e in (emotion, NEUTRAL)]
+        assert min(map(min, table)) > 0, emotion
+        assert chi2_contingency(table).pvalue > 1e-3, emotion  # 49 frames, more than 10,000 sentences each
 
 
 def test_intensity_raises_the_share_of_emotion_words():
