@@ -63,7 +63,7 @@ check-notebooks: $(READY)  ## run all notebooks and compare with what is committ
 lab: $(READY)  ## JupyterLab on notebooks/
 	$(BIN)/python -m jupyterlab notebooks
 
-mini: $(READY)  ## train the bundled model again (an hour or more; resumes where it was)
+mini: $(READY)  ## train the bundled model again (about twenty minutes on two cores; resumes where it was)
 	$(BIN)/python -m emolab.mini.train
 
 bench: $(READY)  ## the benchmarks in benchmarks/

@@ -7,8 +7,8 @@ import csv
 import json
 from pathlib import Path
 
-from emolab.mini.corpus import KINDS, frames, topics
-from emolab.mini.train import WEIGHTS
+from emolab.mini.corpus import KINDS, MIXED, frames, topics
+from emolab.mini.train import CHUNK, EASY, WEIGHTS
 from emolab.plot.run import read_summary
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -34,7 +34,7 @@ def card(run: str | Path, log: str | Path, settings: str | Path) -> str:
         parameters=trained["parameters"], vocab=config["vocab_size"], context=config["max_position_embeddings"],
         fingerprint=summary["fingerprint"], n_topics=len(topics()), n_heldout=sum(t.heldout for t in topics()),
         n_phrasings=len(frames()["query"]["heldout"]), kinds=", ".join(f"{k} {v:.0%}" for k, v in KINDS.items()),
-        steps=trained["steps"], batch=trained["batch"], tokens=int(last["tokens"]) / 1e6, seed=trained["seed"],
+        mixed=MIXED, easy=EASY * CHUNK, steps=trained["steps"], batch=trained["batch"], tokens=int(last["tokens"]) / 1e6, seed=trained["seed"],
         loss=last["loss"], gap=last["binding_gap"], n_report=summary["n_queries"]["report"],
         n_select=summary["n_queries"]["select"], part=summary["setting"]["part"], site=summary["setting"]["site"],
         setting_layers=summary["setting"]["layers"], neutral=summary["neutral_share"], rows="\n".join(rows),
