@@ -123,6 +123,7 @@ def study(
     }
     if len(judges) > 1:
         summary["lexicon"] = {
+            "neutral_share": _share(answers[answers["condition"] == NEUTRAL], "lexicon_top"),
             "instruction_following": {e: _share(told, "lexicon_top") for e, told in instructed.items()},
             "target_share": {e: _share(_cell(scored, e, best[e]), "lexicon_top") for e in vectors.emotions},
         }

@@ -11,6 +11,7 @@ from emolab.mini.corpus import KINDS, MIXED, frames, topics
 from emolab.mini.train import CHUNK, EASY, WEIGHTS
 from emolab.plot.run import read_summary
 
+LEXICON = ("instruction_following", "target_share")
 TEMPLATE = Path(__file__).with_name("card_template.md")
 
 
@@ -28,7 +29,8 @@ def card(run: str | Path, log: str | Path, settings: str | Path) -> str:
             f"| {s['random_share']:.2f} | {s['shuffled_share']:.2f} | {s['adherence_ratio']:.2f} "
             f"| {s['perplexity_ratio']:.2f} |"
         )
-    lexicon = {key: ", ".join(f"{e} {x:.2f}" for e, x in shares.items()) for key, shares in summary["lexicon"].items()}
+    read = summary["lexicon"]
+    lexicon = {key: ", ".join(f"{e} {x:.2f}" for e, x in read[key].items()) for key in LEXICON}
     return TEMPLATE.read_text().format(
         layers=config["num_hidden_layers"], heads=config["num_attention_heads"], width=config["hidden_size"],
         parameters=trained["parameters"], vocab=config["vocab_size"], context=config["max_position_embeddings"],
@@ -38,7 +40,8 @@ def card(run: str | Path, log: str | Path, settings: str | Path) -> str:
         tokens=int(last["tokens"]) / 1e6,
         loss=last["loss"], gap=last["binding_gap"], n_report=summary["n_queries"]["report"],
         n_select=summary["n_queries"]["select"], part=summary["setting"]["part"], site=summary["setting"]["site"],
-        setting_layers=summary["setting"]["layers"], neutral=summary["neutral_share"], rows="\n".join(rows),
+        setting_layers=summary["setting"]["layers"], neutral=summary["neutral_share"], plain=read["neutral_share"],
+        rows="\n".join(rows),
         lexicon_instructed=lexicon["instruction_following"], lexicon_steered=lexicon["target_share"],
     )  # fmt: skip
 

@@ -22,8 +22,8 @@ def build() -> dict:
     opening = {x.split()[0] for x in frames()["instruction"]["plain"]}
     for topic in topics():
         templates = frames()["query"]["heldout" if topic.heldout else "train"]
-        # "Give me your impression ..." begins like the instruction "Give a plain answer.", the only place where training
-        # has that word: the model takes it for the instruction. So this phrasing measures the word, not the vectors.
+        # "Give me your impression ..." begins like the instruction "Give a plain answer.", the only place where
+        # training has that word: the model takes it for the instruction. It would measure the word, not the vectors.
         templates = [t for t in templates if t.split()[0] not in opening]
         for template in rng.sample(templates, 4 if topic.heldout else 2):
             rows.append(

@@ -11,7 +11,7 @@ from ..emotions import order, styles
 from ..errors import EmolabError
 from .style import GREY, INK, emotion_kwargs, finish, layer_axis, log_axis, new_figure, text_on, theme
 
-_PARTS = {"whole": "whole vectors", "specific": "specific part", "base": "shared part"}
+_PARTS = {"whole": "whole vectors", "specific": "specific part", "base": "base"}
 
 
 def norms(vectors, *, site: str = "resid", model=None, seed: int | None = None):

@@ -13,7 +13,7 @@ _PARTS = {
     "unsteered": "unsteered",
     "whole": "whole vector",
     "specific": "specific part",
-    "base": "shared part",
+    "base": "base",
     "random": "random direction",
 }
 _MEASURES = {

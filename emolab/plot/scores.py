@@ -15,6 +15,7 @@ from ..stats import interval
 from .style import GREY, INK, emotion_kwargs, finish, log_axis, new_figure, text_on, theme
 
 _BOOT = 1000
+BROKEN = 100.0  # highest perplexity ratio shown
 
 
 def instruction_following(table: pd.DataFrame, *, model=None, seed: int | None = None):
@@ -193,6 +194,8 @@ def _dress(ax, measure: str) -> None:
     else:
         ax.axhline(1, color=INK, linewidth=0.6)
         ax.axhline(1.5, color=INK, linewidth=0.9, linestyle="-.", label="limit 1.5")
+        ax.set_yscale("log")
+        ax.set_ylim(top=min(ax.get_ylim()[1], BROKEN))  # beyond it a text is broken; how badly says nothing more
         log_axis(ax)
 
 

@@ -143,9 +143,11 @@ def layer_axis(ax: Axes, n_layers: int) -> None:
 
 
 def log_axis(ax: Axes) -> None:
-    """A logarithmic y axis with plain numbers on it."""
+    """A logarithmic y axis with plain numbers on it: 1, 2, 5 over up to three decades, powers of ten over more."""
     ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = ax.get_ylim()
+    subs = (1, 2, 5) if high / low < 1e3 else (1,)
+    ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.yaxis.set_minor_locator(NullLocator())
 
