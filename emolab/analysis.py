@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 from emolab.activations import ResponseMeans, response_means
 from emolab.causal import ablation_curve, head_effects
 from emolab.embedding import embed, embed_scores
+from emolab.errors import EmolabError
 from emolab.geometry import shared_energy
 from emolab.heads import head_summary
 from emolab.models import Model
@@ -76,16 +78,42 @@ def analyse(
 
     responses: those that the vectors came from; heads are ranked on them, by what patching each one into a neutral run
     brings. tested: held-out ones, on which probes are read and ranked heads are ablated, against random heads.
+    What cannot be measured is `{"not_measured": reason}`.
     """
-    heldout = response_means(model, tested, sites=("resid",), progress=progress)
-    tables = geometry_tables(means, heldout, responses, tested, groups)
-    for name, table in tables.items():
-        write_parquet(out / "geometry" / f"{name}.parquet", table)
-    effects = head_effects(model, vectors, responses, test="patch", seed=seed, progress=progress)
-    write_parquet(out / "heads.parquet", effects)
-    curve = ablation_curve(model, vectors, tested, ranked=effects, judge=judge, seed=seed, progress=progress)
-    write_parquet(out / "ablation.parquet", curve)
-    return {"geometry": geometry_summary(tables), "heads": head_summary(effects, curve)}
+
+    def geometry() -> dict:
+        heldout = response_means(model, tested, sites=("resid",), progress=progress)
+        tables = geometry_tables(means, heldout, responses, tested, groups)
+        for name, table in tables.items():
+            write_parquet(out / "geometry" / f"{name}.parquet", table)
+        return geometry_summary(tables)
+
+    def heads() -> dict:
+        options = {"seed": seed, "progress": progress}
+        effects = head_effects(model, vectors, responses, test="patch", **options)
+        write_parquet(out / "heads.parquet", effects)
+        curve = ablation_curve(model, vectors, tested, ranked=effects, judge=judge, **options)
+        write_parquet(out / "ablation.parquet", curve)
+        return head_summary(effects, curve)
+
+    found = {}
+    for name, measure in (("geometry", geometry), ("heads", heads)):
+        try:
+            found[name] = _without_nan(measure())
+        except EmolabError as error:  # few texts, or a model without emotion: the rest of the study stands without it
+            found[name] = {"not_measured": str(error)}
+            if progress:
+                print(f"{name} not measured: {error}")
+    return found
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: what could not be computed is None."""
+    if isinstance(value, dict):
+        return {key: _without_nan(x) for key, x in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(x) for x in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _rounded(values: pd.Series) -> list[float]:

@@ -193,7 +193,7 @@ def test_summary_holds_what_it_promises(studied, talker):
         assert all(0 <= cell[f"{control}_share"] <= 1 for control in ("unsteered", "random", "shuffled"))
     assert set(summary["setting"]) == {"site", "layers", "part"}
     assert set(summary["intensity"]["joy"]) == {"a little", "plain", "great"}
-    stages = {"load", "responses", "vectors", "selection", "report", "scores", "figures"}
+    stages = {"load", "responses", "vectors", "selection", "report", "scores", "analysis", "figures"}
     assert set(summary["timings"]) == stages and all(s >= 0 for s in summary["timings"].values())
     assert summary["n_queries"] == {"extract": 4, "select": 2, "report": 3} and "lexicon" not in summary
 
