@@ -5,7 +5,9 @@ VENV  ?= .venv
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
 # The bundled model gains nothing from more threads, and a fixed number keeps sums, and so figures, the same everywhere.
-export OMP_NUM_THREADS ?= 2
+ifeq ($(strip $(OMP_NUM_THREADS)),)
+export OMP_NUM_THREADS := 2
+endif
 export TOKENIZERS_PARALLELISM ?= false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
