@@ -360,7 +360,7 @@ def test_study_of_the_bundled_model(tmp_path, monkeypatch):
     summary = study("mini", out=tmp_path, n_queries=sizes, alphas=alphas, progress=False)
     steering = pd.DataFrame(summary["steering"]).T
     assert np.mean(list(summary["instruction_following"].values())) >= 0.85, summary["instruction_following"]
-    # The judge reads some plain answers of this model as emotional, so random directions are held against unsteered text.
+    # The judge reads some plain answers of this model as emotional: random directions are held against unsteered text.
     excess = (steering["random_share"] - steering["unsteered_share"]).mean()
     assert steering["target_share"].mean() >= 0.7 and excess <= 0.15, steering.to_string()
     assert steering["perplexity_ratio"].notna().all() and "lexicon" in summary
