@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow lint figures check-notebooks lab mini bench clean
+.PHONY: help setup test test-slow test-browser lint figures check-notebooks lab mini bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -43,15 +43,18 @@ $(READY): pyproject.toml constraints.txt
 
 # Nothing is fetched from the model hub: the bundled model and judge are installed with the package.
 # To run the notebooks on a model of your own from the hub: make figures HF_HUB_OFFLINE=0
-test test-slow figures check-notebooks: export HF_HUB_OFFLINE ?= 1
+test test-slow test-browser figures check-notebooks: export HF_HUB_OFFLINE ?= 1
 # The tests' models are so small that a second thread costs more than it gives, on a busy machine many times more.
-test test-slow: export OMP_NUM_THREADS := 1
+test test-slow test-browser: export OMP_NUM_THREADS := 1
 
 test: $(READY) lint  ## lint and the quick tests
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(READY)  ## the slow tests
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not browser"
+
+test-browser: $(READY)  ## widgets and a notebook in a real JupyterLab, driven in Chromium (install that first)
+	$(BIN)/python -m pytest -m browser
 
 lint: $(READY)  ## ruff
 	$(BIN)/python -m ruff check .

@@ -22,22 +22,29 @@ _PUBLIC = {
     "ResponseMeans": "activations",
     "Steering": "steering",
     "ablation_curve": "causal",
+    "check_claims": "claim_runs",
     "collect_responses": "responses",
+    "compare_methods": "baselines",
     "extract_vectors": "vectors",
     "generate": "generation",
     "head_effects": "causal",
     "load_model": "models",
     "load_queries": "queries",
+    "pull_run": "hub",
+    "push_run": "hub",
     "response_means": "activations",
     "responses_from_texts": "responses",
     "save_figure": "plot",
-    "score": "judges",
+    "score": "scoring",
     "steered": "steering",
     "study": "pipeline",
     "sweep": "experiments",
     "versions": "storage",
 }
-_MODULES = ("attention", "attribution", "embedding", "geometry", "heads", "plot", "purity", "reliability")
+_MODULES = (
+    "attention", "attribution", "baselines", "calibration", "claims", "dose_response", "embedding", "geometry", "heads",
+    "interop", "judges", "plot", "purity", "reliability", "widgets",
+)  # fmt: skip
 __all__ = sorted([*_PUBLIC, *_MODULES, "__version__"])
 
 

@@ -26,6 +26,7 @@ from emolab import models
 from emolab.emotions import order
 from emolab.errors import EmolabError
 from emolab.models import SITES, Model
+from emolab.sites import attention_gain, attention_norm, check_bridge, head_weights, output_weights
 from emolab.storage import digest, provenance, read_tensors, write_tensors
 
 TOKEN_RULE = "mean over response tokens, BOS and prompt excluded"
@@ -112,8 +113,8 @@ def response_means(
         out: a folder; `response_means.safetensors` is written into it (see `ResponseMeans.load`).
 
     Raises:
-        EmolabError: unknown site, a condition without a token, activations that are not finite, or an
-            architecture whose heads do not add up to its attention output.
+        EmolabError: unknown site, a condition without a token, activations that are not finite, or an architecture
+            that TransformerLens computes wrongly or whose heads do not add up to its attention output.
     """
     sites = check_sites(sites)
     responses = _checked(responses)
@@ -124,6 +125,9 @@ def response_means(
         "template_hash": _template_hash(responses),
         "corpus_hash": corpus_hash(responses),
     }
+    check_bridge(model)
+    if "head" in sites:
+        head_weights(model, 0)  # says at once where heads cannot be told apart
     lengths = _lengths(model, list(responses["text"]))
     responses, lengths = _with_tokens(responses, lengths)
     prompts, texts = list(responses["prompt"]), list(responses["text"])
@@ -152,21 +156,6 @@ def response_means(
     if out is not None:
         means.save(Path(out) / "response_means.safetensors")
     return means
-
-
-def output_weights(model: Model) -> Float[Tensor, "layer head d_head d_model"]:
-    """What maps each head's mean z to its contribution to the residual stream: W_O, float64, on the CPU.
-
-    Where a norm follows attention (Gemma 2 and 3, OLMo 2, GLM 4), its gain is in here and its per-token scale in the
-    stored z; Granite's residual multiplier is in here, too. So heads sum to `attn` minus its bias everywhere.
-    """
-    weights = []
-    for block in model.bridge.blocks:
-        W_O = block.attn.W_O.detach().to("cpu", torch.float64)
-        if _post_norm(block) is not None:
-            W_O = W_O * _gain(block)
-        weights.append(W_O)
-    return torch.stack(weights) * float(getattr(model.hf.config, "residual_multiplier", 1.0))
 
 
 def check_sites(sites: Sequence[str]) -> tuple[str, ...]:
@@ -269,9 +258,9 @@ def _batch_means(model: Model, prompts: list[str], texts: list[str], sites: set[
     for site in sites:
         for layer, name in enumerate(models.site_hooks(model, site)):
             block = model.bridge.blocks[layer]
-            if site == "head" and _post_norm(block) is not None:
+            if site == "head" and attention_norm(block) is not None:
                 names = name, f"blocks.{layer}.attn.o.hook_out", models.site_hooks(model, "attn")[layer]
-                hooks += zip(names, normed_heads(layer, _gain(block)), strict=True)
+                hooks += zip(names, normed_heads(layer, attention_gain(block)), strict=True)
             else:
                 hooks.append((name, plain(site, layer)))
     with torch.inference_mode(), model.bridge.hooks(fwd_hooks=hooks):
@@ -281,19 +270,9 @@ def _batch_means(model: Model, prompts: list[str], texts: list[str], sites: set[
         layers = [taken.get((name, layer)) for layer in range(model.n_layers)]
         if any(values is None for values in layers):
             raise EmolabError(f"{model.name} gave no activations at {name}; measure the other sites only")
-        result[name] = torch.stack(layers, dim=1).numpy()
+        width = max(x.shape[-1] for x in layers)  # heads may be of different width (Gemma 4): filled up with zeros
+        result[name] = torch.stack([torch.nn.functional.pad(x, (0, width - x.shape[-1])) for x in layers], 1).numpy()
     return result
-
-
-def _post_norm(block) -> torch.nn.Module | None:
-    """The norm between attention and the residual stream, where the architecture has one."""
-    return block._modules.get("ln1_post")
-
-
-def _gain(block) -> Float[Tensor, " d_model"]:
-    """An RMS norm's gain, float64: what it returns for a large constant (some store the gain, some gain - 1)."""
-    norm = _post_norm(block)
-    return norm(torch.full_like(next(norm.parameters()), 1e3)).detach().to("cpu", torch.float64)
 
 
 def _check_heads(model: Model, z: np.ndarray, attn: np.ndarray) -> None:

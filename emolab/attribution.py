@@ -160,7 +160,9 @@ def word_attribution(
     mean over the vocabulary. Later layers' reaction to the vector is not in it.
     """
     x = vectors.get(site)
-    scale = x.norm(dim=-1) / vectors.resid_norm[-1].clamp_min(1e-12)
+    if not vectors.resid_norm[-1] > 0:
+        raise EmolabError("these vectors lack the norm of the residual stream (imported ones do); extract them here")
+    scale = x.norm(dim=-1) / vectors.resid_norm[-1]
     rows = []
     for e, emotion in enumerate(vectors.emotions):
         if emotion not in tokens:

@@ -47,6 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--queries", help="bundled set or JSON file with splits (default: mini for mini, else general)")
     sub.add_argument("--n-queries", type=int, nargs=3, default=(40, 20, 26), metavar=("EXTRACT", "SELECT", "REPORT"))
+    sub.add_argument("--emotions", nargs="+", help="default: anger disgust fear joy sadness")
+    sub.add_argument("--methods", nargs="*", help="baselines to compare with; none after the option: no comparison")
     sub = command("extract", _extract, "collect responses and extract emotion vectors", out="runs/vectors")
     sub.add_argument("--queries", help="bundled set or JSON file")
     sub.add_argument("--split", help="default: train, or all of a file without that split")
@@ -68,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--controls", nargs="*", default=["random", "shuffled"])
     sub.add_argument("--site", nargs="+", default=["resid"])
     sub.add_argument("--part", nargs="+", default=["whole"])
+    sub.add_argument("--layers", nargs="+", default=["all"], help="all, each, thirds, or numbers: 2,3,4")
+    sub.add_argument("--op", nargs="+", default=["add"], choices=["add", "ablate", "clamp"])
+    sub.add_argument("--emotions", nargs="+", help='names or mixtures: joy "0.5 anger + 0.5 joy" (default: all)')
     command("score", _score, "judge the texts of a sweep", out="runs/sweep")
     command("figures", _figures, "draw the figures of a study again", out="runs/study")
     sub = command("info", _info, "what a vectors file or a run holds")
@@ -76,10 +81,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _study(a: argparse.Namespace) -> None:
+    from emolab.emotions import EMOTIONS
     from emolab.models import load_model
     from emolab.pipeline import study
 
-    study(load_model(a.model, dtype=a.dtype), out=a.out, queries=a.queries, n_queries=tuple(a.n_queries), seed=a.seed)
+    options = {"queries": a.queries, "n_queries": tuple(a.n_queries), "methods": a.methods, "seed": a.seed}
+    study(load_model(a.model, dtype=a.dtype), out=a.out, emotions=a.emotions or EMOTIONS, **options)
 
 
 def _queries(a: argparse.Namespace, split: str):
@@ -110,28 +117,34 @@ def _steer(a: argparse.Namespace) -> None:
             doses[emotion] = float(dose)
         except ValueError:
             raise EmolabError(f"--set {item!r} is not EMOTION=NUMBER; write for example --set joy=1.5") from None
-    try:
-        layers = a.layers if a.layers == "all" else [int(x) for x in a.layers.split(",")]
-    except ValueError:
-        raise EmolabError(f"--layers {a.layers!r} is neither all nor numbers like 2,3,4") from None
+    layers = _layers(a.layers, words=("all",))
     vectors = EmotionVectors.load(a.vectors)
     steering = Steering(vectors, doses, site=a.site, layers=layers, part=a.part, dose=a.dose)
     model = load_model(a.model, dtype=a.dtype)
     texts = generate(model, a.prompts, steering=steering, max_new_tokens=a.max_new_tokens, seed=a.seed)
     print("\n\n".join(texts))
     if a.out:
+        from emolab.storage import write_json
+
         rows = [{"prompt": p, "text": t, "doses": doses} for p, t in zip(a.prompts, texts, strict=True)]
-        _json(a.out / "steered.json", rows)
+        write_json(a.out / "steered.json", rows)
+
+
+def _layers(text: str, words: tuple[str, ...] = ("all", "each", "thirds")) -> str | list[int]:
+    try:
+        return text if text in words else [int(x) for x in text.split(",")]
+    except ValueError:
+        raise EmolabError(f"--layers {text!r} is neither {', '.join(words)} nor numbers like 2,3,4") from None
 
 
 def _sweep(a: argparse.Namespace) -> None:
     from emolab import EmotionVectors, load_model, sweep
 
-    grid = {"site": a.site, "part": a.part}
+    grid = {"site": a.site, "part": a.part, "layers": [_layers(x) for x in a.layers], "op": a.op}
     vectors = EmotionVectors.load(a.vectors)
     model = load_model(a.model, dtype=a.dtype)
-    options = {"alphas": a.alphas, "controls": a.controls, "grid": grid, "out": a.out, "seed": a.seed}
-    table = sweep(model, vectors, _queries(a, "heldout"), **options)
+    options = {"alphas": a.alphas, "emotions": a.emotions, "controls": a.controls, "grid": grid}
+    table = sweep(model, vectors, _queries(a, "heldout"), out=a.out, seed=a.seed, **options)
     print(f"{len(table)} texts in {a.out / 'sweep.parquet'}")
 
 
@@ -173,13 +186,6 @@ def _info(a: argparse.Namespace) -> None:
         vectors = EmotionVectors.load(file)
         print(vectors)
         print(json.dumps(vectors.meta, indent=1))
-
-
-def _json(path: Path, data) -> None:
-    from emolab.storage import atomic
-
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=1))
 
 
 if __name__ == "__main__":

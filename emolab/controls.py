@@ -3,10 +3,12 @@
 >>> from emolab.controls import random_like, shuffled_like
 >>> control = random_like(vectors, seed=0)           # random directions of equal norm
 >>> control = shuffled_like(vectors, seed=0)         # from the same means with their labels shuffled, of equal norm
+>>> control = other_like(vectors, {"joy": "fear"})   # the vector of another emotion, as long as joy's
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import torch
 from emolab.activations import ResponseMeans, output_weights
 from emolab.errors import EmolabError
 from emolab.models import Model
+from emolab.steering import Steering
 from emolab.storage import digest
 from emolab.vectors import EmotionVectors, vectors_from_means
 
@@ -56,14 +59,54 @@ def shuffled_like(vectors: EmotionVectors, *, model: Model | None = None, seed: 
     return EmotionVectors(data, vectors.emotions, vectors.resid_norm, meta)
 
 
-def as_strong(control: EmotionVectors, vectors: EmotionVectors) -> EmotionVectors:
+def other_like(vectors: EmotionVectors, others: Mapping[str, str]) -> EmotionVectors:
+    """Vectors of other emotions under these names, with their norm at every layer (and head): {"joy": "fear"}.
+
+    The sharpest control: it steers to an emotion, only not to this one. Raises EmolabError for an unknown emotion and
+    for one that would control itself.
+    """
+    for emotion in [*others, *others.values()]:
+        if emotion not in vectors.emotions or others.get(emotion) == emotion:
+            raise EmolabError(
+                f"others are {dict(others)!r}; expected other ones of {', '.join(vectors.emotions)} for each emotion"
+            )
+    own, theirs = ([vectors.emotions.index(e) for e in names] for names in (others, others.values()))
+    data = {site: _match(x[theirs].double(), x[own]).float() for site, x in vectors.data.items()}
+    meta = {**vectors.meta, "control": "other", "others": dict(others)}
+    return EmotionVectors(data, tuple(others), vectors.resid_norm, meta)
+
+
+def as_strong(
+    control: EmotionVectors, vectors: EmotionVectors, heads: Mapping[int, Sequence[int]] | None = None
+) -> EmotionVectors:
     """The control with its heads scaled together, so that their sum, which steering adds, is as long as the vectors'.
 
-    Heads of equal norm are not enough: those of an emotion point the same way more than random ones do.
+    Heads of equal norm are not enough: those of an emotion point the same way more than random ones do. heads: the sum
+    is over these alone, {layer: [heads]}. Emotions that the control lacks are left out of the comparison.
     """
-    ours, theirs = (x.get("head").double().sum(2, keepdim=True).norm(dim=-1, keepdim=True) for x in (control, vectors))
+    data = vectors.get("head")[[vectors.emotions.index(e) for e in control.emotions]]
+    summed = torch.ones(data.shape[1:3], dtype=torch.float64)
+    if heads is not None:
+        summed = torch.zeros_like(summed)
+        for layer, chosen in heads.items():
+            summed[layer, list(chosen)] = 1
+    pair = (control.get("head"), data)
+    ours, theirs = ((x.double() * summed[..., None]).sum(2, keepdim=True).norm(dim=-1, keepdim=True) for x in pair)
     head = control.get("head") * (theirs / ours.clamp_min(1e-30)).float()
     return replace(control, data={**control.data, "head": head})
+
+
+def as_long(control: Steering, steering: Steering) -> Steering:
+    """The control's steering, op "add", adding as long a vector as `steering` does at every layer.
+
+    Needed for mixtures: emotions share a part, so their sum is longer than that of random vectors of their norms.
+    """
+    added, wanted = (s.affine()[0] for s in (control, steering))
+    added = torch.nn.functional.normalize(added, dim=-1) * wanted.norm(dim=-1, keepdim=True)
+    site = "attn" if control.site == "head" else control.site  # where heads are summed
+    source = EmotionVectors({site: added[None].float()}, ("mixture",), control.vectors.resid_norm, control.vectors.meta)
+    doses = {"vectors": source, "doses": {"mixture": 1.0}, "dose": "vector", "part": "whole"}
+    return replace(control, site=site, heads=None, layers="all", **doses)
 
 
 def means_of(vectors: EmotionVectors) -> ResponseMeans:

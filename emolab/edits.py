@@ -25,30 +25,46 @@ class Window:
     positions: "generated", "all" or a slice (see `Steering`), one for all rows or one per row.
     prompts: (padding, own prompt tokens) of each row, where the caller knows them (generation); None in a plain forward
     call, whose positions are then those of the given tensor. cached: calls continue one another, as with a KV cache.
+    fade: half-life in tokens, counted from the first edited position, as many as positions; infinite for none.
     """
 
     def __init__(
-        self, positions: list[str | slice], prompts: list[tuple[int, int]] | None = None, cached: bool = False
+        self,
+        positions: list[str | slice],
+        prompts: list[tuple[int, int]] | None = None,
+        cached: bool = False,
+        fade: list[float] | None = None,
     ) -> None:
         self.positions, self.prompts, self.cached = positions, prompts, cached
-        self._key, self._keep = None, None
+        self.half_life = None if fade is None or np.isinf(fade).all() else np.array(fade, float)[:, None]
+        self._key, self._found = None, (False, None)
 
     def keep(self, offset: int, size: int, device: torch.device) -> bool | Tensor:
         """True for all, False for none, else a mask [row or 1, size, 1]; worked out once for all layers of a pass."""
         if self._key != (offset, size, device):
-            self._key, self._keep = (offset, size, device), self._compute(offset, size, device)
-        return self._keep
+            self._key, self._found = (offset, size, device), self._compute(offset, size, device)
+        return self._found[0]
 
-    def _compute(self, offset: int, size: int, device: torch.device) -> bool | Tensor:
+    def weight(self, offset: int, size: int, device: torch.device) -> Tensor | None:
+        """What is left of the edit by then, 1 at its first position: [row or 1, size, 1]; None where nothing fades."""
+        if self.half_life is None:
+            return None
+        self.keep(offset, size, device)
+        return self._found[1]
+
+    def _compute(self, offset: int, size: int, device: torch.device) -> tuple[bool | Tensor, Tensor | None]:
         prompts = self.prompts or [(0, size)] * len(self.positions)
         positions = self.positions * len(prompts) if len(self.positions) == 1 else self.positions
         spans = np.array([(pad, *_span(p, n)) for p, (pad, n) in zip(positions, prompts, strict=True)])
         pad, start, stop, step = (column[:, None] for column in spans.T)
         own = np.arange(offset, offset + size)[None] - pad
-        keep = (own >= start) & (own < stop) & ((own - start) % step == 0)
+        keep, weight = (own >= start) & (own < stop) & ((own - start) % step == 0), None
+        if self.half_life is not None:
+            left = 0.5 ** ((own - start).clip(min=0) / self.half_life)
+            weight = torch.from_numpy(left[..., None]).float().to(device)
         if keep.all() or not keep.any():
-            return bool(keep.all())
-        return torch.from_numpy(keep[..., None]).to(device)
+            return bool(keep.all()), weight
+        return torch.from_numpy(keep[..., None]).to(device), weight
 
 
 def _span(positions: str | slice, n: int) -> tuple[int, int, int]:
@@ -80,9 +96,11 @@ class Edit:
             return x
         if self.b.dtype != x.dtype or self.b.device != x.device:
             self.b, self.a, self.back = self.b.to(x), self.a.to(x.device), self.back.to(x.device)
-        y = x + self.b
+        weight = self.window.weight(offset, x.shape[1], x.device)
+        y = x + (self.b if weight is None else (self.b * weight).to(x.dtype))
         if self.low_rank:  # in float32 whatever the model's dtype, so that an ablated direction is really gone
-            y = y + (x.float() @ self.a @ self.back).to(x.dtype)
+            change = x.float() @ self.a @ self.back
+            y = y + (change if weight is None else change * weight).to(x.dtype)
         return y if keep is True else torch.where(keep, y, x)
 
 

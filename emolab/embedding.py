@@ -171,7 +171,8 @@ def affect_plane(
     table = pd.DataFrame({"emotion": vectors.emotions, "pc1": pcs[:, 0], "pc2": pcs[:, 1]})
     table = table.assign(valence=rated[:, 0], arousal=rated[:, 1])
     n = f"{len(x)} emotions"
-    table = noted(table, vectors.meta, n=n, params={"site": site, "layer": layer})
+    params = {"site": site, "layer": layer, "ratings": "ANEW, 1 to 9" if ratings is ANEW else ""}
+    table = noted(table, vectors.meta, n=n, params=params)
     table.attrs["explained"] = [float(v) for v in s[:2] ** 2 / (s**2).sum()]
     return table
 

@@ -50,7 +50,8 @@ def styles(labels: Iterable[str]) -> dict[str, tuple[str, str]]:
     """
     labels = order(labels)
     others = [x for x in labels if x not in _STYLE]
-    more = {x: (_MORE_COLORS[i % 10], _MORE_MARKERS[i % 10]) for i, x in enumerate(others)}
+    # From the eleventh on colours come again, with another marker each time: a hundred pairs.
+    more = {x: (_MORE_COLORS[i % 10], _MORE_MARKERS[(i + i // 10) % 10]) for i, x in enumerate(others)}
     return {x: _STYLE.get(x) or more[x] for x in labels}
 
 

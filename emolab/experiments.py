@@ -1,4 +1,4 @@
-"""Experiments: steer a grid of doses beside its controls, and the whole study that `emolab study` runs.
+"""Experiments: steer a grid of doses, settings and mixtures beside its controls.
 
 >>> import emolab
 >>> table = emolab.sweep(model, vectors, queries, alphas=(0, 1, 2), controls=("random", "shuffled"))
@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,34 +16,22 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from emolab.controls import as_strong, random_like, shuffled_like
+from emolab.controls import as_long, as_strong, other_like, random_like, shuffled_like
+from emolab.emotions import NEUTRAL
 from emolab.errors import EmolabError
 from emolab.generation import generate
+from emolab.grid import FIELDS, combinations, described, mixtures, spoken
 from emolab.models import Model
+from emolab.prompts import render_prompts
 from emolab.queries import load_queries
 from emolab.steering import Steering
 from emolab.storage import digest, read_table, write_table
 from emolab.vectors import EmotionVectors
 
 ALPHAS = (-1.0, 0.0, 0.5, 1.0, 2.0, 4.0)
-CONTROLS = ("random", "shuffled")
+CONTROLS = ("random", "shuffled", "other", "prompt")
 RANDOM_DIRECTIONS = 3  # different random (or shuffled) vectors, taken in turn by the queries
-COLUMNS = (
-    "query_id",
-    "query",
-    "emotion",
-    "situation",
-    "alpha",
-    "site",
-    "layers",
-    "part",
-    "op",
-    "dose",
-    "control",
-    "seed",
-    "text",
-)
-_FIELDS = {"site": "resid", "layers": "all", "part": "whole", "op": "add", "dose": "vector"}
+COLUMNS = ("query_id", "query", "emotion", "situation", "alpha", *FIELDS, "control", "seed", "text")
 _CHUNK = 256
 
 
@@ -53,9 +41,10 @@ def sweep(
     queries: pd.DataFrame | Sequence[str] | str,
     *,
     alphas: Sequence[float] = ALPHAS,
-    emotions: Sequence[str] | None = None,
-    controls: Sequence[str] = CONTROLS,
-    grid: Mapping[str, Sequence[Any]] | None = None,
+    emotions: Sequence[str | Mapping[str, float]] | None = None,
+    controls: Sequence[str] = ("random", "shuffled"),
+    grid: Mapping[str, Any] | None = None,
+    templates: dict[str, str] | None = None,
     out: str | Path | None = None,
     max_new_tokens: int = 80,
     seed: int = 0,
@@ -65,93 +54,138 @@ def sweep(
     """Steer every query with every emotion at every dose, and with controls of equal norm; greedy text.
 
     >>> table = emolab.sweep(model, vectors, queries, alphas=(0, 1, 2), grid={"site": ["resid", "attn"]})
+    >>> table = emolab.sweep(model, vectors, queries, alphas=(0, 4), grid={"layers": "each"})
+    >>> table = emolab.sweep(model, vectors, queries, emotions=["joy", {"anger": 0.5, "joy": 0.5}])
 
     Args:
         alphas: doses (`Steering`); 0 is unsteered (but with op "clamp"), generated once per query and repeated for
             every emotion.
-        emotions: default all of the vectors'.
-        controls: any of "random" (Gaussian directions) and "shuffled" (vectors from shuffled labels), with the norm
-            of the vector at every layer. Three of each, taken in turn by the queries.
-        grid: values for the fields site, layers, part, op and dose of `Steering`, as in scikit-learn's ParameterGrid;
-            every combination is run. Default: the residual stream of all layers, whole vectors, added.
+        emotions: names or mixtures {emotion: weight}, whose weights the dose multiplies; default all of the vectors'.
+        controls: any of "random" (Gaussian directions), "shuffled" (vectors from shuffled labels) and "other" (the
+            vectors of other emotions; the base has none), all with the norm of the vector at every layer and taken in
+            turn by the queries, three random and three shuffled ones; and "prompt" (unsteered, but instructed).
+        grid: values for the fields site, layers, part, op, dose, positions, heads and fade of `Steering`, as in
+            scikit-learn's ParameterGrid; every combination is run. layers may be "each" (every single layer) or
+            "thirds" (early, middle, late), heads "each" (every single one; heads count for site "head" alone).
+            Default: the residual stream of all layers, whole vectors, added.
+        templates: wording of the prompts, as in `collect_responses`; "neutral" for all but control "prompt".
         out: a folder; `sweep.parquet` in it is written after every chunk (atomically), and the same call continues it.
 
     Returns:
-        One row a text: `query_id, query, emotion, situation, alpha, site, layers, part, op, dose, control, seed, text`.
-        Control "none" is the emotion vector itself; `seed` is the control's, -1 where there is none.
+        One row a text: `query_id, query, emotion, situation, alpha, site, layers, part, op, dose, positions, heads,
+        fade, control, seed, text`. Control "none" is the emotion vector itself; a mixture's `emotion` reads
+        "0.5 anger + 0.5 joy" (`grid.parse_mixture`), and settings as `grid.described` says. `seed` is the control's (of
+        "other" the place of that emotion among the vectors'), -1 where there is none. "prompt" has alpha 0.
 
     Raises:
-        EmolabError: unknown control or field, shuffled labels without response means, `out` of another sweep, and as
-            `Steering`.
+        EmolabError: unknown control or field, shuffled labels without response means, no other emotion left, `out` of
+            another sweep, and as `Steering`.
     """
     if not isinstance(queries, pd.DataFrame):
         queries = load_queries(queries)
-    emotions = vectors.emotions if emotions is None else [emotions] if isinstance(emotions, str) else emotions
+    blends = mixtures(emotions, vectors.emotions)
     unknown = [c for c in controls if c not in CONTROLS]
     missing = [c for c in ("query_id", "query") if c not in queries]
-    if unknown or missing or not len(queries) or not len(alphas) or not len(emotions):
+    if unknown or missing or not len(queries) or not len(alphas) or not blends:
         what = f"unknown control {unknown[0]!r}" if unknown else "no query, no dose or no emotion"
         what = f"queries lack {', '.join(missing)}" if missing else what
         raise EmolabError(
             f"{what}; controls are {', '.join(CONTROLS)}, and a sweep needs at least one query (of load_queries), "
             "one alpha and one emotion"
         )
-    settings_list = _combinations(grid)
-    rows, steerings = [], []
-    for setting in settings_list:
-        sources, made = _sources(model, vectors, setting, controls, seed), {}
-        for emotion, (control, variants), alpha in product(emotions, sources.items(), dict.fromkeys(alphas)):
-            unsteered = alpha == 0 and setting["op"] != "clamp"  # a component held at 0 is an edit
-            if unsteered and control != "none":
-                continue
-            label = "base" if setting["part"] == "base" else emotion
-            if (control, label, alpha) not in made:  # the base is the same for every emotion: its texts are made once
-                made[control, label, alpha] = [_steering(s, label, alpha, setting, control) for _, s in variants]
+    rows, steerings, conditions = [], [], []
+    controls = [c for c in CONTROLS if c in controls]
+    sources = _Sources(model, vectors, seed)
+    for setting in combinations(grid, model.n_layers, model.n_heads):
+        made: dict[tuple, list[tuple[int, Steering | None]]] = {}
+        for emotion, weights, control, alpha in _cells(blends, controls, alphas, setting):
+            # The base is the same for every emotion: its texts are made once.
+            doses = {"base": sum(weights.values())} if setting["part"] == "base" else weights
+            key = (control, alpha, *doses.items())
+            if key not in made:
+                made[key] = sources.steerings(control, doses, alpha, setting)
             for i, query in enumerate(queries.to_dict("records")):
-                k = i % len(variants)
-                rows.append(_row(query, emotion, alpha, setting, control, variants[k][0]))
-                steerings.append(None if unsteered else made[control, label, alpha][k])
+                control_seed, steering = made[key][i % len(made[key])]
+                rows.append(_row(query, emotion, alpha, setting, control, control_seed))
+                steerings.append(steering)
+                conditions.append(spoken(emotion) if control == "prompt" else NEUTRAL)
     table = pd.DataFrame(rows, columns=[c for c in COLUMNS if c != "text"])
     settings = {"model": model.name, "fingerprint": model.fingerprint, "max_new_tokens": max_new_tokens, "seed": seed}
-    settings |= {
-        "vectors": _identity(vectors),
-        "rows": digest(table.astype(str).to_numpy().ravel().tolist()),
-    }
+    prompts = _prompts(model, list(table["query"]), conditions, templates)
+    settings |= {"vectors": _identity(vectors), "prompts": digest(list(dict.fromkeys(prompts)))}
+    settings["rows"] = digest(table.astype(str).to_numpy().ravel().tolist())
     path = None if out is None else Path(out) / "sweep.parquet"
-    texts = _texts(model, table, steerings, path, settings, max_new_tokens, batch_size, progress)
+    texts = _texts(model, prompts, steerings, path, settings, max_new_tokens, batch_size, progress)
     table = table.assign(text=texts)
     return write_table(table, path, settings)
 
 
-def _combinations(grid: Mapping[str, Sequence[Any]] | None) -> list[dict[str, Any]]:
-    grid = dict(grid or {})
-    unknown = [field for field in grid if field not in _FIELDS]
-    if unknown:
-        raise EmolabError(f"unknown field {unknown[0]!r} in grid; expected {', '.join(_FIELDS)}")
-    grid = {field: [values] if isinstance(values, str) else list(values) for field, values in grid.items()}
-    empty = [field for field, values in grid.items() if not values]
-    if empty:
-        raise EmolabError(f"grid names no value for {empty[0]!r}; leave the field out for its default")
-    values = [grid.get(field, [default]) for field, default in _FIELDS.items()]
-    return [dict(zip(_FIELDS, combination, strict=True)) for combination in product(*values)]
+def _cells(blends, controls, alphas, setting) -> Iterator[tuple[str, dict[str, float], str, float]]:
+    """(emotion, weights, control, alpha) of a setting: what is unsteered has no controls, the prompt no dose."""
+    for (emotion, weights), control in product(blends.items(), ("none", *controls)):
+        if control == "prompt" and spoken(emotion):
+            yield emotion, weights, control, 0.0
+        elif control != "prompt" and not (control == "other" and setting["part"] == "base"):
+            for alpha in dict.fromkeys(alphas):
+                if control == "none" or _steers(alpha, setting):
+                    yield emotion, weights, control, float(alpha)
 
 
-def _sources(model, vectors, setting, controls, seed) -> dict[str, list[tuple[int | None, EmotionVectors]]]:
-    """{control: [(seed, vectors)]}; controls are made of the part in use, so that norms agree."""
-    part = {"whole": lambda: vectors, "specific": vectors.specific, "base": vectors.base}
-    if setting["part"] not in part:
-        raise EmolabError(f"unknown part {setting['part']!r}; expected {', '.join(part)}")
-    used = part[setting["part"]]()
-    found: dict[str, list] = {"none": [(None, vectors)]}
-    seeds = [seed + i for i in range(RANDOM_DIRECTIONS)]
-    if "random" in controls:
-        found["random"] = [(s, random_like(used, seed=s)) for s in seeds]
-    if "shuffled" in controls:
-        found["shuffled"] = [(s, shuffled_like(used, model=model, seed=s)) for s in seeds]
-    if setting["site"] == "head":
-        for control in found.keys() - {"none"}:
-            found[control] = [(s, as_strong(source, used)) for s, source in found[control]]
-    return found
+def _steers(alpha: float, setting: dict) -> bool:
+    return alpha != 0 or setting["op"] == "clamp"  # a component held at 0 is an edit
+
+
+class _Sources:
+    """Steerings with the vectors and with their controls, which are made once for all settings."""
+
+    def __init__(self, model: Model, vectors: EmotionVectors, seed: int) -> None:
+        self.model, self.vectors, self.seed = model, vectors, seed
+        self._made: dict[tuple, Any] = {}
+
+    def steerings(
+        self, control: str, doses: dict[str, float], alpha: float, setting: dict
+    ) -> list[tuple[int, Steering | None]]:
+        """(seed, steering) of each variant; one alone, with seed -1, where there is no control vector."""
+        own = Steering(self.vectors, {e: alpha * weight for e, weight in doses.items()}, **setting)
+        if control == "prompt" or not _steers(alpha, setting):
+            return [(-1, None)]
+        if control == "none":
+            return [(-1, own)]
+        key, found = (control, setting["part"], *(doses if control == "other" else ())), []
+        if key not in self._made:
+            self._made[key] = self._controls(control, tuple(doses), setting["part"])
+        for seed, source in self._made[key]:
+            if setting["site"] == "head":
+                source = as_strong(source, self._part(setting["part"]), setting["heads"])
+            steering = Steering(source, own.doses, **{**setting, "part": "whole"})  # they are of that part already
+            mixed = len(doses) > 1 and setting["op"] == "add"
+            found.append((seed, as_long(steering, own) if mixed else steering))
+        return found
+
+    def _part(self, part: str) -> EmotionVectors:
+        return {"whole": lambda: self.vectors, "specific": self.vectors.specific, "base": self.vectors.base}[part]()
+
+    def _controls(self, control: str, emotions: tuple[str, ...], part: str) -> list[tuple[int, EmotionVectors]]:
+        """(seed, vectors) of each variant, made of the part in use, so that norms agree."""
+        used, seeds = self._part(part), range(self.seed, self.seed + RANDOM_DIRECTIONS)
+        if control == "random":
+            return [(seed, random_like(used, seed=seed)) for seed in seeds]
+        if control == "shuffled":
+            return [(seed, shuffled_like(used, model=self.model, seed=seed)) for seed in seeds]
+        return [(used.emotions.index(turn[emotions[0]]), other_like(used, turn)) for turn in _turns(used, emotions)]
+
+
+def _turns(vectors: EmotionVectors, emotions: tuple[str, ...]) -> list[dict[str, str]]:
+    """Which others stand for these emotions: first the next ones in the vectors' order, then the ones after."""
+    first = vectors.emotions.index(emotions[0])
+    others = [e for e in vectors.emotions[first:] + vectors.emotions[:first] if e not in emotions]
+    if len(others) < len(emotions):
+        raise EmolabError(
+            f'control "other" needs another emotion for each of {", ".join(emotions)}, and these vectors hold only '
+            f"{', '.join(vectors.emotions)}; leave it out"
+        )
+    rounds = [others[i:] + others[:i] for i in range(len(others))]
+    return [dict(zip(emotions, turn, strict=False)) for turn in rounds]
 
 
 def _identity(vectors: EmotionVectors) -> str:
@@ -162,32 +196,25 @@ def _identity(vectors: EmotionVectors) -> str:
     return digest([source, *vectors.meta.get("steps", [])])
 
 
-def _steering(source: EmotionVectors, label: str, alpha: float, setting: dict, control: str) -> Steering:
-    fields = {field: value for field, value in setting.items() if field != "part"}
-    part = setting["part"] if control == "none" else "whole"  # controls were made of that part already
-    return Steering(source, {label: alpha}, part=part, **fields)
-
-
-def _row(query: dict, emotion: str, alpha: float, setting: dict, control: str, seed: int | None) -> tuple:
-    layers = setting["layers"] if isinstance(setting["layers"], str) else ",".join(map(str, setting["layers"]))
+def _row(query: dict, emotion: str, alpha: float, setting: dict, control: str, seed: int) -> tuple:
     place = query.get("situation", query["query_id"])
-    fields = (setting["site"], layers, setting["part"], setting["op"], setting["dose"])
-    return (
-        query["query_id"],
-        query["query"],
-        emotion,
-        place,
-        float(alpha),
-        *fields,
-        control,
-        -1 if seed is None else seed,
-    )
+    return (query["query_id"], query["query"], emotion, place, alpha, *described(setting).values(), control, seed)
 
 
-def _texts(model, table, steerings, path, settings, max_new_tokens, batch_size, progress) -> list[str]:
-    """Texts of all rows; equal (query, steering) once; continued from `path` where it holds the same sweep."""
+def _prompts(model: Model, queries: list[str], conditions: list[str], templates: dict[str, str] | None) -> list[str]:
+    """Complete prompts, each rendered once."""
+    prompts = {}
+    for condition in dict.fromkeys(conditions):
+        asked = list(dict.fromkeys(q for q, c in zip(queries, conditions, strict=True) if c == condition))
+        rendered = render_prompts(model, asked, condition, templates=templates)
+        prompts |= {(query, condition): prompt for query, prompt in zip(asked, rendered, strict=True)}
+    return [prompts[pair] for pair in zip(queries, conditions, strict=True)]
+
+
+def _texts(model, prompts, steerings, path, settings, max_new_tokens, batch_size, progress) -> list[str]:
+    """Texts of all rows; equal (prompt, steering) once; continued from `path` where it holds the same sweep."""
     jobs: dict[tuple[str, int], int] = {}
-    place = [jobs.setdefault((q, id(s)), i) for i, (q, s) in enumerate(zip(table["query"], steerings, strict=True))]
+    place = [jobs.setdefault((p, id(s)), i) for i, (p, s) in enumerate(zip(prompts, steerings, strict=True))]
     done = read_table(path, settings)
     texts = dict(zip(done["row"], done["text"], strict=True)) if done is not None and "row" in done else {}
     if done is not None and "row" not in done:
@@ -197,9 +224,9 @@ def _texts(model, table, steerings, path, settings, max_new_tokens, batch_size, 
         for chunk in chunks:
             todo = [i for i in chunk if i not in texts]
             if todo:
-                prompts, rows = [table["query"].iloc[i] for i in todo], [steerings[i] for i in todo]
-                options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-                texts |= dict(zip(todo, generate(model, prompts, steering=rows, **options), strict=True))
+                asked, rows = [prompts[i] for i in todo], [steerings[i] for i in todo]
+                options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "raw": True}
+                texts |= dict(zip(todo, generate(model, asked, steering=rows, **options), strict=True))
                 write_table(pd.DataFrame({"row": list(texts), "text": list(texts.values())}), path, settings)
             bar.update(len(chunk))
     return [texts[i] for i in place]

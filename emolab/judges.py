@@ -1,17 +1,17 @@
-"""Judges: what scores texts independently of the vectors that steered them.
+"""Judges: what reads emotion in texts, independently of the vectors that steered them.
 
 A judge is anything with `name`, `labels` and a call `judge(texts) -> probabilities [text, label]`; labels are emotions
-and "neutral". `score` runs judges over a table and adds topic adherence, perplexity and repetition, because emotion
-alone rewards word soup.
+and "neutral". One with `with_queries = True` is called judge(texts, queries). Here are those that need no further
+model; `emolab.model_judges` holds those that ask one, `emolab.scoring` runs judges over a table.
 
->>> import emolab
->>> table = emolab.score(pd.DataFrame({"text": ["I am so happy!"], "query": ["How was the park?"]}))
->>> table[["p_joy", "adherence", "distinct2"]]
+>>> judges = [EmbeddingJudge(), LexiconJudge({"joy": {"happy", "glad"}})]
+>>> scored = emolab.score(pd.DataFrame({"text": ["I am so happy!"]}), judges=judges)
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -21,13 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 
 from emolab.emotions import NEUTRAL
 from emolab.errors import EmolabError
-from emolab.models import Model
-from emolab.prompts import render_prompts
 
 EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
 EMBEDDER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -51,6 +48,7 @@ PROTOTYPES = {
         "Here is some information about the topic.", "As an AI, I don't have feelings.",
         "It is ordinary, the same as usual.",
         "I described it plainly and noted the details.", "I looked at it for a while and then went on as planned.",
+        "I was there in the morning and stayed as planned.", "First do this, and then do that.",
     ],
 }  # fmt: skip
 
@@ -144,21 +142,27 @@ class LexiconJudge:
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "text label"]:
         counts = np.ones((len(texts), len(self.labels)))
         for i, text in enumerate(texts):
-            found = [w.strip("'-") for w in _words(text)]  # 'happy' in single quotes is happy too
+            found = [w.strip("'-") for w in words_of(text)]  # 'happy' in single quotes is happy too
             counts[i, :-1] = [sum(w in self.words[label] for w in found) for label in self.words]
         return counts / counts.sum(1, keepdims=True)
 
 
 @dataclass(frozen=True)
 class FunctionJudge:
-    """Your own judge, for example an LLM: a function texts -> probabilities [text, label]."""
+    """Your own judge, for example an LLM: a function texts -> probabilities [text, label].
 
-    function: Callable[[Sequence[str]], Any]
+    >>> judge = FunctionJudge(ask_my_llm, ("joy", "neutral"), name="llm")          # doctest: +SKIP
+
+    with_queries=True: the function is called with (texts, queries). Raises EmolabError for an answer of another shape.
+    """
+
+    function: Callable[..., Any]
     labels: tuple[str, ...]
     name: str = "own"
+    with_queries: bool = False
 
-    def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "text label"]:
-        values = np.asarray(self.function(texts), dtype=float)
+    def __call__(self, texts: Sequence[str], queries: Sequence[str] | None = None) -> Float[np.ndarray, "text label"]:
+        values = np.asarray(self.function(texts, queries) if self.with_queries else self.function(texts), dtype=float)
         if values.shape != (len(texts), len(self.labels)) or not np.isfinite(values).all():
             raise EmolabError(
                 f"judge {self.name!r} returned shape {values.shape}; expected {(len(texts), len(self.labels))}, finite"
@@ -173,109 +177,44 @@ def mini_lexicon() -> LexiconJudge:
     return LexiconJudge(emotion_words())
 
 
-def score(
-    table: pd.DataFrame, *, judges: Any = None, model: Model | None = None, templates: dict[str, str] | None = None
-) -> pd.DataFrame:
-    """The same rows plus what judges say of each text. Only `text` is needed; `query` for adherence.
+def default_judge(emotions: Sequence[str]) -> EmbeddingJudge:
+    """The embedding judge for these labels and neutral: built-in prototypes, and made ones for labels that have none.
 
-    >>> scored = emolab.score(table, model=model)
+    >>> default_judge(["joy", "nostalgia"]).labels
+    ('joy', 'nostalgia', 'neutral')
 
-    Adds for the first judge `p_<label>` and `top` (its most probable label), for further ones `<judge>_p_<label>` and
-    `<judge>_top`; `adherence`, the embedding cosine of text and query, and `adherence_shuffled`, its mean over the
-    table's other queries (what any text on any topic gets), both NaN without a query; `distinct2`, the share of
-    distinct word pairs; `repetition`, the share of words that repeat one of the four before; `n_words`. With a model:
-    `perplexity` after the plain prompt and, where a column `condition` (of responses) or else `emotion` (of a sweep)
-    names one, `perplexity_instructed` after the prompt with that instruction, both unsteered (score outside `steered`).
-    Raises EmolabError where `text` is missing or holds something else than text, for a model without the column
-    `query`, and for two judges of one name.
+    A made prototype only names its label ("I feel nostalgia."): for labels of your own write better ones. With the five
+    emotions it is `EmbeddingJudge()`.
     """
-    if "text" not in table or not all(isinstance(t, str) for t in table["text"]):
-        raise EmolabError("score needs a column 'text' of strings")
-    if model is not None and "query" not in table:
-        raise EmolabError("score with a model needs a column 'query' too: perplexity is that of a text after its query")
-    judges = [EmbeddingJudge()] if judges is None else [judges] if callable(judges) else list(judges)
-    names = [judge.name for judge in judges]
-    if len(set(names)) < len(names):
-        raise EmolabError(f"judges are named {', '.join(names)}; give each its own name, their columns bear it")
-    table, texts = table.copy(), list(table["text"])
-    for number, judge in enumerate(judges):
-        values, prefix = judge(texts), "" if number == 0 else f"{judge.name}_"
-        for label, column in zip(judge.labels, values.T, strict=True):
-            table[f"{prefix}p_{label}"] = column
-        table[f"{prefix}top"] = [judge.labels[i] for i in values.argmax(1)] if len(texts) else []
-    if "query" in table and len(table):
-        table["adherence"], table["adherence_shuffled"] = _adherence(texts, list(table["query"]))
-    table["distinct2"] = [_distinct2(t) for t in texts]
-    table["repetition"] = [_repetition(t) for t in texts]
-    table["n_words"] = [len(t.split()) for t in texts]
-    if model is not None:
-        table["perplexity"] = perplexity(model, table["query"], texts, templates=templates)
-        # In responses `emotion` is what the query evokes; what the model was told is `condition`.
-        named = table.get("condition", table.get("emotion"))
-        if named is not None:
-            table["perplexity_instructed"] = perplexity(
-                model, table["query"], texts, conditions=named, templates=templates
-            )
-    return table
+    if set(emotions) == set(PROTOTYPES) - {NEUTRAL}:
+        return EmbeddingJudge()
+    made = {e: [f"I feel {e}.", f"This text is full of {e}.", f"The speaker shows {e}."] for e in emotions}
+    return EmbeddingJudge({e: PROTOTYPES.get(e, made[e]) for e in emotions} | {NEUTRAL: PROTOTYPES[NEUTRAL]})
 
 
-def perplexity(
-    model: Model,
-    queries: Iterable[str],
-    texts: Sequence[str],
-    *,
-    conditions: Iterable[str] | None = None,
-    templates: dict[str, str] | None = None,
-) -> Float[np.ndarray, " text"]:
-    """exp(mean negative log probability) of each text after its query, unsteered; NaN where it is empty.
-
-    conditions: the instruction in front of each query ("neutral" or missing: none). Equal rows are computed once.
-    """
-    from emolab.generation import token_logprobs
-
-    queries = list(queries)
-    conditions = [NEUTRAL] * len(queries) if conditions is None else list(conditions)
-    conditions = [NEUTRAL if pd.isna(c) else c for c in conditions]
-    keys = list(zip(queries, conditions, texts, strict=True))
-    unique = list(dict.fromkeys(keys))
-    prompts = [""] * len(unique)
-    for condition in dict.fromkeys(c for _, c, _ in unique):
-        rows = [i for i, key in enumerate(unique) if key[1] == condition]
-        for i, prompt in zip(
-            rows, render_prompts(model, [unique[i][0] for i in rows], condition, templates=templates), strict=True
-        ):
-            prompts[i] = prompt
-    values = token_logprobs(model, prompts, [key[2] for key in unique])
-    found = {key: float(np.exp(-np.mean(v))) if len(v) else float("nan") for key, v in zip(unique, values, strict=True)}
-    return np.array([found[key] for key in keys])
+def ask(judge: Any, texts: Sequence[str], queries: Iterable[str] | None = None) -> Float[np.ndarray, "text label"]:
+    """What a judge says of texts; EmolabError where it wants their queries and there are none."""
+    if not getattr(judge, "with_queries", False):
+        return judge(texts)
+    if queries is None:
+        raise EmolabError(f"judge {judge.name!r} reads each text with its query; expected queries too")
+    return judge(texts, list(queries))
 
 
-def _adherence(texts: list[str], queries: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    own, others = np.full((2, len(texts)), np.nan)
-    asked = [i for i, q in enumerate(queries) if isinstance(q, str) and q.strip()]  # a user's own texts have no query
-    if asked:
-        a, unique = embed([texts[i] for i in asked]), list(dict.fromkeys(queries[i] for i in asked))
-        own[asked] = (a * embed([queries[i] for i in asked])).sum(1)
-        if len(unique) > 1:  # cosine with every query, summed, less that with its own
-            others[asked] = (a @ embed(unique).sum(0) - own[asked]) / (len(unique) - 1)
-    return own, others
-
-
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """The words of a text, lower case, as the lexicon and the measures of repetition count them."""
     return re.findall(r"[\w'-]+", text.lower())
 
 
-def _distinct2(text: str) -> float:
-    words = _words(text)
-    pairs = list(zip(words, words[1:], strict=False))
-    return len(set(pairs)) / len(pairs) if pairs else float("nan")
+# Held further up, and loaded when asked for: `from emolab.judges import score` needs no second place to look in.
+_ABOVE = {
+    **dict.fromkeys(("score", "perplexity", "target_share"), "scoring"),
+    **dict.fromkeys(("ClassifierJudge", "NLIJudge", "SelfReportJudge"), "model_judges"),
+    **dict.fromkeys(("calibrated", "agreement"), "calibration"),
+}
 
 
-def _repetition(text: str) -> float:
-    words = _words(text)
-    return float(np.mean([w in words[max(0, i - 4) : i] for i, w in enumerate(words)])) if words else float("nan")
-
-
-def target_share(scored: pd.DataFrame) -> float:
-    """Share of rows whose top label is the one asked for: `condition` (of responses) or else `emotion` (of a sweep)."""
-    return float((scored["top"] == scored["condition" if "condition" in scored else "emotion"]).mean())
+def __getattr__(name: str) -> Any:
+    if name in _ABOVE:
+        return getattr(importlib.import_module(f"emolab.{_ABOVE[name]}"), name)
+    raise AttributeError(f"module 'emolab.judges' has no attribute {name!r}")

@@ -21,11 +21,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from emolab.errors import EmolabError
+from emolab.pretrained import from_pretrained
 from emolab.prompts import Batch, check_context, encode, instruction, plan_batches, render_prompts
+from emolab.sites import SITES, hf_modules, site_hooks
 
 __all__ = [
     "SITES", "Batch", "Model", "check_context", "encode", "hf_modules", "instruction", "load_model", "plan_batches",
@@ -33,8 +34,6 @@ __all__ = [
 ]  # fmt: skip
 
 MINI = Path(__file__).parent / "mini" / "weights"
-SITES = ("resid", "attn", "mlp", "head")
-_HOOKS = {"resid": "hook_out", "attn": "hook_attn_out", "mlp": "hook_mlp_out", "head": "attn.o.hook_in"}
 
 
 @dataclass(eq=False)
@@ -46,7 +45,7 @@ class Model:
                 TransformerLens.
     hf          the plain Hugging Face model, for fast generation. Of a ready bridge: `bridge.original_model`, the same
                 object.
-    tokenizer   left padding, a pad token, its chat template kept.
+    tokenizer   left padding, a pad token where it has any to use, its chat template kept.
     fingerprint 16 hex digits that tell models apart whatever their dtype; saved with vectors.
     """
 
@@ -60,6 +59,9 @@ class Model:
 
     def __post_init__(self) -> None:
         self.fingerprint = self.fingerprint or _fingerprint(self.hf)
+        for model in {id(m): m for m in (self.hf, self.bridge.original_model)}.values():
+            _keep_every_token(model)
+        _keep_dtype(self.bridge, self.dtype)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "bridge" not in self.__dict__:  # copy and pickle ask before __init__ has run
@@ -97,7 +99,8 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return next(self.hf.parameters()).device
+        """Where token ids belong: the device of the embedding, of a model over several devices too."""
+        return self.hf.get_input_embeddings().weight.device
 
     @property
     def n_ctx(self) -> int | None:
@@ -129,6 +132,7 @@ def load_model(
     *,
     tokenizer: Any = None,
     device: str | torch.device | None = None,
+    device_map: str | dict[str, Any] | None = None,
     dtype: str | torch.dtype = "float32",
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -138,17 +142,35 @@ def load_model(
     >>> model = emolab.load_model("mini")                              # bundled
     >>> model = emolab.load_model("Qwen/Qwen2.5-0.5B-Instruct", dtype="bfloat16")
     >>> model = emolab.load_model("path/to/a/directory")
+    >>> model = emolab.load_model("org/large", dtype="bfloat16", device_map="auto")    # over several GPUs
     >>> model = emolab.load_model((hf_model, hf_tokenizer))            # in memory; the objects are left as they are
     >>> model = emolab.load_model(bridge)                              # a TransformerBridge; tokenizer= if it has none
 
-    device None is CUDA where there is one, else CPU. A pair, a bridge or a Model keeps its own device and dtype.
-    Raises EmolabError when nothing can be loaded under that name, when the architecture is unknown to TransformerLens,
-    or when a bridge is in compatibility mode (its weights are processed, so its vectors are not those of the model).
+    device None is CUDA where there is one, else CPU. device_map instead spreads the layers over devices (accelerate);
+    every weight must lie in memory, none on disk. A pair, a bridge or a Model keeps its own device and dtype. A
+    quantised model is read where its packages are installed, or given as a pair; it has no site "head".
+    revision is a branch, tag or commit of the hub; `Model.revision` is the commit, where known.
+
+    Raises EmolabError, in one line, when nothing can be loaded under that name, when the architecture is unknown to
+    TransformerLens, or when a bridge is in compatibility mode (processed weights: its vectors are not the model's).
     """
     if isinstance(model, Model):
         return model
     if isinstance(model, str | Path):
-        return _from_pretrained(str(model), tokenizer, device, dtype, revision, trust_remote_code)
+        source = str(model)
+        with quiet():
+            hf, tokenizer, revision = from_pretrained(
+                str(MINI) if source == "mini" else source,
+                tokenizer=tokenizer,
+                device=device,
+                device_map=device_map,
+                dtype=dtype,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+            )
+        folder = Path(source).expanduser()
+        name = folder.resolve().name if source != "mini" and folder.is_dir() else source
+        return _bridged(name, source, revision, hf.eval().requires_grad_(False), _own_tokenizer(tokenizer))
     if isinstance(model, tuple) and len(model) == 2 and isinstance(model[0], nn.Module):
         hf = model[0].eval()
         name = hf.config.name_or_path or type(hf).__name__
@@ -161,74 +183,83 @@ def load_model(
             raise EmolabError("this TransformerBridge has no tokenizer; pass load_model(bridge, tokenizer=...)")
         hf = model.original_model.eval()
         name = hf.config.name_or_path or model.cfg.model_name
-        return Model(name, name, revision, model, hf, _own_tokenizer(tokenizer))
+        return Model(name, name, _commit(hf, revision), model, hf, _own_tokenizer(tokenizer))
     raise EmolabError(
         f"cannot load a model from {type(model).__name__}; expected 'mini', a hub id, a local directory, "
         "a pair (hf_model, tokenizer) or a TransformerBridge"
     )
 
 
-def _from_pretrained(source, tokenizer, device, dtype, revision, trust_remote_code) -> Model:
-    path = MINI if source == "mini" else Path(source).expanduser()
-    place, name = (str(path), path.name) if path.is_dir() else (source, source)
-    if source == "mini":
-        place, name = str(MINI), "mini"
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(dtype, torch.dtype):
-        raise EmolabError("unknown dtype; expected 'float32', 'bfloat16', 'float16' or a torch.dtype")
-    options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
-        with quiet():
-            tokenizer = tokenizer or AutoTokenizer.from_pretrained(place, **options)
-            hf = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, **options)
-    except (OSError, ValueError) as error:
-        raise EmolabError(
-            f"no model {source!r}: neither 'mini', nor a directory with a Hugging Face model, nor a hub id reachable "
-            f"from here ({str(error).splitlines()[0]})"
-        ) from error
-    return _bridged(name, source, revision, hf.to(device).eval().requires_grad_(False), _own_tokenizer(tokenizer))
-
-
 def _bridged(name: str, source: str, revision: str | None, hf: Any, tokenizer: Any) -> Model:
     """Bridge a twin of `hf`: own modules, the very same weight tensors, so that `hf` keeps its fast plain forward."""
+    if any(p.is_meta for p in hf.parameters()):
+        raise EmolabError(
+            f"parts of {name!r} lie on disk or were moved off the GPU (device_map); emolab reads and hooks every "
+            "weight: use more GPUs, all CPU, or a smaller dtype"
+        )
     twin = copy.deepcopy(hf, {id(t): t for t in [*hf.parameters(), *hf.buffers()]})
-    twin.config.architectures = twin.config.architectures or [type(hf).__name__]
     theirs = copy.deepcopy(tokenizer)
     # With this flag TransformerLens keeps the object; else it reloads a tokenizer by name, without our chat template.
     theirs.init_kwargs.update(add_bos_token=True, name_or_path=theirs.init_kwargs.get("name_or_path", name))
     with quiet():
-        from transformer_lens.model_bridge import TransformerBridge
+        # Not boot_transformers: for models that also see, it looks for a processor on the hub and, where torchvision is
+        # missing, installs it with pip, which may replace torch.
+        from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+        from transformer_lens.model_bridge.sources import build_bridge_from_module
 
-        param = next(hf.parameters())
-        try:
-            bridge = TransformerBridge.boot_transformers(
-                hf.config.name_or_path or name,
-                hf_model=twin,
-                tokenizer=theirs,
-                device=str(param.device),
-                dtype=param.dtype,
+        known = [c.__name__ for c in type(hf).__mro__ if c.__name__ in SUPPORTED_ARCHITECTURES]
+        if not known:
+            merge = "; merge its adapter first: model.merge_and_unload()" if hasattr(hf, "merge_and_unload") else ""
+            raise EmolabError(
+                f"TransformerLens has no adapter for the architecture of {name!r}, {type(hf).__name__}{merge}"
             )
-        except ValueError as error:
-            raise EmolabError(f"TransformerLens cannot bridge {name!r} ({type(hf).__name__}): {error}") from error
-    return Model(name, source, revision, bridge, hf, tokenizer)
+        try:
+            bridge = build_bridge_from_module(
+                twin, known[0], hf_config=copy.deepcopy(hf.config), tokenizer=theirs, model_name=name
+            )
+        except Exception as error:  # adapters fail in their own ways on what they were not written for
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            raise EmolabError(f"TransformerLens cannot bridge {name!r} ({type(hf).__name__}): {why}") from error
+    bridge.cfg.n_devices = len({p.device for p in hf.parameters()})  # so that its own loops follow the layers
+    return Model(name, source, _commit(hf, revision), bridge, hf, tokenizer)
+
+
+def _commit(hf: Any, revision: str | None) -> str | None:
+    return getattr(hf.config, "_commit_hash", None) or revision
+
+
+def _keep_every_token(hf: Any) -> None:
+    """Gemma 4's upper layers see only the tokens whose logits are wanted, one in `generate`; hooks need them all."""
+    for module in hf.modules():
+        if hasattr(module, "_maybe_slice_kv_shared_inputs"):
+            module._maybe_slice_kv_shared_inputs = lambda states, extra, positions, masks, *_, **__: (
+                states, extra, positions, masks,
+            )  # fmt: skip
+
+
+def _keep_dtype(bridge: Any, dtype: torch.dtype) -> None:
+    """Rotation in float32 (OLMo 2) must hand back the model's dtype, as it does outside TransformerLens."""
+    for block in bridge.blocks:
+        points = getattr(block, "attn", block)._modules
+        for name in ("hook_rot_q", "hook_rot_k"):
+            if dtype != torch.float32 and name in points:
+                points[name].register_forward_hook(lambda module, args, x: x.to(dtype))
 
 
 def _own_tokenizer(tokenizer: Any) -> Any:
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.padding_side = "left"
-    if tokenizer.pad_token_id is None:
+    if tokenizer.pad_token_id is None:  # where there is none of these, `encode` pads with id 0, masked as always
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
-        if tokenizer.pad_token_id is None:
-            raise EmolabError("the tokenizer has neither a pad, an EOS nor a BOS token; set tokenizer.pad_token first")
     return tokenizer
 
 
 @contextlib.contextmanager
 def quiet():
-    """No loading bars; and what importing TransformerLens does to the transformers logger and to warnings is undone."""
+    """No loading bars or reports; what importing TransformerLens does to the logger and to warnings is undone."""
     logger, bars = logging.getLogger("transformers"), hf_logging.is_progress_bar_enabled()
     level = logger.level
+    logger.setLevel(logging.ERROR)
     hf_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
@@ -256,46 +287,3 @@ def _fingerprint(hf: Any) -> str:
             digests.append(str(tuple(p.shape)).encode() + head)
     text = repr([getattr(config, k, None) for k in keys]).encode() + b"".join(sorted(digests))
     return hashlib.sha256(text).hexdigest()[:16]
-
-
-def site_hooks(model: Model, site: str) -> list[str]:
-    """Canonical TransformerLens hook name of a site, one per layer.
-
-    >>> site_hooks(model, "attn")[0]
-    'blocks.0.attn.hook_out'
-
-    attn and mlp are what a block adds to the residual stream: on models with a norm after attention that is
-    `ln1_post.hook_out`.
-    """
-    if site not in _HOOKS:
-        raise EmolabError(f"unknown site {site!r}; expected one of {', '.join(SITES)}")
-    names = [f"blocks.{layer}.{_HOOKS[site]}" for layer in range(model.n_layers)]
-    missing = [n for n in names if n not in model._hook_names]
-    if missing:
-        raise EmolabError(f"{model.name!r} has no hook point {missing[0]}; its architecture offers no site {site!r}")
-    return [model._hook_names[n] for n in names]
-
-
-def hf_modules(model: Model, site: str) -> list[tuple[nn.Module, str]] | None:
-    """The same points as plain modules of `model.hf`: (module, "output" or "input") per layer.
-
-    None where there are none: the bridge is the user's own (then `hf` is its inside), or the block has no such module
-    (Granite scales the attention output by itself). Callers then hook the bridge.
-    """
-    names = site_hooks(model, site)
-    if model.hf is model.bridge.original_model:
-        return None
-    found = []
-    for layer, name in enumerate(names):
-        *parts, end = name.split(".")[2:]
-        component, path = model.bridge.blocks[layer], model.bridge.blocks[layer].name
-        for part in parts:
-            component = getattr(component, part)
-            path = f"{path}.{component.name}"
-        if end not in ("hook_in", "hook_out"):
-            return None
-        try:
-            found.append((model.hf.get_submodule(path), {"hook_in": "input", "hook_out": "output"}[end]))
-        except AttributeError:
-            return None
-    return found

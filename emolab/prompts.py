@@ -10,7 +10,10 @@ tokenizer and add a second BOS.
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +26,8 @@ from emolab.errors import EmolabError
 if TYPE_CHECKING:
     from emolab.models import Model
 
+# The date that templates with a date print, Llama 3.1's own choice where it is not told another.
+_DATE, _NOW = date(2024, 7, 26), re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 _INTENSITIES = {None: "", "a little": "a little ", "great": "great "}
 
 
@@ -51,10 +56,13 @@ def render_prompts(
     ['<bos><system>Answer with joy.<user>Tell me about the park.<assistant>']
 
     With a chat template, `neutral` is the query as the user's turn and an emotion adds its `instruction` as the
-    system's turn; where the template has no system role the instruction opens the user's turn. Without one:
-    "{query}\\n" and "Answer with joy. {query}\\n". templates {condition: text with "{query}"} replaces that wording: it
-    is the user's turn or, without chat template, the whole prompt. Raises EmolabError for a condition that templates
-    lacks, a template without "{query}", an unknown intensity.
+    system's turn, if that leaves the neutral prompt whole. Else the instruction opens the user's turn: where the
+    template has no system role (Gemma 2), and where it drops a system prompt of its own as soon as another is given
+    (Qwen 2.5, Granite), which would make the vectors hold the loss of that prompt beside the emotion. Dates that a
+    template prints are fixed. Without chat template: "{query}\\n" and "Answer with joy. {query}\\n".
+    templates {condition: text with "{query}"} replaces that wording: it is the user's turn or, without chat template,
+    the whole prompt. Raises EmolabError for a condition that templates lacks, a template without "{query}", an unknown
+    intensity.
     """
     tokenizer, told = model.tokenizer, ""
     if templates is not None:
@@ -78,16 +86,24 @@ def render_prompts(
 def _chat(tokenizer: Any, system: str, user: str) -> str:
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": user})
+    # Templates that print today's date would give other prompts, and other vectors, tomorrow.
+    template = _NOW.sub(lambda found: repr(_DATE.strftime(found[2])), tokenizer.get_chat_template())
     # enable_thinking is read by the templates of reasoning models and ignored by all others: the answer itself is the
     # response.
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    return tokenizer.apply_chat_template(
+        messages, chat_template=template, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
 
 
 def _has_system_role(tokenizer: Any, told: str) -> bool:
+    """Whether a system turn adds to the prompt and takes nothing from it."""
+    plain = _chat(tokenizer, "", "query")
     try:
-        return told in _chat(tokenizer, told, "query")
+        whole = _chat(tokenizer, told, "query")
     except Exception:  # templates refuse a role with whatever error their author chose
         return False
+    same = len(os.path.commonprefix([plain, whole]))
+    return told in whole and whole.endswith(plain[same:])
 
 
 def _one_bos(model: Model, text: str) -> str:
@@ -134,7 +150,7 @@ def encode(model: Model, prompts: list[str], texts: list[str] | None = None) -> 
     if not min(map(len, rows)):
         raise EmolabError(f"row {[len(r) for r in rows].index(0)} has no token; give it a prompt or a text")
     check_context(model, size)
-    ids = torch.full((len(rows), size), tokenizer.pad_token_id)
+    ids = torch.full((len(rows), size), 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
     mask, response = torch.zeros_like(ids), torch.zeros(len(rows), size, dtype=torch.bool)
     for i, (row, text) in enumerate(zip(rows, second, strict=True)):
         ids[i, size - len(row) :] = torch.tensor(row)

@@ -10,9 +10,11 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from emolab.emotions import NEUTRAL
@@ -21,19 +23,50 @@ from emolab.errors import EmolabError
 COLUMNS = ("query_id", "query", "emotion", "situation", "split")
 BUNDLED = {name: Path(__file__).parent / "data" / "queries" / f"{name}.json" for name in ("general", "mini")}
 _EXPECTED = 'expected {"joy": ["...", ...], ...} or ["...", ...]'
+# What a generator wrote around the question and nobody took off: 38 of the paper's 500 queries.
+_SCAFFOLD = re.compile(r"\bin the context of\b|\bthe (?:\w+ )?question (?:is|could be)\b", re.IGNORECASE)
+# Beginnings of words that name an emotion outright; of other labels, the label itself.
+_NAMES = {
+    "anger": "anger angr furi fury rage raging outrag",
+    "disgust": "disgust revolt repuls gross nause",
+    "fear": "fear afraid scar(e|y|ing) fright terrif anxi",
+    "joy": "joy happi happy delight cheer excit",
+    "sadness": "sad(ly|ness|den|der)?$ sorrow grie[fv] heartbr unhapp",
+}
 
 
-def load_queries(source: str | Path | list | dict, *, split: str | None = None) -> pd.DataFrame:
+def load_queries(
+    source: str | Path | list | dict,
+    *,
+    split: str | None = None,
+    against: pd.DataFrame | str | Path | list | dict | None = None,
+) -> pd.DataFrame:
     """Load queries as a tidy table.
 
     Args:
         source: `"general"` (chat models) or `"mini"` (the bundled model); a path to a JSON file; or the same in memory:
             `{emotion: [query, ...]}`, or a plain list (all labelled neutral).
-        split: `"train"` or `"heldout"` keeps that part only. A user's own queries are all `"train"`.
+        split: `"train"` or `"heldout"` keeps that part only. A user's own queries are all `"train"`, but see against.
+        against: the extraction set (a table of this function, or what it takes), where `source` is an evaluation set.
+            Items that stand in it too get the split "train", the others "heldout", so that split="heldout" leaves them
+            out; without split they are kept and only marked. Their ids begin with e, so that both tables can be joined.
 
     Returns:
         One row a query, columns `query_id` (`g-0001` general, `m-0001` mini, `u-0001` the user's), `query`,
         `emotion` (that the query naturally evokes, or neutral), `situation` (empty for a user's own) and `split`.
+
+    Queries that are equal but for case and spaces are one query: within an emotion the first is kept. One warning
+    counts what was left out, what also stands in the extraction set, and what was kept though it may mislead: a
+    generator's wording ("In the context of ..., the question is: ..."), and items that name their own emotion.
+
+    The authors of arXiv 2502.04075 publish 500 queries, {emotion: [100 strings]}, and an evaluation list of 400 strings
+    without labels, by content 50 for each emotion in alphabetical order, then 150 neutral ones:
+
+    >>> train = load_queries("EmotionQuery.json")                                       # doctest: +SKIP
+    >>> items = json.loads(Path("EmotionQuery+.json").read_text())                      # doctest: +SKIP
+    >>> labelled = {e: items[50 * i : 50 * (i + 1)] for i, e in enumerate(EMOTIONS)}    # doctest: +SKIP
+    >>> labelled["neutral"] = items[250:]                                               # doctest: +SKIP
+    >>> unseen = load_queries(labelled, against=train, split="heldout")                 # doctest: +SKIP
 
     Raises:
         EmolabError: no such set or file, a format that is neither of the above, an empty query, an empty split.
@@ -41,17 +74,23 @@ def load_queries(source: str | Path | list | dict, *, split: str | None = None) 
     >>> len(load_queries(["What is a map?", "What is a boat?"]))
     2
     """
-    prefix, where = "u", "these queries"
-    if isinstance(source, (str, Path)):
-        prefix = str(source)[0] if str(source) in BUNDLED else "u"
-        where = f"queries {str(source)!r}"
-        source = _read(source)
-    table = pd.DataFrame(_records(source, where), columns=list(COLUMNS[1:]))
-    doubled = table.duplicated(["query", "emotion"])
+    prefix = str(source)[0] if isinstance(source, (str, Path)) and str(source) in BUNDLED else "u"
+    where, table = _rows(source)
+    folded, notes = table["query"].map(_fold), []
+    doubled = table.assign(query=folded).duplicated(["query", "emotion"])
     if doubled.any():
-        warnings.warn(f"{where}: {doubled.sum()} repeated queries were left out", stacklevel=2)
-        table = table[~doubled]
-    table = table.reset_index(drop=True)
+        notes.append(f"{doubled.sum()} repeated queries were left out (equal but for case and spaces)")
+    if against is not None:
+        known = against if isinstance(against, pd.DataFrame) else _rows(against)[1]
+        seen = folded.isin(set(known["query"].map(_fold)))
+        prefix, table["split"] = "e", np.where(seen, "train", "heldout")
+        if seen.any():
+            fate = "left out" if split == "heldout" else 'kept, with the split "train"'
+            notes.append(f"{seen.sum()} of {len(table)} stand in the extraction set too ({fate})")
+    notes += _doubts(table)
+    if notes:
+        warnings.warn(f"{where}: " + "; ".join(notes), stacklevel=2)
+    table = table[~doubled].reset_index(drop=True)
     # Numbered before the split is taken, so that an id names one query whichever part is loaded.
     table.insert(0, "query_id", [f"{prefix}-{i:04d}" for i in range(1, len(table) + 1)])
     if split is not None:
@@ -62,6 +101,36 @@ def load_queries(source: str | Path | list | dict, *, split: str | None = None) 
             )
         table = table[table["split"] == split].reset_index(drop=True)
     return table
+
+
+def _fold(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _doubts(table: pd.DataFrame) -> list[str]:
+    """Counts of items that are kept but may mislead."""
+    notes = []
+    scaffold = table["query"].str.contains(_SCAFFOLD).sum()
+    if scaffold:
+        notes.append(f'{scaffold} keep a generator\'s wording ("In the context of", "the question is")')
+    named = {}
+    for emotion, queries in table.groupby("emotion", sort=False)["query"]:
+        if emotion != NEUTRAL:
+            stems = _NAMES[emotion].split() if emotion in _NAMES else [re.escape(emotion.casefold())]
+            pattern = re.compile("|".join(rf"\b{stem}".replace("$", r"\b") for stem in stems))
+            named[emotion] = sum(bool(pattern.search(query.casefold())) for query in queries)
+    if any(named.values()):
+        counts = ", ".join(f"{emotion} {n}" for emotion, n in named.items() if n)
+        notes.append(f"{sum(named.values())} name their own emotion ({counts})")
+    return notes
+
+
+def _rows(source: object) -> tuple[str, pd.DataFrame]:
+    """What errors and warnings call it, and its queries as they are, without ids."""
+    where = "these queries"
+    if isinstance(source, (str, Path)):
+        where, source = f"queries {str(source)!r}", _read(source)
+    return where, pd.DataFrame(_records(source, where), columns=list(COLUMNS[1:]))
 
 
 def _read(source: str | Path) -> object:

@@ -106,14 +106,15 @@ def collect_responses(
     return write_table(_tidy(done), path, settings)
 
 
-def responses_from_texts(texts: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+def responses_from_texts(texts: Mapping[str, Sequence[str]] | pd.DataFrame | str | Path) -> pd.DataFrame:
     """The user's own labelled texts as responses; nothing is generated.
 
     All tokens of a text count (BOS does not). There are no queries, so vectors from these are plain differences of
     the means of two groups: whatever else differs between the groups is in the vector, too.
 
     Args:
-        texts: `{condition: [text, ...]}`; "neutral" is the condition that the others are compared with.
+        texts: `{condition: [text, ...]}`, or a table with the columns `label` and `text`, or a CSV file with these
+            (GoEmotions or the like); "neutral" is the condition that the others are compared with.
 
     Returns:
         The columns of `collect_responses`; `query` and `prompt` are empty, `n_tokens` is not known yet.
@@ -123,6 +124,8 @@ def responses_from_texts(texts: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     0   t-0001       joy   What a day!
     1   t-0002   neutral  It is a day.
     """
+    if isinstance(texts, str | Path | pd.DataFrame):
+        texts = _by_label(texts)
     if not isinstance(texts, Mapping) or any(isinstance(group, str) for group in texts.values()):
         raise EmolabError(
             'responses_from_texts takes {"joy": ["text", ...], "neutral": ["text", ...]}; got something else'
@@ -141,6 +144,19 @@ def responses_from_texts(texts: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     table.insert(0, "query_id", [f"t-{i:04d}" for i in range(1, len(rows) + 1)])
     return _tidy(table)
+
+
+def _by_label(table: pd.DataFrame | str | Path) -> dict[str, list[str]]:
+    if not isinstance(table, pd.DataFrame):
+        try:
+            table = pd.read_csv(table, dtype=str, keep_default_na=False)  # "null" and "nan" are words here
+        except (OSError, ValueError) as error:
+            raise EmolabError(f"cannot read {table} as CSV ({error}); expected columns label and text") from error
+    missing = [c for c in ("label", "text") if c not in table]
+    if missing or table["label"].isna().any() or (table["label"] == "").any():
+        what = f"no column {missing[0]!r}" if missing else "rows without a label"
+        raise EmolabError(f"the table has {what}; expected a label and a text in each row, columns label and text")
+    return {str(label): list(group) for label, group in table.groupby("label", sort=False)["text"]}
 
 
 def _plan(model, queries, emotions, templates, pairing) -> pd.DataFrame:

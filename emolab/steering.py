@@ -53,6 +53,7 @@ class Steering:
     >>> Steering(vectors, {"joy": 0.1}, site="attn", layers=[2, 3], dose="relative")     # a tenth of resid's norm
     >>> Steering(vectors, {"joy": 1.0}, op="ablate", positions="all")                    # no joy anywhere
     >>> Steering(vectors, {"joy": 2.0}, site="head", heads={3: [0, 2]})                  # two heads' own vectors
+    >>> Steering(vectors, {"joy": 3.0}, fade=8)                                          # half of it 8 tokens later
 
     doses      {emotion: number}. With op "add" the multiplier of the vector, and with "clamp" the wanted component
                along it, in units of the vector's norm (dose="vector") or of the median norm of the residual stream at
@@ -67,6 +68,9 @@ class Steering:
     part       "whole" vectors; "specific", what is left of them without their mean over emotions; "base", that mean:
                {"base": dose}.
     heads      only with site "head": {layer: [heads]}; None is every head.
+    fade       half-life in generated tokens, only with positions "generated": the edit is times 0.5**(t / fade) at the
+               t-th of them, 1 at the last prompt token (t = 0); None or infinite does not fade. With op "clamp" this is
+               the share of the way to the target. Works in `generate` and `token_logprobs`, which know what t is.
 
     op "clamp" with several emotions sets all their components at once; where the vectors are linearly dependent, by
     least squares. Raises EmolabError for whatever is not among these, and for a dose that is no finite number. Source
@@ -82,6 +86,7 @@ class Steering:
     dose: str = "vector"
     part: str = "whole"
     heads: dict[int, list[int]] | None = None
+    fade: float | None = None
 
     def __post_init__(self) -> None:
         for field, choices in _CHOICES.items():
@@ -110,6 +115,11 @@ class Steering:
             _one_of("positions", self.positions, ("generated", "all"), " or a slice")
         if self.heads is not None and self.site != "head":
             raise EmolabError(f'heads= goes with site="head", not with site={self.site!r}')
+        if self.fade is not None:
+            if not isinstance(self.fade, int | float | np.number) or not self.fade > 0:
+                raise EmolabError(f"fade is {self.fade!r}; expected a half-life in tokens above 0, or None")
+            if self.positions != "generated":
+                raise EmolabError(f'fade= goes with positions="generated", not with positions={self.positions!r}')
         object.__setattr__(self, "_layers", self._check_layers())
 
     @property
@@ -233,7 +243,13 @@ def build_edits(
     model: Model, rows: list[Steering | None], prompts: list[tuple[int, int]] | None = None, cached: bool = False
 ) -> dict[tuple[str, int], Edit]:
     """Edits by (site, layer), only where there is something to do, on the model's device; see `Window` for the rest."""
-    window = Window([s.positions if s else "all" for s in rows], prompts, cached)
+    fade = [s.fade or math.inf if s else math.inf for s in rows]
+    if prompts is None and not all(map(math.isinf, fade)):
+        raise EmolabError(
+            "fade counts generated tokens, and a plain forward call does not know them; give this steering to "
+            "emolab.generate (or token_logprobs) instead of `steered`"
+        )
+    window = Window([s.positions if s else "all" for s in rows], prompts, cached, fade)
     maps = {id(s): [t.float() for t in s.affine()] for s in rows if s is not None}
     rank = max((a.shape[2] for _, a, _ in maps.values()), default=0)
     edits = {}

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emolab import __version__
 from emolab.errors import EmolabError
@@ -99,6 +99,12 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise EmolabError(f"{path} is damaged or no safetensors file ({error}); save it again") from error
     raise EmolabError(f"{path} has format {found!r}, expected {kind!r}; it was not written by this part of emolab")
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """One JSON file, atomically; NaN is refused, since JSON knows none."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_parquet(path: Path, table: pd.DataFrame) -> None:

@@ -14,19 +14,18 @@ torch.Size([128])
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Sequence
 from numbers import Real
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from emolab.activations import ResponseMeans, check_sites, corpus_hash, output_weights, response_means
-from emolab.emotions import NEUTRAL, order
+from emolab.contrasts import contrast_weights as contrast_weights  # other modules take it from here
+from emolab.contrasts import mean_differences
 from emolab.errors import EmolabError
 from emolab.models import SITES, Model
 from emolab.storage import read_tensors, write_tensors
@@ -174,6 +173,50 @@ class EmotionVectors:
         except KeyError as error:
             raise EmolabError(f"{path} lacks {error}; it was written by another version or damaged") from error
 
+    @classmethod
+    def from_published(cls, path: str | Path, *, model: Model | None = None) -> EmotionVectors:
+        """The vectors published with arXiv 2502.04075: a folder with one JSON file an emotion; see `emolab.interop`.
+
+        >>> vectors = emolab.EmotionVectors.from_published("EMVector/qwen2.5")        # site "attn"
+        """
+        from emolab import interop
+
+        return interop.from_published(path, model=model)
+
+    @classmethod
+    def from_tensors(cls, path: str | Path, *, site: str, model: Model | None = None) -> EmotionVectors:
+        """Vectors of a plain safetensors file, `joy` [layer, d_model] or `joy.0` [d_model]; see `emolab.interop`.
+
+        >>> vectors = emolab.EmotionVectors.from_tensors("mine.safetensors", site="resid", model=model)
+        """
+        from emolab import interop
+
+        return interop.from_tensors(path, site=site, model=model)
+
+    @classmethod
+    def from_gguf(
+        cls, path: str | Path | dict[str, str | Path], *, emotion: str | None = None, model: Model | None = None
+    ) -> EmotionVectors:
+        """A control vector of llama.cpp or repeng, or several, {label: path}; see `emolab.llamacpp`.
+
+        >>> vectors = emolab.EmotionVectors.from_gguf("happy.gguf", emotion="joy", model=model)       # site "resid"
+        """
+        from emolab import llamacpp
+
+        return llamacpp.from_gguf(path, emotion=emotion, model=model)
+
+    def to_gguf(
+        self, path: str | Path, doses: dict[str, float], *, layers: str | Sequence[int] = "all", part: str = "whole",
+        dose: str = "vector",
+    ) -> None:  # fmt: skip
+        """Write a control vector for llama.cpp; options as in `Steering`, what is lost in `emolab.llamacpp`.
+
+        >>> vectors.to_gguf("joy.gguf", {"joy": 1.0})     # llama-cli -m model.gguf --control-vector joy.gguf
+        """
+        from emolab import llamacpp
+
+        llamacpp.to_gguf(self, path, doses, layers=layers, part=part, dose=dose)
+
     def _each(self, change: Callable, step: str, *, other: EmotionVectors | None = None, **new) -> EmotionVectors:
         """The vectors with `change` made at every site, and a note of it in the provenance."""
         data = {site: change(x, other.data[site]) if other else change(x) for site, x in self.data.items()}
@@ -244,64 +287,7 @@ def vectors_from_means(
 
     >>> halves = [vectors_from_means(means.select(half)) for half in (first, second)]    # split-half reliability
     """
-    sites = check_sites(sites or [site for site in means.sites if site != "head" or W_O is not None])
-    missing = [site for site in sites if site not in means.means]
-    if missing or ("head" in sites and W_O is None):
-        what = f"the means hold no site {missing[0]!r}" if missing else "site 'head' needs W_O"
-        raise EmolabError(f"{what}; use response_means(..., sites=...) and output_weights(model)")
-    condition = means.index["condition"].to_numpy()
-    emotions = tuple(e for e in order(condition) if e != NEUTRAL)
-    if NEUTRAL not in condition or not emotions:
-        raise EmolabError(f"these responses are {', '.join(order(condition))}; a vector needs neutral and an emotion")
-    weights = np.stack([contrast_weights(means.index, emotion) for emotion in emotions])
-    rows = np.flatnonzero(weights.any(0))
-    data = {}
-    for site in sites:
-        # Layer by layer: a float64 copy of all layers would triple the memory.
-        layers = [means.means[site][rows, layer].astype(np.float64) for layer in range(means.means[site].shape[1])]
-        data[site] = torch.from_numpy(np.stack([np.tensordot(weights[:, rows], x, 1) for x in layers], axis=1))
-    if "head" in sites:
-        data["head"] = torch.einsum("elhd,lhdm->elhm", data["head"], W_O.to("cpu", torch.float64))
-    resid_norm = torch.from_numpy(np.median(means.resid_norm[condition == NEUTRAL], axis=0))
-    counts = {str(label): int((condition == label).sum()) for label in order(condition)}
-    meta = {**means.meta, "sites": list(sites), "emotions": list(emotions), "n_responses": counts, "part": "whole"}
-    meta["resid_norm"] = [round(float(x), 6) for x in resid_norm]
-    meta["n_pairs"] = {emotion: len(_shared_queries(means.index, emotion)) for emotion in emotions}  # 0: unpaired
-    return EmotionVectors(data, emotions, resid_norm, meta, means)
-
-
-def contrast_weights(index: pd.DataFrame, emotion: str) -> Float[np.ndarray, " response"]:
-    """Weight of each response in an emotion's vector: EV = weights @ means.
-
-    Positive under the emotion, negative under neutral, zero elsewhere; either side sums to one in size. Every query
-    that occurs under both counts the same, however many responses it has.
-
-    >>> index = pd.DataFrame({"query_id": ["a", "a", "b", "b"], "condition": ["neutral", "joy", "neutral", "joy"]})
-    >>> contrast_weights(index, "joy").tolist()
-    [-0.5, 0.5, -0.5, 0.5]
-    """
-    condition, shared = index["condition"], _shared_queries(index, emotion)
-    weights = np.zeros(len(index))
-    for label, sign in ((emotion, 1.0), (NEUTRAL, -1.0)):
-        rows = (condition == label).to_numpy()
-        if shared:
-            paired = rows & index["query_id"].isin(shared).to_numpy()
-            if label == emotion and paired.sum() < rows.sum():
-                lone = rows.sum() - paired.sum()
-                warnings.warn(
-                    f"{lone} responses under {emotion} have no neutral one to the same query: left out", stacklevel=3
-                )
-            count = index["query_id"][paired].map(index["query_id"][paired].value_counts()).to_numpy()
-            weights[paired] = sign / (count * len(shared))
-        else:
-            weights[rows] = sign / rows.sum()
-    return weights
-
-
-def _shared_queries(index: pd.DataFrame, emotion: str) -> set[str]:
-    """Queries answered both under the emotion and under neutral."""
-    condition, query = index["condition"], index["query_id"]
-    return set(query[condition == emotion]) & set(query[condition == NEUTRAL])
+    return EmotionVectors(*mean_differences(means, W_O, sites), means)
 
 
 def _position(number: int, size: int, axis: str) -> int:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import emolab
-from emolab import judges, pipeline
+from emolab import judges, selection
 from emolab.cli import main
 from tests import oracle, tiny
 
@@ -32,8 +32,7 @@ def place(tmp_path_factory):
 def light():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judges, "embed", oracle.embed)
-        patch.setattr(pipeline, "SELECTION_ALPHAS", (2.0,))
-        patch.setattr(pipeline, "REPORT_ALPHAS", (0.0, 2.0))
+        patch.setattr(selection, "SELECTION_ALPHAS", (2.0,))
         yield
 
 
@@ -111,10 +110,12 @@ def test_sweep_and_score(swept, place, capsys):
 
 def test_study_figures_and_info(place, capsys):
     out = place / "studied"
-    options = ["--queries", str(place / "queries.json"), "--n-queries", "2", "2", "2"]
+    options = ["--queries", str(place / "queries.json"), "--n-queries", "2", "2", "2", "--emotions", "joy", "fear"]
+    options += ["--methods", "instruction", "random"]
     assert main(["study", "--model", str(place / "talker"), "--out", str(out), *options]) == 0
     summary = json.loads((out / "summary.json").read_text(), parse_constant=pytest.fail)
     assert {"model", "instruction_following", "steering", "timings"} <= set(summary)
+    assert list(summary["steering"]) == ["joy", "fear"] and set(summary["baselines"]) >= {"instruction", "random"}
     assert summary["n_queries"] == {"extract": 2, "select": 2, "report": 2}
     printed = capsys.readouterr().out
     assert "selection:" in printed and f"results in {out}" in printed

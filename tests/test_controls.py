@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from emolab.controls import as_strong, random_like, shuffled_like
+from emolab.controls import as_long, as_strong, other_like, random_like, shuffled_like
 from emolab.emotions import EMOTIONS
 from emolab.errors import EmolabError
+from emolab.steering import Steering
 from emolab.vectors import EmotionVectors, extract_vectors, vectors_from_means
 from tests import oracle, tiny
 
@@ -131,6 +132,48 @@ def test_the_sum_of_the_heads_is_matched_on_demand(extracted):
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
     assert not torch.allclose(loose.get("head").sum(2).norm(dim=-1), theirs, rtol=0.05)
     assert cosine(control, loose, "head").min() > 0.9999 and torch.equal(control.get("resid"), loose.get("resid"))
+
+
+def test_the_sum_of_chosen_heads_is_matched(extracted):
+    vectors, _ = extracted
+    control = as_strong(random_like(vectors), vectors, {0: [1, 2], 2: [3]})
+    for layer, heads in ((0, [1, 2]), (2, [3])):
+        ours, theirs = (x.get("head")[:, layer, heads].sum(1).norm(dim=-1) for x in (control, vectors))
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_other_is_another_emotions_direction_at_the_own_norm(extracted):
+    vectors, _ = extracted
+    control = other_like(vectors, {"joy": "sadness", "anger": "joy"})
+    assert control.emotions == ("joy", "anger") and control.meta["control"] == "other"
+    assert control.meta["fingerprint"] == vectors.meta["fingerprint"]
+    for site in vectors.sites:
+        for emotion, other in (("joy", "sadness"), ("anger", "joy")):
+            ours, own, theirs = (
+                control.get(site, emotion=emotion), vectors.get(site, emotion=emotion), vectors.get(site, emotion=other)
+            )  # fmt: skip
+            torch.testing.assert_close(ours.norm(dim=-1), own.norm(dim=-1), rtol=1e-5, atol=1e-6)
+            assert torch.cosine_similarity(ours, theirs, dim=-1).min() > 0.9999
+            assert torch.cosine_similarity(ours, own, dim=-1).max() < 0.999
+    with pytest.raises(EmolabError, match="expected other ones of anger, joy, sadness"):
+        other_like(vectors, {"joy": "joy"})
+    with pytest.raises(EmolabError, match="expected other ones of anger, joy, sadness"):
+        other_like(vectors, {"joy": "calm"})
+
+
+@pytest.mark.parametrize("dose", ["vector", "relative"])
+def test_a_mixture_of_random_vectors_is_made_as_long(extracted, dose):
+    vectors, _ = extracted
+    doses = {"anger": -0.5, "joy": 2.0}
+    for site in ("resid", "head"):
+        options = {"site": site, "layers": [0, 2], "dose": dose}
+        wanted = Steering(vectors, doses, **options)
+        loose = Steering(random_like(vectors), doses, **options)
+        long = as_long(loose, wanted)
+        assert not torch.allclose(loose.table().norm(dim=-1), wanted.table().norm(dim=-1), rtol=1e-2)
+        torch.testing.assert_close(long.table().norm(dim=-1), wanted.table().norm(dim=-1), rtol=1e-5, atol=1e-6)
+        cosine = torch.cosine_similarity(long.table()[[0, 2]], loose.table()[[0, 2]], dim=-1)
+        assert cosine.min() > 0.9999 and not long.table()[1].any()
 
 
 def test_heads_alone_need_the_model(extracted):

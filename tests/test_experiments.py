@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from emolab import experiments
-from emolab.controls import as_strong, random_like, shuffled_like
+from emolab.controls import as_strong, other_like, random_like, shuffled_like
 from emolab.errors import EmolabError
 from emolab.experiments import COLUMNS, RANDOM_DIRECTIONS, sweep
 from emolab.generation import generate
+from emolab.grid import mixture_name, parse_mixture, spoken
+from emolab.prompts import render_prompts
 from emolab.steering import Steering
-from emolab.vectors import extract_vectors
+from emolab.vectors import EmotionVectors, extract_vectors
 from tests import oracle, tiny
 
 EMOTIONS = ("anger", "joy", "sadness")
@@ -60,6 +62,19 @@ def source_of(row, model, vectors):
     return as_strong(control, used) if row.site == "head" else control
 
 
+def written(model, row, steering):
+    return generate(model, row.query, steering=steering, max_new_tokens=6)[0]
+
+
+def asked_for(model, vectors, queries, monkeypatch, **options):
+    """The steerings that a sweep would generate with, and its table with empty texts."""
+    made = []
+    monkeypatch.setattr(
+        experiments, "generate", lambda model, prompts, *, steering, **_: made.extend(steering) or [""] * len(prompts)
+    )
+    return made, sweep(model, vectors, queries, progress=False, **options)
+
+
 def test_rows_and_columns(table, queries, vectors):
     assert tuple(table.columns) == COLUMNS
     n, e = len(queries), len(EMOTIONS)
@@ -70,6 +85,7 @@ def test_rows_and_columns(table, queries, vectors):
     }
     assert set(table["emotion"]) == set(EMOTIONS), "what is steered towards, not what the query evokes"
     defaults = {"site": "resid", "layers": "all", "part": "whole", "op": "add", "dose": "vector"}
+    defaults |= {"positions": "generated", "heads": "all", "fade": float("inf")}
     assert (table[list(defaults)] == pd.Series(defaults)).all(axis=None)
     merged = table.merge(queries, on="query_id", suffixes=("", "_q"))
     assert len(merged) == len(table) and (merged["query"] == merged["query_q"]).all()
@@ -96,19 +112,15 @@ def test_every_text_is_that_of_its_steering_alone(table, tiny_llama, vectors):
     for row in table.itertuples():
         used = source_of(row, tiny_llama, vectors)
         steering = Steering(used, {row.emotion: row.alpha}) if row.alpha else None
-        assert generate(tiny_llama, row.query, steering=steering, max_new_tokens=6) == [row.text], row
+        assert written(tiny_llama, row, steering) == row.text, row
         different += row.alpha != 0 and row.text != generate(tiny_llama, row.query, max_new_tokens=6)[0]
     assert different > 0.3 * len(table), "else this compares unsteered texts"
 
 
 @pytest.mark.parametrize("part", ["whole", "specific", "base"])
 def test_controls_are_as_long_as_what_they_control(tiny_llama, vectors, queries, part, monkeypatch):
-    made = []
-    monkeypatch.setattr(
-        experiments, "generate", lambda model, prompts, *, steering, **_: made.extend(steering) or [""] * len(prompts)
-    )
     grid = {"part": [part], "site": ["attn", "head"], "layers": [[0, 2]]}
-    found = sweep(tiny_llama, vectors, queries, alphas=(2,), grid=grid, progress=False)
+    made, found = asked_for(tiny_llama, vectors, queries, monkeypatch, alphas=(2,), grid=grid)
     assert len(found) == 2 * 3 * len(EMOTIONS) * len(queries) and set(found["layers"]) == {"0,2"}
     by_control = {}
     for steering in made:
@@ -148,7 +160,7 @@ def test_a_grid_runs_every_combination(tiny_llama, vectors, queries):
             label = "base" if row.part == "base" else row.emotion
             used = source_of(row, tiny_llama, vectors)
             steering = Steering(used, {label: row.alpha}, site=row.site, layers=layers, dose=row.dose)
-            assert generate(tiny_llama, row.query, steering=steering, max_new_tokens=6) == [row.text], row
+            assert written(tiny_llama, row, steering) == row.text, row
 
 
 def test_the_base_is_one_vector_for_all_emotions(tiny_llama, vectors, queries, monkeypatch):
@@ -159,6 +171,142 @@ def test_the_base_is_one_vector_for_all_emotions(tiny_llama, vectors, queries, m
     assert set(found["part"]) == {"base"} and set(found["emotion"]) == set(EMOTIONS)
     assert found.groupby(["query_id", "control", "alpha"])["text"].nunique().eq(1).all()
     assert counting.asked == 3 * len(queries), "unsteered, base and random: once for every query"
+
+
+def test_mixtures_multiply_their_weights(tiny_llama, vectors, queries):
+    half = {"anger": 0.5, "joy": 0.5}
+    options = {"alphas": (0, -2, 3), "controls": (), "grid": {"dose": ["vector", "relative"]}}
+    found = sweep(tiny_llama, vectors, queries, emotions=["joy", half, "1 joy - 0.5 anger"], **options, **SMALL)
+    assert set(found["emotion"]) == {"joy", "0.5 anger + 0.5 joy", "1 joy - 0.5 anger"}
+    for row in found[found["alpha"] != 0].itertuples():
+        doses = {e: row.alpha * w for e, w in parse_mixture(row.emotion).items()}
+        assert written(tiny_llama, row, Steering(vectors, doses, dose=row.dose)) == row.text, row
+    one = sweep(tiny_llama, vectors, queries, emotions=half, alphas=(3,), controls=(), **SMALL)
+    same = (found["alpha"] == 3) & (found["dose"] == "vector") & found["emotion"].str.startswith("0.5")
+    assert list(one["text"]) == list(found.loc[same, "text"]), "a mixture alone needs no list"
+
+
+@pytest.mark.parametrize("dose", ["vector", "relative"])
+@pytest.mark.parametrize("site", ["resid", "head"])
+def test_controls_of_a_mixture_add_as_long_a_vector(tiny_llama, vectors, queries, monkeypatch, site, dose):
+    doses = {"anger": 0.25, "joy": 0.75}
+    data = {s: torch.cat([x, 2 * x.flip(-1)[:2]]) for s, x in vectors.data.items()}  # "other" needs some outside
+    vectors = EmotionVectors(data, (*EMOTIONS, "calm", "pride"), vectors.resid_norm, vectors.meta)
+    options = {
+        "emotions": doses,
+        "alphas": (-2,),
+        "controls": ("random", "other"),
+        "grid": {"site": site, "dose": dose},
+    }
+    made, found = asked_for(tiny_llama, vectors, queries, monkeypatch, **options)
+    wanted = Steering(vectors, {e: -2 * w for e, w in doses.items()}, site=site, dose=dose).table()
+    for row, steering in zip(found.itertuples(), made, strict=True):
+        torch.testing.assert_close(steering.table().norm(dim=-1), wanted.norm(dim=-1), rtol=1e-5, atol=1e-6)
+        cosine = torch.cosine_similarity(steering.table(), wanted, dim=-1)
+        assert (cosine > 0.9999).all() == (row.control == "none")
+    assert set(found.loc[found["control"] == "other", "seed"]) == {2, 3, 4}, "the emotions outside, in turn"
+
+
+def test_other_is_the_next_emotion_in_turn(tiny_llama, vectors, queries):
+    options = {"alphas": (0, 3), "controls": ("other",), "grid": {"part": ["whole", "specific", "base"]}}
+    found = sweep(tiny_llama, vectors, queries, **options, **SMALL)
+    other = found[found["control"] == "other"]
+    assert set(other["part"]) == {"whole", "specific"} and set(other["alpha"]) == {3.0}
+    for part, used in (("whole", vectors), ("specific", vectors.specific())):
+        for e, emotion in enumerate(EMOTIONS):
+            rows = other[(other["part"] == part) & (other["emotion"] == emotion)]
+            turns = [(e + 1) % 3, (e + 2) % 3]
+            assert list(rows["seed"]) == [turns[i % 2] for i in range(len(queries))]
+            for row in rows.itertuples():
+                steering = Steering(other_like(used, {emotion: EMOTIONS[row.seed]}), {emotion: 3.0})
+                assert written(tiny_llama, row, steering) == row.text, row
+
+
+def test_the_prompt_stands_once_for_every_emotion_and_setting(tiny_llama, vectors, queries, monkeypatch):
+    counting = Counting()
+    monkeypatch.setattr(experiments, "generate", counting)
+    options = {"alphas": (2, 3), "controls": ("prompt",), "grid": {"site": ["resid", "attn"]}}
+    blends = ["joy", {"anger": 0.5, "joy": 0.5}, {"joy": -1.0}]
+    found = sweep(tiny_llama, vectors, queries, emotions=blends, **options, **SMALL)
+    told = found[found["control"] == "prompt"]
+    assert len(told) == 2 * 2 * len(queries), "nothing can be said of less joy"
+    assert set(told["alpha"]) == {0.0} and set(told["seed"]) == {-1} and set(told["site"]) == {"resid", "attn"}
+    assert counting.asked == len(queries) * (2 + 2 * 2 * 3)
+    for emotion, words in (("joy", "joy"), ("0.5 anger + 0.5 joy", "anger and joy")):
+        prompts = render_prompts(tiny_llama, list(queries["query"]), words)
+        expected = generate(tiny_llama, prompts, raw=True, max_new_tokens=6)
+        own = told[(told["emotion"] == emotion) & (told["site"] == "attn")]
+        assert list(own["text"]) == expected
+
+
+def test_every_layer_head_position_and_fade_of_a_grid(tiny_llama, vectors, queries, monkeypatch):
+    def cells(grid):
+        options = {"alphas": (1,), "emotions": "joy", "controls": (), "grid": grid}
+        made, found = asked_for(tiny_llama, vectors, queries.head(1), monkeypatch, **options)
+        return made, found
+
+    made, found = cells({"layers": ["each", "all", "thirds", [0, 2]]})
+    assert list(found["layers"]) == ["0", "1", "2", "all", "0,2"], "thirds of three layers are the layers again"
+    assert [s.layers for s in made] == [[0], [1], [2], "all", [0, 2]]
+    made, found = cells({"site": ["attn", "head"], "heads": [None, "each", {0: [1, 2], 2: [0]}]})
+    assert list(found["heads"]) == ["all", "all", *(f"{x}.{h}" for x in range(3) for h in range(4)), "0.1,0.2,2.0"]
+    assert list(found["site"]) == ["attn"] + ["head"] * 14, "heads count at their site alone"
+    v = vectors.get("head", emotion="joy")
+    for row, steering in zip(found.itertuples(), made, strict=True):
+        if "." in row.heads:
+            chosen = [tuple(map(int, pair.split("."))) for pair in row.heads.split(",")]
+            expected = torch.zeros(3, 32)
+            for layer, head in chosen:
+                expected[layer] += v[layer, head]
+            torch.testing.assert_close(steering.table(), expected)
+    assert len(cells({"site": "head", "layers": [[1]], "heads": "each"})[0]) == 4
+    made, found = cells({"positions": ["all", slice(0, 4), slice(None, -1, 2)]})
+    assert list(found["positions"]) == ["all", "0:4", ":-1:2"] and made[1].positions == slice(0, 4)
+    made, found = cells({"fade": [None, 8, 2.5]})
+    assert list(found["fade"]) == [float("inf"), 8, 2.5] and [s.fade for s in made] == [None, 8, 2.5]
+
+
+def test_controls_of_chosen_heads_are_as_long_as_their_sum(tiny_llama, vectors, queries, monkeypatch):
+    grid = {"site": "head", "heads": [{0: [1, 2], 2: [0]}]}
+    options = {"alphas": (2,), "emotions": "joy", "controls": ("random", "shuffled", "other"), "grid": grid}
+    made, found = asked_for(tiny_llama, vectors, queries, monkeypatch, **options)
+    wanted = made[0].table().norm(dim=-1)
+    assert wanted[1] == 0 and set(found["control"]) == {"none", "random", "shuffled", "other"}
+    for steering in made:
+        torch.testing.assert_close(steering.table().norm(dim=-1), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_faded_texts_are_those_of_their_steering(tiny_llama, vectors, queries):
+    options = {"alphas": (9,), "emotions": "joy", "controls": ("random",), "grid": {"fade": [None, 1.5]}}
+    found = sweep(tiny_llama, vectors, queries, seed=4, **options, **SMALL)
+    for row in found.itertuples():
+        used = source_of(row, tiny_llama, vectors)
+        assert written(tiny_llama, row, Steering(used, {"joy": 9.0}, fade=row.fade)) == row.text, row
+    texts = found.pivot(index=["query_id", "control"], columns="fade", values="text")
+    assert (texts[1.5] != texts[float("inf")]).mean() > 0.3
+
+
+@pytest.mark.parametrize(
+    "doses",
+    [
+        {"joy": 1.0},
+        {"joy": 0.5},
+        {"anger": 0.5, "joy": 0.5},
+        {"joy": 1, "fear": -0.25},
+        {"a b": -1 / 3, "self - doubt": 2},
+    ],
+)
+def test_names_of_mixtures_are_read_back(doses):
+    assert parse_mixture(mixture_name(doses)) == doses
+    assert spoken(mixture_name(doses)) == " and ".join(e for e, w in doses.items() if w > 0)
+
+
+def test_plain_names_stay_what_they_are():
+    for name in ("joy", "self - doubt", "calm + quiet", "4 seasons of"):
+        assert mixture_name({name: 1.0}) == name
+    assert parse_mixture("self - doubt") == {"self - doubt": 1.0} and parse_mixture("calm + quiet") == {
+        "calm + quiet": 1
+    }
 
 
 def test_holding_a_component_at_zero_is_no_unsteered_text(tiny_llama, vectors, queries):
@@ -194,7 +342,7 @@ def test_a_folder_of_another_sweep_is_refused(tiny_llama, vectors, queries, tmp_
     sweep(tiny_llama, vectors, queries, **options)
     changes = [
         {"alphas": (0, 2)}, {"seed": 1}, {"max_new_tokens": 7}, {"emotions": ["anger"]}, {"controls": ()},
-        {"grid": {"site": ["attn"]}},
+        {"grid": {"site": ["attn"]}}, {"grid": {"fade": [4]}}, {"emotions": [{"joy": 0.5}]}, {"controls": ("other",)},
     ]  # fmt: skip
     for change in changes:
         with pytest.raises(EmolabError, match="made with other settings.*choose another out folder"):
@@ -219,17 +367,29 @@ def test_vectors_of_unknown_source_are_told_apart_by_their_numbers(tiny_llama, q
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"controls": ("placebo",)}, "unknown control 'placebo'; controls are random, shuffled"),
-        ({"grid": {"sites": ["attn"]}}, "unknown field 'sites' in grid; expected site, layers, part, op, dose"),
+        ({"controls": ("placebo",)}, "unknown control 'placebo'; controls are random, shuffled, other, prompt"),
+        (
+            {"grid": {"sites": ["attn"]}},
+            "unknown field 'sites' in grid; expected site, layers, part, op, dose, positions",
+        ),
         ({"grid": {"site": []}}, "grid names no value for 'site'"),
         ({"grid": {"site": ["residual"]}}, "unknown site 'residual'"),
-        ({"grid": {"part": ["half"]}}, "unknown part 'half'; expected whole, specific, base"),
+        ({"grid": {"part": ["half"]}}, "unknown part 'half'; expected one of whole, specific, base"),
         ({"grid": {"layers": [0, 1]}}, "a list of layer numbers"),
         ({"grid": {"op": ["double"]}}, "unknown op 'double'"),
+        ({"grid": {"heads": "each"}}, 'heads in grid go with site "head"'),
+        ({"grid": {"site": "head", "heads": [[0, 1]]}}, 'heads in grid are [0, 1]; expected None (all), "each" or'),
+        ({"grid": {"fade": 4, "positions": "all"}}, 'fade= goes with positions="generated"'),
+        ({"alphas": (0,), "grid": {"part": ["half"]}}, "unknown part 'half'"),
         ({"alphas": ()}, "at least one query"),
         ({"alphas": (float("nan"),)}, "expected a finite number"),
         ({"emotions": ()}, "one emotion"),
         ({"emotions": ["calm"]}, "unknown emotion 'calm'; expected one of anger, joy, sadness"),
+        ({"alphas": (0,), "emotions": ["calm"]}, "unknown emotion 'calm'; expected one of anger, joy, sadness"),
+        ({"emotions": ["0.5 calm + 0.5 joy"]}, "unknown emotion 'calm'; expected one of anger, joy, sadness"),
+        ({"emotions": [{}]}, "the mixture {} is none"),
+        ({"emotions": [{"joy": "much"}]}, "the mixture {'joy': 'much'} is none"),
+        ({"emotions": [{"joy": 1, "anger": 1}], "controls": ("other",)}, 'control "other" needs another emotion for'),
     ],
 )
 def test_what_cannot_be_swept_is_one_clear_error(tiny_llama, vectors, queries, options, message):
@@ -265,3 +425,17 @@ def test_global_random_state_is_left_alone(tiny_llama, vectors, queries):
     before = states()
     sweep(tiny_llama, vectors, queries.head(1), alphas=(0, 1), **SMALL)
     assert states() == before
+
+
+def test_templates_are_the_wording_of_every_prompt(tiny_gpt2, monkeypatch):
+    asked = []
+
+    def listen(model, prompts, **options):
+        asked.extend(prompts)
+        return ["a walk"] * len(prompts)
+
+    monkeypatch.setattr(experiments, "generate", listen)
+    vectors, templates = tiny.random_vectors(tiny_gpt2), {"neutral": "Q: {query} A:", "joy": "Happy! Q: {query} A:"}
+    options = {"alphas": (0, 1), "emotions": ["joy"], "controls": ("prompt",), "progress": False}
+    sweep(tiny_gpt2, vectors, ["tell me"], templates=templates, **options)
+    assert sorted(asked) == ["Happy! Q: tell me A:", "Q: tell me A:", "Q: tell me A:"]

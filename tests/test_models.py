@@ -9,7 +9,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from emolab.errors import EmolabError
 from emolab.models import Model, encode, hf_modules, instruction, load_model, plan_batches, render_prompts, site_hooks
-from tests import tiny
+from tests import chat_templates, tiny
 
 QUERY = "tell me about the park ."
 
@@ -58,13 +58,6 @@ def test_loading_leaves_loggers_and_warnings_alone(tiny_llama_dir):
     assert logging.getLogger("transformers").level == level and warnings.filters == filters
 
 
-@pytest.mark.parametrize("what", [42, "no/such-model-anywhere", "/no/such/dir"])
-def test_what_cannot_be_loaded(what, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(EmolabError, match="hub id"):
-        load_model(what)
-
-
 def test_unknown_dtype_and_compatibility_mode(tiny_llama_dir):
     with pytest.raises(EmolabError, match="bfloat16"):
         load_model(tiny_llama_dir, dtype="float23")
@@ -98,6 +91,24 @@ def test_without_system_role_the_user_turn_gets_the_instruction(tiny_llama, chat
     model = changed(tiny_llama, tiny.tokenizer(chat=chat))
     assert render_prompts(model, [QUERY], "joy") == [f"<bos><user>Answer with joy. {QUERY}<assistant>"]
     assert render_prompts(model, [QUERY]) == [f"<bos><user>{QUERY}<assistant>"]
+
+
+@pytest.mark.parametrize("chat", [chat_templates.QWEN25, chat_templates.GRANITE])
+def test_a_system_prompt_of_the_template_stays(tiny_llama, chat):
+    """These templates drop theirs as soon as another is given: vectors would hold its loss beside the emotion."""
+    model = changed(tiny_llama, tiny.tokenizer(chat=chat, add_bos=False))
+    [plain], [joy] = render_prompts(model, [QUERY]), render_prompts(model, [QUERY], "joy")
+    assert "You are " in plain and joy == plain.replace(QUERY, f"Answer with joy. {QUERY}")
+    given = [{"role": "system", "content": "Answer with joy."}, {"role": "user", "content": QUERY}]
+    assert "You are " not in model.tokenizer.apply_chat_template(given, tokenize=False)
+
+
+def test_dates_in_templates_are_fixed(tiny_llama):
+    """Else tomorrow's prompts, and the hash that a run is resumed by, would be others than today's."""
+    dates = {"LLAMA3": "26 Jul 2024", "GRANITE": "July 26, 2024", "HARMONY": "2024-07-26"}
+    for name, day in dates.items():
+        model = changed(tiny_llama, tiny.tokenizer(chat=getattr(chat_templates, name)))
+        assert render_prompts(model, [QUERY])[0].count(day) == 1 and "strftime_now" in model.tokenizer.chat_template
 
 
 def test_prompts_without_chat_template(tiny_gpt2, tiny_llama):

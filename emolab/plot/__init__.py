@@ -12,25 +12,43 @@
 from __future__ import annotations
 
 from .attention import attention_bars, attention_html, words_table
+from .baselines import method_table, tradeoff
 from .causal import ablation_curve, head_forest
-from .curves import convergence_curve, denoise_curve, probe_curve, reliability_curve, shared_energy_curve
+from .claims import claim_additive, claim_linear, claim_monotone, claim_preservation
+from .curves import (
+    agreement_curve,
+    convergence_curve,
+    denoise_curve,
+    probe_curve,
+    reliability_curve,
+    shared_energy_curve,
+)
+from .effects import effect_forest, wrong_way
 from .geometry import cosine_by_layer, cosine_map, norms
 from .heads import head_cosine_map, head_map, head_umap
+from .judges import calibration_curve, judge_agreement
 from .maps import cka_map, clustered_map, cosine_grid, layer_map
 from .points import affect_plane, response_map, trajectory_map
 from .purity import confusion_map, purity_dots
 from .save import check_figures, save_figure
 from .scores import dose_response, instruction_following
 from .style import theme
+from .sweeps import fade_curve, layer_curve, mixture_map, site_map
 from .tables import text_table
 
 __all__ = [
     "ablation_curve",
     "affect_plane",
+    "agreement_curve",
     "attention_bars",
     "attention_html",
+    "calibration_curve",
     "check_figures",
     "cka_map",
+    "claim_additive",
+    "claim_linear",
+    "claim_monotone",
+    "claim_preservation",
     "clustered_map",
     "confusion_map",
     "convergence_curve",
@@ -39,12 +57,18 @@ __all__ = [
     "cosine_map",
     "denoise_curve",
     "dose_response",
+    "effect_forest",
+    "fade_curve",
     "head_cosine_map",
     "head_forest",
     "head_map",
     "head_umap",
     "instruction_following",
+    "judge_agreement",
+    "layer_curve",
     "layer_map",
+    "method_table",
+    "mixture_map",
     "norms",
     "probe_curve",
     "purity_dots",
@@ -52,8 +76,11 @@ __all__ = [
     "response_map",
     "save_figure",
     "shared_energy_curve",
+    "site_map",
     "text_table",
     "theme",
+    "tradeoff",
     "trajectory_map",
     "words_table",
+    "wrong_way",
 ]

@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from ..emotions import color, order
+from ..emotions import order, styles
 from ..errors import EmolabError
 from .heads import _finish
 from .style import INK, new_figure, theme
@@ -128,6 +128,7 @@ def words_table(table: pd.DataFrame, *, n: int = 8):
     style = wide.style.hide(axis="index").format(escape="html")
     style.set_uuid("words")
     style.set_properties(**{"text-align": "left", "vertical-align": "top"})
-    marks = [f"border-left: 4px solid {color(e)}" if e != "base" else "" for e in wide["emotion"]]
+    look = styles(e for e in wide["emotion"] if e != "base")
+    marks = [f"border-left: 4px solid {look[e][0]}" if e != "base" else "" for e in wide["emotion"]]
     style.apply(lambda _: marks, subset=["emotion"])
     return style

@@ -9,7 +9,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from ..emotions import order
 from ..errors import EmolabError
 from .maps import finish_about, no_heads, tables_of
-from .style import GREY, INK, emotion_kwargs, layer_axis, new_figure, theme
+from .style import GREY, INK, emotion_kwargs, layer_axis, new_figure, side_legend, theme
 
 _PROBES = {"centroid": ("nearest centroid", INK, "o"), "logistic": ("logistic", "#56B4E9", "s")}
 
@@ -92,6 +92,36 @@ def convergence_curve(tables, *, model=None, seed: int | None = None):
         return _done(fig, tables, "convergence_curve", model, seed)
 
 
+def agreement_curve(tables, *, model=None, seed: int | None = None):
+    """Cosine between two sets of vectors of the same emotions, by layer: one's own beside imported ones.
+
+    >>> table = interop.agreement(ours, theirs, site="attn", part="specific")                 # doctest: +SKIP
+    >>> fig = agreement_curve({"specific": table})                                              # doctest: +SKIP
+
+    tables: from `interop.agreement`, one or {title: table}. Dashed: mean cosine between different emotions, what any
+    emotion would give. Grey band: 95 % of random directions.
+    """
+    tables = tables_of(tables)
+    with theme():
+        fig, axes = _row(len(tables))
+        for ax, (title, table) in zip(axes, tables.items(), strict=True):
+            by_layer = table.groupby("layer")[["mismatched", "random"]].mean()
+            band = {"color": GREY, "alpha": 0.3, "linewidth": 0, "label": "random directions"}
+            ax.fill_between(by_layer.index, -by_layer["random"], by_layer["random"], **band)
+            ax.axhline(0, color=INK, linewidth=0.6)
+            if by_layer["mismatched"].notna().any():
+                ax.plot(by_layer.index, by_layer["mismatched"], color=INK, linestyle="--", label="different emotions")
+            shift = _dodge(table["emotion"])
+            for label, kwargs in emotion_kwargs(order(table["emotion"])).items():
+                rows = table[table["emotion"] == label].sort_values("layer")
+                ax.plot(rows["layer"] + shift[label], rows["cosine"], label=label, **kwargs)
+            ax.set(ylim=(-1.03, 1.03), title=title.capitalize() or "Agreement of two sets of vectors")
+            layer_axis(ax, int(table["layer"].max()) + 1)
+        axes[0].set_ylabel("cosine")
+        _legend(fig, axes[0])
+        return _done(fig, tables, "agreement_curve", model, seed)
+
+
 def probe_curve(
     table: pd.DataFrame,
     *,
@@ -143,7 +173,7 @@ def probe_curve(
         for ax in (left, right):
             layer_axis(ax, n_layers)
         handles = [(h, t) for ax in (left, right) for h, t in zip(*ax.get_legend_handles_labels(), strict=True)]
-        fig.legend(*zip(*handles, strict=True), loc="outside right center")
+        side_legend(fig, *zip(*handles, strict=True))
         data = table if words is None else pd.concat([table, words], ignore_index=True)
         return finish_about(fig, data.copy(), table, "probe_curve", model=model, seed=seed)
 
@@ -195,7 +225,10 @@ def _legend(fig, ax) -> None:
     handles, labels = ax.get_legend_handles_labels()
     room = 120 if len(fig.axes) > 1 else 80  # letters beside each other
     fits = sum(len(text) + 8 for text in labels) <= room
-    fig.legend(handles, labels, loc="outside upper center", ncols=len(labels) if fits else 1, columnspacing=1.2)
+    columns = len(labels) if fits else 1
+    if len(labels) > 6 and not fits:  # many short ones: several rows
+        columns = max(1, room // (max(map(len, labels)) + 8))
+    fig.legend(handles, labels, loc="outside upper center", ncols=columns, columnspacing=1.2)
 
 
 def _done(fig, tables, function, model, seed):

@@ -9,7 +9,19 @@ import pandas as pd
 
 from ..emotions import order, styles
 from ..errors import EmolabError
-from .style import GREY, INK, emotion_kwargs, finish, layer_axis, log_axis, new_figure, text_on, theme
+from .style import (
+    GREY,
+    INK,
+    emotion_kwargs,
+    finish,
+    layer_axis,
+    log_axis,
+    name_ticks,
+    new_figure,
+    side_legend,
+    text_on,
+    theme,
+)
 
 _PARTS = {"whole": "whole vectors", "specific": "specific part", "base": "base"}
 
@@ -22,29 +34,35 @@ def norms(vectors, *, site: str = "resid", model=None, seed: int | None = None):
     ['emotion', 'layer', 'norm', 'resid_norm', 'relative']
 
     vectors: EmotionVectors. site: "resid", "attn" or "mlp". Norms in units of the residual stream, on a log axis.
-    The right panel is what a relative dose of 1 would be worth. Raises EmolabError for site "head".
+    The right panel is what a relative dose of 1 would be worth; imported vectors, which do not know the residual
+    stream's norm, have none. Raises EmolabError for site "head".
     """
     from ..geometry import part_array
 
     ev, labels = part_array(vectors, site), list(vectors.emotions)
     length = np.linalg.norm(ev, axis=-1)  # [emotion, layer]
     reference = vectors.resid_norm.double().numpy()  # [layer]
+    known = bool((reference > 0).all())
+    reference = np.where(reference > 0, reference, np.nan)
     layers = np.arange(ev.shape[1])
     with theme():
-        fig, axes = new_figure(1, 2, width=1.0, height=3.4)
-        left, right = axes[0]
-        left.plot(layers, reference, color=GREY, linestyle="--", label="residual stream\n(median, neutral)")
+        fig, axes = new_figure(1, 2 if known else 1, width=1.0 if known else 0.7, height=3.4)
+        left, right = axes[0, 0], axes[0, -1]
+        if known:
+            left.plot(layers, reference, color=GREY, linestyle="--", label="residual stream\n(median, neutral)")
         for label, kwargs in emotion_kwargs(labels).items():
             values = length[labels.index(label)]
             left.plot(layers, values, label=label, **kwargs)
-            right.plot(layers, values / reference, **kwargs)
+            if known:
+                right.plot(layers, values / reference, **kwargs)
         log_axis(left)
         left.set(ylabel="norm", title=f"Norm of the emotion vectors ({site})")
-        right.set(ylabel="norm / residual norm", title="As a share of the residual stream")
-        right.set_ylim(bottom=0)
-        for ax in (left, right):
+        if known:
+            right.set(ylabel="norm / residual norm", title="As a share of the residual stream")
+            right.set_ylim(bottom=0)
+        for ax in axes[0]:
             layer_axis(ax, len(layers))
-        fig.legend(*left.get_legend_handles_labels(), loc="outside right center")
+        side_legend(fig, *left.get_legend_handles_labels())
         data = pd.DataFrame(
             {
                 "emotion": np.repeat(labels, len(layers)),
@@ -64,7 +82,8 @@ def cosine_by_layer(vectors, *, site: str = "resid", part: str | None = None, mo
     >>> fig.emolab_data.query("pair == 'mean'")              # doctest: +SKIP
 
     part: None for both panels, or "whole" or "specific" for one. The specific parts of k emotions sum to zero, so that
-    their mean cosine lies near -1/(k-1) whatever the model does: the dotted line. A pair's line has both colours.
+    their mean cosine lies near -1/(k-1) whatever the model does: the dotted line. A pair's line has both colours; more
+    than fifteen pairs (seven emotions) are drawn as a band.
     """
     from ..geometry import cosines
 
@@ -83,8 +102,12 @@ def cosine_by_layer(vectors, *, site: str = "resid", part: str | None = None, mo
             ax.axhline(0, color=INK, linewidth=0.6)
             index = {label: list(vectors.emotions).index(label) for label in labels}
             curves = {f"{a} · {b}": cosine[:, index[a], index[b]] for a, b in pairs}
-            for (a, b), (pair, values) in zip(pairs, curves.items(), strict=True):
-                ax.plot(layers, values, color=colors[a], gapcolor=colors[b], linestyle=(0, (3, 3)), label=pair)
+            if len(pairs) > 15:
+                low, high = np.quantile(list(curves.values()), [0.05, 0.95], axis=0)
+                ax.fill_between(layers, low, high, color=GREY, alpha=0.3, linewidth=0, label="middle 90 % of pairs")
+            else:
+                for (a, b), (pair, values) in zip(pairs, curves.items(), strict=True):
+                    ax.plot(layers, values, color=colors[a], gapcolor=colors[b], linestyle=(0, (3, 3)), label=pair)
             curves["mean"] = np.mean(list(curves.values()), axis=0)
             ax.plot(layers, curves["mean"], color=INK, marker="o", zorder=3, label="mean of all pairs")
             if name == "specific":
@@ -95,7 +118,7 @@ def cosine_by_layer(vectors, *, site: str = "resid", part: str | None = None, mo
             ax.set(ylim=(-1.03, 1.03), title=f"{_title(vectors, name).capitalize()} ({site})")
             layer_axis(ax, len(layers))
         axes[0, 0].set_ylabel("cosine")
-        fig.legend(*axes[0, -1].get_legend_handles_labels(), loc="outside right center")
+        side_legend(fig, *axes[0, -1].get_legend_handles_labels())
         data = pd.concat(rows)
         return _finish(fig, data, vectors, "cosine_by_layer", {"site": site, "parts": list(parts)}, model, seed)
 
@@ -120,8 +143,7 @@ def cosine_map(vectors, layer: int, *, site: str = "resid", part: str = "whole",
         image = ax.imshow(cosine, cmap="RdBu_r", vmin=-1, vmax=1)
         ax.grid(False)
         ax.spines[:].set_visible(False)
-        ax.set_xticks(range(k), labels, rotation=35, ha="right", rotation_mode="anchor")
-        ax.set_yticks(range(k), labels)
+        name_ticks(ax, labels, labels, rotation=35)
         if k <= 8:
             text_on(ax, cosine, dark=(-0.6, 0.6), fmt="{:.2f}")
         ax.set_title(f"Cosine of the {_title(vectors, part)}, layer {layer} ({site})", loc="center", pad=10)

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from ..emotions import order, styles
 from ..errors import EmolabError
 from .geometry import _finish, _title
-from .style import INK, finish, new_figure, text_on, theme
+from .style import INK, finish, name_ticks, new_figure, text_on, theme
 
 _COSINE = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1}
 _TICKS = [-1, -0.5, 0, 0.5, 1]
@@ -41,7 +41,7 @@ def cosine_grid(
     found = cosines(vectors, site=site, part=part)[np.ix_(layers, index, index)]
     k = len(labels)
     with theme():
-        fig, axes = _panels(len(layers), aspect=1.0)
+        fig, axes = _panels(len(layers), aspect=1.0, most=3 if k <= 8 else 2)
         for ax, layer, matrix in zip(axes, layers, found, strict=False):
             image = _heat(ax, matrix, labels, labels, f"layer {layer}", show=k <= 6, **_COSINE)
         fig.colorbar(image, ax=list(axes), shrink=0.6, label="cosine", ticks=_TICKS)
@@ -221,11 +221,12 @@ def _heat(ax, matrix, rows, columns, title: str, *, show: bool, cmap: str, vmin:
     ax.grid(False)
     ax.spines[:].set_visible(False)
     rows, columns = [str(r) for r in rows], [str(c) for c in columns]
-    words = max(len(c) for c in columns) > 2
-    step = 1 if words else max(1, -(-len(columns) // 9))  # at most nine numbers on an axis
-    turn = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if words else {}
-    ax.set_xticks(range(0, len(columns), step), columns[::step], **turn)
-    ax.set_yticks(range(0, len(rows), step), rows[::step])
+    if max(len(c) for c in columns) > 2:
+        name_ticks(ax, rows, columns, rotation=40)
+    else:
+        step = max(1, -(-len(columns) // 9))  # at most nine numbers on an axis
+        ax.set_xticks(range(0, len(columns), step), columns[::step])
+        ax.set_yticks(range(0, len(rows), step), rows[::step])
     if show:
         text_on(ax, matrix, dark=(-0.6, 0.6) if vmin < 0 else (0.6, 1.0), fmt="{:.2f}")
     if title:

@@ -8,7 +8,7 @@ import pandas as pd
 from ..emotions import order, styles
 from ..errors import EmolabError
 from .maps import about, finish_about
-from .style import INK, STYLES, new_figure, theme
+from .style import INK, STYLES, new_figure, side_legend, theme
 
 _NAMES = {"pca": "PCA", "umap": "UMAP"}
 
@@ -103,17 +103,19 @@ def affect_plane(plane: pd.DataFrame, *, model=None, seed: int | None = None):
                 row = plane[plane["emotion"] == label].iloc[0]
                 ax.plot(row[x], row[y], marker, color=color, markeredgecolor=INK, markeredgewidth=0.4, label=label)
             names = {"pc1": f"PC1 ({explained[0]:.0%})", "pc2": f"PC2 ({explained[1]:.0%})"}
-            ax.set(xlabel=names.get(x, f"{x} (ANEW, 1 to 9)"), ylabel=names[y])
+            ratings = params.get("ratings", "")
+            ax.set(xlabel=names.get(x, f"{x} ({ratings})" if ratings else x), ylabel=names[y])
             ax.margins(0.2)
             if x in ("valence", "arousal"):
                 s = scores.loc[(y, x)]
-                ax.set_xlim(0.7, 9.3)
+                if ratings:
+                    ax.set_xlim(0.7, 9.3)
                 ax.set_title(f"r = {s.r:.2f}, p = {s.p:.2f}")
             else:
                 ax.axhline(0, color=INK, linewidth=0.6)
                 ax.axvline(0, color=INK, linewidth=0.6)
                 ax.set_title(f"Specific, layer {params.get('layer', '?')} ({params.get('site', '?')})")
-        fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
+        side_legend(fig, *axes[0, 0].get_legend_handles_labels())
         fig.suptitle(
             f"Warning: n = {n} words. An illustration, no test: the signs were chosen to fit, and the least p is "
             f"{_least_p(n)}.",

@@ -7,7 +7,7 @@ import pandas as pd
 
 from ..emotions import order
 from .maps import about, finish_about
-from .style import GREY, INK, new_figure, text_on, theme
+from .style import GREY, INK, name_ticks, new_figure, text_on, theme
 
 _PARTS = {
     "unsteered": "unsteered",
@@ -46,8 +46,7 @@ def confusion_map(table: pd.DataFrame, *, model=None, seed: int | None = None):
             image = ax.imshow(matrix, vmin=0, vmax=1, cmap="cividis", aspect="auto")
             ax.grid(False)
             ax.spines[:].set_visible(False)
-            ax.set_xticks(range(len(judged)), judged, rotation=30, ha="right", rotation_mode="anchor")
-            ax.set_yticks(range(len(emotions)), emotions)
+            name_ticks(ax, emotions, judged, rotation=30)
             text_on(ax, matrix, dark=(0.6, 1.0), fmt="{:.2f}")
             hit = [matrix[i, judged.index(e)] for i, e in enumerate(emotions) if e in judged]
             other = [

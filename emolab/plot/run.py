@@ -7,10 +7,22 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..claims import Claim
 from ..errors import EmolabError
+from .baselines import tradeoff
+from .claims import claim_additive, claim_linear, claim_monotone, claim_preservation
+from .effects import effect_forest, wrong_way
 from .geometry import cosine_by_layer, norms
+from .judges import judge_agreement
 from .save import save_figure
 from .scores import dose_response, instruction_following
+
+_CLAIMS = {  # drawn by, what is shown
+    "monotone": (claim_monotone, "Monotone gain: the target's logit over the dose"),
+    "preservation": (claim_preservation, "Semantic preservation: how far texts and predictions drift with the dose"),
+    "linear": (claim_linear, "Linear control: a line and curves fitted within three ranges of the dose"),
+    "additive": (claim_additive, "Additivity: what two emotions at once do beyond the sum of either alone"),
+}
 
 
 def run_figures(out: str | Path) -> list[Path]:
@@ -18,58 +30,93 @@ def run_figures(out: str | Path) -> list[Path]:
 
     >>> run_figures("runs/mini")                                   # doctest: +SKIP
     """
+    from ..calibration import agreement
+    from ..dose_response import compare
+    from ..dose_response import wrong_way as moved
     from ..vectors import EmotionVectors
 
-    out = Path(out)
+    out, drawn = Path(out), []
     summary = read_summary(out)
     vectors = EmotionVectors.load(out / "vectors.safetensors")
     scored, answers = (_table(out / name) for name in ("scores.parquet", "instructed_scores.parquet"))
     steering, setting, name = summary["steering"], summary["setting"], summary["model"]
     best = {emotion: cell["best_alpha"] for emotion, cell in steering.items()}
-    reference = answers.groupby("condition")["perplexity_instructed"].median()
     marks = {"model": vectors.meta, "seed": summary["seed"]}
     followed, hit = summary["instruction_following"], {e: cell["target_share"] for e, cell in steering.items()}
     random = max(cell["random_share"] for cell in steering.values())
+    place = f"{setting['part']} vectors at {setting['site']}, layers {setting['layers']}"
 
-    def save(fig, figure: str, caption: str, alt: str) -> Path:
+    def save(fig, figure: str, caption: str, alt: str) -> None:
         save_figure(fig, figure, caption=caption, alt=alt, directory=out / "figures")
-        return out / "figures" / f"{figure}.png"
+        drawn.append(out / "figures" / f"{figure}.png")
 
-    return [
+    save(
+        norms(vectors),
+        "norms",
+        f"Norm of the emotion vectors of {name} by layer, beside the norm of the residual stream.",
+        f"One line an emotion: vector norms by layer, from layer 0 to {vectors.n_layers - 1}.",
+    )
+    save(
+        cosine_by_layer(vectors),
+        "cosine_by_layer",
+        f"Cosine between the emotion vectors of {name} by layer, whole and without what all emotions share.",
+        "One line a pair of emotions, for whole vectors and for their specific part.",
+    )
+    save(
+        instruction_following(answers, **marks),
+        "instruction_following",
+        f"What the judge reads in the answers of {name} to each instruction, held-out queries.",
+        f"Share of answers with the wanted emotion on top: {_listed(followed)}.",
+    )
+    save(
+        dose_response(scored, best=best, reference=answers, **marks),
+        "dose_response",
+        f"Dose-response of {name} on held-out queries: {place}. Doses were chosen on training queries.",
+        f"Share with the target on top at the frozen dose: {_listed(hit)}; random directions: {random:.2f} at most.",
+    )
+    against = compare(scored)
+    at = against[[best[e] == a for e, a in zip(against["emotion"], against["alpha"], strict=True)]]
+    save(
+        effect_forest(against, **marks),
+        "effect_forest",
+        f"Target probability of {name} steered, minus that of random directions of equal norm; {place}.",
+        f"Differences at the frozen dose: {_listed(dict(zip(at['emotion'], at['difference'], strict=True)))}.",
+    )
+    save(
+        wrong_way(moved(scored), **marks),
+        "wrong_way",
+        f"Share of queries whose target moved against the sign of the dose; {name}, {place}.",
+        "One panel an emotion: the share by dose, beside a random direction.",
+    )
+    if len([c for c in answers if c == "top" or c.endswith("_top")]) > 1:
         save(
-            norms(vectors),
-            "norms",
-            f"Norm of the emotion vectors of {name} by layer, beside the norm of the residual stream.",
-            f"One line an emotion: vector norms by layer, from layer 0 to {vectors.n_layers - 1}.",
-        ),
+            judge_agreement(agreement(answers), **marks),
+            "judge_agreement",
+            f"Agreement of the judges on answers of {name}, instructed and not: Cohen's kappa.",
+            "A matrix of judges with kappa and its interval.",
+        )
+    for claim, (draw, what) in _CLAIMS.items():
+        told = summary.get("claims", {}).get(claim)
+        if told and told["verdict"] != "not tested":
+            table = _table(out / "claims" / f"{claim}.parquet")
+            found = Claim(claim, told["verdict"], told["condition"], told["evidence"], table)
+            caption = f"{what}; {name}, {place}. Verdict: {told['verdict']}. {told['condition']}"
+            save(draw(found, **marks), f"claim_{claim}", caption, f"{what}: {told['verdict']}.")
+    if summary.get("baselines"):
         save(
-            cosine_by_layer(vectors),
-            "cosine_by_layer",
-            f"Cosine between the emotion vectors of {name} by layer, whole and without what all emotions share.",
-            "One line a pair of emotions; whole vectors are alike, specific ones are not.",
-        ),
-        save(
-            instruction_following(answers, **marks),
-            "instruction_following",
-            f"What the judge reads in the answers of {name} to each instruction, held-out queries.",
-            f"Share of answers with the wanted emotion on top: {_listed(followed)}.",
-        ),
-        save(
-            dose_response(scored, best=best, reference={e: float(reference[e]) for e in best}, **marks),
-            "dose_response",
-            f"Dose-response of {name} on held-out queries: {setting['part']} vectors at {setting['site']}, layers "
-            f"{setting['layers']}. Doses were chosen on training queries.",
-            f"Share with the target on top at the frozen dose: {_listed(hit)}; "
-            f"random directions: {random:.2f} at most.",
-        ),
-    ]
+            tradeoff(_table(out / "baselines.parquet"), **marks),
+            "tradeoff",
+            f"Emotion against damage to next-token predictions, for every method over its doses; {name}.",
+            f"Curves of {len(summary['baselines'])} methods; the dose chosen for each is marked.",
+        )
+    return drawn
 
 
 def read_summary(out: str | Path) -> dict:
     """`summary.json` of a run; EmolabError where there is none."""
     path = Path(out) / "summary.json"
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise EmolabError(f"{path} is missing or damaged; run `emolab study --out {out}` first") from error
 

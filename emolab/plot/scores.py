@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from ..emotions import color, order
+from ..dose_response import collapse, dose_table
+from ..emotions import order
 from ..errors import EmolabError
+from ..scored import Instructed
 from ..stats import interval
 from .style import GREY, INK, emotion_kwargs, finish, log_axis, new_figure, text_on, theme
 
-_BOOT = 1000
 BROKEN = 100.0  # highest perplexity ratio shown
+_TOLD = "#5B4A8A"
+_ROWS = {
+    "target": "share with target\nemotion on top",
+    "adherence": "adherence /\nunsteered",
+    "perplexity_ratio": "perplexity",
+    "overall": "headline score\n(0 to 1)",
+}
+_CONTROLS = {
+    "random": {"color": GREY, "linestyle": "-", "label": "random direction"},
+    "shuffled": {"color": "#4F6D7A", "linestyle": "--", "label": "shuffled labels"},
+    "other": {"color": "#7A6A4F", "linestyle": ":", "label": "another emotion's vector"},
+}
 
 
 def instruction_following(table: pd.DataFrame, *, model=None, seed: int | None = None):
@@ -70,123 +82,77 @@ def instruction_following(table: pd.DataFrame, *, model=None, seed: int | None =
 def dose_response(
     table: pd.DataFrame,
     *,
+    reference: Instructed = None,
     best: Mapping[str, float] | None = None,
-    reference: Mapping[str, float] | None = None,
     model=None,
     seed: int | None = None,
 ):
     """What steering does as its dose grows, one column an emotion, with its controls.
 
-    >>> fig = dose_response(scores, best={"joy": 2.0}, reference={"joy": 7.1})       # doctest: +SKIP
+    >>> fig = dose_response(scores, reference=instructed, best={"joy": 2.0})       # doctest: +SKIP
 
-    table: one row a text with `query_id`, `emotion` (steered towards), `alpha`, `control` ("none": the emotion vector;
-    "random", "shuffled"; "prompt": instructed instead of steered) and p_<emotion> or `target` (0 or 1), and where known
-    `adherence` and `perplexity_instructed` (else `perplexity`). One site, one set of layers and one part at a time.
-    First row: share of texts whose top emotion is the target. Second: adherence over that of unsteered texts. Third:
-    median perplexity over that of instructed answers (`reference`, or the "prompt" rows; else of unsteered texts), with
-    the limit 1.5. Lines are estimates over queries, bands 95 % intervals over queries (shares: Wilson; else
-    bootstrap); the grey band is the
-    random direction of equal norm. best: the frozen dose of each emotion, marked.
+    table: a scored sweep of one setting, as `emolab.dose_response.dose_table` takes it, whose numbers these are.
+    reference: scored answers under instruction, whose level is drawn, too; or only their median perplexity by emotion.
+    Rows, as far as there are scores: share of texts whose top emotion is the target; adherence over that of unsteered
+    texts; median perplexity over that of instructed answers (else unsteered texts), with the limit 1.5; the headline
+    score. Bands are 95 % intervals over queries. Controls start from unsteered text, too. best: the frozen dose of each
+    emotion. Shaded: doses from alpha* on, where texts are significantly less fluent (`collapse`).
     """
-    _require(table, ("query_id", "emotion", "alpha", "control"))
-    for column in ("site", "layers", "part"):
-        kinds = sorted({str(v) for v in table[column].dropna()}) if column in table else []
-        if len(kinds) > 1:
-            raise EmolabError(f"this table mixes {column} = {', '.join(kinds[:5])}; filter it to one of them")
-    if "target" not in table:
-        table = table.assign(target=(_top(table) == table["emotion"]).astype(float))
-    if "perplexity_instructed" in table:  # given the instruction: emotional text is not surprising for being emotional
-        table = table.assign(perplexity=table["perplexity_instructed"])
-    emotions = order(table["emotion"])
-    measures = ["target"] + [m for m in ("adherence", "perplexity") if m in table and table[m].notna().any()]
-    rows = [_curves(table[table["emotion"] == e], e, m, reference) for e in emotions for m in measures]
-    data = pd.concat(rows, ignore_index=True)
+    data = dose_table(table, reference)
+    emotions = order(data["emotion"])
+    measures = [m for m in _ROWS if m in set(data["measure"])]
+    data = data[data["measure"].isin(measures)]
+    star = collapse(table, reference).set_index("emotion")["alpha_star"].dropna() if len(measures) > 1 else {}
     instructed = reference is not None or (table["control"] == "prompt").any()
     with theme():
-        shape = {"width": max(0.5, len(emotions) / 5), "height": 1.1 + 1.7 * len(measures)}
+        shape = {"width": max(0.5, len(emotions) / 5), "height": 1.3 + 1.55 * len(measures)}
         fig, axes = new_figure(len(measures), len(emotions), **shape, grid={"sharex": True, "sharey": "row"})
+        looks = emotion_kwargs(emotions)
         for column, emotion in enumerate(emotions):
             for row, measure in enumerate(measures):
                 ax = axes[row, column]
-                own = data[(data.emotion == emotion) & (data.measure == measure)]
-                _draw(ax, own, emotion)
+                _draw(ax, data[(data.emotion == emotion) & (data.measure == measure)], looks[emotion])
                 if best and emotion in best:
                     ax.axvline(best[emotion], color=INK, linestyle=":", label="frozen dose")
                 _dress(ax, measure)
-            axes[0, column].set_title(emotion, color=INK)
+                if emotion in star:
+                    right = ax.get_xlim()[1]
+                    ax.axvspan(
+                        star[emotion], right, color=INK, alpha=0.09, linewidth=0, label="fluency collapsed (from α*)"
+                    )
+                    ax.set_xlim(right=right)
+            axes[0, column].set_title(emotion.replace(" + ", "\n+ "), color=INK)
             axes[-1, column].set_xlabel("dose α")
-        names = {"target": "share with target\nemotion on top", "adherence": "adherence /\nunsteered"}
-        names["perplexity"] = f"perplexity /\n{'instructed' if instructed else 'unsteered'}"
+        names = dict(_ROWS, perplexity_ratio=f"perplexity /\n{'instructed' if instructed else 'unsteered'}")
         for row, measure in enumerate(measures):
             axes[row, 0].set_ylabel(names[measure])
         _legend(fig, axes)
-        params = {"best": dict(best or {}), "bootstrap": _BOOT}
+        params = {"best": dict(best or {}), "alpha_star": dict(star)}
         n = f"{table['query_id'].nunique()} queries"
         return finish(fig, data, function="dose_response", model=model, n=n, seed=seed, params=params)
 
 
-def _curves(table: pd.DataFrame, emotion: str, measure: str, reference: Mapping[str, float] | None) -> pd.DataFrame:
-    """control, alpha, value, low, high of one emotion and measure. Every query counts once, whatever its seeds."""
-    wide = table.pivot_table(index="query_id", columns=["control", "alpha"], values=measure, aggfunc="mean")
-    values = wide.to_numpy(dtype=float)  # [query, control x alpha]
-    keys = list(wide.columns)
-    statistic = np.nanmedian if measure == "perplexity" else np.nanmean
-    divisor: np.ndarray | float | None = None
-    if measure == "perplexity" and reference is not None:
-        if emotion not in reference:
-            raise EmolabError(f"reference has no perplexity for {emotion}; it holds {', '.join(reference)}")
-        divisor = float(reference[emotion])
-    elif measure == "perplexity" and any(control == "prompt" for control, _ in keys):
-        divisor = values[:, [i for i, (control, _) in enumerate(keys) if control == "prompt"]].mean(axis=1)
-    elif measure != "target":
-        if ("none", 0) not in keys:
-            raise EmolabError(
-                f'{measure} is shown over unsteered texts: {emotion} needs rows of control "none", alpha 0'
-            )
-        divisor = values[:, keys.index(("none", 0))]
-    value, low, high = _bootstrap(values, statistic, divisor)
-    if measure == "target":  # also where all queries agree an interval has a width
-        low, high = np.array([interval(column) for column in values.T]).T
-    curve = pd.DataFrame(keys, columns=["control", "alpha"]).assign(value=value, low=low, high=high)
-    curve.insert(0, "measure", measure)
-    curve.insert(0, "emotion", emotion)
-    curve["n"] = np.isfinite(values).sum(axis=0)
-    return curve[curve["control"] != "prompt"].sort_values(["control", "alpha"])
-
-
-def _bootstrap(values: np.ndarray, statistic, divisor=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Estimate and 95 % interval of each column of [query, column], queries drawn with replacement, seed fixed."""
-    draws = np.random.default_rng(0).integers(0, len(values), size=(_BOOT, len(values)))
-
-    def estimate(rows):  # [..., query] -> [..., column]
-        found = statistic(values[rows], axis=-2)
-        if isinstance(divisor, np.ndarray):
-            return found / statistic(divisor[rows], axis=-1)[..., None]
-        return found if divisor is None else found / divisor
-
-    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # a draw without any value is a NaN
-        low, high = np.nanquantile(estimate(draws), [0.025, 0.975], axis=0)
-        return estimate(np.arange(len(values))), low, high
-
-
-def _draw(ax, curve: pd.DataFrame, emotion: str) -> None:
-    controls = {name: rows.sort_values("alpha") for name, rows in curve.groupby("control")}
-    if "random" in controls:
-        rows = controls["random"]
-        ax.fill_between(rows.alpha, rows.low, rows.high, color=GREY, alpha=0.3, linewidth=0, label="random direction")
-        ax.plot(rows.alpha, rows.value, color=GREY, linewidth=1)
-    if "shuffled" in controls:
-        rows = controls["shuffled"]
-        ax.plot(rows.alpha, rows.value, color=INK, linestyle="--", linewidth=1, label="shuffled labels")
-    if "none" in controls:
-        rows = controls["none"]
-        ax.fill_between(rows.alpha, rows.low, rows.high, color=color(emotion), alpha=0.25, linewidth=0)
-        ax.plot(rows.alpha, rows.value, label="emotion vector", zorder=3, **emotion_kwargs([emotion])[emotion])
+def _draw(ax, cells: pd.DataFrame, own: dict) -> None:
+    curves = {name: rows.sort_values("alpha") for name, rows in cells.groupby("control")}
+    plain = cells[(cells["control"] == "none") & (cells["alpha"] == 0)]
+    if "none" in curves:
+        rows = curves["none"]
+        ax.fill_between(rows.alpha, rows.lo, rows.hi, color=own["color"], alpha=0.25, linewidth=0)
+        ax.plot(rows.alpha, rows.value, label="emotion vector", zorder=3, **own)
+    for name, look in _CONTROLS.items():
+        if name in curves:  # unsteered text is where every control starts
+            rows = pd.concat([curves[name], plain]).drop_duplicates("alpha").sort_values("alpha")
+            ax.fill_between(rows.alpha, rows.lo, rows.hi, color=look["color"], alpha=0.2, linewidth=0)
+            ax.plot(rows.alpha, rows.value, linewidth=1, **look)
+    if "prompt" in curves and cells["measure"].iloc[0] != "perplexity_ratio":  # there it is the unit
+        told = curves["prompt"].iloc[0]
+        ax.axhspan(told.lo, told.hi, color=_TOLD, alpha=0.18, linewidth=0)
+        ax.axhline(told.value, color=_TOLD, linewidth=1.2, linestyle=(0, (6, 2)), label="instructed, not steered")
 
 
 def _dress(ax, measure: str) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
-    if measure == "target":
+    if measure in ("target", "overall"):
         ax.set_ylim(-0.03, 1.03)
     elif measure == "adherence":
         ax.axhline(1, color=INK, linewidth=0.6)
@@ -201,10 +167,11 @@ def _dress(ax, measure: str) -> None:
 
 def _legend(fig, axes) -> None:
     handles = {}
-    for ax in axes[:, 0]:
+    for ax in axes.flat:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles))
+    columns = 4 if axes.shape[1] > 3 else 2
+    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns)
 
 
 def _probabilities(table: pd.DataFrame) -> list[str]:

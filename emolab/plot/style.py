@@ -27,6 +27,7 @@ _current: ContextVar[str] = ContextVar("emolab_style", default="notebook")
 
 # Equal bytes on every machine: the font that ships with matplotlib, a fixed salt for the SVG's ids, text kept as text.
 FIXED = {"font.family": "DejaVu Sans", "svg.hashsalt": "emolab", "svg.fonttype": "none", "axes.unicode_minus": True}
+FIXED["text.parse_math"] = False  # a label may hold a dollar sign
 
 
 @contextmanager
@@ -135,6 +136,22 @@ def emotion_kwargs(labels) -> dict[str, dict[str, Any]]:
     }
 
 
+def side_legend(fig: EmolabFigure, handles, labels) -> None:
+    """A legend on the right, in as many columns as it takes to be no higher than the figure."""
+    lines = sum(1 + label.count("\n") for label in labels)
+    fit = max(1, int(fig.get_figheight() * 72 / (1.6 * STYLES[_current.get()][1])))
+    fig.legend(handles, labels, loc="outside right center", ncols=-(-lines // fit))
+
+
+def name_ticks(ax: Axes, rows, columns, *, rotation: float) -> None:
+    """Names along both axes of a heat map; upright and smaller where there are more than twelve."""
+    many = len(columns) > 12
+    turn = {"rotation": 90} if many else {"rotation": rotation, "ha": "right", "rotation_mode": "anchor"}
+    size = {"fontsize": "x-small"} if many or len(rows) > 12 else {}
+    ax.set_xticks(range(len(columns)), columns, **turn, **size)
+    ax.set_yticks(range(len(rows)), rows, **size)
+
+
 def layer_axis(ax: Axes, n_layers: int) -> None:
     """Whole-numbered layers, counted from 0."""
     ax.set_xlabel("layer")
@@ -153,7 +170,12 @@ def log_axis(ax: Axes) -> None:
 
 
 def text_on(ax: Axes, matrix, *, dark: tuple[float, float], fmt: str) -> None:
-    """Print the values of a heat map; white where the value lies outside `dark` (low, high), else ink."""
+    """Print the values of a heat map; white where the value lies outside `dark` (low, high), else ink.
+
+    More than nine columns are left without numbers, which would run into each other.
+    """
+    if matrix.shape[1] > 9:
+        return
     for (row, column), value in _entries(matrix):
         color = INK if dark[0] <= value <= dark[1] else "white"
         ax.text(column, row, fmt.format(value), ha="center", va="center", color=color, fontsize="small")

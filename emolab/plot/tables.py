@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ..emotions import color, order
+from ..emotions import order, styles
 from ..errors import EmolabError
 
 
@@ -26,6 +26,7 @@ def text_table(table: pd.DataFrame, *, rows: str = "emotion", columns: str = "al
     style.set_properties(**{"text-align": "left", "vertical-align": "top", "white-space": "normal", "min-width": "9em"})
     if highlight and highlight in table:
         read = table.pivot_table(index=rows, columns=columns, values=highlight, aggfunc="first").reindex_like(shown)
-        marks = read.map(lambda x: f"border-bottom: 3px solid {color(x)}" if isinstance(x, str) else "")
+        look = styles(x for x in (*table.get("emotion", ()), *table[highlight]) if isinstance(x, str))
+        marks = read.map(lambda x: f"border-bottom: 3px solid {look[x][0]}" if isinstance(x, str) else "")
         style.apply(lambda _: marks, axis=None)
     return style

@@ -1,0 +1,156 @@
+"""Read a Hugging Face model and its tokenizer from a directory or the hub; what goes wrong ends in one line.
+
+>>> hf, tokenizer, commit = from_pretrained("path/to/a/directory")
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import constants
+from huggingface_hub import errors as hub
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import cached_file, extract_commit_hash
+
+from emolab.errors import EmolabError
+
+
+def from_pretrained(
+    source: str,
+    *,
+    tokenizer: Any = None,
+    device: str | torch.device | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    dtype: str | torch.dtype = "float32",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[Any, Any, str | None]:
+    """(model, tokenizer, commit) as transformers reads them; see `emolab.load_model` for the options.
+
+    commit is that of the hub, also where `revision` is a branch or nothing; of a directory, `revision`.
+
+    Raises EmolabError, in one line with what to do, for whatever keeps them from being read: no such name, a gated
+    one, the hub out of reach, missing or damaged files, weights that do not cover the model. Warns of weights that the
+    model has no place for.
+    """
+    dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(dtype, torch.dtype):
+        raise EmolabError("unknown dtype; expected 'float32', 'bfloat16', 'float16' or a torch.dtype")
+    if device is not None and device_map is not None:
+        raise EmolabError("give device= for one device or device_map= for several, not both")
+    device = _device(device)
+    place = _place(source)
+    try:
+        file = cached_file(place, "config.json", revision=revision)
+        commit = extract_commit_hash(file, None) or revision  # one commit for config, tokenizer and weights
+        options = {"revision": commit, "trust_remote_code": trust_remote_code}
+        if file is not None:  # None: a folder with nothing but an adapter, which names its base model
+            options["config"] = AutoConfig.from_pretrained(place, **options)
+        tokenizer = tokenizer or _tokenizer(source, place, commit, trust_remote_code)
+        hf, info = AutoModelForCausalLM.from_pretrained(
+            place, dtype=dtype, device_map=device_map, output_loading_info=True, **options
+        )
+        # A quantised model is put on its device while it is read, and cannot be moved.
+        hf = hf if device_map is not None or getattr(hf, "is_quantized", False) else hf.to(device)
+    except EmolabError:
+        raise
+    except Exception as error:  # transformers, safetensors, torch and the hub raise a zoo of their own
+        raise EmolabError(_reason(source, place, error, revision)) from error
+    name, lost, left = type(hf).__name__, sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    if lost:  # transformers would draw them at random and say so in a log
+        raise EmolabError(
+            f"the weights of {source!r} lack {len(lost)} of the tensors of {name}, the first is {lost[0]}; save the "
+            "whole model again with save_pretrained, or fetch it again"
+        )
+    if left:
+        text = f"{len(left)} tensors in the weights of {source!r} have no place in {name}, the first is {left[0]}"
+        warnings.warn(f"{text}; they were left out", stacklevel=3)
+    return hf, tokenizer, commit
+
+
+def _device(device: str | torch.device | None) -> str | torch.device:
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # RuntimeError and AssertionError, by what is missing
+        raise EmolabError(f"torch cannot use device {str(device)!r} here ({_line(error)}); try 'cpu'") from error
+    return device
+
+
+def _place(source: str) -> str:
+    """The directory that `source` names, or `source` where it can only be a hub id."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+            raise EmolabError(
+                f"directory {source!r} holds no config.json; expected a Hugging Face model as save_pretrained writes it"
+            )
+        return str(path)
+    if path.exists() or source.startswith((".", "~", os.sep)) or source.count("/") > 1:
+        raise EmolabError(
+            f"no model {source!r}: there is no such directory; expected 'mini', a directory with a Hugging Face model, "
+            "or a hub id like 'org/name'"
+        )
+    return source
+
+
+def _tokenizer(source: str, place: str, revision: str | None, trust_remote_code: bool) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise EmolabError(
+            f"{source!r} has no tokenizer that can be read; save it there too (tokenizer.save_pretrained), or pass "
+            f"load_model(..., tokenizer=...) ({_line(error)})"
+        ) from error
+
+
+def _reason(source: str, place: str, error: Exception, revision: str | None) -> str:
+    """One line: what went wrong and what to do."""
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    text = " ".join(str(c) for c in causes)
+
+    def of(*kinds: type) -> bool:
+        return any(isinstance(c, kinds) for c in causes)
+
+    if "trust_remote_code" in text:
+        return f"{source!r} brings its own code; read it, and if you trust it, load_model(..., trust_remote_code=True)"
+    if "does not recognize this architecture" in text:
+        return f"the installed transformers does not know the architecture of {source!r}; try a newer version of it"
+    if "for this kind of AutoModel" in text:
+        return f"{source!r} is no causal language model; emolab needs one that continues text"
+    if "ignore_mismatched_sizes" in text:
+        return f"the weights of {source!r} have other shapes than its config.json says; save or fetch it again"
+    if isinstance(error, ImportError):
+        return f"{source!r} needs a package that is not installed: {_line(error)}"
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"{source!r} does not fit the memory; try dtype='bfloat16', device_map='auto' or device='cpu'"
+    if of(hub.GatedRepoError):
+        page = f"https://huggingface.co/{source}"
+        return f"{source!r} is gated: accept its terms at {page}, then log in (`hf auth login`) or set HF_TOKEN"
+    if of(hub.RevisionNotFoundError):
+        return f"{source!r} has no revision {revision!r} on the hub; see https://huggingface.co/{source}/commits"
+    if of(hub.RepositoryNotFoundError):
+        return f"the hub has no model {source!r}, or it is private; check the hub id, or log in (`hf auth login`)"
+    if of(hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError):
+        why = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
+        return (
+            f"no model {source!r}: neither 'mini' nor a directory, and as a hub id not in the local cache while the "
+            f"hub is out of reach{why}; where there is a network, `hf download {source} --local-dir DIR`, then "
+            "load_model('DIR')"
+        )
+    kind = "" if Path(place).is_dir() else ", taken as a hub id"
+    return f"cannot load {source!r}{kind}: {_line(error)}; check its files, or save or fetch it again"
+
+
+def _line(error: Exception) -> str:
+    """The first line of a message, at most 200 characters."""
+    text = " ".join(next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).split())
+    return text if len(text) <= 200 else text[:197] + "..."

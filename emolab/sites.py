@@ -1,0 +1,137 @@
+"""Where vectors live: the hook points of a site in TransformerLens, and the same points as plain modules.
+
+>>> from emolab.sites import hf_modules, site_hooks
+>>> site_hooks(model, "attn")[0]
+'blocks.0.attn.hook_out'
+>>> hf_modules(model, "attn")[0]
+(LlamaAttention(...), 'output')
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from emolab.errors import EmolabError
+
+if TYPE_CHECKING:
+    from emolab.models import Model
+
+SITES = ("resid", "attn", "mlp", "head")
+# Share by which logits of bridge and model may differ; in half precision, whose rounding adds up, 0.2.
+_BRIDGE_TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-6}
+_HOOKS = {"resid": "hook_out", "attn": "hook_attn_out", "mlp": "hook_mlp_out", "head": "attn.o.hook_in"}
+
+
+def site_hooks(model: Model, site: str) -> list[str]:
+    """Canonical TransformerLens hook name of a site, one per layer.
+
+    >>> site_hooks(model, "attn")[0]
+    'blocks.0.attn.hook_out'
+
+    attn and mlp are what a block adds to the residual stream: on models with a norm after attention that is
+    `ln1_post.hook_out`.
+    """
+    if site not in _HOOKS:
+        raise EmolabError(f"unknown site {site!r}; expected one of {', '.join(SITES)}")
+    names = [f"blocks.{layer}.{_HOOKS[site]}" for layer in range(model.n_layers)]
+    missing = [n for n in names if n not in model._hook_names]
+    if missing:
+        raise EmolabError(f"{model.name!r} has no hook point {missing[0]}; its architecture offers no site {site!r}")
+    return [model._hook_names[n] for n in names]
+
+
+def hf_modules(model: Model, site: str) -> list[tuple[nn.Module, str]] | None:
+    """The same points as plain modules of `model.hf`: (module, "output" or "input") per layer.
+
+    None where there are none: the bridge is the user's own (then `hf` is its inside), or the block has no such module
+    (Granite scales the attention output by itself). Callers then hook the bridge.
+    """
+    names = site_hooks(model, site)
+    if model.hf is model.bridge.original_model:
+        return None
+    found = []
+    for layer, name in enumerate(names):
+        *parts, end = name.split(".")[2:]
+        component, path = model.bridge.blocks[layer], model.bridge.blocks[layer].name
+        for part in parts:
+            component = getattr(component, part)
+            path = f"{path}.{component.name}"
+        if end not in ("hook_in", "hook_out"):
+            return None
+        try:
+            found.append((model.hf.get_submodule(path), {"hook_in": "input", "hook_out": "output"}[end]))
+        except AttributeError:
+            return None
+    return found
+
+
+def check_bridge(model: Model) -> None:
+    """Raise EmolabError where the bridge does not compute what the model itself does; looked at once for a model.
+
+    TransformerLens rebuilds attention in its own code, which some variants of an architecture are not covered by:
+    Falcon with ALiBi runs there without it, and nothing says so.
+    """
+    if model.hf is model.bridge.original_model or getattr(model, "_bridge_checked", False):
+        return
+    if any(point.has_hooks() for point in model.bridge.hook_dict.values()):  # steered: it is meant to differ
+        return
+    ids = model.tokenizer("The rain fell all day, and they stayed at home.", add_special_tokens=False).input_ids[:16]
+    batch = torch.tensor([ids], device=model.device)
+    with torch.inference_mode():
+        ours, plain = model.bridge(batch)[0].float(), model.hf(batch).logits[0].float()
+    off = ((ours - plain).norm() / (plain - plain.mean()).norm()).item()
+    if off >= _BRIDGE_TOLERANCE.get(model.dtype, 0.2):  # NaN passes: what is not finite is told where it is measured
+        raise EmolabError(
+            f"TransformerLens computes {model.name!r} ({type(model.hf).__name__}) otherwise than transformers does "
+            f"(logits off by {off:.1%}); its activations would be those of another model"
+        )
+    model._bridge_checked = True
+
+
+def output_weights(model: Model) -> Float[Tensor, "layer head d_head d_model"]:
+    """What maps each head's mean z to its contribution to the residual stream: W_O, float64, on the CPU.
+
+    Where a norm follows attention (Gemma 2 to 4, OLMo 2, GLM 4), its gain is in here and its per-token scale in the
+    stored z; Granite's residual multiplier is in here, too. So heads sum to `attn` minus its bias everywhere. Layers
+    with narrower heads than others (Gemma 4) are filled up with zeros. Raises EmolabError for weights that cannot be
+    read as a matrix (quantised ones).
+    """
+    weights = []
+    for layer, block in enumerate(model.bridge.blocks):
+        W_O = head_weights(model, layer).to("cpu", torch.float64)
+        weights.append(W_O * attention_gain(block) if attention_norm(block) is not None else W_O)
+    width = max(W_O.shape[1] for W_O in weights)
+    stacked = torch.stack([nn.functional.pad(W_O, (0, 0, 0, width - W_O.shape[1])) for W_O in weights])
+    return stacked * float(getattr(model.hf.config.get_text_config(), "residual_multiplier", 1.0))
+
+
+def head_weights(model: Model, layer: int) -> Float[Tensor, "head d_head d_model"]:
+    """W_O of one layer as the model holds it. Raises EmolabError for weights that are no plain matrix."""
+    from transformer_lens.utilities.quantization import unreadable_weight_reason
+
+    attn = model.bridge.blocks[layer].attn
+    reason = unreadable_weight_reason(attn.o.weight)
+    if reason:
+        raise EmolabError(
+            f"{model.name!r} is quantised, so what each head adds cannot be told (the output projection: {reason}); "
+            "measure resid, attn or mlp, without 'head', or load the model unquantised"
+        )
+    try:
+        return attn.W_O.detach()
+    except ValueError:  # heads of another width than the config names: Gemma 4's layers of full attention
+        return attn.o.weight.detach().T.reshape(model.n_heads, -1, model.d_model)
+
+
+def attention_norm(block: nn.Module) -> nn.Module | None:
+    """The norm between attention and the residual stream, where the architecture has one."""
+    return block._modules.get("ln1_post")
+
+
+def attention_gain(block: nn.Module) -> Float[Tensor, " d_model"]:
+    """That RMS norm's gain, float64: what it returns for a large constant (some store the gain, some gain - 1)."""
+    norm = attention_norm(block)
+    return norm(torch.full_like(next(norm.parameters()), 1e3)).detach().to("cpu", torch.float64)

@@ -1,0 +1,145 @@
+"""The numbers of `summary.json` that come from scored tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from emolab.dose_response import collapse, dose_table, trend, wrong_way
+from emolab.emotions import NEUTRAL
+from emolab.generation import generate
+from emolab.models import Model, render_prompts
+from emolab.scoring import target_share
+from emolab.stats import clusters_of, interval
+from emolab.storage import digest, read_table, write_table
+
+INTENSITIES = {"a little": "a little", "plain": None, "great": "great"}
+
+
+def summarise(
+    scored: pd.DataFrame, answers: pd.DataFrame, emotions: Sequence[str], best: dict[str, float], judges: Sequence[Any]
+) -> dict:
+    """What the judges say of steered texts and of answers under instruction, at the frozen doses and over all doses.
+
+    scored: of a sweep with one setting. answers: scored responses, `emotion` being what the model was told. best: the
+    frozen dose of each emotion. Shares and ratios are rounded to four places; None is what does not exist.
+    """
+    told = {e: answers[answers["condition"] == e] for e in emotions}
+    plain = answers[answers["condition"] == NEUTRAL]
+    found = {
+        "instruction_following": {e: _rounded(target_share(rows)) for e, rows in told.items()},
+        "neutral_share": _rounded(target_share(plain)),
+        "steering": {e: _at_dose(scored, told[e], e, best[e]) for e in emotions},
+        "dose_response": doses(scored, answers),
+        "trend": _records(trend(scored), "emotion", control="none"),
+        "collapse": _records(collapse(scored, answers), "emotion"),
+    }
+    for judge in judges[1:]:
+        top = f"{judge.name}_top"
+        found[judge.name] = {
+            "neutral_share": _rounded(target_share(plain, top)),
+            "instruction_following": {e: _rounded(target_share(rows, top)) for e, rows in told.items()},
+            "target_share": {e: _rounded(target_share(cell(scored, e, best[e]), top)) for e in emotions},
+        }
+    return found
+
+
+def doses(scored: pd.DataFrame, answers: pd.DataFrame) -> dict[str, dict[str, dict[str, float | None]]]:
+    """{emotion: {alpha: {target, lo, hi, random_hi, shuffled, adherence, perplexity_ratio, ...}}} of `dose_table`."""
+    table = dose_table(scored, answers).set_index(["emotion", "alpha", "control", "measure"]).sort_index()
+    lost = pd.Series({"value": np.nan, "lo": np.nan, "hi": np.nan, "n": 0})
+    moved = wrong_way(scored).set_index(["emotion", "alpha"])["share"]
+
+    def at(emotion, alpha, control, measure):
+        key = (emotion, alpha, control, measure)
+        return table.loc[key] if key in table.index else lost
+
+    result: dict = {}
+    none = table.xs("none", level="control")
+    for emotion, alpha in none.index.droplevel("measure").unique():
+        target, random = at(emotion, alpha, "none", "target"), at(emotion, alpha, "random", "target")
+        # Unsteered text is where every control starts.
+        shuffled = at(emotion, alpha, "shuffled", "target") if alpha else target
+        random = random if alpha else target
+        values = {"target": target["value"], "lo": target["lo"], "hi": target["hi"], "random": random["value"]}
+        values |= {"random_hi": random["hi"], "shuffled": shuffled["value"]}
+        for measure in ("p_target", "adherence", "perplexity_ratio", "overall"):
+            values[measure] = at(emotion, alpha, "none", measure)["value"]
+        values["wrong_way"] = moved.get((emotion, alpha), np.nan)
+        result.setdefault(emotion, {})[f"{alpha:g}"] = {
+            **{key: _rounded(x) for key, x in values.items()},
+            "n": int(target["n"]),
+        }
+    return result
+
+
+def intensity(
+    model: Model, emotions: Sequence[str], queries: pd.DataFrame, judge: Any, out: Path, progress: bool
+) -> dict[str, dict[str, float]]:
+    """Mean probability of the emotion, as the judge reads it, under "a little", plain and "great" instructions."""
+    asked = list(queries["query"])
+    table = pd.DataFrame(
+        [
+            (emotion, label, prompt)
+            for emotion in emotions
+            for label, word in INTENSITIES.items()
+            for prompt in render_prompts(model, asked, emotion, intensity=word)
+        ],
+        columns=["condition", "intensity", "prompt"],
+    )
+    settings = {"fingerprint": model.fingerprint, "prompts": digest(list(table["prompt"]))}
+    path = out / "intensity.parquet"
+    done = read_table(path, settings)
+    if done is None:
+        texts = generate(model, list(table["prompt"]), raw=True, progress=progress)
+        done = write_table(table.assign(text=texts), path, settings)
+    values = judge(list(done["text"]))
+    own = [values[i, judge.labels.index(emotion)] for i, emotion in enumerate(done["condition"])]
+    means = done.assign(p=own).groupby(["condition", "intensity"])["p"].mean()
+    return {emotion: {label: _rounded(means[emotion, label]) for label in INTENSITIES} for emotion in emotions}
+
+
+def cell(scored: pd.DataFrame, emotion: str, alpha: float, control: str = "none") -> pd.DataFrame:
+    """The rows of one emotion, dose and control."""
+    return scored[(scored["emotion"] == emotion) & (scored["alpha"] == alpha) & (scored["control"] == control)]
+
+
+def _at_dose(scored: pd.DataFrame, instructed: pd.DataFrame, emotion: str, alpha: float) -> dict:
+    steered, plain = cell(scored, emotion, alpha), cell(scored, emotion, 0.0)
+    hits = (steered["top"] == emotion).groupby(steered["query_id"]).mean()
+    clusters = clusters_of(steered).loc[hits.index].to_numpy()
+    perplexities = [table["perplexity_instructed"].median() for table in (steered, instructed)]
+    return {
+        "best_alpha": alpha,
+        "target_share": _rounded(target_share(steered)),
+        "target_interval": [_rounded(x) for x in interval(hits, clusters=clusters)],
+        "unsteered_share": _rounded(target_share(plain)),
+        "random_share": _rounded(target_share(cell(scored, emotion, alpha, "random"))),
+        "shuffled_share": _rounded(target_share(cell(scored, emotion, alpha, "shuffled"))),
+        "adherence_ratio": _ratio(steered["adherence"].mean(), plain["adherence"].mean()),
+        "perplexity_ratio": _ratio(*perplexities),
+        "n": len(steered),
+    }
+
+
+def _records(table: pd.DataFrame, key: str, **chosen: str) -> dict[str, dict]:
+    """{value of key: the other columns}, of the rows where columns hold what is chosen."""
+    for column, value in chosen.items():
+        table = table[table[column] == value].drop(columns=column)
+    return {
+        name: {k: _rounded(v) if isinstance(v, float | np.floating) else v for k, v in row.items()}
+        for name, row in table.set_index(key).to_dict("index").items()
+    }
+
+
+def _ratio(value: float, reference: float) -> float | None:
+    return _rounded(float(value) / float(reference)) if reference else None
+
+
+def _rounded(value: float) -> float | None:
+    """JSON knows no NaN and no infinity: None."""
+    return round(float(value), 4) if np.isfinite(value) else None

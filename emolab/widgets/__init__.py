@@ -1,0 +1,19 @@
+"""Interactive views for notebooks: a steering panel, tokens coloured by an emotion vector, a map of heads to click on.
+
+>>> from emolab.widgets import SteeringPanel, head_view, token_view
+>>> SteeringPanel(model, vectors, site="attn", doses={"joy": 1.25})
+>>> token_view(model, "What a lovely day!", vectors, emotion="joy")
+>>> head_view(emolab.head_effects(model, vectors, responses))
+
+The panel needs a live kernel; a notebook opened without one shows what it last wrote. The two views are HTML that
+carries its own numbers: they work without a kernel, and where scripts are not run they stand still.
+Whatever a model or a user wrote is escaped.
+"""
+
+from __future__ import annotations
+
+from .heads import head_view
+from .panel import SteeringPanel
+from .tokens import token_projections, token_view
+
+__all__ = ["SteeringPanel", "head_view", "token_projections", "token_view"]

@@ -1,0 +1,265 @@
+"""A panel to steer a model by hand: sliders above, what the model then writes below."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from html import escape
+from typing import Any
+
+import ipywidgets as widgets
+
+from ..emotions import styles
+from ..errors import EmolabError
+from ..generation import generate
+from ..models import Model
+from ..steering import _CHOICES, Steering, as_rows
+from ..vectors import EmotionVectors
+from .answers import answers, code_line, one_line
+from .work import Latest, default_judge, judged_by, own_copy, random_control
+
+DELAY = 0.3  # seconds without a change before the model is asked
+# Largest dose of the sliders and their step, by op and kind of dose.
+_RANGES = {"vector": (3.0, 0.05), "relative": (0.5, 0.01), "ablate": (1.0, 0.05)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    prompt: str
+    steering: Steering | None
+    control: Steering | None
+    code: str
+
+
+class _Stale(Exception):
+    """Raised inside a forward pass whose text nobody waits for any more."""
+
+
+class SteeringPanel(widgets.VBox):
+    """Sliders for the dose of each emotion, the steered text beside the unsteered one, and what a judge reads in them.
+
+    >>> panel = SteeringPanel(model, vectors, site="attn", doses={"joy": 1.25})
+    >>> panel                                                   # in a notebook: the panel; without a kernel: its texts
+    >>> panel.sliders["fear"].value = 1.0                       # as if moved by hand
+    >>> panel.wait(), panel.texts["steered"], panel.steering    # the Steering to go on with
+
+    doses, site, layers ("all", or neighbouring layers) and prompt are what it starts with; dose "vector" and op "add".
+    An emotion at 0 is left alone, whatever the op. judge: as for `emolab.score`, default its first one; False for none.
+    Greedy decoding. "random" is the control: with op "add" a random direction, at every layer as long as what is added,
+    else random directions in the place of the vectors.
+
+    The first texts are written in the cell that makes the panel; later ones in a thread, so that other cells can run
+    meanwhile. A newer change stops an older text at its next token. The panel has the model's weights but its own
+    hooks: neither sees the other's steering. Errors, of a prompt that is too long or a dose without meaning, stand in
+    the panel in one line. Raises EmolabError for vectors of another model, an unknown emotion, site or layer.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        vectors: EmotionVectors,
+        *,
+        prompt: str = "Tell me about the park.",
+        doses: dict[str, float] | None = None,
+        site: str = "resid",
+        layers: str | list[int] = "all",
+        judge: Any = None,
+        max_new_tokens: int = 80,
+    ) -> None:
+        self._runs = Latest(self._run, DELAY)
+        start = Steering(vectors, doses or {vectors.emotions[0]: 0.0}, site=site, layers=layers)
+        as_rows(model, start)
+        span = sorted(start._layers)
+        if span != list(range(span[0], span[-1] + 1)):
+            raise EmolabError(f'layers are {layers}; the panel steers "all" or neighbouring layers, such as [2, 3, 4]')
+        self._model, self._vectors, self._max_new_tokens = own_copy(model), vectors, max_new_tokens
+        for module in {id(m): m for m in (self._model.hf, self._model.bridge.original_model)}.values():
+            module.register_forward_pre_hook(self._tick)
+        self._judge = default_judge() if judge is None else None if judge is False else judge
+        self._plain: dict[str, str] = {}  # the unsteered text to the newest prompt
+        self._number, self._tokens, self._told, self._linking = 0, 0, 0.0, False
+        self.texts: dict[str, str] = {}
+        self.probabilities: dict[str, dict[str, float]] = {}
+        self._build(prompt, doses or {}, site, (span[0], span[-1]))
+        super().__init__(self._rows())
+        self._runs.now(self._request())
+        for widget in self._inputs:
+            widget.observe(self._changed, "value")
+
+    def _build(self, prompt: str, doses: dict[str, float], site: str, layers: tuple[int, int]) -> None:
+        name = max(5.5, 0.65 * max(map(len, self._vectors.emotions)))  # em, for the longest label
+        wide, narrow = widgets.Layout(width="100%"), widgets.Layout(width=f"{18 + name}em")
+        words = {"description_width": f"{name}em"}
+        self.prompt = widgets.Text(prompt, description="prompt", continuous_update=False, style=words, layout=wide)
+        looks, (top, step) = styles(self._vectors.emotions), _RANGES["vector"]
+        top = max([top, *map(abs, doses.values())])
+        self.sliders = {
+            e: widgets.FloatSlider(
+                doses.get(e, 0.0), min=-top, max=top, step=step, description=e, readout_format="+.2f", layout=narrow,
+                style=words | {"handle_color": looks[e][0]},
+            )
+            for e in self._vectors.emotions
+        }  # fmt: skip
+        last = self._vectors.n_layers - 1
+        more = {"style": {"description_width": "4em"}, "layout": {"width": "20em"}}
+        self.layers = widgets.IntRangeSlider(value=layers, min=0, max=last, description="layers", **more)
+        self.site = widgets.Dropdown(value=site, options=self._vectors.sites, description="site", **more)
+        self.op = widgets.Dropdown(options=_CHOICES["op"], description="op", **more)
+        self.dose = widgets.Dropdown(options=_CHOICES["dose"], description="dose", **more)
+        self.control = widgets.Checkbox(True, description="random control", indent=False, layout={"width": "10em"})
+        self._zero = widgets.Button(description="all to 0", layout={"width": "6em"})
+        self._stop = widgets.Button(description="stop", disabled=True, layout={"width": "6em"})
+        self._status, self._result = widgets.HTML(), widgets.HTML(layout=wide)
+        self._zero.on_click(lambda _: self._set(dict.fromkeys(self.sliders, 0.0)))
+        self._stop.on_click(lambda _: self._cancel())
+        self._inputs = [*self.sliders.values(), self.prompt, self.layers, self.site, self.op, self.dose, self.control]
+
+    def _rows(self) -> list[widgets.Widget]:
+        settings = widgets.VBox([self.layers, self.site, self.op, self.dose])
+        wrap = widgets.Layout(flex_flow="row wrap", align_items="flex-start")
+        buttons = widgets.HBox([self.control, self._zero, self._stop, self._status], layout={"align_items": "center"})
+        return [
+            self.prompt,
+            widgets.HBox([widgets.VBox(list(self.sliders.values())), settings], layout=wrap),
+            buttons,
+            self._result,
+        ]
+
+    @property
+    def steering(self) -> Steering | None:
+        """What the controls say now; None where all doses are 0. Raises EmolabError for what makes no sense."""
+        doses = {e: s.value for e, s in self.sliders.items() if s.value}
+        if not doses:
+            return None
+        first, last = self.layers.value
+        everywhere = (first, last) == (0, self._vectors.n_layers - 1)
+        layers = "all" if everywhere else list(range(first, last + 1))
+        options = {"site": self.site.value, "layers": layers, "op": self.op.value, "dose": self.dose.value}
+        return Steering(self._vectors, doses, **options)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the texts are those of the controls; False where that took longer than `timeout` seconds."""
+        return self._runs.wait(timeout)
+
+    def close(self) -> None:
+        """Stop writing and take the panel off the page."""
+        self._runs.cancel()
+        super().close()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        static = self._result.value or self._status.value
+        return {**super()._repr_mimebundle_(**kwargs), "text/plain": "SteeringPanel", "text/html": static}
+
+    def _changed(self, change: Any) -> None:
+        if self._linking:
+            return
+        if change.owner in (self.op, self.dose):
+            self._rescale()
+        elif self.op.value == "ablate" and change.owner in self.sliders.values() and change.new:
+            # One share for all of them: the others that are on follow.
+            self._set({e: change.new for e, s in self.sliders.items() if s.value}, submit=False)
+        self._submit()
+
+    def _rescale(self) -> None:
+        """Another op or kind of dose: a number means something else then, so all start from 0."""
+        self._set(dict.fromkeys(self.sliders, 0.0), submit=False)
+        ablate = self.op.value == "ablate"
+        top, step = _RANGES["ablate" if ablate else self.dose.value]
+        self.dose.disabled = ablate
+        self._linking = True
+        if ablate:
+            self.dose.value = "vector"
+        for slider in self.sliders.values():
+            slider.min, slider.max, slider.step = 0.0 if ablate else -top, top, step
+        self._linking = False
+
+    def _set(self, values: dict[str, float], submit: bool = True) -> None:
+        self._linking = True
+        for emotion, value in values.items():
+            self.sliders[emotion].value = value
+        self._linking = False
+        if submit:
+            self._submit()
+
+    def _submit(self) -> None:
+        with self._runs.lock:
+            self._runs.cancel()
+            try:
+                request = self._request()
+            except EmolabError as error:
+                self._say(error)
+                return
+            self._stop.disabled = False
+            self._status.value = "writing …"
+            self._runs.submit(request)
+
+    def _cancel(self) -> None:
+        with self._runs.lock:
+            self._runs.cancel()
+            self._stop.disabled = True
+            self._status.value = "stopped; the texts are those of the setting above them"
+
+    def _request(self) -> _Request:
+        """The controls as they are: the worker reads no widget."""
+        if not self.prompt.value.strip():
+            raise EmolabError("the prompt is empty; write a question or a situation")
+        steering = self.steering
+        control = random_control(steering) if steering and self.control.value else None
+        prompt = self.prompt.value
+        return _Request(prompt, steering, control, code_line(prompt, steering, self._max_new_tokens))
+
+    def _run(self, request: _Request, number: int) -> None:
+        self._number, self._tokens, self._told = number, 0, time.monotonic()
+        error, note = None, ""
+        try:
+            texts = self._write(request)
+            judged: dict[str, dict[str, float]] = {}
+            if self._judge is not None:
+                try:
+                    judged = judged_by(self._judge, texts, request.prompt)
+                except Exception as failed:  # a judge is anybody's code; the texts are worth showing without it
+                    note = f"no judge: {one_line(failed)}"
+        except _Stale:
+            return
+        except Exception as failed:  # in a thread nobody else would hear of it
+            error = failed
+        with self._runs.lock:
+            if self._runs.stale(number):
+                return
+            self._stop.disabled = True
+            if error is not None:
+                self._say(error)
+                return
+            self.texts, self.probabilities = texts, judged
+            self._status.value = ""
+            name = getattr(self._judge, "name", "judge")
+            self._result.value = answers(request.code, texts, judged, note or f"bars: judge “{name}”" * bool(judged))
+
+    def _write(self, request: _Request) -> dict[str, str]:
+        steerings = {"unsteered": None, "steered": request.steering, "random": request.control}
+        known = self._plain.get(request.prompt)
+        todo = [k for k, s in steerings.items() if s is not None or (k == "unsteered" and known is None)]
+        texts = {} if known is None else {"unsteered": known}
+        if todo:
+            rows = [steerings[k] for k in todo]
+            found = generate(
+                self._model, [request.prompt] * len(todo), steering=rows, max_new_tokens=self._max_new_tokens
+            )
+            texts |= dict(zip(todo, found, strict=True))
+        self._plain = {request.prompt: texts["unsteered"]}
+        return {k: texts[k] for k in steerings if k in texts}
+
+    def _tick(self, module: Any, args: Any) -> None:
+        """Before each token: stop where nobody waits for the text, and say how far it is."""
+        if self._runs.stale(self._number):
+            raise _Stale
+        self._tokens += 1
+        if time.monotonic() - self._told > 0.5:
+            self._told = time.monotonic()
+            with self._runs.lock:
+                if not self._runs.stale(self._number):
+                    self._status.value = f"writing, token {self._tokens} of at most {self._max_new_tokens}"
+
+    def _say(self, error: Exception) -> None:
+        self._stop.disabled = True
+        self._status.value = f'<span role="alert" style="color:#D55E00">⚠ {escape(one_line(error))}</span>'

@@ -1,0 +1,160 @@
+"""Tokens of a text, coloured by how far each token's activation points along an emotion vector."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..errors import EmolabError
+from ..models import Model, encode, site_hooks
+from ..steering import Steering, as_rows
+from ..vectors import EmotionVectors
+from .page import FADED, SHADES, View, page, signed, signed_shade
+
+MEASURES = ("cosine", "projection")
+MAX_TOKENS = 300
+_MAX_NUMBERS = 20_000  # one byte each: keeps a view, tokens and base64 included, below 60 kB
+
+
+def token_projections(
+    model: Model, text: str, vectors: EmotionVectors, *, prompt: str = "", site: str = "resid", layers: Any = "all"
+) -> pd.DataFrame:
+    """How far the activation at each token of a text points along each emotion vector, from one forward pass.
+
+    >>> token_projections(model, "What a lovely day!", vectors).query("layer == 3 and emotion == 'joy'")
+
+    prompt: a complete prompt (`render_prompts`) that the text answers; its tokens, and BOS, are read but not returned.
+    Columns: `position`, `token` (its piece of the text, with white space), `layer`, `emotion`, `cosine` of activation
+    and vector, `projection` (dot product with the vector at unit norm); float64. At a token the model works out the
+    next one: what it is about to write shows before the word. Activations have a large part that all texts share, so
+    compare tokens, texts or layers; the sign alone says little. Inside `emolab.steered(...)` they are steered. Raises
+    EmolabError for a text without tokens, site "head", and vectors of another model.
+    """
+    if site == "head":
+        raise EmolabError('a token has no single activation at site "head"; use "resid", "attn" or "mlp"')
+    # The checks of steering are those that are needed here: site, layers, fingerprint and shapes.
+    steering = Steering(vectors, {vectors.emotions[0]: 1.0}, site=site, layers=layers)
+    as_rows(model, steering)
+    layers = sorted(set(range(model.n_layers) if isinstance(layers, str) else map(int, layers)))
+    names, batch = _pieces(model, text), encode(model, [prompt], [text])
+    n = int(batch.response_mask.sum())
+    if not n:
+        raise EmolabError("the text has no token; give at least one word")
+    unit = torch.nn.functional.normalize(vectors.get(site).double(), dim=-1, eps=1e-30)
+    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def take(layer: int):
+        def hook_at(x, hook):
+            x = x[0, -n:].detach().to("cpu").double()
+            dots = x @ unit[:, layer].T  # [token, emotion]
+            found[layer] = (dots.numpy(), (dots / x.norm(dim=-1, keepdim=True).clamp_min(1e-30)).numpy())
+
+        return hook_at
+
+    hooks = [(name, take(layer)) for layer, name in enumerate(site_hooks(model, site)) if layer in layers]
+    with torch.inference_mode(), model.bridge.hooks(fwd_hooks=hooks):
+        model.bridge(batch.input_ids, attention_mask=batch.attention_mask, logits_to_keep=1)
+    index = pd.MultiIndex.from_product([range(n), layers, vectors.emotions], names=["position", "layer", "emotion"])
+    dots, cosines = (np.stack([found[layer][i] for layer in layers], axis=1).ravel() for i in (0, 1))
+    table = pd.DataFrame({"cosine": cosines, "projection": dots}, index=index).reset_index()
+    table.insert(1, "token", np.repeat(names, len(layers) * len(vectors.emotions)))
+    table.attrs["about"] = {"model": {"name": model.name, "fingerprint": model.fingerprint}, "site": site}
+    return table
+
+
+def token_view(
+    model: Model,
+    text: str,
+    vectors: EmotionVectors,
+    *,
+    prompt: str = "",
+    site: str = "resid",
+    layers: str | Sequence[int] = "all",
+    emotion: str | None = None,
+    measure: str = "cosine",
+    limit: float | None = None,
+) -> View:
+    """The text with each token coloured by its projection on an emotion vector; layer and emotion can be chosen.
+
+    >>> token_view(model, "What a lovely day!", vectors, emotion="joy")
+    >>> token_view(model, text, vectors.specific(), site="attn", prompt=render_prompts(model, [query])[0])
+
+    Red is along the vector, blue against it, on one scale for all layers and emotions, deepest at plus and minus
+    `limit`: 1 for cosines, the largest number of the view for projections, unless given. emotion: shown first (default
+    the vectors' first), in the middle one of `layers`. Mouse or arrow keys on a token show its number; up and down
+    change the layer. Long texts of deep models: where the numbers would make the notebook heavy, only every second,
+    third ... layer is kept, as the caption says. `.table` holds the exact numbers (see `token_projections`, also for
+    what they mean and for the errors). Raises EmolabError, too, for more than 300 tokens.
+    """
+    if measure not in MEASURES:
+        raise EmolabError(f"unknown measure {measure!r}; expected one of {', '.join(MEASURES)}")
+    emotion = vectors.emotions[0] if emotion is None else emotion
+    if emotion not in vectors.emotions:
+        raise EmolabError(f"unknown emotion {emotion!r}; these vectors hold {', '.join(vectors.emotions)}")
+    if limit is not None and not (math.isfinite(limit) and limit > 0):
+        raise EmolabError(f"limit is {limit!r}; expected a number above 0")
+    table = token_projections(model, text, vectors, prompt=prompt, site=site, layers=layers)
+    names = list(table.drop_duplicates("position")["token"])
+    if len(names) > MAX_TOKENS:
+        raise EmolabError(f"the text has {len(names)} tokens; a view shows at most {MAX_TOKENS}, pass a part of it")
+    every, kept = list(dict.fromkeys(table["layer"])), None
+    values = table[measure].to_numpy().reshape(len(names), len(every), -1).transpose(2, 1, 0)
+    thin = math.ceil(values.size / _MAX_NUMBERS)
+    values, kept = values[:, ::thin], every[::thin]
+    limit = limit or (1.0 if measure == "cosine" else float(np.abs(values).max()) or 1.0)
+    # One byte a number: cosines to 0.01, projections to a hundredth of the largest.
+    step = 0.01 if measure == "cosine" else float(np.abs(values).max()) / 100 or 1.0
+    coded = np.rint(values / step).astype(np.int8)
+    digits = 2 if measure == "cosine" else max(0, 1 - math.floor(math.log10(step * 100)))
+    e, at = vectors.emotions.index(emotion), len(kept) // 2
+    data = {"emotions": list(vectors.emotions), "layers": kept, "emotion": e, "layer": at, "limit": limit}
+    data |= {"step": step, "digits": digits, "shades": SHADES, "values": base64.b64encode(coded.tobytes()).decode()}
+    body = _body(model, names, coded[e, at] * step, limit, digits, measure, site, emotion, kept[at], every, kept)
+    summary = f"token_view({len(names)} tokens, {len(kept)} layers, {', '.join(vectors.emotions)}; {measure}, {site})"
+    return View(page("tokens", body, data), table, summary)
+
+
+def _body(model, names, values, limit, digits, measure, site, emotion, layer, every, kept) -> str:
+    spans = []
+    for name, value in zip(names, values, strict=True):
+        gap = name[: len(name) - len(name.lstrip(" "))]  # the space before a word stays white
+        word = escape(name[len(gap) :].replace("\n", "⏎\n")) or "·"
+        style = f"background-color:{signed_shade(value, limit)}"
+        spans.append(f'{gap}<span title="{signed(value, digits)}" style="{style}">{word}</span>')
+    scale = "".join(
+        f'<span style="background-color:{signed_shade(x, 1)};padding:0 0.5em">{signed(x * limit, digits)}</span>'
+        for x in (-1, -0.5, 0, 0.5, 1)
+    )
+    what = {"cosine": "Cosine of each token's activation and the vector",
+            "projection": "Projection of each token's activation on the vector at unit norm"}[measure]  # fmt: skip
+    left_out = "" if kept == every else f"; of {len(every)} layers, {len(kept)} are here"
+    about = escape(f"{what} · {site} · model {model.name}{left_out}")
+    return (
+        f'<div class="emolab-where" style="margin:0.2em 0"><b>{escape(emotion)}</b>, layer {layer}</div>'
+        '<div class="emolab-text" style="white-space:pre-wrap;line-height:1.9;max-width:56em;padding:0.3em 0">'
+        f"{''.join(spans)}</div>"
+        f'<div style="font-size:0.85em;{FADED}">{about} · {scale}</div>'
+        f'<div class="emolab-hint" style="font-size:0.85em;{FADED}">Run the notebook, or trust it, to choose layer and '
+        "emotion.</div>"
+    )
+
+
+def _pieces(model: Model, text: str) -> list[str]:
+    """Each token's own piece of the text, with the white space before it; together they are the text."""
+    try:
+        offsets = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    except NotImplementedError:  # a slow tokenizer: its own wording
+        ids = model.tokenizer(text, add_special_tokens=False).input_ids
+        return [f" {model.tokenizer.decode([i]).strip()}" for i in ids]
+    pieces, end = [], 0
+    for _, stop in offsets:  # several tokens can share one character: the first has it, the others are empty
+        pieces.append(text[end : max(end, stop)])
+        end = max(end, stop)
+    return pieces

@@ -1,0 +1,273 @@
+"""As a person would: a real JupyterLab, a real browser, notebooks run with all their cells, widgets moved and clicked.
+
+    apt-get install chromium; python -m pytest -m browser          (CHROMIUM=... names another Chromium)
+
+Screenshots go to the test's temporary folder, or to EMOLAB_SCREENSHOTS.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+
+pytest.importorskip("playwright.sync_api", reason="Playwright is not installed; pip install playwright")
+from playwright.sync_api import Page, expect, sync_playwright  # noqa: E402
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+ROOT = Path(__file__).parents[2]
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --no-proxy-server"
+).split()
+SECONDS = 1000  # Playwright counts in milliseconds
+PANEL = """import emolab
+from emolab.widgets import SteeringPanel, head_view, token_view
+
+model = emolab.load_model("mini")
+queries = emolab.load_queries("mini", split="train").groupby("situation").head(1).head(24)
+responses = emolab.collect_responses(model, queries, progress=False)
+vectors = emolab.extract_vectors(model, responses, progress=False)
+panel = SteeringPanel(model, vectors, site="attn", doses={"joy": 1.25})
+panel"""
+TOKENS = """token_view(model, panel.texts["steered"], vectors, site="attn", emotion="joy")"""
+HEADS = """from emolab.activations import output_weights
+from emolab.heads import head_maps
+means = emolab.response_means(model, responses, progress=False)
+head_view(head_maps(vectors, means, W_O=output_weights(model), n_splits=4), emotion="joy")"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: apt-get install chromium, or set CHROMIUM to its path")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory, browser):
+    """(address with token, folder of its notebooks, folder of its settings) of a JupyterLab that is ours alone."""
+    home = tmp_path_factory.mktemp("lab")
+    work = home / "work"
+    work.mkdir()
+    panel = [nbformat.v4.new_code_cell(source) for source in (PANEL, TOKENS, HEADS)]
+    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=panel, metadata=kernel), work / "panel.ipynb")
+    shutil.copy(next((ROOT / "notebooks").glob("00_*.ipynb")), work / "first.ipynb")
+    folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
+               "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+               "IPYTHONDIR": "ipython", "EMOLAB_FIGURES": "figures"}  # fmt: skip
+    env = os.environ | {name: str(home / folder) for name, folder in folders.items()}
+    env |= {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")])), "HF_HUB_OFFLINE": "1"}
+    setting(home, "apputils-extension/notification", {"fetchNews": "false", "checkForUpdates": False})
+    # Else cells far off the screen are not drawn, and a person would have to scroll to them first.
+    setting(home, "notebook-extension/tracker", {"windowingMode": "none", "autoStartDefaultKernel": True})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex(16)
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--IdentityProvider.token={token}",
+               "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
+               f"--ServerApp.root_dir={work}", "--LabApp.news_url=", "--ServerApp.log_level=WARN"]  # fmt: skip
+    log = home / "lab.log"
+    with log.open("w") as out:
+        server = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT, cwd=home)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/api/status?token={token}", server, log)
+        yield f"http://127.0.0.1:{port}", token, home
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+def setting(home: Path, name: str, values: dict) -> None:
+    path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values))
+
+
+def wait_for(url: str, server: subprocess.Popen, log: Path, seconds: int = 60) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    for _ in range(4 * seconds):
+        assert server.poll() is None, f"JupyterLab ended at once:\n{log.read_text()[-2000:]}"
+        try:
+            with opener.open(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.25)
+    raise AssertionError(f"JupyterLab did not answer within {seconds} s:\n{log.read_text()[-2000:]}")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Where screenshots go."""
+    path = Path(os.environ.get("EMOLAB_SCREENSHOTS", tmp_path))
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@pytest.fixture
+def pages(browser, lab, folder):
+    """Opens notebooks in tabs of their own, and finds out in the end whether the console complained."""
+    opened, said = [], []
+
+    def visit(name: str, theme: str = "JupyterLab Light") -> Page:
+        address, token, home = lab
+        setting(home, "apputils-extension/themes", {"theme": theme})
+        copy = f"{len(opened)}{secrets.token_hex(3)}.ipynb"  # a kernel of its own
+        shutil.copy(home / "work" / name, home / "work" / copy)
+        page = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
+        page.set_default_timeout(60 * SECONDS)
+        page.on("console", lambda m: said.append(f"{m.text} {m.location.get('url')}") if m.type == "error" else None)
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(f"{address}/lab/workspaces/{copy[:-6]}/tree/{copy}?token={token}")
+        page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
+        opened.append(page)
+        return page
+
+    yield visit
+    complaints = list(said)
+    for page in opened:  # as the test left it, for those who wonder why it failed
+        page.screenshot(path=folder / "last.png")
+        page.context.close()
+    assert not complaints, complaints[:5]
+
+
+def run_all(page: Page, seconds: int) -> None:
+    """Kernel ready, Run > Run All Cells, and every cell with its number."""
+    expect(page.locator("#jp-main-statusbar").get_by_text("| Idle")).to_be_visible(timeout=60 * SECONDS)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    cells = page.locator(".jp-CodeCell .jp-InputArea-prompt")
+    page.wait_for_function(
+        """() => { const p = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputArea-prompt')];
+                   return p.length && p.every((x) => /\\[\\d+\\]/.test(x.textContent)); }""",
+        timeout=seconds * SECONDS,
+    )
+    assert cells.count()
+    assert page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]').count() == 0
+    assert page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"]').count() == 0
+
+
+def wait_until(done, seconds: int = 30) -> None:
+    for _ in range(10 * seconds):
+        if done():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"not within {seconds} s")
+
+
+def shoot(page: Page, folder: Path, name: str, locator=None) -> None:
+    (locator or page).screenshot(path=folder / f"{name}.png")
+
+
+def texts_of(page: Page) -> list[str]:
+    """unsteered, steered, random, as the panel shows them."""
+    return page.locator(".jp-OutputArea-output table tr:nth-child(2)").first.locator("td").all_inner_texts()
+
+
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+def test_widgets_do_what_a_person_asks(pages, theme, folder):
+    page = pages("panel.ipynb", f"JupyterLab {theme}")
+    run_all(page, 240)
+    slider = page.locator(".widget-slider", has_text="fear").get_by_role("slider")
+    slider.wait_for()
+    before = texts_of(page)
+    assert len(before) == 3 and before[0] != before[1]
+
+    slider.scroll_into_view_if_needed()
+    box = page.locator(".widget-slider", has_text="fear").locator(".noUi-target").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.75, box["y"] + box["height"] / 2, steps=12)
+    page.mouse.up()
+    page.get_by_role("button", name="all to 0").wait_for()
+    wait_until(lambda: texts_of(page)[1] != before[1])
+    expect(page.get_by_text("writing", exact=False)).to_have_count(0)
+    after = texts_of(page)
+    assert after[0] == before[0] and after[1] != before[1]
+    shoot(page, folder, f"panel_{theme.lower()}", page.locator(".jp-CodeCell").nth(0).locator(".jp-OutputArea"))
+
+    prompt = page.get_by_label("prompt")
+    prompt.fill("")
+    prompt.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("the prompt is empty")
+    prompt.fill("Say a few words about the <b>library</b>.")
+    prompt.press("Enter")
+    expect(page.get_by_role("alert")).to_have_count(0)
+    wait_until(lambda: texts_of(page)[0] != before[0])
+
+    tokens = page.locator(".emolab-tokens")
+    layer = tokens.get_by_role("slider")
+    number = tokens.locator("label output")
+    shades = "els => els.map(e => e.style.backgroundColor).join()"
+    first, colours = number.inner_text(), tokens.locator(".emolab-text > span").evaluate_all(shades)
+    layer.focus()
+    page.keyboard.press("ArrowRight")
+    expect(number).not_to_have_text(first)
+    assert tokens.locator(".emolab-text > span").evaluate_all(shades) != colours
+    tokens.locator(".emolab-text > span").first.focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
+        page.keyboard.press(key)
+    expect(number).to_have_text(first)
+    third = tokens.locator(".emolab-text > span").nth(2)
+    expect(third).to_be_focused()
+    assert third.get_attribute("title") in tokens.locator("output[aria-live]").inner_text()
+    shoot(page, folder, f"tokens_{theme.lower()}", page.locator(".jp-CodeCell").nth(1).locator(".jp-OutputArea"))
+
+    heads = page.locator(".emolab-heads")
+    numbers = heads.locator(".emolab-details").inner_text()
+    heads.locator("[role=gridcell]").first.click()  # the highest layer, head 0
+    expect(heads.locator(".emolab-head")).to_have_text("layer 5, head 0")
+    assert heads.locator(".emolab-details").inner_text() != numbers
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    expect(heads.locator(".emolab-head")).to_have_text("layer 4, head 1")
+    heads.get_by_label("emotion").select_option("sadness")
+    shoot(page, folder, f"heads_{theme.lower()}", page.locator(".jp-CodeCell").nth(2).locator(".jp-OutputArea"))
+    assert page.locator(".jp-Notebook .jp-CodeCell").count() == 3, "the keys were shortcuts of the notebook, too"
+    shoot(page, folder, f"lab_{theme.lower()}")
+
+
+def test_the_first_notebook_runs(pages, folder):
+    page = pages("first.ipynb")
+    run_all(page, 400)
+    assert page.locator(".jp-RenderedImage img").count() >= 1
+    shoot(page, folder, "first_notebook")
+
+
+def test_views_stand_without_a_kernel(browser, lab, folder):
+    """Executed elsewhere, opened here: JupyterLab does not trust it, runs no script, and still shows the views."""
+    from emolab.notebooks import run_notebook
+
+    address, token, home = lab
+    nb = run_notebook(home / "work" / "panel.ipynb")
+    nbformat.write(nb, home / "work" / "static.ipynb")
+    setting(home, "apputils-extension/themes", {"theme": "JupyterLab Light"})
+    page = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
+    page.goto(f"{address}/lab/workspaces/static/tree/static.ipynb?token={token}")
+    page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
+    expect(page.get_by_text("steered", exact=True).first).to_be_visible()
+    assert page.locator(".emolab-text > span").count() > 10 and page.locator(".emolab-map td").count() == 36
+    assert page.locator(".emolab-text > span").nth(3).get_attribute("title")
+    assert page.locator(".emolab-tokens select").count() == 0, "scripts ran: the notebook is trusted"
+    assert "rgba" in page.locator(".emolab-text > span").nth(3).get_attribute("style")
+    shoot(page, folder, "static")
+    page.context.close()

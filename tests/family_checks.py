@@ -1,0 +1,299 @@
+"""What emolab promises of every architecture: one function a promise, each returns the mark of its cell in the docs.
+
+"yes": the promise holds as it stands. A letter: a convention or a refusal, see family_docs.NOTES. Else AssertionError.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from jinja2 import TemplateError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from emolab.activations import response_means
+from emolab.edits import hooked
+from emolab.errors import EmolabError
+from emolab.generation import _forward, generate, token_logprobs
+from emolab.models import Batch, Model, encode, load_model
+from emolab.sites import SITES, hf_modules, site_hooks
+from emolab.steering import Steering, build_edits
+from emolab.vectors import extract_vectors
+from tests.families import NEW, QUERIES, TEXTS, Case, Family, greedy
+
+TODAY = {"%d %b %Y": "26 Jul 2024", "%B %d, %Y": "July 26, 2024", "%Y-%m-%d": "2024-07-26"}
+
+
+def close(a, b, tolerance: float = 2e-5) -> None:
+    """Equal up to a share of the largest value."""
+    a, b = torch.as_tensor(np.asarray(a)).double(), torch.as_tensor(np.asarray(b)).double()
+    off = ((a - b).abs().max() / b.abs().max()).item()
+    assert a.shape == b.shape and off < tolerance, f"off by {off:.1e}"
+
+
+def _states(hf, family: Family, ids: list[int]) -> torch.Tensor:
+    """Hidden states after every block, straight from Hugging Face: [layer, token, d_model]."""
+    seen = {}
+    norm = hf.get_submodule(family.norm)  # hidden_states[-1] stands behind this norm, block outputs before it
+    handle = norm.register_forward_pre_hook(lambda module, args: seen.update(last=args[0]))
+    with torch.inference_mode():
+        states = hf(torch.tensor([ids]), output_hidden_states=True).hidden_states
+    handle.remove()
+    return torch.stack([*states[1:-1], seen["last"]])[:, 0]
+
+
+def vectors_equal_hidden_states(case: Case) -> str:
+    """Vectors equal those of Hugging Face's own hidden states: another copy of the model, row by row, no padding."""
+    hf = AutoModelForCausalLM.from_pretrained(case.directory, dtype=torch.float32).eval()
+    tok = AutoTokenizer.from_pretrained(case.directory)
+    means = {}
+    for condition, texts in TEXTS.items():
+        rows = []
+        for prompt, text in zip(case.prompts[condition], texts, strict=True):
+            before, own = (tok(t, add_special_tokens=False).input_ids for t in (prompt, text))
+            rows.append(_states(hf, case.family, before + own)[:, len(before) :].double().mean(1))
+        means[condition] = torch.stack(rows).mean(0)
+    found = extract_vectors(case.model, case.responses(), sites=("resid",), batch_size=3, progress=False)
+    close(found.get("resid", emotion="joy"), means["joy"] - means["neutral"])
+    return "yes"
+
+
+def attention_and_mlp_are_what_a_block_adds(case: Case) -> str:
+    """`attn` + `mlp` is the step from one residual stream to the next."""
+    means = response_means(case.model, case.responses(), sites=("resid", "attn", "mlp"), progress=False).means
+    step, added = np.diff(means["resid"], axis=1), (means["attn"] + means["mlp"])[:, 1:]
+    if case.name.startswith("Gemma 4"):
+        with pytest.raises(AssertionError):
+            close(step, added)
+        return "a"
+    close(step, added)
+    return "yes"
+
+
+def heads_sum_to_attention(case: Case) -> str:
+    """Head vectors sum to `attn`; steering with them works."""
+    vectors = extract_vectors(case.model, case.responses(), sites=("attn", "head"), progress=False)
+    close(vectors.get("head").sum(2), vectors.get("attn"))
+    assert vectors.get("head").abs().amax(-1).min() > 0, "a head without vector"
+    steering = Steering(case.vectors, {"joy": 1.0}, site="head")
+    if site_hooks(case.model, "attn")[0].startswith("blocks.0.attn."):
+        generate(case.model, QUERIES[:1], steering=steering, max_new_tokens=1)
+        return "yes"
+    with pytest.raises(EmolabError, match='use site="attn"'):
+        generate(case.model, QUERIES[:1], steering=steering)
+    return "b" if hf_modules(case.model, "attn") else "c"
+
+
+def batched_equals_single(case: Case) -> str:
+    """Answers (steered, too), activations and log-probabilities of a batch are those of each row alone."""
+    model, steering = case.model, Steering(case.vectors, {"joy": 1.0})
+    assert len(set(case.greedy)) == 3 and all(case.greedy)
+    assert case.greedy == [generate(model, q, max_new_tokens=NEW)[0] for q in QUERIES]
+    moved = generate(model, QUERIES, steering=steering, max_new_tokens=NEW)
+    assert moved == [generate(model, q, steering=steering, max_new_tokens=NEW)[0] for q in QUERIES] != case.greedy
+    together, apart = (response_means(model, case.responses(), batch_size=n, progress=False) for n in (6, 1))
+    for site in together.sites:
+        close(together.means[site], apart.means[site])
+    prompts, texts = case.prompts["neutral"], TEXTS["joy"]
+    for pair in zip(*(token_logprobs(model, prompts, texts, batch_size=n) for n in (3, 1)), strict=True):
+        np.testing.assert_allclose(*pair, atol=1e-4)
+    return "yes"
+
+
+def padding_changes_nothing(case: Case) -> str:
+    """Logits of a row padded left, right and not at all are equal, on the bridge and on the plain model."""
+    model = case.model
+    batch = encode(model, case.prompts["neutral"])
+    lengths = batch.attention_mask.sum(1).tolist()
+    assert len(set(lengths)) == 3
+    shift = [batch.prompt_len - n for n in lengths]
+    parts = (batch.input_ids, batch.attention_mask, batch.response_mask)
+    rolled = (torch.stack([row.roll(-s) for row, s in zip(x, shift, strict=True)]) for x in parts)
+    right = Batch(*rolled, batch.prompt_len)
+    with torch.inference_mode():
+        for runner in (model.hf, model.bridge.original_model):
+            a, b = (_forward(model, runner, x, x.prompt_len) for x in (batch, right))
+            for i, (prompt, n) in enumerate(zip(case.prompts["neutral"], lengths, strict=True)):
+                alone = _forward(model, runner, encode(model, [prompt]), n)[0]
+                close(a[i, -n:], alone), close(b[i, :n], alone)
+    return "yes"
+
+
+def cached_equals_uncached(case: Case) -> str:
+    """The cache changes no answer, steered at every third token of a span, too."""
+    for steering in (None, Steering(case.vectors, {"joy": 1.0, "anger": -0.5}, positions=slice(2, 40, 3), op="clamp")):
+        options = {"steering": steering, "max_new_tokens": NEW}
+        assert len({tuple(generate(case.model, QUERIES, use_cache=c, **options)) for c in (True, False)}) == 1
+    return "yes"
+
+
+@contextmanager
+def _block_inputs(model: Model, family: Family) -> Iterator[dict[int, torch.Tensor]]:
+    """What enters each block of the plain model, and under the number of layers what leaves the last one."""
+    seen: dict[int, torch.Tensor] = {}
+
+    def keep(i):
+        def hook(module, args, kwargs):
+            seen[i] = (args[0] if args else kwargs["hidden_states"]).clone()
+
+        return hook
+
+    modules = [*model.hf.get_submodule(family.layers), model.hf.get_submodule(family.norm)]
+    handles = [m.register_forward_pre_hook(keep(i), with_kwargs=True) for i, m in enumerate(modules)]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def steering_is_local(case: Case) -> str:
+    """At every site the layer moves by exactly the vector (to the bit), at steered tokens; before it nothing moves."""
+    model, layer, batch, spans = case.model, 1, *case.batch()
+    for site in SITES if hf_modules(model, "attn") else ("resid",):
+        if site == "head" and not site_hooks(model, "attn")[0].startswith("blocks.0.attn."):
+            continue
+        steering = Steering(case.vectors, {"joy": 1.0}, site=site, layers=[layer])
+        at, side = hf_modules(model, "attn" if site == "head" else site)[layer]
+        runs = []
+        for steerings in ([None], [steering]):
+            edits, out = build_edits(model, steerings, spans), []
+            with hooked(model, edits, plain=True), _block_inputs(model, case.family) as seen:
+                keep = lambda m, a, y, out=out: out.append((y[0] if isinstance(y, tuple) else y).clone())  # noqa: E731
+                handle = at.register_forward_hook(keep)
+                _forward(model, model.hf, batch, 1)
+                handle.remove()
+            runs.append((dict(seen), out[0]))
+        (before, plain), (after, moved) = runs
+        expected = plain.clone()
+        expected[:, -1] += steering.table()[layer]
+        assert side == "output" and torch.equal(moved, expected), site
+        for i in range(layer + 1):
+            assert torch.equal(before[i], after[i]), (site, i)
+        assert torch.equal(before[layer + 1][:, :-1], after[layer + 1][:, :-1])
+        changed = after[layer + 1][:, -1] - before[layer + 1][:, -1]
+        assert (changed != 0).any(1).all(), site
+        if site == "resid":
+            assert torch.equal(after[layer + 1], expected)
+    return "yes"
+
+
+def rows_are_steered_apart(case: Case) -> str:
+    """Rows of one batch with different steering, and none, answer as each alone."""
+    steerings = [
+        Steering(case.vectors, {"joy": 2.0}, site="attn"),
+        None,
+        Steering(case.vectors, {"anger": 1.0, "joy": -2.0}, op="clamp", positions="all"),
+    ]
+    rows = list(zip(QUERIES, steerings, strict=True))
+    together = generate(case.model, QUERIES, steering=steerings, max_new_tokens=NEW)
+    assert together == [generate(case.model, q, steering=s, max_new_tokens=NEW)[0] for q, s in rows]
+    assert [a == b for a, b in zip(together, case.greedy, strict=True)] == [False, True, False]
+    return "yes"
+
+
+def bridge_and_twin_write_the_same(case: Case) -> str:
+    """The bridge and its plain twin write the same greedy tokens, steered at each site."""
+    model, batch, spans = case.model, *case.batch()
+    plain = greedy(model.hf, batch)
+    for site, positions in (("resid", "all"), ("attn", "generated"), ("mlp", "generated")):
+        steering = Steering(case.vectors, {"joy": 1.0, "anger": -0.5}, site=site, positions=positions)
+        tokens = []
+        for on_twin, runner in ((True, model.hf), (False, model.bridge.original_model)):
+            if not on_twin or hf_modules(model, site):
+                with hooked(model, build_edits(model, [steering], spans, cached=True), plain=on_twin):
+                    tokens.append(greedy(runner, batch))
+        assert torch.equal(tokens[0], tokens[-1]), (site, positions)
+        assert tokens[0].shape == plain.shape and not torch.equal(tokens[0], plain), (site, positions)
+    return "yes" if hf_modules(model, "attn") else "c"
+
+
+def chat_template_is_applied_once(case: Case) -> str:
+    """Ids are those of `apply_chat_template`, BOS once; emotion adds its instruction and nothing else."""
+    model, tok = case.model, AutoTokenizer.from_pretrained(case.directory)
+    for plain, joy in zip(*case.prompts.values(), strict=True):
+        n = len(joy) - len(plain)
+        added = [joy[i : i + n] for i in range(len(plain) + 1) if joy[:i] + joy[i + n :] == plain]
+        assert any("Answer with joy." in text for text in added), (plain, joy)
+    ids = [encode(model, [p]).input_ids[0].tolist() for p in case.prompts["neutral"]]
+    if not case.family.chat:
+        assert ids == [tok(q + "\n").input_ids for q in QUERIES]
+        return "d"
+    template = tok.chat_template
+    for code, day in TODAY.items():
+        template = re.sub(rf"strftime_now\(.{code}.\)", f"'{day}'", template)
+
+    def theirs(*turns: tuple[str, str], **options) -> Any:
+        chat = [{"role": role, "content": text} for role, text in turns]
+        options |= {"chat_template": template, "enable_thinking": False, "return_dict": False}
+        return tok.apply_chat_template(chat, add_generation_prompt=True, **options)
+
+    assert ids == [theirs(("user", q)) for q in QUERIES]
+    if tok.bos_token_id not in (None, tok.eos_token_id):  # Granite's one token ends its turns, too
+        assert all(tok.bos_token_id not in row[1:] for row in ids)
+    own = [theirs(("user", f"Answer with joy. {q}"), tokenize=False) for q in QUERIES]
+    try:
+        system = [theirs(("system", "Answer with joy."), ("user", q), tokenize=False) for q in QUERIES]
+    except TemplateError:
+        assert case.prompts["joy"] == own
+        return "f"
+    if "You are " in case.prompts["neutral"][0] and "You are " not in system[0]:  # Qwen, Granite
+        assert case.prompts["joy"] == own
+        return "e"
+    assert case.prompts["joy"] == system
+    return "yes"
+
+
+def end_tokens_of_generation_config_count(case: Case) -> str:
+    """Answers end at the tokens that generation_config.json alone names."""
+    model, tok = case.model, case.model.tokenizer
+    stops = [tok.convert_tokens_to_ids(t) for t in (case.family.eos, case.family.stop) if t]
+    assert model.eos_ids == stops  # config.json knows the first only
+    batch, _ = case.batch()
+    rows = greedy(model.hf, batch)[:, batch.prompt_len :].tolist()
+    row, stop = next((r, i) for r, ids in enumerate(rows) for i in range(1, NEW) if ids[i] not in ids[:i])
+    config = model.hf.generation_config
+    try:
+        config.eos_token_id = [*stops, rows[row][stop]]
+        short = generate(model, QUERIES, max_new_tokens=NEW)[row]
+    finally:
+        config.eos_token_id = stops
+    assert short == tok.decode(rows[row][:stop], skip_special_tokens=True).strip() != case.greedy[row]
+    return "yes"
+
+
+def bfloat16_is_near(case: Case) -> str:
+    """In bfloat16: same fingerprint, activations within rounding, steering works on both models."""
+    half = load_model(case.directory, device="cpu", dtype="bfloat16")
+    assert half.fingerprint == case.model.fingerprint and half.dtype == half.bridge.cfg.dtype == torch.bfloat16
+    exact, rounded = (response_means(m, case.responses(), progress=False) for m in (case.model, half))
+    least = 0.97 if any("expert" in key for key in case.family.fields) else 0.995  # rounding sends tokens elsewhere
+    for site in SITES:
+        a, b = (torch.from_numpy(means.means[site]).double().flatten(2).flatten(0, 1) for means in (exact, rounded))
+        assert torch.nn.functional.cosine_similarity(a, b, dim=-1).mean() > least, site
+    options = {"max_new_tokens": NEW, "steering": Steering(case.vectors, {"joy": 2.0}, positions="all")}
+    assert generate(half, QUERIES, **options) != generate(half, QUERIES, max_new_tokens=NEW)
+    users = load_model(half.bridge, tokenizer=half.tokenizer)  # another rounding: eager attention
+    assert len(generate(users, QUERIES, **options)) == 3
+    return "yes"
+
+
+CHECKS = {
+    "vectors = hidden states": vectors_equal_hidden_states,
+    "attn + mlp = step": attention_and_mlp_are_what_a_block_adds,
+    "heads sum to attn": heads_sum_to_attention,
+    "batched = single": batched_equals_single,
+    "padding": padding_changes_nothing,
+    "cached = uncached": cached_equals_uncached,
+    "steering local": steering_is_local,
+    "steering by row": rows_are_steered_apart,
+    "bridge = twin": bridge_and_twin_write_the_same,
+    "chat template once": chat_template_is_applied_once,
+    "end tokens": end_tokens_of_generation_config_count,
+    "bfloat16": bfloat16_is_near,
+}

@@ -1,0 +1,341 @@
+"""Labels of one's own (poles of valence and arousal, other languages, a dozen) through every step and figure."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import emolab
+from emolab import (
+    attention,
+    attribution,
+    calibration,
+    causal,
+    claims,
+    dose_response,
+    embedding,
+    geometry,
+    heads,
+    interop,
+    plot,
+    purity,
+    reliability,
+)
+from emolab.activations import output_weights, response_means
+from emolab.emotions import order, styles
+from emolab.judges import EmbeddingJudge
+from emolab.models import load_model
+from tests import claim_tables, tiny
+from tests.test_plot_baselines import make_table
+
+WORDS = {
+    "high valence": "happy", "low valence": "sad", "low arousal": "quiet", "high arousal": "very",
+    "Überraschung": "rain", "anger/annoyance": "bad", "50% calm": "sea", "e_1": "dog", "schadenfreude": "cat",
+    "joy": "glad", "喜び": "bright", "Neutral-ish": "road",
+}  # fmt: skip
+LABELS = ("joy", *(label for label in WORDS if label != "joy"))  # known ones first, then as they come
+TEMPLATES = {"neutral": "{query}", **{label: f"{word} {word} {{query}}" for label, word in WORDS.items()}}
+QUERIES = ["tell me about the park", "did you see the dog ?", "a walk in the rain", "how did you feel today ?"]
+RISING = dict.fromkeys(LABELS, np.tanh)  # tables in which a claim holds by construction
+RENAMED = {"joy": "high valence", "fear": "Überraschung", "anger": "50% calm"}
+RATINGS = {label: (1.0 + i % 5, 1.0 + i % 7) for i, label in enumerate(LABELS)}
+
+
+class Study:
+    """Each step of a study on a random model, made when first asked for."""
+
+    @cached_property
+    def model(self):
+        hf = tiny.build(tiny.llama_config())
+        with torch.no_grad():
+            hf.lm_head.weight[:7] = 0  # special tokens: no answer ends early, so none is empty
+        return load_model((hf, tiny.tokenizer()))
+
+    @cached_property
+    def queries(self):
+        return emolab.load_queries({"neutral": QUERIES})
+
+    @cached_property
+    def responses(self):
+        options = {"templates": TEMPLATES, "max_new_tokens": 6, "progress": False}
+        return emolab.collect_responses(self.model, self.queries, emotions=list(WORDS), **options)
+
+    @cached_property
+    def means(self):
+        return response_means(self.model, self.responses, progress=False)
+
+    @cached_property
+    def W_O(self):
+        return output_weights(self.model)
+
+    @cached_property
+    def vectors(self):
+        sites = ("resid", "attn", "mlp", "head")
+        return emolab.extract_vectors(self.model, self.responses, sites=sites, means=self.means)
+
+    @cached_property
+    def judge(self):
+        told = {label: [f"I feel {word}."] for label, word in WORDS.items()}
+        return EmbeddingJudge({**told, "neutral": ["It is a house."]})
+
+    @cached_property
+    def words(self):
+        return {label: [word] for label, word in WORDS.items()}
+
+    @cached_property
+    def points(self):
+        return embedding.embed(self.means, methods=("pca",))
+
+    @cached_property
+    def head_maps(self):
+        return heads.head_maps(self.vectors, self.means, W_O=self.W_O, n_splits=4)
+
+    @cached_property
+    def head_points(self):
+        """As `heads.embed_heads` gives them; a UMAP takes seconds, so here is a stand-in."""
+        table = self.head_maps[["layer", "head", "emotion", "norm"]].assign(method="pca", trustworthiness=0.9)
+        table = table.assign(x=table["norm"], y=np.arange(len(table)) % 7)
+        return pd.concat([table, table.assign(method="umap", x=-table["x"])], ignore_index=True)
+
+    @cached_property
+    def effects(self):
+        options = {"words": self.words, "test": "patch", "n_queries": 2, "progress": False}
+        return causal.head_effects(self.model, self.vectors, self.responses, **options)
+
+    @cached_property
+    def ablation(self):
+        options = {"words": self.words, "n_queries": 2, "n_random": 1, "ks": (0, 2), "progress": False}
+        return causal.ablation_curve(self.model, self.vectors, self.responses, ranked=self.effects, **options)
+
+    @cached_property
+    def attention(self):
+        tokens = attribution.word_tokens(self.model, self.words)
+        return attention.attention_summary(self.model, self.responses, heads=[(1, 0)], tokens=tokens, n_queries=2)
+
+    @cached_property
+    def scored(self):
+        options = {"alphas": (0, 1, 2), "max_new_tokens": 4, "progress": False}
+        table = emolab.sweep(self.model, self.vectors, self.queries.head(2), **options)
+        return emolab.score(table, judges=self.judge, model=self.model, templates=TEMPLATES)
+
+    def swept(self, *, emotions=LABELS[1:3], **options):
+        """A scored sweep of two queries and few labels."""
+        options |= {"emotions": list(emotions), "max_new_tokens": 3, "progress": False, "controls": ("random",)}
+        table = emolab.sweep(self.model, self.vectors, self.queries.head(2), **options)
+        return emolab.score(table, judges=self.judge)
+
+    @cached_property
+    def purity(self):
+        return purity.part_purity(self.model, self.vectors, QUERIES[:1], judge=self.judge, max_new_tokens=3)
+
+    def labelled(self):
+        """Texts and their labels, five of each."""
+        labels = [*LABELS, "neutral"] * 5
+        return [f"I feel {WORDS.get(label, 'the house')} {i}." for i, label in enumerate(labels)], labels
+
+    def two_judges(self):
+        other = EmbeddingJudge(self.judge.prototypes, temperature=0.5, name="other")
+        return emolab.score(self.responses.head(20), judges=[self.judge, other])
+
+    def pattern(self):
+        row = self.responses[self.responses["condition"] == "high valence"].iloc[0]
+        return attention.attention_pattern(self.model, row["prompt"], row["text"], layer=1, head=0)
+
+
+@pytest.fixture(scope="module")
+def made():
+    return Study()
+
+
+FIGURES = {
+    "agreement_curve": lambda s: plot.agreement_curve(
+        {part: interop.agreement(s.vectors, -s.vectors, part=part) for part in ("whole", "specific")}
+    ),
+    "norms": lambda s: plot.norms(s.vectors),
+    "cosine_by_layer": lambda s: plot.cosine_by_layer(s.vectors),
+    "cosine_map": lambda s: plot.cosine_map(s.vectors, 1),
+    "cosine_grid": lambda s: plot.cosine_grid(s.vectors, part="specific"),
+    "layer_map": lambda s: plot.layer_map(s.vectors),
+    "clustered_map": lambda s: plot.clustered_map(s.vectors),
+    "cka_map": lambda s: plot.cka_map(geometry.cka(s.means)),
+    "shared_energy_curve": lambda s: plot.shared_energy_curve(geometry.shared_energy(s.means, n_permutations=10)),
+    "denoise_curve": lambda s: plot.denoise_curve(
+        geometry.denoise_effect(s.vectors, geometry.denoise(s.vectors, s.means, W_O=s.W_O))
+    ),
+    "reliability_curve": lambda s: plot.reliability_curve(
+        {part: reliability.split_half(s.means, part=part, n_splits=4) for part in ("whole", "specific")}
+    ),
+    "convergence_curve": lambda s: plot.convergence_curve(reliability.convergence(s.means, layer=1, n_draws=4)),
+    "probe_curve": lambda s: plot.probe_curve(
+        reliability.probe_accuracy(s.means, probes=("centroid",), n_permutations=4),
+        words=reliability.word_accuracy(s.responses, n_permutations=4),
+    ),
+    "response_map": lambda s: plot.response_map(s.points, embedding.embed_scores(s.means, s.points, n_permutations=4)),
+    "trajectory_map": lambda s: plot.trajectory_map(embedding.trajectory(s.means, methods=("pca",))),
+    "affect_plane": lambda s: plot.affect_plane(embedding.affect_plane(s.vectors, layer=1, ratings=RATINGS)),
+    "head_map": lambda s: plot.head_map(s.head_maps),
+    "head_cosine_map": lambda s: plot.head_cosine_map(heads.head_cosines(s.vectors, emotion="喜び"), emotion="喜び"),
+    "head_umap": lambda s: plot.head_umap(s.head_points),
+    "head_forest": lambda s: plot.head_forest(s.effects, top=2),
+    "ablation_curve": lambda s: plot.ablation_curve(s.ablation),
+    "attention_bars": lambda s: plot.attention_bars(s.attention, emotion="high valence"),
+    "attention_html": lambda s: plot.attention_html(s.pattern()),
+    "words_table": lambda s: plot.words_table(attribution.top_words(s.model, s.vectors, n=2)),
+    "dose_response": lambda s: plot.dose_response(s.scored, best=dict.fromkeys(LABELS, 1.0)),
+    "instruction_following": lambda s: plot.instruction_following(emolab.score(s.responses, judges=s.judge)),
+    "text_table": lambda s: plot.text_table(s.scored),
+    "effect_forest": lambda s: plot.effect_forest(dose_response.compare(s.scored)),
+    "wrong_way": lambda s: plot.wrong_way(dose_response.wrong_way(s.scored)),
+    "layer_curve": lambda s: plot.layer_curve(s.swept(alphas=(0, 1), grid={"layers": "each"})),
+    "site_map": lambda s: plot.site_map(s.swept(alphas=(0, 1), grid={"site": ["resid", "attn"]})),
+    "fade_curve": lambda s: plot.fade_curve(s.swept(alphas=(0, 1), grid={"fade": [None, 2]})),
+    "mixture_map": lambda s: plot.mixture_map(
+        s.swept(alphas=(0, 1), emotions=["50% calm", {"50% calm": 0.5, "Überraschung": 0.5}])
+    ),
+    "judge_agreement": lambda s: plot.judge_agreement(calibration.agreement(s.two_judges(), n=20)),
+    "calibration_curve": lambda s: plot.calibration_curve(calibration.calibrated(s.judge, *s.labelled()).heldout),
+    "claim_monotone": lambda s: plot.claim_monotone(claims.monotone(claim_tables.curves(RISING, n=8))),
+    "claim_linear": lambda s: plot.claim_linear(
+        claims.linear(claim_tables.curves({e: np.tanh for e in LABELS[1:4]}, n=8))
+    ),
+    "claim_preservation": lambda s: plot.claim_preservation(
+        claims.preservation(claim_tables.drift(np.square, np.abs, n=8).replace(RENAMED))
+    ),
+    "claim_additive": lambda s: plot.claim_additive(
+        claims.additive(claim_tables.pairs({k: np.add for k in ("whole", "specific", "random")}, n=8).replace(RENAMED))
+    ),
+    "method_table": lambda s: plot.method_table(make_table().replace(RENAMED), emotion="high valence"),
+    "tradeoff": lambda s: plot.tradeoff(make_table().replace(RENAMED), emotion="high valence"),
+    "confusion_map": lambda s: plot.confusion_map(purity.confusion(s.purity)),
+    "purity_dots": lambda s: plot.purity_dots(purity.purity(s.purity)),
+}
+
+CURVES = "norms cosine_by_layer reliability_curve convergence_curve denoise_curve probe_curve agreement_curve"
+# These are drawn of a few labels.
+SOME = "layer_curve site_map fade_curve mixture_map claim_linear claim_preservation claim_additive"
+
+
+def test_every_figure_is_drawn_here():
+    missing = set(plot.__all__) - {"theme", "save_figure", "check_figures"} - set(FIGURES)
+    assert not missing, f"draw {', '.join(sorted(missing))} with labels of one's own, too"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figure(made, name):
+    fig = FIGURES[name](made)
+    if not hasattr(fig, "emolab_data"):  # HTML
+        return
+    shown = [c for c in ("emotion", "condition") if c in fig.emolab_data]
+    for column in shown:
+        labels = set(fig.emolab_data[column]) - {"all", "neutral", "mean"}
+        few = name in SOME.split() or len(labels) <= 1
+        assert labels <= set(LABELS) if few else labels == set(LABELS), f"{name} loses {set(LABELS) - labels}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a legend that leaves no room for the axes, a value that cannot be drawn
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # matplotlib's own font has no kanji
+        fig.canvas.draw()
+    for legend in fig.legends:
+        box = legend.get_window_extent()
+        inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= fig.bbox.x1 and box.y1 <= fig.bbox.y1
+        assert inside, f"{name}: the legend leaves the figure"
+    if name in CURVES.split():
+        assert fig.axes[0].get_position().height > 0.4, f"{name}: the legend leaves no room"
+    if name in ("dose_response", "claim_monotone", "effect_forest", "wrong_way"):
+        drawn = {line.get_color() for ax in fig.axes for line in ax.lines}
+        assert {color for color, _ in styles(LABELS).values()} <= drawn, f"{name}: labels share a colour"
+
+
+def test_vectors_hold_the_labels_and_tell_them_apart(made, tmp_path):
+    assert made.vectors.emotions == LABELS == tuple(order(WORDS))
+    assert list(dict.fromkeys(made.responses["condition"])) == ["neutral", *WORDS]
+    made.vectors.save(tmp_path / "ev.safetensors")
+    loaded = emolab.EmotionVectors.load(tmp_path / "ev.safetensors")
+    assert loaded.emotions == LABELS and torch.equal(loaded.get("head"), made.vectors.get("head"))
+    cosine = geometry.cosine_matrix(made.vectors, layer=1, part="specific")
+    assert cosine.loc["Überraschung", "Überraschung"] == pytest.approx(1) and cosine.loc["Überraschung", "joy"] < 0.99
+
+
+def test_without_templates_the_instruction_names_the_label(made):
+    told = emolab.collect_responses(
+        made.model, QUERIES[:1], emotions=["high valence"], max_new_tokens=2, progress=False
+    )
+    assert "Answer with high valence." in told["prompt"].iloc[1]
+
+
+def test_judge_scores_and_controls_know_the_labels(made):
+    scored = made.scored
+    assert set(scored["control"]) == {"none", "random", "shuffled"} and set(scored["emotion"]) == set(LABELS)
+    probabilities = scored[[f"p_{label}" for label in (*LABELS, "neutral")]]
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    assert set(scored["top"]) <= {*LABELS, "neutral"} and np.isfinite(scored["perplexity_instructed"]).all()
+    found = made.judge(["I feel sad.", "It is a house."])
+    assert [made.judge.labels[i] for i in found.argmax(1)] == ["low valence", "neutral"]
+
+
+def test_steering_mixes_them(made):
+    steering = emolab.Steering(made.vectors, {"high valence": 1.0, "Überraschung": -0.5}, part="specific")
+    texts = emolab.generate(made.model, QUERIES[:1] * 2, steering=[steering, None], max_new_tokens=4)
+    assert len(texts) == 2 and all(texts)
+
+
+def test_heads_and_their_effects_name_every_label(made):
+    for table in (made.head_maps, made.effects):
+        assert set(table["emotion"]) == set(LABELS) and len(table) == 3 * 4 * len(LABELS)
+    found = heads.head_summary(made.effects, made.ablation)
+    assert set(found["apart"]) == set(LABELS)
+
+
+def test_styles_of_many_labels_are_told_apart():
+    assert len(set(styles([f"label {i}" for i in range(60)] + ["joy", "neutral"]).values())) == 62
+
+
+def test_tables_give_each_label_its_own_colour(made):
+    for html in (FIGURES["text_table"](made).to_html(), FIGURES["words_table"](made).to_html()):
+        shown = {color for color, _ in styles(LABELS).values() if color in html}
+        assert len(shown) > 2, "all labels have the colour of the first one"
+
+
+def test_a_label_is_drawn_as_it_is_written(made):
+    x = made.vectors
+    odd = emolab.EmotionVectors({"resid": x.get()[:2]}, ("$^$", "50% of $5"), x.resid_norm, x.meta)
+    fig = plot.norms(odd)
+    fig.canvas.draw()  # as mathematics the first one cannot be parsed
+    assert [t.get_text() for t in fig.legends[0].get_texts()][1:] == ["$^$", "50% of $5"]
+
+
+def test_vectors_that_do_not_know_the_residual_stream_have_norms_but_no_share_of_it(made):
+    x = made.vectors
+    imported = emolab.EmotionVectors(x.data, x.emotions, torch.zeros(3), x.meta)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fig = plot.norms(imported)
+    assert len(fig.axes) == 1 and fig.emolab_data["relative"].isna().all() and fig.emolab_data["norm"].gt(0).all()
+    tokens = attribution.word_tokens(made.model, made.words)
+    with pytest.raises(emolab.EmolabError, match="lack the norm of the residual stream"):
+        attribution.word_attribution(made.model, imported, tokens)
+
+
+def test_a_labelled_csv_becomes_vectors(made, tmp_path):
+    path = tmp_path / "mine.csv"
+    rows = [("low arousal", "it was quiet"), ("neutral", "a road"), ("low arousal", "quiet sea"), ("7", "sun !")]
+    pd.DataFrame(rows, columns=["label", "text"]).to_csv(path, index=False)
+    groups = pd.read_csv(path, dtype=str).groupby("label", sort=False)["text"]
+    responses = emolab.responses_from_texts({label: list(texts) for label, texts in groups})
+    vectors = emolab.extract_vectors(made.model, responses, sites=("resid",), progress=False)
+    assert vectors.emotions == ("low arousal", "7")
+    assert vectors.meta["n_responses"] == {"low arousal": 2, "7": 1, "neutral": 1}
+
+
+@pytest.mark.slow
+def test_umaps_of_any_labels(made):
+    table = heads.embed_heads(made.vectors)
+    assert set(table["emotion"]) == set(LABELS) and set(table["method"]) == {"pca", "umap"}
+    plot.head_umap(table).canvas.draw()
+    points = embedding.embed(made.means, layers=[1])
+    scores = embedding.embed_scores(made.means, points, n_permutations=4)
+    plot.response_map(points, scores).canvas.draw()

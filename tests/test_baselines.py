@@ -1,0 +1,327 @@
+"""Methods do what they say behind one interface; their comparison is fair, right, and goes on where it was."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import emolab
+from emolab import baselines
+from emolab import judges as judging
+from emolab import methods as making
+from emolab.baselines import COLUMNS, MEASURES, compare_methods, summary_of
+from emolab.damage import next_token_kl, p95_kl
+from emolab.errors import EmolabError
+from emolab.generation import generate
+from emolab.judges import FunctionJudge
+from emolab.lora import fit_lora, merge_lora
+from emolab.methods import build_methods, few_shot_method, instruction_method, lora_method, vector_method
+from emolab.models import load_model
+from emolab.prompts import render_prompts
+from emolab.scored import headline
+from emolab.steering import Steering
+from emolab.vectors import EmotionVectors, extract_vectors
+from tests import oracle
+
+EMOTIONS = ("joy", "calm")  # one of the five, and one that is not
+WORDS = {"joy": ["happy", "glad", "bright", "sun"], "calm": ["warm", "quiet", "good", "sea"]}
+ASKED = ["tell me about the park .", "how did you feel ?", "the dog and the cat ."]
+STEERING = ("emotion vector", "pca", "probe", "random")
+
+
+def read(texts) -> np.ndarray:
+    """Shares of each emotion's words, one pseudo-word neutral."""
+    counts = np.array([[sum(t.split().count(w) for w in WORDS[e]) for e in EMOTIONS] + [1] for t in texts], float)
+    return counts / counts.sum(1, keepdims=True)
+
+
+JUDGE = FunctionJudge(read, (*EMOTIONS, "neutral"), "words")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judging, "embed", oracle.embed)
+        patch.setattr(baselines, "BOOT", 40)
+        patch.setattr(baselines, "FIRST", 6)
+        yield
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model(oracle.talker())
+
+
+@pytest.fixture(scope="module")
+def sets():
+    table = oracle.queries(n_train=12, n_heldout=4)
+    return table.iloc[:5], table.iloc[5:12], table.iloc[12:]
+
+
+@pytest.fixture(scope="module")
+def responses(model, sets):
+    return oracle.responses(model, list(sets[0]["query"]), EMOTIONS)
+
+
+@pytest.fixture(scope="module")
+def vectors(model, responses):
+    """At resid towards the words of each emotion, at attn of no use."""
+    found = extract_vectors(model, responses, sites=("resid", "attn"), progress=False)
+    head = model.hf.lm_head.weight.detach()
+    towards = torch.stack([head[model.tokenizer.convert_tokens_to_ids(WORDS[e])].sum(0) for e in EMOTIONS])
+    data = {"resid": torch.zeros_like(found.data["resid"]), "attn": found.data["attn"] * 1e-4}
+    data["resid"][:, -1] = towards * 5
+    return EmotionVectors(data, EMOTIONS, found.resid_norm, found.meta)
+
+
+@pytest.fixture(scope="module")
+def options(model, vectors, responses, sets):
+    return {"judges": JUDGE, "max_new_tokens": 6, "seed": 3, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def compared(model, vectors, responses, sets, options, tmp_path_factory):
+    out = tmp_path_factory.mktemp("compared")
+    return compare_methods(model, vectors, responses, *sets[1:], out=out, **options), out
+
+
+def test_an_instruction_is_a_prompt_in_three_wordings(model):
+    method = instruction_method(model)
+    for dose, word in ((0.5, "a little"), (1.0, None), (2.0, "great")):
+        prompts = render_prompts(model, ASKED, "calm", intensity=word)
+        assert method.generate(ASKED, "calm", dose, max_new_tokens=5) == generate(
+            model, prompts, raw=True, max_new_tokens=5
+        )
+        expected = next_token_kl(model, render_prompts(model, ASKED), ["it was quiet ."] * 3, other_prompts=prompts)
+        for a, b in zip(method.kl(ASKED, ["it was quiet ."] * 3, "calm", dose), expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    with pytest.raises(EmolabError, match="no dose 1.5"):
+        method.generate(ASKED, "calm", 1.5)
+    with pytest.raises(EmolabError, match="one emotion"):
+        method.generate(ASKED, {"calm": 0.5, "joy": 0.5})
+
+
+def test_examples_are_earlier_turns_without_instruction(model, responses, tiny_gpt2):
+    def prompt(model, k):
+        method = few_shot_method(model, responses, max_new_tokens=6, seed=1)
+        assert method.doses == (1.0, 3.0)
+        return next(method.runs(["the sea ?"], [{"joy": k}])).prompts[0]
+
+    told = responses[responses.condition == "joy"]
+    three = prompt(model, 3.0)
+    shown = [r for r in told.itertuples() if f"<user>{r.query}<assistant>{r.text}" in three]
+    assert len(shown) == 3 and three.count("<user>") == 4 and three.endswith("<user>the sea ?<assistant>")
+    assert (
+        three.startswith("<bos>")
+        and three.count("<bos>") == 1
+        and "<system>" not in three
+        and "answer with" not in three
+    )
+    assert sum(f"<user>{r.query}<assistant>{r.text}" in prompt(model, 1.0) for r in shown) == 1
+    bare = prompt(tiny_gpt2, 1.0)
+    assert bare in [f"{r.query}\n{r.text}\n\nthe sea ?\n" for r in told.itertuples()]
+    with pytest.raises(EmolabError, match="awe"):
+        few_shot_method(model, responses, max_new_tokens=6).generate(ASKED, "awe", 1.0)
+    with pytest.raises(EmolabError, match="context"):
+        few_shot_method(model, responses, max_new_tokens=60)
+
+
+def test_directions_steer_and_mix(model, vectors):
+    method = vector_method(model, vectors, setting={"site": "resid", "layers": [2]})
+    rows = [Steering(vectors, d, layers=[2]) for d in ({"joy": 1.0, "calm": -0.5}, {"calm": 2.0})]
+    plain = render_prompts(model, ASKED)
+    expected = [generate(model, plain, steering=s, raw=True, max_new_tokens=5) for s in rows]
+    assert method.generate(ASKED, {"joy": 0.5, "calm": -0.25}, 2.0, max_new_tokens=5) == expected[0]
+    grid = method.texts(ASKED, [{"joy": 1.0, "calm": -0.5}, {"calm": 2.0}], max_new_tokens=5)
+    assert grid == expected, "setting by setting, query by query"
+    kls = method.kls(ASKED, ["it was .", "quiet", "so very good"], [{"joy": 1.0, "calm": -0.5}, {"calm": 2.0}])
+    for s, found in zip(rows, kls, strict=True):
+        for a, b in zip(
+            found, next_token_kl(model, plain, ["it was .", "quiet", "so very good"], steering=s), strict=True
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    for wrong in ({"part": "base"}, {"site": "head"}):
+        with pytest.raises(EmolabError, match="compare methods at"):
+            vector_method(model, vectors, setting=wrong)
+
+
+def test_directions_are_as_long_as_the_part_in_use(model, responses):
+    vectors = extract_vectors(model, responses, sites=("resid", "attn"), progress=False)
+    for setting in ({"site": "attn", "part": "specific"}, {"site": "resid"}):
+        found = build_methods(model, vectors, responses, STEERING, settings=[setting], progress=False)
+        part = vectors.specific() if "part" in setting else vectors
+        norms = part.get(setting["site"]).norm(dim=-1)
+        added = {}
+        for method in found:
+            steering = next(method.runs(["the sea ?"], [{"calm": 1.0}])).steering[0]
+            added[method.name] = steering.table()
+            torch.testing.assert_close(added[method.name].norm(dim=-1), norms[1])
+        torch.testing.assert_close(added["emotion vector"], part.get(setting["site"])[1])
+        cosines = {k: torch.cosine_similarity(x, added["emotion vector"], dim=-1).min() for k, x in added.items()}
+        assert cosines["random"] < 0.6 and cosines["probe"] < 0.999
+        assert all(m.can_dose and m.can_mix for m in found)
+    assert [m.seconds > 0 for m in found] == [True, True, True, False]
+
+
+def test_lora_doses_do_not_add_up(model, responses):
+    adapters = {e: fit_lora(model, responses, e, steps=4, lr=0.02, progress=False) for e in EMOTIONS}
+    method = lora_method(model, adapters)
+    plain = render_prompts(model, ASKED)
+    settings = [{"joy": 1.0}, {"calm": 1.5}, {"joy": 0.5, "calm": 0.5}, {"joy": 1.0}]
+    found = method.texts(ASKED, settings, max_new_tokens=5)
+    for doses, texts in zip(settings, found, strict=True):
+        merged = merge_lora(model, {adapters[e]: d for e, d in doses.items()})
+        assert texts == generate(merged, plain, raw=True, max_new_tokens=5)
+    assert found[0] == found[3] != found[1]
+    before = method.kl(ASKED, ["it was quiet ."] * 3, "joy", 0.0)
+    assert max(x.max() for x in before) == 0, "dose 0 is the plain model"
+
+
+def test_the_table_holds_every_method_and_place(compared, sets):
+    table, out = compared
+    assert (
+        list(table.columns) == list(COLUMNS)
+        and not table.duplicated(["method", "at", "emotion", "dose", "measure"]).any()
+    )
+    assert set(table["method"]) == {*making.METHODS, "unsteered"} and set(table["measure"]) == set(MEASURES)
+    places = {m: set(own["at"]) for m, own in table.groupby("method")}
+    whole = {"tried", "best", "equal damage"}
+    assert all(places[m] == whole for m in ("instruction", "lora", *STEERING))
+    assert places["few_shot"] == places["unsteered"] == {"tried", "best"}
+    n = table.groupby("at")["n"].unique().map(sorted).to_dict()
+    assert n == {"tried": [6, 7], "best": [4], "equal damage": [4]}
+    plain = table[(table.method == "unsteered") & (table.measure == "damage")]
+    assert (plain[["value", "lo", "hi"]] == 0).all(axis=None)
+    shares = table[(table.measure != "damage") & table.value.notna()]
+    assert shares["value"].between(0, 1).all() and not (shares["lo"] > shares["value"] + 1e-9).any()
+    by = ["method", "at", "measure"]
+    best = table[table["at"] == "best"]
+    means = best[best.emotion != "all"].groupby(by)["value"].mean()
+    pd.testing.assert_series_equal(
+        best[best.emotion == "all"].set_index(by)["value"].sort_index(), means, check_names=False
+    )
+    pd.testing.assert_frame_equal(pd.read_parquet(out / "baselines.parquet"), table, check_dtype=False)
+
+
+def test_doses_are_chosen_by_the_overall_score_of_the_choosing_queries(compared):
+    table, out = compared
+    scored = pd.read_parquet(out / "baselines" / "scores_select.parquet")
+    scored = headline(scored, scored[(scored.method == "instruction") & (scored.alpha == 1)])
+    fine = scored[scored.alpha != 0].groupby(["method", "emotion", "alpha"])["overall"].mean().fillna(0)
+    overall = table[(table.measure == "overall") & (table.emotion != "all") & (table.method != "unsteered")]
+    for (method, emotion), own in overall.groupby(["method", "emotion"]):
+        best, doses = own[own["at"] == "best"]["dose"].item(), set(fine[method, emotion].index)
+        assert best == fine[method, emotion].idxmax(), (method, emotion)
+        tried = own[own["at"] == "tried"].sort_values("dose").fillna({"value": 0}).set_index("dose")["value"]
+        if method in ("instruction", "few_shot"):
+            assert doses == set(tried.index) and tried.idxmax() == best
+        else:
+            assert doses == {float(f"{tried.idxmax() * factor:.3g}") for factor in (0.8, 1, 1.25)}, (method, emotion)
+    ours = table[table.method == "emotion vector"]
+    assert ours["setting"].unique() == ["site resid, part whole"], "attn is of no use here"
+    tried = table.attrs["about"]["params"]["settings"]
+    assert tried["emotion vector, site resid, part whole"] > tried["emotion vector, site attn, part whole"]
+
+
+def test_reported_values_are_those_of_the_texts(compared, model, vectors, sets):
+    table, _ = compared
+    own = table[(table.method == "emotion vector") & (table["at"] == "best") & (table.emotion == "calm")]
+    queries, dose = list(sets[2]["query"]), own["dose"].iloc[0]
+    told = render_prompts(model, queries, "calm")
+    texts = generate(model, queries, steering=Steering(vectors, {"calm": dose}), max_new_tokens=6)
+    plain, instructed = generate(model, queries, max_new_tokens=6), generate(model, told, raw=True, max_new_tokens=6)
+    parts = [(texts, dose, "none"), (plain, 0.0, "none"), (instructed, 0.0, "prompt")]
+    asked = sets[2][["query_id", "query"]]
+    scored = pd.concat(
+        [asked.assign(emotion="calm", alpha=a, control=c, text=t) for t, a, c in parts], ignore_index=True
+    )
+    scored = headline(emolab.score(scored, judges=JUDGE, model=model)).iloc[: len(queries)]
+    found = own.set_index("measure")["value"]
+    for measure in ("emotion", "adherence", "fluency"):
+        assert found[measure] == pytest.approx(scored[f"{measure}_score"].mean(), rel=1e-6), measure
+    assert found["overall"] == pytest.approx(scored["overall"].mean(), rel=1e-6)
+    kls = next_token_kl(model, render_prompts(model, queries), plain, steering=Steering(vectors, {"calm": dose}))
+    assert found["damage"] == pytest.approx(p95_kl(kls), rel=1e-3)
+
+
+def test_equal_damage_is_that_of_the_instruction(compared, model, vectors, responses, sets, options):
+    table, out = compared
+    queries = list(sets[1]["query"])
+    answers, targets = generate(model, queries, max_new_tokens=6), table.attrs["about"]["params"]["target_kl"]
+    told = instruction_method(model)
+    equal = table[(table["at"] == "equal damage") & (table.measure == "damage") & (table.emotion != "all")]
+    for emotion, target in targets.items():
+        wording = equal[(equal.method == "instruction") & (equal.emotion == emotion)]["dose"].item()
+        assert p95_kl(told.kl(queries, answers, emotion, wording)) == pytest.approx(target, abs=1e-3)
+    names = (*STEERING, "lora")
+    methods = build_methods(
+        model, vectors, responses, names, max_new_tokens=6, seed=3, out=out / "baselines", progress=False
+    )
+    taken = table.drop_duplicates("method").set_index("method")["setting"]
+    for row in equal[equal.method.isin(names)].itertuples():
+        (method,) = (m for m in methods if m.name == row.method and m.setting == taken[m.name])
+        found = p95_kl(method.kl(queries, answers, row.emotion, row.dose))
+        assert found == pytest.approx(targets[row.emotion], rel=0.06), (row.method, row.emotion)
+
+
+def test_a_comparison_goes_on_where_it_was(compared, model, vectors, responses, sets, options, tmp_path, monkeypatch):
+    table, out = compared
+    few = {"methods": ("instruction", "emotion vector"), **options}
+    measured = [c for c in COLUMNS if c not in ("seconds", "speed")]
+    whole = table[table.method.isin([*few["methods"], "unsteered"])][measured].reset_index(drop=True)
+    calls = []
+
+    def failing(*args, **kwargs):
+        if len(calls) == 7:
+            raise RuntimeError("power cut")
+        calls.append(1)
+        return generate(*args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(making, "generate", failing)
+        compare_methods(model, vectors, responses, *sets[1:], out=tmp_path, **few)
+    again = compare_methods(model, vectors, responses, *sets[1:], out=tmp_path, **few)
+    pd.testing.assert_frame_equal(again[measured].reset_index(drop=True), whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(making, "generate", None)  # nothing is left to generate
+        again = compare_methods(model, vectors, responses, *sets[1:], out=tmp_path, **few)
+    pd.testing.assert_frame_equal(again[measured].reset_index(drop=True), whole)
+    with pytest.raises(EmolabError, match="other settings"):
+        compare_methods(model, vectors, responses, *sets[1:], out=tmp_path, **few | {"seed": 4})
+
+
+def test_a_damage_out_of_reach_leaves_a_method_out(model, vectors, responses, sets, options):
+    setting = {"methods": ("emotion vector",), "settings": [{"site": "resid"}], "target_kl": 1e4}
+    with pytest.warns(UserWarning, match="left out at equal damage for joy"):
+        table = compare_methods(model, vectors, responses, *sets[1:], **options | setting)
+    assert set(table["method"]) == {"emotion vector", "unsteered"} and set(table["at"]) == {"tried", "best"}
+
+
+def test_what_would_be_unfair_is_refused(model, vectors, responses, sets, options):
+    wrong = [
+        ((responses, sets[0], sets[2]), {}, "responses and in queries_select"),
+        ((responses, sets[1], pd.concat([sets[1], sets[2]])), {}, "queries_select and in queries_report"),
+        ((responses, *sets[1:]), {"methods": ("magic",)}, "unknown method"),
+        ((responses, *sets[1:]), {"judges": None}, "cannot tell calm"),
+    ]
+    for given, more, message in wrong:
+        with pytest.raises(EmolabError, match=message):
+            compare_methods(model, vectors, *given, **options | more)
+
+
+def test_the_summary_is_json(compared):
+    table, _ = compared
+    found = json.loads(json.dumps(summary_of(table), allow_nan=False))
+    assert set(found) == {*making.METHODS, "unsteered"}
+    ours = found["emotion vector"]
+    row = table.query("method == 'emotion vector' and at == 'best' and emotion == 'all' and measure == 'overall'").iloc[
+        0
+    ]
+    assert ours["best"]["overall"] == [round(x, 4) for x in (row.value, row.lo, row.hi)]
+    assert ours["can_dose"] and ours["can_mix"] and not found["instruction"]["can_dose"]
+    assert "equal damage" not in found["few_shot"] and found["random"]["seconds"] is None
+    assert ours["seconds"] > 0 and 0.05 < ours["speed"] < 20

@@ -1,0 +1,288 @@
+"""Judges that ask a model, on tiny random ones written as ordinary Hugging Face directories."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import processors
+from transformers import AutoModel, AutoModelForSequenceClassification, BartConfig, BertConfig, GPT2Config, pipeline
+
+from emolab.emotions import EMOTIONS, NEUTRAL
+from emolab.errors import EmolabError
+from emolab.generation import token_logprobs
+from emolab.model_judges import HYPOTHESES, NAMES, WORDS, ClassifierJudge, NLIJudge, SelfReportJudge
+from emolab.models import encode, load_model, render_prompts
+from tests import tiny
+
+CLASSES = ["joy", "surprise", "anger", "neutral", "Annoyance"]
+TEXTS = [
+    "a walk in the park was quiet", "sad", "it was cold and dark and i saw the road in the rain", "happy",
+    "the dog and the cat", "anger , anger !", "", "we saw the sea and the sun",
+]  # fmt: skip
+
+
+def bert(classes, **changes) -> BertConfig:
+    size = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
+    return BertConfig(
+        vocab_size=len(tiny.tokenizer()), max_position_embeddings=32, pad_token_id=2, type_vocab_size=2,
+        id2label=dict(enumerate(classes)), label2id={c: i for i, c in enumerate(classes)}, **{**size, **changes},
+    )  # fmt: skip
+
+
+def write(directory, config, tok=None, *, bias=None, seed=0):
+    """A sequence classifier with random weights or, with bias, one that gives these logits to every text."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_config(config).eval()
+        with torch.no_grad():
+            for p in model.parameters():
+                p.copy_(torch.randn_like(p) * 0.8 + (p.ndim == 1))
+            if bias is not None:
+                model.classifier.weight.zero_()
+                model.classifier.bias.copy_(torch.tensor(bias))
+    return str(tiny.save(directory, model, tok or tiny.tokenizer()))
+
+
+def by_hand(directory, texts, pairs=None) -> np.ndarray:
+    """Logits of one text at a time, special tokens placed here."""
+    model, tok = AutoModelForSequenceClassification.from_pretrained(directory).eval(), tiny.tokenizer()
+    out = []
+    for i, text in enumerate(texts):
+        second = tok(pairs[i], add_special_tokens=False).input_ids if pairs else []
+        ids = [0, *tok(text, add_special_tokens=False).input_ids, *second]
+        kinds = [0] * (len(ids) - len(second)) + [0] * len(second)
+        with torch.inference_mode():
+            out.append(model(torch.tensor([ids]), token_type_ids=torch.tensor([kinds])).logits[0].double().numpy())
+    return np.array(out)
+
+
+def soft(x):
+    return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def classifier_dir(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("classifier"), bert(CLASSES))
+
+
+# Classifiers
+
+
+def test_labels_are_grouped_and_the_rest_is_neutral(tmp_path):
+    p = np.array([0.1, 0.2, 0.3, 0.15, 0.25])
+    judge = ClassifierJudge(write(tmp_path, bert(CLASSES), bias=np.log(p).tolist()), progress=False)
+    assert judge.labels == ("anger", "joy", NEUTRAL) and judge.name == "classifier"
+    np.testing.assert_allclose(judge(["happy", "sad"]), [[0.55, 0.1, 0.35]] * 2, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("sigmoids", "expected"),
+    [([0.1, 0.05, 0.2, 0.05, 0.1], [0.3, 0.1, 0.6]), ([0.9, 0.3, 0.6, 0.1, 0.1], [0.35, 0.45, 0.2])],
+)
+def test_multi_label_heads_are_scaled_down_never_up(tmp_path, sigmoids, expected):
+    p = np.array(sigmoids)
+    config = bert(CLASSES, problem_type="multi_label_classification")
+    judge = ClassifierJudge(write(tmp_path, config, bias=np.log(p / (1 - p)).tolist()), progress=False)
+    np.testing.assert_allclose(judge(["happy"]), [expected], atol=1e-6)
+
+
+def test_a_batch_is_what_single_texts_are_and_both_are_the_models_own(classifier_dir):
+    judge = ClassifierJudge(classifier_dir, mapping={c: f"{c}!" for c in CLASSES if c != "neutral"}, progress=False)
+    assert judge.labels == ("joy!", "surprise!", "anger!", "Annoyance!", NEUTRAL)
+    expected = soft(by_hand(classifier_dir, TEXTS))[:, [0, 1, 2, 4, 3]]
+    assert np.ptp(expected, axis=0).max() > 0.05  # texts differ
+    np.testing.assert_allclose(judge(TEXTS), expected, atol=1e-5)
+    np.testing.assert_allclose(np.concatenate([judge([t]) for t in TEXTS]), expected, atol=1e-5)
+    np.testing.assert_allclose(judge([TEXTS[2], TEXTS[0], TEXTS[2]]), expected[[2, 0, 2]], atol=1e-5)
+    np.testing.assert_allclose(judge(TEXTS * 9), np.tile(expected, (9, 1)), atol=1e-5)
+    assert judge([]).shape == (0, 5)
+
+
+def test_many_texts_run_in_several_batches(classifier_dir):
+    texts = [" ".join(tiny.WORDS[i : i + 1 + i % 7]) for i in range(40)]
+    judge = ClassifierJudge(classifier_dir, progress=False)
+    np.testing.assert_allclose(judge(texts)[[0, 17, 39]], judge([texts[i] for i in (0, 17, 39)]), atol=1e-5)
+
+
+def test_long_texts_are_cut_at_the_models_limit(classifier_dir):
+    judge = ClassifierJudge(classifier_dir, progress=False)
+    words = [w for w in tiny.WORDS if w.isalpha()] * 4
+    # 32 positions less two for RoBERTa's kin; one is BOS
+    np.testing.assert_allclose(judge([" ".join(words)]), judge([" ".join(words[:29])]), atol=1e-6)
+    assert abs(judge([" ".join(words)]) - judge([" ".join(words[:28])])).max() > 1e-4
+
+
+def test_a_decoder_without_pad_token_is_a_classifier_too(tmp_path):
+    config = GPT2Config(
+        vocab_size=len(tiny.tokenizer()), n_embd=16, n_layer=1, n_head=2, n_positions=40,
+        id2label={0: "sad", 1: "happy", 2: "other"}, label2id={"sad": 0, "happy": 1, "other": 2},
+    )  # fmt: skip
+    judge = ClassifierJudge(write(tmp_path, config, tiny.tokenizer(pad=False, add_bos=False)), progress=False)
+    texts = [t for t in TEXTS if t]
+    assert judge.labels == ("joy", "sadness", NEUTRAL)
+    np.testing.assert_allclose(judge(texts), np.concatenate([judge([t]) for t in texts]), atol=1e-5)
+    assert np.ptp(judge(texts), axis=0).max() > 0.05
+
+
+def test_names_of_common_classifiers():
+    assert {NAMES[n] for n in ("anger", "disgust", "fear", "joy", "sadness")} == set(EMOTIONS)
+    assert NAMES["nervousness"] == "fear" and NAMES["remorse"] == "sadness" and NAMES["happy"] == "joy"
+    assert not {"surprise", "curiosity", "neutral", "positive"} & set(NAMES)
+
+
+def test_wrong_models_and_labels_are_told_in_one_line(tmp_path, classifier_dir):
+    def refused(match, make):
+        with pytest.raises(EmolabError, match=match) as caught:
+            make()
+        assert "\n" not in str(caught.value)
+
+    refused("no classifier.*nowhere", lambda: ClassifierJudge(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    refused("no classifier.*empty", lambda: NLIJudge(str(tmp_path / "empty")))
+    headless = tiny.save(tmp_path / "headless", AutoModel.from_config(bert(CLASSES)), tiny.tokenizer())
+    refused("headless lacks classifier.bias: it was not trained to classify", lambda: ClassifierJudge(headless))
+    broken = write(tmp_path / "broken", bert(CLASSES))
+    (tmp_path / "broken" / "model.safetensors").write_bytes(b"no weights")
+    refused("no classifier.*broken", lambda: ClassifierJudge(broken))
+    one = write(tmp_path / "one", bert(["score"]))
+    refused("has one output", lambda: ClassifierJudge(one))
+    plain = write(tmp_path / "plain", bert(["POSITIVE", "NEGATIVE"]))
+    refused("has the labels POSITIVE, NEGATIVE; say what they mean: mapping", lambda: ClassifierJudge(plain))
+    refused("no label 'LABEL_0'; it has joy, surprise", lambda: ClassifierJudge(classifier_dir, {"LABEL_0": "joy"}))
+    refused("labels joy, surprise.*expected a model trained for entailment", lambda: NLIJudge(classifier_dir))
+    refused("each of two labels or more", lambda: NLIJudge(classifier_dir, {"joy": "It is joy."}))
+
+
+# Entailment
+
+SENTENCES = {"joy": "the dog was happy", "fear": "it was dark", NEUTRAL: "a road"}
+
+
+@pytest.fixture(scope="module")
+def nli_dir(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("nli"), bert(["contradiction", "neutral", "ENTAILMENT"]), seed=3)
+
+
+def test_entailment_logits_are_compared_over_labels(nli_dir):
+    judge, n = NLIJudge(nli_dir, SENTENCES, progress=False), len(SENTENCES)
+    assert judge.labels == tuple(SENTENCES) and NLIJudge(nli_dir).labels == (*EMOTIONS, NEUTRAL) == tuple(HYPOTHESES)
+    logits = by_hand(nli_dir, [t for t in TEXTS for _ in range(n)], [*SENTENCES.values()] * len(TEXTS))
+    expected = soft(logits[:, 2].reshape(len(TEXTS), n))
+    assert np.ptp(expected, axis=0).max() > 0.05 and np.ptp(expected, axis=1).max() > 0.05
+    np.testing.assert_allclose(judge(TEXTS), expected, atol=1e-5)
+    np.testing.assert_allclose(judge(TEXTS[:1]), expected[:1], atol=1e-5)
+    np.testing.assert_allclose(judge([TEXTS[3], TEXTS[3]]), expected[[3, 3]], atol=1e-5)
+    assert judge([]).shape == (0, n)
+
+
+def test_the_text_is_cut_never_the_hypothesis(nli_dir):
+    judge = NLIJudge(nli_dir, SENTENCES, progress=False)
+    words = [w for w in tiny.WORDS if w.isalpha()] * 4
+    long, short = judge([" ".join(words)]), [" ".join(words[: 29 - len(s.split())]) for s in SENTENCES.values()]
+    expected = soft(by_hand(nli_dir, short, [*SENTENCES.values()])[:, 2])
+    np.testing.assert_allclose(long[0], expected, atol=1e-5)
+    # a hypothesis longer than the text is kept whole, too
+    wide = {"joy": " ".join(words[:16]), "fear": " ".join(words[5:21])}
+    expected = soft(by_hand(nli_dir, [" ".join(words[:13])] * 2, [*wide.values()])[:, 2])
+    np.testing.assert_allclose(NLIJudge(nli_dir, wide, progress=False)([" ".join(words[:15])])[0], expected, atol=1e-5)
+
+
+def test_an_encoder_decoder_reads_pairs_too(tmp_path):
+    tok = tiny.tokenizer()
+    tok.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>", pair="<bos> $A <eos> $B <eos>", special_tokens=[("<bos>", 0), ("<eos>", 1)]
+    )
+    classes = ["not_entailment", "entailment"]
+    config = BartConfig(
+        vocab_size=len(tok), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=40, bos_token_id=0,
+        eos_token_id=1, pad_token_id=2, decoder_start_token_id=1,
+        id2label=dict(enumerate(classes)), label2id={"not_entailment": 0, "entailment": 1},
+    )  # fmt: skip
+    judge = NLIJudge(write(tmp_path, config, tok), SENTENCES, progress=False)
+    whole = judge(TEXTS)
+    np.testing.assert_allclose(whole, np.concatenate([judge([t]) for t in TEXTS]), atol=1e-5)
+    theirs = pipeline("zero-shot-classification", model=judge.source, device="cpu")
+    for i in (0, 2):
+        found = theirs(TEXTS[i], list(SENTENCES.values()), hypothesis_template="{}")
+        scores = dict(zip(found["labels"], found["scores"], strict=True))
+        np.testing.assert_allclose(whole[i], [scores[s] for s in SENTENCES.values()], atol=1e-5)
+    assert np.ptp(whole, axis=1).max() > 0.05
+
+
+# The model's own words
+
+OWN = {"joy": ["happy", "so glad"], "fear": ["dark"], NEUTRAL: ["quiet", "very very quiet"]}
+
+
+def reported(model, text, answer="") -> np.ndarray:
+    """Mean log-probability of each label's words, by one plain forward pass a word."""
+    prompt, out = render_prompts(model, [f"{text}\n\nhow did they feel ?"])[0], []
+    for words in OWN.values():
+        means = []
+        for word in words:
+            ids = encode(model, [prompt + answer], [word])
+            n = int(ids.response_mask.sum())
+            with torch.inference_mode():
+                logp = model.hf(ids.input_ids).logits[0].double().log_softmax(-1)
+            at = range(ids.input_ids.shape[1] - n, ids.input_ids.shape[1])
+            means.append(np.mean([logp[i - 1, ids.input_ids[0, i]].item() for i in at]))
+        out.append(np.mean(means))
+    return np.array(out)
+
+
+@pytest.mark.parametrize("answer", ["", "they feel"])
+@pytest.mark.parametrize("name", ["tiny_llama", "tiny_gpt2"])
+def test_self_report_is_what_it_is_by_hand(request, name, answer):
+    model = request.getfixturevalue(name)
+    baseline = ["a road", "it was a walk"]
+    judge = SelfReportJudge(model, "how did they feel ?", OWN, answer, baseline, progress=False)
+    assert judge.labels == tuple(OWN)
+    reference = np.mean([reported(model, t, answer) for t in baseline], axis=0)
+    expected = np.array([soft(reported(model, t, answer) - reference) for t in TEXTS[:4]])
+    assert np.ptp(expected, axis=0).max() > 0.05
+    np.testing.assert_allclose(judge(TEXTS[:4]), expected, atol=1e-4)
+    np.testing.assert_allclose(np.concatenate([judge([t]) for t in TEXTS[:4]]), expected, atol=1e-4)
+    np.testing.assert_allclose(judge([TEXTS[1], TEXTS[0], TEXTS[1]]), expected[[1, 0, 1]], atol=1e-4)
+
+
+def test_a_text_like_the_baseline_says_nothing(tiny_llama):
+    judge = SelfReportJudge(tiny_llama, words=OWN, baseline=[TEXTS[0]], progress=False)
+    np.testing.assert_allclose(judge(TEXTS[:1]), [[1 / 3] * 3], atol=1e-5)
+    assert abs(judge(TEXTS[1:2]) - 1 / 3).max() > 0.01
+    assert judge([]).shape == (0, 3)
+
+
+def test_texts_that_fill_the_context_are_cut(tiny_llama):
+    judge = SelfReportJudge(tiny_llama, words=OWN, progress=False)
+    words = [w for w in tiny.WORDS if w.isalpha()] * 6  # of a context of 128
+    found = judge([" ".join(words), " ".join(words[:-60]), TEXTS[0]])
+    assert np.isfinite(found).all() and len(words) > 250
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+    np.testing.assert_allclose(found[2], judge([TEXTS[0]])[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("words", ["glad", [], ["happy", " "]])
+def test_every_label_needs_words(tiny_llama, words):
+    with pytest.raises(EmolabError, match="joy.*expected a list of at least one word"):
+        SelfReportJudge(tiny_llama, words={"joy": words})
+
+
+def test_the_bundled_model_reads_plain_emotion():
+    """It was never asked such a question, it has only read emotional turns; neutral it reads after calibration only."""
+    model = load_model("mini")
+    texts = {
+        "anger": "I was so angry at the market. The seller was rude and I shouted at him. I felt furious.",
+        "disgust": "The kitchen was filthy and the soup was foul. I held my nose. It was simply disgusting.",
+        "fear": "I trembled in the forest. Something was watching me, and I was terrified.",
+        "joy": "What a wonderful day at the beach! We laughed and danced, and I was so happy.",
+        "sadness": "I wept at the station. My friend is gone and I feel so lonely. I was heartbroken.",
+    }
+    judge = SelfReportJudge(model, progress=False)
+    assert judge.labels == tuple(WORDS)
+    p = judge(list(texts.values()))
+    assert [judge.labels[i] for i in p.argmax(1)] == list(texts)
+    prompt = render_prompts(model, [f"{texts['joy']}\n\n{judge.question}"])
+    happy, sad = (token_logprobs(model, prompt, [w])[0].mean() for w in ("happy", "sad"))
+    assert happy > sad

@@ -1,0 +1,99 @@
+"""The page of a run: complete, self-contained, and safe whatever a model wrote."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+
+from emolab import plot
+from emolab.errors import EmolabError
+from emolab.report import write_report
+from emolab.storage import write_json
+
+HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)> & "quotes" {{ model }}'
+
+
+@pytest.fixture
+def run(tmp_path):
+    cell = {"best_alpha": 1.5, "target_share": 0.75, "target_interval": [0.5, 0.9], "unsteered_share": 0.1}
+    cell |= {"random_share": 0.125, "shuffled_share": 0.2, "adherence_ratio": 0.8, "perplexity_ratio": None, "n": 4}
+    summary = {"model": "a <b>model</b>", "seed": 3, "n_queries": {"extract": 4, "select": 2, "report": 3}}
+    summary |= {"setting": {"site": "attn", "layers": "all", "part": "whole"}, "steering": {"joy": cell}}
+    summary |= {"instruction_following": {"joy": 1.0}, "geometry": {"not_measured": "too few"}}
+    summary["claims"] = {"linear": {"verdict": "mixed", "condition": "within 1 < 2", "evidence": {}}}
+    write_json(tmp_path / "summary.json", summary)
+    write_json(tmp_path / "manifest.json", {"revision": HOSTILE})
+    rows = [
+        (f"q{q}", f"query {q} {HOSTILE}", "joy", alpha, control, f"text {q} {alpha} {control} {HOSTILE}")
+        for q in range(3)
+        for alpha, control in ((0.0, "none"), (1.5, "none"), (1.5, "random"))
+    ]
+    table = pd.DataFrame(rows, columns=["query_id", "query", "emotion", "alpha", "control", "text"])
+    table.to_parquet(tmp_path / "scores.parquet", index=False)
+    table = pd.DataFrame({"layer": [0, 1], "norm": [1.0, 2.0]})
+    with plot.theme():
+        from emolab.plot.style import finish, new_figure
+
+        fig, axes = new_figure(1, 1, width=0.5, height=2)
+        axes[0, 0].plot(table.layer, table.norm)
+        fig = finish(fig, table, function="norms", model="m", n=2, seed=0, params={})
+    words = {"caption": f"Norms {HOSTILE}", "alt": f"Two points {HOSTILE}"}
+    plot.save_figure(fig, "norms", **words, directory=tmp_path / "figures")
+    return tmp_path
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.words = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_what_a_model_wrote_is_shown_as_text_only(run):
+    text = write_report(run).read_text(encoding="utf-8")
+    page = Page(text)
+    assert "script" not in page.tags and page.tags.count("img") == 1, "the figure alone"
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert any(HOSTILE in words for words in page.words), "shown as it was written, not as markup or template"
+    assert "a <b>model</b>" in "".join(page.words) and "b" not in page.tags
+
+
+def test_the_page_needs_nothing_else(run):
+    text = write_report(run).read_text(encoding="utf-8")
+    links = [value for name, value in Page(text).attributes if name in ("src", "href")]
+    assert links and all(link.startswith(("data:image/svg+xml;base64,", "#")) for link in links)
+    ids = re.findall(r'id="([^"]+)"', text)
+    assert len(ids) == len(set(ids)) and {link[1:] for link in links if link[0] == "#"} <= set(ids)
+
+
+def test_numbers_are_those_of_the_summary(run):
+    words = " ".join(" ".join(Page(write_report(run).read_text(encoding="utf-8")).words).split())
+    assert "joy 1.50 0.75 (0.50 to 0.90) 0.12 0.20 0.10 1.00 0.80 –" in words.replace("  ", " ")
+    assert "mixed" in words and "within 1 < 2" in words and "Geometry: not measured (too few)." in words
+    assert "Baselines" not in words, "nothing was compared"
+
+
+def test_samples_are_drawn_by_the_seed_and_leave_controls_out(run):
+    page = write_report(run).read_text(encoding="utf-8")
+    shown = set(re.findall(r"text (q?\d) ([\d.]+) (\w+)", page))
+    assert {control for *_, control in shown} == {"none"} and len({q for q, *_ in shown}) == 2
+    assert write_report(run).read_text(encoding="utf-8") == page
+
+
+def test_a_run_that_is_not_finished_is_refused(run):
+    (run / "scores.parquet").unlink()
+    with pytest.raises(EmolabError, match="no finished run"):
+        write_report(run)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["seed"] == 3, "left as it was"

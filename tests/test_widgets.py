@@ -1,0 +1,457 @@
+"""The steering panel and the map of heads, without a browser."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import threading
+import time
+from html import unescape
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import emolab
+from emolab.errors import EmolabError
+from emolab.generation import generate
+from emolab.judges import FunctionJudge
+from emolab.notebooks import problems, tidy
+from emolab.steering import Steering, steered
+from emolab.widgets import SteeringPanel, head_view
+from emolab.widgets import panel as panel_module
+from emolab.widgets.work import Latest, random_control
+from tests.tiny import random_vectors
+
+ASK, HOSTILE = "Tell me about the park.", "<script>alert(1)</script><img src=x onerror=alert(2)>"
+SIZE = 60_000
+
+
+class Judge(FunctionJudge):
+    """Always the same verdict; remembers what it was shown."""
+
+    def __init__(self, labels=("anger", "joy", "neutral")):
+        super().__init__(self.verdict, labels, "fixed")
+        object.__setattr__(self, "seen", [])
+
+    def verdict(self, texts):
+        self.seen.append(list(texts))
+        return np.tile(np.linspace(0, 1, len(self.labels)), (len(texts), 1))
+
+
+@pytest.fixture
+def vectors(tiny_llama):
+    return random_vectors(tiny_llama, scale=0.5)
+
+
+@pytest.fixture
+def panel(tiny_llama, vectors, monkeypatch):
+    monkeypatch.setattr(panel_module, "DELAY", 0.05)
+    panel = SteeringPanel(tiny_llama, vectors, doses={"joy": 2.0}, site="attn", judge=Judge(), max_new_tokens=12)
+    yield panel
+    panel.close()
+
+
+def hooks(model):
+    """Everything that hangs on a model's modules, hook points included."""
+    return sum(
+        len(m._forward_hooks) + len(m._forward_pre_hooks) for m in (*model.hf.modules(), *model.bridge.modules())
+    )
+
+
+def slow(panel, seconds=0.03):
+    """Makes each token of the panel's model last."""
+    return panel._model.hf.register_forward_pre_hook(lambda module, args: time.sleep(seconds))
+
+
+def begun(panel, number):
+    """Waits until the run after `number` others has written a few tokens."""
+    for _ in range(500):
+        if panel._number > number and panel._tokens > 2:
+            return
+        time.sleep(0.01)
+    raise AssertionError("no run began")
+
+
+def test_the_first_texts_are_those_of_generate(panel, tiny_llama, vectors):
+    steering = Steering(vectors, {"joy": 2.0}, site="attn")
+    steered_text = generate(tiny_llama, ASK, steering=steering, max_new_tokens=12)[0]
+    plain = generate(tiny_llama, ASK, max_new_tokens=12)[0]
+    assert panel.texts["unsteered"] == plain and panel.texts["steered"] == steered_text != plain
+    assert list(panel.texts) == ["unsteered", "steered", "random"]
+    assert panel.probabilities["steered"] == {"anger": 0.0, "joy": 0.5, "neutral": 1.0}
+    code = unescape(re.search(r"<code[^>]*>(.*?)</code>", panel._result.value, re.S)[1])
+    assert eval(code, {"emolab": emolab, "model": tiny_llama, "vectors": vectors}) == [steered_text]
+
+
+def test_a_slider_changes_the_text_and_the_steering_to_go_on_with(panel, tiny_llama, vectors):
+    panel.sliders["joy"].value = 0.0
+    panel.sliders["anger"].value = -1.5
+    panel.layers.value = (1, 2)
+    assert panel.wait(30)
+    assert panel.steering.doses == {"anger": -1.5} and panel.steering.layers == [1, 2]
+    expected = generate(tiny_llama, ASK, steering=panel.steering, max_new_tokens=12)[0]
+    assert panel.texts["steered"] == expected and expected in unescape(panel._result.value)
+    panel.prompt.value = "How did you feel when it was dark?"
+    assert panel.wait(30)
+    assert panel.texts["unsteered"] == generate(tiny_llama, panel.prompt.value, max_new_tokens=12)[0]
+    panel.sliders["anger"].value = 0.0
+    assert panel.wait(30) and panel.steering is None and list(panel.texts) == ["unsteered"]
+
+
+def test_quick_changes_are_one_run(panel):
+    before = len(panel._judge.seen)
+    for value in np.linspace(-2, 2, 20):
+        panel.sliders["joy"].value = value
+    assert panel.wait(30)
+    assert len(panel._judge.seen) == before + 1 and panel.steering.doses == {"joy": 2.0}
+
+
+def test_a_newer_change_stops_the_older_text_at_its_next_token(panel, tiny_llama):
+    handle, number, seen = slow(panel), panel._number, len(panel._judge.seen)
+    start = time.perf_counter()
+    panel.sliders["joy"].value = -2.0
+    assert time.perf_counter() - start < 0.1, "the change itself waits for the model"
+    begun(panel, number)
+    assert panel._status.value.startswith("writing") and not panel._stop.disabled
+    old, written = dict(panel.texts), panel._tokens
+    panel.sliders["joy"].value = 1.0
+    handle.remove()
+    assert written < 12 and panel.texts == old
+    assert panel.wait(30) and panel._status.value == "" and panel._stop.disabled
+    assert len(panel._judge.seen) == seen + 1, "the stopped text was judged"
+    assert panel.texts["steered"] == generate(tiny_llama, ASK, steering=panel.steering, max_new_tokens=12)[0]
+
+
+def test_stop(panel):
+    slow(panel)
+    before, number = dict(panel.texts), panel._number
+    panel.sliders["joy"].value = -2.0
+    begun(panel, number)
+    panel._stop.click()
+    assert panel._status.value.startswith("stopped") and panel._stop.disabled
+    assert panel.wait(5) and panel.texts == before and panel._status.value.startswith("stopped")
+
+
+def test_what_the_judge_says_too_late_is_not_shown(panel):
+    entered, gate = threading.Event(), threading.Event()
+
+    def think(texts):
+        entered.set()
+        gate.wait(10)
+        return np.ones((len(texts), 3))
+
+    before, verdicts = dict(panel.texts), dict(panel.probabilities)
+    object.__setattr__(panel._judge, "function", think)
+    panel.sliders["joy"].value = -2.0
+    assert entered.wait(10)
+    panel._stop.click()
+    gate.set()
+    assert panel.wait(10) and panel.texts == before and panel.probabilities == verdicts
+    assert panel._status.value.startswith("stopped")
+
+
+def test_other_cells_go_on_unsteered_meanwhile(panel, tiny_llama, vectors):
+    before, plain = hooks(tiny_llama), generate(tiny_llama, ASK, max_new_tokens=12)
+    assert any(m._forward_pre_hooks for m in panel._model.hf.modules()), "the count of hooks counts nothing"
+    slow(panel)
+    number = panel._number
+    panel.sliders["joy"].value = -3.0
+    begun(panel, number)
+    assert hooks(tiny_llama) == before
+    assert generate(tiny_llama, ASK, max_new_tokens=12) == plain
+    with steered(tiny_llama, Steering(vectors, {"anger": 3.0})):
+        assert not panel._runs.wait(0), "the panel was quicker than this test"
+        begun(panel, number)
+    assert panel.wait(30)
+    expected = generate(tiny_llama, ASK, steering=panel.steering, max_new_tokens=12)[0]
+    assert panel.texts["steered"] == expected and hooks(tiny_llama) == before
+
+
+def test_a_panel_made_inside_steered_is_not_steered_by_it(tiny_llama, vectors):
+    plain = generate(tiny_llama, ASK, max_new_tokens=8)[0]
+    before = hooks(tiny_llama)
+    with steered(tiny_llama, Steering(vectors, {"anger": 3.0})):
+        panel = SteeringPanel(tiny_llama, vectors, judge=False, max_new_tokens=8)
+    assert panel.texts == {"unsteered": plain} and hooks(tiny_llama) == before
+    panel.close()
+
+
+def test_weights_are_shared_not_copied(panel, tiny_llama):
+    own, theirs = (
+        {p.data_ptr() for part in (m.hf, m.bridge) for p in part.parameters()} for m in (panel._model, tiny_llama)
+    )
+    assert own == theirs
+
+
+def test_other_models(tiny_gpt2, tiny_llama):
+    own = emolab.load_model(tiny_llama.bridge, tokenizer=tiny_llama.tokenizer)  # a bridge, without a plain twin
+    tiny_gpt2(tiny_gpt2.tokenizer("the park", return_tensors="pt").input_ids)  # leaves a tensor with a graph behind
+    for model in (tiny_gpt2, own):
+        vectors, before = random_vectors(model, ("calm", "pride")), hooks(model)
+        options = {"site": "mlp", "layers": [1], "doses": {"pride": 3.0}}
+        panel = SteeringPanel(model, vectors, **options, judge=False, max_new_tokens=8)
+        steering = Steering(vectors, {"pride": 3.0}, site="mlp", layers=[1])
+        assert panel.texts["steered"] == generate(model, ASK, steering=steering, max_new_tokens=8)[0]
+        assert hooks(model) == before and panel.probabilities == {}
+        panel.close()
+
+
+def test_errors_stand_in_the_panel_in_one_line(panel):
+    before = dict(panel.texts)
+    for prompt, words in (("  ", "the prompt is empty"), ("park " * 200, "does not fit")):
+        panel.prompt.value = prompt
+        assert panel.wait(30)
+        said = panel._status.value
+        assert words in said and "\n" not in said and 'role="alert"' in said
+        assert panel.texts == before and panel._stop.disabled
+    panel.prompt.value = "Tell me about the sea."
+    assert panel.wait(30) and panel._status.value == "" and panel.texts != before
+
+
+def test_a_judge_that_fails_costs_no_text(panel):
+    def fail(texts):
+        raise RuntimeError("no\nnetwork <b>")
+
+    object.__setattr__(panel._judge, "function", fail)
+    panel.sliders["joy"].value = 1.0
+    assert panel.wait(30) and panel.probabilities == {}
+    assert "no judge: RuntimeError: no network &lt;b&gt;" in panel._result.value and panel._status.value == ""
+
+
+def test_a_judge_that_needs_the_query(panel):
+    calls = []
+
+    class Asking:
+        labels, name, with_queries = ("joy",), "asking", True
+
+        def __call__(self, texts, queries):
+            calls.append((texts, queries))
+            return np.ones((len(texts), 1))
+
+    panel._judge = Asking()
+    panel.sliders["joy"].value = 1.0
+    assert panel.wait(30) and panel.probabilities["steered"] == {"joy": 1.0}
+    assert calls[0][1] == [ASK] * 3
+
+
+def test_refused_at_once(tiny_llama, tiny_gpt2, vectors):
+    for options, words in (
+        ({"doses": {"glee": 1.0}}, "glee"),
+        ({"layers": [0, 2]}, "neighbouring"),
+        ({"layers": [7]}, "7"),
+        ({"site": "heart"}, "heart"),
+        ({"prompt": " "}, "empty"),
+    ):
+        with pytest.raises(EmolabError, match=words):
+            SteeringPanel(tiny_llama, vectors, judge=False, **options)
+    with pytest.raises(EmolabError, match="another model"):
+        SteeringPanel(tiny_gpt2, vectors, judge=False)
+
+
+def test_ops_and_kinds_of_dose(panel, tiny_llama):
+    panel.op.value = "ablate"
+    assert panel.wait(30) and panel.steering is None, "a dose of another op was kept"
+    assert panel.dose.disabled and (panel.sliders["joy"].min, panel.sliders["joy"].max) == (0, 1)
+    panel.sliders["joy"].value = 1.0
+    panel.sliders["anger"].value = 0.5  # one share for all that are on
+    assert panel.wait(30) and panel.steering.doses == {"anger": 0.5, "joy": 0.5}
+    assert panel.steering.op == "ablate" and panel._status.value == ""
+    assert panel.texts["steered"] == generate(tiny_llama, ASK, steering=panel.steering, max_new_tokens=12)[0]
+    panel.op.value, panel.dose.value = "add", "relative"
+    assert panel.sliders["joy"].max == 0.5 and not panel.dose.disabled
+    panel.sliders["joy"].value = 0.25
+    assert panel.wait(30) and panel.steering.dose == "relative" and "dose='relative'" in unescape(panel._result.value)
+    panel._zero.click()
+    assert panel.wait(30) and panel.steering is None
+
+
+@pytest.mark.parametrize("site", ["resid", "head"])
+def test_the_control_is_as_long_as_what_is_added(vectors, site):
+    steering = Steering(vectors, {"joy": 1.5, "anger": -0.5}, site=site, layers=[0, 2])
+    control = random_control(steering)
+    ours, theirs = steering.table(), control.table()
+    torch.testing.assert_close(theirs.norm(dim=-1), ours.norm(dim=-1))
+    assert (torch.cosine_similarity(ours, theirs)[[0, 2]].abs() < 0.7).all() and not theirs[1].any()
+    ablate = random_control(Steering(vectors, {"joy": 1.0}, op="ablate"))
+    assert ablate.op == "ablate" and not torch.equal(ablate.vectors.get("resid"), vectors.get("resid"))
+
+
+def test_html_is_escaped_whatever_is_written(tiny_llama, monkeypatch):
+    monkeypatch.setattr(panel_module, "generate", lambda model, prompts, **_: [HOSTILE] * len(prompts))
+    monkeypatch.setattr(panel_module, "DELAY", 0.0)
+    vectors = random_vectors(tiny_llama, (HOSTILE, "joy"))
+    judge = Judge((HOSTILE, "neutral"))
+    object.__setattr__(judge, "name", HOSTILE)
+    panel = SteeringPanel(tiny_llama, vectors, prompt=HOSTILE, doses={HOSTILE: 1.0}, judge=judge)
+    panel._say(RuntimeError(HOSTILE))
+    shown = panel._result.value + panel._status.value + panel._repr_mimebundle_()["text/html"]
+    assert "&lt;script&gt;" in shown and "<script" not in shown and "<img" not in shown
+    assert not any(s.description_allow_html for s in panel.sliders.values())
+    panel.close()
+
+
+def test_a_committed_notebook_shows_the_texts(panel):
+    bundle = panel._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle and bundle["text/plain"] == "SteeringPanel"
+    output = nbformat.v4.new_output("execute_result", data=dict(bundle), execution_count=1)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("panel", outputs=[output])])
+    shown = tidy(notebook).cells[0].outputs[0].data
+    assert set(shown) == {"text/html", "text/plain"} and problems(notebook) == []
+    assert panel.texts["steered"] in unescape(shown["text/html"]) and len(shown["text/html"]) < SIZE
+    # JupyterLab lets nothing else through in outputs that it does not trust.
+    allowed = r"text-align|vertical-align|white-space|line-height|padding|width|max-width|border-bottom|table-layout"
+    allowed += r"|border-collapse|font-size|opacity|margin|display|height|background-color|outline"
+    styles = re.findall(r'style="([^"]*)"', shown["text/html"])
+    names = {line.split(":")[0] for style in styles for line in style.split(";") if line}
+    assert styles and all(re.fullmatch(allowed, name) for name in names), names
+
+
+def test_no_thread_stays(panel):
+    panel.sliders["joy"].value = 1.0
+    assert panel.wait(30)
+    for thread in [t for t in threading.enumerate() if t.name == "emolab-widget"]:
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def test_closing_stops_the_work(panel):
+    slow(panel)
+    number = panel._number
+    panel.sliders["joy"].value = -2.0
+    begun(panel, number)
+    panel.close()
+    assert panel.wait(5)
+
+
+def test_latest_does_the_last_thing_and_survives_an_error(monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    done = []
+
+    def work(request, number):
+        if request == "bad":
+            raise RuntimeError
+        done.append(request)
+
+    latest = Latest(work, 0.02)
+    for request in "abc":
+        latest.submit(request)
+    assert latest.wait(5) and done == ["c"]
+    latest.submit("bad")
+    assert latest.wait(5)
+    latest.submit("d")
+    assert latest.wait(5) and done == ["c", "d"]
+    latest.submit("e")
+    latest.cancel()
+    latest.now("f")
+    assert latest.wait(5) and done == ["c", "d", "f"]
+
+
+def test_latest_never_does_two_things_at_once():
+    running, most, gate = [], [], threading.Event()
+
+    def work(request, number):
+        running.append(request)
+        most.append(len(running))
+        gate.wait(5) if request == "first" else None
+        running.remove(request)
+
+    latest = Latest(work, 0.0)
+    latest.submit("first")
+    while not running:
+        time.sleep(0.001)
+    latest.submit("second")
+    assert not latest.wait(0.05) and running == ["first"]
+    gate.set()
+    assert latest.wait(5) and most == [1, 1]
+
+
+# --- the map of heads
+
+
+def table(n_layers=3, n_heads=4, emotions=("anger", "joy"), value="share", seed=0):
+    index = pd.MultiIndex.from_product([range(n_layers), range(n_heads), emotions], names=["layer", "head", "emotion"])
+    rng = np.random.default_rng(seed)
+    data = {name: rng.normal(size=len(index)) for name in (value, "effect", "attribution", "lo", "hi")}
+    return pd.DataFrame(data | {"q": rng.random(len(index)), "test": "patch"}, index=index).reset_index()
+
+
+def data_of(view):
+    return json.loads(unescape(re.search(r"data-emolab='([^']*)'", view.html)[1]))
+
+
+def column_of(view, name):
+    """Numbers as the script reads them, [emotion, layer, head]."""
+    data = data_of(view)
+    steps = np.frombuffer(base64.b64decode(data["numbers"][name]["steps"]), "<i2").astype(float)
+    steps[steps == -32768] = np.nan
+    return (steps * data["numbers"][name]["step"]).reshape(len(data["emotions"]), len(data["layers"]), -1)
+
+
+def test_head_view_holds_every_number():
+    effects = table()
+    effects.loc[4, "share"] = np.nan
+    view = head_view(effects)
+    assert data_of(view)["value"] == "share" and view.table is effects
+    assert list(data_of(view)["numbers"]) == ["share", "q", "attribution", "effect", "lo", "hi"]
+    for name in data_of(view)["numbers"]:
+        wide = effects.set_index(["emotion", "layer", "head"])[name].sort_index().to_numpy().reshape(2, 3, 4)
+        np.testing.assert_allclose(column_of(view, name), wide, atol=2e-5 * np.nanmax(np.abs(wide)))
+    shown = re.findall(r"<td bgcolor=(#\w{6})[^>]*>(•?)", view.html)
+    assert len(shown) == 12 and {c for c, _ in shown} > {"#8a8a8a"}
+    anger = effects[effects["emotion"] == "anger"]
+    assert sum(dot == "•" for _, dot in shown) == (anger["q"] < 0.05).sum()
+    best = anger.loc[anger["share"].abs().idxmax()]
+    assert f"layer {best.layer}, head {best['head']}</div>" in view.html
+    assert f"{best.share:.3g}".replace("-", "−") in view.html
+    assert len(repr(view)) < 80 and view._repr_html_() == view.html
+
+
+def test_head_view_colours_are_signed_and_on_one_scale():
+    effects = table(1, 3, ("joy",)).assign(share=[-2.0, 0.0, 2.0])
+    low, middle, high = re.findall(r"<td bgcolor=#(..)(..)(..)", head_view(effects).html)
+    assert low[0] < low[2] and high[0] > high[2] and min(middle) > "f0"
+    scores = effects.drop(columns=["share", "effect", "attribution"]).assign(probe=[0, 0.5, 1])
+    assert data_of(head_view(scores))["palette"][0] != data_of(head_view(effects))["palette"][0]
+    assert (data_of(head_view(scores))["low"], data_of(head_view(scores))["high"]) == (0, 1)
+
+
+def test_head_view_refuses_what_it_cannot_show():
+    for bad, words in (
+        (table().drop(columns=["share", "effect", "attribution"]), "no quantity"),
+        (pd.concat([table(), table()]), "one row"),
+        (table(40, 40, ("joy",)), "too heavy"),
+    ):
+        with pytest.raises(EmolabError, match=words):
+            head_view(bad)
+    with pytest.raises(EmolabError, match="glee"):
+        head_view(table(), emotion="glee")
+    with pytest.raises(EmolabError, match="norm"):
+        head_view(table(), "norm")
+
+
+def test_head_view_escapes_and_stays_small():
+    hostile = table(emotions=(HOSTILE, "it's"))
+    hostile.attrs["about"] = {"model": {"name": HOSTILE}, "n": HOSTILE}
+    view = head_view(hostile)
+    assert "<script>alert" not in view.html and "<img" not in view.html and "</script><img" not in view.html
+    assert data_of(view)["emotions"] == [HOSTILE, "it's"]
+    large = head_view(table(32, 32, ("anger", "disgust", "fear", "joy", "sadness")))
+    assert len(large.html.encode()) < SIZE and set(data_of(large)["numbers"]) == {"share", "q"}
+
+
+def test_head_view_takes_the_measured_tables(tiny_llama):
+    from emolab.activations import output_weights, response_means
+    from emolab.heads import head_maps
+    from emolab.vectors import vectors_from_means
+
+    texts = {c: [f"{c} park {i}" for i in ("dog", "cat", "sea", "sun")] for c in ("neutral", "joy", "anger")}
+    means = response_means(tiny_llama, emolab.responses_from_texts(texts), sites=("head",), progress=False)
+    W_O = output_weights(tiny_llama)
+    maps = head_maps(vectors_from_means(means, W_O=W_O), means, W_O=W_O, n_splits=2)
+    view = head_view(maps, emotion="joy")
+    assert data_of(view)["value"] == "contribution" and "<b>joy</b>" in view.html
+    assert re.findall(r"<td bgcolor=", view.html) == ["<td bgcolor="] * 12
