@@ -139,6 +139,7 @@ def compare_methods(
         if equal.get(m.name):
             parts.append(study.measured(m, final, reported, equal[m.name]).assign(at="equal damage"))
         rows += [part.assign(method=m.name, setting=m.setting, **facts) for part in parts]
+        cells.write()
     table = pd.concat(rows, ignore_index=True)[list(COLUMNS)]
     params = {"target_kl": {e: round(t, 4) for e, t in targets.items()}, "settings": by_setting}
     n = f"{len(reported.queries)} queries reported, {len(chosen.queries)} to choose with"

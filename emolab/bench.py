@@ -26,7 +26,7 @@ from emolab.controls import as_strong, random_like, shuffled_like
 from emolab.damage import next_token_kl
 from emolab.emotions import NEUTRAL
 from emolab.errors import EmolabError
-from emolab.experiments import RANDOM_DIRECTIONS, _identity
+from emolab.experiments import RANDOM_DIRECTIONS, vectors_identity
 from emolab.generation import generate, token_logprobs
 from emolab.models import Model
 from emolab.stats import clusters_of
@@ -138,7 +138,7 @@ class Bench:
         return {
             "model": self.model.name,
             "fingerprint": self.model.fingerprint,
-            "vectors": _identity(self.vectors),
+            "vectors": vectors_identity(self.vectors),
             "site": self.place["site"],
             "layers": layers if isinstance(layers, str) else list(layers),
             "seed": self.seed,

@@ -153,7 +153,7 @@ def agreement(scored: pd.DataFrame, *, n: int = 1000, seed: int = 0) -> pd.DataF
 
     >>> agreement(emolab.score(table, judges=[EmbeddingJudge(), mini_lexicon()]))
          judge_a  judge_b  kappa     lo     hi     n
-    0  embedding  lexicon  0.833  0.807  0.854  3640
+    0  embedding  lexicon  ...
 
     Intervals (95 %) over queries, with their situation where the table has it: these are drawn whole (`bootstrap_ci`,
     n draws), else over texts. Kappa depends on how varied the texts are: compare it on the same table only. NaN where

@@ -38,7 +38,7 @@ class Asked:
 
 
 class Cells:
-    """One cell: a method's answers to all queries of a split with one emotion at one dose, and the KL at their tokens.
+    """One cell: a method's answers to all queries of a split with an emotion at a dose, and the KL at unsteered ones.
 
     Held in memory and, with a folder, in `texts.parquet` in it, written after every method and emotion.
     """
@@ -48,7 +48,10 @@ class Cells:
         self.max_new_tokens = max_new_tokens
         self.path = None if folder is None else folder / "texts.parquet"
         done = read_table(self.path, identity)
-        self.rows = {} if done is None else {tuple(row[k] for k in _KEY): row for row in done.to_dict("records")}
+        self.rows: dict[tuple, dict] = {}
+        for row in [] if done is None else done.to_dict("records"):
+            kls = None if row["kls"] is None else [np.asarray(kl, dtype=float) for kl in row["kls"]]
+            self._keep(tuple(row[k] for k in _KEY), list(row["texts"]), kls, row["seconds"])
 
     def unsteered(self, plain: Method, asked: Asked) -> float:
         """Generate the unsteered answers; seconds that it took."""
@@ -57,8 +60,8 @@ class Cells:
             start = time.perf_counter()
             texts = plain.texts(asked.queries, [{}], max_new_tokens=self.max_new_tokens)[0]
             self._keep(key, texts, [np.zeros(1)] * len(texts), time.perf_counter() - start)
-            self._write()
-        asked.answers = list(self.rows[key]["texts"])
+            self.write()
+        asked.answers = self.rows[key]["texts"]
         return float(self.rows[key]["seconds"])
 
     def fill(self, jobs: Iterable[tuple[Method, str, Sequence[float]]], asked: Asked) -> list[tuple]:
@@ -72,15 +75,17 @@ class Cells:
                 continue
             settings = [method.mixture(emotion, dose) for dose in todo]
             texts = method.texts(asked.queries, settings, max_new_tokens=self.max_new_tokens)
-            kls = method.kls(asked.queries, asked.answers, settings)
-            for dose, text, kl in zip(todo, texts, kls, strict=True):
-                self._keep(wanted[dose], text, kl, 0.0)
-            self._write()
+            for dose, text in zip(todo, texts, strict=True):
+                self._keep(wanted[dose], text, None, 0.0)
+            self.write()
         return list(dict.fromkeys(keys))
 
     def kl(self, method: Method, emotion: str, dose: float, asked: Asked) -> list[np.ndarray]:
-        """KL at every token of each unsteered answer."""
-        return [np.asarray(kl, dtype=float) for kl in self.rows[self._key(method, emotion, dose, asked)]["kls"]]
+        """KL at every token of each unsteered answer, worked out when first asked for."""
+        row = self.rows[self._key(method, emotion, dose, asked)]
+        if row["kls"] is None:
+            row["kls"] = method.kl(asked.queries, asked.answers, emotion, dose)
+        return row["kls"]
 
     def scored(
         self, keys: list[tuple], asked: Asked, model: Model, emotions: Sequence[str], judges: Any
@@ -91,7 +96,7 @@ class Cells:
             _, method, setting, emotion, dose = key
             for label in emotions if emotion == _ANY else [emotion]:
                 named = {"emotion": label, "alpha": dose, "control": "none", "method": method, "setting": setting}
-                parts.append(asked.table[columns].assign(**named, text=list(self.rows[key]["texts"])))
+                parts.append(asked.table[columns].assign(**named, text=self.rows[key]["texts"]))
         table = pd.concat(parts, ignore_index=True)
         made = digest([*map(str, keys), *table["text"], *map(repr, [judges] if callable(judges) else judges or [])])
         settings = self.identity | {"scored": made}
@@ -113,10 +118,11 @@ class Cells:
         emotion, dose = (_ANY, 0.0) if method.name == UNSTEERED else (emotion, float(dose))
         return (asked.split, method.name, method.setting, emotion, dose)
 
-    def _keep(self, key: tuple, texts: list[str], kls: list[np.ndarray], seconds: float) -> None:
+    def _keep(self, key: tuple, texts: list[str], kls: list[np.ndarray] | None, seconds: float) -> None:
         self.rows[key] = dict(zip(_KEY, key, strict=True)) | {"texts": texts, "kls": kls, "seconds": seconds}
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Write all cells, where there is a folder."""
         if self.path is not None:
-            rows = [row | {"kls": [list(map(float, kl)) for kl in row["kls"]]} for row in self.rows.values()]
+            rows = [row | {"kls": row["kls"] and [kl.tolist() for kl in row["kls"]]} for row in self.rows.values()]
             write_table(pd.DataFrame(rows), self.path, self.identity)

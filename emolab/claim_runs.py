@@ -80,7 +80,8 @@ def drift_runs(
     doses = sorted({float(a) for a in alphas if a})
     cells = [
         ((emotion, control, alpha), bench.steer(variants, {emotion: alpha}))
-        for emotion, (control, variants), alpha in product(vectors.emotions, sources.items(), doses)
+        # Dose by dose: texts of one dose are about as long, so that no batch waits for a broken one that never ends.
+        for alpha, emotion, (control, variants) in product(doses, vectors.emotions, sources.items())
     ]
     prompted = [((emotion, "prompt", 0.0), [(-1, None)]) for emotion in vectors.emotions]
     plain = [(("", "unsteered", 0.0), [(-1, None)])]

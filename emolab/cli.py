@@ -92,10 +92,11 @@ def _study(a: argparse.Namespace) -> None:
 def _queries(a: argparse.Namespace, split: str):
     from emolab.queries import load_queries
 
-    source = a.queries or ("mini" if a.model == "mini" else "general")
-    if a.split is None and split not in set(load_queries(source)["split"]):
-        return load_queries(source)  # a user's own list
-    return load_queries(source, split=a.split or split)
+    queries = load_queries(a.queries or ("mini" if a.model == "mini" else "general"))
+    wanted = a.split or (split if split in set(queries["split"]) else None)  # a user's own list has one split
+    if wanted is not None and wanted not in set(queries["split"]):
+        raise EmolabError(f"--split {wanted!r}: these queries have {', '.join(sorted(set(queries['split'])))}")
+    return queries if wanted is None else queries[queries["split"] == wanted].reset_index(drop=True)
 
 
 def _extract(a: argparse.Namespace) -> None:

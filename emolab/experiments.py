@@ -112,7 +112,7 @@ def sweep(
     table = pd.DataFrame(rows, columns=[c for c in COLUMNS if c != "text"])
     settings = {"model": model.name, "fingerprint": model.fingerprint, "max_new_tokens": max_new_tokens, "seed": seed}
     prompts = _prompts(model, list(table["query"]), conditions, templates)
-    settings |= {"vectors": _identity(vectors), "prompts": digest(list(dict.fromkeys(prompts)))}
+    settings |= {"vectors": vectors_identity(vectors), "prompts": digest(list(dict.fromkeys(prompts)))}
     settings["rows"] = digest(table.astype(str).to_numpy().ravel().tolist())
     path = None if out is None else Path(out) / "sweep.parquet"
     texts = _texts(model, prompts, steerings, path, settings, max_new_tokens, batch_size, progress)
@@ -188,7 +188,7 @@ def _turns(vectors: EmotionVectors, emotions: tuple[str, ...]) -> list[dict[str,
     return [dict(zip(emotions, turn, strict=False)) for turn in rounds]
 
 
-def _identity(vectors: EmotionVectors) -> str:
+def vectors_identity(vectors: EmotionVectors) -> str:
     """What the vectors were made of and what was done to them since; their numbers where that is not known."""
     source = vectors.meta.get("corpus_hash")
     if source is None:

@@ -2,8 +2,8 @@
 
 >>> import emolab
 >>> theirs = emolab.EmotionVectors.from_published("EMVector/qwen2.5")
->>> theirs.get("attn").shape, theirs.specific().emotions
-(torch.Size([5, 28, 3584]), ('anger', 'disgust', 'fear', 'joy', 'sadness'))
+>>> theirs.sites, theirs.specific().emotions
+(('attn',), ('anger', 'disgust', 'fear', 'joy', 'sadness'))
 >>> emolab.interop.agreement(ours, theirs, site="attn", part="specific")
 
 Imported vectors do not know the norm of the residual stream (`resid_norm` is 0), so relative doses are refused, nor

@@ -53,7 +53,7 @@ def render_prompts(
     """Complete prompt strings, with BOS exactly once where the model uses one: encode them without special tokens.
 
     >>> render_prompts(model, ["Tell me about the park."], "joy")
-    ['<bos><system>Answer with joy.<user>Tell me about the park.<assistant>']
+    ['<bos><|system|>Answer with joy.<|user|>Tell me about the park.<|assistant|>']
 
     With a chat template, `neutral` is the query as the user's turn and an emotion adds its `instruction` as the
     system's turn, if that leaves the neutral prompt whole. Else the instruction opens the user's turn: where the
@@ -129,9 +129,9 @@ class Batch:
 def encode(model: Model, prompts: list[str], texts: list[str] | None = None) -> Batch:
     """Prompts, or prompts followed by texts, as one batch on the model's device.
 
-    >>> batch = encode(model, ["<bos>Hello"], ["there"])
+    >>> batch = encode(model, ["<bos>The park"], ["was quiet."])
     >>> batch.input_ids.shape, batch.response_mask.sum()
-    (torch.Size([1, 3]), tensor(1))
+    (torch.Size([1, 6]), tensor(3))
 
     Prompt and text are tokenised apart and joined as ids, so that what is counted as response is exactly the text's own
     tokens. Prompts are complete (see `render_prompts`); an empty prompt stands for BOS where the tokenizer by itself

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +102,22 @@ def _headline(summary: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _methods(summary: Mapping[str, Any]) -> pd.DataFrame | None:
-    rows = (summary.get("baselines") or {}).items()
-    plain = [{"method": name, **{k: v for k, v in row.items() if not isinstance(v, list | dict)}} for name, row in rows]
-    return pd.DataFrame(plain).astype(object) if plain else None
+    rows = []
+    for name, row in (summary.get("baselines") or {}).items():
+        best, equal = row.get("best", {}), row.get("equal damage", {})
+        cells = {measure: _interval(best.get(measure)) for measure in ("emotion", "adherence", "fluency", "overall")}
+        cells["damage (nats)"] = _interval(best.get("damage"))
+        cells["overall at equal damage"] = _interval(equal.get("overall"))
+        costs = {"set-up (s)": row["seconds"], "speed": row["speed"], "dosed": row["can_dose"], "mixed": row["can_mix"]}
+        rows.append({"method": name, **cells, **costs})
+    return pd.DataFrame(rows).astype(object) if rows else None
+
+
+def _interval(found: Sequence[float | None] | None) -> str:
+    if not found:
+        return "–"
+    value, low, high = found
+    return _cell(value) if low is None else f"{_cell(value)} ({_cell(low)} to {_cell(high)})"
 
 
 def _where(summary: Mapping[str, Any]) -> list[str]:

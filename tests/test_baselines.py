@@ -30,6 +30,7 @@ from tests import oracle
 EMOTIONS = ("joy", "calm")  # one of the five, and one that is not
 WORDS = {"joy": ["happy", "glad", "bright", "sun"], "calm": ["warm", "quiet", "good", "sea"]}
 ASKED = ["tell me about the park .", "how did you feel ?", "the dog and the cat ."]
+EMBED = judging.embed
 STEERING = ("emotion vector", "pca", "probe", "random")
 
 
@@ -325,3 +326,22 @@ def test_the_summary_is_json(compared):
     assert ours["can_dose"] and ours["can_mix"] and not found["instruction"]["can_dose"]
     assert "equal damage" not in found["few_shot"] and found["random"]["seconds"] is None
     assert ours["seconds"] > 0 and 0.05 < ours["speed"] < 20
+
+
+@pytest.mark.slow
+def test_on_the_bundled_model_vectors_and_instruction_beat_a_random_direction():
+    model = load_model("mini")
+    queries = emolab.load_queries("mini")
+    train, held = (queries[queries.split == s].drop_duplicates("situation") for s in ("train", "heldout"))
+    responses = emolab.collect_responses(model, train.head(16), progress=False)
+    vectors = extract_vectors(model, responses, sites=("attn",), progress=False)
+    names = ("instruction", "emotion vector", "random")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judging, "embed", EMBED)
+        options = {"methods": names, "settings": [{"site": "attn"}], "progress": False}
+        table = compare_methods(model, vectors, responses, train.iloc[16:26], held.head(8), **options)
+    rows = table[(table.emotion == "all") & (table.measure == "overall") & (table["at"] == "best")].set_index("method")
+    for method in names[:2]:
+        assert rows.loc[method, "lo"] > rows.loc["random", "hi"] and rows.loc[method, "value"] > 0.6
+    kl = table[(table.emotion == "all") & (table.measure == "damage") & (table["at"] == "equal damage")]
+    assert kl.set_index("method").loc["emotion vector", "value"] > 0.5

@@ -127,6 +127,13 @@ def test_next_token_kl_decides_nothing(kl):
     assert claims.preservation(kept).verdict == YES and claims.preservation(lost).verdict == NO
 
 
+def test_the_answer_may_change_if_the_topic_stays():
+    kept = made.drift(lambda a: 0.02 * a**2, lambda a: 0.02 * a**2)
+    changed = kept.assign(answer=kept["answer"] + kept["alpha"].where(kept["control"] == "none", 0))
+    claim = claims.preservation(changed)
+    assert claim.verdict == YES and claim.evidence["answer"]["minus"]["random"]["1"][1] > 0.9
+
+
 def test_what_is_kept_at_first_and_lost_later_is_mixed():
     claim = claims.preservation(made.drift(lambda a: 0.05 * a**2, lambda a: 0.02 * a**2))
     assert (claim.verdict, claim.evidence["local"], claim.evidence["global"]) == (MIXED, YES, NO)

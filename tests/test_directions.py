@@ -13,7 +13,7 @@ from emolab.activations import ResponseMeans
 from emolab.controls import shuffled_like
 from emolab.directions import pca_vectors, probe_vectors
 from emolab.errors import EmolabError
-from emolab.experiments import _identity
+from emolab.experiments import vectors_identity
 from emolab.steering import Steering
 from emolab.vectors import vectors_from_means
 from tests.made_means import META, make_means, orthogonal
@@ -113,7 +113,7 @@ def test_meta_is_honest_and_no_one_takes_them_for_emotion_vectors():
         assert {k: found.meta[k] for k in ("corpus_hash", "fingerprint", "n_pairs")} == {
             k: plain.meta[k] for k in ("corpus_hash", "fingerprint", "n_pairs")
         }
-        assert _identity(found) != _identity(plain), "else a sweep would go on with the texts of the other"
+        assert vectors_identity(found) != vectors_identity(plain), "else a sweep would go on with the texts of the other"
         with pytest.raises(EmolabError, match="means"):
             shuffled_like(found)
         assert Steering(found, {"calm": 1.0}).table().shape == (2, 8)

@@ -12,7 +12,9 @@ import torch
 import emolab
 from emolab.errors import EmolabError
 from emolab.generation import generate, token_logprobs
+from emolab.judges import EmbeddingJudge
 from emolab.lora import (
+    Adapter,
     _factors,
     _loss,
     _peft,
@@ -101,7 +103,7 @@ def test_merging_is_what_peft_does(fixture, request):
             if "lora_B" in name:
                 p.copy_(torch.randn(p.shape, generator=draw) * 0.1)
         factors, expected = _factors(tuned, peft), tuned(**inputs).logits
-    adapter = emolab.lora.Adapter("joy", factors, {"fingerprint": model.fingerprint})
+    adapter = Adapter("joy", factors, {"fingerprint": model.fingerprint})
     with torch.no_grad():
         torch.testing.assert_close(
             merge_lora(model, {adapter: 1.0}).hf(**inputs).logits, expected, rtol=1e-4, atol=1e-4
@@ -183,7 +185,7 @@ def test_on_the_bundled_model_plain_answers_become_joyful():
     responses = emolab.collect_responses(model, queries.head(24), emotions=("joy",), progress=False)
     joyful = train_lora(model, responses, "joy", progress=False)
     asked = list(emolab.load_queries("mini", split="heldout")["query"].head(12))
-    judge = emolab.judges.EmbeddingJudge()
+    judge = EmbeddingJudge()
     place = judge.labels.index("joy")
     p = [judge(generate(m, asked))[:, place].mean() for m in (joyful, model)]
     assert p[0] > 0.7 and p[0] > p[1] + 0.4

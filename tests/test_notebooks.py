@@ -10,7 +10,7 @@ from statistics import median
 import nbformat
 import pytest
 
-from emolab.notebooks import problems
+from emolab.notebooks import is_student, problems
 
 ROOT = Path(__file__).parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -23,7 +23,11 @@ READING = re.compile(r"\*\*(Reading|What it shows|What it does not show)\.\*\*")
 
 
 def test_there_are_notebooks():
-    assert {p.name[:2] for p in PATHS} >= {"00", "01"} and len({p.name[:2] for p in PATHS}) == len(PATHS)
+    """A number is one notebook; the classroom's alone has two editions, made from one source."""
+    editions = [p for p in PATHS if p.stem.endswith(("_solution", "_student"))]
+    assert sorted(p.stem for p in editions) == ["07_classroom_solution", "07_classroom_student"]
+    numbers = [p.name[:2] for p in PATHS if not is_student(p)]
+    assert set(numbers) >= {"00", "01"} and len(set(numbers)) == len(numbers)
 
 
 @pytest.fixture(params=PATHS, ids=lambda p: p.stem)
@@ -109,8 +113,11 @@ def test_figures_have_words(notebook):
 
 
 def test_executed_from_top_to_bottom(notebook, path):
-    """As `make figures` leaves it: 1..n, no error, nothing on stderr, under 1 MB."""
+    """As `make figures` leaves it: 1..n, no error, nothing on stderr, under 1 MB; the student edition empty."""
     cells = [c for c in code_cells(notebook) if c.source.strip()]
+    if is_student(path):
+        assert not [c.id for c in cells if c.outputs or c.execution_count], "run python -m emolab.classroom"
+        return
     assert all(c.execution_count for c in cells), f"{path.name} is not executed; run make figures"
     assert [c.execution_count for c in cells] == list(range(1, len(cells) + 1))
     assert problems(notebook) == [] and path.stat().st_size < 1_000_000

@@ -135,7 +135,7 @@ def test_mixture_map_tells_mixed_texts_from_mixed_shares():
     assert np.isnan(data.loc[("none", "joy", "joy"), "mixed"]), "one emotion is no mixture"
     assert data.loc[("unsteered", half, NEUTRAL), "share"] == 1.0
     titles = [ax.get_title(loc="left") for ax in fig.axes if ax.get_title(loc="left")]
-    assert titles == ["Steered", "Instructed", "Random directions", "Mixed in one text"]
+    assert titles == ["Steered", "Instructed", "Random directions", "In one text"]
     assert fig.axes[0].images[0].get_cmap().name == "cividis"
 
 

@@ -1,10 +1,10 @@
 """Figures: one function a figure. They take results, return a matplotlib Figure, and never show or write.
 
 >>> from emolab import plot
->>> fig = plot.cosine_by_layer(vectors)                        # doctest: +SKIP
+>>> fig = plot.cosine_by_layer(vectors)
 >>> with plot.theme("print"):                                  # 8 pt, column widths; also "slides"
-...     fig = plot.cosine_map(vectors, layer=3)                # doctest: +SKIP
->>> plot.save_figure(fig, "cosine_map", caption="...", alt="...")  # doctest: +SKIP
+...     fig = plot.cosine_map(vectors, layer=3)
+>>> plot.save_figure(fig, "cosine_map", caption="...", alt="...")
 
 `save_figure` alone writes: SVG, PNG, the numbers as CSV, and an entry in figures/manifest.json.
 """

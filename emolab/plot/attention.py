@@ -26,7 +26,7 @@ _COLORS = {
 def attention_bars(table: pd.DataFrame, *, emotion: str | None = None, model=None, seed=None):
     """Where each head's attention goes while the model answers, as stacked shares, and even attention beside them.
 
-    >>> fig = attention_bars(attention_summary(model, responses, heads=[(3, 4)]))        # doctest: +SKIP
+    >>> fig = attention_bars(attention_summary(model, responses, heads=[(3, 4)]))
 
     table: from `emolab.attention.attention_summary`. emotion: one of its emotions; default their mean.
     """
@@ -73,7 +73,7 @@ class Html(str):
 def attention_html(pattern: pd.DataFrame, *, position: int | None = None) -> Html:
     """The text, each token shaded by the attention that it gets, as a small piece of HTML without scripts.
 
-    >>> attention_html(attention_pattern(model, prompt, text, layer=3, head=4))          # doctest: +SKIP
+    >>> attention_html(attention_pattern(model, prompt, text, layer=3, head=4))
 
     pattern: from `emolab.attention.attention_pattern`. position: one `from_position`; default the mean over all.
     Tokens are escaped, whatever the model wrote. Raises EmolabError for a position that is not there.
@@ -106,7 +106,7 @@ def attention_html(pattern: pd.DataFrame, *, position: int | None = None) -> Htm
 def words_table(table: pd.DataFrame, *, n: int = 8):
     """The words that vectors raise and lower, one line a vector, for display in a notebook.
 
-    >>> words_table(top_words(model, vectors))     # doctest: +SKIP
+    >>> words_table(top_words(model, vectors))
 
     table: from `emolab.attribution.top_words`. Returns a pandas Styler; tokens are escaped.
     """

@@ -88,7 +88,7 @@ def tradeoff(table: pd.DataFrame, *, emotion: str = "all", model=None, seed: int
     with theme():
         fig, axes = new_figure(1, 2, width=1.0, height=4.2, grid={"sharex": True, "sharey": True})
         for ax, measure in zip(axes[0], _Y, strict=True):
-            for name in methods:
+            for name in reversed(methods):  # the emotion vector on top
                 _draw(ax, wide[wide["method"] == name], name, measure)
             plain = wide[(wide["method"] == "unsteered") & (wide["at"] == "best")]
             if len(plain):
@@ -128,7 +128,7 @@ def _draw(ax, own: pd.DataFrame, name: str, measure: str) -> None:
         _whiskers(ax, point, measure, color, 1.0)
         ax.plot(
             point["value", "damage"], point["value", measure], marker, color=color, markerfacecolor=face,
-            markersize=11 if marker == "*" else 8, markeredgecolor=color if face == "white" else INK, zorder=4,
+            markersize={"*": 11, "s": 10}.get(marker, 8), markeredgecolor=color if face == "white" else INK, zorder=4,
         )  # fmt: skip
 
 

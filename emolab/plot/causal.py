@@ -19,7 +19,7 @@ _UNITS = {"words": "nats of emotion-word probability"}
 def head_forest(table: pd.DataFrame, *, top: int = 5, level: float = 0.05, model=None, seed=None):
     """The heads with the largest effect on each emotion, with 95 % intervals and their controls.
 
-    >>> fig = head_forest(effects)                 # doctest: +SKIP
+    >>> fig = head_forest(effects)
 
     table: from `emolab.head_effects`, one test and one measure. Filled markers have q below `level`. Grey cross: the
     same change along a random direction of that head. Grey bar: mean of the other heads of its layer.
@@ -76,7 +76,7 @@ def head_forest(table: pd.DataFrame, *, top: int = 5, level: float = 0.05, model
 def ablation_curve(table: pd.DataFrame, *, model=None, seed=None):
     """Emotion kept against the number of heads changed: ranked heads, random heads, random directions.
 
-    >>> fig = ablation_curve(curve)                # doctest: +SKIP
+    >>> fig = ablation_curve(curve)
 
     table: from `emolab.causal.ablation_curve`. 1 is the instructed run, 0 the neutral one; bands are 95 % bootstrap
     intervals over queries (and random sets of heads).

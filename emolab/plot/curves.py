@@ -17,8 +17,8 @@ _PROBES = {"centroid": ("nearest centroid", INK, "o"), "logistic": ("logistic", 
 def shared_energy_curve(tables, *, model=None, seed: int | None = None):
     """Share of the vectors' energy that all emotions have in common, by layer, between its two yardsticks.
 
-    >>> tables = {site: geometry.shared_energy(means, site=site) for site in ("resid", "attn")}  # doctest: +SKIP
-    >>> fig = shared_energy_curve(tables)                                                     # doctest: +SKIP
+    >>> tables = {site: geometry.shared_energy(means, site=site) for site in ("resid", "attn")}
+    >>> fig = shared_energy_curve(tables)
 
     tables: from `geometry.shared_energy`, one or {title: table}, one panel each.
     """
@@ -45,8 +45,8 @@ def shared_energy_curve(tables, *, model=None, seed: int | None = None):
 def reliability_curve(tables, *, model=None, seed: int | None = None):
     """Cosine between vectors from two halves of the queries, by layer; the band is the middle 95 % of random halves.
 
-    >>> parts = {p: reliability.split_half(means, part=p) for p in ("whole", "specific")}     # doctest: +SKIP
-    >>> fig = reliability_curve(parts)                                                        # doctest: +SKIP
+    >>> parts = {p: reliability.split_half(means, part=p) for p in ("whole", "specific")}
+    >>> fig = reliability_curve(parts)
 
     tables: from `reliability.split_half`, one or {title: table}. Grey: with the conditions shuffled within each query.
     """
@@ -71,7 +71,7 @@ def reliability_curve(tables, *, model=None, seed: int | None = None):
 def convergence_curve(tables, *, model=None, seed: int | None = None):
     """Cosine between vectors from n queries and from n others, against n; bands are the middle 95 % of draws.
 
-    >>> fig = convergence_curve(reliability.convergence(means, layer=3))                      # doctest: +SKIP
+    >>> fig = convergence_curve(reliability.convergence(means, layer=3))
 
     tables: from `reliability.convergence`, one or {title: table}.
     """
@@ -95,8 +95,8 @@ def convergence_curve(tables, *, model=None, seed: int | None = None):
 def agreement_curve(tables, *, model=None, seed: int | None = None):
     """Cosine between two sets of vectors of the same emotions, by layer: one's own beside imported ones.
 
-    >>> table = interop.agreement(ours, theirs, site="attn", part="specific")                 # doctest: +SKIP
-    >>> fig = agreement_curve({"specific": table})                                              # doctest: +SKIP
+    >>> table = interop.agreement(ours, theirs, site="attn", part="specific")
+    >>> fig = agreement_curve({"specific": table})
 
     tables: from `interop.agreement`, one or {title: table}. Dashed: mean cosine between different emotions, what any
     emotion would give. Grey band: 95 % of random directions.
@@ -132,7 +132,7 @@ def probe_curve(
 ):
     """Accuracy on held-out queries by layer: all conditions with both probes, and beside it each condition with one.
 
-    >>> fig = probe_curve(reliability.probe_accuracy(means, test=heldout))                    # doctest: +SKIP
+    >>> fig = probe_curve(reliability.probe_accuracy(means, test=heldout))
 
     words: from `reliability.word_accuracy`, drawn as a line: what the words of the answers tell without any model.
     probe: which one the right panel shows, default the last of the table. Bands: 95 % intervals over queries.
@@ -181,8 +181,8 @@ def probe_curve(
 def denoise_curve(table: pd.DataFrame, *, model=None, seed: int | None = None):
     """What is left of the vectors, and of their specific parts, without the components of neutral answers.
 
-    >>> clean = geometry.denoise(vectors, means)                                              # doctest: +SKIP
-    >>> fig = denoise_curve(geometry.denoise_effect(vectors, clean))                          # doctest: +SKIP
+    >>> clean = geometry.denoise(vectors, means)
+    >>> fig = denoise_curve(geometry.denoise_effect(vectors, clean))
     """
     panels = {"kept": "Whole vectors: norm left", "specific_kept": "Specific part: norm left"}
     with theme():

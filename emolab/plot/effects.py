@@ -28,7 +28,7 @@ _CONTROLS = {
 def effect_forest(table: pd.DataFrame, *, level: float = 0.05, model=None, seed: int | None = None):
     """Steered minus control at every dose, one panel an emotion, with 95 % intervals over queries.
 
-    >>> fig = effect_forest(emolab.dose_response.compare(scores, control="random"))       # doctest: +SKIP
+    >>> fig = effect_forest(emolab.dose_response.compare(scores, control="random"))
 
     table: from `emolab.dose_response.compare`, one control and one measure. Filled markers have q below `level`
     (Benjamini-Hochberg over all cells of the table). Raises EmolabError for another table.
@@ -68,7 +68,7 @@ def effect_forest(table: pd.DataFrame, *, level: float = 0.05, model=None, seed:
 def wrong_way(table: pd.DataFrame, *, model=None, seed: int | None = None):
     """Share of queries whose target moved against the sign of the dose, beside a random direction.
 
-    >>> fig = wrong_way(emolab.dose_response.wrong_way(scores))                            # doctest: +SKIP
+    >>> fig = wrong_way(emolab.dose_response.wrong_way(scores))
 
     table: from `emolab.dose_response.wrong_way`. Bars are 95 % intervals over queries (Wilson). A mean that rises can
     hide many queries that fall. Raises EmolabError for another table.

@@ -29,8 +29,8 @@ _PARTS = {"whole": "whole vectors", "specific": "specific part", "base": "base"}
 def norms(vectors, *, site: str = "resid", model=None, seed: int | None = None):
     """Length of each emotion vector by layer, beside the median length of the residual stream, and as a share of it.
 
-    >>> fig = norms(vectors)                       # doctest: +SKIP
-    >>> list(fig.emolab_data)                      # doctest: +SKIP
+    >>> fig = norms(vectors)
+    >>> list(fig.emolab_data)
     ['emotion', 'layer', 'norm', 'resid_norm', 'relative']
 
     vectors: EmotionVectors. site: "resid", "attn" or "mlp". Norms in units of the residual stream, on a log axis.
@@ -78,8 +78,8 @@ def norms(vectors, *, site: str = "resid", model=None, seed: int | None = None):
 def cosine_by_layer(vectors, *, site: str = "resid", part: str | None = None, model=None, seed: int | None = None):
     """Cosine of every pair of emotions by layer: of the whole vectors, and beside them of their specific parts.
 
-    >>> fig = cosine_by_layer(vectors, site="attn")          # doctest: +SKIP
-    >>> fig.emolab_data.query("pair == 'mean'")              # doctest: +SKIP
+    >>> fig = cosine_by_layer(vectors, site="attn")
+    >>> fig.emolab_data.query("pair == 'mean'")
 
     part: None for both panels, or "whole" or "specific" for one. The specific parts of k emotions sum to zero, so that
     their mean cosine lies near -1/(k-1) whatever the model does: the dotted line. A pair's line has both colours; more
@@ -126,7 +126,7 @@ def cosine_by_layer(vectors, *, site: str = "resid", part: str | None = None, mo
 def cosine_map(vectors, layer: int, *, site: str = "resid", part: str = "whole", model=None, seed: int | None = None):
     """Cosine between all emotions at one layer, as a heat map with fixed limits -1 and 1.
 
-    >>> fig = cosine_map(vectors, layer=3, part="specific")   # doctest: +SKIP
+    >>> fig = cosine_map(vectors, layer=3, part="specific")
 
     Values are printed for up to eight emotions. Raises EmolabError for a layer that does not exist.
     """

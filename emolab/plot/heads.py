@@ -28,8 +28,8 @@ _TESTS = {"ablate": "direction ablated", "patch": "output patched in", "steer": 
 def head_map(table: pd.DataFrame, value: str = "contribution", *, level: float = 0.05, model=None, seed=None):
     """One quantity of every head, layers upwards and heads sideways, one panel an emotion.
 
-    >>> fig = head_map(maps, "split_half")         # doctest: +SKIP
-    >>> fig = head_map(effects, "share")           # doctest: +SKIP
+    >>> fig = head_map(maps, "split_half")
+    >>> fig = head_map(effects, "share")
 
     table: from `emolab.heads.head_maps` (norm, contribution, attribution, split_half, probe) or `emolab.head_effects`
     (effect, share, attribution). Where it has a column q and effects are shown, a dot marks q below `level`. Signed
@@ -81,7 +81,7 @@ def head_map(table: pd.DataFrame, value: str = "contribution", *, level: float =
 def head_cosine_map(cosines: pd.DataFrame, *, emotion: str, cluster: bool = False, model=None, seed=None):
     """Cosines between the vectors of all heads for one emotion, by layer or (cluster=True) in order of likeness.
 
-    >>> fig = head_cosine_map(head_cosines(vectors, emotion="joy"), emotion="joy")       # doctest: +SKIP
+    >>> fig = head_cosine_map(head_cosines(vectors, emotion="joy"), emotion="joy")
 
     cosines: from `emolab.heads.head_cosines`. Clusters: average linkage on 1 - cosine. Lines part the layers.
     """
@@ -136,7 +136,7 @@ def head_cosine_map(cosines: pd.DataFrame, *, emotion: str, cluster: bool = Fals
 def head_umap(table: pd.DataFrame, *, largest: int = 4, model=None, seed=None):
     """Heads' unit vectors: PCA beside UMAP, coloured by emotion (above) and by layer (below).
 
-    >>> fig = head_umap(embed_heads(vectors))      # doctest: +SKIP
+    >>> fig = head_umap(embed_heads(vectors))
 
     table: from `emolab.heads.embed_heads`. Size is the vector's norm; the `largest` heads are named, layer.head, beside
     their longest vector. Trustworthiness says how far neighbours on the map are neighbours; distances between clusters

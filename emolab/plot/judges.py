@@ -16,7 +16,7 @@ _STAGES = {"before": (GREY, "s", "as it is"), "after": (INK, "o", "calibrated, h
 def judge_agreement(table: pd.DataFrame, *, model=None, seed: int | None = None):
     """How often every two judges name the same emotion, beyond chance: Cohen's kappa with its 95 % interval.
 
-    >>> fig = judge_agreement(calibration.agreement(scored))               # doctest: +SKIP
+    >>> fig = judge_agreement(calibration.agreement(scored))
 
     table: from `agreement`. Colours run from 0 (as by chance, or worse) to 1 (the same).
     """
@@ -54,7 +54,7 @@ def judge_agreement(table: pd.DataFrame, *, model=None, seed: int | None = None)
 def calibration_curve(heldout: pd.DataFrame, *, model=None, seed: int | None = None):
     """Share of texts that a judge reads rightly, by how sure it is, before and after calibration.
 
-    >>> fig = calibration_curve(judge.heldout)                             # doctest: +SKIP
+    >>> fig = calibration_curve(emolab.calibration.calibrated(judge, texts, labels).heldout)
 
     heldout: of a judge from `calibrated`. On the diagonal a probability of .7 is right in 70 % of the texts. Ten bins
     of equal width; bars are 95 % intervals (Wilson), numbers above them texts in the bin.

@@ -28,7 +28,7 @@ def cosine_grid(
 ):
     """Cosine between all emotions, one heat map a layer, fixed limits -1 and 1.
 
-    >>> fig = cosine_grid(vectors, part="specific", layers=[0, 2, 5])      # doctest: +SKIP
+    >>> fig = cosine_grid(vectors, part="specific", layers=[0, 2, 5])
 
     layers: default at most six, evenly spread. Values are printed for up to six emotions.
     """
@@ -55,7 +55,7 @@ def cosine_grid(
 def layer_map(vectors, *, site: str = "resid", part: str = "whole", model=None, seed: int | None = None):
     """Cosine of each emotion's vector between layers, one heat map an emotion, fixed limits -1 and 1.
 
-    >>> fig = layer_map(vectors, site="attn")                              # doctest: +SKIP
+    >>> fig = layer_map(vectors, site="attn")
     """
     from ..geometry import layer_cosines
 
@@ -84,7 +84,7 @@ def layer_map(vectors, *, site: str = "resid", part: str = "whole", model=None, 
 def cka_map(table: pd.DataFrame, *, model=None, seed: int | None = None):
     """How alike the layers see the responses: linear CKA, from `geometry.cka`.
 
-    >>> fig = cka_map(geometry.cka(means))                                 # doctest: +SKIP
+    >>> fig = cka_map(geometry.cka(means))
     """
     n = len(table)
     matrix = table.to_numpy(dtype=float)
@@ -113,8 +113,8 @@ def clustered_map(
 ):
     """Cosine between the vectors of all emotions at several layers, put in order by clustering.
 
-    >>> fig = clustered_map(vectors, layers=[3])                           # doctest: +SKIP
-    >>> fig.emolab_data["row"].unique()                                    # doctest: +SKIP
+    >>> fig = clustered_map(vectors, layers=[3])
+    >>> fig.emolab_data["row"].unique()
 
     Average linkage of 1 - cosine with optimal leaf order; the dendrogram is on the left, the strip beside it shows the
     emotion. layers: default at most six; one layer clusters the emotions alone. Raises EmolabError for fewer than three

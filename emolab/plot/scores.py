@@ -33,7 +33,7 @@ _CONTROLS = {
 def instruction_following(table: pd.DataFrame, *, model=None, seed: int | None = None):
     """Which emotion the judge reads in the answers to each instruction, and the share that hit, with 95 % intervals.
 
-    >>> fig = instruction_following(scores)        # doctest: +SKIP
+    >>> fig = instruction_following(instructed)
 
     table: scored responses with `query_id`, `condition` and p_<emotion> columns. Intervals over queries (Wilson).
     """
@@ -89,7 +89,7 @@ def dose_response(
 ):
     """What steering does as its dose grows, one column an emotion, with its controls.
 
-    >>> fig = dose_response(scores, reference=instructed, best={"joy": 2.0})       # doctest: +SKIP
+    >>> fig = dose_response(scores, reference=instructed, best={"joy": 2.0})
 
     table: a scored sweep of one setting, as `emolab.dose_response.dose_table` takes it, whose numbers these are.
     reference: scored answers under instruction, whose level is drawn, too; or only their median perplexity by emotion.

@@ -35,7 +35,7 @@ def theme(style: str | None = None) -> Iterator[None]:
     """Draw the figures made inside in one of three sizes: "notebook" (the default), "print" or "slides".
 
     >>> with theme("print"):
-    ...     fig = norms(vectors)      # doctest: +SKIP
+    ...     fig = plot.norms(vectors)
 
     matplotlib's settings are as before on leaving. Raises EmolabError for a style that does not exist.
     """

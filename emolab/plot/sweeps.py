@@ -28,7 +28,7 @@ def layer_curve(table: pd.DataFrame, *, model=None, seed: int | None = None):
     """What steering each single layer does: the share that hits the target by layer, one panel an emotion.
 
     >>> table = emolab.sweep(model, vectors, queries, alphas=(0, 4), grid={"layers": ["each", "all"]})
-    >>> fig = layer_curve(emolab.score(table))                             # doctest: +SKIP
+    >>> fig = layer_curve(emolab.score(table))
 
     table: a scored sweep at one dose. Grey: random directions of equal norm. Dashed: all layers at once, dotted:
     unsteered, where the table holds them. Raises EmolabError for a table without single layers or of several settings.
@@ -71,7 +71,7 @@ def site_map(table: pd.DataFrame, *, control: str = "random", model=None, seed: 
     """What each setting does to each emotion: the share that hits the target, less that of the control.
 
     >>> grid = {"site": ["resid", "attn", "mlp"], "part": ["whole", "specific"]}
-    >>> fig = site_map(emolab.score(emolab.sweep(model, vectors, queries, alphas=(0, 1), grid=grid)))  # doctest: +SKIP
+    >>> fig = site_map(emolab.score(emolab.sweep(model, vectors, queries, alphas=(0, 1), grid=grid)))
 
     One row a setting and dose, in the table's order, named by what differs (site, layers, part, op, dose, positions,
     heads, fade); one column an emotion, and their mean. Intervals of differences by Newcombe's method 10 (1998), from
@@ -125,7 +125,7 @@ def mixture_map(table: pd.DataFrame, *, model=None, seed: int | None = None):
 
     >>> blends = ["anger", {"anger": 0.5, "joy": 0.5}, "joy"]
     >>> table = emolab.sweep(model, vectors, queries, alphas=(0, 1.5), emotions=blends, controls=("random", "prompt"))
-    >>> fig = mixture_map(emolab.score(table))                             # doctest: +SKIP
+    >>> fig = mixture_map(emolab.score(table))
 
     table: a scored sweep at one dose and setting. Heat maps: share of texts by top label, steered, told by an
     instruction ("prompt") and with random directions of equal norm, as far as the table holds them. Dots: how mixed
@@ -171,7 +171,7 @@ def mixture_map(table: pd.DataFrame, *, model=None, seed: int | None = None):
             ax.hlines(rows, own["low"], own["high"], color=INK)
             if len(own):
                 ax.plot(own["mixed"], rows, marker, color=INK, markerfacecolor=face, label=label)
-        ax.set(xlim=(-0.05, 1.05), title="Mixed in one text")
+        ax.set(xlim=(-0.05, 1.05), title="In one text")
         ax.set_xticks([0, 0.5, 1], ["one\nalone", "", "all\nalike"])
         ax.grid(axis="y", visible=False)
         if (data["mixed"].notna()).any():
@@ -183,7 +183,7 @@ def fade_curve(table: pd.DataFrame, *, model=None, seed: int | None = None):
     """What a fading dose does: target, adherence and distinct word pairs against the half-life of the steering.
 
     >>> table = emolab.sweep(model, vectors, queries, alphas=(0, 3), grid={"fade": [None, 4, 8, 16]})
-    >>> fig = fade_curve(emolab.score(table))                              # doctest: +SKIP
+    >>> fig = fade_curve(emolab.score(table))
 
     table: a scored sweep at one dose. Thick: mean of all emotions with its interval; thin: each emotion; grey: random
     directions of equal norm; dotted: unsteered. The last point does not fade. A shorter half-life is also a smaller

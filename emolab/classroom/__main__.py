@@ -1,0 +1,3 @@
+from .editions import main
+
+raise SystemExit(main())

@@ -1,0 +1,116 @@
+"""What examples in docstrings and in docs/ may take for granted: a small study of the bundled model, and some files."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+
+import emolab
+from emolab import attention, attribution, heads, judges, models, plot
+from emolab.activations import output_weights
+from emolab.mini.corpus import emotion_words
+from emolab.prompts import encode, render_prompts
+from emolab.storage import write_json, write_parquet
+from emolab.summary import summarise
+
+TOKENS = 24
+QUIET = {"progress": False}
+
+
+@cache
+def study() -> dict[str, Any]:
+    """A study of twenty training and three held-out queries, as the names that examples use."""
+    model = emolab.load_model("mini")
+    every = emolab.load_queries("mini")
+    train, queries = (
+        every[every["split"] == split].groupby("situation").head(1).head(n).reset_index(drop=True)
+        for split, n in (("train", 20), ("heldout", 3))
+    )
+    responses, told = (
+        emolab.collect_responses(model, asked, max_new_tokens=TOKENS, **QUIET) for asked in (train, queries)
+    )
+    sites = ("resid", "attn", "mlp", "head")
+    means, heldout = (emolab.response_means(model, table, sites=sites, **QUIET) for table in (responses, told))
+    vectors = emolab.extract_vectors(model, responses, sites=sites, means=means)
+    table = emolab.sweep(
+        model, vectors, queries, alphas=(-1, 0, 0.5, 1), controls=("random", "shuffled", "prompt"),
+        grid={"site": ["attn"]}, max_new_tokens=TOKENS, **QUIET,
+    )  # fmt: skip
+    both = [judges.EmbeddingJudge(), judges.mini_lexicon()]
+    batch = encode(model, render_prompts(model, ["Tell me about the park."] * 2))
+    scored = emolab.score(table, judges=both, model=model)
+    return {
+        "model": model, "hf_model": model.hf, "hf_tokenizer": model.tokenizer, "bridge": model.bridge,
+        "train": train, "queries": queries, "situations": every.set_index("query_id")["situation"],
+        "responses": responses, "heldout_responses": told, "others": responses,
+        "texts": list(responses["text"]), "labels": list(responses["condition"]),
+        "first": list(range(60)), "second": list(range(60, 120)),
+        "means": means, "heldout": heldout, "heldout_means": heldout, "vectors": vectors, "ours": vectors, "theirs": vectors,
+        "table": table, "scored": scored, "scores": scored,
+        "instructed": emolab.score(told, judges=both, model=model), "judge": both[0],
+        "tokens": batch.input_ids, "mask": batch.attention_mask, "words": emotion_words(),
+        "query": queries["query"][0], "prompt": responses["prompt"][1], "text": responses["text"][1],
+    }  # fmt: skip
+
+
+# Made only for the examples that name them.
+LATER = {
+    "effects": lambda s: emolab.head_effects(s["model"], s["vectors"], s["responses"], n_queries=2, **QUIET),
+    "curve": lambda s: emolab.ablation_curve(
+        s["model"], s["vectors"], s["heldout_responses"], ranked=made("effects"), ks=(0, 2), judge=s["judge"],
+        n_queries=2, n_random=2, max_new_tokens=TOKENS, **QUIET,
+    ),
+    "maps": lambda s: heads.head_maps(s["vectors"], s["means"], W_O=output_weights(s["model"]), n_splits=5),
+}  # fmt: skip
+
+
+@cache
+def made(name: str) -> Any:
+    return LATER[name](study())
+
+
+def namespace(source: str = "") -> dict[str, Any]:
+    """The study, emolab's public names, and of `LATER` what the source names."""
+    public = {name: getattr(emolab, name) for name in emolab.__all__}
+    ready = ("EmbeddingJudge", "FunctionJudge", "LexiconJudge", "mini_lexicon")
+    asked = {name: getattr(judges, name) for name in ready}
+    asked |= {"render_prompts": models.render_prompts, "output_weights": output_weights}
+    asked |= {"emotion_tokens": attribution.emotion_tokens, "top_words": attribution.top_words, "plot": plot}
+    asked |= {name: getattr(attention, name) for name in ("attention_summary", "attention_pattern")}
+    asked |= {"emolab": emolab, "np": np, "pd": pd, "torch": torch, "safetensors": safetensors, "Path": Path}
+    return public | asked | study() | {name: made(name) for name in LATER if re.search(rf"\b{name}\b", source)}
+
+
+def files(folder: Path) -> None:
+    """Files of others that examples read: a model, vectors as published, plain tensors, control vectors."""
+    s = study()
+    (folder / "path/to/a").mkdir(parents=True)
+    (folder / "path/to/a/directory").symlink_to(Path(emolab.__file__).parent / "mini" / "weights")
+    published = folder / "EMVector" / "qwen2.5"
+    published.mkdir(parents=True)
+    for emotion in s["vectors"].emotions:
+        layers = s["vectors"].get("attn", emotion=emotion).tolist()
+        text = json.dumps({str(i): [x] for i, x in enumerate(layers)})
+        (published / f"qwen2_5_7b_{emotion}.json").write_text(text, encoding="utf-8")
+    safetensors.torch.save_file({"joy": s["vectors"].get("resid", emotion="joy")}, folder / "mine.safetensors")
+    for name, emotion in (("happy", "joy"), ("sad", "sadness")):
+        s["vectors"].to_gguf(folder / f"{name}.gguf", {emotion: 1.0})
+
+
+def run_folder(out: Path) -> None:
+    """Of the folder of a run, the files that docs/howto.md reads."""
+    s = study()
+    s["vectors"].save(out / "vectors.safetensors")
+    s["means"].save(out / "response_means.safetensors")
+    write_parquet(out / "scores.parquet", s["scored"])
+    write_parquet(out / "instructed_scores.parquet", s["instructed"])
+    best = dict.fromkeys(s["vectors"].emotions, 1.0)
+    write_json(out / "summary.json", summarise(s["scored"], s["instructed"], s["vectors"].emotions, best, [s["judge"]]))

@@ -1,0 +1,148 @@
+"""docs/: what is written there is true of the code, its examples run, and the site builds without a network."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+import yaml
+
+import emolab
+from emolab.cli import _parser
+from tests import docs_setup
+
+ROOT = Path(__file__).parent.parent
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+OURS = ("architecture.md", "explanation.md", "howto.md", "index.md", "reference.md", "tutorial.md")
+CODE = re.compile(r"^(<!-- not run: [^\n]+ -->\n)?```python\n(.*?)^```$", re.M | re.S)
+HEADING = re.compile(r"^#+ (.*)$", re.M)
+
+
+@pytest.mark.parametrize("name", [name for name in OURS if "```python" in PAGES[name]])
+def test_examples_run(name, tmp_path, monkeypatch):
+    """All blocks of a page in their order, as one would type them; a page may use what the tutorial makes."""
+    monkeypatch.chdir(tmp_path)
+    docs_setup.files(tmp_path)
+    docs_setup.run_folder(tmp_path / "runs" / "mine")
+    names = docs_setup.namespace() | {"vectors_of_mine": docs_setup.study()["vectors"]}
+    for number, (skipped, code) in enumerate(CODE.findall(PAGES[name]), 1):
+        compiled = compile(code, f"<{name}, block {number}>", "exec")
+        if not skipped:
+            exec(compiled, names)
+    plt.close("all")
+
+
+def test_names_that_are_written_exist():
+    """`emolab.x.y` and emolab.x(...) anywhere, and keywords of calls of public functions, run or not."""
+    for name in OURS:
+        for dotted in sorted(set(re.findall(r"\bemolab\.[A-Za-z_][\w.]*\w", PAGES[name]))):
+            resolve(dotted)
+        for _, code in CODE.findall(PAGES[name]):
+            for call in [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]:
+                if ast.unparse(call.func).startswith("emolab.") and "(" not in ast.unparse(call.func):
+                    known = inspect.signature(resolve(ast.unparse(call.func))).parameters
+                    assert {k.arg for k in call.keywords} <= set(known), ast.unparse(call)
+
+
+def resolve(dotted: str):
+    """What a dotted name means: a module, or an attribute of one."""
+    found, parts = emolab, dotted.split(".")[1:]
+    for i, part in enumerate(parts):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            found = importlib.import_module(".".join(["emolab", *parts[: i + 1]]))
+    return found
+
+
+def test_commands_parse():
+    """Every `emolab ...` in a shell block is one that the command line takes."""
+    import shlex
+
+    commands = [
+        line
+        for name in OURS
+        for block in re.findall(r"^```bash\n(.*?)^```$", PAGES[name], re.M | re.S)
+        for line in block.splitlines()
+        if line.startswith("emolab ")
+    ]
+    assert len(commands) > 2
+    for command in commands:
+        _parser().parse_args(shlex.split(command, comments=True)[1:])
+    _parser().parse_args(["study", "--methods"])
+    _parser().parse_args(["info", "runs/mine"])
+
+
+def test_the_reference_holds_every_public_name():
+    listed = re.findall(r"^::: (emolab\.\S+)$", PAGES["reference.md"], re.M)
+    assert len(listed) == len(set(listed))
+    assert {f"emolab.{m}" for m in emolab._MODULES} <= set(listed)
+    last = {dotted.split(".")[-1]: dotted for dotted in listed}
+    assert set(emolab._PUBLIC) <= set(last), set(emolab._PUBLIC) - set(last)
+    for name in emolab._PUBLIC:
+        assert resolve(last[name]) is getattr(emolab, name)
+
+
+def test_every_page_is_in_the_contents_and_every_link_leads_somewhere():
+    config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = set(re.findall(r"(\S+\.md)$", config, re.M))
+    assert set(PAGES) <= listed and all(name in PAGES or name == "figures/README.md" for name in listed)
+    assert yaml.safe_load(config)["docs_dir"] == "docs"
+    for name in OURS:
+        for target in re.findall(r"\]\(([^)#\s]*)(?:#[^)]*)?\)", PAGES[name]):
+            assert target == "../figures/README.md" or (ROOT / "docs" / target).exists(), f"{name}: {target}"
+        for page, anchor in re.findall(r"\]\((\w+\.md)?#([^)]+)\)", PAGES[name]):
+            slugs = [re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in HEADING.findall(PAGES[page])]
+            assert anchor in slugs, f"{name}: {page}#{anchor}"
+
+
+def test_the_tutorial_names_every_notebook():
+    for path in (ROOT / "notebooks").glob("0[0-6]_*.ipynb"):  # 07: teaching.md
+        assert f"](../notebooks/{path.name})" in PAGES["tutorial.md"], path.name
+
+
+def test_the_run_folder_is_told_as_it_is():
+    """The files of howto.md are those that study writes: their names stand in its code."""
+    table = PAGES["howto.md"].split("## Read the folder of a run")[1].split("## ")[0]
+    names = re.findall(r"`([\w.]+/?)`", "".join(re.findall(r"^\| (`[^|]+) \|", table, re.M)))
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "emolab").glob("*.py"))
+    assert len(names) > 10 and [name for name in names if name.rstrip("/") not in source] == []
+
+
+def test_the_modules_of_the_architecture_exist():
+    table = PAGES["architecture.md"].split("| layer | modules |")[1].split("\n\n")[0]
+    names = re.findall(r"`(\w+)`", table)
+    assert len(names) > 25
+    for name in names:
+        importlib.import_module(f"emolab.{name}")
+    picture = ET.parse(ROOT / "docs" / "architecture.svg").getroot()
+    left, top, width, height = map(float, picture.attrib["viewBox"].split())
+    for text in picture.iter("{http://www.w3.org/2000/svg}text"):
+        assert left < float(text.attrib["x"]) < width and top < float(text.attrib["y"]) < height, text.text
+    assert picture.find("{http://www.w3.org/2000/svg}desc").text
+
+
+@pytest.mark.slow
+def test_the_site_builds_and_fetches_nothing(tmp_path):
+    """Without a network (an unshared one would be better, but needs rights): strict, and no page loads from outside."""
+    pytest.importorskip("mkdocstrings", reason="the docs extra is not installed")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = {
+        path.relative_to(tmp_path).as_posix(): path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.html")
+    }
+    assert {"index.html", "reference.html", "notebooks/00_steer_in_five_minutes.html"} <= set(pages)
+    for name, page in pages.items():
+        loaded = re.findall(r"""<(?:script|img|iframe)[^>]*\ssrc=["'](https?:)?//""", page)
+        loaded += re.findall(r"""<link[^>]*rel=["']?stylesheet[^>]*href=["']https?://""", page)
+        assert not loaded, name
+    assert "&gt;&gt;&gt;" in pages["reference.html"] and "<blockquote>" not in pages["reference.html"]

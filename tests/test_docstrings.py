@@ -1,0 +1,102 @@
+"""Examples in docstrings run, on a small study of the bundled model; what they print is compared where it is given."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+import emolab
+from tests import docs_setup
+
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+NOT_RUN = {
+    "emolab.pipeline": "a whole study takes minutes; tests/test_pipeline.py runs a small one",
+    "emolab.causal": "every head and many texts; notebook 03 runs both, tests/test_causal.py small ones",
+    "emolab.baselines": "six methods, each with its doses; tests/test_baselines.py runs small ones",
+    "emolab.claim_runs": "hundreds of texts; tests/test_claim_runs.py runs small ones",
+    "emolab.lora": "trains adapters; tests/test_lora.py trains tiny ones",
+    "emolab.methods": "methods of comparison; tests/test_baselines.py calls them",
+    "emolab.bench": "machinery of the claims, with tables of their own; tests/test_claim_runs.py",
+    "emolab.claims": "tables of the claims' runs; tests/test_claims.py makes them by hand",
+    "emolab.claim_fits": "as emolab.claims",
+    "emolab.plot.claims": "figures of the claims; tests/test_plot_claims.py",
+    "emolab.plot.baselines": "tables of compare_methods; tests/test_plot_baselines.py",
+    "emolab.damage": "texts and adapters of a comparison; tests/test_damage.py",
+    "emolab.measures": "machinery of the head tests; tests/test_heads.py",
+    "emolab.reliability.convergence": "needs forty queries",
+}
+SLOW = (
+    "emolab", "emolab.embedding", "emolab.experiments", "emolab.heads", "emolab.purity",
+    "emolab.plot.heads", "emolab.plot.points", "emolab.plot.purity", "emolab.plot.sweeps", "emolab.widgets",
+    "emolab.widgets.heads", "emolab.widgets.panel", "emolab.analysis", "emolab.mini.tokenizer",
+)  # fmt: skip
+
+
+# Names that mean something else there.
+OWN = {
+    "emolab.generation": lambda s: {e: emolab.Steering(s["vectors"], {e: 2.0}, site="attn") for e in ("joy", "fear")},
+    "emolab.interop": lambda s: {e: s["vectors"].get(emotion=e) for e in ("joy", "fear")},
+    "emolab.stats": lambda s: {
+        "table": s["scored"].pivot_table(index="query_id", columns=["control", "alpha"], values="p_joy"),
+        "differences": s["scored"].groupby("query_id")["p_joy"].mean() - 0.1,
+    },
+    "emolab.classroom.attempt": lambda s: {"vectors": 2 * torch.eye(3), "expected": torch.eye(3)},
+}  # fmt: skip
+
+
+class Checker(doctest.OutputChecker):
+    """An example without output given has only to run."""
+
+    def check_output(self, want: str, got: str, optionflags: int) -> bool:
+        return not want or super().check_output(want, got, optionflags)
+
+
+def with_examples() -> dict[str, list[doctest.DocTest]]:
+    names = ["emolab", *(m.name for m in pkgutil.walk_packages(emolab.__path__, "emolab."))]
+    finder, found = doctest.DocTestFinder(), {}
+    for name in sorted(name for name in names if not name.endswith("__main__")):
+        tests = [test for test in finder.find(importlib.import_module(name), globs={}) if test.examples]
+        tests = [test for test in tests if name not in NOT_RUN and test.name not in NOT_RUN]
+        if any(not example.options.get(doctest.SKIP) for test in tests for example in test.examples):
+            found[name] = tests
+    return found
+
+
+EXAMPLES = with_examples()
+MODULES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in EXAMPLES]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EMOLAB_FIGURES", str(tmp_path))
+    docs_setup.files(tmp_path)
+    own = OWN.get(name, lambda study: {})(docs_setup.study())
+    runner, said = doctest.DocTestRunner(Checker(), optionflags=FLAGS, verbose=False), []
+    with np.printoptions(precision=3, suppress=True):
+        for test in EXAMPLES[name]:
+            source = "".join(example.source for example in test.examples)
+            test.globs = docs_setup.namespace(source) | own | vars(importlib.import_module(name))
+            runner.run(test, out=said.append)
+    plt.close("all")
+    assert not runner.failures, "".join(said)
+
+
+def test_lists_name_what_there_is():
+    names = {m.name for m in pkgutil.walk_packages(emolab.__path__, "emolab.")} | {"emolab"}
+    assert {name for name in NOT_RUN if name not in names} == {"emolab.reliability.convergence"}
+    assert set(SLOW) <= set(EXAMPLES), "without an example that runs"
+
+
+def test_an_example_that_fails_is_noticed():
+    for source in (">>> 1 / 0", ">>> 1 + 1\n3"):
+        test = doctest.DocTestParser().get_doctest(source, {}, "made", None, 0)
+        runner = doctest.DocTestRunner(Checker(), optionflags=FLAGS, verbose=False)
+        runner.run(test, out=lambda text: None)
+        assert runner.failures == 1

@@ -1,0 +1,35 @@
+"""The whole study, as the command line runs it, on directory models of other families: nothing assumes `mini`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from emolab import judges, selection
+from emolab.cli import main
+from tests import families, oracle
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["Qwen 2.5", "GPT-2", "Gemma 2"])
+def test_study_of_a_directory(family, tmp_path, monkeypatch):
+    monkeypatch.setattr(judges, "embed", oracle.embed)
+    monkeypatch.setattr(selection, "SELECTION_ALPHAS", (0.5, 2.0))
+    folder = families.save(family, tmp_path / "a model")
+    config = json.loads((folder / "config.json").read_text())
+    if "max_position_embeddings" in config:  # rotary positions need no weights: room for examples in the prompt
+        (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 2048}))
+    rows = oracle.queries(n_train=10, n_heldout=4).drop(columns="query_id").to_dict("records")
+    (tmp_path / "queries.json").write_text(json.dumps({"queries": rows}))
+    arguments = ["study", "--model", str(folder), "--queries", str(tmp_path / "queries.json"), "--n-queries", "4", "2"]
+    methods = ["instruction", "emotion vector", "pca", "probe", "random"]
+    arguments += ["3", "--emotions", "high valence", "fear", "--methods", *methods, "--out", str(tmp_path / "run")]
+    assert main(arguments) == 0
+    summary = json.loads((tmp_path / "run/summary.json").read_text(), parse_constant=pytest.fail)
+    assert summary["model"] == "a model" and set(summary["steering"]) == {"high valence", "fear"}
+    assert set(summary["claims"]) == {"monotone", "preservation", "linear", "additive"}
+    assert set(summary["baselines"]) >= set(methods)
+    page = (tmp_path / "run/report.html").read_text(encoding="utf-8")
+    assert "high valence" in page and "The bundled model" not in page
+    assert len(list((tmp_path / "run/figures").glob("*.png"))) >= 8
