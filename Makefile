@@ -60,6 +60,7 @@ lint: $(READY)  ## ruff
 	$(BIN)/python -m ruff check .
 
 figures: $(READY)  ## run all notebooks from fresh kernels, write figures/ and refresh the notebooks' outputs
+	$(BIN)/python -m emolab.classroom
 	$(BIN)/python -m emolab.notebooks
 
 check-notebooks: $(READY)  ## run all notebooks and compare with what is committed; write nothing

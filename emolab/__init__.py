@@ -42,8 +42,8 @@ _PUBLIC = {
     "versions": "storage",
 }
 _MODULES = (
-    "attention", "attribution", "baselines", "calibration", "claims", "dose_response", "embedding", "geometry", "heads",
-    "interop", "judges", "plot", "purity", "reliability", "widgets",
+    "attention", "attribution", "baselines", "calibration", "claims", "classroom", "dose_response", "embedding",
+    "geometry", "heads", "interop", "judges", "plot", "purity", "reliability", "widgets",
 )  # fmt: skip
 __all__ = sorted([*_PUBLIC, *_MODULES, "__version__"])
 

@@ -10,7 +10,6 @@ harmonic score of emotion, adherence and fluency (`emolab.scored.headline`).
 
 from __future__ import annotations
 
-import hashlib
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from emolab.cells import UNSTEERED, Asked, Cells
 from emolab.damage import dose_at_damage, p95_kl
 from emolab.emotions import NEUTRAL
 from emolab.errors import EmolabError
+from emolab.experiments import vectors_identity
 from emolab.generation import generate
 from emolab.judges import EmbeddingJudge
 from emolab.methods import METHODS, Method, Run, build_methods, instruction_method
@@ -72,7 +72,8 @@ def compare_methods(
             far apart, all of them between the best of these doses and its neighbours.
         queries_report: are reported. No query may be in two of the three.
         methods: of "instruction" (in three wordings), "few_shot", "emotion vector", "pca" and "probe" (directions of
-            `emolab.directions`), "lora", "random" (a direction of equal norm, chosen for like the others).
+            `emolab.directions`), "lora", "random" (three directions of equal norm, taken in turn by the queries, chosen
+            for like the others).
         settings: fields of `Steering`, of which each direction takes its best; default sites attn and resid.
         target_kl: the damage at which methods are set equal, in nats. None: for each emotion that of the instruction at
             its best wording, since an instruction cannot be dosed to any other. Damage is the 95th percentile of
@@ -99,7 +100,10 @@ def compare_methods(
     responses = responses[responses["condition"].isin([NEUTRAL, *emotions])]
     identity = {key: provenance(model)[key] for key in ("model", "fingerprint", "dtype")}
     identity |= {"max_new_tokens": max_new_tokens, "seed": seed}
-    identity |= {"responses": digest([*responses["condition"], *responses["text"]]), "vectors": _numbers(vectors)}
+    identity |= {
+        "responses": digest([*responses["condition"], *responses["text"]]),
+        "vectors": vectors_identity(vectors),
+    }
     identity |= {"queries": digest([*chosen.queries, *reported.queries])}
     folder = None if out is None else Path(out) / "baselines"
     cells = Cells(folder, identity, max_new_tokens, progress)
@@ -290,7 +294,3 @@ def _speed(m: Method, plain: Method, queries: list[str], doses: Mapping[str, flo
 
     pace(run)  # the first call warms up
     return float(np.median([pace(run) / pace(other) for _ in range(repeats)]))
-
-
-def _numbers(vectors: EmotionVectors) -> str:
-    return hashlib.sha256(b"".join(x.numpy().tobytes() for x in vectors.data.values())).hexdigest()[:16]

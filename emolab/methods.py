@@ -26,6 +26,7 @@ from emolab.damage import next_token_kl
 from emolab.directions import pca_vectors, probe_vectors
 from emolab.emotions import NEUTRAL
 from emolab.errors import EmolabError
+from emolab.experiments import RANDOM_DIRECTIONS
 from emolab.generation import generate
 from emolab.lora import Adapter, change_weights, fit_lora, merge_lora
 from emolab.models import Model
@@ -171,7 +172,7 @@ def few_shot_method(model: Model, responses: pd.DataFrame, *, max_new_tokens: in
 
 def vector_method(
     model: Model,
-    vectors: EmotionVectors,
+    vectors: EmotionVectors | Sequence[EmotionVectors],
     *,
     name: str = "emotion vector",
     setting: Mapping[str, Any] | None = None,
@@ -180,22 +181,27 @@ def vector_method(
     seconds: float = 0.0,
     answers: int = 0,
 ) -> Method:
-    """Steering with vectors. setting: fields of `Steering`; like: vectors to whose norms these are brought.
+    """Steering with vectors; of several, queries take one each in turn.
 
-    Where the setting names the part "specific", that part of these vectors has the norm of that part of `like`.
+    setting: fields of `Steering`. like: vectors to whose norms these are brought; where the setting names the part
+    "specific", that part of these has the norm of that part of `like`.
     """
     setting = dict(setting or {})
     part = setting.pop("part", "whole")
     if part == "base" or setting.get("site") == "head":
         what = 'part "base" is the same for every emotion' if part == "base" else 'heads sum to site "attn"'
         raise EmolabError(f'{what}; compare methods at resid, attn or mlp, with "whole" or "specific" vectors')
-    used = vectors.specific() if part == "specific" else vectors
+    given = [vectors] if isinstance(vectors, EmotionVectors) else vectors
+    used = [v.specific() if part == "specific" else v for v in given]
     if like is not None:
         theirs = like.specific() if part == "specific" else like
-        used = _as_long(used, theirs, setting.get("site", "resid"))
+        used = [_as_long(v, theirs, setting.get("site", "resid")) for v in used]
 
     def runs(queries, settings):
-        rows = [s for doses in settings for s in [Steering(used, dict(doses), **setting)] * len(queries)]
+        rows = []
+        for doses in settings:
+            variants = [Steering(v, dict(doses), **setting) for v in used]
+            rows += [variants[i % len(variants)] for i in range(len(queries))]
         yield Run(model, render_prompts(model, queries) * len(settings), rows)
 
     told = ", ".join(f"{field} {value}" for field, value in {"site": "resid", **setting, "part": part}.items())
@@ -260,9 +266,12 @@ def build_methods(
             found.append(lora_method(model, adapters, answers=int(responses["condition"].isin(adapters).sum())))
         elif name in (*_DIRECTIONS, "random"):
             start = time.perf_counter()
-            source = _DIRECTIONS[name](means, sites=used) if name in _DIRECTIONS else random_like(vectors, seed=seed)
-            spent = time.perf_counter() - start
-            cost = {"seconds": read + spent, "answers": len(responses)} if name in _DIRECTIONS else {"seconds": np.nan}
+            if name == "random":
+                source = [random_like(vectors, seed=seed + i) for i in range(RANDOM_DIRECTIONS)]
+                cost = {"seconds": np.nan}
+            else:
+                source = _DIRECTIONS[name](means, sites=used)
+                cost = {"seconds": read + time.perf_counter() - start, "answers": len(responses)}
             source = vectors if name == "emotion vector" else source
             found += [vector_method(model, source, name=name, setting=s, like=vectors, **cost) for s in settings]
         else:

@@ -166,6 +166,10 @@ def test_directions_are_as_long_as_the_part_in_use(model, responses):
         assert cosines["random"] < 0.6 and cosines["probe"] < 0.999
         assert all(m.can_dose and m.can_mix for m in found)
     assert [m.seconds > 0 for m in found] == [True, True, True, False]
+    rows = next(found[-1].runs(ASKED * 2, [{"joy": 1.0}, {"joy": 2.0}])).steering
+    assert len({id(s) for s in rows}) == 6 and rows[0] is rows[3] and rows[1] is rows[4], "three of them, in turn"
+    assert torch.cosine_similarity(rows[0].table(), rows[1].table(), dim=-1).abs().max() < 0.6
+    torch.testing.assert_close(rows[6].table(), 2 * rows[0].table())
 
 
 def test_lora_doses_do_not_add_up(model, responses):

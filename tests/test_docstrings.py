@@ -32,7 +32,7 @@ NOT_RUN = {
     "emolab.reliability.convergence": "needs forty queries",
 }
 SLOW = (
-    "emolab", "emolab.embedding", "emolab.experiments", "emolab.heads", "emolab.purity",
+    "emolab", "emolab.embedding", "emolab.experiments", "emolab.plot.causal", "emolab.heads", "emolab.purity",
     "emolab.plot.heads", "emolab.plot.points", "emolab.plot.purity", "emolab.plot.sweeps", "emolab.widgets",
     "emolab.widgets.heads", "emolab.widgets.panel", "emolab.analysis", "emolab.mini.tokenizer",
 )  # fmt: skip
@@ -40,6 +40,9 @@ SLOW = (
 
 # Names that mean something else there.
 OWN = {
+    **dict.fromkeys(
+        ("emolab.experiments", "emolab.purity", "emolab.plot.sweeps"), lambda s: {"queries": s["queries"].head(2)}
+    ),
     "emolab.generation": lambda s: {e: emolab.Steering(s["vectors"], {e: 2.0}, site="attn") for e in ("joy", "fear")},
     "emolab.interop": lambda s: {e: s["vectors"].get(emotion=e) for e in ("joy", "fear")},
     "emolab.stats": lambda s: {

@@ -15,7 +15,7 @@ from emolab.notebooks import is_student, problems
 ROOT = Path(__file__).parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 MAX_LINES, MEDIAN_LINES = 25, 8
-PROSE_PER_CODE = 0.8
+PROSE_PER_CODE = 1.0
 # A share or a measured value, as one would type a result; neither a paper's number nor a fraction such as 1/4.
 TYPED_RESULT = re.compile(r"(?<![\w.{])[-−+]?\d+(?:\.\d+)?\s?%|(?<![\w.{/])[-−+]?\d*\.\d+(?!\.?\w)")
 NOT_RESULTS = re.compile(r"arXiv[ :]\d{4}\.\d{4,5}|`[^`]*`|\$[^$]*\$")

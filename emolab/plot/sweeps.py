@@ -270,7 +270,7 @@ def _band(ax, x, rows: pd.DataFrame, look: dict) -> None:
 
 def _legend(fig, ax) -> None:
     handles, labels = ax.get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 8))
+    fig.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 8 if fig.get_figwidth() > 6 else 2))
 
 
 def _bare(ax) -> None:
