@@ -48,7 +48,7 @@ test test-slow test-browser figures check-notebooks: export HF_HUB_OFFLINE ?= 1
 test test-slow test-browser: export OMP_NUM_THREADS := 1
 
 test: $(READY) lint  ## lint and the quick tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(READY)  ## the slow tests
 	$(BIN)/python -m pytest -m "slow and not browser"

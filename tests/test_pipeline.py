@@ -381,8 +381,9 @@ def test_the_bundled_model_follows_and_can_be_steered():
 @pytest.mark.slow
 def test_study_of_the_bundled_model(tmp_path, monkeypatch):
     monkeypatch.setattr(selection, "SELECTION_ALPHAS", (0.5, 0.8, 1.25, 1.5, 2.0, 2.5))
-    sizes, alphas = (24, 10, 12), (0.0, 0.5, 1.0, 2.0)
-    summary = study("mini", out=tmp_path, n_queries=sizes, alphas=alphas, progress=False)
+    sizes, alphas = (24, 10, 12), (-1.0, -0.5, 0.0, 0.5, 1.0, 2.0)
+    methods = ("instruction", "emotion vector", "random")  # the others take minutes
+    summary = study("mini", out=tmp_path, n_queries=sizes, alphas=alphas, methods=methods, progress=False)
     steering = pd.DataFrame(summary["steering"]).T
     assert np.mean(list(summary["instruction_following"].values())) >= 0.85, summary["instruction_following"]
     # The judge reads some plain answers of this model as emotional: random directions are held against unsteered text.
