@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-browser lint figures check-notebooks lab mini bench clean
+.PHONY: help setup test test-slow test-browser lint figures check-notebooks lab docs mini bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -69,6 +69,10 @@ check-notebooks: $(READY)  ## run all notebooks and compare with what is committ
 lab: $(READY)  ## JupyterLab on notebooks/
 	$(BIN)/python -m jupyterlab notebooks
 
+docs: $(READY)  ## the documentation as a site, into site/
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m mkdocs build --strict
+
 mini: $(READY)  ## train the bundled model again (about twenty minutes on two cores; resumes where it was)
 	$(BIN)/python -m emolab.mini.train
 
@@ -77,5 +81,5 @@ bench: $(READY)  ## the benchmarks in benchmarks/
 	  [ -e "$$f" ] || { echo "no benchmarks yet"; exit 0; }; echo "== $$f"; $(BIN)/python "$$f"; done
 
 clean:  ## remove the environment and caches (never runs/ or figures/)
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -192,14 +192,20 @@ def main(argv: list[str] | None = None) -> int:
             for line in found:
                 print("    " + line.replace("\n", "\n    "), flush=True)
         if args.check:
+            from .plot.gallery import gallery_problems
             from .plot.save import figures_directory, read_manifest
 
             drawn, ran = set(read_manifest(scratch)), {path.name for path in paths}
             stale = [k for k, entry in read_manifest().items() if entry["notebook"] in ran and k not in drawn]
             found = compare_figures(scratch, figures_directory())
             found += [f"{k}: in the manifest, but its notebook draws it no more; delete it" for k in stale]
+            found += gallery_problems()
             bad += len(found)
             print(*(f"    {line}\n" for line in found), sep="", end="", flush=True)
+        else:
+            from .plot.gallery import write_gallery
+
+            write_gallery()
     print(f"{len(paths)} notebooks, {bad} problems" if bad else f"{len(paths)} notebooks, all well", flush=True)
     return int(bool(bad))
 

@@ -43,6 +43,7 @@ OWN = {
     **dict.fromkeys(
         ("emolab.experiments", "emolab.purity", "emolab.plot.sweeps"), lambda s: {"queries": s["queries"].head(2)}
     ),
+    "emolab.heads": lambda s: {"queries": emolab.load_queries("mini")},
     "emolab.generation": lambda s: {e: emolab.Steering(s["vectors"], {e: 2.0}, site="attn") for e in ("joy", "fear")},
     "emolab.interop": lambda s: {e: s["vectors"].get(emotion=e) for e in ("joy", "fear")},
     "emolab.stats": lambda s: {
