@@ -204,8 +204,10 @@ def main(argv: list[str] | None = None) -> int:
             print(*(f"    {line}\n" for line in found), sep="", end="", flush=True)
         else:
             from .plot.gallery import write_gallery
+            from .plot.save import read_manifest
 
-            write_gallery()
+            if read_manifest():
+                write_gallery()
     print(f"{len(paths)} notebooks, {bad} problems" if bad else f"{len(paths)} notebooks, all well", flush=True)
     return int(bool(bad))
 
