@@ -51,7 +51,7 @@ test: $(READY) lint  ## lint and the quick tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(READY)  ## the slow tests
-	$(BIN)/python -m pytest -m "slow and not browser"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not browser"
 
 test-browser: $(READY)  ## widgets and a notebook in a real JupyterLab, driven in Chromium (install that first)
 	$(BIN)/python -m pytest -m browser

@@ -281,7 +281,7 @@ def _equal(m: Method, targets: Mapping[str, float], start: Mapping[str, float], 
 
 
 def _speed(m: Method, plain: Method, queries: list[str], doses: Mapping[str, float], rounds: int = 5) -> float:
-    """Tokens a second over those of the unsteered model, in turn with it; the best of a few rounds, as `timeit` does."""
+    """Tokens a second over those of the unsteered model, in turn with it; the best of a few rounds."""
     emotion, dose = next(iter(doses.items()))
     queries = queries[:8]
     run, other = (next(iter(x.runs(queries, [{emotion: dose}]))) for x in (m, plain))

@@ -95,7 +95,8 @@ def _queries(a: argparse.Namespace, split: str):
     queries = load_queries(a.queries or ("mini" if a.model == "mini" else "general"))
     wanted = a.split or (split if split in set(queries["split"]) else None)  # a user's own list has one split
     if wanted is not None and wanted not in set(queries["split"]):
-        raise EmolabError(f"--split {wanted!r}: these queries have {', '.join(sorted(set(queries['split'])))}")
+        known = ", ".join(sorted(set(queries["split"])))
+        raise EmolabError(f"--split {wanted!r}: these queries have no split {wanted!r}; they have {known}")
     return queries if wanted is None else queries[queries["split"] == wanted].reset_index(drop=True)
 
 

@@ -119,7 +119,9 @@ def _draw(ax, own: pd.DataFrame, name: str, measure: str) -> None:
     color, marker, line = _STYLE[name]
     tried = own[(own["at"] == "tried") & (own["value", "damage"] > 0)].sort_values("dose")
     if line:
-        ax.plot(tried["value", "damage"], tried["value", measure], color=color, linestyle=line, marker=marker, ms=3)
+        options = {"color": color, "linestyle": line, "marker": marker, "markersize": 3}
+        above = 2.6 if line != "-" else 2.5  # dashes let the line below be seen
+        ax.plot(tried["value", "damage"], tried["value", measure], zorder=above, **options)
         _whiskers(ax, tried, measure, color, 0.5)
     for at, face in (("best", color), ("equal damage", "white")):
         if at == "equal damage" and not line:  # without doses there is one point
