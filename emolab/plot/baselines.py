@@ -111,8 +111,9 @@ def tradeoff(table: pd.DataFrame, *, emotion: str = "all", model=None, seed: int
             Line2D([], [], color=GREY, linestyle=":", label="unsteered"),
         ]
         fig.legend(handles=handles, loc="outside upper center", ncols=5)
-        data = own[own["measure"].isin([*_Y, "damage"])]
-        return finish_about(fig, data.copy(), table, "tradeoff", model=model, seed=seed, params={"emotion": emotion})
+        # Without the times, which no second run gives again.
+        data = own[own["measure"].isin([*_Y, "damage"])].drop(columns=["seconds", "speed"], errors="ignore")
+        return finish_about(fig, data, table, "tradeoff", model=model, seed=seed, params={"emotion": emotion})
 
 
 def _draw(ax, own: pd.DataFrame, name: str, measure: str) -> None:
