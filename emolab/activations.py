@@ -216,24 +216,35 @@ def _batch_means(model: Model, prompts: list[str], texts: list[str], sites: set[
     mask = batch.response_mask[:, start:].to(model.device)
     weight = mask.to(exact) / mask.sum(1, keepdim=True)
     taken: dict[tuple[str, int], Tensor] = {}
+    scratch: dict[tuple, Tensor] = {}
 
     def own(x: Tensor) -> Tensor:
-        """The tokens that count, zero elsewhere, so that not even an infinite prompt activation leaks in."""
+        """The tokens that count, zero elsewhere."""
         keep = mask.to(x.device).reshape(*mask.shape, *[1] * (x.ndim - 2))
         return torch.where(keep, x[:, start:], 0).to(exact)
 
     def mean(x: Tensor) -> Tensor:
-        return torch.einsum("bs,bs...->b...", weight.to(x.device), x).float().cpu()
+        return torch.bmm(weight[:, None].to(x.device), x.flatten(2)).reshape(len(x), *x.shape[2:])
+
+    def exact_mean(x: Tensor) -> tuple[Tensor, Tensor]:
+        """(mean, the values it was taken of). Weight 0 leaves out what does not count, unless that is infinite."""
+        part = x[:, start:]
+        key = (part.shape, part.device)
+        if key not in scratch:  # one for all layers: fresh memory for each would cost more than the sums
+            scratch[key] = torch.empty(part.shape, dtype=exact, device=part.device)
+        values = scratch[key].copy_(part)
+        found = mean(values)
+        if not found.isfinite().all():
+            values = own(x)
+            found = mean(values)
+        return found, values
 
     def plain(site: str, layer: int):
         def take(x, hook):
-            taken[site, layer] = mean(own(x))
-
-        return take
-
-    def norm(layer: int):
-        def take(x, hook):
-            taken["resid_norm", layer] = mean(own(x).norm(dim=-1))
+            found, values = exact_mean(x)
+            taken[site, layer] = found.float().cpu()
+            if site == "resid":
+                taken["resid_norm", layer] = mean(values.norm(dim=-1)[..., None])[:, 0].float().cpu()
 
         return take
 
@@ -250,12 +261,12 @@ def _batch_means(model: Model, prompts: list[str], texts: list[str], sites: set[
         def take_normed(x, hook):
             raw = held.pop("raw")
             scale = (own(x) * raw).sum(-1) / (raw * raw).sum(-1).clamp_min(torch.finfo(exact).tiny)
-            taken["head", layer] = mean(held.pop("z") * scale[..., None, None])
+            taken["head", layer] = mean(held.pop("z") * scale[..., None, None]).float().cpu()
 
         return take_z, take_raw, take_normed
 
-    hooks = [(name, norm(layer)) for layer, name in enumerate(models.site_hooks(model, "resid"))]
-    for site in sites:
+    hooks = []
+    for site in sorted({*sites, "resid"}):
         for layer, name in enumerate(models.site_hooks(model, site)):
             block = model.bridge.blocks[layer]
             if site == "head" and attention_norm(block) is not None:
