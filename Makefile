@@ -4,9 +4,10 @@
 VENV  ?= .venv
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
-# The bundled model gains nothing from more threads, and a fixed number keeps sums, and so figures, the same everywhere.
+# One thread a process: the small models gain nothing from more (a second costs them, on a busy machine many times
+# over), notebooks and tests run side by side, and a fixed number keeps sums, and so figures, the same everywhere.
 ifeq ($(strip $(OMP_NUM_THREADS)),)
-export OMP_NUM_THREADS := 2
+export OMP_NUM_THREADS := 1
 endif
 export TOKENIZERS_PARALLELISM ?= false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -42,10 +43,9 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 # Nothing is fetched from the model hub: the bundled model and judge are installed with the package.
-# To run the notebooks on a model of your own from the hub: make figures HF_HUB_OFFLINE=0
+# To run the notebooks on a model of your own from the hub: make figures HF_HUB_OFFLINE=0 OMP_NUM_THREADS=8
 test test-slow test-browser figures check-notebooks: export HF_HUB_OFFLINE ?= 1
-# The tests' models are so small that a second thread costs more than it gives, on a busy machine many times more.
-test test-slow test-browser: export OMP_NUM_THREADS := 1
+lab mini bench: export OMP_NUM_THREADS := $(shell getconf _NPROCESSORS_ONLN)
 
 test: $(READY) lint  ## lint and the quick tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"

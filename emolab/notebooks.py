@@ -12,11 +12,14 @@ Python version are left out, cell ids are kept, and execution counts go 1..n.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import sys
 import tempfile
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import nbformat
@@ -28,6 +31,9 @@ STUDENT = "_student"  # ends the name of the notebook that a class gets
 MAX_BYTES = 1_000_000  # code hosts stop showing larger notebooks
 _PROGRESS = re.compile(r"\d+%\||\d+(it|s)/(it|s)|\d+it \[")
 _WIDGET = "application/vnd.jupyter.widget-view+json"
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+_KEPT = ("tags", "nbgrader")  # of a cell's metadata; the rest is how somebody looked at it
+_NAMED = re.compile(r"nb\d\d-")
 
 
 def run_notebook(path: str | Path, *, figures: str | Path | None = None, timeout: int = 600) -> nbformat.NotebookNode:
@@ -47,10 +53,6 @@ def run_notebook(path: str | Path, *, figures: str | Path | None = None, timeout
         nb, timeout=timeout, kernel_name="python3", resources=where, extra_arguments=quiet, coalesce_streams=True,
         record_timing=False, store_widget_state=False,
     )  # fmt: skip
-    if sys.stderr.isatty():
-        client.on_cell_execute = lambda cell, cell_index: print(
-            f"\r  {path.name}: cell {cell_index + 1} of {len(nb.cells)} ", end="", file=sys.stderr, flush=True
-        )
     env = os.environ | {"EMOLAB_NOTEBOOK": path.name}
     if figures is not None:
         env["EMOLAB_FIGURES"] = str(Path(figures).resolve())
@@ -58,9 +60,6 @@ def run_notebook(path: str | Path, *, figures: str | Path | None = None, timeout
         client.execute(env=env)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         raise EmolabError(f"{path} stopped: {str(error).strip()}") from None
-    finally:
-        if sys.stderr.isatty():
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
     return tidy(nb)
 
 
@@ -70,14 +69,18 @@ def is_student(path: str | Path) -> bool:
 
 
 def tidy(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Take out of an executed notebook, in place, all that differs from run to run; returns it."""
-    nb.metadata.pop("widgets", None)
-    nb.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    nb.metadata["language_info"] = {"name": "python"}
+    """Take out of an executed notebook, in place, all that differs from run to run; returns it.
+
+    Also what JupyterLab adds to a notebook that is saved by hand: the state of the view, empty cells at the end, and
+    random ids of new cells where the others are named nb00-....
+    """
+    nb.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
+    while nb.cells and not nb.cells[-1].source.strip():
+        nb.cells.pop()
+    _name_cells(nb)
     count = 0
     for cell in nb.cells:
-        for key in ("execution", "collapsed", "ExecuteTime"):
-            cell.metadata.pop(key, None)
+        cell.metadata = nbformat.from_dict({k: cell.metadata[k] for k in _KEPT if cell.metadata.get(k)})
         if cell.cell_type != "code":
             continue
         count += bool(cell.source.strip())
@@ -87,6 +90,18 @@ def tidy(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
             if "execution_count" in out:
                 out.execution_count = cell.execution_count
     return nb
+
+
+def _name_cells(nb) -> None:
+    prefixes = Counter(found[0] for cell in nb.cells if (found := _NAMED.match(cell.get("id", ""))))
+    if not prefixes:
+        return
+    prefix = prefixes.most_common(1)[0][0]
+    taken = {cell.get("id") for cell in nb.cells}
+    free = (f"{prefix}new-{i}" for i in itertools.count(1) if f"{prefix}new-{i}" not in taken)
+    for cell in nb.cells:
+        if not cell.get("id", "").startswith(prefix):
+            cell.id = next(free)
 
 
 def _tidy_output(out):
@@ -160,6 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("notebooks", nargs="*", help="default: notebooks/*.ipynb")
     parser.add_argument("--check", action="store_true", help="execute, compare figures' numbers, write nothing")
     parser.add_argument("--timeout", type=int, default=600, help="seconds per cell (default 600)")
+    parser.add_argument("--jobs", type=int, help="how many run at a time (default: one per core, at most 4)")
     args = parser.parse_args(argv)
     paths = [Path(p) for p in args.notebooks] or sorted(Path("notebooks").glob("*.ipynb"))
     if not paths or not all(p.is_file() for p in paths):
@@ -168,29 +184,33 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     bad = 0
     with tempfile.TemporaryDirectory(prefix="emolab-figures-") as scratch:
-        for i, path in enumerate(paths, 1):
+
+        def run(path: Path) -> tuple[Path, nbformat.NotebookNode | None, list[str], float]:
+            # A student edition is run to see that it runs: its cells stay empty, its figures are the source's.
+            figures = Path(scratch, "student") if is_student(path) else scratch if args.check else None
             start = time.perf_counter()
             try:
-                # A student edition is run to see that it runs: its cells stay empty, its figures are the source's.
-                empty = is_student(path)
-                figures = Path(scratch, "student") if empty else scratch if args.check else None
                 nb = run_notebook(path, figures=figures, timeout=args.timeout)
                 found = problems(nb)
             except EmolabError as error:
                 nb, found = None, [str(error)]
-            if nb is not None:
-                # A warning alone is no reason to lose the run.
-                if empty or args.check:
-                    pass
-                elif all("stderr" in line for line in found):
-                    _write(nb, path)
-                else:
-                    found.append("not written")
-            bad += bool(found)
-            state = "ok" if not found else "FAILED"
-            print(f"[{i}/{len(paths)}] {path.name:<42} {time.perf_counter() - start:6.1f} s  {state}", flush=True)
-            for line in found:
-                print("    " + line.replace("\n", "\n    "), flush=True)
+            return path, nb, found, time.perf_counter() - start
+
+        # The largest first, so that none is left alone at the end.
+        queue = sorted(paths, key=lambda path: -path.stat().st_size)
+        with ThreadPoolExecutor(args.jobs or min(4, os.cpu_count() or 1)) as pool:
+            for i, done in enumerate(as_completed([pool.submit(run, path) for path in queue]), 1):
+                path, nb, found, seconds = done.result()
+                if nb is not None and not args.check and not is_student(path):
+                    if all("stderr" in line for line in found):  # a warning alone is no reason to lose the run
+                        _write(nb, path)
+                    else:
+                        found.append("not written")
+                bad += bool(found)
+                state = "ok" if not found else "FAILED"
+                print(f"[{i}/{len(paths)}] {path.name:<42} {seconds:6.1f} s  {state}", flush=True)
+                for line in found:
+                    print("    " + line.replace("\n", "\n    "), flush=True)
         if args.check:
             from .plot.gallery import gallery_problems
             from .plot.save import figures_directory, read_manifest

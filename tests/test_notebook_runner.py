@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from emolab.notebooks import compare_figures, main, problems, run_notebook, tidy
+from emolab.plot.save import read_manifest
 
 SOURCE = """\
 import sys
@@ -76,6 +79,35 @@ def test_widgets_leave_only_their_static_form():
     assert problems(nb) == ["cell 1 wrote to stderr: UserWarning: odd"]
 
 
+def test_a_notebook_saved_by_hand_becomes_the_one_that_was_committed():
+    """What JupyterLab adds: the state of the view, its kernel's version, an empty last cell, ids of new cells."""
+    committed = tidy(
+        new_notebook(
+            cells=[
+                new_markdown_cell("# A question", id="nb00-00"),
+                new_code_cell("1 + 1", id="nb00-01", metadata={"tags": ["parameters"]}, execution_count=1),
+                new_markdown_cell("New.", id="nb00-new-1"),
+                new_code_cell("2", id="nb00-new-2", execution_count=2),
+            ]
+        )
+    )
+    saved = deepcopy(committed)
+    saved.metadata |= {"widgets": {"state": {}}, "toc-autonumbering": True, "language_info": {"version": "3.12.1"}}
+    for cell in saved.cells:
+        cell.metadata |= {"scrolled": True, "editable": True, "slideshow": {"slide_type": ""}, "execution": {"a": "b"}}
+        cell.metadata |= {"jupyter": {"outputs_hidden": True}} | ({} if cell.id == "nb00-01" else {"tags": []})
+    saved.cells[2].id, saved.cells[3].id = "5f0c2a", "b1"
+    saved.cells[1].execution_count = 17
+    saved.cells += [new_code_cell("", id="8c1d")]
+    assert saved != committed and tidy(saved) == committed
+    assert tidy(deepcopy(committed)) == committed, "and stays it"
+
+
+def test_ids_of_other_notebooks_are_left_alone():
+    nb = tidy(new_notebook(cells=[new_code_cell("1", id="mine"), new_code_cell("2", id="8c1d")]))
+    assert [cell.id for cell in nb.cells] == ["mine", "8c1d"]
+
+
 def test_large_notebooks_are_refused():
     nb = new_notebook(cells=[new_code_cell("x", outputs=[new_output("stream", name="stdout", text="x" * 1_100_000)])])
     assert "MB with its outputs" in problems(nb)[0]
@@ -89,3 +121,15 @@ def test_figures_are_compared_by_their_numbers(tmp_path, value, agrees):
     assert (compare_figures(tmp_path / "new", tmp_path / "old") == []) is agrees
     (tmp_path / "old/data/f.csv").unlink()
     assert "run make figures" in compare_figures(tmp_path / "new", tmp_path / "old")[0]
+
+
+def test_notebooks_that_run_side_by_side_keep_all_figures(tmp_path, monkeypatch):
+    monkeypatch.setenv("EMOLAB_FIGURES", str(tmp_path / "figures"))
+    code = """import pandas as pd
+from matplotlib.figure import Figure
+from emolab.plot import save_figure
+for i in range(6):
+    save_figure(Figure(), f"{NAME}-{i}", caption="c", alt="a", data=pd.DataFrame({"x": [i]}));"""
+    paths = [write(tmp_path / f"{name}.ipynb", code.replace("{NAME}", name)) for name in "ab"]
+    assert main([*map(str, paths), "--jobs", "2"]) == 0
+    assert set(read_manifest()) == {f"{name}-{i}" for name in "ab" for i in range(6)}

@@ -15,10 +15,12 @@ from xml.sax.saxutils import escape
 
 import matplotlib as mpl
 import pandas as pd
+from filelock import FileLock
 from matplotlib.figure import Figure
 
 from .. import __version__
 from ..errors import EmolabError
+from ..storage import atomic
 from .style import FIXED, describe, provenance
 
 DPI = 200  # of the file
@@ -63,7 +65,6 @@ def save_figure(
     info |= {key: value for key, value in given.items() if value is not None}
 
     folder = figures_directory(directory)
-    (folder / "data").mkdir(parents=True, exist_ok=True)
     csv = data.to_csv(index=False, float_format="%.7g", lineterminator="\n").encode()
     svg, png, shown = _render(fig, name, alt)
     files = {"svg": f"{name}.svg", "png": f"{name}.png", "csv": f"data/{name}.csv"}
@@ -83,9 +84,10 @@ def save_figure(
         "params": info.get("params") or {},
         "versions": _versions(),
     }
-    manifest = read_manifest(folder) | {name: entry}
-    text = json.dumps(dict(sorted(manifest.items())), indent=1, ensure_ascii=False, default=_plain) + "\n"
-    _write(folder / "manifest.json", text.encode())
+    with FileLock(folder / ".manifest.lock"):  # notebooks may run side by side
+        manifest = read_manifest(folder) | {name: entry}
+        text = json.dumps(dict(sorted(manifest.items())), indent=1, ensure_ascii=False, default=_plain) + "\n"
+        _write(folder / "manifest.json", text.encode())
 
     from IPython.display import Image
 
@@ -156,13 +158,8 @@ def _small(png: bytes) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """All or nothing: a run that is killed leaves the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with atomic(path) as temporary:
         temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _notebook() -> str | None:
