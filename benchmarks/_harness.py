@@ -1,18 +1,21 @@
-"""Side-by-side timings: what every benchmark shares. Claims are ratios of medians, measured in turn in one process.
+"""Side-by-side timings: what every benchmark shares. Claims are ratios, measured in turn in one run.
 
->>> rows = compare({"plain": f, "hooked": g}, against="plain")     # each f, g is a call without arguments
+>>> seconds = measure({"plain": f, "hooked": g}, repeats=5)        # each f, g is a call without arguments
+>>> rows = ratios(seconds, against="plain", goals={"hooked": ("<=", 1.1)})
 >>> record("extraction", rows, setting="12 layers, d 256")         # into results.json and docs/benchmarks.md
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import gc
 import json
+import operator
 import os
 import platform
 import statistics
-import tempfile
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,90 +27,155 @@ from emolab.storage import write_json
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results.json", HERE.parent / "docs" / "benchmarks.md"
-WORDS = 4000  # vocabulary of the random models; a multiple of what a batch needs, small beside the blocks
+WORDS = 4000  # vocabulary of the random models, unless said otherwise
+RUN = datetime.datetime.now().isoformat(timespec="seconds")
+CUDA = torch.cuda.is_available()
+_settings = {"write": True}  # by `record`; not with --quick
+_COMPARE = {"<=": operator.le, ">=": operator.ge, ">": operator.gt}
 
 
-def arguments() -> argparse.Namespace:
+def arguments(*flags: str) -> argparse.Namespace:
+    """The options of every script; flags are further ones that are either there or not."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="one small size and few repeats: does it run at all?")
-    parser.add_argument("--threads", type=int, default=0, help="default: as torch chooses")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds at the small size; the large one takes up to 3")
+    parser.add_argument("--quick", action="store_true", help="one small size, two rounds, nothing written")
+    parser.add_argument("--threads", type=int, default=0, help="default: as torch chooses (OMP_NUM_THREADS)")
+    for flag in flags:
+        parser.add_argument(flag, action="store_true")
     found = parser.parse_args()
     if found.threads:
         torch.set_num_threads(found.threads)
-    found.repeats = 2 if found.quick else found.repeats
+    if found.quick:
+        found.repeats, _settings["write"] = 2, False
     return found
 
 
-def compare(cases: dict[str, Callable[[], object]], *, against: str, repeats: int = 5) -> list[dict]:
-    """Run all cases in turn, `repeats` times after one warm-up; median seconds, spread, and ratio to one of them.
+def sizes(quick: bool) -> list[tuple[int, int, str]]:
+    """(layers, d_model, dtype): two small ones on a CPU, the shapes of a 1B and a 7B model on a GPU."""
+    if quick:
+        return [(4, 128, "float32")]
+    if CUDA:
+        return [(16, 2048, "bfloat16"), (32, 4096, "bfloat16")]
+    return [(12, 256, "float32"), (24, 1024, "float32")]
 
-    The ratio is the median over rounds of (case / reference in the same round), so that a slow minute hits both.
+
+def measure(cases: dict[str, Callable[[], object]], *, repeats: int) -> dict[str, list[float]]:
+    """Seconds of every case in each of `repeats` rounds, after one warm-up round that is not counted.
+
+    A round runs all cases once. Each case goes first in its turn, and every second round runs backwards, so that none
+    gains from its place; a slow minute of the machine hits all cases of its round.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    return measure_timed({name: _timed(case) for name, case in cases.items()}, repeats=repeats)
+
+
+def measure_timed(cases: dict[str, Callable[[], float]], *, repeats: int) -> dict[str, list[float]]:
+    """As `measure`, for cases that take their own time, in another process."""
+    names, seconds = list(cases), {name: [] for name in cases}
     for turn in range(repeats + 1):
-        order = list(cases) if turn % 2 else list(reversed(cases))  # neither always goes first
-        for name in order:
-            gc.collect()
-            _wait()
-            start = time.perf_counter()
-            cases[name]()
-            _wait()
+        first = turn % len(names)
+        for name in (names[first:] + names[:first])[:: -1 if turn % 2 else 1]:
+            found = cases[name]()
             if turn:
-                seconds[name].append(time.perf_counter() - start)
-    rows = []
-    for name, found in seconds.items():
-        ratios = [a / b for a, b in zip(found, seconds[against], strict=True)]
-        rows.append(
-            {
-                "case": name,
-                "median_s": round(statistics.median(found), 4),
-                "min_s": round(min(found), 4),
-                "max_s": round(max(found), 4),
-                "ratio": round(statistics.median(ratios), 3),
-                "ratio_min": round(min(ratios), 3),
-                "ratio_max": round(max(ratios), 3),
-                "against": against,
-            }
-        )
-    return rows
+                seconds[name].append(found)
+    return seconds
+
+
+def _timed(case: Callable[[], object]) -> Callable[[], float]:
+    def run() -> float:
+        gc.collect()
+        _wait()
+        start = time.perf_counter()
+        case()
+        _wait()
+        return time.perf_counter() - start
+
+    return run
 
 
 def _wait() -> None:
-    if torch.cuda.is_available():
+    if CUDA:
         torch.cuda.synchronize()
 
 
-def random_model(n_layers: int, d_model: int, *, dtype: str = "float32", heads: int | None = None):
-    """A Llama of random weights with a word tokenizer, saved and loaded as any directory is."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+def ratios(
+    seconds: dict[str, list[float]],
+    *,
+    against: str,
+    goals: dict[str, tuple[str, float]] | None = None,
+    speed: bool = False,
+) -> list[dict]:
+    """One row a case: median, lowest and highest seconds, and their ratio to `against` in the same round.
 
-    vocabulary = {"<pad>": 0, "<bos>": 1, "<eos>": 2} | {f"w{i}": i for i in range(3, WORDS)}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    The ratio is the median over rounds of case / reference, of reference / case with speed=True (above 1 is faster).
+    goals: {case: ("<=", 1.1)} for the ratio.
+    """
+    rows = []
+    for name, found in seconds.items():
+        pairs = list(zip(found, seconds[against], strict=True))
+        each = [b / a if speed else a / b for a, b in pairs]
+        row = {
+            "case": name,
+            "median_s": round(statistics.median(found), 4),
+            "min_s": round(min(found), 4),
+            "max_s": round(max(found), 4),
+            "rounds": len(found),
+            "ratio": round(statistics.median(each), 3),
+            "ratio_min": round(min(each), 3),
+            "ratio_max": round(max(each), 3),
+            "of": "speed" if speed else "time",
+            "against": against,
+        }
+        rows.append(row | judged(statistics.median(each), (goals or {}).get(name)))
+    return rows
+
+
+def plain_row(case: str, value: float, unit: str, goal: tuple[str, float] | None = None) -> dict:
+    """A row that is a number with a unit and no ratio of times."""
+    return {"case": case, "value": value, "unit": unit} | judged(value, goal)
+
+
+def judged(value: float, goal: tuple[str, float] | None) -> dict:
+    return {} if goal is None else {"goal": f"{goal[0]} {goal[1]:g}", "met": bool(_COMPARE[goal[0]](value, goal[1]))}
+
+
+def random_tokenizer(words: int = WORDS):
+    """Words w3, w4, ...; no end of answer, so that every answer has its full length and every case the same work."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<pad>": 0, "<bos>": 1, "<unk>": 2} | {f"w{i}": i for i in range(3, words)}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<pad>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", bos_token="<bos>", unk_token="<unk>")
+
+
+def random_pair(n_layers: int, d_model: int, *, dtype: str = "float32", heads: int | None = None, words: int = WORDS):
+    """A Llama of random weights and its tokenizer."""
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    heads = heads or max(2, d_model // (128 if d_model > 1024 else 64))
     config = LlamaConfig(
-        vocab_size=WORDS, hidden_size=d_model, intermediate_size=d_model * 8 // 3, num_hidden_layers=n_layers,
-        num_attention_heads=heads or d_model // 64, num_key_value_heads=heads or d_model // 64,
-        max_position_embeddings=1024, pad_token_id=0, bos_token_id=1, eos_token_id=None,
+        vocab_size=words, hidden_size=d_model, intermediate_size=d_model * 8 // 3, num_hidden_layers=n_layers,
+        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=1024,
+        pad_token_id=0, bos_token_id=1, eos_token_id=None,
     )  # fmt: skip
-    with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
+    with torch.random.fork_rng(), torch.device("cuda" if CUDA else "cpu"):
         torch.manual_seed(0)
-        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-            model = LlamaForCausalLM(config).to(getattr(torch, dtype))
-        model.generation_config.eos_token_id = None  # every answer has the full length: equal work everywhere
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        del model
-        loaded = emolab.load_model(folder, dtype=dtype)
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    model.generation_config.eos_token_id = None
+    return model.eval().requires_grad_(False), random_tokenizer(words)
+
+
+def random_model(n_layers: int, d_model: int, *, dtype: str = "float32", heads: int | None = None):
+    """The same, loaded by emolab."""
+    loaded = emolab.load_model(random_pair(n_layers, d_model, dtype=dtype, heads=heads))
     loaded.name = f"random Llama, {n_layers} layers, d {d_model}, {dtype}"
+    assert not loaded.eos_ids, "answers would end early"
     return loaded
 
 
-def words(n: int, seed: int) -> str:
+def text(n: int, seed: int) -> str:
+    """n random words, each one token."""
     draw = torch.Generator().manual_seed(seed)
     return " ".join(f"w{i}" for i in torch.randint(3, WORDS, (n,), generator=draw).tolist())
 
@@ -117,41 +185,86 @@ def machine() -> dict:
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), cpu)
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    gpu = torch.cuda.get_device_name() if CUDA else None
     cores, threads = os.cpu_count(), torch.get_num_threads()
     return {"cpu": cpu, "cores": cores, "threads": threads, "gpu": gpu, "versions": emolab.versions()}
 
 
-def record(name: str, rows: list[dict], *, setting: str, goal: str = "") -> None:
-    """Print the rows, and put them into results.json and the page in docs/."""
+def told_machine(m: dict) -> str:
+    return f"{m['gpu'] or m['cpu']}, cores: {m['cores']}, threads: {m['threads']}; {m['versions']}"
+
+
+def record(
+    name: str, rows: list[dict], *, setting: str, note: str = "", goal: str = "", script: str | None = None
+) -> None:
+    """Print the rows and, unless --quick, put them into results.json and the page in docs/.
+
+    goal: in words, where rows have none of their own (`ratios`, `plain_row`). What an earlier run of the same script
+    found is taken out, so that no row outlives its setting.
+    """
+    note = " ".join(part for part in (note, goal and f"Goal: {goal}.") if part)
     width = max(len(row["case"]) for row in rows)
-    print(f"\n{name}: {setting}" + (f" (goal {goal})" if goal else ""))
+    print(f"\n{name}: {setting}" + (f"\n  ({note})" if note else ""))
     for row in rows:
-        told = f"{row['ratio']:.3f} x" if "ratio" in row else f"{row['value']} {row['unit']}"
-        print(f"  {row['case']:<{width}}  {told}", flush=True)
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    found[f"{name}: {setting}"] = {"goal": goal, "machine": machine(), "rows": rows}
-    write_json(RESULTS, dict(sorted(found.items())))
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(_page(found), encoding="utf-8")
+        print(f"  {row['case']:<{width}}  {_told(row)}{_goal(row)}", flush=True)
+    if not _settings["write"]:
+        return
+    script = script or Path(sys.argv[0]).name
+    found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+    found = [x for x in found if x["script"] != script or x["run"] == RUN]
+    entry = {"name": name, "setting": setting, "note": note, "script": script, "run": RUN, "machine": machine()}
+    found.append(entry | {"load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None, "rows": rows})
+    found.sort(key=lambda x: x["script"])  # stable: within a script as it ran
+    write_json(RESULTS, found)
+    PAGE.write_text(page(found), encoding="utf-8")
 
 
-def _page(results: dict) -> str:
+def _told(row: dict) -> str:
+    if "ratio" not in row:
+        return f"{row['value']:g} {row['unit']}"
+    spread = f"[{row['ratio_min']:.2f}, {row['ratio_max']:.2f}]"
+    return f"{row['ratio']:.2f} x the {row.get('of', 'time')} {spread}, {row['median_s']:.3f} s"
+
+
+def _goal(row: dict) -> str:
+    return f"  (goal {row['goal']}: {'met' if row['met'] else 'not met'})" if "goal" in row else ""
+
+
+def page(results: list[dict]) -> str:
+    """docs/benchmarks.md."""
     lines = [
         "# Benchmarks", "",
-        "Ratios, measured in turn in one process on random-weight models; `make bench` makes this page again.",
-        "Times depend on the machine, ratios much less. Brackets: lowest and highest round.", "",
+        "What emolab costs, on models of random weights. Every figure is a ratio of two cases measured in turn in one",
+        "run: the median over rounds, with the lowest and the highest round in brackets. Times depend on the machine,",
+        "ratios much less. `make bench` measures all of it again and rewrites this page.", "",
     ]  # fmt: skip
-    machines = {json.dumps(r["machine"], sort_keys=True): r["machine"] for r in results.values()}
-    for m in machines.values():
-        lines.append(f"Machine: {m['gpu'] or m['cpu']}, {m['cores']} cores, {m['threads']} threads; {m['versions']}.")
-    for name, result in sorted(results.items()):
-        lines += ["", f"## {name}", "", f"Goal: {result['goal']}" if result["goal"] else "", ""]
+    for told in dict.fromkeys(told_machine(x["machine"]) for x in results):
+        lines.append(f"Machine: {told}.")
+    lines += ["", "## Goals", "", "| what | against | measured | goal | met |", "|---|---|---|---|---|"]
+    for x in results:
+        for row in x["rows"]:
+            if "goal" in row:
+                what = f"{x['name']}, {row['case']}; {x['setting']}"
+                met = "yes" if row["met"] else "**no**"
+                lines.append(f"| {what} | {row.get('against', '')} | {_told(row)} | {row['goal']} | {met} |")
+    if any(x["script"] == "growth.py" for x in results):
+        lines += ["", "## How cost grows", "", "![Seconds against layers, heads, responses and grid](cost_growth.png)"]
+    for x in results:
+        load = "" if x["load"] is None else f", load {x['load']:g}"
+        lines += ["", f"## {x['name']}: {x['setting']}", "", f"`benchmarks/{x['script']}`, {x['run']}{load}", ""]
+        lines += [x["note"], ""] if x["note"] else []
         lines += ["| case | measured | against |", "|---|---|---|"]
-        for row in result["rows"]:
-            if "ratio" in row:
-                told = f"{row['ratio']:.2f} x [{row['ratio_min']:.2f}, {row['ratio_max']:.2f}], {row['median_s']:.3f} s"
-            else:
-                told = f"{row['value']} {row['unit']}"
-            lines.append(f"| {row['case']} | {told} | {row.get('against', '')} |")
+        lines += [f"| {row['case']} | {_told(row)} | {row.get('against', '')} |" for row in x["rows"]]
     return "\n".join(lines) + "\n"
+
+
+def readme_line(results: list[dict]) -> str:
+    """The two figures for the README, from results.json: the larger CPU model, and the grid."""
+    rows = {(x["name"], x["setting"].split(",")[0], row["case"]): row for x in results for row in x["rows"]}
+    extraction = rows["extraction against Hugging Face", "24 layers", "all sites and heads"]["ratio"]
+    grid = rows["grid of 36 steerings", "12 layers", "one batch"]["ratio"]
+    return (
+        f"Reading every layer, site and head takes {extraction:.2f} times as long as a bare Hugging Face forward pass, "
+        f"and 36 steerings in one batch run {grid:.1f} times as fast as one at a time "
+        "([benchmarks](docs/benchmarks.md))."
+    )

@@ -1,77 +1,100 @@
 """What steering costs while a model writes, and what a grid of steerings costs in one batch.
 
-`python benchmarks/steering.py`. Greedy text of fixed length, so that every case does the same work.
+`python benchmarks/steering.py`. Greedy text of fixed length (no end of answer), so that every case does the same work;
+speed is tokens a second. emolab's cases are whole calls of `generate`, with prompts rendered, tokenized and answers
+decoded; Hugging Face's `generate` gets ready token tensors. About 5 minutes on two cores.
 """
 
 from __future__ import annotations
 
 import torch
-from _harness import arguments, compare, random_model, record, words
+from _harness import CUDA, arguments, measure, plain_row, random_model, ratios, record, sizes, text
 
 import emolab
 from emolab import EmotionVectors, Steering, generate
 from emolab.models import encode, render_prompts
 
-NEW = 32
+PROMPT, NEW = 32, 32
 
 
 def vectors(model) -> EmotionVectors:
+    """Random vectors, small beside the residual stream, so that texts differ and stay finite."""
     draw = torch.Generator().manual_seed(0)
     data = {site: torch.randn(5, model.n_layers, model.d_model, generator=draw) * 0.02 for site in ("resid", "attn")}
-    meta = {"model": model.name, "fingerprint": model.fingerprint}
-    return EmotionVectors(data, emolab.EMOTIONS, torch.ones(model.n_layers), meta)
+    return EmotionVectors(
+        data, emolab.EMOTIONS, torch.ones(model.n_layers), {"model": model.name, "fingerprint": model.fingerprint}
+    )
+
+
+def cases(model, batch: int, *, bridge: bool) -> dict:
+    prompts = [text(PROMPT, i) for i in range(batch)]
+    ready = encode(model, render_prompts(model, prompts))
+    steering = Steering(vectors(model), {"joy": 1.0})
+    # On the GPU plan_batches would choose 512 rows, on the CPU 128: one batch in every case.
+    options = {"max_new_tokens": NEW, "batch_size": batch}
+
+    def bare():
+        with torch.inference_mode():
+            mask = ready.attention_mask
+            ids = model.hf.generate(
+                ready.input_ids, attention_mask=mask, max_new_tokens=NEW, do_sample=False, pad_token_id=0
+            )
+        assert ids.shape[1] == ready.input_ids.shape[1] + NEW
+
+    def on_bridge():
+        with emolab.steered(model, steering):
+            generate(model, prompts, **options)
+
+    found = {
+        "Hugging Face generate": bare,
+        "unsteered": lambda: generate(model, prompts, **options),
+        "steered": lambda: generate(model, prompts, steering=steering, **options),
+    }
+    return found | ({"steered, on the bridge": on_bridge} if bridge else {})
+
+
+def grid(model, size: int = 36) -> tuple[list[str], list[Steering]]:
+    """One prompt under `size` steerings: emotions, sites and doses."""
+    ev = vectors(model)
+    doses = (-1, 0.5, 1, 2, 3, 4)
+    found = [Steering(ev, {e: x}, site=site) for site in ev.sites for x in doses for e in ev.emotions]
+    return [text(PROMPT, 0)] * size, [found[i % len(found)] for i in range(size)]
 
 
 def main() -> None:
     a = arguments()
-    for n_layers, d_model in [(12, 256)] if a.quick else [(12, 256), (24, 1024)]:
-        model = random_model(n_layers, d_model)
-        ev, size = vectors(model), f"{n_layers} layers, d {d_model}"
-        for batch in (1, 8) if a.quick or d_model > 512 else (1, 8, 32):
-            prompts = [words(32, i) for i in range(batch)]
-            steering = Steering(ev, {"joy": 1.0}, site="resid")
-            rendered = encode(model, render_prompts(model, prompts))
+    for n_layers, d_model, dtype in sizes(a.quick):
+        model, large = random_model(n_layers, d_model, dtype=dtype), d_model > 512
+        repeats = min(a.repeats, 3) if large else a.repeats
+        for batch in (1, 8) if a.quick or (large and not CUDA) else (1, 8, 32):
+            seconds = measure(cases(model, batch, bridge=not large), repeats=repeats)
+            setting = f"{n_layers} layers, d {d_model}, {dtype}, batch {batch}, {PROMPT} + {NEW} tokens"
+            ours = {k: v for k, v in seconds.items() if not k.startswith("Hugging")}
+            rows = ratios(ours, against="unsteered", goals={"steered": (">=", 0.95)}, speed=True)
+            record("steered generation against unsteered", rows, setting=setting)
+            plain = {k: seconds[k] for k in ("Hugging Face generate", "steered")}
+            rows = ratios(plain, against="Hugging Face generate", goals={"steered": (">=", 0.90)}, speed=True)
+            record("steered generation against Hugging Face", rows, setting=setting)
+        if large and not CUDA:
+            continue  # minutes a round
+        prompts, steerings = grid(model)
+        texts = {}
 
-            def bare(model=model, rendered=rendered):
-                with torch.inference_mode():
-                    model.hf.generate(
-                        rendered.input_ids, attention_mask=rendered.attention_mask, max_new_tokens=NEW, do_sample=False,
-                        pad_token_id=0,
-                    )  # fmt: skip
+        def single(model=model, prompts=prompts, steerings=steerings, texts=texts):
+            pairs = zip(prompts, steerings, strict=True)
+            texts["single"] = [generate(model, p, steering=s, max_new_tokens=NEW)[0] for p, s in pairs]
 
-            def unsteered(model=model, prompts=prompts):
-                generate(model, prompts, max_new_tokens=NEW)
+        def together(model=model, prompts=prompts, steerings=steerings, texts=texts):
+            found = generate(model, prompts, steering=steerings, max_new_tokens=NEW, batch_size=len(prompts))
+            texts["together"] = found
 
-            def steered(model=model, prompts=prompts, steering=steering):
-                generate(model, prompts, steering=steering, max_new_tokens=NEW)
-
-            def bridge(model=model, prompts=prompts, steering=steering):
-                with emolab.steered(model, steering):
-                    generate(model, prompts, max_new_tokens=NEW)
-
-            cases = {"unsteered": unsteered, "steered": steered, "steered, on the bridge": bridge}
-            rows = compare(cases, against="unsteered", repeats=a.repeats)
-            record("steered generation against unsteered", rows, setting=f"{size}, batch {batch}", goal="1.05 x")
-            cases = {"Hugging Face generate": bare, "steered": steered}
-            rows = compare(cases, against="Hugging Face generate", repeats=a.repeats)
-            record("steered generation against Hugging Face", rows, setting=f"{size}, batch {batch}", goal="1.11 x")
-        if d_model > 512:
-            continue
-        prompt = words(32, 0)
-        doses = (-1, 0.5, 1, 2, 3, 4)
-        grid = [Steering(ev, {e: x}, site=s) for e in ev.emotions[:3] for s in ev.sites for x in doses]
-        one_by_one: list[str] = []
-
-        def single(model=model, prompt=prompt, grid=grid, out=one_by_one):
-            out[:] = [generate(model, prompt, steering=s, max_new_tokens=NEW)[0] for s in grid]
-
-        def together(model=model, prompt=prompt, grid=grid, out=one_by_one):
-            found = generate(model, [prompt] * len(grid), steering=grid, max_new_tokens=NEW)
-            if out and found != out:
-                raise SystemExit("a grid in one batch gave other texts than one by one")
-
-        rows = compare({"one batch": together, "one at a time": single}, against="one batch", repeats=a.repeats)
-        record(f"grid of {len(grid)} steerings", rows, setting=size, goal="at least 6 x, same greedy tokens")
+        seconds = measure({"one batch": together, "one at a time": single}, repeats=min(a.repeats, 3))
+        rows = ratios(seconds, against="one at a time", goals={"one batch": (">=", 6)}, speed=True)
+        same = sum(x == y for x, y in zip(texts["single"], texts["together"], strict=True))
+        rows.append(plain_row("equal greedy texts", same, f"of {len(prompts)}", (">=", len(prompts))))
+        rows.append(plain_row("different texts in the grid", len(set(texts["single"])), f"of {len(prompts)}"))
+        setting = f"{n_layers} layers, d {d_model}, {dtype}, {PROMPT} + {NEW} tokens"
+        record(f"grid of {len(prompts)} steerings", rows, setting=setting)
 
 
 if __name__ == "__main__":

@@ -6,22 +6,29 @@ import re
 from pathlib import Path
 
 import griffe
+import nbformat
 from mkdocs.structure.files import File
+from pygments.formatters import HtmlFormatter
 
 ROOT = Path(__file__).parent.parent
 KEPT = (".png", ".svg", ".csv", ".json", ".md")
 
 
 def on_files(files, config):
-    """Notebooks as HTML, as they were committed (nothing is run), and figures as they are."""
+    """Notebooks as HTML, as they were committed (nothing is run), figures as they are, and the colours of code."""
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url="")
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
-        page, _ = exporter.from_filename(str(path))
+        nb = nbformat.read(path, as_version=4)  # badges are left out: pictures from outside
+        nb.cells[0].source = re.sub(r"^\[!\[.*\n\n?", "", nb.cells[0].source, flags=re.M)
+        page, _ = exporter.from_notebook_node(nb, {"metadata": {"name": path.stem}})
         files.append(File.generated(config, f"notebooks/{path.stem}.html", content=page))
     for path in sorted(p for p in (ROOT / "figures").rglob("*") if p.suffix in KEPT):
         files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
+    light, dark = HtmlFormatter(style="default"), HtmlFormatter(style="github-dark")
+    colours = light.get_style_defs(".highlight") + "\n" + dark.get_style_defs("[data-bs-theme=dark] .highlight")
+    files.append(File.generated(config, "code.css", content=colours))
     return files
 
 

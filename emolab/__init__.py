@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -48,7 +49,7 @@ _MODULES = (
 __all__ = sorted([*_PUBLIC, *_MODULES, "__version__"])
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(f"emolab.{_PUBLIC[name]}"), name)
     if name in _MODULES:

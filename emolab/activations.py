@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -23,11 +24,16 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from emolab import models
+from emolab.cluster import run_chunks
 from emolab.emotions import order
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, FileError, MismatchError, need_model, need_table, need_texts, shown
+from emolab.memory import halving
 from emolab.models import SITES, Model
 from emolab.sites import attention_gain, attention_norm, check_bridge, head_weights, output_weights
 from emolab.storage import digest, provenance, read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 TOKEN_RULE = "mean over response tokens, BOS and prompt excluded"
 FORMAT = "emolab-response-means-1"
@@ -61,7 +67,12 @@ class ResponseMeans:
 
     def select(self, rows: np.ndarray | pd.Series | Sequence[int]) -> ResponseMeans:
         """The same for some of the responses, by a boolean mask or by positions: for split halves, subsets, probes."""
-        rows = np.asarray(rows)
+        rows, n = np.asarray(rows), len(self.index)
+        rows = rows if rows.size else rows.astype(int)  # an empty list has no type
+        fits = len(rows) == n if rows.dtype == bool else rows.dtype.kind in "iu" and ((-n <= rows) & (rows < n)).all()
+        if rows.ndim != 1 or not fits:
+            told = f"expected positions below {n}, or {n} times True or False"
+            raise EmolabError(f"rows are {shown(rows.tolist())}; {told}")
         means = {site: values[rows] for site, values in self.means.items()}
         index = self.index.iloc[np.flatnonzero(rows) if rows.dtype == bool else rows].reset_index(drop=True)
         return dataclasses.replace(self, index=index, means=means, resid_norm=self.resid_norm[rows])
@@ -80,13 +91,17 @@ class ResponseMeans:
         try:
             index = pd.read_json(StringIO(meta.pop("index")), orient="split", dtype=False)
             resid_norm = arrays.pop("resid_norm")
-            if any(len(values) != len(index) for values in (*arrays.values(), resid_norm)):
-                raise ValueError("rows and index differ in number")
-        except (KeyError, ValueError) as error:
-            raise EmolabError(
+            layers = (len(index), *resid_norm.shape[1:])
+            need_table(index, ("query_id", "emotion", "condition", "n_tokens"), "response_means")
+            for site, values in {"resid_norm": resid_norm, **arrays}.items():
+                axes = {"resid_norm": 2, "head": 4}.get(site, 3)
+                if values.shape[:2] != layers or values.ndim != axes or not np.isfinite(values).all():
+                    raise ValueError(f"{site} has another shape than rows, layers, ... or is not finite")
+            index = index.astype(dict.fromkeys(("query_id", "emotion", "condition"), "str"))
+        except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise FileError(
                 f"{path} holds response means without a fitting index ({error}); collect them again"
             ) from error
-        index = index.astype(dict.fromkeys(("query_id", "emotion", "condition"), "str"))
         return cls(index, {site: arrays[site] for site in SITES if site in arrays}, resid_norm, meta)
 
 
@@ -98,6 +113,7 @@ def response_means(
     batch_size: int | None = None,
     out: str | Path | None = None,
     progress: bool = True,
+    client: Client | None = None,
 ) -> ResponseMeans:
     """Run each response once behind its prompt and average activations over the response tokens.
 
@@ -111,13 +127,16 @@ def response_means(
         sites: any of `resid`, `attn`, `mlp`, `head`; one pass serves all.
         batch_size: default by the number of padded tokens.
         out: a folder; `response_means.safetensors` is written into it (see `ResponseMeans.load`).
+        client: of a Dask cluster, whose workers then run the same batches (`emolab.cluster`).
 
     Raises:
         EmolabError: unknown site, a condition without a token, activations that are not finite, or an architecture
             that TransformerLens computes wrongly or whose heads do not add up to its attention output.
     """
     sites = check_sites(sites)
+    need_model(model)
     responses = _checked(responses)
+    check_origin(model, responses)
     meta = {
         **provenance(model),
         "attention": "eager",  # sdpa differs from it by rounding, 1 % in bfloat16
@@ -135,8 +154,18 @@ def response_means(
     wanted = {*sites} | ({"attn"} if "head" in sites else set())  # heads are checked against attn
     result: dict[str, np.ndarray] = {}
     with tqdm(total=len(texts), desc="activations", unit="text", disable=not progress) as bar:
-        for rows in models.plan_batches(model, totals, batch_size):
-            batch = _batch_means(model, [prompts[i] for i in rows], [texts[i] for i in rows], wanted)
+
+        def measure(rows: list[int]) -> dict[str, np.ndarray]:
+            return _batch_means(model, [prompts[i] for i in rows], [texts[i] for i in rows], wanted)
+
+        plan = models.plan_batches(model, totals, batch_size)
+        if client is None:
+            batches = halving(measure, plan)
+        else:
+            jobs = [([prompts[i] for i in rows], [texts[i] for i in rows], wanted) for rows in plan]
+            chunks = run_chunks(model, _halved_means, jobs, client=client, name="activations")
+            batches = ((plan[number], batch) for found in chunks for number, batch in found.items())
+        for rows, batch in batches:
             for name, values in batch.items():
                 if name not in result:
                     result[name] = np.empty((len(texts), *values.shape[1:]), np.float32)
@@ -160,18 +189,27 @@ def response_means(
 
 def check_sites(sites: Sequence[str]) -> tuple[str, ...]:
     """The sites in their fixed order; EmolabError for an unknown or no site."""
-    sites = (sites,) if isinstance(sites, str) else tuple(sites)
+    sites = (sites,) if isinstance(sites, str) else tuple(sites or ())
     unknown = [site for site in sites if site not in SITES]
     if unknown or not sites:
-        raise EmolabError(
-            f"unknown site {unknown[0]!r}; choose from {', '.join(SITES)}" if unknown else "no site given"
-        )
+        what = f"unknown site {shown(unknown[0])}" if unknown else "no site given"
+        raise EmolabError(f"{what}; choose from {', '.join(SITES)}")
     return tuple(site for site in SITES if site in sites)
 
 
 def corpus_hash(responses: pd.DataFrame) -> str:
     """Hash of what the model reads and how it is grouped: query ids, conditions, prompts, texts."""
     return digest(_checked(responses)[["query_id", "condition", "prompt", "text"]].to_numpy().ravel().tolist())
+
+
+def check_origin(model: Model, responses: pd.DataFrame) -> None:
+    """MismatchError for responses of another model, as far as their table knows: prompts are in that one's format."""
+    made = responses.attrs.get("emolab", {})
+    if made.get("fingerprint") not in (None, model.fingerprint):
+        raise MismatchError(
+            f"these responses are of {made.get('model')!r} ({made['fingerprint']}), prompts in its format, not of "
+            f"{model.name!r} ({model.fingerprint}); collect them again with this model"
+        )
 
 
 def _template_hash(responses: pd.DataFrame) -> str:
@@ -184,9 +222,13 @@ def _checked(responses: pd.DataFrame) -> pd.DataFrame:
     missing = [c for c in ("condition", "text") if not isinstance(responses, pd.DataFrame) or c not in responses]
     if missing:
         raise EmolabError(f"responses lack {', '.join(missing)}; use collect_responses or responses_from_texts")
-    bad = [text for text in responses["text"] if not isinstance(text, str)]
-    if bad or responses.empty:
-        raise EmolabError(f"responses hold {bad[0]!r} where a text belongs" if bad else "responses are empty")
+    if responses.empty:
+        raise EmolabError("responses are empty; use collect_responses or responses_from_texts")
+    for column in ("text", "condition", "prompt", "query"):
+        if column in responses:
+            values = need_texts(f"responses' column {column!r}", responses[column].tolist())
+            if column == "condition" and not all(map(str.strip, values)):
+                raise EmolabError("responses hold an empty condition; expected the name of an emotion, or neutral")
     default = {"prompt": "", "query": "", "emotion": responses["condition"]}
     default["query_id"] = [f"r-{i:04d}" for i in range(1, len(responses) + 1)]
     return responses.assign(**{c: v for c, v in default.items() if c not in responses}).reset_index(drop=True)
@@ -278,12 +320,22 @@ def _batch_means(model: Model, prompts: list[str], texts: list[str], sites: set[
         model.bridge(ids, attention_mask=attention, logits_to_keep=1, use_cache=False)
     result = {}
     for name in (*sites, "resid_norm"):
-        layers = [taken.get((name, layer)) for layer in range(model.n_layers)]
-        if any(values is None for values in layers):
+        layers = [taken[name, layer] for layer in range(model.n_layers) if (name, layer) in taken]
+        if len(layers) < model.n_layers:
             raise EmolabError(f"{model.name} gave no activations at {name}; measure the other sites only")
         width = max(x.shape[-1] for x in layers)  # heads may be of different width (Gemma 4): filled up with zeros
         result[name] = torch.stack([torch.nn.functional.pad(x, (0, width - x.shape[-1])) for x in layers], 1).numpy()
     return result
+
+
+def _halved_means(model: Model, prompts: list[str], texts: list[str], sites: set[str]) -> dict[str, np.ndarray]:
+    """`_batch_means` of one batch in a worker, which halves it where it does not fit its memory."""
+
+    def measure(rows: list[int]) -> dict[str, np.ndarray]:
+        return _batch_means(model, [prompts[i] for i in rows], [texts[i] for i in rows], sites)
+
+    parts = [part for _, part in halving(measure, [list(range(len(texts)))])]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _check_heads(model: Model, z: np.ndarray, attn: np.ndarray) -> None:

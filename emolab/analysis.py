@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from emolab.activations import ResponseMeans, response_means
+from emolab.activations import ResponseMeans, corpus_hash, response_means
 from emolab.causal import ablation_curve, head_effects
 from emolab.embedding import embed, embed_scores
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, FileError, MismatchError, ResourceError
+from emolab.experiments import vectors_identity
 from emolab.geometry import shared_energy
 from emolab.heads import head_summary
 from emolab.models import Model
 from emolab.reliability import probe_accuracy, split_half, word_accuracy
-from emolab.storage import write_parquet
+from emolab.storage import digest, kept, stable
 from emolab.vectors import EmotionVectors
+
+GEOMETRY = ("shared", "split_half", "split_half_specific", "probe", "words", "silhouette")
 
 
 def geometry_tables(
@@ -73,6 +77,7 @@ def analyse(
     out: Path,
     seed: int = 0,
     progress: bool = True,
+    client: Any = None,
 ) -> dict:
     """Geometry and heads for `summary.json`; writes `geometry/*.parquet`, `heads.parquet`, `ablation.parquet`.
 
@@ -82,24 +87,35 @@ def analyse(
     """
 
     def geometry() -> dict:
-        heldout = response_means(model, tested, sites=("resid",), progress=progress)
-        tables = geometry_tables(means, heldout, responses, tested, groups)
-        for name, table in tables.items():
-            write_parquet(out / "geometry" / f"{name}.parquet", table)
-        return geometry_summary(tables)
+        tables: dict[str, pd.DataFrame] = {}
+
+        def measured(name: str) -> pd.DataFrame:
+            if not tables:
+                heldout = response_means(model, tested, sites=("resid",), progress=progress, client=client)
+                tables.update(geometry_tables(means, heldout, responses, tested, groups))
+            return tables[name]
+
+        given = {**of, "groups": digest([*groups.index, *groups.astype(str)])}
+        paths = {name: out / "geometry" / f"{name}.parquet" for name in GEOMETRY}
+        return geometry_summary({name: kept(path, given, lambda n=name: measured(n)) for name, path in paths.items()})
 
     def heads() -> dict:
-        options = {"seed": seed, "progress": progress}
-        effects = head_effects(model, vectors, responses, test="patch", **options)
-        write_parquet(out / "heads.parquet", effects)
-        curve = ablation_curve(model, vectors, tested, ranked=effects, judge=judge, **options)
-        write_parquet(out / "ablation.parquet", curve)
+        options = {"seed": seed, "progress": progress, "client": client}
+        given = {**of, "seed": seed, "judge": stable(judge)}
+        make = partial(head_effects, model, vectors, responses, test="patch", **options)
+        effects = kept(out / "heads.parquet", given, make)
+        make = partial(ablation_curve, model, vectors, tested, ranked=effects, judge=judge, **options)
+        curve = kept(out / "ablation.parquet", given, make)
         return head_summary(effects, curve)
 
+    of = {"fingerprint": model.fingerprint, "vectors": vectors_identity(vectors)}
+    of |= {"responses": corpus_hash(responses), "tested": corpus_hash(tested)}
     found = {}
     for name, measure in (("geometry", geometry), ("heads", heads)):
         try:
             found[name] = _without_nan(measure())
+        except (FileError, MismatchError, ResourceError):
+            raise
         except EmolabError as error:  # few texts, or a model without emotion: the rest of the study stands without it
             found[name] = {"not_measured": str(error)}
             if progress:

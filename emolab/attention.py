@@ -17,9 +17,9 @@ from torch import Tensor
 
 from emolab.attribution import emotion_tokens
 from emolab.emotions import NEUTRAL, order
-from emolab.errors import EmolabError
-from emolab.interventions import Heads
-from emolab.models import Model, check_context, encode, instruction, plan_batches
+from emolab.errors import EmolabError, need_number, need_table
+from emolab.interventions import Heads, head_pairs
+from emolab.models import Batch, Model, check_context, encode, instruction, plan_batches
 from emolab.resampling import interval, noted
 
 REGIONS = ("bos", "template", "instruction", "emotion word", "query", "answer: emotion words", "answer: rest")
@@ -50,10 +50,12 @@ def attention_summary(
     Attention shows where a head reads, not what its reading does: see `head_effects` for that. Raises EmolabError for
     heads that do not exist, no emotional response, an architecture without attention patterns, a slow tokenizer.
     """
-    heads = [tuple(map(int, h)) for h in heads]
+    heads = head_pairs(heads)
+    need_table(responses, ("query_id", "query", "condition", "prompt", "text"), "emolab.collect_responses")
+    need_number("n_queries", n_queries, 1, whole=True)
     wrong = [h for h in heads if not (0 <= h[0] < model.n_layers and 0 <= h[1] < model.n_heads)]
-    if wrong or not heads:
-        raise EmolabError(f"no head {wrong[0] if wrong else heads}; give (layer, head) pairs that exist")
+    if wrong:
+        raise EmolabError(f"no head {wrong[0]}; give (layer, head) pairs that exist")
     told = responses[(responses["condition"] != NEUTRAL) & (responses["prompt"] != "") & (responses["text"] != "")]
     if told.empty:
         raise EmolabError("attention is read from answers under an instruction; use collect_responses")
@@ -99,6 +101,9 @@ def attention_pattern(model: Model, prompt: str, text: str, *, layer: int, head:
     Columns: `from_position`, `next_token` (what is written there), `position`, `token` (what is looked at), `weight`;
     the weights of each `from_position` sum to 1.
     """
+    if not (0 <= layer < model.n_layers and 0 <= head < model.n_heads):
+        size = f"{model.n_layers} layers of {model.n_heads} heads"
+        raise EmolabError(f"no head {head} in layer {layer}; there are {size}")
     batch, (pattern,) = _patterns(model, [prompt], [text], [(layer, head)])
     ids = batch.input_ids[0].tolist()
     n, answer = len(ids), int(batch.response_mask[0].sum())
@@ -117,7 +122,7 @@ def attention_pattern(model: Model, prompt: str, text: str, *, layer: int, head:
 
 def _patterns(
     model: Model, prompts: list[str], texts: list[str], heads: Sequence[tuple[int, int]]
-) -> tuple[object, list[Float[Tensor, "row token token"]]]:
+) -> tuple[Batch, list[Float[Tensor, "row token token"]]]:
     """Attention of each head, float32 on the CPU."""
     batch = encode(model, prompts, texts)
     check_context(model, batch.input_ids.shape[1])
@@ -155,7 +160,7 @@ def _regions(model: Model, row: pd.Series, ids: list[int], n_prompt: int, words:
     where = spans["instruction"] if spans["instruction"][1] else (0, len(rest))
     found = list(re.finditer(rf"\b{re.escape(condition)}\b", rest[where[0] : where[1]], re.IGNORECASE))
     if found:
-        spans["emotion word"] = tuple(where[0] + x for x in found[-1].span())
+        spans["emotion word"] = (where[0] + found[-1].start(), where[0] + found[-1].end())
     for name, (start, end) in spans.items():  # the emotion word last: it lies within the instruction
         for i, (a, b) in enumerate(offsets):
             if a < end and b > start and prompt[max(a, start) : min(b, end)].strip():

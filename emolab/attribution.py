@@ -19,8 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolab.emotions import NEUTRAL, order
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_number
 from emolab.models import Model
+from emolab.resampling import some_layers
+from emolab.steering import _check_vectors
 from emolab.vectors import EmotionVectors
 
 LEAST_Z, LEAST_PURITY = 1.96, 0.75
@@ -128,7 +130,9 @@ def top_words(
     """
     if (site == "head") != (heads is not None) or (heads is not None and layer is not None):
         raise EmolabError('site="head" goes with heads=[(layer, head), ...] and without layer; other sites with layer')
-    layer = vectors.n_layers - 1 if layer is None else layer % vectors.n_layers
+    need_number("n", n, 1, whole=True)
+    _check_vectors(model, vectors, False)
+    (layer,) = some_layers(vectors.n_layers, -1 if layer is None else layer)
     places = [(layer, -1)] if heads is None else [tuple(h) for h in heads]
     parts = {"whole": vectors, "base": vectors.base(), "specific": vectors.specific()}
     if len(vectors.emotions) < 2:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 from pathlib import Path
@@ -25,13 +25,15 @@ from tqdm.auto import tqdm
 from emolab.cells import UNSTEERED, Asked, Cells
 from emolab.damage import dose_at_damage, p95_kl
 from emolab.emotions import NEUTRAL
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_number, need_table
 from emolab.experiments import vectors_identity
 from emolab.generation import generate
-from emolab.judges import EmbeddingJudge
+from emolab.judges import judges_of
 from emolab.methods import METHODS, Method, Run, build_methods, instruction_method
 from emolab.models import Model, render_prompts
+from emolab.queries import query_table
 from emolab.resampling import noted
+from emolab.runs import alone
 from emolab.stats import bootstrap_ci, clusters_of
 from emolab.storage import digest, provenance, write_table
 from emolab.vectors import EmotionVectors
@@ -46,6 +48,7 @@ FIRST = 8  # choosing queries on which doses far apart and sites are tried
 NEAR = (0.8, 1.0, 1.25)  # what is tried on all of them: the best of these doses, and its neighbours
 
 
+@alone
 def compare_methods(
     model: Model,
     vectors: EmotionVectors,
@@ -94,6 +97,8 @@ def compare_methods(
     Raises:
         EmolabError: an unknown method, a query in two sets, or `out` of another comparison.
     """
+    if target_kl is not None:
+        need_number("target_kl", target_kl, 0)
     chosen, reported = Asked("select", queries_select), Asked("report", queries_report)
     emotions = vectors.emotions
     _check(methods, emotions, judges, responses, chosen, reported)
@@ -121,11 +126,12 @@ def compare_methods(
     fine = study.scored([(m, e, near.get((m.name, e), m.doses)) for m in candidates for e in emotions], chosen)
     means = _by_dose(fine)
     best = {m.name: {e: float(means[m.name, m.setting, e].idxmax()) for e in emotions} for m in candidates}
-    targets = dict.fromkeys(emotions, target_kl)
-    if target_kl is None:
+    if target_kl is not None:
+        targets = dict.fromkeys(emotions, target_kl)
+    else:
         wording = best.get("instruction", dict.fromkeys(emotions, 1.0))
         targets = {e: p95_kl(cells.kl(study.told, e, wording[e], chosen)) for e in emotions}
-    bar = tqdm(candidates, "equal damage", disable=not progress)
+    bar = tqdm(candidates, "equal damage", unit="method", disable=not progress)
     equal = {m.name: _equal(m, targets, best[m.name], chosen) for m in bar}
     if target_kl is None and "instruction" in best:
         equal["instruction"] = best["instruction"]
@@ -168,7 +174,7 @@ def summary_of(table: pd.DataFrame) -> dict[str, dict]:
     return found
 
 
-def _json(value: float) -> float | None:
+def _json(value: Any) -> float | None:
     return round(float(value), 4) if np.isfinite(value) else None
 
 
@@ -185,7 +191,7 @@ class _Study:
     def __post_init__(self) -> None:
         self.told = instruction_method(self.model)  # its plain wording is the level of fluency
 
-    def scored(self, jobs: list[tuple[Method, str, Sequence[float]]], asked: Asked) -> pd.DataFrame:
+    def scored(self, jobs: Iterable[tuple[Method, str, Sequence[float]]], asked: Asked) -> pd.DataFrame:
         """Scores of these texts and of unsteered and instructed ones, after what is missing was generated."""
         keys = self.cells.fill([*((self.told, e, (1.0,)) for e in self.emotions), *jobs], asked)
         return self.cells.scored(keys, asked, self.model, self.emotions, self.judges)
@@ -224,12 +230,15 @@ def _check(methods, emotions, judges, responses: pd.DataFrame, chosen: Asked, re
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not len(methods):
         raise EmolabError(f"unknown method {unknown[:1]}; expected some of {', '.join(METHODS)}")
-    judges = [EmbeddingJudge()] if judges is None else [judges] if callable(judges) else list(judges)
-    judge = judges[0]
+    judge = judges_of(judges)[0]
     unread = [e for e in emotions if e not in judge.labels]
     if unread:
         known = ", ".join(judge.labels)
         raise EmolabError(f"judge {judge.name!r} cannot tell {', '.join(unread)}, only {known}; give judges= that can")
+    for name, table in (("queries_select", chosen.table), ("queries_report", reported.table)):
+        need_table(table, ("query_id", "query"), f"emolab.load_queries, as {name}")
+        query_table(table)
+    need_table(responses, ("query", "condition", "text"), "emolab.collect_responses")
     sets = {"responses": set(responses["query"]) - {""}, "queries_select": set(chosen.queries)}
     sets["queries_report"] = set(reported.queries)
     for one, other in combinations(sets, 2):
@@ -257,7 +266,8 @@ def _narrow(candidates: list[Method], means: pd.Series, emotions: Sequence[str])
         for name, setting in dosed.items()
         for e in emotions
     }
-    told = {f"{name}, {setting}": round(float(x), 4) for (name, setting), x in scores.items() if name in dosed}
+    pairs = zip(scores.index, scores, strict=True)
+    told = {f"{name}, {setting}": round(float(x), 4) for (name, setting), x in pairs if name in dosed}
     return kept, told, near
 
 

@@ -22,10 +22,11 @@ import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
+from emolab.activations import check_origin
 from emolab.controls import as_strong, random_like, shuffled_like
 from emolab.damage import next_token_kl
 from emolab.emotions import NEUTRAL
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_table
 from emolab.experiments import RANDOM_DIRECTIONS, vectors_identity
 from emolab.generation import generate, token_logprobs
 from emolab.models import Model
@@ -69,6 +70,9 @@ class Bench:
         progress: bool,
     ) -> Bench:
         """Raises EmolabError where fewer than two queries have all answers, and for a site that is not held."""
+        need_table(responses, ("query_id", "condition", "prompt", "text"), "emolab.collect_responses")
+        need_table(queries, ("query_id", "query"), "emolab.load_queries")
+        check_origin(model, responses)
         told = responses[responses["text"].str.strip() != ""]
         columns = ["query_id", "condition", "prompt", "text"]
         answers = {(q, c): (p, t) for q, c, p, t in told[columns].itertuples(index=False)}
@@ -195,7 +199,7 @@ class Bench:
         unique, path = list(dict.fromkeys(jobs)), self.path(name)
         done = read_table(path, settings)
         found = {} if done is None else dict(zip(done["job"], done["value"], strict=True))
-        with tqdm(total=len(unique), desc=name.replace("_", " "), disable=not self.progress) as bar:
+        with tqdm(total=len(unique), desc=name.replace("_", " "), unit="text", disable=not self.progress) as bar:
             for start in range(0, len(unique), _CHUNK):
                 chunk = range(start, min(start + _CHUNK, len(unique)))
                 todo = [i for i in chunk if i not in found]

@@ -20,8 +20,8 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
 
-from emolab.errors import EmolabError
-from emolab.judges import ask
+from emolab.errors import EmolabError, need_table, need_texts
+from emolab.judges import ask, judges_of
 from emolab.stats import bootstrap_ci, clusters_of
 
 AT_LEAST = 5  # texts of each label; also the number of folds
@@ -83,7 +83,7 @@ def calibrated(
     Raises:
         EmolabError: unknown labels, too few texts, lists of different length.
     """
-    texts, labels, known = list(texts), list(labels), list(judge.labels)
+    texts, labels, known = need_texts("texts", texts), list(labels), list(judges_of(judge)[0].labels)
     unknown = sorted({str(label) for label in labels} - set(known))
     counts = {label: labels.count(label) for label in known}
     if len(texts) != len(labels) or unknown:
@@ -159,7 +159,8 @@ def agreement(scored: pd.DataFrame, *, n: int = 1000, seed: int = 0) -> pd.DataF
     n draws), else over texts. Kappa depends on how varied the texts are: compare it on the same table only. NaN where
     both judges say one and the same label throughout. Raises EmolabError for a table scored by fewer than two judges.
     """
-    columns = ["top"] * ("top" in scored) + [c for c in scored if c.endswith("_top")]
+    need_table(scored, (), "emolab.score")
+    columns = ["top"] * ("top" in scored) + [c for c in scored.columns if c.endswith("_top")]
     if len(columns) < 2 or not len(scored):
         raise EmolabError(f"{len(columns)} judges in {len(scored)} rows; agreement needs a table that two have scored")
     first = scored.attrs.get("judges") or ["first judge"]
@@ -171,7 +172,7 @@ def agreement(scored: pd.DataFrame, *, n: int = 1000, seed: int = 0) -> pd.DataF
     units = pd.factorize(units)[0]
     counts = np.zeros((units.max() + 1, len(pairs), len(labels), len(labels)))
     for k, (a, b) in enumerate(pairs):
-        np.add.at(counts, (units, k, coded[a], coded[b]), 1)
+        np.add.at(counts[:, k], (units, coded[a], coded[b]), 1)
     value, low, high = bootstrap_ci(counts, lambda rows: _kappa(rows.sum(0)), n=n, seed=seed)
     found = pd.DataFrame([(names[a], names[b]) for a, b in pairs], columns=["judge_a", "judge_b"])
     return found.assign(kappa=value, lo=low, hi=high, n=len(scored))

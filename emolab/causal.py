@@ -14,23 +14,26 @@ beside the same change along a random direction of that head, of equal size, and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from scipy.stats import false_discovery_control
 
-from emolab.errors import EmolabError
-from emolab.interventions import Change, Heads
+from emolab.errors import EmolabError, need_number
+from emolab.interventions import Change, Heads, head_pairs
 from emolab.measures import setup
 from emolab.models import Model
 from emolab.resampling import interval, noted
+from emolab.stats import sign_flip
 from emolab.vectors import EmotionVectors
 
+if TYPE_CHECKING:
+    from distributed import Client
+
 DRAWS = 1000  # of the bootstrap
-FLIPS = 20_000  # sign flips, where there are too many for all
-EXACT = 14  # up to so many queries all sign flips are tried
+FLIPS = 20_000  # sign flips: all of up to 14 queries, else random ones
 
 
 def head_effects(
@@ -48,6 +51,7 @@ def head_effects(
     seed: int = 0,
     batch_size: int | None = None,
     progress: bool = True,
+    client: Client | None = None,
 ) -> pd.DataFrame:
     """The causal effect of every head on every emotion, with controls.
 
@@ -70,6 +74,7 @@ def head_effects(
             either prompt, the neutral answer: one text for all runs, so that positions match token by token although
             prompts differ in length, and emotion comes from the instruction alone, not from the words read.
         heads: (layer, head) pairs, default all.
+        client: of a Dask cluster, whose workers then do the runs; the judge stays here (`emolab.cluster`).
 
     Returns:
         One row a head and emotion: `layer, head, emotion, test, measure`; `attribution`, the share of the emotion's
@@ -87,9 +92,8 @@ def head_effects(
     options = {"test": test, "judge": judge, "words": words, "n_queries": n_queries, "max_new_tokens": max_new_tokens}
     space, measure, runs = setup(model, vectors, responses, **options, seed=seed)
     every = [(layer, head) for layer in range(model.n_layers) for head in range(model.n_heads)]
-    heads = every if heads is None else [tuple(map(int, h)) for h in heads]
-    if not heads:
-        raise EmolabError("heads is empty; expected (layer, head) pairs, or None for all")
+    heads = every if heads is None else list(dict.fromkeys(head_pairs(heads)))
+    need_number("dose", dose)
     jobs = []
     for emotion in vectors.emotions:
         for place, query in enumerate(runs.queries):
@@ -99,12 +103,12 @@ def head_effects(
                 for direction in (None, random):
                     jobs.append(runs.job(query, emotion, Change(test, emotion, (head,), dose, direction)))
     n = len(runs.queries)
-    values = measure(model, space, jobs, batch_size, progress).reshape(len(vectors.emotions), n, -1)
+    values = measure(model, space, jobs, batch_size, progress, client).reshape(len(vectors.emotions), n, -1)
     base, gap = values[..., :1], (values[..., 1] - values[..., 0]).mean(1)  # [emotion]
     found = values[..., 2:].reshape(*values.shape[:2], len(heads), 2) - base[..., None]  # [emotion, query, head, kind]
     effect, control = found[..., 0], found[..., 1]
     lo, hi = _interval(effect.swapaxes(0, 1), seed)
-    p = _sign_flip((effect - control).swapaxes(0, 1), seed)
+    p = sign_flip((effect - control).swapaxes(0, 1), n=FLIPS, seed=seed)
     attribution = _attribution(vectors)
     mean, rows = effect.mean(1), []
     for e, emotion in enumerate(vectors.emotions):
@@ -151,6 +155,7 @@ def ablation_curve(
     seed: int = 0,
     batch_size: int | None = None,
     progress: bool = True,
+    client: Client | None = None,
 ) -> pd.DataFrame:
     """How much emotion is left when the first k heads of a ranking lose their emotion direction, and with random heads.
 
@@ -181,13 +186,17 @@ def ablation_curve(
     space, measure, runs = setup(model, vectors, responses, **options, seed=seed)
     rankings = {emotion: _ranking(ranked, emotion) for emotion in vectors.emotions}
     total = min(map(len, rankings.values()))
+    for k in () if ks is None else ks:
+        need_number("one of ks", k, 0, whole=True)
+    need_number("n_random", n_random, 1, whole=True)
+    need_number("dose", dose)
     ks = [2**i for i in range(20) if 2**i <= max(1, total // 2)] if ks is None else sorted({int(k) for k in ks} - {0})
-    if not ks or ks[-1] > total or ks[0] < 1 or n_random < 1:
+    if not ks or ks[-1] > total:
         raise EmolabError(f"ks {ks} do not fit a ranking of {total} heads; expected numbers from 1 to {total}")
     rng = np.random.default_rng(seed)
     jobs, sets = [], []
+    plan = [(k, order, draw) for k in ks for order, draw in _orders(n_random)]
     for emotion in vectors.emotions:
-        plan = [(k, order, draw) for k in ks for order, draw in _orders(n_random)]
         chosen = {}
         for k, order, draw in plan:
             top = rankings[emotion][:k]
@@ -199,7 +208,7 @@ def ablation_curve(
                 random = _seed(seed, place) if key[1] == "random_direction" else None
                 jobs.append(runs.job(query, emotion, Change(test, emotion, chosen[key][0], dose, random)))
     n = len(runs.queries)
-    values = measure(model, space, jobs, batch_size, progress).reshape(len(vectors.emotions), n, -1)
+    values = measure(model, space, jobs, batch_size, progress, client).reshape(len(vectors.emotions), n, -1)
     start, end = (values[..., 1], values[..., 0]) if test == "ablate" else (values[..., 0], values[..., 1])
     boot = rng.multinomial(n, np.full(n, 1 / n), size=DRAWS) / n  # [draw, query]
     columns: dict[tuple, list[int]] = {}
@@ -260,21 +269,6 @@ def _interval(values: Float[np.ndarray, "query ..."], seed: int) -> tuple[np.nda
     n = len(values)
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=DRAWS) / n
     return interval(np.tensordot(counts, values, 1))
-
-
-def _sign_flip(differences: Float[np.ndarray, "query ..."], seed: int) -> np.ndarray:
-    """Two-sided p that the mean differs from zero, by flipping signs of whole queries; all of them, or FLIPS random."""
-    n = len(differences)
-    flat = differences.reshape(n, -1)
-    if n <= EXACT:
-        signs, extra = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1), 0
-    else:
-        signs, extra = np.random.default_rng(seed).choice([-1, 1], size=(FLIPS, n)), 1
-    seen = np.abs(flat.sum(0))
-    hits = np.zeros(flat.shape[1])
-    for block in np.array_split(signs, max(1, len(signs) * flat.shape[1] // 2**24)):
-        hits += (np.abs(block @ flat) >= seen - 1e-12 * (1 + seen)).sum(0)
-    return ((hits + extra) / (len(signs) + extra)).reshape(differences.shape[1:])
 
 
 def _ranking(ranked: pd.DataFrame | Mapping[str, Heads], emotion: str) -> tuple[tuple[int, int], ...]:

@@ -67,7 +67,7 @@ class Cells:
     def fill(self, jobs: Iterable[tuple[Method, str, Sequence[float]]], asked: Asked) -> list[tuple]:
         """Generate what is missing of (method, emotion, doses); the keys of all that was asked for."""
         jobs, keys = list(jobs), []
-        for method, emotion, doses in tqdm(jobs, f"baselines, {asked.split}", disable=not self.progress):
+        for method, emotion, doses in tqdm(jobs, f"baselines, {asked.split}", unit="curve", disable=not self.progress):
             wanted = {dose: self._key(method, emotion, dose, asked) for dose in doses}
             keys += wanted.values()
             todo = [dose for dose, key in wanted.items() if key not in self.rows]

@@ -23,7 +23,7 @@ from scipy.stats import rankdata
 
 from emolab.dose_response import LEVEL
 from emolab.emotions import order
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_table
 from emolab.stats import bootstrap_ci
 
 LINE_FITS = ("slope", "curvature", "r2", "r2_parabola", "asymmetry")
@@ -45,7 +45,7 @@ def wide_curves(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
             raise EmolabError(f'{emotion} needs unsteered rows (control "none", alpha 0) and control "random"')
         for control in wide.columns.unique(0):
             curve = wide[control].copy()
-            curve[0.0] = wide["none", 0.0]
+            curve.loc[:, 0.0] = wide["none", 0.0]
             found[emotion, control] = curve[sorted(curve)].dropna()
     return found
 
@@ -57,7 +57,7 @@ def intervals(
     return np.stack(bootstrap_ci(wide, statistic, clusters=clusters.loc[wide.index], seed=seed), -1)
 
 
-def means(wide: pd.DataFrame, clusters: pd.Series, seed: int, **labels: str) -> pd.DataFrame:
+def means(wide: pd.DataFrame, clusters: pd.Series, seed: int, **labels: Any) -> pd.DataFrame:
     """Mean and interval of each dose [query, dose], as rows `*labels, alpha, value, lo, hi, n`."""
     value, lo, hi = intervals(wide, lambda x: x.mean(0), clusters, seed).T
     return pd.DataFrame({**labels, "alpha": wide.columns, "value": value, "lo": lo, "hi": hi, "n": len(wide)})
@@ -65,7 +65,7 @@ def means(wide: pd.DataFrame, clusters: pd.Series, seed: int, **labels: str) -> 
 
 def slopes(wide: pd.DataFrame, reach: float) -> pd.Series:
     """Least-squares slope of each query within |dose| <= reach; EmolabError where 0 is the only dose there."""
-    doses = [a for a in wide if abs(a) <= reach]
+    doses = [a for a in wide.columns.astype(float) if abs(a) <= reach]
     if len(doses) < 2:
         held = ", ".join(f"{a:g}" for a in wide)
         raise EmolabError(f"a slope at 0 needs a dose within {reach:g} of it; the doses are {held}")
@@ -183,6 +183,8 @@ def pair_table(pairs: pd.DataFrame) -> pd.DataFrame:
 
     kind: "whole", "specific" or "random". Raises EmolabError without a random pair or without doses 0 and above.
     """
+    columns = ("query_id", "scale", "first", "second", "a", "b", "part", "control", "target", "value")
+    need_table(pairs, columns, "emolab.claim_runs.pair_runs, with scale")
     first = pairs["target"] == pairs["first"]
     table = pairs.assign(own=pairs["a"].where(first, pairs["b"]), other=pairs["b"].where(first, pairs["a"]))
     table["kind"] = table["part"].where(table["control"] == "none", table["control"])

@@ -28,8 +28,11 @@ import pandas as pd
 from emolab import claims
 from emolab import judges as judging
 from emolab.bench import Bench
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_number, need_numbers, shown
 from emolab.models import Model
+from emolab.queries import query_table
+from emolab.runs import alone
+from emolab.scored import is_unsteered
 from emolab.scoring import score
 from emolab.stats import clusters_of
 from emolab.storage import read_table, write_table
@@ -77,7 +80,9 @@ def drift_runs(
     """
     bench = Bench.of(model, vectors, queries, responses, site, layers, seed, out, progress)
     sources = bench.sources(part, ("random", "shuffled", "base"))
-    doses = sorted({float(a) for a in alphas if a})
+    doses = sorted({a for a in need_numbers("alphas", alphas) if a})
+    if not doses:
+        raise EmolabError(f"alphas are {shown(alphas)}; expected a dose other than 0")
     cells = [
         ((emotion, control, alpha), bench.steer(variants, {emotion: alpha}))
         # Dose by dose: texts of one dose are about as long, so that no batch waits for a broken one that never ends.
@@ -174,7 +179,7 @@ def pair_runs(
     names, levels = vectors.emotions, sorted({0.0, *map(float, doses)})
     if pairs is None:
         ring = zip(names, names[1:] + names[:1], strict=True)
-        pairs = list(dict.fromkeys(tuple(sorted(pair, key=names.index)) for pair in ring))
+        pairs = list(dict.fromkeys((a, b) if names.index(a) < names.index(b) else (b, a) for a, b in ring))
     if not pairs or any(len(set(pair)) != 2 or not set(pair) <= set(names) for pair in pairs):
         raise EmolabError(f"pairs are {pairs!r}; expected pairs of two different ones of {', '.join(names)}")
     bench = Bench.of(model, vectors, queries, responses, site, layers, seed, out, progress)
@@ -194,6 +199,7 @@ def pair_runs(
     return write_table(table.drop(columns="steering"), bench.path("pairs"), settings)
 
 
+@alone
 def check_claims(
     model: Model,
     vectors: EmotionVectors,
@@ -217,6 +223,11 @@ def check_claims(
     n_queries: so many of the queries are run, of different situations first. One emotion alone has no claim "additive".
     Raises EmolabError as the runs and the functions of `emolab.claims` do.
     """
+    if not isinstance(setting, Mapping):
+        raise EmolabError(f"setting is {shown(setting)}; expected fields of Steering, such as {{'site': 'resid'}}")
+    need_number("n_queries", n_queries, 2, whole=True)
+    is_unsteered(scored, needed=True)  # not after the runs
+    queries = query_table(queries)
     turn = queries.groupby(queries["query_id"].map(clusters_of(queries)), sort=False).cumcount()
     chosen = queries.loc[turn.sort_values(kind="stable").index].head(n_queries)
     place = {key: setting[key] for key in ("site", "layers") if key in setting}
@@ -241,6 +252,7 @@ def _distances(table: pd.DataFrame, plain: pd.DataFrame, asked: pd.DataFrame) ->
     kept = (before * queries).sum(1)
     away, lost = 1 - (after * before[own]).sum(1), kept[own] - (after * queries[own]).sum(1)
     units = (1 - before @ before.T)[different].mean(), kept.mean() - (before @ queries.T)[different].mean()
-    return tuple(
+    away, lost = (
         x / unit if unit > 1e-6 else np.full(len(x), np.nan) for x, unit in zip((away, lost), units, strict=True)
     )
+    return away, lost

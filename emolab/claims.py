@@ -12,6 +12,7 @@ evidence, three numbers in a list are a value and its interval.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +26,7 @@ import pandas as pd
 from emolab import claim_fits as fits
 from emolab.dose_response import logit, target_p
 from emolab.emotions import order
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_table
 from emolab.stats import clusters_of
 
 SUPPORTED, NOT, MIXED = "supported", "not supported", "mixed"
@@ -119,6 +120,8 @@ def preservation(drift: pd.DataFrame, *, seed: int = 0) -> Claim:
     more, or by more than 0.5 in all. "local" (up to dose 1) and "global" are supported where all doses keep it, not
     supported where one loses it; so is the claim where both agree, else "mixed".
     """
+    columns = ("query_id", "control", "alpha", "topic", "answer", "kl")
+    need_table(drift, columns, "emolab.claim_runs.drift_runs")
     steered, clusters, evidence, rows = drift[drift["alpha"] > 0], clusters_of(drift), {}, []
     controls = ["none", *(c for c in steered["control"].unique() if c != "none")]
     doses = np.array(sorted(steered["alpha"].unique()))
@@ -182,7 +185,7 @@ def linear(table: pd.DataFrame, *, seed: int = 0) -> Claim:
         for (emotion, control), wide in curves.items():
             rows.append(fits.means(wide, clusters, seed, scale=scale, emotion=emotion, control=control))
             for reach in RANGES if control == "none" else ():
-                doses = [a for a in wide if abs(a) <= reach]
+                doses = [a for a in wide.columns.astype(float) if abs(a) <= reach]
                 if len(doses) < 4 or max(map(abs, doses)) <= reach / 2:
                     continue
                 own = dict(zip(fits.LINE_FITS, fits.fit_line(wide[doses], clusters, seed), strict=True))
@@ -221,14 +224,14 @@ def additive(pairs: pd.DataFrame, *, seed: int = 0) -> Claim:
     one, so that on its logits two emotions also compete; on log-odds they do not.
     """
     table = fits.pair_table(pairs)
-    clusters, evidence, rows, states, told = clusters_of(table), {}, [], [], []
+    clusters, evidence, rows, states, told, levels = clusters_of(table), {}, [], [], [], []
     for scale, part in table.groupby("scale", sort=False):
         found, kinds, sums, levels = fits.interactions(part, clusters, seed)  # [number, kind, sum, 3]
         for i, kind in enumerate(kinds):
             rows.append(pd.DataFrame(sums, columns=["pair", "target"]).assign(scale=scale, kind=kind, n=len(clusters)))
             for name, x in zip(fits.ADDITIVE_FITS, found[:, i], strict=True):
                 rows[-1][[name, f"{name}_lo", f"{name}_hi"]] = x
-            own = dict(zip(fits.ADDITIVE_FITS, found[:, i, -1], strict=True))
+            own: dict[str, Any] = dict(zip(fits.ADDITIVE_FITS, found[:, i, -1], strict=True))
             own["minus_random"] = found[0, len(kinds) + i, -1]
             if not own["gain"][1] > 0:  # a share of nothing
                 own["share"] = np.full(3, np.nan)
@@ -243,6 +246,7 @@ def additive(pairs: pd.DataFrame, *, seed: int = 0) -> Claim:
 
 
 def _scaled(table: pd.DataFrame) -> pd.DataFrame:
+    need_table(table, ("query_id", "emotion", "control", "alpha"), "emolab.score(emolab.sweep(...))")
     return table if "value" in table else judge_logits(table)
 
 
@@ -252,7 +256,7 @@ def _topic_at(drift: Sequence[float], minus: Sequence[float]) -> bool | None:
     return False if lost else True if minus[2] < MARGIN and drift[2] < BROKEN else None
 
 
-def _additive(coefficient: Sequence[float], share: Sequence[float]) -> bool | None:
+def _additive(coefficient: np.ndarray, share: np.ndarray) -> bool | None:
     if np.isnan(share[0]):
         return None
     return (
@@ -261,8 +265,8 @@ def _additive(coefficient: Sequence[float], share: Sequence[float]) -> bool | No
 
 
 def _verdict(parts: Iterable[bool | str | None]) -> str:
-    found = {True if p in (True, SUPPORTED) else False if p in (False, NOT) else None for p in parts}
-    return {frozenset({True}): SUPPORTED, frozenset({False}): NOT}.get(frozenset(found), MIXED)
+    found = {SUPPORTED if p in (True, SUPPORTED) else NOT if p in (False, NOT) else MIXED for p in parts}
+    return found.pop() if len(found) == 1 else MIXED
 
 
 def _claim(name: str, parts: Iterable, condition: str, evidence: dict, rows: list[pd.DataFrame]) -> Claim:
@@ -277,7 +281,7 @@ def _clean(x: Any) -> Any:
     if isinstance(x, str | bool | int | None):
         return x
     if isinstance(x, Real):
-        return float(f"{x:.4g}") if np.isfinite(x) else None
+        return float(f"{x:.4g}") if math.isfinite(x) else None
     return [_clean(value) for value in x]
 
 
@@ -291,5 +295,5 @@ def _span(doses: Iterable[float]) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def _triple(x: Sequence[float]) -> str:
+def _triple(x: Iterable[float]) -> str:
     return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*x)

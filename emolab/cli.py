@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shlex
+import signal
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from emolab.errors import EmolabError
@@ -13,15 +18,50 @@ from emolab.errors import EmolabError
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 when it worked, 2 after a clear error, 130 when interrupted."""
     arguments = _parser().parse_args(argv)
+    command = shlex.join(["emolab", *(sys.argv[1:] if argv is None else argv)])
+    told = f"emolab: interrupted; what was finished is saved, the same command goes on from there:\n{command}"
+    unwatch = _watch(told)
     try:
         arguments.run(arguments)
     except (EmolabError, OSError) as error:
         print(f"emolab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("emolab: interrupted; what was finished is saved, the same command goes on from there", file=sys.stderr)
+        print(told, file=sys.stderr)
         return 130
+    finally:
+        unwatch()
     return 0
+
+
+def _watch(told: str) -> Callable[[], None]:
+    """See to it that Ctrl-C ends the process in two seconds, in the middle of a long computation too.
+
+    Python raises KeyboardInterrupt only between two of its own steps. The signal wakes a thread at once, which ends the
+    process if that has not happened within 1.5 s: whatever is being written then is a temporary file. Returns what
+    undoes it.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(os, "set_blocking"):
+        return lambda: None
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    before, done = signal.set_wakeup_fd(write, warn_on_full_buffer=False), threading.Event()
+
+    def wait() -> None:
+        while (woken := os.read(read, 1)) and woken[0] != signal.SIGINT:
+            pass
+        if woken and not done.wait(1.5):
+            print(told, file=sys.stderr, flush=True)
+            os._exit(130)
+        os.close(read)
+
+    def unwatch() -> None:
+        done.set()
+        signal.set_wakeup_fd(before)
+        os.close(write)
+
+    threading.Thread(target=wait, daemon=True).start()
+    return unwatch
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--seed", type=int, default=0)
         return sub
 
+    cluster = "let the workers of this Dask scheduler do the long stages, like tcp://10.0.0.1:8786"
     sub = command(
         "study", _study, "everything: responses, vectors, doses with controls, figures, summary.json", out="runs/study"
     )
@@ -49,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--n-queries", type=int, nargs=3, default=(40, 20, 26), metavar=("EXTRACT", "SELECT", "REPORT"))
     sub.add_argument("--emotions", nargs="+", help="default: anger disgust fear joy sadness")
     sub.add_argument("--methods", nargs="*", help="baselines to compare with; none after the option: no comparison")
+    sub.add_argument("--cluster", metavar="ADDRESS", help=cluster)
     sub = command("extract", _extract, "collect responses and extract emotion vectors", out="runs/vectors")
     sub.add_argument("--queries", help="bundled set or JSON file")
     sub.add_argument("--split", help="default: train, or all of a file without that split")
@@ -73,20 +115,25 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--layers", nargs="+", default=["all"], help="all, each, thirds, or numbers: 2,3,4")
     sub.add_argument("--op", nargs="+", default=["add"], choices=["add", "ablate", "clamp"])
     sub.add_argument("--emotions", nargs="+", help='names or mixtures: joy "0.5 anger + 0.5 joy" (default: all)')
+    sub.add_argument("--cluster", metavar="ADDRESS", help=cluster)
     command("score", _score, "judge the texts of a sweep", out="runs/sweep")
     command("figures", _figures, "draw the figures of a study again", out="runs/study")
-    sub = command("info", _info, "what a vectors file or a run holds")
-    sub.add_argument("path", type=Path)
+    sub = command("info", _info, "what a vectors file or a run holds; or, with --check, whether a model works here")
+    sub.add_argument("path", type=Path, nargs="?")
+    sub.add_argument("--check", metavar="MODEL", help="check this model, bundled name, hub id or directory")
     return parser
 
 
 def _study(a: argparse.Namespace) -> None:
+    from emolab.cluster import connected
     from emolab.emotions import EMOTIONS
     from emolab.models import load_model
     from emolab.pipeline import study
 
     options = {"queries": a.queries, "n_queries": tuple(a.n_queries), "methods": a.methods, "seed": a.seed}
-    study(load_model(a.model, dtype=a.dtype), out=a.out, emotions=a.emotions or EMOTIONS, **options)
+    with connected(a.cluster) as client:
+        model = load_model(a.model, dtype=a.dtype)
+        study(model, out=a.out, emotions=a.emotions or EMOTIONS, client=client, **options)
 
 
 def _queries(a: argparse.Namespace, split: str):
@@ -141,12 +188,14 @@ def _layers(text: str, words: tuple[str, ...] = ("all", "each", "thirds")) -> st
 
 def _sweep(a: argparse.Namespace) -> None:
     from emolab import EmotionVectors, load_model, sweep
+    from emolab.cluster import connected
 
     grid = {"site": a.site, "part": a.part, "layers": [_layers(x) for x in a.layers], "op": a.op}
     vectors = EmotionVectors.load(a.vectors)
     model = load_model(a.model, dtype=a.dtype)
     options = {"alphas": a.alphas, "emotions": a.emotions, "controls": a.controls, "grid": grid}
-    table = sweep(model, vectors, _queries(a, "heldout"), out=a.out, seed=a.seed, **options)
+    with connected(a.cluster) as client:
+        table = sweep(model, vectors, _queries(a, "heldout"), out=a.out, seed=a.seed, client=client, **options)
     print(f"{len(table)} texts in {a.out / 'sweep.parquet'}")
 
 
@@ -154,6 +203,7 @@ def _score(a: argparse.Namespace) -> None:
     import pandas as pd
 
     from emolab import load_model, score
+    from emolab.runs import writing
     from emolab.storage import write_parquet
 
     path = a.out / "sweep.parquet"
@@ -163,8 +213,9 @@ def _score(a: argparse.Namespace) -> None:
         raise EmolabError(f"{path} is missing or damaged; run emolab sweep --out {a.out} first") from error
     if "row" in table:
         raise EmolabError(f"{path} is unfinished; run the same emolab sweep --out {a.out} again, it goes on from there")
-    scored = score(table, model=load_model(a.model, dtype=a.dtype))
-    write_parquet(a.out / "scores.parquet", scored)
+    with writing(a.out):
+        scored = score(table, model=load_model(a.model, dtype=a.dtype))
+        write_parquet(a.out / "scores.parquet", scored)
     hits = scored.assign(target=scored["top"] == scored["emotion"])
     print(
         hits.groupby(["emotion", "control", "alpha"])[["target", "adherence", "perplexity"]].mean().round(3).to_string()
@@ -173,11 +224,28 @@ def _score(a: argparse.Namespace) -> None:
 
 def _figures(a: argparse.Namespace) -> None:
     from emolab.plot.run import run_figures
+    from emolab.runs import writing
 
-    print("\n".join(map(str, run_figures(a.out))))
+    with writing(a.out if a.out.is_dir() else None):
+        print("\n".join(map(str, run_figures(a.out))))
+
+
+def _check(a: argparse.Namespace) -> None:
+    from emolab.models import load_model
+    from emolab.selfcheck import check_model
+
+    found = check_model(load_model(a.check, dtype=a.dtype))
+    print("\n".join(map(str, found)))
+    failed = [check.name for check in found if check.state == "FAILED"]
+    if failed:
+        raise EmolabError(f"{a.check!r} fails {len(failed)} of {len(found)} checks: {', '.join(failed)}")
 
 
 def _info(a: argparse.Namespace) -> None:
+    if a.check is not None:
+        return _check(a)
+    if a.path is None:
+        raise EmolabError("info of what? Name a vectors file or the folder of a run, or --check MODEL")
     from emolab import EmotionVectors
     from emolab.plot.run import read_summary
 

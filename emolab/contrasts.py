@@ -43,7 +43,7 @@ def mean_differences(
         # Layer by layer: a float64 copy of all layers would triple the memory.
         layers = [means.means[site][rows, layer].astype(np.float64) for layer in range(means.means[site].shape[1])]
         data[site] = torch.from_numpy(np.stack([np.tensordot(weights[:, rows], x, 1) for x in layers], axis=1))
-    if "head" in sites:
+    if W_O is not None and "head" in sites:
         data["head"] = torch.einsum("elhd,lhdm->elhm", data["head"], W_O.to("cpu", torch.float64))
     resid_norm = torch.from_numpy(np.median(means.resid_norm[condition == NEUTRAL], axis=0))
     counts = {str(label): int((condition == label).sum()) for label in order(condition)}

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from emolab.activations import ResponseMeans, output_weights
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_number
 from emolab.models import Model
 from emolab.steering import Steering
 from emolab.storage import digest
@@ -25,6 +25,7 @@ from emolab.vectors import EmotionVectors, vectors_from_means
 
 def random_like(vectors: EmotionVectors, *, seed: int = 0) -> EmotionVectors:
     """Gaussian directions with the norm of `vectors` for every emotion, layer (and head)."""
+    need_number("seed", seed, whole=True)
     # Not the plain seed: vectors that someone drew with the same one would be their own control.
     generator = torch.Generator().manual_seed(int(digest(["random control", str(seed)])[:15], 16))
     data = {site: _match(torch.randn(x.shape, generator=generator), x) for site, x in vectors.data.items()}
@@ -50,7 +51,7 @@ def shuffled_like(vectors: EmotionVectors, *, model: Model | None = None, seed: 
     sites = [site for site in vectors.sites if site != "head" or model is not None]
     if not sites:
         raise EmolabError("shuffled labels for heads need their output weights; pass model= to shuffled_like")
-    W_O = output_weights(model) if "head" in sites else None
+    W_O = output_weights(model) if model is not None and "head" in sites else None
     shuffled = vectors_from_means(replace(means, index=means.index.assign(condition=condition)), W_O=W_O, sites=sites)
     part = vectors.meta.get("part", "whole")
     shuffled = {"whole": lambda: shuffled, "specific": shuffled.specific, "base": shuffled.base}[part]()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 
 from emolab.errors import EmolabError
 from emolab.generation import _forward, _per_row, _plan, _running
@@ -54,7 +54,8 @@ def next_token_kl(
     changed, others = other or model, list(prompts if other_prompts is None else other_prompts)
     prompts, texts = list(prompts), list(texts)
     if not len(prompts) == len(texts) == len(others):
-        raise EmolabError(f"{len(prompts)} prompts, {len(texts)} texts and {len(others)} other_prompts; not as many")
+        sizes = f"{len(prompts)} prompts, {len(texts)} texts and {len(others)} other_prompts"
+        raise EmolabError(f"{sizes}; expected as many of each")
     if changed.bridge.cfg.d_vocab != model.bridge.cfg.d_vocab:
         raise EmolabError(f"{model.name!r} and {changed.name!r} have different vocabularies; no KL between them")
     rows = _per_row(changed, steering, len(prompts), allow_mismatch=False)
@@ -62,7 +63,7 @@ def next_token_kl(
     longer = [max(pair, key=len) for pair in zip(prompts, others, strict=True)]
     for index in _plan(model, longer, texts, batch_size, extra=0, logits=True):
         pairs = {(prompts[i], texts[i]): None for i in index}  # a grid of settings asks about the same texts
-        once, _ = _logits(model, *map(list, zip(*pairs, strict=True)), [])
+        once, _ = _logits(model, [prompt for prompt, _ in pairs], [text for _, text in pairs], [])
         plain = dict(zip(pairs, once, strict=True))
         steerings = [rows[i] for i in index] if rows else []
         new, first = _logits(changed, [others[i] for i in index], [texts[i] for i in index], steerings)
@@ -141,7 +142,7 @@ def dose_at_damage(
             "choose another target, or check that this method changes the model at all"
         )
     if gap(before) and gap(here):
-        here = brentq(gap, before, here, xtol=1e-4)
+        here = float(root_scalar(gap, bracket=(before, here), method="brentq", xtol=1e-4).root)
     elif not gap(before):
         here = before
     gap(here)

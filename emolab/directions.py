@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from emolab.activations import ResponseMeans
 from emolab.emotions import NEUTRAL
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_number
 from emolab.vectors import EmotionVectors, contrast_weights, vectors_from_means
 
 
@@ -56,6 +56,9 @@ def probe_vectors(means: ResponseMeans, *, sites: Sequence[str] | None = None, C
     mean difference. What reads an emotion best is not what writes it best: a probe also weighs coordinates by how
     little else moves them. C: scikit-learn's inverse strength of the L2 penalty. sites as in `pca_vectors`.
     """
+    need_number("C", C, 0)
+    if not C:
+        raise EmolabError("C is 0; expected a number above 0")
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler

@@ -18,7 +18,7 @@ from scipy.special import logit as _logit
 from scipy.stats import spearmanr
 
 from emolab.emotions import order
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_number
 from emolab.scored import (
     Instructed,
     fluent_level,
@@ -62,16 +62,17 @@ def dose_table(scored: pd.DataFrame, instructed: Instructed = None, *, seed: int
     table = headline(with_instructed(scored, instructed), instructed)
     level, perplexity = fluent_level(table, instructed), perplexity_column(table)
     columns = {"target": "target", "p_target": "emotion_score", "adherence": "adherence"}
-    columns |= {"perplexity_ratio": perplexity} | {m: m for m in ("compression", "distinct2", "overall")}
+    columns |= {} if perplexity is None else {"perplexity_ratio": perplexity}
+    columns |= {m: m for m in ("compression", "distinct2", "overall")}
     table["target"] = is_hit(table)
     clusters, rows = clusters_of(table), []
     for emotion in order(table["emotion"]):
         own = table[table["emotion"] == emotion]
-        measures = [m for m in MEASURES if columns[m] in own and own[columns[m]].notna().any()]
+        measures = [m for m in MEASURES if m in columns and columns[m] in own and own[columns[m]].notna().any()]
         wide = pd.concat({m: _wide(own, columns[m]) for m in measures}, axis=1)  # [query, (measure, control, alpha)]
         over = pd.DataFrame({"nothing": 1.0}, index=wide.index)  # what values are divided by, query by query
         over["adherence"] = _base(own, "adherence") if "adherence" in measures else np.nan
-        over["perplexity_ratio"] = _reference(own, perplexity, instructed, level.loc[emotion, "perplexity"])
+        over["perplexity_ratio"] = _reference(own, perplexity, instructed, level["perplexity"][emotion])
         groups = clusters.loc[wide.index]
         value, lo, hi = _ratios(wide, over, groups, seed)
         cells = pd.DataFrame(list(wide.columns), columns=["measure", "control", "alpha"])
@@ -101,7 +102,7 @@ def trend(scored: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     for emotion, control, wide in _curves(table):
         if 0.0 not in wide:
             wide = wide.assign(zero=base[emotion]).rename(columns={"zero": 0.0})
-        wide = wide[sorted(wide)]
+        wide = wide[sorted(wide.columns)]
         rho[emotion, control] = wide.apply(_spearman, axis=1)
         slopes[emotion, control] = _slopes(wide)
         rows.append((emotion, control, _isotonic_r2(wide.mean()), len(wide)))
@@ -128,6 +129,7 @@ def collapse(
         there is none, at the dose with the smallest q), and `random_alpha_star`, the same of the random direction.
     """
     one_setting(scored)
+    need_number("margin", margin, 0)
     table = headline(scored, instructed)
     clusters, rows = clusters_of(table), []
     for emotion in order(table["emotion"]):
@@ -136,7 +138,7 @@ def collapse(
         drops, q, star = _drops(wide, base, "none", clusters, margin, seed)
         found = (np.nan, np.nan, np.nan, np.nan, 0)
         if np.isfinite(q).any():
-            at = star if np.isfinite(star) else drops.columns[np.nanargmin(q)]
+            at = star if np.isfinite(star) else drops.columns[int(np.nanargmin(q))]
             change = drops[at].dropna()
             value = map(float, bootstrap_ci(change, np.mean, clusters=clusters.loc[change.index], seed=seed))
             found = (*value, float(q[drops.columns.get_loc(at)]), len(change))
@@ -189,7 +191,7 @@ def compare(scored: pd.DataFrame, *, control: str = "random", measure: str = "p_
     for emotion in order(table["emotion"]):
         own = table[table["emotion"] == emotion]
         wide = _wide(own, measure)
-        for alpha in [a for c, a in wide if c == "none" and a != 0]:
+        for alpha in [a for c, a in wide.columns if c == "none" and a != 0]:
             at = (control, 0.0 if control == "prompt" else alpha)
             if control == "unsteered" or at in wide:
                 other = _base(own, measure) if control == "unsteered" else wide[at]
@@ -250,7 +252,7 @@ def _logits(scored: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, pd.Series]]:
     is_unsteered(scored, needed=True)
     one_setting(scored)
     table = scored.assign(logit=logit(target_p(scored)))
-    return table, {emotion: _base(own, "logit") for emotion, own in table.groupby("emotion")}
+    return table, {str(emotion): _base(own, "logit") for emotion, own in table.groupby("emotion")}
 
 
 def _curves(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
@@ -258,12 +260,12 @@ def _curves(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     for emotion in order(table["emotion"]):
         wide = _wide(table[table["emotion"] == emotion], "logit")
         for control in [c for c in wide.columns.unique(0) if c != "prompt"]:
-            yield emotion, control, wide[control].dropna(how="all")
+            yield emotion, control, wide[[control]].droplevel(0, axis=1).dropna(how="all")
 
 
 def _drops(wide: pd.DataFrame, base: pd.Series, control: str, clusters: pd.Series, margin: float, seed: int):
     """Change from the unsteered text [query, positive alpha], the q that it fell by more than margin, and alpha*."""
-    doses = [a for c, a in wide if c == control and a > 0]
+    doses = [float(a) for c, a in wide.columns if c == control and float(a) > 0]
     if not doses:
         return pd.DataFrame(index=wide.index), np.array([]), np.nan
     drops = wide[control][doses].sub(base, axis=0)
@@ -274,14 +276,15 @@ def _drops(wide: pd.DataFrame, base: pd.Series, control: str, clusters: pd.Serie
 
 def _spearman(row: pd.Series) -> float:
     row = row.dropna()
-    return float(spearmanr(row.index, row).statistic) if len(row) > 2 and np.ptp(row) > 0 else np.nan
+    return float(np.asarray(spearmanr(row.index, row))[0]) if len(row) > 2 and np.ptp(row) > 0 else np.nan
 
 
 def _slopes(wide: pd.DataFrame) -> pd.Series:
     """Least-squares slope of each query's logit over dose 0 and the nearest dose on either side."""
-    near = sorted({max((a for a in wide if a < 0), default=0.0), 0.0, min((a for a in wide if a > 0), default=0.0)})
+    doses = [float(a) for a in wide.columns]
+    near = sorted({max((a for a in doses if a < 0), default=0.0), 0.0, min((a for a in doses if a > 0), default=0.0)})
     centred = np.array(near) - np.mean(near)
-    return wide[near] @ centred / (centred @ centred) if len(near) > 1 else wide[near[0]] * np.nan
+    return wide[near].dot(pd.Series(centred, near)) / (centred @ centred) if len(near) > 1 else wide[near[0]] * np.nan
 
 
 def _isotonic_r2(curve: pd.Series) -> float:

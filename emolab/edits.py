@@ -1,12 +1,16 @@
 """The mechanics of steering: which tokens an edit meets, the edit itself, its hooks on the bridge or the plain model.
 
 `emolab.steering` turns what is wanted into `Edit`s; generation runs them. Nothing here knows about emotions.
+
+Guards are always on, and end in one EmolabError: every forward pass runs every edit once (`counted`), at the right
+shape; where an edit first acts, the activation moves by what was asked (`Edit.check`, read when steering ends, so that
+no token waits for it); and no hook is left behind.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,6 +42,8 @@ class Window:
         self.positions, self.prompts, self.cached = positions, prompts, cached
         self.half_life = None if fade is None or np.isinf(fade).all() else np.array(fade, float)[:, None]
         self._key, self._found = None, (False, None)
+        self._probe_key: Any = None
+        self._probe: Any = None
 
     def keep(self, offset: int, size: int, device: torch.device) -> bool | Tensor:
         """True for all, False for none, else a mask [row or 1, size, 1]; worked out once for all layers of a pass."""
@@ -52,22 +58,38 @@ class Window:
         self.keep(offset, size, device)
         return self._found[1]
 
-    def _compute(self, offset: int, size: int, device: torch.device) -> tuple[bool | Tensor, Tensor | None]:
+    def probe(self, offset: int, size: int, device: torch.device) -> tuple[int | Tensor, Tensor]:
+        """The last edited position in this call, of all rows or of each, and the weight there; weight 0 for none."""
+        if self._probe_key != (offset, size, device):
+            self._probe_key, (keep, since) = (offset, size, device), self._positions(offset, size)
+            at: np.ndarray = size - 1 - keep[:, ::-1].argmax(1)
+            share = keep.any(1, keepdims=True).astype(np.float32)
+            if self.half_life is not None:
+                share = share * 0.5 ** (np.take_along_axis(since, at[:, None], 1).clip(min=0) / self.half_life)
+            places = torch.from_numpy(at).to(device) if (at != at[0]).any() else int(at[0])
+            self._probe = places, torch.from_numpy(share).float().to(device)
+        return self._probe
+
+    def _positions(self, offset: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Row by row, which positions are edited, and how many tokens each is away from the first edited one."""
         prompts = self.prompts or [(0, size)] * len(self.positions)
         positions = self.positions * len(prompts) if len(self.positions) == 1 else self.positions
         spans = np.array([(pad, *_span(p, n)) for p, (pad, n) in zip(positions, prompts, strict=True)])
         pad, start, stop, step = (column[:, None] for column in spans.T)
         own = np.arange(offset, offset + size)[None] - pad
-        keep, weight = (own >= start) & (own < stop) & ((own - start) % step == 0), None
+        return (own >= start) & (own < stop) & ((own - start) % step == 0), own - start
+
+    def _compute(self, offset: int, size: int, device: torch.device) -> tuple[bool | Tensor, Tensor | None]:
+        (keep, since), weight = self._positions(offset, size), None
         if self.half_life is not None:
-            left = 0.5 ** ((own - start).clip(min=0) / self.half_life)
+            left = 0.5 ** (since.clip(min=0) / self.half_life)
             weight = torch.from_numpy(left[..., None]).float().to(device)
         if keep.all() or not keep.any():
             return bool(keep.all()), weight
         return torch.from_numpy(keep[..., None]).to(device), weight
 
 
-def _span(positions: str | slice, n: int) -> tuple[int, int, int]:
+def _span(positions: Any, n: int) -> tuple[int, int, int]:
     """(start, stop, step) in a row's own tokens, of which n are the prompt."""
     if positions == "all":
         return -_FAR, _FAR, 1
@@ -84,10 +106,16 @@ class Edit:
         self.b, self.a, self.back, self.window = b[:, None], a, back, window
         self.low_rank = bool(back.any())
         self.calls, self.seen = 0, 0
+        self.norms: Tensor | None = None  # [5, row], once it has acted; see `_note`
 
     def __call__(self, x: Tensor) -> Tensor:
         offset = self.seen if self.window.cached else 0
         self.calls += 1
+        if x.ndim != 3 or x.shape[2] != self.b.shape[2]:
+            raise EmolabError(
+                f"a steered activation has shape {list(x.shape)}, expected [row, token, {self.b.shape[2]}]; this "
+                "architecture hands on something else there: choose another site"
+            )
         self.seen += x.shape[1]
         if len(self.b) not in (1, len(x)):
             raise EmolabError(f"{len(self.b)} steerings for a batch of {len(x)}; expected one, or one per row")
@@ -101,34 +129,108 @@ class Edit:
         if self.low_rank:  # in float32 whatever the model's dtype, so that an ablated direction is really gone
             change = x.float() @ self.a @ self.back
             y = y + (change if weight is None else change * weight).to(x.dtype)
-        return y if keep is True else torch.where(keep, y, x)
+        y = y if keep is True else torch.where(keep, y, x)
+        if self.norms is None:
+            self._note(x, y, offset)
+        return y
+
+    @torch.no_grad()
+    def _note(self, x: Tensor, y: Tensor, offset: int) -> None:
+        """Keep norms of each row's last edited activation, before and after, its step, what was asked, and the rest.
+
+        Only that, and once: the device goes on, nobody waits for numbers before the steering ends.
+        """
+        at, weight = self.window.probe(offset, x.shape[1], x.device)
+        rows = slice(None) if isinstance(at, int) else torch.arange(len(x), device=x.device)
+        before, after, asked = x[rows, at].float(), y[rows, at].float(), self.b[:, 0].float()
+        if self.low_rank:
+            asked = asked + (before[:, None] @ self.a @ self.back)[:, 0]
+        asked, step = (asked * weight).expand_as(before), after - before
+        self.norms = torch.stack([before, after, step, asked, step - asked]).norm(dim=2)
+
+    def check(self, place: str) -> None:
+        """Raise EmolabError where the first activations that this met did not move by what was asked."""
+        if self.norms is None:
+            return
+        norms = self.norms.cpu().double().numpy()
+        # Sums are rounded in the model's dtype; products, where fast ones are allowed, to a thousandth.
+        off = norms[4] - max(2 * torch.finfo(self.b.dtype).eps, 1e-3) * norms[[0, 1, 3]].sum(0)
+        _, _, step, asked, _ = norms[:, off.argmax()]  # of NaN, too, argmax says where
+        if not np.isfinite(norms).all():
+            raise EmolabError(
+                f"the steered activation at {place} is not finite (NaN or infinity, {self.b.dtype}); use a smaller "
+                "dose, or load the model in bfloat16 or float32"
+            )
+        if off.max() > 0:
+            raise EmolabError(
+                f"steering moved the activation at {place} by a step of norm {step:.4g}, asked was one of {asked:.4g}, "
+                f"beyond what {self.b.dtype} rounds; these texts are not steered as asked"
+            )
+
+
+@contextlib.contextmanager
+def counted(root: Any, edits: Mapping[tuple[str, int], Any]) -> Iterator[list[int]]:
+    """Inside, a whole forward pass of `root` that does not run every edit exactly once raises EmolabError.
+
+    Passes that end early (stop_at_layer, an exception) are not looked at. Yields a list, empty until the model runs.
+    """
+    before: list[int] = []
+
+    def start(module: Any, args: Any) -> None:
+        before[:] = [edit.calls for edit in edits.values()]
+
+    def end(module: Any, args: Any, output: Any) -> None:
+        if [edit.calls - 1 for edit in edits.values()] != before:
+            times = {place: edit.calls - n for (place, edit), n in zip(edits.items(), before, strict=True)}
+            _refuse_silent([place for place, n in times.items() if not n])
+            (site, layer), n = next((place, n) for place, n in times.items() if n != 1)
+            raise EmolabError(
+                f"the steering hook at {site} of layer {layer} ran {n} times in one forward pass, expected once: this "
+                "architecture passes there more than once; choose another site or other layers"
+            )
+
+    with contextlib.ExitStack() as stack:
+        if edits:
+            stack.callback(root.register_forward_pre_hook(start).remove)
+            stack.callback(root.register_forward_hook(end).remove)
+        yield before
 
 
 @contextlib.contextmanager
 def hooked(model: Model, edits: dict[tuple[str, int], Edit], *, plain: bool) -> Iterator[None]:
     """Put the edits on `model.hf` (plain) or on `model.bridge`; take off exactly these, whatever happens.
 
-    Raises EmolabError on leaving where the model ran but an edit did not.
+    Raises EmolabError for what the guards find (see the module), and where the model ran but an edit never did.
     """
-    calls = []
+    handles: list[Any] = []
     with contextlib.ExitStack() as stack:
+        ran = stack.enter_context(counted(model.hf if plain else model.bridge.original_model, edits))
         if plain:
-            modules = {site: hf_modules(model, site) for site, _ in edits}
+            modules: dict[str, Any] = {site: hf_modules(model, site) for site, _ in edits}
             for (site, layer), edit in edits.items():
-                handle = modules[site][layer][0].register_forward_hook(_module_hook(edit))
-                stack.callback(handle.remove)
+                handles.append(modules[site][layer][0].register_forward_hook(_module_hook(edit)))
+                stack.callback(handles[-1].remove)
         else:
-            handle = model.bridge.original_model.register_forward_pre_hook(lambda module, args: calls.append(1))
-            stack.callback(handle.remove)
             names = {site: site_hooks(model, site) for site, _ in edits}
             pairs = [(names[site][layer], _lens_hook(edit)) for (site, layer), edit in edits.items()]
             stack.enter_context(model.bridge.hooks(fwd_hooks=pairs))
+            points = model.bridge.hook_dict if pairs else {}
+            handles += [h.hook for name, run in pairs for h in points[name].fwd_hooks if h.user_hook is run]
         yield
-    silent = [f"{site} of layer {layer}" for (site, layer), edit in edits.items() if not edit.calls]
-    if silent and (plain or calls):
+    if any(handle.id in (handle.hooks_dict_ref() or ()) for handle in handles):
+        raise EmolabError(f"a steering hook is left on {model.name!r}, which stays steered; load the model again")
+    if plain or ran:
+        _refuse_silent([place for place, edit in edits.items() if not edit.calls])
+    for (site, layer), edit in edits.items():
+        if isinstance(edit, Edit):
+            edit.check(f"{site} of layer {layer}")
+
+
+def _refuse_silent(places: list[tuple[str, int]]) -> None:
+    if places:
         raise EmolabError(
-            f"the model ran, but its steering hooks at {', '.join(silent)} never did; run all "
-            "chosen layers (no stop_at_layer) or choose other layers"
+            f"the model ran, but its steering hooks at {', '.join(f'{s} of layer {i}' for s, i in places)} never did; "
+            "run all chosen layers (no stop_at_layer), leave its hooks alone meanwhile, or choose other layers"
         )
 
 

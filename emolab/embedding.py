@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from emolab.activations import ResponseMeans
 from emolab.emotions import NEUTRAL
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_table
 from emolab.geometry import part_array
 from emolab.resampling import counted, noted, permuted_labels, site_values, some_layers
 from emolab.vectors import EmotionVectors
@@ -83,7 +83,8 @@ def embed_scores(
     shuffled = permuted_labels(means.index, n_permutations, np.random.default_rng(seed))
     null_codes = np.searchsorted(labels, shuffled.astype(str))
     rows = []
-    for layer, at_layer in points.groupby("layer"):
+    for layer in sorted(points["layer"].unique()):
+        at_layer = points[points["layer"] == layer]
         full = _flat(means, site, layer)
         spaces = {"full": full}
         for method, xy in at_layer.groupby("method"):
@@ -91,7 +92,7 @@ def embed_scores(
                 means.index["condition"]
             ):
                 raise EmolabError("these points are not of these responses; call embed with the same means")
-            spaces[method] = xy[["x", "y"]].to_numpy()
+            spaces[str(method)] = xy[["x", "y"]].to_numpy()
         for method, space in spaces.items():
             distance = _distances(space)
             found = _silhouette(distance, codes[None], len(labels))[0]
@@ -182,6 +183,7 @@ def affect_scores(plane: pd.DataFrame) -> pd.DataFrame:
 
     Columns `component, rating, r, p, n`. p is two-sided, and cannot be less than 1/n!: with n = 5 that is 0.008.
     """
+    need_table(plane, ("emotion", "pc1", "pc2", "valence", "arousal"), "embedding.affect_plane")
     rows = []
     for component in ("pc1", "pc2"):
         for rating in ("valence", "arousal"):
@@ -225,7 +227,7 @@ def _maps(x: np.ndarray, methods: Sequence[str], seed: int) -> dict[str, Float[n
             reducer = UMAP(
                 n_neighbors=min(15, len(x) - 1), init="random" if few else "spectral", random_state=seed, n_jobs=1
             )
-            found["umap"] = reducer.fit_transform(x).astype(np.float64)
+            found["umap"] = np.asarray(reducer.fit_transform(x), dtype=np.float64)
     return found
 
 

@@ -9,24 +9,30 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from tqdm.auto import tqdm
 
+from emolab.cluster import run_chunks
 from emolab.controls import as_long, as_strong, other_like, random_like, shuffled_like
 from emolab.emotions import NEUTRAL
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_model, need_number, need_numbers, need_vectors
 from emolab.generation import generate
 from emolab.grid import FIELDS, combinations, described, mixtures, spoken
 from emolab.models import Model
 from emolab.prompts import render_prompts
-from emolab.queries import load_queries
+from emolab.queries import query_table
+from emolab.runs import alone
 from emolab.steering import Steering
 from emolab.storage import digest, read_table, write_table
 from emolab.vectors import EmotionVectors
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 ALPHAS = (-1.0, 0.0, 0.5, 1.0, 2.0, 4.0)
 CONTROLS = ("random", "shuffled", "other", "prompt")
@@ -35,6 +41,7 @@ COLUMNS = ("query_id", "query", "emotion", "situation", "alpha", *FIELDS, "contr
 _CHUNK = 256
 
 
+@alone
 def sweep(
     model: Model,
     vectors: EmotionVectors,
@@ -50,6 +57,7 @@ def sweep(
     seed: int = 0,
     batch_size: int | None = None,
     progress: bool = True,
+    client: Client | None = None,
 ) -> pd.DataFrame:
     """Steer every query with every emotion at every dose, and with controls of equal norm; greedy text.
 
@@ -70,6 +78,7 @@ def sweep(
             Default: the residual stream of all layers, whole vectors, added.
         templates: wording of the prompts, as in `collect_responses`; "neutral" for all but control "prompt".
         out: a folder; `sweep.parquet` in it is written after every chunk (atomically), and the same call continues it.
+        client: of a Dask cluster, whose workers then write the texts; the same ones (`emolab.cluster`).
 
     Returns:
         One row a text: `query_id, query, emotion, situation, alpha, site, layers, part, op, dose, positions, heads,
@@ -81,18 +90,17 @@ def sweep(
         EmolabError: unknown control or field, shuffled labels without response means, no other emotion left, `out` of
             another sweep, and as `Steering`.
     """
-    if not isinstance(queries, pd.DataFrame):
-        queries = load_queries(queries)
+    need_model(model)
+    need_vectors(vectors)
+    need_number("seed", seed, whole=True)
+    queries = query_table(queries)
     blends = mixtures(emotions, vectors.emotions)
+    alphas = need_numbers("alphas", alphas)
+    controls = [controls] if isinstance(controls, str) else list(controls or ())
     unknown = [c for c in controls if c not in CONTROLS]
-    missing = [c for c in ("query_id", "query") if c not in queries]
-    if unknown or missing or not len(queries) or not len(alphas) or not blends:
-        what = f"unknown control {unknown[0]!r}" if unknown else "no query, no dose or no emotion"
-        what = f"queries lack {', '.join(missing)}" if missing else what
-        raise EmolabError(
-            f"{what}; controls are {', '.join(CONTROLS)}, and a sweep needs at least one query (of load_queries), "
-            "one alpha and one emotion"
-        )
+    if unknown or not blends:
+        what = f"unknown control {unknown[0]!r}" if unknown else "no emotion"
+        raise EmolabError(f"{what}; controls are {', '.join(CONTROLS)}, and a sweep needs at least one emotion")
     rows, steerings, conditions = [], [], []
     controls = [c for c in CONTROLS if c in controls]
     sources = _Sources(model, vectors, seed)
@@ -115,12 +123,15 @@ def sweep(
     settings |= {"vectors": vectors_identity(vectors), "prompts": digest(list(dict.fromkeys(prompts)))}
     settings["rows"] = digest(table.astype(str).to_numpy().ravel().tolist())
     path = None if out is None else Path(out) / "sweep.parquet"
-    texts = _texts(model, prompts, steerings, path, settings, max_new_tokens, batch_size, progress)
+    options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    texts = _texts(model, prompts, steerings, list(table["emotion"]), path, settings, options, progress, client)
     table = table.assign(text=texts)
     return write_table(table, path, settings)
 
 
-def _cells(blends, controls, alphas, setting) -> Iterator[tuple[str, dict[str, float], str, float]]:
+def _cells(
+    blends: dict[str, dict[str, float]], controls, alphas, setting
+) -> Iterator[tuple[str, dict[str, float], str, float]]:
     """(emotion, weights, control, alpha) of a setting: what is unsteered has no controls, the prompt no dose."""
     for (emotion, weights), control in product(blends.items(), ("none", *controls)):
         if control == "prompt" and spoken(emotion):
@@ -211,7 +222,7 @@ def _prompts(model: Model, queries: list[str], conditions: list[str], templates:
     return [prompts[pair] for pair in zip(queries, conditions, strict=True)]
 
 
-def _texts(model, prompts, steerings, path, settings, max_new_tokens, batch_size, progress) -> list[str]:
+def _texts(model, prompts, steerings, emotions, path, settings, options, progress, client) -> list[str]:
     """Texts of all rows; equal (prompt, steering) once; continued from `path` where it holds the same sweep."""
     jobs: dict[tuple[str, int], int] = {}
     place = [jobs.setdefault((p, id(s)), i) for i, (p, s) in enumerate(zip(prompts, steerings, strict=True))]
@@ -219,14 +230,35 @@ def _texts(model, prompts, steerings, path, settings, max_new_tokens, batch_size
     texts = dict(zip(done["row"], done["text"], strict=True)) if done is not None and "row" in done else {}
     if done is not None and "row" not in done:
         return list(done["text"])
-    chunks = [list(jobs.values())[i : i + _CHUNK] for i in range(0, len(jobs), _CHUNK)]
-    with tqdm(total=len(jobs), desc="sweep", unit="text", disable=not progress) as bar:
-        for chunk in chunks:
-            todo = [i for i in chunk if i not in texts]
-            if todo:
-                asked, rows = [prompts[i] for i in todo], [steerings[i] for i in todo]
-                options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "raw": True}
-                texts |= dict(zip(todo, generate(model, asked, steering=rows, **options), strict=True))
-                write_table(pd.DataFrame({"row": list(texts), "text": list(texts.values())}), path, settings)
-            bar.update(len(chunk))
+    rows = list(jobs.values())
+    chunks = [[i for i in rows[start : start + _CHUNK] if i not in texts] for start in range(0, len(rows), _CHUNK)]
+    chunks = [chunk for chunk in chunks if chunk]
+    different = {id(s): s for s in steerings}
+    number = {key: k for k, key in enumerate(different)}
+    todo = [([prompts[i] for i in chunk], [number[id(steerings[i])] for i in chunk], options) for chunk in chunks]
+    shared = list(different.values()) if client is None else _light(list(different.values()))
+    cluster = {"shared": shared, "client": client, "name": [f"sweep-{emotions[chunk[0]]}" for chunk in chunks]}
+    with tqdm(total=len(rows), initial=len(texts), desc="sweep", unit="text", disable=not progress) as bar:
+        for found in run_chunks(model, _written, todo, **cluster):
+            for k, written in found.items():
+                texts |= dict(zip(chunks[k], written, strict=True))
+            write_table(pd.DataFrame({"row": list(texts), "text": list(texts.values())}), path, settings)
+            bar.update(sum(map(len, found.values())))
     return [texts[i] for i in place]
+
+
+def _written(model: Model, steerings: list, prompts: list[str], rows: list[int], options: dict) -> list[str]:
+    return generate(model, prompts, steering=[steerings[k] for k in rows], raw=True, **options)
+
+
+def _light(steerings: list[Steering | None]) -> list[Steering | None]:
+    """The same, their vectors without what they do not use: these travel to every worker."""
+    sites: dict[int, set[str]] = {}
+    vectors = {id(s.vectors): s.vectors for s in steerings if s is not None}
+    for s in steerings:
+        if s is not None:
+            sites.setdefault(id(s.vectors), set()).add(s.site)
+    light = {
+        key: replace(v, data={site: v.data[site] for site in sites[key]}, means=None) for key, v in vectors.items()
+    }
+    return [s if s is None else replace(s, vectors=light[id(s.vectors)]) for s in steerings]

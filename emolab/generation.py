@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +21,8 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
 from emolab.edits import hooked
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_model, need_number, need_texts
+from emolab.memory import halving
 from emolab.models import Model, hf_modules
 from emolab.prompts import Batch, check_context, encode, plan_batches, render_prompts
 from emolab.steering import Steering, as_rows, build_edits
@@ -51,8 +53,9 @@ def generate(
     steering     for all rows, or a list with one for each (None: unsteered). Rows do not influence one another.
     temperature  0 is greedy, and then seed plays no part. Above 0: sampling with top_p. The same seed, prompts,
                  batch_size and device give the same texts; another batch composition gives other samples (batch i draws
-                 from seed + i). Global random state is left as it was.
-    batch_size   None: see `plan_batches`. Prompts are batched by length.
+                 from seed + i; where one was halved for want of memory, later ones from other numbers). Global random
+                 state is left as it was.
+    batch_size   None: see `plan_batches`. Prompts are batched by length. A batch with too little memory is halved.
     use_cache    False recomputes every token's past: slow, for tests.
 
     Runs on the plain model with hooks on its modules. Where the bridge carries hooks (inside `steered`, or your own),
@@ -61,12 +64,17 @@ def generate(
     EmolabError for vectors of another model, a steering list of another length, or prompts that leave no room for the
     answer.
     """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if max_new_tokens < 1 or not temperature >= 0 or not 0 < top_p <= 1:
-        raise EmolabError(
-            f"max_new_tokens={max_new_tokens}, temperature={temperature}, top_p={top_p}; "
-            "expected at least 1, at least 0, and above 0 up to 1"
-        )
+    need_model(model)
+    # A raw prompt may be empty: it stands for BOS.
+    prompts = need_texts("prompts", [prompts] if isinstance(prompts, str) else prompts, filled=not raw)
+    if not prompts:
+        raise EmolabError("prompts are empty; expected at least one text")
+    need_number("max_new_tokens", max_new_tokens, 1, whole=True)
+    need_number("temperature", temperature, 0)
+    need_number("top_p", top_p, 0, 1)
+    if not top_p:
+        raise EmolabError("top_p is 0; expected a number above 0, up to 1")
+    need_number("seed", seed, whole=True)
     rows = _per_row(model, steering, len(prompts), allow_mismatch)
     rendered = prompts if raw else render_prompts(model, prompts)
     config = GenerationConfig(
@@ -77,18 +85,21 @@ def generate(
         do_sample=temperature > 0,
         **({"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}),
     )
+    seeds = itertools.count(seed)
+
+    def write(index: list[int]) -> list[str]:
+        batch = encode(model, [rendered[i] for i in index])
+        steerings = [rows[i] for i in index] if rows else []
+        with _sampling(model, next(seeds), temperature), _running(model, steerings, batch, use_cache) as runner:
+            with _only(runner, config):
+                ids = runner.generate(batch.input_ids, attention_mask=batch.attention_mask, generation_config=config)
+        return _decode(model, ids[:, batch.prompt_len :])
+
     texts = [""] * len(prompts)
     plan = _plan(model, rendered, None, batch_size, extra=max_new_tokens)
     with tqdm(total=len(prompts), disable=not progress, desc="generate", unit="text") as bar:
-        for number, index in enumerate(plan):
-            batch = encode(model, [rendered[i] for i in index])
-            steerings = [rows[i] for i in index] if rows else []
-            with _sampling(model, seed + number, temperature), _running(model, steerings, batch, use_cache) as runner:
-                with _only(runner, config):
-                    ids = runner.generate(
-                        batch.input_ids, attention_mask=batch.attention_mask, generation_config=config
-                    )
-            for i, text in zip(index, _decode(model, ids[:, batch.prompt_len :]), strict=True):
+        for index, answers in halving(write, plan):
+            for i, text in zip(index, answers, strict=True):
                 texts[i] = text
             bar.update(len(index))
     return texts
@@ -112,21 +123,26 @@ def token_logprobs(
     last position of the whole text only: pass steering= here instead). A text without tokens gives an empty array; a
     token that nothing precedes, NaN. Raises EmolabError as `generate` and `encode` do.
     """
+    need_model(model)
+    prompts, texts = need_texts("prompts", prompts), need_texts("texts", texts)
     if len(prompts) != len(texts):
         raise EmolabError(f"{len(prompts)} prompts and {len(texts)} texts; expected as many of both")
     rows = _per_row(model, steering, len(prompts), allow_mismatch)
     out: list[np.ndarray] = [np.empty(0)] * len(prompts)
-    for index in _plan(model, prompts, texts, batch_size, extra=0, logits=True):
+
+    def read(index: list[int]) -> tuple[Batch, np.ndarray]:
         batch = encode(model, [prompts[i] for i in index], [texts[i] for i in index])
-        lengths = batch.response_mask.sum(1).tolist()
         steerings = [rows[i] for i in index] if rows else []
-        keep = min(max(lengths) + 1, batch.input_ids.shape[1])
+        keep = min(int(batch.response_mask.sum(1).max()) + 1, batch.input_ids.shape[1])
         with torch.inference_mode(), _running(model, steerings, batch, cached=False) as runner:
             logits = _forward(model, runner, batch, keep)
         logp = logits[:, :-1].float().log_softmax(-1)
         targets = batch.input_ids[:, -logp.shape[1] :] if logp.shape[1] else batch.input_ids[:, :0]
-        picked = logp.gather(-1, targets[..., None])[..., 0].double().cpu().numpy()
-        for i, row, n, own in zip(index, picked, lengths, batch.attention_mask.sum(1).tolist(), strict=True):
+        return batch, logp.gather(-1, targets[..., None])[..., 0].double().cpu().numpy()
+
+    for index, (batch, picked) in halving(read, _plan(model, prompts, texts, batch_size, extra=0, logits=True)):
+        counts = (mask.sum(1).tolist() for mask in (batch.response_mask, batch.attention_mask))
+        for i, row, n, own in zip(index, picked, *counts, strict=True):
             values = row[len(row) - min(n, len(row)) :]
             # A text at the very start of its row: its first token has nothing before it, only padding or the edge of
             # the batch.

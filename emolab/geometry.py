@@ -18,7 +18,7 @@ from torch import Tensor
 
 from emolab.activations import ResponseMeans
 from emolab.emotions import NEUTRAL
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_number, need_vectors
 from emolab.resampling import (
     bootstrap_counts,
     contrasts,
@@ -40,6 +40,7 @@ def part_array(
     vectors: EmotionVectors, site: str = "resid", part: str = "whole"
 ) -> Float[np.ndarray, "emotion layer d_model"]:
     """One vector an emotion and layer, float64; part "whole" or "specific". EmolabError for site "head"."""
+    need_vectors(vectors)
     if site == "head":
         raise EmolabError('one vector a layer is shown here: take site "resid", "attn" or "mlp" (heads sum to "attn")')
     if part not in ("whole", "specific"):
@@ -148,6 +149,7 @@ def shared_energy(
     >>> shared_energy(means)[["layer", "share", "lo", "hi", "null_mean"]]
     """
     emotions, weights = contrasts(means.index)
+    need_number("n_permutations", n_permutations, 1, whole=True)
     rng = np.random.default_rng(seed)
     drawn = draw_weights(means.index, bootstrap_counts(query_groups(means.index, groups), 1000, rng))
     shuffled = label_weights(means.index, permuted_labels(means.index, n_permutations, rng, keep_neutral=True))
@@ -198,7 +200,7 @@ def denoise(
         x = site_values(means, site)[neutral].astype(np.float64)
         result, numbers = vectors.data[site].double().clone(), []
         for layer in range(x.shape[1]):
-            if site == "head":
+            if W_O is not None and site == "head":
                 for head in range(x.shape[2]):
                     out = x[:, layer, head] @ W_O[layer, head].to("cpu", torch.float64).numpy()
                     basis = _leading(out, variance)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_number, shown
 
 # The fields of `Steering` that a sweep varies, with its defaults, in the order in which they are combined.
 FIELDS = {
@@ -53,10 +53,9 @@ def parse_mixture(name: str) -> dict[str, float]:
     """
     parts = re.split(r" ([+-]) (?=[\d.])", name)
     found = [re.fullmatch(r"([+-]?[\d.]+(?:e[+-]?\d+)?) (.+)", part) for part in parts[::2]]
-    if not all(found):
-        return {name: 1.0}
     signs = [1, *(-1 if sign == "-" else 1 for sign in parts[1::2])]
-    return {match[2]: sign * float(match[1]) for sign, match in zip(signs, found, strict=True)}
+    weights = {match[2]: sign * float(match[1]) for sign, match in zip(signs, found, strict=True) if match}
+    return weights if all(found) else {name: 1.0}
 
 
 def spoken(name: str) -> str:
@@ -76,10 +75,14 @@ def _number(value: float) -> str:
 def mixtures(emotions: Any, default: Sequence[str]) -> dict[str, dict[str, float]]:
     """{name: doses} of what a sweep was asked for: names, names of mixtures, or mixtures themselves."""
     emotions = default if emotions is None else [emotions] if isinstance(emotions, str | Mapping) else emotions
+    if not hasattr(emotions, "__iter__") or not all(isinstance(e, str | Mapping) for e in emotions):
+        raise EmolabError(f"emotions are {shown(emotions)}; expected names, or mixtures {{'anger': 0.5, 'joy': 1}}")
     doses = [({e: 1.0} if e in default else parse_mixture(e)) if isinstance(e, str) else dict(e) for e in emotions]
     for mixture in doses:
         if not mixture or not all(isinstance(weight, int | float | np.number) for weight in mixture.values()):
             raise EmolabError(f"the mixture {mixture!r} is none; expected something like {{'anger': 0.5, 'joy': 0.5}}")
+        for emotion, weight in mixture.items():
+            need_number(f"the weight of {emotion!r}", weight)
     return {mixture_name(d): d for d in doses}
 
 
@@ -89,6 +92,8 @@ def combinations(grid: Mapping[str, Any] | None, n_layers: int, n_heads: int) ->
     layers "each" and "thirds" become lists of layers, heads "each" the single heads of the layers in question; heads
     count for site "head" alone.
     """
+    if grid is not None and not isinstance(grid, Mapping):
+        raise EmolabError(f"grid is {shown(grid)}; expected {{field: values}}, such as {{'site': ['resid', 'attn']}}")
     grid = {field: _values(values) for field, values in (grid or {}).items()}
     unknown = [field for field in grid if field not in FIELDS]
     if unknown:
@@ -121,7 +126,7 @@ def _layers(value: Any, n_layers: int) -> list[Any]:
     return [value]
 
 
-def _heads(setting: Mapping[str, Any], n_layers: int, n_heads: int) -> list[dict[int, list[int]] | None]:
+def _heads(setting: Mapping[str, Any], n_layers: int, n_heads: int) -> list[Any]:
     heads, layers = setting["heads"], setting["layers"]
     if setting["site"] != "head" or heads is None or isinstance(heads, Mapping):
         return [heads if setting["site"] == "head" else None]

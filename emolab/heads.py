@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolab.activations import ResponseMeans
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_table
 from emolab.reliability import probe_accuracy, split_half
 from emolab.resampling import counted, noted
 from emolab.vectors import EmotionVectors
@@ -101,7 +101,7 @@ def head_cosines(vectors: EmotionVectors, *, emotion: str) -> pd.DataFrame:
     x = vectors.get("head", emotion=emotion).double().flatten(0, 1).numpy()
     with np.errstate(invalid="ignore", divide="ignore"):
         unit = x / np.linalg.norm(x, axis=-1, keepdims=True)
-    table = pd.DataFrame(np.clip(unit @ unit.T, -1, 1), *[_names(vectors)] * 2)
+    table = pd.DataFrame(np.clip(unit @ unit.T, -1, 1), _names(vectors), _names(vectors))
     return noted(table, vectors.meta, n=vectors.meta.get("n_responses"), seed=vectors.meta.get("seed"))
 
 
@@ -153,6 +153,8 @@ def head_summary(effects: pd.DataFrame, curve: pd.DataFrame, *, top: int = 10) -
     is kept, mean over emotions, by `ks`: `ranked, ranked_lo, ranked_hi, random_mean, random_lo, random_hi`. `apart`:
     for each emotion the k at which its interval lies below that of random heads.
     """
+    need_table(effects, ("layer", "head", "emotion", "effect", "lo", "hi", "q", "share"), "emolab.head_effects")
+    need_table(curve, ("emotion", "order", "k", "kept", "lo", "hi"), "emolab.ablation_curve")
     best = effects[effects["q"] < 0.05].nlargest(top, "share")
     columns = ["layer", "head", "emotion", "effect", "lo", "hi", "q"]
     rows = [[x if isinstance(x, str) else round(float(x), 4) for x in row] for row in best[columns].to_numpy(object)]

@@ -14,7 +14,6 @@ repeng: `emolab.llamacpp`.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,10 +26,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolab.emotions import order
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, FileError
 from emolab.geometry import part_array
 from emolab.models import SITES, Model
 from emolab.resampling import noted
+from emolab.storage import read_json
 from emolab.vectors import EmotionVectors
 
 _PUBLISHED = 'one file an emotion, named like qwen2_5_7b_joy.json, with {"0": [[d_model numbers]], "1": ...}'
@@ -70,10 +70,7 @@ def from_published(path: str | Path, *, model: Model | None = None) -> EmotionVe
 
 
 def _published_layers(file: Path) -> Float[Tensor, "layer d_model"]:
-    try:
-        found = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise EmolabError(f"{file} cannot be read as JSON ({error}); expected {_PUBLISHED}") from error
+    found = read_json(file, f"expected {_PUBLISHED}")
     if not isinstance(found, dict) or not found:
         raise EmolabError(f"{file} holds no layers; expected {_PUBLISHED}")
     missing = [i for i in range(len(found)) if str(i) not in found]
@@ -125,7 +122,7 @@ def from_tensors(path: str | Path, *, site: str, model: Model | None = None) -> 
         with safe_open(str(path), framework="pt") as file:
             header, found = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, ValueError) as error:
-        raise EmolabError(f"{path} is no whole safetensors file ({error}); pickles are never read") from error
+        raise FileError(f"{path} is no whole safetensors file ({error}); pickles are never read") from error
     if header.get("format", "").startswith("emolab-"):
         raise EmolabError(f"{path} was written by emolab; use EmotionVectors.load")
     axes, data, layers = (3 if site == "head" else 2), {}, {}

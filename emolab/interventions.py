@@ -17,8 +17,9 @@ Each has a control of equal size: the same with a random direction in the output
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,15 +27,27 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolab.activations import output_weights
-from emolab.edits import Window, hooked
-from emolab.errors import EmolabError
+from emolab.edits import Window, counted, hooked
+from emolab.errors import EmolabError, shown
 from emolab.generation import _bridge_has_hooks
 from emolab.models import Model, hf_modules
-from emolab.steering import _check_vectors
+from emolab.sites import head_weights
+from emolab.steering import _check_vectors, _one_of
 from emolab.vectors import EmotionVectors
 
 OPS = ("ablate", "patch", "steer")
 Heads = Sequence[tuple[int, int]]  # (layer, head)
+
+
+def head_pairs(heads: Any) -> tuple[tuple[int, int], ...]:
+    """(layer, head) pairs as whole numbers; EmolabError for anything else, or none."""
+    try:
+        found = tuple((operator.index(layer), operator.index(head)) for layer, head in heads)
+    except (TypeError, ValueError):
+        found = ()
+    if not found:
+        raise EmolabError(f"heads are {shown(heads)}; expected (layer, head) pairs, at least one")
+    return found
 
 
 class HeadSpace:
@@ -49,6 +62,14 @@ class HeadSpace:
             raise EmolabError(f'these vectors hold no site "head", only {", ".join(vectors.sites)}; extract it too')
         _check_vectors(model, vectors, False)
         self.emotions, self.model = vectors.emotions, model
+        self.vectors = replace(vectors, data={"head": vectors.data["head"]}, means=None)  # all that this is made of
+        widths = [head_weights(model, layer).shape[1] for layer in range(model.n_layers)]
+        odd = next((layer for layer, width in enumerate(widths) if width != widths[0]), None)
+        if odd is not None:
+            raise EmolabError(
+                f"heads of {model.name!r} differ in width ({widths[0]} in layer 0, {widths[odd]} in layer {odd}); tests "
+                "of single heads need one width: steer or ablate whole layers at site attn"
+            )
         self.W_O = output_weights(model)
         self.gram = self.W_O @ self.W_O.mT  # [layer, head, d_head, d_head]
         ev = torch.einsum("elhm,lhdm->elhd", vectors.get("head").double(), self.W_O)
@@ -111,16 +132,16 @@ class HeadEdit:
                 setattr(self, name, value.to(z.device, torch.float32))
         x = z.float()  # whatever the model's dtype, so that an ablated direction is really gone
         y = x + self.shift[:, None] - (x * self.read[:, None]).sum(-1, keepdim=True) * self.write[:, None]
-        if self.source is not None:
-            y = y + self._patch(x)
+        if self.source is not None and self.gram is not None:
+            y = y + self._patch(x, self.source, self.gram)
         y = y.to(z.dtype)
         return y if keep is True else torch.where(keep[..., None], y, z)
 
-    def _patch(self, x: Tensor) -> Tensor:
-        n = self.source.shape[1]
-        delta = self.source - x[:, -n:]
+    def _patch(self, x: Tensor, source: Tensor, gram: Tensor) -> Tensor:
+        n = source.shape[1]
+        delta = source - x[:, -n:]
         plain = ~self.noise.any(-1)[:, None, :, None]
-        size = torch.einsum("bshd,hdc,bshc->bsh", delta, self.gram, delta).clamp_min(0).sqrt()[..., None]
+        size = torch.einsum("bshd,hdc,bshc->bsh", delta, gram, delta).clamp_min(0).sqrt()[..., None]
         delta = torch.where(plain, delta, size * self.noise[:, None]) * self.swap[:, None, :, None]
         return torch.nn.functional.pad(delta, (0, 0, 0, 0, x.shape[1] - n, 0))
 
@@ -156,9 +177,10 @@ def head_edits(
                     edit.noise[row, head] = a
     for layer, edit in edits.items():
         if edit.swap.any():
-            size = max(s.shape[1] for s in sources if s is not None)
+            given = sources or []
+            size = max(s.shape[1] for s in given if s is not None)
             edit.source, edit.gram = torch.zeros(len(changes), size, n_heads, d_head), space.gram[layer]
-            for row, source in enumerate(sources):
+            for row, source in enumerate(given):
                 if source is not None:
                     edit.source[row, size - source.shape[1] :] = source[layer]
     return edits
@@ -171,11 +193,13 @@ def edited(model: Model, edits: dict[int, Any]) -> Iterator[Any]:
     On the plain model where that has the same points and the bridge carries no hooks of others, else on the bridge.
     """
     modules = None if _bridge_has_hooks(model) else hf_modules(model, "head")
+    at: dict[tuple[str, int], Any] = {("head", layer): edit for layer, edit in edits.items()}
     if modules is None:
-        with hooked(model, {("head", layer): edit for layer, edit in edits.items()}, plain=False):
+        with hooked(model, at, plain=False):
             yield model.bridge.original_model
         return
     with contextlib.ExitStack() as stack:
+        stack.enter_context(counted(model.hf, at))
         for layer, edit in edits.items():
             stack.callback(modules[layer][0].register_forward_pre_hook(_pre_hook(edit, model.n_heads)).remove)
         yield model.hf
@@ -197,7 +221,10 @@ def ablated(
     heads: (layer, head) pairs; each loses the component along its own vector and keeps all else. positions as in
     `Steering` in a plain forward call. Raises EmolabError for an unknown emotion or head and vectors without heads.
     """
-    change = Change("ablate", emotion, tuple(map(tuple, heads)))
+    if not isinstance(positions, slice):
+        _one_of("positions", positions, ("generated", "all"), " or a slice")
+    change = Change("ablate", emotion, head_pairs(heads))
     edits = head_edits(HeadSpace(model, vectors), [change], Window([positions]))
-    with hooked(model, {("head", layer): edit for layer, edit in edits.items()}, plain=False):
+    at: dict[tuple[str, int], Any] = {("head", layer): edit for layer, edit in edits.items()}
+    with hooked(model, at, plain=False):
         yield model

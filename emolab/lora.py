@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from emolab.emotions import NEUTRAL
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_table
 from emolab.models import Model, load_model
 from emolab.prompts import encode, render_prompts
 from emolab.storage import digest, provenance, read_tensors, write_tensors
@@ -102,6 +103,7 @@ def fit_lora(
         EmolabError: peft is not installed, no answers under the emotion, a model from a ready bridge, or `out` holds an
             adapter with other settings.
     """
+    need_table(responses, ("query_id", "query", "condition", "prompt", "text"), "emolab.collect_responses")
     peft = _peft()
     rows = responses[responses["condition"] == emotion]
     if emotion == NEUTRAL or not len(rows):
@@ -111,7 +113,7 @@ def fit_lora(
     prompts, texts = _plain_prompts(model, rows, responses), _with_end(model, responses, rows)
     settings = {"emotion": emotion, "rank": rank, "steps": steps, "lr": lr, "batch_size": batch_size, "seed": seed}
     settings |= {"fingerprint": model.fingerprint, "answers": digest([*prompts, *texts])}
-    path = None if out is None else Path(out) / f"lora_{emotion}.safetensors"
+    path = None if out is None else Path(out) / f"lora_{quote(emotion, safe=' ')}.safetensors"
     if path is not None and path.exists():
         return _load(path, settings)
     start, losses = time.perf_counter(), []
@@ -123,7 +125,8 @@ def fit_lora(
         learned = [p for p in tuned.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(learned, lr=lr, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1.0 / steps, total_iters=steps)
-        for batch in tqdm(_batches(rng, len(texts), batch_size, steps), desc=f"lora {emotion}", disable=not progress):
+        bar = {"desc": f"lora {emotion}", "unit": "step", "disable": not progress}
+        for batch in tqdm(_batches(rng, len(texts), batch_size, steps), **bar):
             loss = _loss(model, tuned, [prompts[i] for i in batch], [texts[i] for i in batch])
             optimizer.zero_grad()
             loss.backward()

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,15 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from emolab.activations import check_origin
 from emolab.attribution import emotion_tokens, word_tokens
+from emolab.cluster import run_chunks
 from emolab.edits import Window
 from emolab.emotions import NEUTRAL
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_number, need_table
 from emolab.generation import _forward, generate
 from emolab.interventions import OPS, Change, HeadSpace, edited, head_edits
+from emolab.judges import judges_of
 from emolab.models import Model, encode, plan_batches
 from emolab.vectors import EmotionVectors
 
@@ -77,8 +80,12 @@ def setup(
         raise EmolabError(f"unknown test {test!r}; expected one of {', '.join(OPS)}")
     if test == "patch" and judge is not None:
         raise EmolabError("patching needs one text for both runs, so it has no judge; leave judge out to measure words")
-    missing = {"query_id", "condition", "prompt", "text"} - set(responses)
-    if missing or (responses["prompt"] == "").all():
+    columns = ("query_id", "condition", "prompt", "text")
+    need_number("n_queries", n_queries, 1, whole=True)
+    judge = None if judge is None else judges_of(judge)[0]
+    need_table(responses, columns, "emolab.collect_responses")
+    check_origin(model, responses)
+    if (responses["prompt"] == "").all():
         raise EmolabError(
             "causal tests run prompts with and without instruction: responses from collect_responses, not from texts"
         )
@@ -87,12 +94,12 @@ def setup(
         raise EmolabError(f"{model.name!r} rescales attention before adding it, so a head has no fixed vector to add")
     wanted = {NEUTRAL, *vectors.emotions}
     rows = {
-        (r.query_id, r.condition): (r.prompt, r.text)
-        for r in responses.itertuples()
-        if r.condition in wanted and len(r.text)
+        (query, condition): (prompt, text)
+        for query, condition, prompt, text in zip(*(responses[c] for c in columns), strict=True)
+        if condition in wanted and len(text)
     }
     queries = [q for q in dict.fromkeys(responses["query_id"]) if all((q, c) in rows for c in wanted)]
-    if not queries or n_queries < 1:
+    if not queries:
         raise EmolabError(
             f"no query has an answer under each of {', '.join(sorted(wanted))}; use collect_responses(pairing='all')"
         )
@@ -141,24 +148,12 @@ class Words:
     tokens: dict[str, list[int]]
     name = "words"
 
-    def __call__(self, model: Model, space: HeadSpace, jobs: list[Job], batch_size=None, progress=False) -> np.ndarray:
+    def __call__(
+        self, model: Model, space: HeadSpace, jobs: list[Job], batch_size=None, progress=False, client=None
+    ) -> np.ndarray:
         pairs = list(dict.fromkeys((j.source, j.text) for j in jobs if j.source is not None))
-        sources = dict(zip(pairs, answer_z(model, *map(list, zip(*pairs, strict=True))), strict=True)) if pairs else {}
-        out = np.empty(len(jobs))
-        for index in _batches(model, jobs, progress, batch_size, texts=True):
-            rows = [jobs[i] for i in index]
-            batch = encode(model, [j.prompt for j in rows], [j.text for j in rows])
-            own = batch.attention_mask.sum(1)
-            pads, answer = batch.input_ids.shape[1] - own, batch.response_mask.sum(1)
-            window = Window(["generated"], list(zip(pads.tolist(), (own - answer).tolist(), strict=True)))
-            edits = head_edits(space, [j.change for j in rows], window, [sources.get((j.source, j.text)) for j in rows])
-            keep = int(answer.max()) + 1
-            with torch.inference_mode(), edited(model, edits) as runner:
-                p = _forward(model, runner, batch, keep)[:, :-1].float().softmax(-1)
-            for row, i in enumerate(index):
-                share = p[row, p.shape[1] - int(answer[row]) :, self.tokens[rows[row].emotion]].double().sum(-1).mean()
-                out[i] = float(share.clamp_min(1e-30).log())
-        return out
+        shared, plan = (_light(space, client), pairs, self.tokens), _batches(model, jobs, batch_size, texts=True)
+        return np.array(_run(model, _expected, jobs, plan, shared, _with_sources, progress, client))
 
 
 @dataclass
@@ -172,27 +167,74 @@ class Judged:
     def name(self) -> str:
         return self.judge.name
 
-    def __call__(self, model: Model, space: HeadSpace, jobs: list[Job], batch_size=None, progress=False) -> np.ndarray:
+    def __call__(
+        self, model: Model, space: HeadSpace, jobs: list[Job], batch_size=None, progress=False, client=None
+    ) -> np.ndarray:
         missing = {j.emotion for j in jobs} - set(self.judge.labels)
         if missing:
             raise EmolabError(f"judge {self.judge.name!r} knows no {', '.join(sorted(missing))}")
-        texts = [""] * len(jobs)
-        for index in _batches(model, jobs, progress, batch_size, texts=False):
-            rows = [jobs[i] for i in index]
-            edits = head_edits(space, [j.change for j in rows], Window(["generated"]))
-            # Rows come by length, so that `generate` keeps their order; without its own batches, a row meets its edit.
-            with edited(model, edits):
-                made = generate(
-                    model,
-                    [j.prompt for j in rows],
-                    raw=True,
-                    max_new_tokens=self.max_new_tokens,
-                    batch_size=len(rows),
-                )
-            for i, text in zip(index, made, strict=True):
-                texts[i] = text
+        shared, plan = (_light(space, client), self.max_new_tokens), _batches(model, jobs, batch_size, texts=False)
+        texts = _run(model, _written, jobs, plan, shared, _with_space, progress, client)
         p = np.asarray(self.judge(texts))
         return p[np.arange(len(jobs)), [list(self.judge.labels).index(j.emotion) for j in jobs]]
+
+
+def _run(model, function, jobs, plan, shared, prepare, progress, client) -> list:
+    """function of every job, by the batches of the plan."""
+    out: list[Any] = [None] * len(jobs)
+    chunks = [([jobs[i] for i in index],) for index in plan]
+    cluster = {"shared": shared, "prepare": prepare, "client": client, "name": "heads"}
+    with tqdm(total=len(jobs), disable=not progress, desc="heads", unit="run") as bar:
+        for found in run_chunks(model, function, chunks, **cluster):
+            for number, values in found.items():
+                for i, value in zip(plan[number], values, strict=True):
+                    out[i] = value
+                bar.update(len(plan[number]))
+    return out
+
+
+def _light(space: HeadSpace, client: Any) -> HeadSpace | EmotionVectors:
+    """What travels to workers: a head space is made again there from its vectors, and is larger than they are."""
+    return space if client is None else space.vectors
+
+
+def _with_space(model: Model, shared: tuple) -> tuple:
+    space, *rest = shared
+    return space if isinstance(space, HeadSpace) else HeadSpace(model, space), *rest
+
+
+def _with_sources(model: Model, shared: tuple) -> tuple:
+    space, pairs, tokens = _with_space(model, shared)
+    sources = dict(zip(pairs, answer_z(model, *map(list, zip(*pairs, strict=True))), strict=True)) if pairs else {}
+    return space, sources, tokens
+
+
+def _expected(model: Model, shared: tuple, rows: list[Job]) -> list[float]:
+    """What `Words` measures of each job of a batch."""
+    space, sources, tokens = shared
+    batch = encode(model, [j.prompt for j in rows], [j.text for j in rows])
+    own = batch.attention_mask.sum(1)
+    pads, answer = batch.input_ids.shape[1] - own, batch.response_mask.sum(1)
+    window = Window(["generated"], list(zip(pads.tolist(), (own - answer).tolist(), strict=True)))
+    edits = head_edits(space, [j.change for j in rows], window, [sources.get((j.source, j.text)) for j in rows])
+    keep = int(answer.max()) + 1
+    with torch.inference_mode(), edited(model, edits) as runner:
+        p = _forward(model, runner, batch, keep)[:, :-1].float().softmax(-1)
+    shares = [
+        p[row, p.shape[1] - int(answer[row]) :, tokens[job.emotion]].double().sum(-1).mean()
+        for row, job in enumerate(rows)
+    ]
+    return [float(share.clamp_min(1e-30).log()) for share in shares]
+
+
+def _written(model: Model, shared: tuple, rows: list[Job]) -> list[str]:
+    """The text of each job of a batch."""
+    space, max_new_tokens = shared
+    edits = head_edits(space, [j.change for j in rows], Window(["generated"]))
+    # Rows come by length, so that `generate` keeps their order; without its own batches, a row meets its edit.
+    options = {"max_new_tokens": max_new_tokens, "batch_size": len(rows)}
+    with edited(model, edits):
+        return generate(model, [j.prompt for j in rows], raw=True, **options)
 
 
 def _plan(model: Model, prompts: list[str], texts: list[str] | None, batch_size: int | None) -> list[list[int]]:
@@ -203,15 +245,15 @@ def _plan(model: Model, prompts: list[str], texts: list[str] | None, batch_size:
     return plan_batches(model, lengths, batch_size, logits=texts is not None)
 
 
-def _batches(model: Model, jobs: list[Job], progress: bool, batch_size: int | None, *, texts: bool) -> Iterator:
+def _batches(model: Model, jobs: list[Job], batch_size: int | None, *, texts: bool) -> list[list[int]]:
     """Job numbers in batches by length; single-head jobs of one layer together, so that few layers carry hooks."""
     groups: dict[int, list[int]] = {}
     for i, job in enumerate(jobs):
         layers = {layer for layer, _ in job.change.heads} if job.change else set()
         groups.setdefault(layers.pop() if len(layers) == 1 else -1, []).append(i)
-    with tqdm(total=len(jobs), disable=not progress, desc="heads", unit="run") as bar:
-        for group in groups.values():
-            prompts = [jobs[i].prompt for i in group]
-            for index in _plan(model, prompts, [jobs[i].text for i in group] if texts else None, batch_size):
-                yield [group[k] for k in index]
-                bar.update(len(index))
+    found = []
+    for group in groups.values():
+        prompts = [jobs[i].prompt for i in group]
+        for index in _plan(model, prompts, [jobs[i].text for i in group] if texts else None, batch_size):
+            found.append([group[k] for k in index])
+    return found

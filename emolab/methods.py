@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,7 +260,12 @@ def build_methods(
         if name == "instruction":
             found.append(instruction_method(model))
         elif name == "few_shot":
-            found.append(few_shot_method(model, responses, max_new_tokens=max_new_tokens, seed=seed))
+            try:
+                found.append(few_shot_method(model, responses, max_new_tokens=max_new_tokens, seed=seed))
+            except EmolabError as error:  # a small context: no reason to lose the others
+                if len(set(names)) == 1:
+                    raise
+                warnings.warn(f"few_shot is left out: {error}", stacklevel=2)
         elif name == "lora":
             options = {"seed": seed, "out": out, "progress": progress}
             adapters = {e: fit_lora(model, responses, e, **options) for e in vectors.emotions}
@@ -268,7 +274,7 @@ def build_methods(
             start = time.perf_counter()
             if name == "random":
                 source = [random_like(vectors, seed=seed + i) for i in range(RANDOM_DIRECTIONS)]
-                cost = {"seconds": np.nan}
+                cost: dict[str, Any] = {"seconds": np.nan}
             else:
                 source = _DIRECTIONS[name](means, sites=used)
                 cost = {"seconds": read + time.perf_counter() - start, "answers": len(responses)}

@@ -24,8 +24,8 @@ from scipy.special import expit, softmax
 from tqdm.auto import tqdm
 
 from emolab.emotions import EMOTIONS, NEUTRAL, order
-from emolab.errors import EmolabError
-from emolab.judges import PROTOTYPES
+from emolab.errors import EmolabError, need_model, need_texts
+from emolab.judges import PROTOTYPES, _need_groups
 from emolab.models import quiet
 from emolab.prompts import render_prompts
 
@@ -186,9 +186,10 @@ class SelfReportJudge:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for label, words in (self.words or {}).items():
-            if isinstance(words, str) or not len(words) or not all(w.strip() for w in words):
-                raise EmolabError(f"words[{label!r}] is {words!r}; expected a list of at least one word")
+        need_model(self.model)
+        _need_groups("words", WORDS if self.words is None else self.words, "word")
+        if not need_texts("baseline", self.baseline, filled=True):
+            raise EmolabError("baseline is empty; expected at least one text without emotion")
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -252,7 +253,9 @@ class _Classifier:
             with quiet():
                 logging.getLogger("transformers").setLevel(logging.ERROR)  # missing weights are told below
                 tokenizer = AutoTokenizer.from_pretrained(source)
-                model, info = AutoModelForSequenceClassification.from_pretrained(source, output_loading_info=True)
+                model, info = AutoModelForSequenceClassification.from_pretrained(
+                    source, use_safetensors=True, output_loading_info=True
+                )
         except Exception as error:  # hub client, safetensors and tokenizers raise many kinds
             raise EmolabError(
                 f"no classifier {str(source)!r}: neither a directory with a Hugging Face model and its tokenizer, nor "

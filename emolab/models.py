@@ -14,7 +14,7 @@ import copy
 import hashlib
 import logging
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from transformers.utils import logging as hf_logging
 from emolab.errors import EmolabError
 from emolab.pretrained import from_pretrained
 from emolab.prompts import Batch, check_context, encode, instruction, plan_batches, render_prompts
-from emolab.sites import SITES, hf_modules, site_hooks
+from emolab.sites import CHECKED, SITES, hf_modules, site_hooks
 
 __all__ = [
     "SITES", "Batch", "Model", "check_context", "encode", "hf_modules", "instruction", "load_model", "plan_batches",
@@ -47,6 +47,7 @@ class Model:
                 object.
     tokenizer   left padding, a pad token where it has any to use, its chat template kept.
     fingerprint 16 hex digits that tell models apart whatever their dtype; saved with vectors.
+    recipe      what `load_model` needs beside `source` to read it again elsewhere; None for a model given as an object.
     """
 
     name: str
@@ -56,8 +57,11 @@ class Model:
     hf: Any
     tokenizer: Any
     fingerprint: str = ""
+    recipe: dict[str, Any] | None = None
+    _bridge_checked: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        _need_decoder(self.name, self.hf)
         self.fingerprint = self.fingerprint or _fingerprint(self.hf)
         for model in {id(m): m for m in (self.hf, self.bridge.original_model)}.values():
             _keep_every_token(model)
@@ -151,13 +155,15 @@ def load_model(
     quantised model is read where its packages are installed, or given as a pair; it has no site "head".
     revision is a branch, tag or commit of the hub; `Model.revision` is the commit, where known.
 
+    Warns, in one line, of an architecture that docs/families.md does not list, with what batches of it do.
+
     Raises EmolabError, in one line, when nothing can be loaded under that name, when the architecture is unknown to
     TransformerLens, or when a bridge is in compatibility mode (processed weights: its vectors are not the model's).
     """
     if isinstance(model, Model):
         return model
     if isinstance(model, str | Path):
-        source = str(model)
+        source, given = str(model), tokenizer
         with quiet():
             hf, tokenizer, revision = from_pretrained(
                 str(MINI) if source == "mini" else source,
@@ -170,11 +176,10 @@ def load_model(
             )
         folder = Path(source).expanduser()
         name = folder.resolve().name if source != "mini" and folder.is_dir() else source
-        return _bridged(name, source, revision, hf.eval().requires_grad_(False), _own_tokenizer(tokenizer))
-    if isinstance(model, tuple) and len(model) == 2 and isinstance(model[0], nn.Module):
-        hf = model[0].eval()
-        name = hf.config.name_or_path or type(hf).__name__
-        return _bridged(name, name, revision, hf, _own_tokenizer(tokenizer or model[1]))
+        loaded = _bridged(name, source, revision, hf.eval().requires_grad_(False), _own_tokenizer(tokenizer))
+        if given is None:
+            loaded.recipe = {"device_map": device_map, "dtype": dtype, "trust_remote_code": trust_remote_code}
+        return loaded
     if type(model).__name__ == "TransformerBridge":
         if model.compatibility_mode:
             raise EmolabError("this bridge is in compatibility mode (processed weights); pass a raw TransformerBridge")
@@ -183,7 +188,11 @@ def load_model(
             raise EmolabError("this TransformerBridge has no tokenizer; pass load_model(bridge, tokenizer=...)")
         hf = model.original_model.eval()
         name = hf.config.name_or_path or model.cfg.model_name
-        return Model(name, name, _commit(hf, revision), model, hf, _own_tokenizer(tokenizer))
+        return _noted(Model(name, name, _commit(hf, revision), model, hf, _own_tokenizer(tokenizer)))
+    if isinstance(model, tuple) and len(model) == 2 and isinstance(model[0], nn.Module):
+        hf, own = model
+        name = hf.config.name_or_path or type(hf).__name__
+        return _bridged(name, name, revision, hf.eval(), _own_tokenizer(tokenizer or own))
     raise EmolabError(
         f"cannot load a model from {type(model).__name__}; expected 'mini', a hub id, a local directory, "
         "a pair (hf_model, tokenizer) or a TransformerBridge"
@@ -221,7 +230,25 @@ def _bridged(name: str, source: str, revision: str | None, hf: Any, tokenizer: A
             why = (str(error).splitlines() or [type(error).__name__])[0]
             raise EmolabError(f"TransformerLens cannot bridge {name!r} ({type(hf).__name__}): {why}") from error
     bridge.cfg.n_devices = len({p.device for p in hf.parameters()})  # so that its own loops follow the layers
-    return Model(name, source, _commit(hf, revision), bridge, hf, tokenizer)
+    return _noted(Model(name, source, _commit(hf, revision), bridge, hf, tokenizer))
+
+
+def _noted(model: Model) -> Model:
+    """The model; one line of warning where its architecture is not a checked one."""
+    if not any(kind.__name__ in CHECKED for kind in type(model.hf).__mro__):
+        from emolab.selfcheck import warn_if_new
+
+        warn_if_new(model)
+    return model
+
+
+def _need_decoder(name: str, hf: Any) -> None:
+    """EmolabError for an encoder: BERT and its kin load as causal models and read what they have not written yet."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    kind = getattr(hf.config, "model_type", None)
+    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(hf.config, "is_decoder", False):
+        raise EmolabError(f"{name!r} is an encoder ({kind}), which reads both ways; expected one that continues text")
 
 
 def _commit(hf: Any, revision: str | None) -> str | None:

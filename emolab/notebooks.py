@@ -25,7 +25,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from .errors import EmolabError
+from .errors import EmolabError, FileError
 
 STUDENT = "_student"  # ends the name of the notebook that a class gets
 MAX_BYTES = 1_000_000  # code hosts stop showing larger notebooks
@@ -46,7 +46,7 @@ def run_notebook(path: str | Path, *, figures: str | Path | None = None, timeout
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     path = Path(path)
-    nb = nbformat.read(path, as_version=4)
+    nb = read_notebook(path)
     where = {"metadata": {"path": str(path.parent)}}
     quiet = ["--IPKernelApp.log_level=40"]  # the kernel's own start-up notes
     client = NotebookClient(
@@ -61,6 +61,17 @@ def run_notebook(path: str | Path, *, figures: str | Path | None = None, timeout
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         raise EmolabError(f"{path} stopped: {str(error).strip()}") from None
     return tidy(nb)
+
+
+def read_notebook(path: Path) -> nbformat.NotebookNode:
+    """A notebook as it lies there; FileError where it is missing, damaged or none."""
+    try:
+        nb = nbformat.read(path, as_version=4)
+        nbformat.validate(nb)
+    except Exception as error:  # nbformat has many kinds for a damaged file
+        why = " ".join(str(error).split())[:150]
+        raise FileError(f"no notebook can be read from {path} ({why}); expected a whole .ipynb file") from error
+    return nb
 
 
 def is_student(path: str | Path) -> bool:

@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -18,27 +18,33 @@ from emolab.activations import corpus_hash, response_means
 from emolab.analysis import analyse
 from emolab.baselines import METHODS, compare_methods, summary_of
 from emolab.claim_runs import check_claims
+from emolab.cluster import check_client
 from emolab.controls import means_of
-from emolab.emotions import EMOTIONS
-from emolab.errors import EmolabError
+from emolab.emotions import EMOTIONS, NEUTRAL
+from emolab.errors import EmolabError, FileError, MismatchError, ResourceError, need_numbers, need_texts
 from emolab.experiments import sweep
-from emolab.judges import default_judge, mini_lexicon
+from emolab.judges import default_judge, judges_of, mini_lexicon
 from emolab.models import Model, load_model
 from emolab.plot.run import run_figures
 from emolab.queries import load_queries
 from emolab.report import write_report
 from emolab.responses import collect_responses
-from emolab.scoring import score
+from emolab.runs import alone
+from emolab.scoring import kept_score
 from emolab.selection import select, split_queries
 from emolab.storage import digest, provenance, read_table, write_json, write_parquet, write_table
 from emolab.summary import intensity, summarise
 from emolab.vectors import EmotionVectors, extract_vectors
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 REPORT_ALPHAS = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 SITES = ("resid", "attn", "mlp", "head")
 LORA_LIMIT = 50_000_000  # parameters
 
 
+@alone
 def study(
     model: Model | str = "mini",
     *,
@@ -51,6 +57,7 @@ def study(
     methods: Sequence[str] | None = None,
     seed: int = 0,
     progress: bool = True,
+    client: Client | None = None,
 ) -> dict:
     """Responses, vectors, choice of a setting, dose-response with controls, claims, baselines, figures, report.
 
@@ -68,6 +75,8 @@ def study(
             (held out).
         methods: what the vectors are compared with (`emolab.baselines.METHODS`); () for none. Default: all, but LoRA
             only for models of up to 50 million parameters, since it would cost more than all the rest.
+        client: of a Dask cluster, whose workers then do the long stages, with the same result (`emolab.cluster`):
+            responses, vectors, selection, sweep, scores, heads.
 
     Returns:
         What `summary.json` holds: `model, instruction_following{emotion: share}, neutral_share, intensity, setting,
@@ -75,7 +84,8 @@ def study(
         ...}}, dose_response{emotion: {alpha: {...}}}, trend, claims, baselines, agreement, geometry, heads, timings`
         (seconds). A ratio that does not exist (a model that writes nothing) is None, in the file null.
 
-    A call with the same arguments goes on where a killed one was. Raises EmolabError for too few queries of a split.
+    A call with the same arguments goes on where a killed one was. Raises EmolabError for too few queries of a split,
+    and where another process writes in `out`.
     """
     out, timings = Path(out), {}
 
@@ -84,6 +94,7 @@ def study(
 
     with stage("load"):
         model = load_model(model)
+        check_client(model, client)
         name = queries if queries is not None else ("mini" if model.name == "mini" else "general")
         queries = name if isinstance(name, pd.DataFrame) else load_queries(name)
         extract, choosing, report = split_queries(queries, n_queries)
@@ -91,24 +102,27 @@ def study(
             judges = [default_judge(emotions), *([mini_lexicon()] if model.name == "mini" else [])]
         if methods is None:
             methods = [m for m in METHODS if m != "lora" or _n_parameters(model) <= LORA_LIMIT]
+        _check(emotions, judges, alphas, methods)
+    if progress:
+        print(_overview(model, out, len(emotions), len(alphas), *map(len, (extract, choosing, report))), flush=True)
     options = {"seed": seed, "progress": progress}
     with stage("responses"):
         asked = pd.concat([extract, choosing, report])
-        responses = collect_responses(model, asked, emotions=emotions, out=out, **options)
+        responses = collect_responses(model, asked, emotions=emotions, out=out, client=client, **options)
         of = [responses[responses["query_id"].isin(part["query_id"])] for part in (extract, choosing, report)]
     with stage("vectors"):
-        vectors = _vectors(model, of[0], out, progress)
+        vectors = _vectors(model, of[0], out, progress, client)
     with stage("selection"):
-        given = {"judge": judges[0], "out": out / "selection", "progress": progress}
+        given = {"judge": judges[0], "out": out / "selection", "progress": progress, "client": client}
         setting, best = select(model, vectors, choosing, of[1], **given)
     with stage("sweep"):
         grid, doses = {key: [value] for key, value in setting.items()}, sorted({*alphas, 0.0, *best.values()})
-        table = sweep(model, vectors, report, alphas=doses, grid=grid, out=out, **options)
+        table = sweep(model, vectors, report, alphas=doses, grid=grid, out=out, client=client, **options)
     with stage("scores"):
-        scored = score(table, judges=judges, model=model)
-        answers = score(of[2].assign(emotion=of[2]["condition"]), judges=judges, model=model)
-        write_parquet(out / "scores.parquet", scored)
-        write_parquet(out / "instructed_scores.parquet", answers)
+        read = {"judges": judges, "model": model, "client": client, "progress": progress}
+        scored = kept_score(table, out / "scores.parquet", **read)
+        told = of[2].assign(emotion=of[2]["condition"])
+        answers = kept_score(told, out / "instructed_scores.parquet", **read)
     summary = {"model": model.name, "fingerprint": model.fingerprint, "seed": seed}
     summary["n_queries"] = {"extract": len(extract), "select": len(choosing), "report": len(report)}
     summary |= summarise(scored, answers, vectors.emotions, best, judges)
@@ -125,9 +139,9 @@ def study(
             summary["baselines"] = _baselines(model, vectors, of[0], choosing, report, **given, **options)
     with stage("analysis"):
         groups = asked.set_index("query_id")["situation"]
-        where = {"judge": judges[0], "out": out, **options}
+        where = {"judge": judges[0], "out": out, "client": client, **options}
         summary |= analyse(model, vectors, means_of(vectors), of[0], of[2], groups, **where)
-    manifest = {**provenance(model), "seed": seed, "vectors": vectors.meta, "setting": setting}
+    manifest = {**provenance(model), "seed": seed, "vectors": dict(sorted(vectors.meta.items())), "setting": setting}
     write_json(out / "manifest.json", manifest)
     write_json(out / "summary.json", summary | {"timings": timings})
     with stage("figures"):
@@ -140,10 +154,37 @@ def study(
     return summary
 
 
+def _overview(model: Model, out: Path, n_emotions: int, n_doses: int, *n_queries: int) -> str:
+    """What lies ahead, and where it will lie."""
+    answers, steered = sum(n_queries) * (n_emotions + 1), 3 * n_emotions * n_doses * n_queries[-1]
+    size = f"{_n_parameters(model) / 1e6:,.1f} million parameters on {model.device}"
+    return (
+        f"study of {model.name} ({size}): results in {out}\n"
+        f"{answers:,} answers for the vectors, about {steered:,} steered texts in the sweep with controls, and more "
+        "for selection, claims, baselines and heads. A study that was stopped goes on where it was."
+    )
+
+
+def _check(emotions: Sequence[str], judges: Sequence[Any], alphas: Sequence[float], methods: Sequence[str]) -> None:
+    """EmolabError for what would be found out only after hours."""
+    need_texts("emotions", emotions, filled=True)
+    need_numbers("alphas", alphas)
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown:
+        raise EmolabError(f"unknown method {unknown[0]!r}; expected some of {', '.join(METHODS)}")
+    for judge in judges_of(judges):
+        unread = [e for e in (*emotions, NEUTRAL) if e not in judge.labels]
+        if unread:
+            known = ", ".join(judge.labels)
+            raise EmolabError(f"judge {judge.name!r} cannot tell {unread[0]}, only {known}; give another one")
+
+
 def _claims(model, vectors, queries, answers, scored, *, out: Path, progress: bool, **options) -> dict:
     """Verdict, condition and evidence of each claim; "not tested" with the reason where a claim cannot be asked."""
     try:
         found = check_claims(model, vectors, queries, answers, scored, out=out, progress=progress, **options)
+    except (FileError, MismatchError, ResourceError):
+        raise
     except EmolabError as error:  # too few doses or queries: the rest of the study stands without it
         if progress:
             print(f"claims not tested: {error}")
@@ -164,6 +205,8 @@ def _baselines(model, vectors, responses, choosing, report, *, methods, out: Pat
         given = {"methods": methods, "out": out, "seed": seed}
         try:
             table = compare_methods(model, vectors, responses, choosing, report, **given, **options)
+        except (FileError, MismatchError, ResourceError):
+            raise
         except EmolabError as error:
             if options["progress"]:
                 print(f"baselines not compared: {error}")
@@ -176,7 +219,7 @@ def _n_parameters(model: Model) -> int:
     return sum(p.numel() for p in model.hf.parameters())
 
 
-def _vectors(model: Model, responses: pd.DataFrame, out: Path, progress: bool) -> EmotionVectors:
+def _vectors(model: Model, responses: pd.DataFrame, out: Path, progress: bool, client: Any) -> EmotionVectors:
     path = out / "vectors.safetensors"
     if path.exists():
         vectors = EmotionVectors.load(path)
@@ -185,7 +228,7 @@ def _vectors(model: Model, responses: pd.DataFrame, out: Path, progress: bool) -
             and vectors.meta.get("fingerprint") == model.fingerprint
         ):
             return vectors
-    means = response_means(model, responses, sites=SITES, progress=progress)
+    means = response_means(model, responses, sites=SITES, progress=progress, client=client)
     return extract_vectors(model, responses, sites=SITES, means=means, out=out)
 
 

@@ -14,9 +14,12 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub import errors as hub
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import cached_file, extract_commit_hash
+from transformers.utils.hub import cached_file, extract_commit_hash
 
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, FileError
+
+# Weights as transformers and peft may read them, with pickle inside.
+_PICKLES = ("pytorch_model*.bin", "adapter_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def from_pretrained(
@@ -37,9 +40,10 @@ def from_pretrained(
     one, the hub out of reach, missing or damaged files, weights that do not cover the model. Warns of weights that the
     model has no place for.
     """
-    dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(dtype, torch.dtype):
-        raise EmolabError("unknown dtype; expected 'float32', 'bfloat16', 'float16' or a torch.dtype")
+    known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(known, torch.dtype) or not known.is_floating_point:
+        raise EmolabError(f"unknown dtype {dtype!r}; expected 'float32', 'bfloat16', 'float16' or one of torch")
+    dtype = known
     if device is not None and device_map is not None:
         raise EmolabError("give device= for one device or device_map= for several, not both")
     device = _device(device)
@@ -51,8 +55,9 @@ def from_pretrained(
         if file is not None:  # None: a folder with nothing but an adapter, which names its base model
             options["config"] = AutoConfig.from_pretrained(place, **options)
         tokenizer = tokenizer or _tokenizer(source, place, commit, trust_remote_code)
-        hf, info = AutoModelForCausalLM.from_pretrained(
-            place, dtype=dtype, device_map=device_map, output_loading_info=True, **options
+        # A pair, with output_loading_info.
+        hf, info = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+            place, dtype=dtype, device_map=device_map, use_safetensors=True, output_loading_info=True, **options
         )
         # A quantised model is put on its device while it is read, and cannot be moved.
         hf = hf if device_map is not None or getattr(hf, "is_quantized", False) else hf.to(device)
@@ -84,10 +89,18 @@ def _device(device: str | torch.device | None) -> str | torch.device:
 def _place(source: str) -> str:
     """The directory that `source` names, or `source` where it can only be a hub id."""
     path = Path(source).expanduser()
+    if not source.strip():
+        raise EmolabError(f"no model {source!r}; expected 'mini', a directory or a hub id like 'org/name'")
     if path.is_dir():
         if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
             raise EmolabError(
                 f"directory {source!r} holds no config.json; expected a Hugging Face model as save_pretrained writes it"
+            )
+        pickles = sorted(file.name for kind in _PICKLES for file in path.glob(kind))
+        if pickles and not any(path.glob("*.safetensors")):
+            raise FileError(
+                f"directory {source!r} holds weights as {pickles[0]}, a pickle, which can run code when it is read: "
+                "emolab never reads one; if you trust it, read it with transformers, and save_pretrained it again"
             )
         return str(path)
     if path.exists() or source.startswith((".", "~", os.sep)) or source.count("/") > 1:
@@ -124,6 +137,8 @@ def _reason(source: str, place: str, error: Exception, revision: str | None) -> 
         return f"{source!r} brings its own code; read it, and if you trust it, load_model(..., trust_remote_code=True)"
     if "does not recognize this architecture" in text:
         return f"the installed transformers does not know the architecture of {source!r}; try a newer version of it"
+    if "cannot be loaded with `safetensors`" in text:
+        return f"{source!r} holds no safetensors, and pickles are never read; ask its authors for them, or convert it"
     if "for this kind of AutoModel" in text:
         return f"{source!r} is no causal language model; emolab needs one that continues text"
     if "ignore_mismatched_sizes" in text:

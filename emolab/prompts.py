@@ -21,7 +21,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from emolab.emotions import NEUTRAL
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_model, need_number, need_texts, shown
+from emolab.memory import room
 
 if TYPE_CHECKING:
     from emolab.models import Model
@@ -64,10 +65,15 @@ def render_prompts(
     the whole prompt. Raises EmolabError for a condition that templates lacks, a template without "{query}", an unknown
     intensity.
     """
-    tokenizer, told = model.tokenizer, ""
+    need_model(model)
+    tokenizer, told, queries = model.tokenizer, "", need_texts("queries", queries)
+    if not isinstance(condition, str) or not condition.strip():
+        raise EmolabError(f"the emotion is {shown(condition)}; expected its name, such as 'joy'")
     if templates is not None:
+        if not hasattr(templates, "get"):
+            raise EmolabError(f'templates are {shown(templates)}; expected {{condition: text with "{{query}}"}}')
         text = templates.get(condition)
-        if text is None or "{query}" not in text:
+        if not isinstance(text, str) or "{query}" not in text:
             raise EmolabError(f'templates[{condition!r}] is {text!r}; expected a text with "{{query}}" in it')
         turns = [text.replace("{query}", q) for q in queries]
     else:
@@ -177,15 +183,18 @@ def plan_batches(
 ) -> list[list[int]]:
     """Row numbers in batches of similar length, shortest first: the one place where the default batch size is set.
 
-    Default: as many rows as fit 16,384 tokens on CPU or 65,536 elsewhere, at most 128 and 512 rows. logits=True (where
-    every token's logits are kept) also holds these under 2**28 numbers, 1 GiB in float32. Always the same batches for
-    the same lengths.
+    Default: as many rows as fit 16,384 tokens on CPU or 65,536 elsewhere, at most 128 and 512 rows, and fewer where so
+    many tokens would not fit half of the free memory (`emolab.memory.room`; never where they need under 2 GiB).
+    logits=True (where every token's logits are kept) also holds these under 2**28 numbers, 1 GiB in float32. The same
+    batches for the same lengths, while about as much memory is free; greedy texts do not depend on them.
     """
-    if batch_size is not None and batch_size < 1:
-        raise EmolabError(f"batch_size is {batch_size}; expected None or at least 1")
+    if batch_size is not None:
+        need_number("batch_size", batch_size, 1, whole=True)
     tokens, rows = (16_384, 128) if model.device.type == "cpu" else (65_536, 512)
     if logits:
         tokens = min(tokens, 2**28 // model.bridge.cfg.d_vocab)
+    if batch_size is None and lengths:
+        tokens = int(min(tokens, room(model, max(lengths), logits=logits)))
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     plan: list[list[int]] = []
     for i in order:  # rows come by length, so the newest is the longest of its batch

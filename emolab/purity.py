@@ -24,11 +24,11 @@ import torch
 
 from emolab.controls import random_like
 from emolab.emotions import NEUTRAL, order
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_table
 from emolab.generation import generate
 from emolab.judges import score
 from emolab.models import Model
-from emolab.queries import load_queries
+from emolab.queries import query_table
 from emolab.resampling import bootstrap_counts, interval, noted
 from emolab.steering import Steering
 from emolab.vectors import EmotionVectors
@@ -69,14 +69,13 @@ def part_purity(
             missing for an emotion, and as `Steering`.
     """
     if site == "head" or len(vectors.emotions) < 2:
-        what = 'site "head"' if site == "head" else f"the single emotion {vectors.emotions[0]}"
+        what = 'site "head"' if site == "head" else f"the single emotion {', '.join(vectors.emotions)}"
         raise EmolabError(f"parts of {what} cannot be compared; take resid, attn or mlp, and at least two emotions")
-    if not isinstance(queries, pd.DataFrame):
-        queries = load_queries(queries)
+    queries = query_table(queries)
     doses = dict(alpha) if isinstance(alpha, Mapping) else dict.fromkeys(vectors.emotions, alpha)
     missing = [e for e in vectors.emotions if e not in doses]
-    if missing or queries.empty:
-        raise EmolabError(f"alpha has no dose for {missing[0]!r}" if missing else "there is no query")
+    if missing:
+        raise EmolabError(f"alpha has no dose for {missing[0]!r}; expected one for each emotion of the vectors")
     sources = equal_norm_parts(vectors, site, seed=seed)
     rows, steerings = [], []
     for emotion in vectors.emotions:
@@ -182,10 +181,8 @@ def purity(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _labels(table: pd.DataFrame) -> list[str]:
-    missing = [c for c in ("query_id", "emotion", "part", "top") if c not in table]
-    if missing or table.empty:
-        raise EmolabError(f"the table lacks {', '.join(missing) or 'rows'}; it comes from part_purity")
-    return order(c[2:] for c in table if c.startswith("p_"))
+    need_table(table, ("query_id", "emotion", "part", "top"), "emolab.purity.part_purity")
+    return order(c[2:] for c in table.columns if c.startswith("p_"))
 
 
 def _cells(table: pd.DataFrame):

@@ -9,16 +9,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from emolab.emotions import NEUTRAL
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, FileError, is_text, need_table, need_texts
+from emolab.storage import read_json
 
 COLUMNS = ("query_id", "query", "emotion", "situation", "split")
 BUNDLED = {name: Path(__file__).parent / "data" / "queries" / f"{name}.json" for name in ("general", "mini")}
@@ -82,6 +83,7 @@ def load_queries(
         notes.append(f"{doubled.sum()} repeated queries were left out (equal but for case and spaces)")
     if against is not None:
         known = against if isinstance(against, pd.DataFrame) else _rows(against)[1]
+        need_table(known, ("query",), "emolab.load_queries")
         seen = folded.isin(set(known["query"].map(_fold)))
         prefix, table["split"] = "e", np.where(seen, "train", "heldout")
         if seen.any():
@@ -103,6 +105,22 @@ def load_queries(
     return table
 
 
+def query_table(queries: Any, columns: tuple[str, ...] = ("query_id", "query")) -> pd.DataFrame:
+    """A table as it is, anything else through `load_queries`; EmolabError unless each row has its own id and a text."""
+    if not isinstance(queries, pd.DataFrame):
+        return load_queries(queries)
+    missing = [c for c in columns if c not in queries]
+    if missing or queries.empty:
+        what = f"lack {', '.join(missing)}" if missing else "are empty; expected at least one query"
+        raise EmolabError(f"queries {what}; use load_queries, or one row and one query_id for each query")
+    ids = queries["query_id"]
+    if ids.duplicated().any() or ids.isna().any():
+        odd = "a missing query_id" if ids.isna().any() else f"repeated query_id {ids[ids.duplicated()].iloc[0]!r}"
+        raise EmolabError(f"the table of queries has {odd}; expected one row and one query_id for each query")
+    need_texts("queries", queries["query"].tolist(), filled=True)
+    return queries
+
+
 def _fold(text: str) -> str:
     return " ".join(text.casefold().split())
 
@@ -114,7 +132,8 @@ def _doubts(table: pd.DataFrame) -> list[str]:
     if scaffold:
         notes.append(f'{scaffold} keep a generator\'s wording ("In the context of", "the question is")')
     named = {}
-    for emotion, queries in table.groupby("emotion", sort=False)["query"]:
+    for label, queries in table.groupby("emotion", sort=False)["query"]:
+        emotion = str(label)
         if emotion != NEUTRAL:
             stems = _NAMES[emotion].split() if emotion in _NAMES else [re.escape(emotion.casefold())]
             pattern = re.compile("|".join(rf"\b{stem}".replace("$", r"\b") for stem in stems))
@@ -136,15 +155,10 @@ def _rows(source: object) -> tuple[str, pd.DataFrame]:
 def _read(source: str | Path) -> object:
     """The JSON behind a bundled name or a path."""
     path = BUNDLED.get(str(source), Path(source))
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+    if not path.is_file():
         names = ", ".join(f'"{name}"' for name in BUNDLED)
-        raise EmolabError(
-            f"no queries at {str(source)!r}; give {names}, the path of a JSON file, or a list of queries"
-        ) from error
-    except ValueError as error:  # JSON and encoding errors
-        raise EmolabError(f"{path} is not valid JSON ({error}); {_EXPECTED}") from error
+        raise FileError(f"no queries at {str(source)!r}; give {names}, the path of a JSON file, or a list of queries")
+    return read_json(path, _EXPECTED)
 
 
 def _records(source: object, where: str) -> list[dict]:
@@ -166,7 +180,10 @@ def _records(source: object, where: str) -> list[dict]:
     defaults = {"emotion": NEUTRAL, "situation": "", "split": "train"}
     rows = [{**defaults, **row} for row in rows]
     for number, row in enumerate(rows, 1):
-        if not isinstance(row.get("query"), str) or not row["query"].strip():
+        if not is_text(row.get("query"), filled=True):
             raise EmolabError(f"{where}: number {number} is {row.get('query')!r}, not a text; {_EXPECTED}")
         row["query"] = row["query"].strip()
+        for key in ("emotion", "split"):
+            if not is_text(row[key], filled=True):
+                raise EmolabError(f"{where}: number {number} has the {key} {row[key]!r}; expected a name")
     return rows

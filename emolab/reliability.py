@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from emolab.activations import ResponseMeans
 from emolab.emotions import order
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_number
 from emolab.resampling import (
     bootstrap_counts,
     contrasts,
@@ -71,15 +72,16 @@ def split_half(
 
     >>> split_half(means, part="specific").groupby("layer")["cosine"].min()
     """
+    need_number("n_splits", n_splits, 1, whole=True)
     rng = np.random.default_rng(seed)
     emotions, _ = contrasts(means.index, part=part)
     first, second = _sets(means, groups, n_splits, rng, None)
     shuffled = permuted_labels(means.index, n_splits, rng)
-    null = [reweighted(label_weights(means.index, shuffled), half, part=part) for half in (first, second)]
+    fresh, other = (reweighted(label_weights(means.index, shuffled), half, part=part) for half in (first, second))
     a, b = (draw_weights(means.index, half, part=part) for half in (first, second))
     rows = []
     for layer, head, gram in grams(means, site, W_O):
-        found, chance = _cosine(a, b, gram), _cosine(*null, gram)  # [split, emotion]
+        found, chance = _cosine(a, b, gram), _cosine(fresh, other, gram)  # [split, emotion]
         for e, emotion in enumerate(emotions):
             with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
                 mean = np.nanmean(found[:, e])
@@ -111,6 +113,7 @@ def convergence(
 
     >>> convergence(means, layer=3, sizes=(5, 10, 20))
     """
+    need_number("n_draws", n_draws, 1, whole=True)
     rng = np.random.default_rng(seed)
     emotions, _ = contrasts(means.index, part=part)
     (layer,) = some_layers(site_values(means, site).shape[1], layer)
@@ -125,8 +128,8 @@ def convergence(
     rows = []
     for size in sizes:
         first, second = _sets(means, groups, n_draws, rng, size)
-        halves = (draw_weights(means.index, half, part=part) for half in (first, second))
-        found = _cosine(*halves, gram)
+        a, b = (draw_weights(means.index, half, part=part) for half in (first, second))
+        found = _cosine(a, b, gram)
         for e, emotion in enumerate(emotions):
             with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
                 rows.append((size, emotion, np.nanmean(found[:, e]), *interval(found[:, e])))
@@ -285,11 +288,12 @@ def _predict(probe: str, train: np.ndarray, tested: np.ndarray, labels: np.ndarr
     guess = np.empty(len(tested), dtype=object)
     for fit, read in folds:
         model = NearestCentroid() if probe == "centroid" else LogisticRegression(max_iter=2000)
-        steps = [StandardScaler()]
+        steps: list[Any] = [StandardScaler()]
         if train.shape[1] > len(fit):  # a rotation into the span of the training rows: the same probe, sooner
             steps.append(PCA(svd_solver="full"))
         pipeline = make_pipeline(*steps, model)
         with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # one response a class
+            warnings.filterwarnings("ignore", "self.within_class_std_dev_", UserWarning)  # a head that writes nothing
             pipeline.fit(train[fit].astype(np.float64), labels[fit].astype(str))
         guess[read] = pipeline.predict(tested[read].astype(np.float64))
     return guess

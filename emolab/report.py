@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from emolab.errors import EmolabError
-from emolab.plot.run import read_summary
+from emolab.errors import FileError
+from emolab.plot.run import of_run, read_summary
 from emolab.plot.save import read_manifest
 from emolab.storage import atomic
 
@@ -33,6 +33,7 @@ MINI_LIMIT = (
 )
 
 
+@of_run
 def write_report(out: str | Path) -> Path:
     """Write `out/report.html`, with figures, tables, unpicked samples, limits and provenance; returns its path.
 
@@ -47,7 +48,7 @@ def write_report(out: str | Path) -> Path:
         scored = pd.read_parquet(out / "scores.parquet")
         manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     except Exception as error:  # pyarrow raises a zoo of its own
-        raise EmolabError(f"{out} is no finished run ({error}); run `emolab study --out {out}` again") from error
+        raise FileError(f"{out} is no finished run ({error}); run `emolab study --out {out}` again") from error
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("emolab", ""), autoescape=True, undefined=jinja2.StrictUndefined
     )

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 
 from emolab.activations import ResponseMeans
 from emolab.emotions import NEUTRAL, order
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, MismatchError
 from emolab.vectors import contrast_weights
 
 LEVEL = (0.025, 0.975)
@@ -28,6 +28,8 @@ def contrasts(index: pd.DataFrame, *, part: str = "whole") -> tuple[tuple[str, .
 
     Raises EmolabError without neutral or emotional responses, or for the specific part of a single emotion.
     """
+    if not isinstance(index, pd.DataFrame):  # of a path, say, where the means themselves belong
+        raise EmolabError("these are no response means; expected ResponseMeans (response_means or ResponseMeans.load)")
     emotions = tuple(e for e in order(index["condition"]) if e != NEUTRAL)
     if not emotions or NEUTRAL not in set(index["condition"]):
         found = ", ".join(order(index["condition"]))
@@ -35,7 +37,7 @@ def contrasts(index: pd.DataFrame, *, part: str = "whole") -> tuple[tuple[str, .
     if part not in ("whole", "specific"):
         raise EmolabError(f'part must be "whole" or "specific", not {part!r}')
     if part == "specific" and len(emotions) < 2:
-        raise EmolabError(f'part "specific" tells emotions apart; there is only {emotions[0]}')
+        raise EmolabError(f'part "specific" tells emotions apart; there is only {", ".join(emotions)}')
     weights = np.stack([contrast_weights(index, emotion) for emotion in emotions])
     return emotions, weights if part == "whole" else weights - weights.mean(0)
 
@@ -119,7 +121,7 @@ def disjoint_sets(
     groups: Int[np.ndarray, " row"], n: int, rng: np.random.Generator, *, size: int | None = None
 ) -> tuple[Bool[np.ndarray, "draw row"], Bool[np.ndarray, "draw row"]]:
     """Two random sets of responses that share no group, `size` groups each (default: half of them)."""
-    k = groups.max() + 1
+    k = int(groups.max()) + 1
     size = k // 2 if size is None else size
     if not 1 <= size <= k // 2:
         raise EmolabError(f"{k} groups of queries do not hold two disjoint sets of {size}; use 1 to {k // 2}")
@@ -138,10 +140,13 @@ def grams(
     values = site_values(means, site)
     if site == "head" and W_O is None:
         raise EmolabError('site "head" needs W_O; pass emolab.activations.output_weights(model)')
+    if W_O is not None and site == "head" and tuple(W_O.shape[:3]) != values.shape[1:]:
+        shapes = f"{tuple(W_O.shape[:3])}, the means {values.shape[1:]}"
+        raise MismatchError(f"W_O has layers, heads and d_head {shapes}; pass emolab.activations.output_weights(model)")
     for layer in range(values.shape[1]):
         x = values[:, layer].astype(np.float64)
         x = x - x.mean(0)
-        if site != "head":
+        if W_O is None or site != "head":
             yield layer, None, x @ x.T
             continue
         for head in range(x.shape[1]):
@@ -185,11 +190,11 @@ def some_layers(n_layers: int, layers: Sequence[int] | int | str | None, most: i
         return list(range(n_layers))
     if layers is None:
         return sorted({round(x) for x in np.linspace(0, n_layers - 1, min(most, n_layers))})
-    layers = [layers] if isinstance(layers, (int, np.integer)) else list(layers)
-    wrong = [x for x in layers if not isinstance(x, (int, np.integer)) or not -n_layers <= x < n_layers]
-    if wrong or not layers:
-        raise EmolabError(f"no layer {wrong[0] if wrong else layers!r}; there are layers 0 to {n_layers - 1}")
-    return [int(layer) % n_layers for layer in layers]
+    chosen = list(layers) if isinstance(layers, Sequence | np.ndarray) and not isinstance(layers, str) else [layers]
+    wrong = [x for x in chosen if not isinstance(x, (int, np.integer)) or not -n_layers <= x < n_layers]
+    if wrong or not chosen:
+        raise EmolabError(f"no layer {wrong[0] if wrong else chosen!r}; there are layers 0 to {n_layers - 1}")
+    return [int(layer) % n_layers for layer in chosen]
 
 
 def _blocks(index: pd.DataFrame) -> Int[np.ndarray, " row"]:

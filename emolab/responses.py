@@ -16,12 +16,16 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from tqdm.auto import tqdm
 
+from emolab.cluster import run_chunks
 from emolab.emotions import EMOTIONS, NEUTRAL, order
-from emolab.errors import EmolabError
-from emolab.queries import load_queries
+from emolab.errors import EmolabError, FileError, need_model, need_number, need_texts
+from emolab.queries import query_table
+from emolab.runs import alone
 from emolab.storage import digest, read_table, write_table
 
 if TYPE_CHECKING:
+    from distributed import Client
+
     from emolab.models import Model
 
 COLUMNS = ("query_id", "query", "emotion", "condition", "prompt", "text", "n_tokens")
@@ -29,6 +33,7 @@ _KEY = ["query_id", "condition"]
 _CHUNK, _CHUNK_GPU = 64, 256  # rows between two writes, and the largest batch, where the caller names no batch_size
 
 
+@alone
 def collect_responses(
     model: Model,
     queries: pd.DataFrame | Sequence[str] | str,
@@ -42,6 +47,7 @@ def collect_responses(
     seed: int = 0,
     batch_size: int | None = None,
     progress: bool = True,
+    client: Client | None = None,
 ) -> pd.DataFrame:
     """Let the model answer each query under the neutral and the emotional conditions.
 
@@ -55,6 +61,7 @@ def collect_responses(
             the same queries; `"own"` asks a query labelled `e` under neutral and `e` only (as arXiv 2502.04075 does)
             and neutral queries under all. Under `"own"`, queries with a label outside `emotions` are left out.
         temperature: 0 is greedy. Above, the texts are a function of seed and batch_size.
+        client: of a Dask cluster, whose workers then write the answers; the same ones (`emolab.cluster`).
 
     Returns:
         One row a response, columns `query_id, query, emotion, condition, prompt, text, n_tokens`: `prompt` is the
@@ -63,9 +70,11 @@ def collect_responses(
     Raises:
         EmolabError: unknown pairing, no query left, or `out` holds responses collected with other settings.
     """
-    from emolab import generation  # here, since texts and tables need no torch
-
     plan = _plan(model, queries, emotions, templates, pairing)
+    need_number("temperature", temperature, 0)
+    need_number("seed", seed, whole=True)
+    if batch_size is not None:
+        need_number("batch_size", batch_size, 1, whole=True)
     path = None if out is None else Path(out) / "responses.parquet"
     settings = {
         "model": model.name,
@@ -84,26 +93,31 @@ def collect_responses(
     # Chunks of similar length, cut the same way in every call: a continued run meets the same batches and seeds.
     rows = plan.iloc[plan["prompt"].str.len().argsort(kind="stable")]
     size = batch_size or (_CHUNK if model.device.type == "cpu" else _CHUNK_GPU)
-    chunks = [rows.iloc[start : start + size] for start in range(0, len(rows), size)]
-    with tqdm(total=len(rows), desc="responses", unit="text", disable=not progress) as bar:
-        for number, chunk in enumerate(chunks):
-            todo = chunk[[key not in finished for key in chunk[_KEY].itertuples(index=False, name=None)]]
-            if len(todo):
-                texts = generation.generate(
-                    model,
-                    list(todo["prompt"]),
-                    raw=True,
-                    max_new_tokens=max_new_tokens,
-                    temperature=temperature,
-                    seed=seed + 1000 * number,
-                    batch_size=batch_size,
-                )
+    todo, jobs = [], []
+    for number, start in enumerate(range(0, len(rows), size)):
+        chunk = rows.iloc[start : start + size]
+        chunk = chunk[[key not in finished for key in chunk[_KEY].itertuples(index=False, name=None)]]
+        if len(chunk):
+            options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "batch_size": batch_size}
+            todo.append(chunk)
+            jobs.append((list(chunk["prompt"]), options | {"seed": seed + 1000 * number}))
+    with tqdm(total=len(rows), initial=len(done), desc="responses", unit="text", disable=not progress) as bar:
+        for found in run_chunks(model, _answers, jobs, client=client, name="responses"):
+            new = []
+            for number, texts in found.items():
                 lengths = [len(ids) for ids in model.tokenizer(texts, add_special_tokens=False)["input_ids"]]
-                done = pd.concat([done, _tidy(todo.assign(text=texts, n_tokens=lengths))])
-                write_table(done, path, settings)
-            bar.update(len(chunk))
+                new.append(_tidy(todo[number].assign(text=texts, n_tokens=lengths)))
+            done = pd.concat([done, *new])
+            write_table(done, path, settings)
+            bar.update(sum(map(len, found.values())))
     done = plan[_KEY].merge(done, on=_KEY, how="left", validate="one_to_one")  # the order of the plan
     return write_table(_tidy(done), path, settings)
+
+
+def _answers(model: Model, prompts: list[str], options: dict) -> list[str]:
+    from emolab import generation  # here, since texts and tables need no torch
+
+    return generation.generate(model, prompts, raw=True, **options)
 
 
 def responses_from_texts(texts: Mapping[str, Sequence[str]] | pd.DataFrame | str | Path) -> pd.DataFrame:
@@ -126,7 +140,8 @@ def responses_from_texts(texts: Mapping[str, Sequence[str]] | pd.DataFrame | str
     """
     if isinstance(texts, str | Path | pd.DataFrame):
         texts = _by_label(texts)
-    if not isinstance(texts, Mapping) or any(isinstance(group, str) for group in texts.values()):
+    groups = texts.values() if isinstance(texts, Mapping) else [""]
+    if any(isinstance(group, str) or not hasattr(group, "__iter__") for group in groups):
         raise EmolabError(
             'responses_from_texts takes {"joy": ["text", ...], "neutral": ["text", ...]}; got something else'
         )
@@ -135,6 +150,7 @@ def responses_from_texts(texts: Mapping[str, Sequence[str]] | pd.DataFrame | str
         for condition, group in texts.items()
         for text in group
     ]
+    need_texts("conditions", texts, filled=True)
     wrong = [row["text"] for row in rows if not isinstance(row["text"], str)]
     if not rows or wrong:
         what = f"found {wrong[0]!r}" if wrong else "there is none"
@@ -151,7 +167,7 @@ def _by_label(table: pd.DataFrame | str | Path) -> dict[str, list[str]]:
         try:
             table = pd.read_csv(table, dtype=str, keep_default_na=False)  # "null" and "nan" are words here
         except (OSError, ValueError) as error:
-            raise EmolabError(f"cannot read {table} as CSV ({error}); expected columns label and text") from error
+            raise FileError(f"cannot read {table} as CSV ({error}); expected columns label and text") from error
     missing = [c for c in ("label", "text") if c not in table]
     if missing or table["label"].isna().any() or (table["label"] == "").any():
         what = f"no column {missing[0]!r}" if missing else "rows without a label"
@@ -165,16 +181,12 @@ def _plan(model, queries, emotions, templates, pairing) -> pd.DataFrame:
 
     if pairing not in ("all", "own"):
         raise EmolabError(f"unknown pairing {pairing!r}; it is 'all' or 'own'")
-    emotions = [emotions] if isinstance(emotions, str) else list(dict.fromkeys(emotions))
-    emotions = [e for e in emotions if e != NEUTRAL]
+    need_model(model)
+    emotions = need_texts("emotions", [emotions] if isinstance(emotions, str) else emotions, filled=True)
+    emotions = [e for e in dict.fromkeys(emotions) if e != NEUTRAL]
     if not emotions:
         raise EmolabError("collect_responses needs at least one emotion beside 'neutral'; give emotions=('joy', ...)")
-    if not isinstance(queries, pd.DataFrame):
-        queries = load_queries(queries)
-    missing = [c for c in ("query_id", "query", "emotion") if c not in queries]
-    if missing or queries["query_id"].duplicated().any():
-        what = f"lacks {', '.join(missing)}" if missing else "has repeated query_id"
-        raise EmolabError(f"the table of queries {what}; use load_queries, or one row and one query_id for each query")
+    queries = query_table(queries, ("query_id", "query", "emotion"))
     rows = []
     for query in queries[["query_id", "query", "emotion"]].to_dict("records"):
         own = [query["emotion"]] if query["emotion"] in emotions else []
@@ -185,7 +197,7 @@ def _plan(model, queries, emotions, templates, pairing) -> pd.DataFrame:
     plan = pd.DataFrame(rows)
     plan["prompt"] = ""
     for condition, group in plan.groupby("condition"):
-        prompts = models.render_prompts(model, list(group["query"]), condition, templates=templates)
+        prompts = models.render_prompts(model, list(group["query"]), str(condition), templates=templates)
         plan.loc[group.index, "prompt"] = prompts
     return plan
 

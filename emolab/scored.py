@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from emolab.emotions import order
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_number, need_table, shown
 from emolab.grid import FIELDS, parse_mixture
 from emolab.stats import clusters_of, harmonic
 
@@ -41,8 +41,9 @@ def headline(scored: pd.DataFrame, instructed: Instructed = None) -> pd.DataFram
     Raises:
         EmolabError: no unsteered rows, no judge's column for an emotion, or no instructed answer for it.
     """
+    plain = is_unsteered(scored, needed=True)
     table = scored.copy()
-    plain = table[is_unsteered(table, needed=True)]
+    plain = table[plain]
     table["emotion_score"] = target_p(table)
     table["adherence_score"] = np.nan
     if {"adherence", "adherence_shuffled"} <= set(table):
@@ -70,6 +71,12 @@ def target_p(table: pd.DataFrame) -> pd.Series:
     Raises EmolabError where the judge does not know an emotion of the table.
     """
     found = pd.Series(np.nan, table.index)
+    need_table(table, ("emotion",), "emolab.score(emolab.sweep(...))")
+    for column in [c for c in table if str(c).startswith("p_")]:
+        p = table[column]
+        odd = p[(p < -1e-6) | (p > 1 + 1e-6)] if pd.api.types.is_numeric_dtype(p) else p
+        if len(odd):
+            raise EmolabError(f"column {column} holds {shown(odd.iloc[0])}; expected probabilities, from 0 to 1")
     for name in table["emotion"].unique():
         rows = table["emotion"] == name
         found[rows] = table.loc[rows, ["p_" + e for e in _targets(name, table)]].sum(axis=1, skipna=False)
@@ -84,7 +91,7 @@ def is_hit(table: pd.DataFrame) -> pd.Series:
     if "target" in table:
         return table["target"].astype(float)
     targets = {name: _targets(name, table) for name in table["emotion"].unique()}
-    columns = [c for c in table if c.startswith("p_")]
+    columns = [c for c in table.columns if c.startswith("p_")]
     if table[columns].isna().any(axis=None):
         raise EmolabError("the p_<emotion> columns hold missing values; score the whole table")
     top = table[columns].idxmax(axis=1).str[2:]
@@ -96,10 +103,11 @@ def is_unsteered(table: pd.DataFrame, *, needed: bool = False) -> pd.Series:
 
     needed: EmolabError where an emotion has none.
     """
-    missing = [c for c in ("query_id", "emotion", "alpha", "control") if c not in table]
-    if missing or not len(table):
-        what = f"lacks {', '.join(missing)}" if missing else "is empty"
-        raise EmolabError(f"the table {what}; it comes from emolab.score(emolab.sweep(...))")
+    need_table(table, ("query_id", "emotion", "alpha", "control"), "emolab.score(emolab.sweep(...))")
+    odd = [e for e in table["emotion"].unique() if not isinstance(e, str)]
+    if odd or not pd.api.types.is_numeric_dtype(table["alpha"]) or table["alpha"].isna().any():
+        what = f"emotion holds {odd[0]!r}, no name" if odd else "alpha holds something else than numbers"
+        raise EmolabError(f"the table's column {what}; it comes from emolab.score(emolab.sweep(...))")
     plain = (table["control"] == "none") & (table["alpha"] == 0)
     if "op" in table:
         plain &= table["op"] != "clamp"
@@ -150,6 +158,7 @@ def fluent_level(table: pd.DataFrame, instructed: Instructed) -> pd.DataFrame:
         if isinstance(instructed, Mapping):
             if emotion not in instructed:
                 raise EmolabError(f"reference has no perplexity for {emotion}; it holds {', '.join(instructed)}")
+            need_number(f"the perplexity for {emotion}", instructed[emotion], 1)
             rows[emotion]["perplexity"] = float(instructed[emotion])
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -160,7 +169,7 @@ def perplexity_column(table: pd.DataFrame) -> str | None:
 
 
 def _targets(name: str, table: pd.DataFrame) -> list[str]:
-    judged = [c[2:] for c in table if c.startswith("p_")]
+    judged = [c[2:] for c in table.columns if c.startswith("p_")]
     doses = {name: 1.0} if name in judged else parse_mixture(name)
     if not set(doses) <= set(judged):
         known = f"the judge knows {', '.join(judged)}" if judged else "there are no p_<emotion> columns"

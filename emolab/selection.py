@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_number
 from emolab.experiments import sweep
 from emolab.models import Model
+from emolab.queries import query_table
 from emolab.scored import headline
-from emolab.scoring import score
+from emolab.scoring import kept_score
 from emolab.storage import write_json
 from emolab.vectors import EmotionVectors
 
@@ -26,6 +27,11 @@ AS_GOOD = 0.98  # of the best score: what six queries cannot tell from it
 
 def split_queries(queries: pd.DataFrame, sizes: tuple[int, int, int]) -> list[pd.DataFrame]:
     """Queries to extract from, to choose with and to report on; the first two share no situation."""
+    queries = query_table(queries, ("query_id", "query", "emotion", "situation", "split"))
+    if len(sizes) != 3:
+        raise EmolabError(f"n_queries are {sizes}; expected three numbers: to extract, to choose and to report")
+    for size in sizes:
+        need_number("one of n_queries", size, 1, whole=True)
     lone = queries["situation"] == ""  # a user's queries: each its own situation
     queries = queries.assign(situation=queries["situation"].mask(lone, queries["query_id"]))
     train, heldout = (_spread(queries[queries["split"] == s]) for s in ("train", "heldout"))
@@ -77,15 +83,17 @@ def select(
     judge: Any,
     out: Path,
     progress: bool,
+    client: Any = None,
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Site, layers and part on some training queries, then with these each emotion's dose on all of the queries."""
-    read = {"judges": judge, "model": model}
-    instructed = score(responses.assign(emotion=responses["condition"]), **read)
+    read = {"judges": judge, "model": model, "client": client, "progress": progress}
+    told = responses.assign(emotion=responses["condition"])
+    instructed = kept_score(told, out / "instructed_scores.parquet", **read)
 
     def tried(queries, grid, folder):
-        options = {"controls": (), "progress": progress}
+        options = {"controls": (), "progress": progress, "client": client}
         table = sweep(model, vectors, queries, alphas=(0.0, *SELECTION_ALPHAS), grid=grid, out=folder, **options)
-        return choose(score(table, **read), instructed)
+        return choose(kept_score(table, folder / "scores.parquet", **read), instructed)
 
     late = list(range(model.n_layers // 2, model.n_layers))
     grid = {"site": ["attn", "resid"], "layers": ["all", late], "part": ["whole", "specific"]}

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_model
 
 if TYPE_CHECKING:
     from emolab.models import Model
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 SITES = ("resid", "attn", "mlp", "head")
 # Share by which logits of bridge and model may differ; in half precision, whose rounding adds up, 0.2.
 _BRIDGE_TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-6}
+# The architectures of docs/families.md; any other is checked in short when it is loaded (`emolab.selfcheck`).
+CHECKED = (
+    "LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM",
+    "Qwen3MoeForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration",
+    "Gemma4ForCausalLM", "PhiForCausalLM", "Phi3ForCausalLM", "GPT2LMHeadModel", "GPTNeoXForCausalLM",
+    "Olmo2ForCausalLM", "FalconForCausalLM", "GraniteForCausalLM", "GptOssForCausalLM",
+)  # fmt: skip
 _HOOKS = {"resid": "hook_out", "attn": "hook_attn_out", "mlp": "hook_mlp_out", "head": "attn.o.hook_in"}
 
 
@@ -75,21 +82,26 @@ def check_bridge(model: Model) -> None:
     TransformerLens rebuilds attention in its own code, which some variants of an architecture are not covered by:
     Falcon with ALiBi runs there without it, and nothing says so.
     """
-    if model.hf is model.bridge.original_model or getattr(model, "_bridge_checked", False):
+    if model.hf is model.bridge.original_model or model._bridge_checked:
         return
     if any(point.has_hooks() for point in model.bridge.hook_dict.values()):  # steered: it is meant to differ
         return
-    ids = model.tokenizer("The rain fell all day, and they stayed at home.", add_special_tokens=False).input_ids[:16]
-    batch = torch.tensor([ids], device=model.device)
-    with torch.inference_mode():
-        ours, plain = model.bridge(batch)[0].float(), model.hf(batch).logits[0].float()
-    off = ((ours - plain).norm() / (plain - plain.mean()).norm()).item()
-    if off >= _BRIDGE_TOLERANCE.get(model.dtype, 0.2):  # NaN passes: what is not finite is told where it is measured
+    off, allowed = bridge_gap(model)
+    if off >= allowed:  # NaN passes: what is not finite is told where it is measured
         raise EmolabError(
             f"TransformerLens computes {model.name!r} ({type(model.hf).__name__}) otherwise than transformers does "
             f"(logits off by {off:.1%}); its activations would be those of another model"
         )
     model._bridge_checked = True
+
+
+def bridge_gap(model: Model) -> tuple[float, float]:
+    """How far the logits of bridge and model differ on a sentence, as a share of their spread; and how far they may."""
+    ids = model.tokenizer("The rain fell all day, and they stayed at home.", add_special_tokens=False).input_ids[:16]
+    batch = torch.tensor([ids], device=model.device)
+    with torch.inference_mode():
+        ours, plain = model.bridge(batch)[0].float(), model.hf(batch).logits[0].float()
+    return ((ours - plain).norm() / (plain - plain.mean()).norm()).item(), _BRIDGE_TOLERANCE.get(model.dtype, 0.2)
 
 
 def output_weights(model: Model) -> Float[Tensor, "layer head d_head d_model"]:
@@ -100,6 +112,7 @@ def output_weights(model: Model) -> Float[Tensor, "layer head d_head d_model"]:
     with narrower heads than others (Gemma 4) are filled up with zeros. Raises EmolabError for weights that cannot be
     read as a matrix (quantised ones).
     """
+    need_model(model)
     weights = []
     for layer, block in enumerate(model.bridge.blocks):
         W_O = head_weights(model, layer).to("cpu", torch.float64)
@@ -133,5 +146,5 @@ def attention_norm(block: nn.Module) -> nn.Module | None:
 
 def attention_gain(block: nn.Module) -> Float[Tensor, " d_model"]:
     """That RMS norm's gain, float64: what it returns for a large constant (some store the gain, some gain - 1)."""
-    norm = attention_norm(block)
+    norm = block.get_submodule("ln1_post")
     return norm(torch.full_like(next(norm.parameters()), 1e3)).detach().to("cpu", torch.float64)

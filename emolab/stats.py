@@ -18,7 +18,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy.stats import false_discovery_control, hmean, norm, permutation_test, t
 
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, need_number
 
 LOST = 0.2  # of the draws may lack a value; with a value in one cluster alone a quarter or more of them do
 
@@ -33,6 +33,7 @@ def interval(values: Any, *, clusters: Any = None, level: float = 0.95, seed: in
     of queries in place of their number (Dean and Pagano 2015): n over the design effect of the clusters, and where all
     agree, so that none can be estimated, as if a cluster were one query. Other values get `bootstrap_ci`.
     """
+    need_number("level", level, 0, 1)
     values = np.asarray(values, dtype=float)
     known = ~np.isnan(values)
     codes, values = _codes(len(values), clusters)[known], values[known]
@@ -64,6 +65,8 @@ def bootstrap_ci(
     clusters by the t distribution (Hesterberg 2015, "expanded percentiles"): plain ones are too narrow, with 8 queries
     by a fifth. NaN where there is one cluster, or where more than a fifth of the draws give NaN.
     """
+    need_number("n", n, 1, whole=True)
+    need_number("level", level, 0, 1)
     values = np.asarray(values, dtype=float)
     codes = _codes(len(values), clusters)
     k = codes.max(initial=-1) + 1

@@ -23,7 +23,7 @@ import math
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,13 +31,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolab.edits import Edit, Window, hooked
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, MismatchError, need_model, need_number, need_vectors, shown
 from emolab.models import SITES, Model, site_hooks
 
 if TYPE_CHECKING:
     from emolab.vectors import EmotionVectors
 
-_CHOICES = {
+CHOICES = {
     "site": SITES,
     "op": ("add", "ablate", "clamp"),
     "dose": ("vector", "relative"),
@@ -87,9 +87,11 @@ class Steering:
     part: str = "whole"
     heads: dict[int, list[int]] | None = None
     fade: float | None = None
+    _layers: ClassVar[list[int]]  # the layers as whole numbers: of each steering, but no field of the dataclass
 
     def __post_init__(self) -> None:
-        for field, choices in _CHOICES.items():
+        need_vectors(self.vectors)
+        for field, choices in CHOICES.items():
             _one_of(field, getattr(self, field), choices)
         if self.site not in self.vectors.data:
             raise EmolabError(
@@ -103,20 +105,21 @@ class Steering:
             raise EmolabError('these vectors lack the norm of the residual stream; use dose="vector"')
         for emotion, value in self.doses.items():
             _one_of("emotion", emotion, self._emotions)
-            if not isinstance(value, int | float | np.number) or not math.isfinite(value):
-                raise EmolabError(f"the dose of {emotion!r} is {value!r}; expected a finite number")
+            need_number(f"the dose of {emotion!r}", value)
         if self.op == "ablate" and (self.dose == "relative" or len(set(self.doses.values())) > 1):
             raise EmolabError('op "ablate" takes one share for all its emotions (1 removes all) and no relative dose')
         if isinstance(self.positions, slice):
             ends = (self.positions.start, self.positions.stop, self.positions.step)
             if not all(x is None or isinstance(x, int) for x in ends) or (ends[2] is not None and ends[2] < 1):
                 raise EmolabError(f"positions are {self.positions}; expected whole numbers and a step of at least 1")
+            if ends[1] is not None and (ends[0] or 0) >= ends[1] and ((ends[0] or 0) < 0) == (ends[1] < 0):
+                raise EmolabError(f"positions {self.positions} hold no position; expected start before stop")
         else:
             _one_of("positions", self.positions, ("generated", "all"), " or a slice")
         if self.heads is not None and self.site != "head":
             raise EmolabError(f'heads= goes with site="head", not with site={self.site!r}')
         if self.fade is not None:
-            if not isinstance(self.fade, int | float | np.number) or not self.fade > 0:
+            if isinstance(self.fade, bool) or not isinstance(self.fade, int | float | np.number) or not self.fade > 0:
                 raise EmolabError(f"fade is {self.fade!r}; expected a half-life in tokens above 0, or None")
             if self.positions != "generated":
                 raise EmolabError(f'fade= goes with positions="generated", not with positions={self.positions!r}')
@@ -128,9 +131,14 @@ class Steering:
 
     def _check_layers(self) -> list[int]:
         shape = self.vectors.data[self.site].shape
-        everything = list(range(shape[1])) if self.heads is None else list(self.heads)
+        heads, kinds = self.heads, list | tuple | range | np.ndarray
+        if heads is not None and not (
+            isinstance(heads, dict) and heads and all(isinstance(x, kinds) and len(x) for x in heads.values())
+        ):
+            raise EmolabError(f"heads are {shown(heads)}; expected {{layer: [heads]}}, or None for every head")
+        everything = list(range(shape[1])) if heads is None else list(heads)
         layers = everything if isinstance(self.layers, str) and self.layers == "all" else self.layers
-        if isinstance(layers, str | int):
+        if isinstance(layers, str) or not hasattr(layers, "__iter__"):
             raise EmolabError(f'layers is {layers!r}; expected "all" or a list of layer numbers')
         layers = [_number("layer", x, shape[1]) for x in layers]
         if not layers:
@@ -139,6 +147,9 @@ class Steering:
             _number("layer", layer, shape[1])
             for head in heads:
                 _number("head", head, shape[2])
+        bare = [layer for layer in layers if self.heads is not None and layer not in self.heads]
+        if bare:
+            raise EmolabError(f"layer {bare[0]} is to be steered, and heads names no head of it; name one")
         return layers
 
     def directions(self) -> Float[Tensor, "emotion layer d_model"]:
@@ -194,13 +205,13 @@ class Steering:
 
 
 def _one_of(field: str, value: Any, choices: Sequence[str], more: str = "") -> None:
-    if value not in choices:
-        raise EmolabError(f"unknown {field} {value!r}; expected one of {', '.join(choices)}{more}")
+    if not isinstance(value, str) or value not in choices:
+        raise EmolabError(f"unknown {field} {shown(value)}; expected one of {', '.join(choices)}{more}")
 
 
 def _number(what: str, value: Any, n: int) -> int:
     try:
-        number = operator.index(value)
+        number = -1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = -1
     if not 0 <= number < n:
@@ -210,7 +221,10 @@ def _number(what: str, value: Any, n: int) -> int:
 
 def as_rows(model: Model, steering: Any, allow_mismatch: bool = False) -> list[Steering | None]:
     """One steering for all rows as a list of one, or one per row, checked against the model; empty if all None."""
+    need_model(model)
     rows = list(steering) if isinstance(steering, list | tuple) else [steering]
+    if not rows:
+        raise EmolabError("steering is an empty list; expected a Steering, None, or a list of these, one per row")
     for s in rows:
         if s is not None and not isinstance(s, Steering):
             raise EmolabError(
@@ -232,7 +246,7 @@ def _check_vectors(model: Model, vectors: EmotionVectors, allow_mismatch: bool) 
     if theirs == ours and (allow_mismatch or mark in (None, "", model.fingerprint)):
         return
     advice = "shapes must agree" if theirs != ours else "allow_mismatch=True uses them all the same"
-    raise EmolabError(
+    raise MismatchError(
         f"these vectors are of another model: {meta.get('model', 'unnamed')!r} ({theirs[0]} layers, d_model "
         f"{theirs[1]}, fingerprint {mark}), and this is {model.name!r} ({ours[0]} layers, d_model {ours[1]}, "
         f"fingerprint {model.fingerprint}); {advice}"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emolab import __version__
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, FileError, MismatchError, ResourceError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,26 +62,70 @@ def versions() -> str:
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` that replaces it when the block ends well, and vanishes when it does not."""
+    """A temporary path beside `path` that replaces it when the block ends well, and vanishes when it does not.
+
+    The new file is on disk before it takes the old one's name, so that not even a power cut leaves half a file. Raises
+    EmolabError where it cannot be written (no room, no permission); what was there before is then still there.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            _to_disk(temporary)
+            os.replace(temporary, path)
+            with suppress(OSError):  # some file systems cannot sync a folder; the file itself is whole
+                _to_disk(path.parent)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> EmolabError:
+    """The error for a file or folder that cannot be written."""
+    return ResourceError(
+        f"cannot write {path} ({error.strerror or error}); what was written before is whole: make room there or choose "
+        "another out folder, and run the same again"
+    )
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def write_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], meta: dict) -> None:
     """One safetensors file, atomically. Header values are plain text; those named in `json` are JSON."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in meta.items()}
     coded = ",".join(key for key, value in meta.items() if not isinstance(value, str))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic(path) as temporary:
-        save_file(tensors, str(temporary), metadata={**text, "format": kind, "json": coded})
+        try:
+            save_file(tensors, str(temporary), metadata={**text, "format": kind, "json": coded})
+        except SafetensorError as error:  # its own error for a full disk
+            raise OSError(str(error)) from error
+        _sort_header(temporary)
+
+
+def _sort_header(path: Path) -> None:
+    """The header's keys in order, in place: safetensors writes them in another order every time."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= size:
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
@@ -87,18 +133,36 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
-        raise EmolabError(f"no file {str(path)!r}; expected a safetensors file written by emolab")
+        raise FileError(f"no file {str(path)!r}; expected a safetensors file written by emolab")
     try:
         with safe_open(str(path), framework="pt") as file:
-            meta = dict(file.metadata() or {})
+            meta = dict(sorted((file.metadata() or {}).items()))  # it comes in another order every time
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         found = meta.pop("format", "none")
         if found == kind:
             coded = [key for key in meta.pop("json", "").split(",") if key]
             return tensors, {**meta, **{key: json.loads(meta[key]) for key in coded}}
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise EmolabError(f"{path} is damaged or no safetensors file ({error}); save it again") from error
-    raise EmolabError(f"{path} has format {found!r}, expected {kind!r}; it was not written by this part of emolab")
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
+        raise FileError(f"{path} is damaged or no safetensors file ({error}); save it again") from error
+    raise FileError(f"{path} has format {found!r}, expected {kind!r}; it was not written by this part of emolab")
+
+
+def read_json(path: str | Path, expected: str) -> Any:
+    """The content of a JSON file; FileError where it cannot be read, says a key twice or is nested beyond all use.
+
+    expected: how the message ends.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):  # json would keep the last one and lose the others
+            raise ValueError(f"a key of {', '.join(list(found)[:5])} occurs twice")
+        return found
+
+    try:
+        return json.loads(Path(path).read_bytes(), object_pairs_hook=once)
+    except (OSError, ValueError, RecursionError) as error:
+        raise FileError(f"{path} cannot be read as JSON ({error}); {expected}") from error
 
 
 def write_json(path: str | Path, data: Any) -> None:
@@ -129,11 +193,46 @@ def read_table(path: str | Path | None, settings: dict) -> pd.DataFrame | None:
 
     try:
         table = pd.read_parquet(path)
-        stored = table.attrs["emolab"]
+        stored = dict(table.attrs["emolab"])
     except Exception as error:  # pyarrow raises a zoo of its own
-        raise EmolabError(f"{path} is damaged or was not written by emolab; move it away") from error
+        raise FileError(f"{path} is damaged or was not written by emolab; move it away") from error
     differing = [key for key in {**stored, **settings} if stored.get(key) != settings.get(key)]
     if differing:
         told = "; ".join(f"{key}: there {stored.get(key)!r}, here {settings.get(key)!r}" for key in differing)
-        raise EmolabError(f"{path} was made with other settings ({told}); choose another out folder")
+        raise MismatchError(f"{path} was made with other settings ({told}); choose another out folder")
     return table
+
+
+def kept(path: str | Path, settings: dict, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """What `make` gives, kept in a file beside the settings that it depends on, and made again where these differ.
+
+    It is what the file holds in either case, so that a continued run goes on from the same as an undisturbed one.
+    """
+    try:
+        found = read_table(path, settings)
+    except EmolabError:  # made from something else, or damaged: it can be made again
+        found = None
+    if found is None:
+        write_table(make(), path, settings)
+        found = read_table(path, settings)
+    assert found is not None
+    return found
+
+
+def stable(value: Any) -> str:
+    """What tells values apart in every process: sets in order, and what has only an address like nothing else.
+
+    >>> stable({"b", "a"}), stable(len) == stable(len)
+    ("{'a', 'b'}", True)
+    """
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{k!r}: {stable(x)}' for k, x in value.items())}}}"
+    if isinstance(value, set | frozenset):
+        return f"{{{', '.join(sorted(map(stable, value)))}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(stable, value))}]"
+    if is_dataclass(value) and not hasattr(value, "fingerprint"):
+        named = {f.name: getattr(value, f.name) for f in fields(value)}
+        return f"{type(value).__qualname__}{stable(named)}"
+    text = repr(value)
+    return f"{text} {uuid.uuid4()}" if " at 0x" in text else text

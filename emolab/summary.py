@@ -51,16 +51,16 @@ def summarise(
 def doses(scored: pd.DataFrame, answers: pd.DataFrame) -> dict[str, dict[str, dict[str, float | None]]]:
     """{emotion: {alpha: {target, lo, hi, random_hi, shuffled, adherence, perplexity_ratio, ...}}} of `dose_table`."""
     table = dose_table(scored, answers).set_index(["emotion", "alpha", "control", "measure"]).sort_index()
-    lost = pd.Series({"value": np.nan, "lo": np.nan, "hi": np.nan, "n": 0})
+    cells, lost = table.to_dict("index"), {"value": np.nan, "lo": np.nan, "hi": np.nan, "n": 0}
     moved = wrong_way(scored).set_index(["emotion", "alpha"])["share"]
 
     def at(emotion, alpha, control, measure):
-        key = (emotion, alpha, control, measure)
-        return table.loc[key] if key in table.index else lost
+        return cells.get((emotion, alpha, control, measure), lost)
 
     result: dict = {}
     none = table.xs("none", level="control")
-    for emotion, alpha in none.index.droplevel("measure").unique():
+    levels = (none.index.get_level_values(level) for level in ("emotion", "alpha"))
+    for emotion, alpha in dict.fromkeys(zip(*levels, strict=True)):
         target, random = at(emotion, alpha, "none", "target"), at(emotion, alpha, "random", "target")
         # Unsteered text is where every control starts.
         shuffled = at(emotion, alpha, "shuffled", "target") if alpha else target
@@ -79,7 +79,7 @@ def doses(scored: pd.DataFrame, answers: pd.DataFrame) -> dict[str, dict[str, di
 
 def intensity(
     model: Model, emotions: Sequence[str], queries: pd.DataFrame, judge: Any, out: Path, progress: bool
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | None]]:
     """Mean probability of the emotion, as the judge reads it, under "a little", plain and "great" instructions."""
     asked = list(queries["query"])
     table = pd.DataFrame(
@@ -131,7 +131,7 @@ def _records(table: pd.DataFrame, key: str, **chosen: str) -> dict[str, dict]:
     for column, value in chosen.items():
         table = table[table[column] == value].drop(columns=column)
     return {
-        name: {k: _rounded(v) if isinstance(v, float | np.floating) else v for k, v in row.items()}
+        str(name): {str(k): _rounded(v) if isinstance(v, float | np.floating) else v for k, v in row.items()}
         for name, row in table.set_index(key).to_dict("index").items()
     }
 
@@ -140,6 +140,6 @@ def _ratio(value: float, reference: float) -> float | None:
     return _rounded(float(value) / float(reference)) if reference else None
 
 
-def _rounded(value: float) -> float | None:
+def _rounded(value: Any) -> float | None:
     """JSON knows no NaN and no infinity: None."""
     return round(float(value), 4) if np.isfinite(value) else None

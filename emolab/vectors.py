@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 
 import pandas as pd
@@ -26,8 +26,9 @@ from torch import Tensor
 from emolab.activations import ResponseMeans, check_sites, corpus_hash, output_weights, response_means
 from emolab.contrasts import contrast_weights as contrast_weights  # other modules take it from here
 from emolab.contrasts import mean_differences
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, FileError, MismatchError, is_text, need_number, shown
 from emolab.models import SITES, Model
+from emolab.runs import alone
 from emolab.storage import read_tensors, write_tensors
 
 FORMAT = "emolab-vectors-1"
@@ -58,6 +59,14 @@ class EmotionVectors:
 
     def __post_init__(self):
         self.emotions = tuple(self.emotions)
+        odd = [label for label in self.emotions if not is_text(label, filled=True)]
+        if odd or not self.emotions:
+            raise EmolabError(f"vectors have {f'the label {odd[0]!r}' if odd else 'no label'}; expected names")
+        tensors = [*self.data.values(), self.resid_norm] if isinstance(self.data, dict) else [self.data]
+        wrong = [x for x in tensors if not isinstance(x, Tensor)]
+        if wrong:
+            kind = type(wrong[0]).__name__
+            raise EmolabError(f"vectors' data hold {kind} {shown(wrong[0])}; expected a tensor for each site and norm")
         check_sites(tuple(self.data))
         self.data = {site: self.data[site].detach().to("cpu", torch.float32) for site in SITES if site in self.data}
         self.resid_norm = self.resid_norm.detach().to("cpu", torch.float32)
@@ -69,6 +78,11 @@ class EmotionVectors:
                 f"vectors do not fit their {len(self.emotions)} labels and {len(self.resid_norm)} layers "
                 f"({wrong or 'a label occurs twice'}); expected [emotion, layer, d_model], with heads before d_model"
             )
+        widths = {site: x.shape[-1] for site, x in self.data.items()}
+        if len(set(widths.values())) > 1:
+            raise EmolabError(f"vectors differ in d_model ({widths}); are they of one model?")
+        if not (self.resid_norm.isfinite() & (self.resid_norm >= 0)).all():
+            raise EmolabError(f"resid_norm is {shown(self.resid_norm.tolist())}; expected finite numbers, none below 0")
         broken = [site for site, x in self.data.items() if not x.isfinite().all()]
         if broken:
             raise EmolabError(f"vectors at {', '.join(broken)} hold NaN or infinity; extract them again")
@@ -136,7 +150,7 @@ class EmotionVectors:
             x.shape[1:] == other.data[site].shape[1:] for site, x in self.data.items()
         )
         if not (same_model and same_shape and other.emotions in (self.emotions, BASE)):
-            raise EmolabError(f"cannot add {other!r} to {self!r}; they must share model, sites and emotions")
+            raise MismatchError(f"cannot add {other!r} to {self!r}; they must share model, sites and emotions")
         parts = {self.meta.get("part"), other.meta.get("part")}
         part = parts.pop() if len(parts) == 1 else "whole"
         return self._each(lambda x, y: x + y, f"+ {other!r}", other=other, part=part)
@@ -147,12 +161,18 @@ class EmotionVectors:
     def __mul__(self, factor: int | float) -> EmotionVectors:
         if not isinstance(factor, Real):
             return NotImplemented
+        need_number("the factor of vectors", factor)
         return self._each(lambda x: x * float(factor), f"* {float(factor):g}")
 
     __rmul__ = __mul__
 
     def __truediv__(self, factor: int | float) -> EmotionVectors:
-        return self * (1 / factor) if isinstance(factor, Real) else NotImplemented
+        if not isinstance(factor, Real):
+            return NotImplemented
+        need_number("the divisor of vectors", factor)
+        if not factor:
+            raise EmolabError("the divisor of vectors is 0; expected another number")
+        return self * (1 / factor)
 
     def __neg__(self) -> EmotionVectors:
         return self * -1.0
@@ -166,12 +186,17 @@ class EmotionVectors:
     def load(cls, path: str | Path) -> EmotionVectors:
         """Read what `save` wrote, bit for bit. EmolabError for a missing or damaged file or one of another kind."""
         tensors, meta = read_tensors(path, FORMAT)
+        means = Path(path).with_name(MEANS_FILE)
         try:
             data = {site: tensors[site] for site in meta["sites"]}
-            means = Path(path).with_name(MEANS_FILE)
-            return cls(data, tuple(meta["emotions"]), tensors["resid_norm"], meta, means if means.exists() else None)
+            found = cls(data, tuple(meta["emotions"]), tensors["resid_norm"], meta, means if means.exists() else None)
+            if not all(isinstance(meta.get(key, []), list) for key in ("sites", "emotions", "steps")):
+                raise TypeError("sites, emotions and steps are lists")
         except KeyError as error:
-            raise EmolabError(f"{path} lacks {error}; it was written by another version or damaged") from error
+            raise FileError(f"{path} lacks {error}; it was written by another version or damaged") from error
+        except (EmolabError, TypeError, AttributeError, IndexError) as error:
+            raise FileError(f"{path} holds no sound vectors ({error}); save it again") from error
+        return found
 
     @classmethod
     def from_published(cls, path: str | Path, *, model: Model | None = None) -> EmotionVectors:
@@ -225,6 +250,7 @@ class EmotionVectors:
         return EmotionVectors(data, emotions, self.resid_norm, meta, self.means)
 
 
+@alone
 def extract_vectors(
     model: Model,
     responses: pd.DataFrame | None,
@@ -253,13 +279,15 @@ def extract_vectors(
         if responses is None:
             raise EmolabError("extract_vectors needs responses or means")
         means = response_means(model, responses, sites=sites, batch_size=batch_size, progress=progress)
+    elif not isinstance(means, ResponseMeans):
+        raise EmolabError(f"means are {type(means).__name__} {shown(means)}; expected ResponseMeans")
     elif means.meta.get("fingerprint") != model.fingerprint:
-        raise EmolabError(
+        raise MismatchError(
             f"the means are of model {means.meta.get('model')!r} ({means.meta.get('fingerprint')}), "
             f"not of {model.name!r} ({model.fingerprint}); compute them again with response_means"
         )
     elif responses is not None and means.meta.get("corpus_hash") != corpus_hash(responses):
-        raise EmolabError(
+        raise MismatchError(
             "the means are of other responses than those given; compute them again, or pass responses=None"
         )
     W_O = output_weights(model) if "head" in sites else None
@@ -291,6 +319,6 @@ def vectors_from_means(
 
 
 def _position(number: int, size: int, axis: str) -> int:
-    if not -size <= number < size:
-        raise EmolabError(f"{axis} {number} does not exist; these vectors have {size}, from 0 to {size - 1}")
+    if isinstance(number, bool) or not isinstance(number, Integral) or not -size <= number < size:
+        raise EmolabError(f"{axis} {number!r} does not exist; these vectors have {size}, from 0 to {size - 1}")
     return number % size

@@ -139,7 +139,14 @@ def test_select_keeps_rows_together(tiny_llama):
     means = response_means(tiny_llama, answers(tiny_llama), sites=("resid",), progress=False)
     joy = means.select((means.index["condition"] == "joy").to_numpy())
     assert len(joy) == 3 and set(joy.index["condition"]) == {"joy"}
-    assert np.array_equal(means.select([4, 0]).means["resid"], means.means["resid"][[4, 0]])
+    picked = means.select([4, 0])
+    assert np.array_equal(picked.means["resid"], means.means["resid"][[4, 0]])
+    assert np.array_equal(picked.resid_norm, means.resid_norm[[4, 0]])
+    assert_frame_equal(picked.index, means.index.iloc[[4, 0]].reset_index(drop=True))
+    assert len(means.select([])) == 0 and len(means.select([-1, 4])) == 2
+    for rows in ([5], [-6], [0.0], [[0]], [True]):
+        with pytest.raises(EmolabError, match="expected positions below 5, or 5 times True or False"):
+            means.select(rows)
 
 
 def test_empty_texts_are_left_out_with_a_warning(tiny_llama):

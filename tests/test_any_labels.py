@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -248,6 +249,53 @@ def test_figure(made, name):
     if name in ("dose_response", "claim_monotone", "effect_forest", "wrong_way"):
         drawn = {line.get_color() for ax in fig.axes for line in ax.lines}
         assert {color for color, _ in styles(LABELS).values()} <= drawn, f"{name}: labels share a colour"
+
+
+def boxes(fig):
+    """Where words stand outside of the axes: titles, names of axes, numbers along them, legends; slanted ones apart."""
+    for ax in [ax for ax in fig.axes if ax.get_visible()]:
+        texts = [ax.title, ax._left_title, ax._right_title, ax.xaxis.label, ax.yaxis.label]
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            inside = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+            texts += [label for tick in inside for label in (tick.label1, tick.label2)]
+        texts = [text for text in texts if text.get_visible() and text.get_text().strip()]
+        yield from ((text.get_text(), text.get_window_extent()) for text in texts if text.get_rotation() % 90 == 0)
+    yield from (("legend", legend.get_window_extent()) for legend in fig.legends)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("style", ["print", "slides"])
+@pytest.mark.parametrize("name", FIGURES)
+def test_figure_in_print_and_on_slides(made, name, style):
+    """The same figure at 8 pt on a journal's width, and on a slide: no word runs into another or off the page."""
+    with plot.theme(style):
+        fig = FIGURES[name](made)
+    if not hasattr(fig, "emolab_data"):
+        return
+    assert fig.get_figwidth() <= {"print": 7.0, "slides": 13.0}[style] + 1e-9
+    fig.canvas.draw()
+    assert all(ax.xaxis.label.get_size() >= 0.69 * plot.style.STYLES[style][1] for ax in fig.axes)
+    found = list(boxes(fig))
+    off = [t for t, b in found if min(b.x0, b.y0) < -1 or b.x1 > fig.bbox.x1 + 1 or b.y1 > fig.bbox.y1 + 1]
+    assert not off, f"off the page: {off}"
+    for (text, a), (other, b) in combinations(found, 2):
+        over = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert min(over) < 2, f"{text!r} runs into {other!r}"
+
+
+def test_a_dozen_labels_go_on_below_and_share_their_scale(made):
+    """Six panels side by side; of one row of the figure all panels have one y axis, in whatever block."""
+    fig = FIGURES["dose_response"](made)
+    titled = [ax for ax in fig.axes if ax.get_title(loc="left")]
+    assert [ax.get_title(loc="left") for ax in titled] == list(LABELS)
+    assert len({round(ax.get_position().x0, 3) for ax in titled}) == 6
+    assert len({round(ax.get_position().y0, 3) for ax in titled}) == 2
+    rows = [fig.axes[i : i + 6] + fig.axes[i + 6 * 4 : i + 6 * 5] for i in range(0, 24, 6)]
+    assert all(len({ax.get_ylim() for ax in row}) == 1 for row in rows)
+    assert all("mathdefault" not in t.get_text() for ax in fig.axes for t in ax.get_yticklabels())
+    shown = made.scored[made.scored["emotion"].isin(LABELS[:7])]
+    assert len(plot.dose_response(shown).axes) == 4 * 7, "no empty panel"
 
 
 def test_vectors_hold_the_labels_and_tell_them_apart(made, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from emolab.activations import output_weights
-from emolab.causal import _sign_flip, ablation_curve, head_effects
+from emolab.causal import FLIPS, ablation_curve, head_effects
 from emolab.edits import Window
 from emolab.errors import EmolabError
 from emolab.generation import generate
@@ -17,6 +17,7 @@ from emolab.interventions import Change, HeadEdit, HeadSpace, ablated, edited, h
 from emolab.judges import FunctionJudge
 from emolab.measures import Job, Judged, Words, answer_z
 from emolab.models import encode, load_model, render_prompts, site_hooks
+from emolab.stats import sign_flip
 from emolab.steering import Steering, steered
 from emolab.vectors import extract_vectors
 from tests import tiny
@@ -399,10 +400,10 @@ def test_edit_refuses_another_batch():
         edit(torch.zeros(3, 5, 1, 4))
 
 
-def test_sign_flip_is_exact():
+def test_sign_flips_of_heads_are_exact_and_keep_the_level():
     d = np.array([[1.0, 0.0, 1.0], [1.0, 0.0, -1.0], [1.0, 0.0, 1.0], [1.0, 0.0, -1.0]])
-    assert _sign_flip(d, 0).tolist() == [2 / 16, 1.0, 1.0]
+    assert sign_flip(d, n=FLIPS).tolist() == [2 / 16, 1.0, 1.0]
     many = np.random.default_rng(0).normal(2, 1, (40, 3))
-    assert (_sign_flip(many, 0) < 1e-3).all()
+    assert (sign_flip(many, n=FLIPS) < 1e-3).all()
     noise = np.random.default_rng(1).normal(0, 1, (12, 400))
-    assert 0.02 < (_sign_flip(noise, 0) < 0.05).mean() < 0.09  # the level holds
+    assert 0.02 < (sign_flip(noise, n=FLIPS) < 0.05).mean() < 0.09  # the level holds

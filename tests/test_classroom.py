@@ -155,7 +155,7 @@ def test_the_student_edition_has_stubs_and_the_same_code_folded():
     title, exercise, check, solution = nb.cells
     ids = [c.id.removeprefix("nb99-") for c in nb.cells]
     assert title.source == "# Why?" and ids == ["00", "02", "03", "02-solution"]
-    assert exercise.source == "def f(x):\n    # YOUR CODE HERE\n    raise NotImplementedError"
+    assert exercise.source == "def f(x):\n    # YOUR CODE HERE\n    raise NotImplementedError()"
     assert "```python\ndef f(x):\n    y = x\n    return y\n```" in solution.source
     assert solution.source.startswith("<details><summary>Solution</summary>\n\n")
     assert check.metadata == {"tags": ["check", "raises-exception"]} and exercise.metadata == {"tags": ["exercise"]}
@@ -209,7 +209,7 @@ def test_a_notebook_shows_the_words_and_no_stack_trace(tmp_path):
     ran = run_notebook(path)
     (out,) = ran.cells[2].outputs
     assert out.ename == "Unfinished" and out.traceback == [out.evalue] and problems(ran) == []
-    path.write_text(path.read_text().replace("raise NotImplementedError", "return v @ v.T"))
+    path.write_text(path.read_text().replace("raise NotImplementedError()", "return v @ v.T"))
     ran = run_notebook(path)
     (out,) = ran.cells[2].outputs
     assert out.ename == "Wrong" and out.traceback == [out.evalue] and "dot products" in out.evalue

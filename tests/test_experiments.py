@@ -381,7 +381,7 @@ def test_vectors_of_unknown_source_are_told_apart_by_their_numbers(tiny_llama, q
         ({"grid": {"site": "head", "heads": [[0, 1]]}}, 'heads in grid are [0, 1]; expected None (all), "each" or'),
         ({"grid": {"fade": 4, "positions": "all"}}, 'fade= goes with positions="generated"'),
         ({"alphas": (0,), "grid": {"part": ["half"]}}, "unknown part 'half'"),
-        ({"alphas": ()}, "at least one query"),
+        ({"alphas": ()}, "at least one number"),
         ({"alphas": (float("nan"),)}, "expected a finite number"),
         ({"emotions": ()}, "one emotion"),
         ({"emotions": ["calm"]}, "unknown emotion 'calm'; expected one of anger, joy, sadness"),

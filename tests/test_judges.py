@@ -168,12 +168,12 @@ def test_the_minis_lexicon_has_words_for_every_emotion_and_no_word_twice():
 
 
 def test_function_judge_checks_what_it_gets():
-    good = FunctionJudge(lambda texts: [[len(t), 0.0] for t in texts], ("long", "short"))
-    np.testing.assert_array_equal(good(["ab", "c"]), [[2, 0], [1, 0]])
+    good = FunctionJudge(lambda texts: [[len(t) / 4, 0] for t in texts], ("long", "short"))
+    np.testing.assert_array_equal(good(["ab", "c"]), [[0.5, 0], [0.25, 0]])
     wide = FunctionJudge(lambda texts: np.zeros((len(texts), 3)), ("a", "b"), name="wide")
     with pytest.raises(EmolabError, match=r"'wide' returned shape \(2, 3\); expected \(2, 2\)"):
         wide(["x", "y"])
-    for wrong in ([[0.5, float("nan")]], [[0.5, 0.5]] * 2, [0.5, 0.5]):
+    for wrong in ([[0.5, float("nan")]], [[0.5, 0.5]] * 2, [0.5, 0.5], [[2, 0]]):
         with pytest.raises(EmolabError, match="expected"):
             FunctionJudge(lambda texts, wrong=wrong: wrong, ("a", "b"))(["x"])
 

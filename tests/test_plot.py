@@ -174,6 +174,13 @@ def test_bad_input_is_named(call, message):
         call()
 
 
+def test_tables_of_texts_show_doses_as_numbers_and_words_as_words():
+    table = make_table(alphas=(0.0, 0.5), emotions=("joy",), n=1).assign(text="<b>loud</b>", query="<i>why?</i>")
+    html = plot.text_table(table).to_html()
+    assert re.findall(r"col_heading[^>]*>([^<]*)<", html) == ["0", "0.5"]
+    assert "&lt;b&gt;loud" in html and "<i>" not in plot.text_table(table, columns="query").to_html()
+
+
 def test_theme_sizes_and_leaves_no_trace():
     before = dict(mpl.rcParams)
     with plot.theme("print"):

@@ -82,7 +82,7 @@ def test_curve():
     lines = {line.get_label(): line for line in fig.axes[3].lines}
     np.testing.assert_allclose(lines["ranked heads"].get_ydata(), [1, 0.8, 0.6, 0.2])
     assert fig.axes[3].get_title(loc="left") == "mean of all" and len(fig.legends[0].get_texts()) == 3
-    with pytest.raises(EmolabError, match="no curves"):
+    with pytest.raises(EmolabError, match="comes from emolab.ablation_curve"):
         ablation_curve(effects())
 
 

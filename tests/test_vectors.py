@@ -135,6 +135,30 @@ def test_arithmetic(vectors):
         vectors * vectors
 
 
+def test_what_was_done_is_told_and_noted(vectors):
+    shape = f"resid, attn, mlp, head; {vectors.n_layers} layers, d_model {vectors.d_model}"
+    assert repr(vectors) == f"EmotionVectors(whole: fear, joy; {shape}; {vectors.meta['model']})"
+    bare = EmotionVectors(vectors.data, vectors.emotions, vectors.resid_norm, {})
+    assert repr(bare.base()) == f"EmotionVectors(base: base; {shape}; None)"
+    assert repr(bare) == f"EmotionVectors(whole: fear, joy; {shape}; None)"
+    noted = {"base": vectors.base(), "normalized": vectors.normalized(), f"+ {vectors!r}": vectors + vectors}
+    assert all(changed.meta["steps"] == [step] for step, changed in noted.items())
+
+
+def test_vectors_of_any_length_are_normalized(vectors):
+    norms = (vectors * 1e-20).normalized().get("resid").norm(dim=-1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+
+
+def test_arithmetic_with_what_is_no_number_is_refused(vectors):
+    with pytest.raises(TypeError):
+        vectors - 1
+    with pytest.raises(EmolabError, match="^the factor of vectors is nan"):
+        vectors * float("nan")
+    with pytest.raises(EmolabError, match="^the divisor of vectors is inf"):
+        vectors / float("inf")
+
+
 def test_vectors_of_unlike_kind_do_not_add(vectors, means):
     others = [
         vectors_from_means(means, sites=("resid",)),

@@ -16,10 +16,10 @@ import nbformat
 from nbformat.v4 import new_markdown_cell
 
 from ..errors import EmolabError
-from ..notebooks import STUDENT
+from ..notebooks import STUDENT, read_notebook, tidy
 
 SOURCE = Path("notebooks/07_classroom_solution.ipynb")
-STUB = "# YOUR CODE HERE\nraise NotImplementedError"
+STUB = "# YOUR CODE HERE\nraise NotImplementedError()"  # as nbgrader writes it
 _SOLUTION = re.compile(r"^([ \t]*)### BEGIN SOLUTION\n(.*?)\n[ \t]*### END SOLUTION$", re.MULTILINE | re.DOTALL)
 
 
@@ -83,7 +83,8 @@ def build(source: str | Path = SOURCE, *, check: bool = False) -> bool:
     if not Path(source).is_file():
         raise EmolabError(f"no {source}; run this in the repository's root, or name the solution edition")
     target = student_path(source)
-    text = nbformat.writes(student_edition(nbformat.read(source, as_version=4))).rstrip("\n") + "\n"
+    text = nbformat.writes(student_edition(tidy(read_notebook(Path(source))))).rstrip("\n") + "\n"
+    text = text.replace(Path(source).name, target.name)  # badges lead to the edition that they stand in
     stale = not target.exists() or target.read_text(encoding="utf-8") != text
     if stale and not check:
         target.write_text(text, encoding="utf-8", newline="\n")

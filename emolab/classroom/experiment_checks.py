@@ -165,9 +165,9 @@ def check_shuffle_labels(shuffle_labels: Callable[[pd.DataFrame, np.random.Gener
             raise Wrong(f"{name}: expected {len(own)} labels, one a row, got {len(labels)}.")
         return labels
 
-    state = np.random.get_state()[1].copy()
+    state = np.random.get_state(legacy=False)["state"]["key"].copy()
     got, again, other = draw(0), draw(0), draw(1)
-    if got != again or not np.array_equal(np.random.get_state()[1], state):
+    if got != again or not np.array_equal(np.random.get_state(legacy=False)["state"]["key"], state):
         raise Wrong(f"{name}: equally seeded generators must give the same labels. Draw with rng, not np.random.")
     if got == own:
         raise Wrong(f"{name}: the labels are as they were.")

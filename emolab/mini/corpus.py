@@ -261,7 +261,7 @@ def example(rng: random.Random, *, easy: bool = False) -> Example:
         system = rng.choice(f["instruction"]["plain"])
     elif kind == "user":
         user = f"{rng.choice(lexicon()[emotion][rng.choice(['int', 'end'])])} {user}"
-    plan = [(emotions, intensity)] * n
+    plan: list[tuple[tuple[str, ...], str | None]] = [(emotions, intensity)] * n
     if kind == "turns":
         turn = rng.randint(1, n - 1)
         plan[:turn] = [((), None)] * turn

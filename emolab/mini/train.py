@@ -97,13 +97,11 @@ def validation(model: LlamaForCausalLM, tok: PreTrainedTokenizerFast, *, n: int 
     rng = random.Random("validation")
     drawn = [example(rng) for _ in range(2 * n)]
     loss = answer_loss(model, *collate(to_ids(tok, drawn[:n]))).item()
-    told = [e for e in drawn if e.kind == "instructed" and e.system]
+    right = [e for e in drawn if e.kind == "instructed" and e.system and e.emotion in e.system]
     wrong = [
-        replace(e, system=e.system.replace(e.emotion, EMOTIONS[(EMOTIONS.index(e.emotion) + 1) % 5]))
-        for e in told
-        if e.emotion in e.system
+        replace(e, system=str(e.system).replace(e.emotion, EMOTIONS[(EMOTIONS.index(e.emotion) + 1) % 5]))
+        for e in right
     ]
-    right = [e for e in told if e.emotion in e.system]
     gap = (
         answer_loss(model, *collate(to_ids(tok, wrong))).item()
         - answer_loss(model, *collate(to_ids(tok, right))).item()
@@ -199,7 +197,7 @@ def train(
         "parameters": sum(p.numel() for p in model.parameters()),
     }
     noted, log = out / "training.json", out / "train_log.csv"
-    checkpoint, start, seen, row = out / "checkpoint.safetensors", 0, 0, {}
+    checkpoint, start, seen, row, loss = out / "checkpoint.safetensors", 0, 0, {}, torch.tensor(math.nan)
     if checkpoint.exists():
         before = json.loads(noted.read_text())
         if before != settings:
@@ -240,7 +238,7 @@ def train(
 
 def _log(path: Path, row: dict) -> None:
     """Add a row to the log; a row of the same step, left by a killed run, is replaced."""
-    rows = [r for r in csv.DictReader(path.open())] if path.exists() else []
+    rows = list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
     rows = [r for r in rows if int(r["step"]) < row["step"]] + [row]
     columns = ["step", "tokens", "train_loss", "loss", "binding_gap", "follows", "plain", "steered", "worst", "random"]
     with path.open("w", newline="") as f:

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from ..emotions import order, styles
-from ..errors import EmolabError
+from ..errors import EmolabError, need_table
 from .heads import _finish
-from .style import INK, new_figure, theme
+from .style import INK, new_figure, theme, top_legend
 
 _COLORS = {
     "bos": "#E4E4E4",
@@ -30,6 +30,8 @@ def attention_bars(table: pd.DataFrame, *, emotion: str | None = None, model=Non
 
     table: from `emolab.attention.attention_summary`. emotion: one of its emotions; default their mean.
     """
+    columns = ("layer", "head", "emotion", "region", "share", "lo", "hi", "uniform")
+    need_table(table, columns, "emolab.attention.attention_summary")
     own = table if emotion is None else table[table["emotion"] == emotion]
     if own.empty:
         raise EmolabError(f"no emotion {emotion!r} in this table; it has {', '.join(order(table['emotion']))}")
@@ -59,7 +61,8 @@ def attention_bars(table: pd.DataFrame, *, emotion: str | None = None, model=Non
         ax.grid(axis="y", visible=False)
         of = "mean over emotions" if emotion is None else emotion
         ax.set_title(f"What the heads look at ({of})")
-        fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+        handles, labels = ax.get_legend_handles_labels()
+        top_legend(fig, handles, labels, 4)
         return _finish(fig, data, table, "attention_bars", {"emotion": emotion}, model, seed)
 
 
@@ -68,6 +71,9 @@ class Html(str):
 
     def _repr_html_(self) -> str:
         return str(self)
+
+    def __repr__(self) -> str:  # a notebook stores it beside the HTML
+        return f"Html({len(self)} characters)"
 
 
 def attention_html(pattern: pd.DataFrame, *, position: int | None = None) -> Html:
@@ -78,6 +84,7 @@ def attention_html(pattern: pd.DataFrame, *, position: int | None = None) -> Htm
     pattern: from `emolab.attention.attention_pattern`. position: one `from_position`; default the mean over all.
     Tokens are escaped, whatever the model wrote. Raises EmolabError for a position that is not there.
     """
+    need_table(pattern, ("from_position", "position", "token", "weight"), "emolab.attention.attention_pattern")
     own = pattern if position is None else pattern[pattern["from_position"] == position]
     if own.empty:
         have = f"{pattern['from_position'].min()} to {pattern['from_position'].max()}"
@@ -110,9 +117,8 @@ def words_table(table: pd.DataFrame, *, n: int = 8):
 
     table: from `emolab.attribution.top_words`. Returns a pandas Styler; tokens are escaped.
     """
-    missing = [c for c in ("part", "emotion", "layer", "head", "direction", "rank", "token") if c not in table]
-    if missing:
-        raise EmolabError(f"the table lacks {', '.join(missing)}; make it with emolab.attribution.top_words")
+    columns = ("part", "emotion", "layer", "head", "direction", "rank", "token")
+    need_table(table, columns, "emolab.attribution.top_words")
     top = table[table["rank"] <= n].sort_values("rank", kind="stable")
     top = top.assign(token=top["token"].str.strip().where(top["token"].str.strip() != "", top["token"].map(repr)))
     keys = ["part", "layer", *(["head"] if (top["head"] >= 0).any() else []), "emotion"]
@@ -127,7 +133,7 @@ def words_table(table: pd.DataFrame, *, n: int = 8):
     )
     style = wide.style.hide(axis="index").format(escape="html")
     style.set_uuid("words")
-    style.set_properties(**{"text-align": "left", "vertical-align": "top"})
+    style.set_properties(subset=None, **{"text-align": "left", "vertical-align": "top"})
     look = styles(e for e in wide["emotion"] if e != "base")
     marks = [f"border-left: 4px solid {look[e][0]}" if e != "base" else "" for e in wide["emotion"]]
     style.apply(lambda _: marks, subset=["emotion"])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from html import escape
+
 import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from ..errors import EmolabError
+from ..errors import EmolabError, need_table
 from .maps import finish_about
-from .style import GREY, INK, new_figure, theme
+from .style import GREY, INK, new_figure, theme, top_legend
 
 # Colours of petroff10 that no emotion has (nor a neighbour of one), and a marker each.
 _STYLE = {
@@ -23,6 +26,7 @@ _STYLE = {
     "unsteered": ("#717581", "_", ""),
 }
 _NAMES = {"few_shot": "few-shot", "pca": "PCA", "lora": "LoRA", "random": "random direction"}
+_COLUMNS = ("method", "at", "emotion", "dose", "measure", "value", "lo", "hi")
 _SCORES = ("emotion", "adherence", "fluency", "overall")
 _Y = {"emotion": "emotion: p of the target", "overall": "overall: emotion, adherence, fluency"}
 
@@ -36,6 +40,7 @@ def method_table(table: pd.DataFrame, *, at: str = "best", emotion: str = "all")
     stands beside either). Best first. Returns a pandas Styler. Raises EmolabError for a place or emotion that the table
     does not hold.
     """
+    need_table(table, _COLUMNS, "baselines.compare_methods")
     own = table[(table["emotion"] == emotion) & (table["at"] == at)]
     if own.empty:
         held = sorted(set(table["at"]) - {"tried"})
@@ -64,9 +69,11 @@ def method_table(table: pd.DataFrame, *, at: str = "best", emotion: str = "all")
         text_color_threshold=0.2,
         subset=list(_SCORES),
     )
-    style.set_uuid("_".join(["methods", *at.split(), emotion]))  # two tables on a page must not share their colours
-    style.set_properties(**{"text-align": "right", "white-space": "nowrap"})
-    whose = "All emotions" if emotion == "all" else emotion
+    # Two tables on a page must not share their colours; labels are others' words, and this one goes into CSS.
+    style.set_uuid(re.sub(r"\W", "_", f"methods_{at}_{emotion}"))
+    style.format(escape="html").format_index(escape="html", axis=0)
+    style.set_properties(subset=None, **{"text-align": "right", "white-space": "nowrap"})
+    whose = "All emotions" if emotion == "all" else escape(emotion)
     style.set_caption(f"{whose}, {at}: means with 95 % intervals over queries")
     return style
 
@@ -80,6 +87,7 @@ def tradeoff(table: pd.DataFrame, *, emotion: str = "all", model=None, seed: int
     scale. Lines: doses tried on the choosing queries. Filled markers: each method at its best setting, hollow ones: at
     equal damage, on held-out queries. Whiskers: 95 % intervals over queries. Grey line: unsteered text.
     """
+    need_table(table, _COLUMNS, "baselines.compare_methods")
     own = table[table["emotion"] == emotion]
     if own.empty:
         raise EmolabError(f"no results for {emotion!r}; the table holds {', '.join(dict.fromkeys(table['emotion']))}")
@@ -110,7 +118,7 @@ def tradeoff(table: pd.DataFrame, *, emotion: str = "all", model=None, seed: int
             Line2D([], [], color=GREY, marker="o", markersize=9, linestyle="", mfc="white", label="equal damage"),
             Line2D([], [], color=GREY, linestyle=":", label="unsteered"),
         ]
-        fig.legend(handles=handles, loc="outside upper center", ncols=5)
+        top_legend(fig, handles, [handle.get_label() for handle in handles], 5)
         # Without the times, which no second run gives again.
         data = own[own["measure"].isin([*_Y, "damage"])].drop(columns=["seconds", "speed"], errors="ignore")
         return finish_about(fig, data, table, "tradeoff", model=model, seed=seed, params={"emotion": emotion})

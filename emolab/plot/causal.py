@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from ..emotions import order
-from ..errors import EmolabError
+from ..errors import EmolabError, need_number, need_table
 from .heads import _TESTS, _finish
-from .style import GREY, INK, emotion_kwargs, new_figure, theme
+from .style import GREY, INK, emotion_kwargs, new_figure, theme, top_legend
 
 _UNITS = {"words": "nats of emotion-word probability"}
 
@@ -24,6 +24,9 @@ def head_forest(table: pd.DataFrame, *, top: int = 5, level: float = 0.05, model
     table: from `emolab.head_effects`, one test and one measure. Filled markers have q below `level`. Grey cross: the
     same change along a random direction of that head. Grey bar: mean of the other heads of its layer.
     """
+    columns = "layer head emotion test measure effect lo hi q random_direction other_heads"
+    need_table(table, columns.split(), "emolab.head_effects")
+    need_number("top", top, 1, whole=True)
     for column in ("test", "measure"):
         if table[column].nunique() != 1:
             raise EmolabError(f"this table mixes {column} = {', '.join(table[column].unique())}; filter it to one")
@@ -32,17 +35,17 @@ def head_forest(table: pd.DataFrame, *, top: int = 5, level: float = 0.05, model
     rows = ceil(len(emotions) / columns)
     chosen = []
     with theme():
-        shape = {"width": max(0.5, columns / 5), "height": 1.3 + rows * (0.5 + 0.34 * top)}
-        fig, axes = new_figure(rows, columns, **shape)
+        width, height = max(0.5, columns / 5), 1.3 + rows * (0.5 + 0.34 * top)
+        fig, axes = new_figure(rows, columns, width=width, height=height)
         for ax, emotion in zip(axes.flat, emotions, strict=False):
             own = table[table["emotion"] == emotion]
             own = own.loc[own["effect"].abs().sort_values(ascending=False, kind="stable").index[:top]]
             chosen.append(own)
             ax.axvline(0, color=INK, linewidth=0.7)
             kwargs = emotion_kwargs(emotions)[emotion]
-            for y, row in enumerate(own.itertuples()):
+            for y, (row, sure) in enumerate(zip(own.itertuples(), own["q"] < level, strict=True)):
                 ax.plot([row.lo, row.hi], [y, y], color=kwargs["color"], solid_capstyle="butt")
-                face = kwargs["color"] if row.q < level else "white"
+                face = kwargs["color"] if sure else "white"
                 look = {
                     **kwargs,
                     "markerfacecolor": face,
@@ -66,7 +69,7 @@ def head_forest(table: pd.DataFrame, *, top: int = 5, level: float = 0.05, model
         unit = _UNITS.get(measure, f"judge's probability ({measure})")
         handles = dict(zip(*axes[0, 0].get_legend_handles_labels()[::-1], strict=True))
         title = f"{_TESTS[test].capitalize()}: change in {unit} (filled: q < {level:g}; each emotion has its own scale)"
-        fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2, title=title)
+        top_legend(fig, handles.values(), handles.keys(), 2, title=title)
         for ax in axes[-1]:
             ax.set_xlabel("effect")
         data = pd.concat(chosen)
@@ -81,9 +84,8 @@ def ablation_curve(table: pd.DataFrame, *, model=None, seed=None):
     table: from `emolab.causal.ablation_curve`. 1 is the instructed run, 0 the neutral one; bands are 95 % bootstrap
     intervals over queries (and random sets of heads).
     """
+    need_table(table, ("emotion", "order", "k", "kept", "lo", "hi"), "emolab.ablation_curve")
     emotions = [*order(e for e in table["emotion"] if e != "all"), *(["all"] if "all" in set(table["emotion"]) else [])]
-    if not emotions or not {"order", "k", "kept", "lo", "hi"} <= set(table):
-        raise EmolabError("this table has no curves; make it with emolab.causal.ablation_curve")
     ks = sorted(table["k"].unique())
     columns = min(3, len(emotions))
     rows = ceil(len(emotions) / columns)
@@ -125,5 +127,5 @@ def ablation_curve(table: pd.DataFrame, *, model=None, seed=None):
             for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
                 handles[label] = handle  # the last panel's: "all" is drawn in ink
         names = ["ranked heads", "random heads of the same layers", "ranked heads, random directions"]
-        fig.legend([handles[n] for n in names], names, loc="outside upper center", ncols=3)
+        top_legend(fig, [handles[n] for n in names], names, 3)
         return _finish(fig, table, table, "ablation_curve", {}, model, seed)

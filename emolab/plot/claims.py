@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from ..emotions import order
 from ..errors import EmolabError
-from .style import GREY, INK, emotion_kwargs, finish, log_axis, new_figure, theme
+from .style import GREY, INK, emotion_grid, emotion_kwargs, finish, log_axis, new_figure, panel_title, theme
 
 _SCALES = {"judge": "judge's logit\nof the target", "log-odds": "log-odds, nats\nper token"}
 _LINES = {
@@ -192,7 +192,8 @@ def claim_additive(claim, *, model=None, seed: int | None = None):
                     low.plot(mean["coefficient"], row, marker=marker, color=INK)
             for target in order(own["target"]):
                 top.scatter([], [], color=looks[target]["color"], marker="o", label=target)
-            top.set(title=_SCALES.get(scale, scale).replace("\n", " "), xlabel="sum of the two single effects")
+            title = _SCALES.get(str(scale), str(scale))
+            top.set(title=title.replace("\n", " "), xlabel="sum of the two single effects")
             low.axvline(0, color=INK, linewidth=0.8)
             low.set_yticks(range(len(kinds)), [_KINDS[k] for k in kinds])
             low.set(ylim=(len(kinds) - 0.5, -0.5), xlabel="interaction, per dose times dose")
@@ -205,8 +206,8 @@ def _emotion_grid(claim, name: str):
     _check(claim, name)
     table = claim.table
     scales, emotions = list(dict.fromkeys(table["scale"])), order(table["emotion"])
-    shape = {"width": max(0.6, len(emotions) / 5), "height": 1.9 + 2.0 * len(scales)}
-    fig, axes = new_figure(len(scales), len(emotions), **shape, grid={"sharey": "row", "sharex": "row"})
+    shape = {"least": 0.6, "base": 1.9, "each": 2.0, "sharex": "row"}
+    fig, axes, side_by_side = emotion_grid(len(scales), len(emotions), **shape)
     panels = {}
     for row, scale in enumerate(scales):
         for column, emotion in enumerate(emotions):
@@ -214,9 +215,10 @@ def _emotion_grid(claim, name: str):
             panels[scale, emotion] = ax, table[(table["scale"] == scale) & (table["emotion"] == emotion)]
             ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
             ax.axhline(0, color=INK, linewidth=0.5)
-        axes[row, 0].set_ylabel(_SCALES.get(scale, scale))
+        for ax in axes[row, ::side_by_side]:
+            ax.set_ylabel(_SCALES.get(scale, scale))
     for column, emotion in enumerate(emotions):
-        axes[0, column].set_title(emotion, color=INK)
+        panel_title(axes[0, column], emotion, side_by_side)
         axes[-1, column].set_xlabel("dose α")
     return fig, panels
 

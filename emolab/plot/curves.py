@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from ..emotions import order
-from ..errors import EmolabError
+from ..errors import EmolabError, need_table
 from .maps import finish_about, no_heads, tables_of
-from .style import GREY, INK, emotion_kwargs, layer_axis, new_figure, side_legend, theme
+from .style import GREY, INK, emotion_kwargs, layer_axis, new_figure, side_legend, theme, top_legend
 
 _PROBES = {"centroid": ("nearest centroid", INK, "o"), "logistic": ("logistic", "#56B4E9", "s")}
 
@@ -22,7 +22,8 @@ def shared_energy_curve(tables, *, model=None, seed: int | None = None):
 
     tables: from `geometry.shared_energy`, one or {title: table}, one panel each.
     """
-    tables = tables_of(tables)
+    columns = ("layer", "share", "lo", "hi", "null_mean", "null_lo", "null_hi", "floor")
+    tables = tables_of(tables, columns, "geometry.shared_energy")
     with theme():
         fig, axes = _row(len(tables))
         for ax, (title, table) in zip(axes, tables.items(), strict=True):
@@ -50,7 +51,8 @@ def reliability_curve(tables, *, model=None, seed: int | None = None):
 
     tables: from `reliability.split_half`, one or {title: table}. Grey: with the conditions shuffled within each query.
     """
-    tables = tables_of(tables)
+    columns = ("layer", "emotion", "cosine", "lo", "hi", "null_lo", "null_hi")
+    tables = tables_of(tables, columns, "reliability.split_half")
     with theme():
         fig, axes = _row(len(tables))
         for ax, (title, table) in zip(axes, tables.items(), strict=True):
@@ -75,7 +77,8 @@ def convergence_curve(tables, *, model=None, seed: int | None = None):
 
     tables: from `reliability.convergence`, one or {title: table}.
     """
-    tables = tables_of(tables)
+    columns = ("n", "emotion", "cosine", "lo", "hi")
+    tables = tables_of(tables, columns, "reliability.convergence")
     low = np.floor(10 * min(float(table["lo"].min()) for table in tables.values())) / 10
     with theme():
         fig, axes = _row(len(tables))
@@ -101,7 +104,8 @@ def agreement_curve(tables, *, model=None, seed: int | None = None):
     tables: from `interop.agreement`, one or {title: table}. Dashed: mean cosine between different emotions, what any
     emotion would give. Grey band: 95 % of random directions.
     """
-    tables = tables_of(tables)
+    columns = ("layer", "emotion", "cosine", "mismatched", "random")
+    tables = tables_of(tables, columns, "interop.agreement")
     with theme():
         fig, axes = _row(len(tables))
         for ax, (title, table) in zip(axes, tables.items(), strict=True):
@@ -137,9 +141,11 @@ def probe_curve(
     words: from `reliability.word_accuracy`, drawn as a line: what the words of the answers tell without any model.
     probe: which one the right panel shows, default the last of the table. Bands: 95 % intervals over queries.
     """
+    columns = ("layer", "probe", "emotion", "accuracy", "lo", "hi", "chance", "p")
+    need_table(table, columns, "reliability.probe_accuracy")
     no_heads(table)
     probes = list(dict.fromkeys(table["probe"]))
-    probe = probes[-1] if probe is None else probe
+    probe = str(probes[-1]) if probe is None else probe
     if probe not in probes:
         raise EmolabError(f"no probe {probe!r} in the table; it holds {', '.join(probes)}")
     every, n_layers = table[table["emotion"] == "all"], int(table["layer"].max()) + 1
@@ -184,6 +190,7 @@ def denoise_curve(table: pd.DataFrame, *, model=None, seed: int | None = None):
     >>> clean = geometry.denoise(vectors, means)
     >>> fig = denoise_curve(geometry.denoise_effect(vectors, clean))
     """
+    need_table(table, ("emotion", "layer", "kept", "specific_kept"), "geometry.denoise_effect")
     panels = {"kept": "Whole vectors: norm left", "specific_kept": "Specific part: norm left"}
     with theme():
         fig, axes = _row(2)
@@ -228,7 +235,7 @@ def _legend(fig, ax) -> None:
     columns = len(labels) if fits else 1
     if len(labels) > 6 and not fits:  # many short ones: several rows
         columns = max(1, room // (max(map(len, labels)) + 8))
-    fig.legend(handles, labels, loc="outside upper center", ncols=columns, columnspacing=1.2)
+    top_legend(fig, handles, labels, columns, columnspacing=1.2)
 
 
 def _done(fig, tables, function, model, seed):

@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from ..emotions import order
-from ..errors import EmolabError
-from .style import GREY, INK, emotion_kwargs, finish, new_figure, theme
+from ..errors import EmolabError, need_number, need_table
+from .style import GREY, INK, emotion_kwargs, finish, new_figure, theme, top_legend
 
 _NAMES = {
     "p_target": "judge's probability of the target",
@@ -33,7 +33,9 @@ def effect_forest(table: pd.DataFrame, *, level: float = 0.05, model=None, seed:
     table: from `emolab.dose_response.compare`, one control and one measure. Filled markers have q below `level`
     (Benjamini-Hochberg over all cells of the table). Raises EmolabError for another table.
     """
-    _require(table, ("emotion", "alpha", "difference", "lo", "hi", "q", "n", "control", "measure"), "compare")
+    columns = ("emotion", "alpha", "difference", "lo", "hi", "q", "n", "control", "measure")
+    need_table(table, columns, "emolab.dose_response.compare")
+    need_number("level", level, 0, 1)
     for column in ("control", "measure"):
         if table[column].nunique() != 1:
             raise EmolabError(f"this table mixes {column} = {', '.join(table[column].unique())}; filter it to one")
@@ -45,9 +47,8 @@ def effect_forest(table: pd.DataFrame, *, level: float = 0.05, model=None, seed:
             own = table[table["emotion"] == emotion]
             look = emotion_kwargs(panels)[emotion]
             ax.axvline(0, color=INK, linewidth=0.7)
-            for row in own.itertuples():
+            for row, filled in zip(own.itertuples(), own["q"] < level, strict=True):
                 y = doses.index(row.alpha)
-                filled = row.q < level
                 ax.plot([row.lo, row.hi], [y, y], color=look["color"], solid_capstyle="butt")
                 face = {"markerfacecolor": look["color"] if filled else "white"}
                 edge = {"markeredgecolor": INK if filled else look["color"], "markeredgewidth": 0.4 if filled else 1.2}
@@ -73,7 +74,8 @@ def wrong_way(table: pd.DataFrame, *, model=None, seed: int | None = None):
     table: from `emolab.dose_response.wrong_way`. Bars are 95 % intervals over queries (Wilson). A mean that rises can
     hide many queries that fall. Raises EmolabError for another table.
     """
-    _require(table, ("emotion", "alpha", "share", "lo", "hi", "n", "random"), "wrong_way")
+    columns = ("emotion", "alpha", "share", "lo", "hi", "n", "random")
+    need_table(table, columns, "emolab.dose_response.wrong_way")
     with theme():
         fig, panels = _panels(table, height=1.9)
         for emotion, ax in panels.items():
@@ -89,8 +91,9 @@ def wrong_way(table: pd.DataFrame, *, model=None, seed: int | None = None):
             ax.set_ylim(-0.03, 1.03)
             ax.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
         _label(panels, "dose α", "share moved\nthe wrong way")
-        handles = {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-        fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
+        drawn = list(panels.values())[-1].get_legend_handles_labels()
+        handles = {label: handle for handle, label in zip(*drawn, strict=True)}
+        top_legend(fig, handles.values(), handles.keys(), 2)
         n = f"{table['n'].max()} queries"
         return finish(fig, table, function="wrong_way", model=model, n=n, seed=seed, params={})
 
@@ -119,10 +122,3 @@ def _label(panels, x: str, y: str) -> None:
             ax.tick_params(labelbottom=True)
         if i % columns == 0:
             ax.set_ylabel(y)
-
-
-def _require(table: pd.DataFrame, columns, source: str) -> None:
-    missing = [c for c in columns if c not in table]
-    if missing or not len(table):
-        what = f"lacks {', '.join(missing)}" if missing else "is empty"
-        raise EmolabError(f"the table {what}; it comes from emolab.dose_response.{source}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from .save import _write, figures_directory, read_manifest
 
@@ -53,7 +54,7 @@ def gallery(manifest: Mapping[str, Mapping[str, Any]]) -> str:
     parts = [INTRODUCTION]
     for notebook in sorted(notebooks):
         words = notebook.removesuffix(".ipynb").replace("_", " ")
-        title = f"[{words}](../notebooks/{notebook})" if notebook else "Not drawn by a notebook"
+        title = f"[{_line(words)}](../notebooks/{quote(notebook)})" if notebook else "Not drawn by a notebook"
         parts.append(f"## {title}\n")
         parts += [_figure(name, manifest[name]) for name in notebooks[notebook]]
     return "\n".join(parts)
@@ -61,9 +62,10 @@ def gallery(manifest: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _figure(name: str, entry: Mapping[str, Any]) -> str:
     files = entry["files"]
-    links = f"[SVG]({files['svg']}) · [CSV]({files['csv']})"
-    drawn = f" · `emolab.plot.{entry['function']}`" if entry["function"] else ""
-    return f"### {name}\n\n![{_line(entry['alt'])}]({files['png']})\n\n{_line(entry['caption'])}\n\n{links}{drawn}\n"
+    svg, png, csv = (quote(files[kind]) for kind in ("svg", "png", "csv"))
+    drawn = f" · `emolab.plot.{' '.join(entry['function'].replace('`', '').split())}`" if entry["function"] else ""
+    links = f"[SVG]({svg}) · [CSV]({csv}){drawn}"
+    return f"### {name}\n\n![{_line(entry['alt'])}]({png})\n\n{_line(entry['caption'])}\n\n{links}\n"
 
 
 def _line(text: str) -> str:

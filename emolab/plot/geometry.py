@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..emotions import order, styles
-from ..errors import EmolabError
+from ..errors import EmolabError, need_vectors
 from .style import (
     GREY,
     INK,
@@ -56,7 +56,7 @@ def norms(vectors, *, site: str = "resid", model=None, seed: int | None = None):
             if known:
                 right.plot(layers, values / reference, **kwargs)
         log_axis(left)
-        left.set(ylabel="norm", title=f"Norm of the emotion vectors ({site})")
+        left.set(ylabel="norm", title=f"Norm of the vectors ({site})")
         if known:
             right.set(ylabel="norm / residual norm", title="As a share of the residual stream")
             right.set_ylim(bottom=0)
@@ -87,6 +87,7 @@ def cosine_by_layer(vectors, *, site: str = "resid", part: str | None = None, mo
     """
     from ..geometry import cosines
 
+    need_vectors(vectors)
     parts = ("whole", "specific") if part is None else (part,)
     labels = order(vectors.emotions)
     if len(labels) < 2:

@@ -6,14 +6,15 @@ from math import ceil
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import setp
 from matplotlib.ticker import MaxNLocator
 
 from ..emotions import order
-from ..errors import EmolabError
-from .style import INK, emotion_kwargs, finish, new_figure, theme
+from ..errors import EmolabError, need_table
+from .style import INK, emotion_kwargs, finish, new_figure, theme, top_legend
 
 # name: (label, lowest, highest value of the colours); None: from the data. Signed ones are symmetric about zero.
-_VALUES = {
+VALUES = {
     "norm": ("norm of the head's vector", 0.0, None),
     "contribution": ("share of the layer's attention vector", "signed", None),
     "attribution": ("share of the last layer's vector written directly", "signed", None),
@@ -35,8 +36,9 @@ def head_map(table: pd.DataFrame, value: str = "contribution", *, level: float =
     (effect, share, attribution). Where it has a column q and effects are shown, a dot marks q below `level`. Signed
     quantities are red above zero and blue below, on one scale for all emotions.
     """
-    if value not in _VALUES or value not in table:
-        known = [v for v in _VALUES if v in table]
+    need_table(table, ("layer", "head", "emotion"), "emolab.heads.head_maps or emolab.head_effects")
+    if value not in VALUES or value not in table:
+        known = [v for v in VALUES if v in table]
         raise EmolabError(f"cannot show {value!r} of this table; it holds {', '.join(known) or 'no quantity of heads'}")
     emotions = order(table["emotion"])
     n_layers, n_heads = int(table["layer"].max()) + 1, int(table["head"].max()) + 1
@@ -45,7 +47,7 @@ def head_map(table: pd.DataFrame, value: str = "contribution", *, level: float =
         .reindex(index=range(n_layers), columns=range(n_heads)).to_numpy(float)
         for e in emotions
     }  # fmt: skip
-    label, low, high = _VALUES[value]
+    label, low, high = VALUES[value]
     if value == "probe" and "chance" in table:
         label += f" (chance {table['chance'].mean():.2f})"
     found = np.concatenate([g.ravel() for g in grids.values()])
@@ -61,7 +63,7 @@ def head_map(table: pd.DataFrame, value: str = "contribution", *, level: float =
         fig, axes = new_figure(rows, columns, **shape, grid={"sharex": True, "sharey": True})
         for ax, emotion in zip(axes.flat, emotions, strict=False):
             kind = {"cmap": "RdBu_r" if signed else "cividis", "vmin": low, "vmax": high}
-            image = ax.imshow(grids[emotion], origin="lower", aspect="auto", interpolation="nearest", **kind)
+            ax.imshow(grids[emotion], origin="lower", aspect="auto", interpolation="nearest", **kind)
             ax.set_title(emotion, color=INK)
             if "q" in table and value in ("effect", "share"):
                 hit = table[(table["emotion"] == emotion) & (table["q"] < level)]
@@ -72,7 +74,7 @@ def head_map(table: pd.DataFrame, value: str = "contribution", *, level: float =
             ax.set_visible(False)
         _grid_axes(axes, len(emotions))
         note = f"   · dot: q < {level:g}" if "q" in table and value in ("effect", "share") else ""
-        fig.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=40, label=label + note)
+        fig.colorbar(axes.flat[0].images[0], ax=axes, location="bottom", shrink=0.5, aspect=40, label=label + note)
         keep = ["layer", "head", "emotion", value, *(["q"] if "q" in table else [])]
         params = {"value": value, "level": level}
         return _finish(fig, table[keep], table, "head_map", params, model, seed)
@@ -85,6 +87,9 @@ def head_cosine_map(cosines: pd.DataFrame, *, emotion: str, cluster: bool = Fals
 
     cosines: from `emolab.heads.head_cosines`. Clusters: average linkage on 1 - cosine. Lines part the layers.
     """
+    need_table(cosines, (), "emolab.heads.head_cosines")
+    if list(cosines.index) != list(cosines.columns):
+        raise EmolabError("the table has other rows than columns; it comes from emolab.heads.head_cosines")
     names, values = list(cosines.index), cosines.to_numpy(float)
     place = np.arange(len(names))
     if cluster:
@@ -142,6 +147,8 @@ def head_umap(table: pd.DataFrame, *, largest: int = 4, model=None, seed=None):
     their longest vector. Trustworthiness says how far neighbours on the map are neighbours; distances between clusters
     of a UMAP are no evidence.
     """
+    columns = ("layer", "head", "emotion", "norm", "method", "x", "y", "trustworthiness")
+    need_table(table, columns, "emolab.heads.embed_heads")
     methods = [m for m in ("pca", "umap") if (table["method"] == m).any()]
     emotions = order(table["emotion"])
     loud = table[table["method"] == methods[0]].groupby(["layer", "head"])["norm"].mean().nlargest(largest).index
@@ -156,7 +163,7 @@ def head_umap(table: pd.DataFrame, *, largest: int = 4, model=None, seed=None):
                 axes[0, column].scatter(
                     own["x"][is_it], own["y"][is_it], s=size[is_it], label=emotion, alpha=0.85, **look
                 )
-            points = axes[1, column].scatter(
+            axes[1, column].scatter(
                 own["x"], own["y"], s=size, c=own["layer"], cmap="cividis", edgecolors=INK, linewidths=0.3
             )
             _name_heads(axes[1, column], own, loud)
@@ -169,9 +176,10 @@ def head_umap(table: pd.DataFrame, *, largest: int = 4, model=None, seed=None):
             for row in (0, 1):
                 axes[row, column].set(xlabel=f"{method.upper()} 1", ylabel=f"{method.upper()} 2")
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        legend = fig.legend(handles, labels, loc="outside upper center", ncols=min(6, len(labels)))
-        for handle in legend.legend_handles:
-            handle.set_sizes([40])
+        legend = top_legend(fig, handles, labels, min(6, len(labels)))
+        for handle in filter(None, legend.legend_handles):
+            setp(handle, sizes=[40])
+        points = axes[1, 0].collections[0]
         bar = fig.colorbar(points, ax=axes[1, :], location="bottom", shrink=0.5, aspect=40, label="layer")
         bar.locator = MaxNLocator(integer=True)
         return _finish(fig, table, table, "head_umap", {"largest": largest}, model, seed)

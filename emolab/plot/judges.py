@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ..errors import EmolabError
+from ..errors import need_table
 from ..stats import interval
 from .style import GREY, INK, finish, new_figure, theme
 
@@ -20,10 +20,7 @@ def judge_agreement(table: pd.DataFrame, *, model=None, seed: int | None = None)
 
     table: from `agreement`. Colours run from 0 (as by chance, or worse) to 1 (the same).
     """
-    missing = [c for c in ("judge_a", "judge_b", "kappa", "lo", "hi", "n") if c not in table]
-    if missing or not len(table):
-        what = f"lacks {', '.join(missing)}" if missing else "is empty"
-        raise EmolabError(f"the table {what}; it comes from calibration.agreement")
+    need_table(table, ("judge_a", "judge_b", "kappa", "lo", "hi", "n"), "calibration.agreement")
     names = list(dict.fromkeys([*table["judge_a"], *table["judge_b"]]))
     rows, columns = names[1:], names[:-1]
     matrix = np.full((len(rows), len(columns)), np.nan)
@@ -34,10 +31,10 @@ def judge_agreement(table: pd.DataFrame, *, model=None, seed: int | None = None)
         for cell in table.itertuples():
             matrix[rows.index(cell.judge_b), columns.index(cell.judge_a)] = cell.kappa
         image = ax.imshow(matrix, vmin=0, vmax=1, cmap="cividis", aspect="auto")
-        for cell in table.itertuples():
-            row, column = rows.index(cell.judge_b), columns.index(cell.judge_a)
-            color = "white" if cell.kappa <= 0.6 else INK
-            text = f"{cell.kappa:.2f}\n[{cell.lo:.2f}, {cell.hi:.2f}]" if np.isfinite(cell.kappa) else "no kappa"
+        for a, b, kappa, lo, hi in zip(*(table[c] for c in ("judge_a", "judge_b", "kappa", "lo", "hi")), strict=True):
+            row, column = rows.index(b), columns.index(a)
+            color = "white" if kappa <= 0.6 else INK
+            text = f"{kappa:.2f}\n[{lo:.2f}, {hi:.2f}]" if np.isfinite(kappa) else "no kappa"
             ax.text(column, row, text, ha="center", va="center", color=color, fontsize="small")
         ax.grid(False)
         ax.spines[:].set_visible(False)
@@ -59,10 +56,7 @@ def calibration_curve(heldout: pd.DataFrame, *, model=None, seed: int | None = N
     heldout: of a judge from `calibrated`. On the diagonal a probability of .7 is right in 70 % of the texts. Ten bins
     of equal width; bars are 95 % intervals (Wilson), numbers above them texts in the bin.
     """
-    missing = [c for c in ("stage", "confidence", "correct") if c not in heldout]
-    if missing or not len(heldout):
-        what = f"lacks {', '.join(missing)}" if missing else "is empty"
-        raise EmolabError(f"the table {what}; it is the field heldout of a judge from calibrated")
+    need_table(heldout, ("stage", "confidence", "correct"), "the field heldout of a judge from calibrated")
     place = np.minimum((heldout["confidence"] * _BINS).astype(int), _BINS - 1)
     rows = []
     for (stage, b), cell in heldout.groupby(["stage", place]):

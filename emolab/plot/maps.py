@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.patches import Patch
 
 from ..emotions import order, styles
-from ..errors import EmolabError
+from ..errors import EmolabError, need_table, need_vectors
 from .geometry import _finish, _title
 from .style import INK, finish, name_ticks, new_figure, text_on, theme
 
@@ -35,6 +36,7 @@ def cosine_grid(
     from ..geometry import cosines
     from ..resampling import some_layers
 
+    need_vectors(vectors)
     layers = some_layers(vectors.n_layers, layers)
     labels = order(vectors.emotions)
     index = [list(vectors.emotions).index(label) for label in labels]
@@ -43,8 +45,8 @@ def cosine_grid(
     with theme():
         fig, axes = _panels(len(layers), aspect=1.0, most=3 if k <= 8 else 2)
         for ax, layer, matrix in zip(axes, layers, found, strict=False):
-            image = _heat(ax, matrix, labels, labels, f"layer {layer}", show=k <= 6, **_COSINE)
-        fig.colorbar(image, ax=list(axes), shrink=0.6, label="cosine", ticks=_TICKS)
+            _heat(ax, matrix, labels, labels, f"layer {layer}", show=k <= 6, **_COSINE)
+        fig.colorbar(axes[0].images[0], ax=list(axes), shrink=0.6, label="cosine", ticks=_TICKS)
         fig.suptitle(f"Cosine of the {_title(vectors, part)} ({site})", fontweight="bold")
         shape = (len(layers), k, k)
         grid = [np.broadcast_to(x, shape).ravel() for x in np.meshgrid(layers, labels, labels, indexing="ij")]
@@ -59,17 +61,18 @@ def layer_map(vectors, *, site: str = "resid", part: str = "whole", model=None, 
     """
     from ..geometry import layer_cosines
 
+    need_vectors(vectors)
     labels, n = order(vectors.emotions), vectors.n_layers
     found = layer_cosines(vectors, site=site, part=part)
     with theme():
         fig, axes = _panels(len(labels), aspect=1.0)
         for ax, label in zip(axes, labels, strict=False):
             matrix = found[list(vectors.emotions).index(label)]
-            image = _heat(ax, matrix, range(n), range(n), label, show=n <= 6, **_COSINE)
+            _heat(ax, matrix, range(n), range(n), label, show=n <= 6, **_COSINE)
             ax.set_ylabel("layer" if ax.get_subplotspec().is_first_col() else "")
         for ax in axes[-min(len(axes), 3) :]:  # the lowest of each column
             ax.set_xlabel("layer")
-        fig.colorbar(image, ax=list(axes), shrink=0.6, label="cosine", ticks=_TICKS)
+        fig.colorbar(axes[0].images[0], ax=list(axes), shrink=0.6, label="cosine", ticks=_TICKS)
         fig.suptitle(f"Between layers: cosine of the {_title(vectors, part)} ({site})", fontweight="bold")
         rows = [
             (label, i, j, found[list(vectors.emotions).index(label), i, j])
@@ -86,7 +89,10 @@ def cka_map(table: pd.DataFrame, *, model=None, seed: int | None = None):
 
     >>> fig = cka_map(geometry.cka(means))
     """
+    need_table(table, (), "geometry.cka")
     n = len(table)
+    if table.shape != (n, n):
+        raise EmolabError(f"the table is of shape {table.shape}; expected layers by layers, from geometry.cka")
     matrix = table.to_numpy(dtype=float)
     with theme():
         fig, axes = new_figure(1, 1, width=0.55, height=4.4)
@@ -126,6 +132,7 @@ def clustered_map(
     from ..geometry import part_array
     from ..resampling import some_layers
 
+    need_vectors(vectors)
     layers = some_layers(vectors.n_layers, layers)
     x = part_array(vectors, site, part)[:, layers]
     names = [(e, layer) for e in vectors.emotions for layer in layers]
@@ -193,9 +200,12 @@ def finish_about(fig, data, table, function: str, *, model=None, seed=None, para
     )
 
 
-def tables_of(tables) -> dict[str, pd.DataFrame]:
-    """{panel title: table}, whether one table or several were given."""
-    return tables if isinstance(tables, dict) else {"": tables}
+def tables_of(tables, columns: Sequence[str], source: str) -> dict[str, pd.DataFrame]:
+    """{panel title: table}, whether one table or several were given; EmolabError where one is not of `source`."""
+    found: dict[str, Any] = tables if isinstance(tables, dict) and tables else {"": tables}
+    for table in found.values():
+        need_table(table, columns, source)
+    return found
 
 
 def no_heads(table: pd.DataFrame) -> None:

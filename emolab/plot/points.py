@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from ..emotions import order, styles
-from ..errors import EmolabError
+from ..errors import EmolabError, need_table
 from .maps import about, finish_about
-from .style import INK, STYLES, new_figure, side_legend, theme
+from .style import INK, STYLES, new_figure, side_legend, theme, top_legend
 
 _NAMES = {"pca": "PCA", "umap": "UMAP"}
 
@@ -22,6 +22,8 @@ def response_map(points: pd.DataFrame, scores: pd.DataFrame, *, model=None, seed
     Under each map: trustworthiness, silhouette of the conditions on it, and p of that silhouette under shuffled labels;
     under the first also the silhouette in all dimensions. Raises EmolabError where scores of a map are missing.
     """
+    need_table(points, ("layer", "method", "condition", "x", "y"), "embedding.embed")
+    need_table(scores, ("layer", "method", "trustworthiness", "silhouette", "p"), "embedding.embed_scores")
     layers, methods = sorted(points["layer"].unique()), [m for m in _NAMES if m in set(points["method"])]
     lookup = scores.set_index(["layer", "method"])
     missing = [(int(a), m) for a in layers for m in methods if (a, m) not in lookup.index]
@@ -56,6 +58,7 @@ def trajectory_map(points: pd.DataFrame, *, model=None, seed: int | None = None)
 
     Numbers are layers. An illustration: on a UMAP neither lengths nor distances between paths are evidence.
     """
+    need_table(points, ("layer", "method", "condition", "x", "y"), "embedding.trajectory")
     methods = [m for m in _NAMES if m in set(points["method"])]
     last = int(points["layer"].max())
     trust = points.attrs.get("trustworthiness", {})
@@ -107,10 +110,10 @@ def affect_plane(plane: pd.DataFrame, *, model=None, seed: int | None = None):
             ax.set(xlabel=names.get(x, f"{x} ({ratings})" if ratings else x), ylabel=names[y])
             ax.margins(0.2)
             if x in ("valence", "arousal"):
-                s = scores.loc[(y, x)]
+                r, p = scores.loc[(y, x), ["r", "p"]]
                 if ratings:
                     ax.set_xlim(0.7, 9.3)
-                ax.set_title(f"r = {s.r:.2f}, p = {s.p:.2f}")
+                ax.set_title(f"r = {r:.2f}, p = {p:.2f}")
             else:
                 ax.axhline(0, color=INK, linewidth=0.6)
                 ax.axvline(0, color=INK, linewidth=0.6)
@@ -150,5 +153,4 @@ def _legend(fig, ax) -> None:
     handles, labels = ax.get_legend_handles_labels()
     letters = sum(len(label) + 6 for label in labels)
     rows = -(-letters // round(100 * fig.get_figwidth() / STYLES["notebook"][0]))  # a full width holds about a hundred
-    look = {"ncols": -(-len(labels) // rows), "handletextpad": 0.3, "columnspacing": 1.2}
-    fig.legend(handles, labels, loc="outside upper center", **look)
+    top_legend(fig, handles, labels, -(-len(labels) // rows), handletextpad=0.3, columnspacing=1.2)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ..emotions import order
+from ..errors import need_table
 from .maps import about, finish_about
 from .style import GREY, INK, name_ticks, new_figure, text_on, theme
 
@@ -31,6 +32,7 @@ def confusion_map(table: pd.DataFrame, *, model=None, seed: int | None = None):
     table: from `purity.confusion`. Unsteered texts are left out: they are the same for all emotions. Above each map:
     the share of texts read as the target, and as another emotion.
     """
+    need_table(table, ("part", "emotion", "judged", "share"), "purity.confusion")
     parts = [p for p in _PARTS if p in set(table["part"]) and p != "unsteered"]
     emotions, judged = order(table["emotion"]), order(table["judged"])
     with theme():
@@ -43,7 +45,7 @@ def confusion_map(table: pd.DataFrame, *, model=None, seed: int | None = None):
         for ax, part in zip(flat, parts, strict=False):
             cell = table[table["part"] == part].pivot(index="emotion", columns="judged", values="share")
             matrix = cell.reindex(index=emotions, columns=judged).to_numpy()
-            image = ax.imshow(matrix, vmin=0, vmax=1, cmap="cividis", aspect="auto")
+            ax.imshow(matrix, vmin=0, vmax=1, cmap="cividis", aspect="auto")
             ax.grid(False)
             ax.spines[:].set_visible(False)
             name_ticks(ax, emotions, judged, rotation=30)
@@ -61,6 +63,7 @@ def confusion_map(table: pd.DataFrame, *, model=None, seed: int | None = None):
             ax.set_ylabel("steered to")
         for ax in axes[-1]:
             ax.set_xlabel("read by the judge")
+        image = flat[0].images[0]
         fig.colorbar(image, ax=list(flat[: len(parts)]), shrink=0.6, label="share of texts", ticks=[0, 0.5, 1])
         return finish_about(fig, table.copy(), table, "confusion_map", model=model, seed=seed)
 
@@ -73,6 +76,8 @@ def purity_dots(table: pd.DataFrame, *, model=None, seed: int | None = None):
     table: from `purity.purity`; shares of texts. Beside each value stands the difference from the whole vector, with
     its interval over the same queries.
     """
+    columns = ("part", "emotion", "measure", "value", "lo", "hi", "minus_whole", "minus_whole_lo", "minus_whole_hi")
+    need_table(table, columns, "purity.purity")
     own = table[(table["emotion"] == "all") & table["measure"].isin(_MEASURES)]
     parts = [p for p in _PARTS if p in set(own["part"])]
     with theme():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 
 from ..claims import Claim
-from ..errors import EmolabError
+from ..errors import EmolabError, FileError
+from ..storage import read_json
 from .baselines import tradeoff
 from .claims import claim_additive, claim_linear, claim_monotone, claim_preservation
 from .effects import effect_forest, wrong_way
@@ -17,6 +20,7 @@ from .judges import judge_agreement
 from .save import save_figure
 from .scores import dose_response, instruction_following
 
+T = TypeVar("T")
 _CLAIMS = {  # drawn by, what is shown
     "monotone": (claim_monotone, "Monotone gain: the target's logit over the dose"),
     "preservation": (claim_preservation, "Semantic preservation: how far texts and predictions drift with the dose"),
@@ -25,6 +29,25 @@ _CLAIMS = {  # drawn by, what is shown
 }
 
 
+def of_run(function: Callable[[str | Path], T]) -> Callable[[str | Path], T]:
+    """The function of a run's folder; what its files lack, or hold in another form, ends in one FileError."""
+
+    @functools.wraps(function)
+    def run(out: str | Path) -> T:
+        try:
+            return function(out)
+        except (EmolabError, MemoryError):
+            raise
+        except Exception as error:  # whatever a damaged file makes it stumble over
+            what = (str(error).splitlines() or [""])[0][:120]
+            raise FileError(
+                f"the files in {out} are not those of a finished run ({what}); run `emolab study --out {out}` again"
+            ) from error
+
+    return run
+
+
+@of_run
 def run_figures(out: str | Path) -> list[Path]:
     """Draw the figures of a study again into `out/figures`; returns the PNG paths.
 
@@ -88,7 +111,7 @@ def run_figures(out: str | Path) -> list[Path]:
         f"Share of queries whose target moved against the sign of the dose; {name}, {place}.",
         "One panel an emotion: the share by dose, beside a random direction.",
     )
-    if len([c for c in answers if c == "top" or c.endswith("_top")]) > 1:
+    if len([c for c in answers.columns if c == "top" or c.endswith("_top")]) > 1:
         save(
             judge_agreement(agreement(answers), **marks),
             "judge_agreement",
@@ -114,18 +137,20 @@ def run_figures(out: str | Path) -> list[Path]:
 
 def read_summary(out: str | Path) -> dict:
     """`summary.json` of a run; EmolabError where there is none."""
-    path = Path(out) / "summary.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EmolabError(f"{path} is missing or damaged; run `emolab study --out {out}` first") from error
+    path, advice = Path(out) / "summary.json", f"run `emolab study --out {out}` first"
+    if not path.is_file():
+        raise FileError(f"{path} is missing or damaged; {advice}")
+    found = read_json(path, advice)
+    if not isinstance(found, dict):
+        raise FileError(f"{path} holds no summary, but a {type(found).__name__}; {advice}")
+    return found
 
 
 def _table(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
     except Exception as error:  # pyarrow raises a zoo of its own
-        raise EmolabError(f"{path} is missing or damaged; run `emolab study --out {path.parent}` again") from error
+        raise FileError(f"{path} is missing or damaged; run `emolab study --out {path.parent}` again") from error
 
 
 def _listed(shares: dict[str, float]) -> str:

@@ -19,10 +19,12 @@ from filelock import FileLock
 from matplotlib.figure import Figure
 
 from .. import __version__
-from ..errors import EmolabError
+from ..errors import EmolabError, FileError, need_table, shown
 from ..storage import atomic
+from ..storage import read_json
 from .style import FIXED, describe, provenance
 
+_NAME = "[a-z0-9][a-z0-9_-]*"
 DPI = 200  # of the file
 SHOWN_DPI = 110  # of the copy that a notebook carries, which must stay under 1 MB with all its figures
 
@@ -52,21 +54,24 @@ def save_figure(
     Returns a smaller copy of the PNG for display, with the alt text.
     Raises EmolabError for an empty caption or alt, and where there are no numbers.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+    if not isinstance(name, str) or not re.fullmatch(_NAME, name):
         raise EmolabError(f"figure name {name!r}: use small letters, digits, _ and -, without a suffix")
     for word, text in (("caption", caption), ("alt", alt)):
-        if not text or not text.strip():
+        if not isinstance(text, str) or not text.strip():
             raise EmolabError(f"figure {name!r} has no {word}; say what it shows and, in alt, what one sees in it")
+    if not isinstance(fig, Figure):
+        raise EmolabError(f"the figure {name!r} is a {type(fig).__name__}; expected a matplotlib Figure")
     data = getattr(fig, "emolab_data", None) if data is None else data
     if data is None:
         raise EmolabError(f"figure {name!r} has no numbers; pass data=, the DataFrame that it was drawn from")
+    need_table(data, (), "the numbers that the figure was drawn from")
     info = dict(getattr(fig, "emolab_info", {}))
     given = {"model": describe(model), "n": n, "seed": seed, "params": None if params is None else dict(params)}
     info |= {key: value for key, value in given.items() if value is not None}
 
     folder = figures_directory(directory)
     csv = data.to_csv(index=False, float_format="%.7g", lineterminator="\n").encode()
-    svg, png, shown = _render(fig, name, alt)
+    svg, png, small = _render(fig, name, alt)
     files = {"svg": f"{name}.svg", "png": f"{name}.png", "csv": f"data/{name}.csv"}
     for kind, content in (("svg", svg), ("png", png), ("csv", csv)):
         _write(folder / files[kind], content)
@@ -91,13 +96,34 @@ def save_figure(
 
     from IPython.display import Image
 
-    return Image(data=shown, format="png", width=round(96 * fig.get_figwidth()), alt=alt.strip())
+    return Image(data=small, format="png", width=round(96 * fig.get_figwidth()), alt=alt.strip())
 
 
 def read_manifest(directory: str | Path | None = None) -> dict[str, dict[str, Any]]:
     """The manifest of a figures folder, {figure name: entry}; empty where there is none."""
-    path = figures_directory(directory) / "manifest.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    folder = figures_directory(directory)
+    path = folder / "manifest.json"
+    if not path.exists():
+        return {}
+    found = read_json(path, "draw the figures again")
+    wrong = [found] if not isinstance(found, dict) else [x for x in found.items() if not _sound(folder, *x)]
+    if wrong:
+        raise FileError(
+            f"{path} holds {shown(wrong[0])}, no entry of save_figure with files in that folder; draw the figures again"
+        )
+    return found
+
+
+def _sound(folder: Path, name: str, entry: Any) -> bool:
+    """Whether an entry has what readers take from it; a manifest may come from anybody."""
+    texts = {"caption": str, "alt": str, "csv_sha256": str, "notebook": str | None, "function": str | None}
+    if not re.fullmatch(_NAME, name) or not isinstance(entry, dict) or not isinstance(entry.get("files"), dict):
+        return False
+    files = [entry["files"].get(kind) for kind in ("svg", "png", "csv")]
+    inside = all(isinstance(f, str) and "\0" not in f for f in files) and all(
+        (folder / f).resolve().is_relative_to(folder.resolve()) for f in files
+    )
+    return inside and all(isinstance(entry.get(key, 0), kind) for key, kind in texts.items())
 
 
 def check_figures(directory: str | Path | None = None) -> list[str]:
@@ -107,6 +133,8 @@ def check_figures(directory: str | Path | None = None) -> list[str]:
     []
     """
     folder = figures_directory(directory)
+    if not folder.is_dir():
+        return [f"there is no folder {folder}"]
     manifest = read_manifest(folder)
     found, known = [], {"manifest.json", "README.md"}
     for name, entry in manifest.items():

@@ -10,10 +10,22 @@ from matplotlib.ticker import MaxNLocator
 
 from ..dose_response import collapse, dose_table
 from ..emotions import order
-from ..errors import EmolabError
+from ..errors import EmolabError, need_table
 from ..scored import Instructed
 from ..stats import interval
-from .style import GREY, INK, emotion_kwargs, finish, log_axis, new_figure, text_on, theme
+from .style import (
+    GREY,
+    INK,
+    emotion_grid,
+    emotion_kwargs,
+    finish,
+    log_axis,
+    new_figure,
+    panel_title,
+    text_on,
+    theme,
+    top_legend,
+)
 
 BROKEN = 100.0  # highest perplexity ratio shown
 _TOLD = "#5B4A8A"
@@ -37,7 +49,7 @@ def instruction_following(table: pd.DataFrame, *, model=None, seed: int | None =
 
     table: scored responses with `query_id`, `condition` and p_<emotion> columns. Intervals over queries (Wilson).
     """
-    _require(table, ("query_id", "condition"))
+    need_table(table, ("query_id", "condition"), "emolab.score of responses")
     top = _top(table)
     judged = order(_probabilities(table))
     conditions = order(table["condition"])
@@ -62,7 +74,7 @@ def instruction_following(table: pd.DataFrame, *, model=None, seed: int | None =
         left.grid(False)
         left.set_xticks(range(len(judged)), judged, rotation=30, ha="right", rotation_mode="anchor")
         left.set_yticks(range(len(conditions)), conditions)
-        left.set(ylabel="instruction", title="Emotion read by the judge, share of answers")
+        left.set(ylabel="instruction", title="Emotion read by the judge")
         text_on(left, share, dark=(0.6, 1.0), fmt="{:.2f}")
         fig.colorbar(image, ax=left, ticks=[0, 0.5, 1], label="share")
         for i, (c, kwargs) in enumerate(emotion_kwargs(conditions).items()):
@@ -73,8 +85,8 @@ def instruction_following(table: pd.DataFrame, *, model=None, seed: int | None =
         note = {"color": "#6B6B6B", "fontsize": "small", "va": "center"}
         right.text(1 / len(judged) + 0.02, len(conditions) - 0.55, "chance", **note)
         right.set_yticks(range(len(conditions)), conditions)
-        right.set(xlim=(0, 1.02), ylim=(len(conditions) - 0.4, -0.6), title="Share that hit (95 % interval)")
-        right.set_xlabel("share of answers")
+        right.set(xlim=(0, 1.02), ylim=(len(conditions) - 0.4, -0.6), title="Share that hit")
+        right.set_xlabel("share of answers (95 % interval)")
         n = int(table["query_id"].nunique())
         return finish(fig, data, function="instruction_following", model=model, n=f"{n} queries", seed=seed, params={})
 
@@ -87,7 +99,7 @@ def dose_response(
     model=None,
     seed: int | None = None,
 ):
-    """What steering does as its dose grows, one column an emotion, with its controls.
+    """What steering does as its dose grows, one column an emotion (six side by side), with its controls.
 
     >>> fig = dose_response(scores, reference=instructed, best={"joy": 2.0})
 
@@ -105,8 +117,8 @@ def dose_response(
     star = collapse(table, reference).set_index("emotion")["alpha_star"].dropna() if len(measures) > 1 else {}
     instructed = reference is not None or (table["control"] == "prompt").any()
     with theme():
-        shape = {"width": max(0.5, len(emotions) / 5), "height": 1.3 + 1.55 * len(measures)}
-        fig, axes = new_figure(len(measures), len(emotions), **shape, grid={"sharex": True, "sharey": "row"})
+        shape = {"least": 0.5, "base": 1.3, "each": 1.55, "sharex": "all"}
+        fig, axes, side_by_side = emotion_grid(len(measures), len(emotions), **shape)
         looks = emotion_kwargs(emotions)
         for column, emotion in enumerate(emotions):
             for row, measure in enumerate(measures):
@@ -114,18 +126,19 @@ def dose_response(
                 _draw(ax, data[(data.emotion == emotion) & (data.measure == measure)], looks[emotion])
                 if best and emotion in best:
                     ax.axvline(best[emotion], color=INK, linestyle=":", label="frozen dose")
-                _dress(ax, measure)
+                _dress(ax, measure, nbins=5 if side_by_side < 6 else 3)
                 if emotion in star:
                     right = ax.get_xlim()[1]
                     ax.axvspan(
                         star[emotion], right, color=INK, alpha=0.09, linewidth=0, label="fluency collapsed (from α*)"
                     )
                     ax.set_xlim(right=right)
-            axes[0, column].set_title(emotion.replace(" + ", "\n+ "), color=INK)
+            panel_title(axes[0, column], emotion, side_by_side)
             axes[-1, column].set_xlabel("dose α")
         names = dict(_ROWS, perplexity_ratio=f"perplexity /\n{'instructed' if instructed else 'unsteered'}")
         for row, measure in enumerate(measures):
-            axes[row, 0].set_ylabel(names[measure])
+            for ax in axes[row, ::side_by_side]:
+                ax.set_ylabel(names[measure])
         _legend(fig, axes)
         params = {"best": dict(best or {}), "alpha_star": dict(star)}
         n = f"{table['query_id'].nunique()} queries"
@@ -150,8 +163,8 @@ def _draw(ax, cells: pd.DataFrame, own: dict) -> None:
         ax.axhline(told.value, color=_TOLD, linewidth=1.2, linestyle=(0, (6, 2)), label="instructed, not steered")
 
 
-def _dress(ax, measure: str) -> None:
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+def _dress(ax, measure: str, nbins: int) -> None:
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=nbins, steps=[1, 2, 5, 10]))
     if measure in ("target", "overall"):
         ax.set_ylim(-0.03, 1.03)
     elif measure == "adherence":
@@ -171,7 +184,7 @@ def _legend(fig, axes) -> None:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     columns = 4 if axes.shape[1] > 3 else 2
-    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns)
+    top_legend(fig, handles.values(), handles.keys(), columns)
 
 
 def _probabilities(table: pd.DataFrame) -> list[str]:
@@ -186,10 +199,3 @@ def _top(table: pd.DataFrame) -> pd.Series:
     if table[columns].isna().any(axis=None):
         raise EmolabError("the p_<emotion> columns hold missing values; score the whole table")
     return table[columns].idxmax(axis=1).str[2:]
-
-
-def _require(table: pd.DataFrame, columns) -> None:
-    missing = [c for c in columns if c not in table]
-    if missing or not len(table):
-        what = f"lacks {', '.join(missing)}" if missing else "is empty"
-        raise EmolabError(f"the table {what}; it needs {', '.join(columns)} and the judge's columns")

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -21,13 +22,19 @@ from ..errors import EmolabError
 
 # name -> (width of a full-width figure in inches, font size in points). Print: two columns of a journal, 8 pt.
 STYLES = {"notebook": (9.6, 10.0), "print": (7.0, 8.0), "slides": (13.0, 15.0)}
+PER_ROW = 6  # panels side by side that are still wide enough to read
 GREY = "#8A8A8A"
 INK = "#333333"
 _current: ContextVar[str] = ContextVar("emolab_style", default="notebook")
 
 # Equal bytes on every machine: the font that ships with matplotlib, a fixed salt for the SVG's ids, text kept as text.
-FIXED = {"font.family": "DejaVu Sans", "svg.hashsalt": "emolab", "svg.fonttype": "none", "axes.unicode_minus": True}
-FIXED["text.parse_math"] = False  # a label may hold a dollar sign
+FIXED: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "svg.hashsalt": "emolab",
+    "svg.fonttype": "none",
+    "axes.unicode_minus": True,
+    "text.parse_math": False,  # a label may hold a dollar sign
+}
 
 
 @contextmanager
@@ -65,7 +72,8 @@ def theme(style: str | None = None) -> Iterator[None]:
         "image.cmap": "cividis",
     }
     try:
-        with mpl.rc_context(rc | FIXED):
+        settings: dict[Any, Any] = {**rc, **FIXED}
+        with mpl.rc_context(settings):
             yield
     finally:
         _current.reset(token)
@@ -94,6 +102,36 @@ def new_figure(rows: int, columns: int, *, width: float, height: float, grid: Ma
     FigureCanvasAgg(fig)
     axes = fig.subplots(rows, columns, squeeze=False, **(grid or {}))
     return fig, axes
+
+
+def emotion_grid(n_rows: int, n: int, *, least: float, base: float, each: float, sharex: str):
+    """Figure, axes[row, emotion], and how many emotions stand side by side: at most six, then they go on below.
+
+    least: width of a figure of few emotions; base and each: height of titles and legend, and of each row. Rows share
+    their y axis over all blocks; sharex as in `plt.subplots`, "all" or "row".
+    """
+    blocks = -(-n // PER_ROW)
+    columns = -(-n // blocks)
+    width, height = min(1.0, max(least, columns / 5)), base + blocks * each * n_rows + 0.4 * (blocks - 1)
+    grid = {"sharex": sharex, "sharey": "row"} if blocks == 1 else {}
+    fig, axes = new_figure(blocks * n_rows, columns, width=width, height=height, grid=grid)
+    for (row, column), ax in np.ndenumerate(axes) if blocks > 1 else ():
+        first, lowest = axes[row % n_rows, 0], (row + 1) % n_rows == 0
+        if ax is not first:
+            ax.sharey(first)
+        if sharex == "row" and ax is not first or sharex == "all" and ax is not axes[0, 0]:
+            ax.sharex(first if sharex == "row" else axes[0, 0])
+        ax.tick_params(labelleft=column == 0, labelbottom=lowest or sharex == "row")
+    axes = axes.reshape(blocks, n_rows, columns).transpose(1, 0, 2).reshape(n_rows, -1)
+    for ax in axes[:, n:].flat:
+        ax.remove()
+    return fig, axes[:, :n], columns
+
+
+def panel_title(ax: Axes, label: str, side_by_side: int) -> None:
+    """The name of an emotion, or of a mixture, over a panel; smaller where it would run into the next one."""
+    long = max(map(len, label.split(" + "))) > (18 if side_by_side < 6 else 13)
+    ax.set_title(label.replace(" + ", "\n+ "), color=INK, fontsize="small" if long else None)
 
 
 def describe(model: object) -> dict[str, str | None] | None:
@@ -136,6 +174,17 @@ def emotion_kwargs(labels) -> dict[str, dict[str, Any]]:
     }
 
 
+def top_legend(fig: EmolabFigure, handles, labels, columns: int, **look: Any):
+    """A legend above, in so many columns, or in as many as fit into the figure's width."""
+    handles, labels = list(handles), list(labels)
+    while True:
+        legend = fig.legend(handles, labels, loc="outside upper center", ncols=columns, **look)
+        if columns == 1 or legend.get_window_extent().width <= fig.bbox.width:
+            return legend
+        legend.remove()
+        columns -= 1
+
+
 def side_legend(fig: EmolabFigure, handles, labels) -> None:
     """A legend on the right, in as many columns as it takes to be no higher than the figure."""
     lines = sum(1 + label.count("\n") for label in labels)
@@ -146,8 +195,9 @@ def side_legend(fig: EmolabFigure, handles, labels) -> None:
 def name_ticks(ax: Axes, rows, columns, *, rotation: float) -> None:
     """Names along both axes of a heat map; upright and smaller where there are more than twelve."""
     many = len(columns) > 12
-    turn = {"rotation": 90} if many else {"rotation": rotation, "ha": "right", "rotation_mode": "anchor"}
-    size = {"fontsize": "x-small"} if many or len(rows) > 12 else {}
+    slanted = {"rotation": rotation, "ha": "right", "rotation_mode": "anchor"}
+    turn: dict[str, Any] = {"rotation": 90} if many else slanted
+    size: dict[str, Any] = {"fontsize": "x-small"} if many or len(rows) > 12 else {}
     ax.set_xticks(range(len(columns)), columns, **turn, **size)
     ax.set_yticks(range(len(rows)), rows, **size)
 

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from ..emotions import order
-from ..errors import EmolabError
+from ..errors import EmolabError, need_table
 from ..grid import FIELDS, parse_mixture
 from ..scored import is_hit, is_unsteered
 from ..stats import clusters_of, interval
-from .style import GREY, INK, emotion_kwargs, finish, layer_axis, name_ticks, new_figure, text_on, theme
+from .style import GREY, INK, emotion_kwargs, finish, layer_axis, name_ticks, new_figure, text_on, theme, top_legend
 
 _COLUMNS = 5  # small multiples in a row
 _SAID = {"positions": "{} tokens", "fade": "half-life {}", "alpha": "dose {:g}", "layers": "layers {}"}
@@ -107,7 +107,7 @@ def site_map(table: pd.DataFrame, *, control: str = "random", model=None, seed: 
         ax = axes[0, 0]
         image = ax.imshow(cell["value"], vmin=-1, vmax=1, cmap="RdBu_r", aspect="auto")
         for i, j in np.ndindex(len(settings), len(names)):
-            value, low, high = (float(cell[c].iloc[i, j]) for c in ("value", "low", "high"))
+            value, low, high = (float(cell[c].to_numpy()[i, j]) for c in ("value", "low", "high"))
             ink = "white" if abs(value) > 0.6 else INK
             ax.text(j, i - 0.14, f"{value:+.2f}", ha="center", va="center", color=ink)
             ax.text(j, i + 0.22, f"{low:+.2f} to {high:+.2f}", ha="center", va="center", color=ink, fontsize="x-small")
@@ -134,11 +134,11 @@ def mixture_map(table: pd.DataFrame, *, model=None, seed: int | None = None):
     """
     table = _scored(table)
     _one(table)
-    judged = order(c[2:] for c in table if c.startswith("p_"))
+    judged = order(c[2:] for c in table.columns if c.startswith("p_"))
     table["kind"] = table["control"].mask(is_unsteered(table), "unsteered")
     names, clusters, rows = list(dict.fromkeys(table["emotion"])), clusters_of(table), []
     for (kind, name), cell in table.groupby(["kind", "emotion"], sort=False):
-        wanted = [e for e, weight in parse_mixture(name).items() if weight > 0]
+        wanted = [e for e, weight in parse_mixture(str(name)).items() if weight > 0]
         mixed = len(wanted) * cell[["p_" + e for e in wanted]].min(axis=1) if len(wanted) > 1 else cell["hit"] * np.nan
         mixed = mixed.groupby(cell["query_id"]).mean()
         spread = _mean(mixed, clusters)
@@ -155,12 +155,13 @@ def mixture_map(table: pd.DataFrame, *, model=None, seed: int | None = None):
         for ax, kind in zip(axes[0], kinds, strict=False):
             own = data[data["kind"] == kind].pivot(index="mixture", columns="judged", values="share")
             matrix = 100 * own.reindex(index=names, columns=judged).fillna(0).to_numpy()
-            image = ax.imshow(matrix, vmin=0, vmax=100, cmap="cividis", aspect="auto")
+            ax.imshow(matrix, vmin=0, vmax=100, cmap="cividis", aspect="auto")
             text_on(ax, matrix, dark=(60, 100), fmt="{:.0f}")
             name_ticks(ax, names, judged, rotation=30)
             ax.set_title({"none": "Steered", "prompt": "Instructed", "random": "Random directions"}[kind])
             _bare(ax)
         axes[0, 0].set_ylabel("mixture")
+        image = axes[0, 0].images[0]
         fig.colorbar(image, ax=list(axes[0, : len(kinds)]), ticks=[0, 50, 100], label="% of texts", shrink=0.9)
         ax = axes[0, -1]
         for kind, label, marker, face, shift in (
@@ -227,12 +228,9 @@ def fade_curve(table: pd.DataFrame, *, model=None, seed: int | None = None):
 
 def _scored(table: pd.DataFrame, *fields: str) -> pd.DataFrame:
     """The table with `hit`, 1 where the judge's top label is the target, and `top`, that label."""
-    missing = [c for c in ("query_id", "emotion", "alpha", "control", *fields) if c not in table]
-    if missing or not len(table):
-        what = f"lacks {', '.join(missing)}" if missing else "is empty"
-        raise EmolabError(f"the table {what}; it comes from emolab.score(emolab.sweep(...))")
+    need_table(table, ("query_id", "emotion", "alpha", "control", *fields), "emolab.score(emolab.sweep(...))")
     table = table.assign(hit=is_hit(table))
-    judged = [c for c in table if c.startswith("p_")]
+    judged = [c for c in table.columns if c.startswith("p_")]
     return table.assign(top=table[judged].idxmax(axis=1).str[2:])
 
 
@@ -270,7 +268,7 @@ def _band(ax, x, rows: pd.DataFrame, look: dict) -> None:
 
 def _legend(fig, ax) -> None:
     handles, labels = ax.get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 8 if fig.get_figwidth() > 6 else 2))
+    top_legend(fig, handles, labels, min(len(labels), 8 if fig.get_figwidth() > 6 else 2))
 
 
 def _bare(ax) -> None:

@@ -22,8 +22,11 @@ def text_table(table: pd.DataFrame, *, rows: str = "emotion", columns: str = "al
     shown = table.pivot_table(index=rows, columns=columns, values="text", aggfunc="first", sort=True)
     shown = shown.reindex(order(shown.index)) if rows in ("emotion", "condition") else shown
     style = shown.style.format(escape="html")
-    style.set_uuid("texts")
-    style.set_properties(**{"text-align": "left", "vertical-align": "top", "white-space": "normal", "min-width": "9em"})
+    for axis in (0, 1):  # 0.5, not 0.500000; labels and queries are others' words, too
+        style.format_index(lambda x: f"{x:g}" if isinstance(x, float) else str(x), escape="html", axis=axis)
+    style.set_uuid("texts").set_table_styles([{"selector": "th", "props": "vertical-align: top"}])
+    css = {"text-align": "left", "vertical-align": "top", "white-space": "normal", "min-width": "9em"}
+    style.set_properties(subset=None, **css)
     if highlight and highlight in table:
         read = table.pivot_table(index=rows, columns=columns, values=highlight, aggfunc="first").reindex_like(shown)
         look = styles(x for x in (*table.get("emotion", ()), *table[highlight]) if isinstance(x, str))

@@ -11,8 +11,8 @@ import pandas as pd
 from matplotlib.colors import to_hex
 
 from ..emotions import order
-from ..errors import EmolabError
-from ..plot.heads import _VALUES as VALUES
+from ..errors import EmolabError, need_table
+from ..plot.heads import VALUES
 from .page import FADED, LINE, View, page
 
 MAX_HEADS = 1100  # the cells of a larger map alone would outweigh the notebook
@@ -33,11 +33,12 @@ def head_view(table: pd.DataFrame, value: str | None = None, *, emotion: str | N
     first). Of models with many heads the smaller columns are left out of the details, never of `.table`. Raises
     EmolabError for a table without such a quantity, with several rows for a head and emotion, or of over 1,100 heads.
     """
+    need_table(table, ("layer", "head", "emotion"), "emolab.heads.head_maps or emolab.head_effects")
     known = [v for v in VALUES if v in table]
     value = value or next((v for v in ("share", "contribution", *known) if v in table), None)
     if value not in known:
         raise EmolabError(f"cannot show {value!r} of this table; it holds {', '.join(known) or 'no quantity of heads'}")
-    if table.empty or table.duplicated(["layer", "head", "emotion"]).any():
+    if table.duplicated(["layer", "head", "emotion"]).any():
         raise EmolabError("expected one row for each layer, head and emotion; choose one test of the table first")
     emotions = order(table["emotion"])
     emotion = emotions[0] if emotion is None else emotion
@@ -52,7 +53,8 @@ def head_view(table: pd.DataFrame, value: str | None = None, *, emotion: str | N
     index = pd.MultiIndex.from_product([emotions, layers, heads], names=["emotion", "layer", "head"])
     full = table.set_index(["emotion", "layer", "head"]).reindex(index)
     dotted = value in ("effect", "share") and "q" in full
-    columns = list(dict.fromkeys([value, *(["q"] if dotted else []), *known, *(c for c in _EXTRAS if c in full)]))
+    named: list[str] = [value, *(["q"] if dotted else []), *known, *(c for c in _EXTRAS if c in full)]
+    columns = list(dict.fromkeys(named))
     fit = max(2 if dotted else 1, _MAX_DATA // (len(full) * 8 // 3))  # two bytes a number, in base64
     numbers = {column: _rounded(full[column].to_numpy(float)) for column in columns[:fit]}
     top = float(np.nanmax(np.abs(full[value].astype(float)), initial=0)) or 1.0

@@ -10,10 +10,11 @@ from typing import Any
 import ipywidgets as widgets
 
 from ..emotions import styles
-from ..errors import EmolabError
+from ..errors import EmolabError, need_number
 from ..generation import generate
+from ..judges import judges_of
 from ..models import Model
-from ..steering import _CHOICES, Steering, as_rows
+from ..steering import CHOICES, Steering, as_rows
 from ..vectors import EmotionVectors
 from .answers import answers, code_line, one_line
 from .work import Latest, default_judge, judged_by, own_copy, random_control
@@ -67,6 +68,7 @@ class SteeringPanel(widgets.VBox):
         max_new_tokens: int = 80,
     ) -> None:
         self._runs = Latest(self._run, DELAY)
+        need_number("max_new_tokens", max_new_tokens, 1, whole=True)
         start = Steering(vectors, doses or {vectors.emotions[0]: 0.0}, site=site, layers=layers)
         as_rows(model, start)
         span = sorted(start._layers)
@@ -75,7 +77,7 @@ class SteeringPanel(widgets.VBox):
         self._model, self._vectors, self._max_new_tokens = own_copy(model), vectors, max_new_tokens
         for module in {id(m): m for m in (self._model.hf, self._model.bridge.original_model)}.values():
             module.register_forward_pre_hook(self._tick)
-        self._judge = default_judge() if judge is None else None if judge is False else judge
+        self._judge = default_judge() if judge is None else None if judge is False else judges_of(judge)[0]
         self._plain: dict[str, str] = {}  # the unsteered text to the newest prompt
         self._number, self._tokens, self._told, self._linking = 0, 0, 0.0, False
         self.texts: dict[str, str] = {}
@@ -88,7 +90,7 @@ class SteeringPanel(widgets.VBox):
 
     def _build(self, prompt: str, doses: dict[str, float], site: str, layers: tuple[int, int]) -> None:
         name = max(5.5, 0.65 * max(map(len, self._vectors.emotions)))  # em, for the longest label
-        wide, narrow = widgets.Layout(width="100%"), widgets.Layout(width=f"{18 + name}em")
+        wide, narrow = widgets.Layout(width="auto"), widgets.Layout(width=f"{18 + name}em")
         words = {"description_width": f"{name}em"}
         self.prompt = widgets.Text(prompt, description="prompt", continuous_update=False, style=words, layout=wide)
         looks, (top, step) = styles(self._vectors.emotions), _RANGES["vector"]
@@ -104,8 +106,8 @@ class SteeringPanel(widgets.VBox):
         more = {"style": {"description_width": "4em"}, "layout": {"width": "20em"}}
         self.layers = widgets.IntRangeSlider(value=layers, min=0, max=last, description="layers", **more)
         self.site = widgets.Dropdown(value=site, options=self._vectors.sites, description="site", **more)
-        self.op = widgets.Dropdown(options=_CHOICES["op"], description="op", **more)
-        self.dose = widgets.Dropdown(options=_CHOICES["dose"], description="dose", **more)
+        self.op = widgets.Dropdown(options=CHOICES["op"], description="op", **more)
+        self.dose = widgets.Dropdown(options=CHOICES["dose"], description="dose", **more)
         self.control = widgets.Checkbox(True, description="random control", indent=False, layout={"width": "10em"})
         self._zero = widgets.Button(description="all to 0", layout={"width": "6em"})
         self._stop = widgets.Button(description="stop", disabled=True, layout={"width": "6em"})
@@ -148,7 +150,7 @@ class SteeringPanel(widgets.VBox):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         static = self._result.value or self._status.value
-        return {**super()._repr_mimebundle_(**kwargs), "text/plain": "SteeringPanel", "text/html": static}
+        return {**(super()._repr_mimebundle_(**kwargs) or {}), "text/plain": "SteeringPanel", "text/html": static}
 
     def _changed(self, change: Any) -> None:
         if self._linking:
@@ -164,7 +166,7 @@ class SteeringPanel(widgets.VBox):
         """Another op or kind of dose: a number means something else then, so all start from 0."""
         self._set(dict.fromkeys(self.sliders, 0.0), submit=False)
         ablate = self.op.value == "ablate"
-        top, step = _RANGES["ablate" if ablate else self.dose.value]
+        top, step = _RANGES["ablate" if ablate else str(self.dose.value)]
         self.dose.disabled = ablate
         self._linking = True
         if ablate:
@@ -210,10 +212,10 @@ class SteeringPanel(widgets.VBox):
 
     def _run(self, request: _Request, number: int) -> None:
         self._number, self._tokens, self._told = number, 0, time.monotonic()
-        error, note = None, ""
+        error, note, texts = None, "", {}
+        judged: dict[str, dict[str, float]] = {}
         try:
             texts = self._write(request)
-            judged: dict[str, dict[str, float]] = {}
             if self._judge is not None:
                 try:
                     judged = judged_by(self._judge, texts, request.prompt)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..errors import EmolabError
+from ..errors import EmolabError, need_number, need_texts
 from ..models import Model, encode, site_hooks
 from ..steering import Steering, as_rows
 from ..vectors import EmotionVectors
@@ -39,6 +39,7 @@ def token_projections(
     """
     if site == "head":
         raise EmolabError('a token has no single activation at site "head"; use "resid", "attn" or "mlp"')
+    need_texts("prompt and text", [prompt, text])
     # The checks of steering are those that are needed here: site, layers, fingerprint and shapes.
     steering = Steering(vectors, {vectors.emotions[0]: 1.0}, site=site, layers=layers)
     as_rows(model, steering)
@@ -98,8 +99,10 @@ def token_view(
     emotion = vectors.emotions[0] if emotion is None else emotion
     if emotion not in vectors.emotions:
         raise EmolabError(f"unknown emotion {emotion!r}; these vectors hold {', '.join(vectors.emotions)}")
-    if limit is not None and not (math.isfinite(limit) and limit > 0):
-        raise EmolabError(f"limit is {limit!r}; expected a number above 0")
+    if limit is not None:
+        need_number("limit", limit, 0)
+    if limit == 0:
+        raise EmolabError("limit is 0; expected a number above 0, or None")
     table = token_projections(model, text, vectors, prompt=prompt, site=site, layers=layers)
     names = list(table.drop_duplicates("position")["token"])
     if len(names) > MAX_TOKENS:

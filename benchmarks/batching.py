@@ -1,0 +1,124 @@
+"""Batches by length against batches in file order, and what a shared prompt prefix would save.
+
+`python benchmarks/batching.py`. emolab sorts rows by length before it cuts batches (`plan_batches`), and a sweep writes
+equal texts once. In file order means: the same calls, batch by batch as the rows stand in the table, with every row
+written. Such calls cost a little by themselves; "all texts of 68 tokens", where no order helps, says how much. About
+2 minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+from _harness import CUDA, arguments, measure, plain_row, random_model, ratios, record, text
+from extraction import EMOTIONS
+from steering import vectors
+
+import emolab
+from emolab import Steering, generate, response_means
+from emolab.models import encode, render_prompts
+
+BATCH = 32 if CUDA else 8
+NEW = 16
+ALPHAS = (0.0, 1.0, 2.0, 4.0)
+
+
+def lengths(n: int, low: int, high: int) -> list[int]:
+    """Evenly spread from low to high, in random order."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0)).tolist()
+    return [low + round((high - low) * i / max(1, n - 1)) for i in order]
+
+
+def mixed(sizes: list[int]) -> pd.DataFrame:
+    rows = [(EMOTIONS[i % len(EMOTIONS)], text(8, i), text(n, 10_000 + i)) for i, n in enumerate(sizes)]
+    return pd.DataFrame(rows, columns=["condition", "prompt", "text"])
+
+
+def extraction_cases(model, table: pd.DataFrame) -> dict:
+    options = {"batch_size": BATCH, "progress": False}
+
+    def in_order():
+        for i in range(0, len(table), BATCH):
+            response_means(model, table.iloc[i : i + BATCH], **options)
+
+    return {"file order": in_order, "by length": lambda: response_means(model, table, **options)}
+
+
+def sweep_cases(model, queries: pd.DataFrame, texts: dict) -> dict:
+    ev = vectors(model)
+
+    def by_length():
+        options = {"alphas": ALPHAS, "controls": (), "max_new_tokens": NEW, "batch_size": BATCH, "progress": False}
+        texts["by length"] = emolab.sweep(model, ev, queries, **options)
+
+    def in_order():
+        table = texts["by length"]
+        steerings = {(e, x): Steering(ev, {e: x}) if x else None for e in ev.emotions for x in ALPHAS}
+        rows = [steerings[key] for key in zip(table["emotion"], table["alpha"], strict=True)]
+        found = []
+        for i in range(0, len(rows), BATCH):
+            options = {"steering": rows[i : i + BATCH], "max_new_tokens": NEW, "batch_size": BATCH}
+            found += generate(model, list(table["query"][i : i + BATCH]), **options)
+        texts["file order"] = found
+
+    by_length()  # its table is what the other case replays
+    return {"file order": in_order, "by length, unsteered once": by_length}
+
+
+def prefix_cases(model, n: int, prompt: int) -> dict:
+    """n answers to one prompt: its prompt read n times, or once and its keys and values shared."""
+    from transformers import DynamicCache
+
+    ready = encode(model, render_prompts(model, [text(prompt, 0)]))
+    ids = ready.input_ids.repeat(n, 1)
+    options = {"max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
+
+    def whole():
+        return model.hf.generate(ids, attention_mask=torch.ones_like(ids), **options)
+
+    def shared():
+        cache = DynamicCache(config=model.hf.config)
+        with torch.inference_mode():
+            model.hf(ready.input_ids[:, :-1], past_key_values=cache, logits_to_keep=1)
+        cache.batch_repeat_interleave(n)
+        return model.hf.generate(ids, attention_mask=torch.ones_like(ids), past_key_values=cache, **options)
+
+    return {"each row reads the prompt": whole, "read once, shared": shared}
+
+
+def main() -> None:
+    a = arguments()
+    n_layers, d_model, dtype, n = (4, 128, "float32", 24) if a.quick else (12, 256, "float32", 96)
+    if CUDA and not a.quick:
+        n_layers, d_model, dtype, n = 16, 2048, "bfloat16", 384
+    model, repeats = random_model(n_layers, d_model, dtype=dtype), min(a.repeats, 3)
+    size = f"{n_layers} layers, d {d_model}, {dtype}, batch {BATCH}"
+    for told, sizes in (("texts of 8 to 128 tokens", lengths(n, 8, 128)), ("all texts of 68 tokens", [68] * n)):
+        seconds = measure(extraction_cases(model, mixed(sizes)), repeats=repeats)
+        rows = ratios(seconds, against="file order", speed=True)
+        record("extraction in batches by length", rows, setting=f"{size}, {told}")
+
+    texts: dict = {}
+    queries = [text(k, i) for i, k in enumerate(lengths(2 if a.quick else 8, 8, 128))]
+    table = pd.DataFrame({"query_id": [f"q{i}" for i in range(len(queries))], "query": queries, "emotion": "neutral"})
+    table["situation"] = table["query_id"]
+    seconds = measure(sweep_cases(model, table, texts), repeats=repeats)
+    goals = {"by length, unsteered once": (">", 1)}
+    rows = ratios(seconds, against="file order", goals=goals, speed=True)
+    same = sum(x == y for x, y in zip(texts["file order"], texts["by length"]["text"], strict=True))
+    rows.append(plain_row("equal greedy texts", same, f"of {len(texts['by length'])}", (">=", len(texts["by length"]))))
+    setting = f"{size}, {len(queries)} queries of 8 to 128 tokens, 5 emotions, {len(ALPHAS)} doses, {NEW} new tokens"
+    record("sweep against file order", rows, setting=setting)
+
+    for prompt in (32,) if a.quick else (32, 256):
+        cases = prefix_cases(model, 36, prompt)
+        same = torch.equal(*(case() for case in cases.values()))
+        rows = ratios(measure(cases, repeats=repeats), against="each row reads the prompt", speed=True)
+        rows.append(plain_row("equal greedy texts", int(same), "(1: all)"))
+        note = "What could be saved: emolab reads the prompt in every row. Plain generation, unsteered."
+        setting = f"{n_layers} layers, d {d_model}, {dtype}, 36 answers of {NEW} tokens to one prompt of {prompt}"
+        record("shared prompt prefix", rows, setting=setting, note=note)
+
+
+if __name__ == "__main__":
+    main()

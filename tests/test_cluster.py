@@ -1,0 +1,401 @@
+"""Dask: the same bytes as a serial run, whatever the workers do; and what cannot be run there says so."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import emolab
+from emolab import cli, cluster, experiments, judges, pipeline, responses, selection
+from emolab.causal import ablation_curve
+from emolab.errors import EmolabError
+from emolab.judges import FunctionJudge
+from tests import oracle, tiny
+
+dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
+EMOTIONS = ("anger", "joy")
+ROOT = Path(__file__).parent.parent
+
+
+def local(n_workers=2, *, threads_per_worker=1, processes=False):
+    return distributed.LocalCluster(
+        n_workers=n_workers, threads_per_worker=threads_per_worker, processes=processes, dashboard_address=":0",
+        protocol="tcp" if processes else "inproc", silence_logs="CRITICAL",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def client():
+    """Two workers in this process, which share one model: quick, and counted calls are seen here."""
+    with local() as workers, distributed.Client(workers) as found:
+        yield found
+    cluster._held.clear()
+
+
+@pytest.fixture(scope="module")
+def talker(tmp_path_factory):
+    return emolab.load_model(tiny.save(tmp_path_factory.mktemp("talker"), *oracle.talker()), device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(responses, "_CHUNK", 5)
+    monkeypatch.setattr(experiments, "_CHUNK", 7)
+
+
+QUERIES = oracle.queries(n_train=6, n_heldout=2)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+# The central promise: the same bytes.
+
+
+def written(model, out: Path, client) -> tuple[dict[str, bytes], list[pd.DataFrame]]:
+    """All that a client is taken for, in one folder; tables that have no file beside."""
+    told = emolab.collect_responses(
+        model, QUERIES, emotions=EMOTIONS, out=out, max_new_tokens=6, progress=False, client=client
+    )
+    means = emolab.response_means(model, told, batch_size=4, out=out, progress=False, client=client)
+    vectors = emolab.extract_vectors(model, told, sites=("resid", "attn", "head"), means=means, progress=False)
+    grid = [
+        {"site": ["resid"], "part": ["whole", "specific"]},
+        {"site": ["head"], "heads": [{1: [0, 2]}], "op": ["add", "ablate"]},
+        {"site": ["attn"], "positions": [slice(0, 3)], "op": ["clamp"]},
+    ]
+    tables = []
+    for i, setting in enumerate(grid):
+        options = {"alphas": (0, 1, 3), "controls": ("random", "shuffled", "prompt"), "grid": setting}
+        options |= {"emotions": ["joy", {"anger": 0.5, "joy": 0.5}], "max_new_tokens": 6, "progress": False}
+        table = emolab.sweep(model, vectors, QUERIES[:3], out=out / f"{i}", client=client, **options)
+        tables.append(table)
+    tables.append(emolab.score(tables[0], model=model, judges=WORDY, client=client))
+    options = {"n_queries": 3, "batch_size": 4, "max_new_tokens": 5, "progress": False, "client": client}
+    words = {"anger": ["dark", "bad"], "joy": ["happy", "sun"]}
+    for test in ("patch", "ablate"):
+        tables.append(emolab.head_effects(model, vectors, told, test=test, words=words, **options))
+    tables.append(ablation_curve(model, vectors, told, ranked=tables[-1], judge=WORDY, ks=[2], n_random=1, **options))
+    return files(out), tables
+
+
+def _wordy(texts):
+    shares = [[1 + text.count("a"), 1 + text.count("o"), 1] for text in texts]
+    return np.array([[x / sum(row) for x in row] for row in shares])
+
+
+WORDY = FunctionJudge(_wordy, (*EMOTIONS, "neutral"), name="wordy")
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice")  # random weights: some heads have no effect to divide by
+def test_every_file_and_table_is_that_of_a_serial_run(talker, client, tmp_path, monkeypatch):
+    monkeypatch.setattr(judges, "embed", oracle.embed)
+    serial, expected = written(talker, tmp_path / "serial", None)
+    found, tables = written(talker, tmp_path / "cluster", client)
+    assert serial == found and {"responses.parquet", "response_means.safetensors", "2/sweep.parquet"} <= set(found)
+    for ours, theirs in zip(tables, expected, strict=True):
+        pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+    assert expected[0]["text"].nunique() > 6, "texts that differ, or equality would say little"
+    prefixes = set(client.cluster.scheduler.task_prefixes)
+    assert {"responses", "activations", "sweep-joy", "heads", "scores", "shared"} <= prefixes, "names on the dashboard"
+
+
+def test_sampled_texts_are_those_of_a_serial_run(talker, client):
+    options = {"emotions": EMOTIONS, "max_new_tokens": 6, "temperature": 1.0, "seed": 3, "progress": False}
+    plain = emolab.collect_responses(talker, QUERIES, **options)
+    pd.testing.assert_frame_equal(emolab.collect_responses(talker, QUERIES, client=client, **options), plain)
+    assert not emolab.collect_responses(talker, QUERIES, **{**options, "seed": 4}).equals(plain)
+
+
+@pytest.mark.parametrize("again_on_cluster", [True, False])
+def test_a_client_that_was_cut_off_goes_on_where_it_was(talker, client, tmp_path, monkeypatch, again_on_cluster):
+    options = {"emotions": EMOTIONS, "max_new_tokens": 6, "progress": False}
+    emolab.collect_responses(talker, QUERIES, out=tmp_path / "serial", **options)
+    write, kept = responses.write_table, []
+
+    def cut_off(table, path, settings):
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+        kept.append(len(table))
+        return write(table, path, settings)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(responses, "write_table", cut_off)
+        emolab.collect_responses(talker, QUERIES, out=tmp_path / "cut", client=client, **options)
+    assert 0 < kept[0] < kept[1] < 24 and len(pd.read_parquet(tmp_path / "cut/responses.parquet")) == kept[1]
+    asked, generate = [], emolab.generate
+    monkeypatch.setattr("emolab.generation.generate", lambda m, p, **o: asked.append(len(p)) or generate(m, p, **o))
+    wait_until(lambda: not running(client))  # what a worker has begun it ends, though nobody waits for it
+    asked.clear()
+    where = client if again_on_cluster else None
+    emolab.collect_responses(talker, QUERIES, out=tmp_path / "cut", client=where, **options)
+    assert sum(asked) == 24 - kept[1], "only what is missing"
+    assert files(tmp_path / "cut") == files(tmp_path / "serial")
+
+
+def running(client) -> list:
+    return [task for worker in client.cluster.workers.values() for task in worker.state.all_running_tasks]
+
+
+def wait_until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+# How chunks run.
+
+
+def test_without_a_client_chunks_run_one_after_the_other_when_asked_for(talker):
+    seen = []
+    found = cluster.run_chunks(talker, lambda model, x: seen.append(x) or x * 10, [(1,), (2,)])
+    assert next(found) == {0: 10} and seen == [1] and next(found) == {1: 20} and not list(found)
+    prepared = cluster.run_chunks(talker, lambda m, s, x: (s, x), [(1,)], shared=3, prepare=lambda m, s: s + 1)
+    assert list(prepared) == [{0: (4, 1)}]
+
+
+def _note(model, shared, number):
+    shared.append(number)
+    return number, len(shared)
+
+
+def test_the_model_is_read_once_and_what_is_shared_made_ready_once(talker, client, monkeypatch):
+    cluster._held.clear()
+    read, load = [], emolab.models.load_model
+    monkeypatch.setattr(emolab.models, "load_model", lambda *a, **k: read.append(a) or load(*a, **k))
+    for _ in range(2):
+        cluster_call = cluster.run_chunks(
+            talker, _note, [(i,) for i in range(9)], shared=[], prepare=_listed, client=client
+        )
+        found = {number: result for part in cluster_call for number, result in part.items()}
+        assert sorted(found) == list(range(9)) and all(found[i][0] == i for i in found)
+        assert sorted(n for _, n in found.values()) == list(range(1, 10)), "one list for all nine, a new one each call"
+    assert len(read) == 1 and read[0] == (str(Path(talker.source).resolve()),)
+
+
+def _listed(model, shared):
+    return list(shared)
+
+
+_ran: list[int] = []
+
+
+def _fails(model, number):
+    _ran.append(number)
+    if number == 0:
+        raise EmolabError("chunk 0 holds nothing; give it something")
+    time.sleep(0.2)
+
+
+def test_the_error_of_a_chunk_is_the_clients_at_once(talker):
+    with local(1) as one, distributed.Client(one) as client:
+        list(cluster.run_chunks(talker, _note, [(0,)], shared=[], client=client))  # the model is read
+        start = time.monotonic()
+        with pytest.raises(EmolabError, match="^chunk 0 holds nothing; give it something$"):
+            list(cluster.run_chunks(talker, _fails, [(i,) for i in range(40)], client=client))
+        assert time.monotonic() - start < 5 and _ran.count(0) == 1
+        wait_until(lambda: not running(client))
+        assert len(_ran) < 20, "the rest is let go"
+
+
+def _naps(model, number):
+    time.sleep(0.1)
+
+
+def test_a_lost_cluster_is_one_clear_error(talker):
+    with local(1) as one, distributed.Client(one) as client:
+        found = cluster.run_chunks(talker, _naps, [(i,) for i in range(50)], client=client)
+        next(found)
+        one.close()
+        with pytest.raises(EmolabError, match="the cluster was lost; what was finished is saved"):
+            list(found)
+
+
+_inside, _most = [0], [0]
+
+
+def _crowd(model, number):
+    _inside[0] += 1
+    _most[0] = max(_most[0], _inside[0])
+    time.sleep(0.01)
+    _inside[0] -= 1
+
+
+def test_threads_of_a_worker_take_turns(talker):
+    with local(1, threads_per_worker=4) as crowded, distributed.Client(crowded) as client:
+        with pytest.warns(UserWarning, match="one task at a time.*threads_per_worker=1"):
+            list(cluster.run_chunks(talker, _crowd, [(i,) for i in range(12)], client=client))
+    assert _most[0] == 1
+
+
+# What cannot run there.
+
+
+def test_models_that_workers_cannot_read(talker, tiny_llama, client, tmp_path):
+    def refused(model, match, where=client):
+        with pytest.raises(EmolabError, match=match):
+            emolab.collect_responses(model, QUERIES, out=tmp_path, client=where)
+        assert not (tmp_path / "responses.parquet").exists()
+
+    refused(emolab.load_model((talker.hf, talker.tokenizer)), "object in memory.*save_pretrained")
+    with emolab.steered(talker, emolab.Steering(tiny.random_vectors(talker), {"joy": 1.0})):
+        refused(talker, "carries hooks")
+    refused(talker, "client is 'tcp://x'; expected a dask.distributed.Client", "tcp://x")
+    own = emolab.load_model(tiny.save(tmp_path / "own", *oracle.talker()), device="cpu")
+    tiny.save(tmp_path / "own", tiny.build(tiny.llama_config(), seed=5), tiny.tokenizer())
+    refused(own, "reads another model from .*own': fingerprint .* and here .*same files")
+    own.hf.model.embed_tokens.weight[:] = 0
+    refused(own, "were changed after loading")
+    with pytest.raises(EmolabError, match="object in memory"):  # at once, before any stage
+        pipeline.study((talker.hf, talker.tokenizer), out=tmp_path / "study", client=client, progress=False)
+
+
+def test_a_worker_with_other_versions_or_without_the_files_says_so(talker, client):
+    cluster._held.clear()
+    source = cluster.check_client(talker, client)
+    cases = {
+        "has emolab.*this process has emolab 0.0": replace(source, versions="emolab 0.0"),
+        "worker .*: no model '/nowhere': there is no such directory": replace(source, path="/nowhere"),
+        "worker .*: torch cannot use device 'cuda:99'": replace(source, options=source.options | {"device": "cuda:99"}),
+    }
+    for match, given in cases.items():
+        with pytest.raises(EmolabError, match=match):
+            client.submit(cluster._model, given, pure=False).result()
+
+
+def test_a_cluster_that_cannot_be_reached(monkeypatch):
+    with cluster.connected(None) as nothing:
+        assert nothing is None
+    monkeypatch.setattr(cluster, "_PATIENCE", 0.3)
+    for address in ("tcp://127.0.0.1:9", "nonsense://x", "10.0.0.1"):
+        with pytest.raises(EmolabError, match="no Dask scheduler answers at .*tcp://"), cluster.connected(address):
+            pass
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(EmolabError, match=r"pip install 'emolab\[cluster\]'"), cluster.connected("tcp://127.0.0.1:9"):
+        pass
+
+
+def test_dask_is_imported_only_where_it_is_used():
+    for path in sorted((ROOT / "emolab").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in tree.body:  # `if TYPE_CHECKING:` and functions lie deeper
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [n for n in names if n.split(".")[0] in ("dask", "distributed")], path
+
+
+def test_the_command_line_hands_the_client_on(talker, client, tmp_path, monkeypatch):
+    given, address = [], client.cluster.scheduler_address
+
+    def study(model, **options):
+        given.append(options["client"])
+        assert options["client"] is None or options["client"].scheduler.address == address
+
+    monkeypatch.setattr(pipeline, "study", study)
+    assert cli.main(["study", "--model", talker.source, "--out", str(tmp_path), "--cluster", address]) == 0
+    assert given[0].status == "closed"
+    assert cli.main(["study", "--model", talker.source, "--out", str(tmp_path)]) == 0 and given[1] is None
+
+
+# Processes of their own, killed without a word.
+
+
+@pytest.mark.slow
+def test_a_study_whose_workers_are_killed_equals_the_serial_one(talker, tmp_path, monkeypatch):
+    """A worker dies by SIGKILL in the middle of the responses and another in the middle of the sweep of the report."""
+    monkeypatch.setattr(judges, "embed", oracle.embed)
+    monkeypatch.setattr(selection, "SELECTION_ALPHAS", (2.0, 6.0))
+    monkeypatch.setattr(pipeline, "run_figures", lambda out: [])
+    monkeypatch.setattr(pipeline, "write_report", lambda out: None)
+    options = {"queries": oracle.queries(n_train=12, n_heldout=4), "n_queries": (4, 2, 3), "emotions": EMOTIONS}
+    options |= {"alphas": (-1.0, 0.0, 1.0, 2.0), "methods": (), "seed": 1, "progress": False}
+    serial = pipeline.study(talker, out=tmp_path / "serial", **options)
+    killed = []
+    with local(2, processes=True) as workers, distributed.Client(workers) as client:
+
+        def kill_at(module, folder, number):
+            write, seen = module.write_table, []
+
+            def kills(table, path, settings):
+                seen.append(path)
+                if len([p for p in seen if Path(p).parent == folder]) == number and module not in killed:
+                    busy = [address for address, tasks in client.processing().items() if tasks]
+                    pid = client.run(os.getpid, workers=busy[:1])[busy[0]]
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(module)
+                return write(table, path, settings)
+
+            monkeypatch.setattr(module, "write_table", kills)
+
+        kill_at(responses, tmp_path / "cluster", 2)
+        kill_at(experiments, tmp_path / "cluster", 3)
+        found = pipeline.study(talker, out=tmp_path / "cluster", client=client, **options)
+    assert killed == [responses, experiments]
+    serial.pop("timings"), found.pop("timings")
+    assert found == serial
+    theirs, ours = files(tmp_path / "serial"), files(tmp_path / "cluster")
+    timed = ("summary.json", ".lock", ".lock.owner")
+    assert {k: v for k, v in ours.items() if k not in timed} == {k: v for k, v in theirs.items() if k not in timed}
+    assert {"sweep.parquet", "vectors.safetensors", "selection/doses/sweep.parquet", "scores.parquet"} <= set(ours)
+
+
+def _dies(model, number):
+    os._exit(1)
+
+
+@pytest.mark.slow
+def test_a_chunk_that_kills_every_worker_is_given_up(talker):
+    with dask.config.set({"distributed.scheduler.allowed-failures": 1}), local(1, processes=True) as workers:
+        with distributed.Client(workers) as client, pytest.raises(EmolabError, match="2 workers died over it.*memory"):
+            list(cluster.run_chunks(talker, _dies, [(0,)], client=client))
+
+
+@pytest.mark.slow
+def test_a_killed_command_goes_on_on_the_same_cluster(talker, tmp_path):
+    """`dask scheduler`, `dask worker` and `emolab sweep --cluster` as processes; SIGKILL; the same command again."""
+    emolab.EmotionVectors.save(tiny.random_vectors(talker), tmp_path / "vectors.safetensors")
+    asked = [f"tell me about the {word} ." for word in oracle.PLAIN[:40]]
+    (tmp_path / "queries.json").write_text(json.dumps(asked))
+    command = ["sweep", "--model", talker.source, "--vectors", str(tmp_path / "vectors.safetensors")]
+    command += ["--queries", str(tmp_path / "queries.json"), "--controls", "--alphas", *"0 1 2 3 4 5 6".split()]
+    assert cli.main([*command, "--out", str(tmp_path / "serial")]) == 0
+    file, started = tmp_path / "scheduler.json", []
+
+    def start(*words):
+        options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": ROOT}
+        started.append(subprocess.Popen([sys.executable, "-m", *words], **options))
+        return started[-1]
+
+    try:
+        start("dask", "scheduler", "--scheduler-file", str(file), "--port", "0", "--dashboard-address", ":0")
+        start("dask", "worker", "--scheduler-file", str(file), "--nthreads", "1", "--dashboard-address", ":0")
+        wait_until(file.exists, 60)
+        address = json.loads(file.read_text())["address"]
+        cut = [*command, "--out", str(tmp_path / "cut"), "--cluster", address]
+        client = start("emolab", *cut)
+        wait_until((tmp_path / "cut/sweep.parquet").exists, 120)
+        client.kill()
+        client.wait()
+        assert "row" in pd.read_parquet(tmp_path / "cut/sweep.parquet"), "killed in the middle"
+        assert cli.main(cut) == 0
+        with distributed.Client(address) as look:
+            assert not look.run_on_scheduler(lambda: "torch" in sys.modules), "the scheduler only hands bytes on"
+    finally:
+        for process in started:
+            process.terminate()
+        for process in started:
+            process.wait(20)
+    assert files(tmp_path / "cut")["sweep.parquet"] == files(tmp_path / "serial")["sweep.parquet"]

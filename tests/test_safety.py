@@ -1,0 +1,411 @@
+"""A file or a text from a stranger cannot hurt: no pickle, no path out of its folder, no live HTML, no network."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from huggingface_hub._local_folder import get_local_download_paths
+from matplotlib.figure import Figure
+from packaging.utils import canonicalize_name
+
+from emolab import plot
+from emolab.errors import EmolabError
+from emolab.models import load_model, render_prompts
+from emolab.plot.gallery import gallery, write_gallery
+from emolab.plot.save import read_manifest, save_figure
+from emolab.report import write_report
+from emolab.storage import write_json, write_tensors
+from emolab.vectors import EmotionVectors
+from emolab.widgets import SteeringPanel, head_view, token_view
+from tests import tiny
+
+ROOT = Path(__file__).parent.parent
+HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</script><b onmouseover='x()'>", "a&lt;b")
+
+
+# --- no pickle
+
+
+def _calls(tree: ast.AST):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def test_no_module_reads_pickles():
+    """By syntax, so that words in texts do not count. What Dask sends between its own processes is no file."""
+    unsafe = {"torch.load", "np.load", "numpy.load", "pd.read_pickle", "joblib.load", "eval", "exec", "yaml.load"}
+    found = []
+    for file in sorted((ROOT / "emolab").rglob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        found += [f"{file.name}: {name}" for name, _ in _calls(tree) if name in unsafe]
+        for node in ast.walk(tree):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found += [f"{file.name}: {n}" for n in names if n.split(".")[0] in ("pickle", "dill", "marshal", "shelve")]
+    assert not found
+
+
+def test_weights_are_read_from_safetensors_only():
+    """Every `from_pretrained` that reads weights says so."""
+    seen = 0
+    for file in sorted((ROOT / "emolab").rglob("*.py")):
+        for name, call in _calls(ast.parse(file.read_text(encoding="utf-8"))):
+            if re.fullmatch(r"AutoModel\w*\.from_pretrained", name):
+                given = {k.arg: ast.unparse(k.value) for k in call.keywords}
+                assert given.get("use_safetensors") == "True", f"{file.name}, line {call.lineno}"
+                seen += 1
+    assert seen >= 2
+
+
+class Planted:
+    """Unpickled, it runs code."""
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "model.pt"])
+def test_a_directory_with_a_pickle_only_is_refused_unread(tiny_llama_dir, tmp_path, name):
+    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / file).write_bytes((tiny_llama_dir / file).read_bytes())
+    bomb = Planted()
+    bomb.path = tmp_path / "ran"
+    torch.save({"x": bomb}, tmp_path / name)
+    with pytest.raises(EmolabError, match=f"{re.escape(name)}, a pickle, .* never reads one; .*save_pretrained"):
+        load_model(tmp_path, device="cpu")
+    assert not bomb.path.exists()
+
+
+def test_an_adapter_that_is_a_pickle_is_refused(tmp_path):
+    write_json(tmp_path / "adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "mini"})
+    torch.save({}, tmp_path / "adapter_model.bin")
+    with pytest.raises(EmolabError, match=r"adapter_model\.bin, a pickle"):
+        load_model(tmp_path, device="cpu")
+
+
+def test_a_pickle_beside_safetensors_is_not_touched(tiny_llama, tiny_llama_dir, tmp_path):
+    for file in tiny_llama_dir.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04cposix\nsystem\n")
+    assert load_model(tmp_path, device="cpu").fingerprint == tiny_llama.fingerprint
+
+
+def test_a_pickle_renamed_is_no_vectors_file(tmp_path):
+    torch.save({"joy": torch.ones(2, 4)}, tmp_path / "v.safetensors")
+    for read in (EmotionVectors.load, lambda path: EmotionVectors.from_tensors(path, site="resid")):
+        with pytest.raises(EmolabError, match="safetensors"):
+            read(tmp_path / "v.safetensors")
+
+
+# --- no header before it is checked
+
+
+def test_a_header_is_checked_before_tensors_are_used(tmp_path):
+    """Sizes that do not fit the file, and the kind and the shapes that the header promises."""
+    path = tmp_path / "v.safetensors"
+    for header in (b'{"x":{"dtype":"F32","shape":[1000000000],"data_offsets":[0,4000000000]}}', b"{", b"[]"):
+        path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 16)
+        with pytest.raises(EmolabError, match="damaged|no whole"):
+            EmotionVectors.load(path)
+    path.write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    with pytest.raises(EmolabError, match="damaged"):
+        EmotionVectors.load(path)
+    write_tensors(path, "another-kind", {"resid": torch.ones(1, 2, 4)}, {})
+    with pytest.raises(EmolabError, match="'another-kind'"):
+        EmotionVectors.load(path)
+
+
+# --- no path out of its folder
+
+ESCAPES = ("../secret.svg", "/etc/passwd", "a/../../secret.svg", "data/../../../secret.svg")
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/b", "x.png", "..", "", "a\0b", "X", "-x"])
+def test_save_figure_writes_no_such_name(tmp_path, name):
+    with pytest.raises(EmolabError, match="use small letters"):
+        save_figure(Figure(), name, caption="c", alt="a", data=pd.DataFrame({"x": [1]}), directory=tmp_path / "figures")
+    assert not list(tmp_path.rglob("*"))
+
+
+def _manifest(folder: Path, **changes) -> None:
+    fig = Figure()
+    fig.subplots().plot([0, 1])
+    save_figure(fig, "norms", caption="c", alt="a", data=pd.DataFrame({"x": [1]}), directory=folder)
+    entry = {**read_manifest(folder)["norms"], **changes}
+    (folder / "manifest.json").write_text(json.dumps({"norms": entry}))
+
+
+@pytest.mark.parametrize("file", ESCAPES)
+def test_a_manifest_leads_nowhere_else(tmp_path, file):
+    folder = tmp_path / "run" / "figures"
+    (tmp_path / "secret.svg").write_text("secret")
+    _manifest(folder, files={"svg": file, "png": "norms.png", "csv": "data/norms.csv"})
+    for read in (read_manifest, write_gallery):
+        with pytest.raises(EmolabError, match=r"manifest\.json"):
+            read(folder)
+
+
+def test_a_manifest_leads_nowhere_else_through_a_link(tmp_path):
+    folder = tmp_path / "run" / "figures"
+    _manifest(folder)
+    (tmp_path / "secret.svg").write_text("secret")
+    (folder / "norms.svg").unlink()
+    (folder / "norms.svg").symlink_to(tmp_path / "secret.svg")
+    with pytest.raises(EmolabError, match=r"manifest\.json"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("name", ["../x.json", "/etc/x.json", "a/../../x.json", "C:\\x.json", "..\\x.json"])
+def test_the_hub_client_writes_into_its_folder_only(tmp_path, name):
+    """`pull_run` leaves this to huggingface_hub: it must go on doing so."""
+    with pytest.raises(ValueError):
+        get_local_download_paths(tmp_path, name)
+
+
+def test_labels_become_no_paths(tiny_llama, tmp_path):
+    """An emotion is any text; a file that is named by it stays in its folder."""
+    pytest.importorskip("peft")
+    from emolab.lora import fit_lora
+
+    label, folder = "../../joy", tmp_path / "a" / "b" / "run"
+    rows = [("q", "how ?", c, render_prompts(tiny_llama, ["how ?"])[0], "a dog .") for c in ("neutral", label)]
+    answers = pd.DataFrame(rows, columns=["query_id", "query", "condition", "prompt", "text"])
+    fit_lora(tiny_llama, answers, label, rank=1, steps=1, out=folder, progress=False)
+    [file] = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert file.parent == folder and file.name.startswith("lora_")
+
+
+# --- no live HTML
+
+
+class Page(HTMLParser):
+    """What a browser would find: tags and attributes of `html`."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.words = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data):
+        self.words += data
+
+
+def assert_dead(html: str, *, scripts: int = 0, images: int = 0) -> Page:
+    """No tag, no handler and no link of a stranger's: only our own scripts and images."""
+    page = Page(html)
+    assert page.tags.count("script") == scripts and page.tags.count("img") == images
+    assert not {"iframe", "object", "embed", "svg", "form"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert not [v for name, v in page.attributes if name in ("href", "src") and (v or "").startswith("javascript")]
+    return page
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_the_report_shows_texts_as_texts(tmp_path, text):
+    cell = {"best_alpha": 1.5, "target_share": 0.75, "target_interval": [0.5, 0.9], "unsteered_share": 0.1}
+    cell |= {"random_share": 0.125, "shuffled_share": 0.2, "adherence_ratio": 0.8, "perplexity_ratio": None, "n": 4}
+    summary = {"model": text, "seed": 3, "n_queries": {"extract": 4, "select": 2, "report": 3}}
+    summary |= {"setting": {"site": text, "layers": text, "part": text}, "steering": {text: cell}}
+    summary |= {"instruction_following": {text: 1.0}, "geometry": {"not_measured": text}}
+    summary["claims"] = {"linear": {"verdict": text, "condition": text, "evidence": {}}}
+    method = {"seconds": 1.0, "speed": 1.0, "can_dose": True, "can_mix": False, "best": {"emotion": [0.5, 0.4, 0.6]}}
+    summary["baselines"] = {text: method}
+    write_json(tmp_path / "summary.json", summary)
+    write_json(tmp_path / "manifest.json", {text: text})
+    rows = [("q0", text, text, alpha, "none", text) for alpha in (0.0, 1.5)]
+    table = pd.DataFrame(rows, columns=["query_id", "query", "emotion", "alpha", "control", "text"])
+    table.to_parquet(tmp_path / "scores.parquet", index=False)
+    _manifest(tmp_path / "figures", caption=text, alt=text)
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    page = assert_dead(html, images=1)  # the figure
+    assert page.words.count(text) >= 8 and "script-src" not in html and "default-src 'none'" in html
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_views_show_texts_as_texts(tiny_llama, monkeypatch, text):
+    vectors = tiny.random_vectors(tiny_llama, (text, "joy"))
+    monkeypatch.setattr(tiny_llama, "name", text)
+    assert text in assert_dead(token_view(tiny_llama, f"{text} park", vectors).html, scripts=1).words
+    table = pd.DataFrame([(i, j, e, 0.1) for e in (text, "joy") for i in range(2) for j in range(2)])
+    table.columns = ["layer", "head", "emotion", "share"]
+    table.attrs["about"] = {"model": {"name": text}, "n": text}
+    assert text in assert_dead(head_view(table).html, scripts=1).words
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_the_panel_without_a_kernel_shows_texts_as_texts(tiny_llama, monkeypatch, text):
+    class Judge:
+        labels, name = (text, "neutral"), text
+
+        def __call__(self, texts):
+            return np.full((len(texts), 2), 0.5)
+
+    monkeypatch.setattr("emolab.widgets.panel.generate", lambda model, prompts, **_: [text] * len(prompts))
+    vectors = tiny.random_vectors(tiny_llama, (text, "joy"))
+    panel = SteeringPanel(tiny_llama, vectors, prompt=text, doses={text: 1.0}, judge=Judge())
+    html = panel._repr_mimebundle_()["text/html"]
+    assert assert_dead(html).words.count(text) >= 2 and panel.texts["steered"] == text
+    assert_dead(panel._result.value + panel._status.value)
+    panel.close()
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_tables_show_texts_as_texts(text):
+    rows = pd.DataFrame({"emotion": [text, "joy"], "alpha": [0.0, 1.0], "text": [text, text], "top": [text, "joy"]})
+    assert text in assert_dead(plot.text_table(rows).to_html()).words
+    words = {"part": "whole", "emotion": text, "layer": 1, "head": -1, "direction": "raised", "rank": 0, "token": text}
+    assert text in assert_dead(plot.words_table(pd.DataFrame([words])).to_html()).words
+    assert_dead(rows._repr_html_())
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_the_table_of_methods_shows_labels_as_texts(text):
+    measures = [*plot.baselines._SCORES, "damage"]
+    rows = [
+        {"emotion": text, "method": method, "at": "best", "measure": m, "value": 0.5, "lo": 0.4, "hi": 0.6}
+        | {"seconds": 1.0, "speed": 1.0, "can_dose": True, "can_mix": True, "dose": 1.0, "split": "report"}
+        for method in (text, "unsteered")
+        for m in measures
+    ]
+    html = plot.method_table(pd.DataFrame(rows), emotion=text).to_html()
+    assert text in assert_dead(html).words
+    assert not re.search(r"[<>\"']", re.search(r"<style[^>]*>(.*?)</style>", html, re.S)[1].replace("\\", ""))
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, "x](javascript:alert(1)) [y", "` <b>", "a\n\n# b"])
+def test_the_gallery_shows_words_as_words(text):
+    files = {"svg": f"{text}.svg", "png": "x.png", "csv": "data/x.csv"}
+    entry = {"files": files, "caption": text, "alt": text, "notebook": f"{text}.ipynb", "function": text}
+    page = gallery({"norms": entry})
+    bare = re.sub(r"`[^`\n]*`|\\.", "", page)  # code and escaped marks are words
+    assert not re.search(r"<\s*/?\w", bare)
+    links = [unquote(link) for link in re.findall(r"\]\(([^)]*)\)", bare)]
+    assert {"x.png", "data/x.csv"} <= set(links) and not [x for x in links if x.startswith("javascript")]
+    assert len([line for line in page.splitlines() if line.startswith("#")]) == 3
+
+
+def test_notebooks_put_no_text_of_a_model_into_markdown():
+    """Markdown and HTML cells hold numbers and names; what a model wrote is shown in escaped tables."""
+    seen = 0
+    for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
+            code = "".join(cell["source"])
+            if cell["cell_type"] == "code" and re.search(r"\b(Markdown|HTML)\(", code):
+                seen += 1
+                assert not re.search(r"\btexts?\b|generate\(", code), f"{file.name}: {code[:80]}"
+    assert seen >= 5
+
+
+# --- no network unless asked
+
+QUIET = """
+import json, socket, sys
+seen = []
+def note(name, real):
+    def call(*args, **kwargs):
+        target = next((a for a in args if isinstance(a, (tuple, str))), None)
+        if name == "getaddrinfo" or isinstance(target, tuple):  # unix sockets are named by a text
+            seen.append(f"{name} {target}")
+            raise OSError("no network here")
+        return real(*args, **kwargs)
+    return call
+for name in ("connect", "connect_ex", "sendto"):
+    setattr(socket.socket, name, note(name, getattr(socket.socket, name)))
+socket.getaddrinfo = note("getaddrinfo", socket.getaddrinfo)
+
+from pathlib import Path
+import pandas as pd
+import emolab
+from emolab.storage import write_json, write_parquet
+out = Path(sys.argv[1])
+model = emolab.load_model("mini")
+queries = emolab.load_queries("mini", split="train").head(2)
+options = {"progress": False}
+answers = emolab.collect_responses(model, queries, emotions=("joy", "fear"), out=out, max_new_tokens=8, **options)
+vectors = emolab.extract_vectors(model, answers, sites=("resid",), out=out, **options)
+held = emolab.load_queries("mini", split="heldout").head(1)
+table = emolab.sweep(model, vectors, held, alphas=(0, 1), controls=("random",), out=out, max_new_tokens=8, **options)
+scored = emolab.score(table, model=model)
+write_parquet(out / "scores.parquet", scored)
+write_json(out / "manifest.json", {})
+write_json(out / "summary.json", {"model": "mini", "seed": 0, "n_queries": {"extract": 2, "select": 0, "report": 1}, "steering": {}, "geometry": {},
+    "setting": {"site": "resid", "layers": "all", "part": "whole"}, "instruction_following": {}})
+from emolab.report import write_report
+write_report(out)
+talkers = [m for m in ("wandb", "sentry_sdk", "posthog", "segment", "opentelemetry") if m in sys.modules]
+print(json.dumps({"seen": seen, "talkers": talkers, "columns": list(scored), "n": len(scored)}))
+"""
+
+
+@pytest.mark.slow
+def test_nothing_is_fetched_or_told_unless_asked(tmp_path):
+    """From import to report with the bundled model and the default judges, with the hub not even switched off."""
+    env = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")}
+    env |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-c", QUIET, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["seen"] == [] and found["talkers"] == []
+    assert found["n"] > 0 and {"p_joy", "adherence", "perplexity"} <= set(found["columns"])
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_the_block_would_notice(tmp_path):
+    code = QUIET.split("from pathlib")[0] + "import urllib.request\n"
+    code += "try: urllib.request.urlopen('http://127.0.0.1:9/')\nexcept OSError: print(len(seen))\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert int(done.stdout) >= 1, done.stderr
+
+
+# --- pinned, with hashes
+
+
+def _pins(file: str) -> dict[str, str]:
+    found = {}
+    for line in (ROOT / file).read_text(encoding="utf-8").splitlines():
+        match = re.match(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.]+)", line)
+        if match:
+            assert canonicalize_name(match[1]) not in found, f"{file} names {match[1]} twice"
+            found[canonicalize_name(match[1])] = match[2]
+    return found
+
+
+def test_the_lock_file_holds_the_versions_of_constraints():
+    locked, pinned = _pins("requirements.lock"), _pins("constraints.txt")
+    assert {name: locked.get(name) for name in pinned} == pinned
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    for name in set(locked) - set(pinned):  # what other systems, or CUDA, need besides
+        line = re.search(rf"^{name}==\S+ ; .*(sys_platform|os_name|platform_system)", text, re.M)
+        assert line, f"{name} is not in constraints.txt: make requirements.lock again, as its head says"
+
+
+def test_every_locked_package_has_hashes_and_comes_from_nowhere_else():
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    assert text.startswith("# ") and "pip install --require-hashes -r requirements.lock" in text
+    body = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    entries = re.split(r"\n(?=\S)", body.strip())
+    assert len(entries) == len(_pins("requirements.lock")) > 150
+    for entry in entries:
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), entry.splitlines()[0]
+    assert not re.search(r"https?://|file:|--index|--extra-index|--find-links|@ |^-e|\.whl", body, re.M)
+    assert body.count("\n    --hash") == body.count("--hash=sha256:")
