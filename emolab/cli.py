@@ -28,6 +28,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(told, file=sys.stderr)
+        if argv is None:  # the command itself: taking torch and all the rest down in order would take another second
+            sys.stdout.flush()
+            os._exit(130)
         return 130
     finally:
         unwatch()

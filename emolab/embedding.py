@@ -10,6 +10,8 @@ evidence. UMAP repeats itself bit for bit on one machine (`seed`, one thread); a
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import permutations
@@ -220,8 +222,7 @@ def _maps(x: np.ndarray, methods: Sequence[str], seed: int) -> dict[str, Float[n
         sign = np.where(xy[np.abs(xy).argmax(0), [0, 1]] < 0, -1, 1)  # else up to the linear algebra library
         found["pca"] = xy * sign
     if "umap" in methods:
-        from umap import UMAP
-
+        UMAP = compiled_umap()
         few = len(x) <= 15  # spectral initialisation needs more points than components
         with warnings.catch_warnings(action="ignore"):
             reducer = UMAP(
@@ -229,6 +230,20 @@ def _maps(x: np.ndarray, methods: Sequence[str], seed: int) -> dict[str, Float[n
             )
             found["umap"] = np.asarray(reducer.fit_transform(x), dtype=np.float64)
     return found
+
+
+@functools.cache
+def compiled_umap():
+    """The class UMAP, its compiled functions kept on disk: numba else compiles them anew in every process (20 s)."""
+    from numba.core.dispatcher import Dispatcher
+    from umap import UMAP, layouts, umap_, utils
+
+    for module in (layouts, umap_, utils):
+        for function in vars(module).values():
+            if isinstance(function, Dispatcher):
+                with contextlib.suppress(RuntimeError):  # nowhere to write
+                    function.enable_caching()
+    return UMAP
 
 
 def _flat(means: ResponseMeans, site: str, layer: int) -> Float[np.ndarray, "response d"]:

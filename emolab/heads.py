@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolab.activations import ResponseMeans
+from emolab.embedding import compiled_umap
 from emolab.errors import EmolabError, need_table
 from emolab.reliability import probe_accuracy, split_half
 from emolab.resampling import counted, noted
@@ -126,9 +127,8 @@ def embed_heads(vectors: EmotionVectors, *, seed: int = 0, n_neighbors: int = 10
     maps = {"pca": PCA(2, random_state=seed).fit_transform(points)}
     if len(points) > 5:
         with warnings.catch_warnings(action="ignore"):
-            from umap import UMAP
-
-            fit = UMAP(n_neighbors=min(n_neighbors, len(points) - 1), metric="cosine", random_state=seed, n_jobs=1)
+            options = {"metric": "cosine", "random_state": seed, "n_jobs": 1}
+            fit = compiled_umap()(n_neighbors=min(n_neighbors, len(points) - 1), **options)
             maps["umap"] = fit.fit_transform(points)
     e, layer, head = np.nonzero(keep)
     where = {"layer": layer, "head": head, "emotion": [vectors.emotions[i] for i in e], "norm": norm.numpy()[keep]}

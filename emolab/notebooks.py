@@ -12,6 +12,7 @@ Python version are left out, cell ids are kept, and execution counts go 1..n.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import itertools
 import os
 import re
@@ -57,7 +58,8 @@ def run_notebook(path: str | Path, *, figures: str | Path | None = None, timeout
     if figures is not None:
         env["EMOLAB_FIGURES"] = str(Path(figures).resolve())
     try:
-        client.execute(env=env)
+        with ThreadPoolExecutor(1) as own:  # its own event loop, closed at the end; a notebook may call this, too
+            own.submit(asyncio.run, client.async_execute(env=env)).result()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         raise EmolabError(f"{path} stopped: {str(error).strip()}") from None
     return tidy(nb)

@@ -113,13 +113,17 @@ def output_weights(model: Model) -> Float[Tensor, "layer head d_head d_model"]:
     read as a matrix (quantised ones).
     """
     need_model(model)
-    weights = []
-    for layer, block in enumerate(model.bridge.blocks):
-        W_O = head_weights(model, layer).to("cpu", torch.float64)
-        weights.append(W_O * attention_gain(block) if attention_norm(block) is not None else W_O)
+    weights = [output_weight(model, layer, torch.float64) for layer in range(model.n_layers)]
     width = max(W_O.shape[1] for W_O in weights)
-    stacked = torch.stack([nn.functional.pad(W_O, (0, 0, 0, width - W_O.shape[1])) for W_O in weights])
-    return stacked * float(getattr(model.hf.config.get_text_config(), "residual_multiplier", 1.0))
+    return torch.stack([nn.functional.pad(W_O, (0, 0, 0, width - W_O.shape[1])) for W_O in weights])
+
+
+def output_weight(model: Model, layer: int, dtype: torch.dtype) -> Float[Tensor, "head d_head d_model"]:
+    """`output_weights` of one layer, in its own width."""
+    W_O, block = head_weights(model, layer).to("cpu", dtype), model.bridge.blocks[layer]
+    if attention_norm(block) is not None:
+        W_O = W_O * attention_gain(block).to(dtype)
+    return W_O * float(getattr(model.hf.config.get_text_config(), "residual_multiplier", 1.0))
 
 
 def head_weights(model: Model, layer: int) -> Float[Tensor, "head d_head d_model"]:

@@ -15,7 +15,7 @@ from emolab.errors import EmolabError
 from tests.refusing import readable
 
 few = settings(
-    max_examples=60, deadline=None, derandomize=True, database=None,
+    max_examples=40, deadline=None, derandomize=True, database=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture]
 )  # fmt: skip
 SECONDS, MEGABYTES = 10.0, 400

@@ -34,6 +34,7 @@ from emolab.models import load_model
 from tests import claim_tables, tiny
 from tests.test_plot_baselines import make_table
 
+pytestmark = pytest.mark.filterwarnings("ignore:Glyph .* missing")  # matplotlib's own font has no kanji
 WORDS = {
     "high valence": "happy", "low valence": "sad", "low arousal": "quiet", "high arousal": "very",
     "Überraschung": "rain", "anger/annoyance": "bad", "50% calm": "sea", "e_1": "dog", "schadenfreude": "cat",

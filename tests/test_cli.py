@@ -118,7 +118,8 @@ def test_study_figures_and_info(place, capsys):
     assert set(summary["steering"]) == {"joy", "fear"} and set(summary["baselines"]) >= {"instruction", "random"}
     assert summary["n_queries"] == {"extract": 2, "select": 2, "report": 2}
     printed = capsys.readouterr().out
-    assert "selection:" in printed and f"results in {out}" in printed
+    assert "selection:" in printed and f"results in {out}" in printed.split("responses:")[0], "where, from the start"
+    assert "18 answers for the vectors, about 132 steered texts" in printed
     assert main(["info", str(out)]) == 0
     assert json.loads(capsys.readouterr().out) == summary
     (out / "figures/norms.png").unlink()

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 import emolab
-from emolab import cli, cluster, experiments, judges, pipeline, responses, selection
+from emolab import activations, cli, cluster, experiments, judges, pipeline, responses, selection
 from emolab.causal import ablation_curve
 from emolab.errors import EmolabError
 from emolab.judges import FunctionJudge
@@ -154,6 +154,25 @@ def wait_until(condition, seconds=20):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_a_worker_halves_a_batch_that_does_not_fit(talker, client, monkeypatch):
+    told = oracle.responses(talker, ["tell me about the sea .", "a road"], EMOTIONS)
+    expected = emolab.response_means(talker, told, batch_size=6, progress=False)
+    measure, sizes = activations._batch_means, []
+
+    def full(model, prompts, texts, sites):
+        if len(texts) > 2:
+            raise MemoryError
+        sizes.append(len(texts))
+        return measure(model, prompts, texts, sites)
+
+    monkeypatch.setattr(activations, "_batch_means", full)
+    with pytest.warns(UserWarning, match="going on in batches of"):
+        found = emolab.response_means(talker, told, batch_size=6, progress=False, client=client)
+    assert sum(sizes) == len(told) and max(sizes) <= 2
+    for site, values in expected.means.items():
+        np.testing.assert_allclose(found.means[site], values, rtol=1e-5, atol=1e-6)
 
 
 # How chunks run.

@@ -11,7 +11,7 @@ import torch
 
 import emolab
 from emolab import EmotionVectors, Steering, geometry, interop
-from emolab.activations import output_weights
+from emolab.sites import output_weights
 from emolab.damage import next_token_kl
 from emolab.generation import token_logprobs
 from emolab.interventions import ablated

@@ -33,6 +33,7 @@ from tests import tiny
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</script><b onmouseover='x()'>", "a&lt;b")
+hostile = pytest.mark.parametrize("text", HOSTILE, ids=["script", "image", "end", "entity"])
 
 
 # --- no pickle
@@ -219,7 +220,7 @@ def assert_dead(html: str, *, scripts: int = 0, images: int = 0) -> Page:
     return page
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@hostile
 def test_the_report_shows_texts_as_texts(tmp_path, text):
     cell = {"best_alpha": 1.5, "target_share": 0.75, "target_interval": [0.5, 0.9], "unsteered_share": 0.1}
     cell |= {"random_share": 0.125, "shuffled_share": 0.2, "adherence_ratio": 0.8, "perplexity_ratio": None, "n": 4}
@@ -240,7 +241,7 @@ def test_the_report_shows_texts_as_texts(tmp_path, text):
     assert page.words.count(text) >= 8 and "script-src" not in html and "default-src 'none'" in html
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@hostile
 def test_views_show_texts_as_texts(tiny_llama, monkeypatch, text):
     vectors = tiny.random_vectors(tiny_llama, (text, "joy"))
     monkeypatch.setattr(tiny_llama, "name", text)
@@ -251,7 +252,7 @@ def test_views_show_texts_as_texts(tiny_llama, monkeypatch, text):
     assert text in assert_dead(head_view(table).html, scripts=1).words
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@hostile
 def test_the_panel_without_a_kernel_shows_texts_as_texts(tiny_llama, monkeypatch, text):
     class Judge:
         labels, name = (text, "neutral"), text
@@ -268,7 +269,7 @@ def test_the_panel_without_a_kernel_shows_texts_as_texts(tiny_llama, monkeypatch
     panel.close()
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@hostile
 def test_tables_show_texts_as_texts(text):
     rows = pd.DataFrame({"emotion": [text, "joy"], "alpha": [0.0, 1.0], "text": [text, text], "top": [text, "joy"]})
     assert text in assert_dead(plot.text_table(rows).to_html()).words
@@ -277,7 +278,7 @@ def test_tables_show_texts_as_texts(text):
     assert_dead(rows._repr_html_())
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@hostile
 def test_the_table_of_methods_shows_labels_as_texts(text):
     measures = [*plot.baselines._SCORES, "damage"]
     rows = [
@@ -291,7 +292,7 @@ def test_the_table_of_methods_shows_labels_as_texts(text):
     assert not re.search(r"[<>\"']", re.search(r"<style[^>]*>(.*?)</style>", html, re.S)[1].replace("\\", ""))
 
 
-@pytest.mark.parametrize("text", [*HOSTILE, "x](javascript:alert(1)) [y", "` <b>", "a\n\n# b"])
+@pytest.mark.parametrize("text", [*HOSTILE, "x](javascript:alert(1)) [y", "` <b>", "a\n\n# b"], ids=range(7))
 def test_the_gallery_shows_words_as_words(text):
     files = {"svg": f"{text}.svg", "png": "x.png", "csv": "data/x.csv"}
     entry = {"files": files, "caption": text, "alt": text, "notebook": f"{text}.ipynb", "function": text}
@@ -347,7 +348,8 @@ table = emolab.sweep(model, vectors, held, alphas=(0, 1), controls=("random",), 
 scored = emolab.score(table, model=model)
 write_parquet(out / "scores.parquet", scored)
 write_json(out / "manifest.json", {})
-write_json(out / "summary.json", {"model": "mini", "seed": 0, "n_queries": {"extract": 2, "select": 0, "report": 1}, "steering": {}, "geometry": {},
+counts = {"extract": 2, "select": 0, "report": 1}
+write_json(out / "summary.json", {"model": "mini", "seed": 0, "n_queries": counts, "steering": {}, "geometry": {},
     "setting": {"site": "resid", "layers": "all", "part": "whole"}, "instruction_following": {}})
 from emolab.report import write_report
 write_report(out)

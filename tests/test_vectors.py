@@ -175,7 +175,12 @@ def test_get(vectors, tiny_llama):
     assert vectors.get("resid").shape == (2, layers, d) and vectors.get("head").shape == (2, layers, heads, d)
     assert vectors.get("resid", emotion="joy", layer=1).shape == (d,)
     assert torch.equal(vectors.get("head", emotion="joy", layer=-1, head=2), vectors.get("head")[1, -1, 2])
+    assert torch.equal(vectors.get("resid", layer=-layers), vectors.get("resid")[:, 0])
+    assert torch.equal(vectors.get("resid", layer=layers - 1), vectors.get("resid", layer=-1))
     bad = {
+        f"layer {layers} does not exist": ("resid", {"layer": layers}),
+        f"layer {-layers - 1} does not exist": ("resid", {"layer": -layers - 1}),
+        "layer True does not exist": ("resid", {"layer": True}),
         "site 'mlps'": ("mlps", {}),
         "unknown emotion": ("resid", {"emotion": "jo"}),
         "layer 99": ("resid", {"layer": 99}),
@@ -186,9 +191,19 @@ def test_get(vectors, tiny_llama):
             vectors.get(site, **where)
 
 
+def test_fields_are_kept_in_float32(vectors):
+    data = {site: x.double() for site, x in vectors.data.items()}
+    kept = EmotionVectors(data, list(vectors.emotions), vectors.resid_norm.double(), {})
+    assert {x.dtype for x in (*kept.data.values(), kept.resid_norm)} == {torch.float32}
+    assert kept.emotions == vectors.emotions and kept.sites == vectors.sites
+
+
 def test_bad_fields_are_refused(vectors):
     with pytest.raises(EmolabError, match="do not fit"):
         EmotionVectors(vectors.data, ("joy",), vectors.resid_norm, {})
+    for labels, told in (((), "no label"), (("fear", " "), "the label ' '"), (("fear", 3), "the label 3")):
+        with pytest.raises(EmolabError, match=f"vectors have {told}; expected names"):
+            EmotionVectors(vectors.data, labels, vectors.resid_norm, {})
     with pytest.raises(EmolabError, match="NaN"):
         EmotionVectors({"resid": vectors.get("resid") * float("nan")}, vectors.emotions, vectors.resid_norm, {})
 

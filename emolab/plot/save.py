@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -20,8 +21,7 @@ from matplotlib.figure import Figure
 
 from .. import __version__
 from ..errors import EmolabError, FileError, need_table, shown
-from ..storage import atomic
-from ..storage import read_json
+from ..storage import atomic, read_json
 from .style import FIXED, describe, provenance
 
 _NAME = "[a-z0-9][a-z0-9_-]*"
@@ -89,7 +89,7 @@ def save_figure(
         "params": info.get("params") or {},
         "versions": _versions(),
     }
-    with FileLock(folder / ".manifest.lock"):  # notebooks may run side by side
+    with _alone(folder):
         manifest = read_manifest(folder) | {name: entry}
         text = json.dumps(dict(sorted(manifest.items())), indent=1, ensure_ascii=False, default=_plain) + "\n"
         _write(folder / "manifest.json", text.encode())
@@ -188,6 +188,13 @@ def _small(png: bytes) -> bytes:
 def _write(path: Path, content: bytes) -> None:
     with atomic(path) as temporary:
         temporary.write_bytes(content)
+
+
+def _alone(folder: Path) -> FileLock:
+    """Held while the manifest changes, since notebooks run side by side. It lies elsewhere: figures/ is committed."""
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    name = hashlib.sha256(f"{user} {folder.resolve()}".encode()).hexdigest()[:16]
+    return FileLock(Path(tempfile.gettempdir(), f"emolab-figures-{name}.lock"))
 
 
 def _notebook() -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -139,7 +140,10 @@ def pages(browser, lab, folder):
         address, token, home = lab
         setting(home, "apputils-extension/themes", {"theme": theme})
         copy = f"{len(opened)}{secrets.token_hex(3)}.ipynb"  # a kernel of its own
-        shutil.copy(home / "work" / name, home / "work" / copy)
+        nb = nbformat.read(home / "work" / name, as_version=4)
+        for cell in nb.cells:  # a number then says that the cell was run, here
+            cell |= {"outputs": [], "execution_count": None} if cell.cell_type == "code" else {}
+        nbformat.write(nb, home / "work" / copy)
         page = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
         page.set_default_timeout(60 * SECONDS)
         page.on("console", lambda m: said.append(f"{m.text} {m.location.get('url')}") if m.type == "error" else None)
@@ -168,9 +172,15 @@ def end_kernels(page: Page, address: str, token: str) -> None:
 def run_all(page: Page, seconds: int) -> list[str]:
     """Kernel ready, Run > Run All Cells, and every cell with its number. Returns errors and warnings."""
     expect(page.locator("#jp-main-statusbar").get_by_text("| Idle")).to_be_visible(timeout=60 * SECONDS)
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     cells = page.locator(".jp-CodeCell .jp-InputArea-prompt")
+    for _ in range(3):  # a kernel that has just come up may lose what it is asked
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        try:
+            expect(cells.first).to_have_text(re.compile(r"\[\d+\]"), timeout=120 * SECONDS)
+            break
+        except AssertionError:
+            continue
     page.wait_for_function(
         """() => { const p = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputArea-prompt')];
                    return p.length && p.every((x) => /\\[\\d+\\]/.test(x.textContent)); }""",
