@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-browser lint figures check-notebooks lab docs mini bench clean
+.PHONY: help setup test test-slow test-browser lint types figures check-notebooks lab docs mini bench lock audit clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -59,8 +59,12 @@ test-browser: $(READY)  ## widgets and a notebook in a real JupyterLab, driven i
 lint: $(READY)  ## ruff
 	$(BIN)/python -m ruff check .
 
+types: $(READY)  ## pyright, in standard mode, on emolab/
+	$(BIN)/python -m pyright
+
 figures: $(READY)  ## run all notebooks from fresh kernels, write figures/ and refresh the notebooks' outputs
 	$(BIN)/python -m emolab.classroom
+	$(BIN)/python -m emolab.badges
 	$(BIN)/python -m emolab.notebooks
 
 check-notebooks: $(READY)  ## run all notebooks and compare with what is committed; write nothing
@@ -80,6 +84,14 @@ bench: $(READY)  ## the benchmarks in benchmarks/
 	@set -e; for f in benchmarks/[a-z]*.py; do \
 	  [ -e "$$f" ] || { echo "no benchmarks yet"; exit 0; }; echo "== $$f"; $(BIN)/python "$$f"; done
 
+lock:  ## requirements.lock again from constraints.txt (needs uv)
+	uv pip compile pyproject.toml --all-extras -c constraints.txt --universal --python-version 3.11.5 \
+	  --generate-hashes --no-config --no-header --no-annotate -o .lock.tmp
+	sed '/^[^#]/,$$d' requirements.lock | cat - .lock.tmp > .lock.new && mv .lock.new requirements.lock && rm .lock.tmp
+
+audit:  ## known vulnerabilities of the locked versions (needs pip-audit and its online service)
+	pip-audit -r requirements.lock --require-hashes --disable-pip --strict
+
 clean:  ## remove the environment and caches (never runs/ or figures/)
-	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site mutants .coverage* .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -67,8 +67,8 @@ class HeadSpace:
         odd = next((layer for layer, width in enumerate(widths) if width != widths[0]), None)
         if odd is not None:
             raise EmolabError(
-                f"heads of {model.name!r} differ in width ({widths[0]} in layer 0, {widths[odd]} in layer {odd}); tests "
-                "of single heads need one width: steer or ablate whole layers at site attn"
+                f"heads of {model.name!r} differ in width ({widths[0]} in layer 0, {widths[odd]} in layer {odd}); "
+                "tests of single heads need one width: steer whole layers at site attn"
             )
         self.W_O = output_weights(model)
         self.gram = self.W_O @ self.W_O.mT  # [layer, head, d_head, d_head]

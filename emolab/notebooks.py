@@ -72,7 +72,7 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
         nbformat.validate(nb)
     except Exception as error:  # nbformat has many kinds for a damaged file
         why = " ".join(str(error).split())[:150]
-        raise FileError(f"no notebook can be read from {path} ({why}); expected a whole .ipynb file") from error
+        raise FileError(f"no notebook can be read from {path} ({why}); expected a whole .ipynb") from error
     return nb
 
 
