@@ -230,7 +230,8 @@ CASES = [
     ("methods: judge named by a word", lambda w: compared(w, judges="embedding"), "judge is 'embedding'"),
     ("methods: damage", lambda w: compared(w, target_kl=NAN), "target_kl is nan"),
     *[
-        (f"heads: {list(options)[-1]} {str(list(options.values())[-1])[:24]}", lambda w, options=options: w.heads(**options), pattern)
+        ("heads: {} {:.24}".format(*map(str, [*options.items()][-1])), lambda w, options=options: w.heads(**options),
+            pattern)
         for options, pattern in [
             ({"test": "knock"}, "unknown test 'knock'"), ({"heads": []}, r"heads are \[\]"), ({"heads": [(0,)]},
                 r"heads are \[\(0,\)\]"), ({"heads": "all"}, "heads are 'all'"), ({"heads": [(9, 0)]},
