@@ -48,10 +48,10 @@ test test-slow test-browser figures check-notebooks: export HF_HUB_OFFLINE ?= 1
 lab mini bench: export OMP_NUM_THREADS := $(shell getconf _NPROCESSORS_ONLN)
 
 test: $(READY) lint  ## lint and the quick tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-slow: $(READY)  ## the slow tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not browser"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "slow and not browser"
 
 test-browser: $(READY)  ## widgets and a notebook in a real JupyterLab, driven in Chromium (install that first)
 	$(BIN)/python -m pytest -m browser

@@ -10,6 +10,13 @@ from tests import tiny
 
 torch.set_num_threads(1)
 
+# Each holds one dear fixture, so a file goes to one process: the longest begin, and the other process takes the rest.
+LONG = ("test_pipeline", "test_baselines", "test_cli", "test_docstrings", "test_survival", "test_mini")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
 
 @pytest.fixture(scope="session")
 def tiny_llama_dir(tmp_path_factory):

@@ -101,7 +101,7 @@ def test_texts_without_tokens_or_without_anything_before_them(tiny_llama, tiny_g
 
 
 def test_what_does_not_fit_is_refused(tiny_llama):
-    with pytest.raises(EmolabError, match="not as many"):
+    with pytest.raises(EmolabError, match="as many of each"):
         next_token_kl(tiny_llama, ["<bos>"], ["a", "b"])
     larger = load_model((tiny.build(tiny.llama_config(vocab_size=200)), tiny.tokenizer()))
     with pytest.raises(EmolabError, match="vocabular"):

@@ -28,6 +28,7 @@ NOT_RUN = {
     "emolab.plot.claims": "figures of the claims; tests/test_plot_claims.py",
     "emolab.plot.baselines": "tables of compare_methods; tests/test_plot_baselines.py",
     "emolab.damage": "texts and adapters of a comparison; tests/test_damage.py",
+    "emolab.cluster": "worker processes, and ports; tests/test_cluster.py runs the same on small studies",
     "emolab.measures": "machinery of the head tests; tests/test_heads.py",
     "emolab.reliability.convergence": "needs forty queries",
 }

@@ -334,7 +334,7 @@ def test_a_broken_sweep_goes_on_where_it_was(table, tiny_llama, vectors, queries
     pd.testing.assert_frame_equal(call(), table)
     assert nothing.asked == 0
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "sweep.parquet"), table)
-    assert [p.name for p in tmp_path.iterdir()] == ["sweep.parquet"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "sweep.parquet"]
 
 
 def test_a_folder_of_another_sweep_is_refused(tiny_llama, vectors, queries, tmp_path):

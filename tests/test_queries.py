@@ -48,7 +48,7 @@ def test_repeated_queries_are_left_out_with_a_warning():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{not json", "not valid JSON"),
+        ("{not json", "cannot be read as JSON"),
         ([], "empty"),
         ({}, "empty"),
         ({"joy": "a string"}, "'joy' holds no list"),

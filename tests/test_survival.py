@@ -118,9 +118,9 @@ def test_ctrl_c_ends_what_does_not_listen():
 import time
 from emolab import cli
 def busy(arguments):
-    print("busy", flush=True)
     while True:
         try:
+            print("busy", flush=True)
             time.sleep(60)
         except KeyboardInterrupt:
             pass
