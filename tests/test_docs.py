@@ -21,6 +21,7 @@ from tests import docs_setup
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 OURS = ("architecture.md", "explanation.md", "howto.md", "index.md", "reference.md", "tutorial.md")
 CODE = re.compile(r"^(<!-- not run: [^\n]+ -->\n)?```python\n(.*?)^```$", re.M | re.S)
 HEADING = re.compile(r"^#+ (.*)$", re.M)
@@ -38,6 +39,26 @@ def test_examples_run(name, tmp_path, monkeypatch):
         if not skipped:
             exec(compiled, names)
     plt.close("all")
+
+
+@pytest.mark.slow
+def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = next(code for _, code in CODE.findall(README) if code.startswith("import emolab"))
+    names = {}
+    exec(compile(code, "<README.md>", "exec"), names)
+    assert capsys.readouterr().out.strip(), "a steered text"
+    assert set(names["table"]["alpha"]) == {0, 0.5, 1} and names["fig"].axes
+    plt.close("all")
+
+
+def test_the_readme_names_what_there_is():
+    for dotted in set(re.findall(r"\bemolab\.[A-Za-z_][\w.]*\w", README)):
+        resolve(dotted)
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+    for page, anchor in re.findall(r"\]\(docs/(\w+\.md)#([^)]+)\)", README):
+        assert anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in HEADING.findall(PAGES[page])]
 
 
 def test_names_that_are_written_exist():

@@ -192,7 +192,8 @@ def studied(talker, light, tmp_path_factory):
 
 def test_summary_holds_what_it_promises(studied, talker):
     summary, out = studied
-    assert json.loads((out / "summary.json").read_text()) == summary == read_summary(out)
+    stored = read_summary(out)
+    assert json.loads((out / "summary.json").read_text()) == stored and lasting(stored) == lasting(summary)
     json.dumps(summary, allow_nan=False)
     assert summary["model"] == talker.name and summary["fingerprint"] == talker.fingerprint
     assert tuple(summary["instruction_following"]) == EMOTIONS == tuple(summary["steering"])
