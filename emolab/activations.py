@@ -154,6 +154,7 @@ def response_means(
     totals = [1 + a + b for a, b in zip(lengths, _lengths(model, prompts), strict=True)]  # 1: BOS before a bare text
     wanted = {*sites} | ({"attn"} if "head" in sites else set())  # heads are checked against attn
     result: dict[str, np.ndarray] = {}
+    broken: dict[str, None] = {}
     with tqdm(total=len(texts), desc="activations", unit="text", disable=not progress) as bar:
 
         def measure(rows: list[int]) -> dict[str, np.ndarray]:
@@ -171,9 +172,10 @@ def response_means(
                 if name not in result:
                     result[name] = np.empty((len(texts), *values.shape[1:]), np.float32)
                 result[name][rows] = values
+                if not np.isfinite(values).all():
+                    broken[name] = None
             bar.update(len(rows))
 
-    broken = [name for name, values in result.items() if not np.isfinite(values).all()]
     if broken:
         raise EmolabError(
             f"activations of {model.name} are not finite at {', '.join(broken)} in {model.dtype}; "
@@ -236,7 +238,8 @@ def _checked(responses: pd.DataFrame) -> pd.DataFrame:
 
 
 def _lengths(model: Model, texts: list[str]) -> list[int]:
-    return [len(ids) for ids in model.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    some = (texts[i : i + 256] for i in range(0, len(texts), 256))  # a tokenizer keeps far more than the ids meanwhile
+    return [len(ids) for part in some for ids in model.tokenizer(part, add_special_tokens=False)["input_ids"]]
 
 
 def _with_tokens(responses: pd.DataFrame, lengths: list[int]) -> tuple[pd.DataFrame, list[int]]:
@@ -343,12 +346,13 @@ def _check_heads(model: Model, z: np.ndarray, attn: np.ndarray) -> None:
     """Heads must sum to `attn` up to one constant a layer (the bias): refuses architectures that we misread."""
     dtype = torch.promote_types(model.dtype, torch.float32)
     rows = np.linspace(0, len(z) - 1, min(len(z), 64)).astype(int)  # what is misread is so in every response
-    z, attn = z[rows], attn[rows]
+    # In torch: NumPy's threads would go on spinning for some milliseconds, and torch's wait for them at every layer.
+    some_z, some_attn = torch.from_numpy(z[rows]), torch.from_numpy(attn[rows])
     for layer in range(model.n_layers):
-        W_O = output_weight(model, layer, dtype).numpy()
-        own = z[:, layer, :, : W_O.shape[1]].reshape(len(z), -1)
-        rest = attn[:, layer] - own @ W_O.reshape(-1, W_O.shape[-1])
-        off = np.abs(rest - rest.mean(0)).max() / max(np.abs(attn[:, layer]).max(), 1e-12)
+        W_O, whole = output_weight(model, layer, dtype), some_attn[:, layer]
+        own = some_z[:, layer, :, : W_O.shape[1]].flatten(1).to(dtype)
+        rest = whole - own @ W_O.flatten(0, 1)
+        off = ((rest - rest.mean(0)).abs().max() / whole.abs().max().clamp_min(1e-12)).item()
         if off > _HEAD_TOLERANCE.get(model.dtype, 5e-2):
             raise EmolabError(
                 f"heads of layer {layer} do not add up to the attention output of {type(model.hf).__name__} "

@@ -91,7 +91,8 @@ def generate(
         batch = encode(model, [rendered[i] for i in index])
         steerings = [rows[i] for i in index] if rows else []
         with _sampling(model, next(seeds), temperature), _running(model, steerings, batch, use_cache) as runner:
-            with _only(runner, config):
+            # On the plain model only emolab's hooks see tensors; those of others, on the bridge, may keep theirs.
+            with _only(runner, config), torch.inference_mode(runner is not model.bridge.original_model):
                 ids = runner.generate(batch.input_ids, attention_mask=batch.attention_mask, generation_config=config)
         return _decode(model, ids[:, batch.prompt_len :])
 
@@ -202,7 +203,7 @@ def _running(model: Model, steerings: list[Steering | None], batch: Batch, cache
     pads = (batch.input_ids.shape[1] - own).tolist()
     prompts = list(zip(pads, (own - batch.response_mask.sum(1)).tolist(), strict=True))
     edits = build_edits(model, steerings, prompts, cached)
-    plain = not _bridge_has_hooks(model) and all(hf_modules(model, site) for site, _ in edits)
+    plain = not _bridge_has_hooks(model) and all(hf_modules(model, site) for site in {site for site, _ in edits})
     plain = plain and model.hf is not model.bridge.original_model
     with hooked(model, edits, plain=plain):
         yield model.hf if plain else model.bridge.original_model

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 def digest(parts: Sequence[str]) -> str:
     """sha256 of a sequence of texts, 16 hex digits; where one text ends and the next starts matters."""
-    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()[:16]
+    found = hashlib.sha256()
+    for piece in json.JSONEncoder().iterencode(list(parts)):  # as json.dumps, never all of it in memory
+        found.update(piece.encode())
+    return found.hexdigest()[:16]
 
 
 def provenance(model: Model) -> dict:
