@@ -19,8 +19,9 @@ import torch
 from jaxtyping import Float
 from scipy.optimize import root_scalar
 
+from emolab.edits import hooked
 from emolab.errors import EmolabError
-from emolab.generation import _forward, _per_row, _plan, _running
+from emolab.generation import _edits, _forward, _per_row, _plan
 from emolab.models import Model
 from emolab.prompts import encode
 from emolab.steering import Steering
@@ -81,8 +82,9 @@ def _logits(model: Model, prompts: list[str], texts: list[str], steerings: list)
     batch = encode(model, prompts, texts)
     lengths, own = batch.response_mask.sum(1).tolist(), batch.attention_mask.sum(1).tolist()
     keep = min(max(lengths) + 1, batch.input_ids.shape[1])
-    with torch.inference_mode(), _running(model, steerings, batch, cached=False) as runner:
-        logits = _forward(model, runner, batch, keep)[:, :-1]
+    edits, plain = _edits(model, steerings, batch, cached=False)
+    with torch.inference_mode(), hooked(model, edits, plain=plain):
+        logits = _forward(model, model.hf if plain else model.bridge.original_model, batch, keep)[:, :-1]
     alone = [0 < n == m for n, m in zip(lengths, own, strict=True)]
     counts = [n - a for n, a in zip(lengths, alone, strict=True)]
     return [row[len(row) - n :] for row, n in zip(logits, counts, strict=True)], alone

@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import GenerationConfig
+from transformers import DynamicCache, GenerationConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from emolab.edits import hooked
 from emolab.errors import EmolabError, need_model, need_number, need_texts
@@ -26,6 +27,8 @@ from emolab.memory import halving
 from emolab.models import Model, hf_modules
 from emolab.prompts import Batch, check_context, encode, plan_batches, render_prompts
 from emolab.steering import Steering, as_rows, build_edits
+
+_SHARED = 8  # tokens of a prompt from which on reading it once pays
 
 
 def generate(
@@ -90,10 +93,17 @@ def generate(
     def write(index: list[int]) -> list[str]:
         batch = encode(model, [rendered[i] for i in index])
         steerings = [rows[i] for i in index] if rows else []
-        with _sampling(model, next(seeds), temperature), _running(model, steerings, batch, use_cache) as runner:
-            # On the plain model only emolab's hooks see tensors; those of others, on the bridge, may keep theirs.
-            with _only(runner, config), torch.inference_mode(runner is not model.bridge.original_model):
-                ids = runner.generate(batch.input_ids, attention_mask=batch.attention_mask, generation_config=config)
+        edits, plain = _edits(model, steerings, batch, use_cache)
+        runner = model.hf if plain else model.bridge.original_model
+        # On the plain model only emolab's hooks see tensors; those of others, on the bridge, may keep theirs.
+        with _sampling(model, next(seeds), temperature), _only(runner, config), torch.inference_mode(plain):
+            past = _read_once(model, steerings, batch) if plain and use_cache else None
+            for edit in edits.values() if past is not None else ():
+                edit.seen = batch.prompt_len - 1
+            with hooked(model, edits, plain=plain):
+                options = {"attention_mask": batch.attention_mask, "generation_config": config}
+                options |= {} if past is None else {"past_key_values": past}
+                ids = runner.generate(batch.input_ids, **options)
         return _decode(model, ids[:, batch.prompt_len :])
 
     texts = [""] * len(prompts)
@@ -135,8 +145,9 @@ def token_logprobs(
         batch = encode(model, [prompts[i] for i in index], [texts[i] for i in index])
         steerings = [rows[i] for i in index] if rows else []
         keep = min(int(batch.response_mask.sum(1).max()) + 1, batch.input_ids.shape[1])
-        with torch.inference_mode(), _running(model, steerings, batch, cached=False) as runner:
-            logits = _forward(model, runner, batch, keep)
+        edits, plain = _edits(model, steerings, batch, cached=False)
+        with torch.inference_mode(), hooked(model, edits, plain=plain):
+            logits = _forward(model, model.hf if plain else model.bridge.original_model, batch, keep)
         logp = logits[:, :-1].float().log_softmax(-1)
         targets = batch.input_ids[:, -logp.shape[1] :] if logp.shape[1] else batch.input_ids[:, :0]
         return batch, logp.gather(-1, targets[..., None])[..., 0].double().cpu().numpy()
@@ -152,15 +163,21 @@ def token_logprobs(
 
 
 def _forward(model: Model, runner: Any, batch: Batch, keep: int) -> Float[Tensor, "row token vocab"]:
-    options: dict[str, Any] = {"attention_mask": batch.attention_mask}
+    mask = batch.attention_mask
     if runner is not model.hf or model.hf is model.bridge.original_model:
-        return model.bridge(batch.input_ids, **options, logits_to_keep=keep)[:, -keep:]
+        return model.bridge(batch.input_ids, attention_mask=mask, logits_to_keep=keep)[:, -keep:]
+    return runner(input_ids=batch.input_ids, use_cache=False, **_options(runner, mask, keep)).logits[:, -keep:]
+
+
+def _options(runner: Any, mask: Tensor, keep: int) -> dict[str, Any]:
+    """The mask, and what else a plain model takes: positions that leave padding out, only the last `keep` logits."""
+    options: dict[str, Any] = {"attention_mask": mask}
     accepted = inspect.signature(runner.forward).parameters
     if "position_ids" in accepted:  # models with absolute positions do not work them out from the mask by themselves
-        options["position_ids"] = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
+        options["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
     if "logits_to_keep" in accepted:
         options["logits_to_keep"] = keep
-    return runner(input_ids=batch.input_ids, use_cache=False, **options).logits[:, -keep:]
+    return options
 
 
 def _per_row(model: Model, steering: Any, n: int, allow_mismatch: bool) -> list[Steering | None]:
@@ -194,9 +211,8 @@ def _bridge_has_hooks(model: Model) -> bool:
     return any(point.has_hooks() for point in model.bridge.hook_dict.values())
 
 
-@contextlib.contextmanager
-def _running(model: Model, steerings: list[Steering | None], batch: Batch, cached: bool) -> Iterator[Any]:
-    """The model to run, with this batch's edits on it."""
+def _edits(model: Model, steerings: list[Steering | None], batch: Batch, cached: bool) -> tuple[dict, bool]:
+    """This batch's edits, and whether they go on the plain model (else on the bridge)."""
     if len({id(s) for s in steerings}) == 1:
         steerings = steerings[:1]  # one table for all rows
     own = batch.attention_mask.sum(1)
@@ -204,9 +220,26 @@ def _running(model: Model, steerings: list[Steering | None], batch: Batch, cache
     prompts = list(zip(pads, (own - batch.response_mask.sum(1)).tolist(), strict=True))
     edits = build_edits(model, steerings, prompts, cached)
     plain = not _bridge_has_hooks(model) and all(hf_modules(model, site) for site in {site for site, _ in edits})
-    plain = plain and model.hf is not model.bridge.original_model
-    with hooked(model, edits, plain=plain):
-        yield model.hf if plain else model.bridge.original_model
+    return edits, plain and model.hf is not model.bridge.original_model
+
+
+def _read_once(model: Model, steerings: list[Steering | None], batch: Batch) -> DynamicCache | None:
+    """Keys and values of the prompts, all tokens but the last, each different prompt read once for all of its rows.
+
+    A grid of steerings asks few questions: nothing of theirs is steered before the last token of the prompt, unless
+    positions say so. None where that is so, or saves nothing, or where a model remembers in another way.
+    """
+    prompts, rows = torch.cat([batch.input_ids, batch.attention_mask], 1).unique(dim=0, return_inverse=True)
+    early = any(s is not None and s.positions != "generated" for s in steerings)
+    if early or 2 * len(prompts) > len(rows) or batch.prompt_len < _SHARED:
+        return None
+    ids, mask = prompts[:, : batch.prompt_len - 1], prompts[:, batch.prompt_len : -1]
+    out = model.hf(input_ids=ids, use_cache=True, **_options(model.hf, mask, keep=1))
+    past = getattr(out, "past_key_values", None)
+    if type(past) is not DynamicCache or {type(x) for x in past.layers} - {DynamicLayer, DynamicSlidingWindowLayer}:
+        return None
+    past.reorder_cache(rows)
+    return past
 
 
 @contextlib.contextmanager

@@ -184,7 +184,7 @@ def steering_is_local(case: Case) -> str:
 
 
 def rows_are_steered_apart(case: Case) -> str:
-    """Rows of one batch with different steering, and none, answer as each alone."""
+    """Rows of one batch with different steering, and none, answer as each alone; rows with the same prompt, too."""
     steerings = [
         Steering(case.vectors, {"joy": 2.0}, site="attn"),
         None,
@@ -194,6 +194,10 @@ def rows_are_steered_apart(case: Case) -> str:
     together = generate(case.model, QUERIES, steering=steerings, max_new_tokens=NEW)
     assert together == [generate(case.model, q, steering=s, max_new_tokens=NEW)[0] for q, s in rows]
     assert [a == b for a, b in zip(together, case.greedy, strict=True)] == [False, True, False]
+    doses = [None, *(Steering(case.vectors, {"joy": x}, site="attn") for x in (2.0, 3.0, -2.0))]
+    grid = [(q, s) for s in doses for q in QUERIES]  # prompts are read once for all their rows, where that can be
+    together = generate(case.model, [q for q, _ in grid], steering=[s for _, s in grid], max_new_tokens=NEW)
+    assert together == [generate(case.model, q, steering=s, max_new_tokens=NEW)[0] for q, s in grid]
     return "yes"
 
 

@@ -1,11 +1,14 @@
 """Generation: the fast path, the cache, padding and batches change nothing but the time."""
 
+import functools
+import itertools
 import random
 
 import numpy as np
 import pytest
 import torch
 
+from emolab import generation
 from emolab.edits import hooked
 from emolab.errors import EmolabError
 from emolab.generation import generate, token_logprobs
@@ -34,6 +37,39 @@ def test_batched_equals_single(model, vectors):
         assert together == [generate(model, q, steering=steering, max_new_tokens=20)[0] for q in QUERIES]
         assert together == generate(model, QUERIES, steering=steering, max_new_tokens=20, batch_size=3)
     assert len(set(together)) > 1 and all(together)
+
+
+def test_a_prompt_of_many_rows_is_read_once(model, vectors, monkeypatch):
+    """A grid's questions stand in every row: the texts are those of each row alone, however many share a prompt."""
+    grid = itertools.product(("joy", "anger"), (-2, 3), ("resid", "attn"))
+    doses = [None, *(Steering(vectors, {emotion: x}, site=site) for emotion, x, site in grid)]
+    rows = [(query, steering) for steering in doses for query in QUERIES]
+    read, forward = [], model.hf.forward
+
+    def counting(input_ids, *args, **options):
+        read.append(tuple(input_ids.shape))
+        return forward(input_ids, *args, **options)
+
+    monkeypatch.setattr(model.hf, "forward", functools.wraps(forward)(counting))
+    queries, steerings = map(list, zip(*rows, strict=True))
+    together = generate(model, queries, steering=steerings, max_new_tokens=12)
+    longest = encode(model, render_prompts(model, QUERIES)).prompt_len
+    assert read[:2] == [(len(QUERIES), longest - 1), (len(rows), 1)], "what all rows share, and then one token each"
+    read.clear()
+    assert together == [generate(model, q, steering=s, max_new_tokens=12)[0] for q, s in rows]
+    assert len(set(together)) > 12 and {size for _, size in read} > {1}
+    monkeypatch.setattr(generation, "_SHARED", 10**6)
+    assert together == generate(model, queries, steering=steerings, max_new_tokens=12)
+    monkeypatch.setattr(generation, "_SHARED", 1)
+    sample = {"steering": steerings, "max_new_tokens": 12, "temperature": 1.0, "seed": 3}
+    assert generate(model, queries, **sample) == generate(model, queries, **sample) != together
+
+
+@pytest.mark.parametrize("positions", POSITIONS[1:])
+def test_a_prompt_that_is_steered_is_read_by_every_row(model, vectors, positions):
+    steering = [Steering(vectors, {"joy": x}, positions=positions) for x in (1.0, 2.0, 3.0, -1.0)]
+    together = generate(model, [QUERIES[0]] * 4, steering=steering, max_new_tokens=12)
+    assert together == [generate(model, QUERIES[0], steering=s, max_new_tokens=12)[0] for s in steering]
 
 
 def test_left_padded_equals_unpadded(model):
