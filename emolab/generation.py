@@ -227,11 +227,14 @@ def _read_once(model: Model, steerings: list[Steering | None], batch: Batch) -> 
     """Keys and values of the prompts, all tokens but the last, each different prompt read once for all of its rows.
 
     A grid of steerings asks few questions: nothing of theirs is steered before the last token of the prompt, unless
-    positions say so. None where that is so, or saves nothing, or where a model remembers in another way.
+    positions say so. None where that is so, or saves nothing, where somebody else's hooks are on the model (they may
+    change rows one by one), or where a model remembers in another way.
     """
     prompts, rows = torch.cat([batch.input_ids, batch.attention_mask], 1).unique(dim=0, return_inverse=True)
     early = any(s is not None and s.positions != "generated" for s in steerings)
     if early or 2 * len(prompts) > len(rows) or batch.prompt_len < _SHARED:
+        return None
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.hf.modules()):
         return None
     ids, mask = prompts[:, : batch.prompt_len - 1], prompts[:, batch.prompt_len : -1]
     out = model.hf(input_ids=ids, use_cache=True, **_options(model.hf, mask, keep=1))

@@ -65,6 +65,24 @@ def test_a_prompt_of_many_rows_is_read_once(model, vectors, monkeypatch):
     assert generate(model, queries, **sample) == generate(model, queries, **sample) != together
 
 
+def test_a_prompt_is_read_by_every_row_where_others_hook_the_model(tiny_llama):
+    """Hooks of a user's own may change rows one by one, in the prompt already."""
+    push, shapes = torch.zeros(4, 1, tiny_llama.d_model), []
+    push[1:] = torch.randn(3, 1, tiny_llama.d_model, generator=torch.Generator().manual_seed(0))
+
+    def hook(module, args, output):
+        shapes.append(output.shape[:2])
+        return output + push
+
+    handle = tiny_llama.hf.model.layers[0].register_forward_hook(hook)
+    try:
+        texts = generate(tiny_llama, [QUERIES[0]] * 4, max_new_tokens=8)
+    finally:
+        handle.remove()
+    assert {rows for rows, _ in shapes} == {4} and shapes[0][1] > 8
+    assert texts[0] == generate(tiny_llama, QUERIES[0], max_new_tokens=8)[0] and len(set(texts)) > 1
+
+
 @pytest.mark.parametrize("positions", POSITIONS[1:])
 def test_a_prompt_that_is_steered_is_read_by_every_row(model, vectors, positions):
     steering = [Steering(vectors, {"joy": x}, positions=positions) for x in (1.0, 2.0, 3.0, -1.0)]

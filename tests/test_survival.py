@@ -310,7 +310,8 @@ def test_out_of_memory_halves_the_batch(tiny_llama, room_for, run_out):
     clean, seen = hooks_left(tiny_llama), room_for(3, run_out)
     with pytest.warns(UserWarning, match="memory ran out; going on in batches of 2") as told:
         assert generate(tiny_llama, asked, **options) == texts
-        assert len(told) == 1 and seen[:3] == [10, 5, 2] and max(seen[3:]) == 2
+        # Of ten rows first the five different prompts are read; of five rows, all.
+        assert len(told) == 1 and seen[:3] == [len(QUERIES), 5, 2] == [5, 5, 2] and max(seen[3:]) == 2
         again = token_logprobs(tiny_llama, prompts, texts, steering=rows)
         found = emolab.response_means(tiny_llama, responses, progress=False)
     assert len(told) == 3 and hooks_left(tiny_llama) == clean
