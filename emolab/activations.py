@@ -155,10 +155,11 @@ def response_means(
     wanted = {*sites} | ({"attn"} if "head" in sites else set())  # heads are checked against attn
     result: dict[str, np.ndarray] = {}
     broken: dict[str, None] = {}
+    scratch: dict[torch.device, Tensor] = {}
     with tqdm(total=len(texts), desc="activations", unit="text", disable=not progress) as bar:
 
         def measure(rows: list[int]) -> dict[str, np.ndarray]:
-            return _batch_means(model, [prompts[i] for i in rows], [texts[i] for i in rows], wanted)
+            return _batch_means(model, [prompts[i] for i in rows], [texts[i] for i in rows], wanted, scratch)
 
         plan = models.plan_batches(model, totals, batch_size)
         if client is None:
@@ -253,8 +254,13 @@ def _with_tokens(responses: pd.DataFrame, lengths: list[int]) -> tuple[pd.DataFr
     return responses[kept].reset_index(drop=True), [n for n in lengths if n]
 
 
-def _batch_means(model: Model, prompts: list[str], texts: list[str], sites: set[str]) -> dict[str, np.ndarray]:
-    """One forward pass: {site: [batch, layer, ...]} and `resid_norm` [batch, layer]."""
+def _batch_means(
+    model: Model, prompts: list[str], texts: list[str], sites: set[str], scratch: dict[torch.device, Tensor]
+) -> dict[str, np.ndarray]:
+    """One forward pass: {site: [batch, layer, ...]} and `resid_norm` [batch, layer].
+
+    scratch: {} at first; memory for all layers and batches, since fresh one for each would cost more than the sums.
+    """
     batch = models.encode(model, prompts, texts)
     ids, attention = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
     exact = torch.float32 if ids.device.type == "mps" else torch.float64  # MPS has no float64
@@ -262,7 +268,6 @@ def _batch_means(model: Model, prompts: list[str], texts: list[str], sites: set[
     mask = batch.response_mask[:, start:].to(model.device)
     weight = mask.to(exact) / mask.sum(1, keepdim=True)
     taken: dict[tuple[str, int], Tensor] = {}
-    scratch: dict[tuple, Tensor] = {}
 
     def own(x: Tensor) -> Tensor:
         """The tokens that count, zero elsewhere."""
@@ -275,10 +280,9 @@ def _batch_means(model: Model, prompts: list[str], texts: list[str], sites: set[
     def exact_mean(x: Tensor) -> tuple[Tensor, Tensor]:
         """(mean, the values it was taken of). Weight 0 leaves out what does not count, unless that is infinite."""
         part = x[:, start:]
-        key = (part.shape, part.device)
-        if key not in scratch:  # one for all layers: fresh memory for each would cost more than the sums
-            scratch[key] = torch.empty(part.shape, dtype=exact, device=part.device)
-        values = scratch[key].copy_(part)
+        if part.device not in scratch or scratch[part.device].numel() < part.numel():
+            scratch[part.device] = torch.empty(part.numel(), dtype=exact, device=part.device)
+        values = scratch[part.device][: part.numel()].view(part.shape).copy_(part)
         found = mean(values)
         if not found.isfinite().all():
             values = own(x)
@@ -335,8 +339,10 @@ def _batch_means(model: Model, prompts: list[str], texts: list[str], sites: set[
 def _halved_means(model: Model, prompts: list[str], texts: list[str], sites: set[str]) -> dict[str, np.ndarray]:
     """`_batch_means` of one batch in a worker, which halves it where it does not fit its memory."""
 
+    scratch: dict[torch.device, Tensor] = {}
+
     def measure(rows: list[int]) -> dict[str, np.ndarray]:
-        return _batch_means(model, [prompts[i] for i in rows], [texts[i] for i in rows], sites)
+        return _batch_means(model, [prompts[i] for i in rows], [texts[i] for i in rows], sites, scratch)
 
     parts = [part for _, part in halving(measure, [list(range(len(texts)))])]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

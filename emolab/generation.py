@@ -234,7 +234,8 @@ def _read_once(model: Model, steerings: list[Steering | None], batch: Batch) -> 
     early = any(s is not None and s.positions != "generated" for s in steerings)
     if early or 2 * len(prompts) > len(rows) or batch.prompt_len < _SHARED:
         return None
-    if any(module._forward_hooks or module._forward_pre_hooks for module in model.hf.modules()):
+    hooks = (hook for m in model.hf.modules() for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values()))
+    if any(not getattr(hook, "__module__", "").startswith("transformers.") for hook in hooks):  # its own only look on
         return None
     ids, mask = prompts[:, : batch.prompt_len - 1], prompts[:, batch.prompt_len : -1]
     out = model.hf(input_ids=ids, use_cache=True, **_options(model.hf, mask, keep=1))

@@ -161,11 +161,11 @@ def test_a_worker_halves_a_batch_that_does_not_fit(talker, client, monkeypatch):
     expected = emolab.response_means(talker, told, batch_size=6, progress=False)
     measure, sizes = activations._batch_means, []
 
-    def full(model, prompts, texts, sites):
+    def full(model, prompts, texts, sites, scratch):
         if len(texts) > 2:
             raise MemoryError
         sizes.append(len(texts))
-        return measure(model, prompts, texts, sites)
+        return measure(model, prompts, texts, sites, scratch)
 
     monkeypatch.setattr(activations, "_batch_means", full)
     with pytest.warns(UserWarning, match="going on in batches of"):
