@@ -9,6 +9,7 @@ READY := $(VENV)/.ready
 ifeq ($(strip $(OMP_NUM_THREADS)),)
 export OMP_NUM_THREADS := 1
 endif
+export NUMBA_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
