@@ -61,7 +61,7 @@ lint: $(READY)  ## ruff
 	$(BIN)/python -m ruff check .
 
 types: $(READY)  ## pyright, in standard mode, on emolab/
-	$(BIN)/python -m pyright
+	$(BIN)/python -m pyright --project pyproject.toml --pythonpath $(BIN)/python
 
 figures: $(READY)  ## run all notebooks from fresh kernels, write figures/ and refresh the notebooks' outputs
 	$(BIN)/python -m emolab.classroom

@@ -22,7 +22,7 @@ from extraction import responses
 from emolab.activations import response_means
 from emolab.models import encode
 
-BATCH, ANSWER = 8, 56
+BATCH, ANSWER = 50, 56  # half of the few: more rows would be one batch there and larger ones of the many
 RETURNED = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

@@ -29,7 +29,8 @@ from emolab.emotions import order
 from emolab.errors import EmolabError, FileError, MismatchError, need_model, need_table, need_texts, shown
 from emolab.memory import halving
 from emolab.models import SITES, Model
-from emolab.sites import attention_gain, attention_norm, check_bridge, head_weights, output_weight
+from emolab.passes import batch_means, check_heads
+from emolab.sites import check_bridge, head_weights
 from emolab.sites import output_weights as output_weights  # part of this module for its users
 from emolab.storage import digest, provenance, read_tensors, write_tensors
 
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 TOKEN_RULE = "mean over response tokens, BOS and prompt excluded"
 FORMAT = "emolab-response-means-1"
-# How far heads may miss their layer's attention output, as a share of it; bfloat16 rounds at 0.4 %.
-_HEAD_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 
 
 @dataclasses.dataclass(eq=False)
@@ -159,7 +158,7 @@ def response_means(
     with tqdm(total=len(texts), desc="activations", unit="text", disable=not progress) as bar:
 
         def measure(rows: list[int]) -> dict[str, np.ndarray]:
-            return _batch_means(model, [prompts[i] for i in rows], [texts[i] for i in rows], wanted, scratch)
+            return batch_means(model, [prompts[i] for i in rows], [texts[i] for i in rows], wanted, scratch)
 
         plan = models.plan_batches(model, totals, batch_size)
         if client is None:
@@ -183,7 +182,7 @@ def response_means(
             "load it with dtype='bfloat16' or 'float32'"
         )
     if "head" in sites:
-        _check_heads(model, result["head"], result["attn"])
+        check_heads(model, result["head"], result["attn"])
     index = responses[["query_id", "emotion", "condition"]].assign(n_tokens=lengths).reset_index(drop=True)
     means = ResponseMeans(index, {site: result[site] for site in sites}, result["resid_norm"], meta)
     if out is not None:
@@ -254,113 +253,13 @@ def _with_tokens(responses: pd.DataFrame, lengths: list[int]) -> tuple[pd.DataFr
     return responses[kept].reset_index(drop=True), [n for n in lengths if n]
 
 
-def _batch_means(
-    model: Model, prompts: list[str], texts: list[str], sites: set[str], scratch: dict[torch.device, Tensor]
-) -> dict[str, np.ndarray]:
-    """One forward pass: {site: [batch, layer, ...]} and `resid_norm` [batch, layer].
-
-    scratch: {} at first; memory for all layers and batches, since fresh one for each would cost more than the sums.
-    """
-    batch = models.encode(model, prompts, texts)
-    ids, attention = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
-    exact = torch.float32 if ids.device.type == "mps" else torch.float64  # MPS has no float64
-    start = int(batch.response_mask.any(0).nonzero()[0])  # nothing counts left of here
-    mask = batch.response_mask[:, start:].to(model.device)
-    weight = mask.to(exact) / mask.sum(1, keepdim=True)
-    taken: dict[tuple[str, int], Tensor] = {}
-
-    def own(x: Tensor) -> Tensor:
-        """The tokens that count, zero elsewhere."""
-        keep = mask.to(x.device).reshape(*mask.shape, *[1] * (x.ndim - 2))
-        return torch.where(keep, x[:, start:], 0).to(exact)
-
-    def mean(x: Tensor) -> Tensor:
-        return torch.bmm(weight[:, None].to(x.device), x.flatten(2)).reshape(len(x), *x.shape[2:])
-
-    def exact_mean(x: Tensor) -> tuple[Tensor, Tensor]:
-        """(mean, the values it was taken of). Weight 0 leaves out what does not count, unless that is infinite."""
-        part = x[:, start:]
-        if part.device not in scratch or scratch[part.device].numel() < part.numel():
-            scratch[part.device] = torch.empty(part.numel(), dtype=exact, device=part.device)
-        values = scratch[part.device][: part.numel()].view(part.shape).copy_(part)
-        found = mean(values)
-        if not found.isfinite().all():
-            values = own(x)
-            found = mean(values)
-        return found, values
-
-    def plain(site: str, layer: int):
-        def take(x, hook):
-            found, values = exact_mean(x)
-            taken[site, layer] = found.float().cpu()
-            if site == "resid":
-                taken["resid_norm", layer] = mean(values.norm(dim=-1)[..., None])[:, 0].float().cpu()
-
-        return take
-
-    def normed_heads(layer: int, gain: Tensor):
-        """Attention's output is normed: out -> out * scale * gain, scale by token. Gives each token's z that scale."""
-        held: dict[str, Tensor] = {}
-
-        def take_z(x, hook):
-            held["z"] = own(x)
-
-        def take_raw(x, hook):
-            held["raw"] = own(x) * gain.to(x.device, exact)
-
-        def take_normed(x, hook):
-            raw = held.pop("raw")
-            scale = (own(x) * raw).sum(-1) / (raw * raw).sum(-1).clamp_min(torch.finfo(exact).tiny)
-            taken["head", layer] = mean(held.pop("z") * scale[..., None, None]).float().cpu()
-
-        return take_z, take_raw, take_normed
-
-    hooks = []
-    for site in sorted({*sites, "resid"}):
-        for layer, name in enumerate(models.site_hooks(model, site)):
-            block = model.bridge.blocks[layer]
-            if site == "head" and attention_norm(block) is not None:
-                names = name, f"blocks.{layer}.attn.o.hook_out", models.site_hooks(model, "attn")[layer]
-                hooks += zip(names, normed_heads(layer, attention_gain(block)), strict=True)
-            else:
-                hooks.append((name, plain(site, layer)))
-    with torch.inference_mode(), model.bridge.hooks(fwd_hooks=hooks):
-        model.bridge(ids, attention_mask=attention, logits_to_keep=1, use_cache=False)
-    result = {}
-    for name in (*sites, "resid_norm"):
-        layers = [taken[name, layer] for layer in range(model.n_layers) if (name, layer) in taken]
-        if len(layers) < model.n_layers:
-            raise EmolabError(f"{model.name} gave no activations at {name}; measure the other sites only")
-        width = max(x.shape[-1] for x in layers)  # heads may be of different width (Gemma 4): filled up with zeros
-        result[name] = torch.stack([torch.nn.functional.pad(x, (0, width - x.shape[-1])) for x in layers], 1).numpy()
-    return result
-
-
 def _halved_means(model: Model, prompts: list[str], texts: list[str], sites: set[str]) -> dict[str, np.ndarray]:
-    """`_batch_means` of one batch in a worker, which halves it where it does not fit its memory."""
+    """`batch_means` of one batch in a worker, which halves it where it does not fit its memory."""
 
     scratch: dict[torch.device, Tensor] = {}
 
     def measure(rows: list[int]) -> dict[str, np.ndarray]:
-        return _batch_means(model, [prompts[i] for i in rows], [texts[i] for i in rows], sites, scratch)
+        return batch_means(model, [prompts[i] for i in rows], [texts[i] for i in rows], sites, scratch)
 
     parts = [part for _, part in halving(measure, [list(range(len(texts)))])]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _check_heads(model: Model, z: np.ndarray, attn: np.ndarray) -> None:
-    """Heads must sum to `attn` up to one constant a layer (the bias): refuses architectures that we misread."""
-    dtype = torch.promote_types(model.dtype, torch.float32)
-    rows = np.linspace(0, len(z) - 1, min(len(z), 64)).astype(int)  # what is misread is so in every response
-    # In torch: NumPy's threads would go on spinning for some milliseconds, and torch's wait for them at every layer.
-    some_z, some_attn = torch.from_numpy(z[rows]), torch.from_numpy(attn[rows])
-    for layer in range(model.n_layers):
-        W_O, whole = output_weight(model, layer, dtype), some_attn[:, layer]
-        own = some_z[:, layer, :, : W_O.shape[1]].flatten(1).to(dtype)
-        rest = whole - own @ W_O.flatten(0, 1)
-        off = ((rest - rest.mean(0)).abs().max() / whole.abs().max().clamp_min(1e-12)).item()
-        if off > _HEAD_TOLERANCE.get(model.dtype, 5e-2):
-            raise EmolabError(
-                f"heads of layer {layer} do not add up to the attention output of {type(model.hf).__name__} "
-                f"(off by {off:.1%}); measure resid, attn or mlp, without 'head'"
-            )

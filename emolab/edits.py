@@ -42,8 +42,8 @@ class Window:
         self.positions, self.prompts, self.cached = positions, prompts, cached
         self.half_life = None if fade is None or np.isinf(fade).all() else np.array(fade, float)[:, None]
         # From here on, no row is left in its prompt and every token is edited.
-        simple = prompts and self.half_life is None and all(p in ("generated", "all") for p in positions)
-        self.all_from = max(pad + n - 1 for pad, n in prompts) if simple else _FAR
+        simple = self.half_life is None and all(p in ("generated", "all") for p in positions)
+        self.all_from = max(pad + n - 1 for pad, n in prompts) if prompts and simple else _FAR
         self._key, self._found = None, (False, None)
         self._probe_key: Any = None
         self._probe: Any = None

@@ -16,7 +16,7 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +80,16 @@ def _embedder() -> Any:
 
 def embed(texts: Sequence[str], *, progress: bool = False) -> Float[np.ndarray, "text dim"]:
     """Unit sentence embeddings (all-MiniLM-L6-v2, cut at 128 tokens). Equal texts are embedded once."""
-    unique = list(dict.fromkeys(texts))
-    if not unique:
-        return np.zeros((0, 384), np.float32)
-    vectors = _embedder().encode(unique, normalize_embeddings=True, batch_size=64, show_progress_bar=progress)
+    unique = tuple(dict.fromkeys(texts))
     place = {text: i for i, text in enumerate(unique)}
-    return vectors[[place[text] for text in texts]]
+    return _embedded(unique, progress)[[place[text] for text in texts]]
+
+
+@lru_cache(maxsize=1)  # a judge and `adherence` ask for the same texts. Whole lists: a text's bits depend on its batch.
+def _embedded(texts: tuple[str, ...], progress: bool) -> Float[np.ndarray, "text dim"]:
+    if not texts:
+        return np.zeros((0, 384), np.float32)
+    return _embedder().encode(list(texts), normalize_embeddings=True, batch_size=64, show_progress_bar=progress)
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,8 @@ class EmbeddingJudge:
         return centres / np.linalg.norm(centres, axis=1, keepdims=True)
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "text label"]:
-        scores = embed(texts).astype(np.float64) @ self._centres.T / self.temperature
+        centres = self._centres  # first, so that the texts are what `embed` embedded last
+        scores = embed(texts).astype(np.float64) @ centres.T / self.temperature
         scores = np.exp(scores - scores.max(1, keepdims=True))
         return scores / scores.sum(1, keepdims=True)
 

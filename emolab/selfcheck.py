@@ -215,7 +215,9 @@ def _leaves_nothing(model: Model) -> tuple[bool | None, str]:
 
 def _heads(model: Model) -> tuple[bool | None, str]:
     try:
-        site_hooks(model, "attn"), site_hooks(model, "head"), head_weights(model, 0)
+        site_hooks(model, "attn")
+        site_hooks(model, "head")
+        head_weights(model, 0)
     except EmolabError as error:
         return None, f'no site "head" for this model ({error})'
     found = extract_vectors(model, responses_from_texts(TEXTS), sites=("attn", "head"), progress=False)

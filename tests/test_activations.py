@@ -104,7 +104,7 @@ def test_heads_of_a_layer_sum_to_attn_minus_its_bias(kind, request):
 
 def test_heads_that_do_not_add_up_are_refused(tiny_llama, monkeypatch):
     weights = 1.01 * output_weights(tiny_llama)
-    monkeypatch.setattr("emolab.activations.output_weight", lambda model, layer, dtype: weights[layer].to(dtype))
+    monkeypatch.setattr("emolab.passes.output_weight", lambda model, layer, dtype: weights[layer].to(dtype))
     with pytest.raises(EmolabError, match="heads of layer 0 do not add up .* LlamaForCausalLM"):
         response_means(tiny_llama, answers(tiny_llama), progress=False)
 

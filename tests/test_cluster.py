@@ -159,7 +159,7 @@ def wait_until(condition, seconds=20):
 def test_a_worker_halves_a_batch_that_does_not_fit(talker, client, monkeypatch):
     told = oracle.responses(talker, ["tell me about the sea .", "a road"], EMOTIONS)
     expected = emolab.response_means(talker, told, batch_size=6, progress=False)
-    measure, sizes = activations._batch_means, []
+    measure, sizes = activations.batch_means, []
 
     def full(model, prompts, texts, sites, scratch):
         if len(texts) > 2:
@@ -167,7 +167,7 @@ def test_a_worker_halves_a_batch_that_does_not_fit(talker, client, monkeypatch):
         sizes.append(len(texts))
         return measure(model, prompts, texts, sites, scratch)
 
-    monkeypatch.setattr(activations, "_batch_means", full)
+    monkeypatch.setattr(activations, "batch_means", full)
     with pytest.warns(UserWarning, match="going on in batches of"):
         found = emolab.response_means(talker, told, batch_size=6, progress=False, client=client)
     assert sum(sizes) == len(told) and max(sizes) <= 2

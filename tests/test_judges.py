@@ -7,8 +7,10 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
+import emolab
 from emolab import judges
 from emolab.emotions import EMOTIONS, NEUTRAL
 from emolab.errors import EmolabError
@@ -54,8 +56,10 @@ TEXTS = [text for group in SENTENCES.values() for text in group]
 def fresh_embedder():
     """An empty cache before and after, so that a manipulated encoder reaches no other test."""
     judges._embedder.cache_clear()
+    judges._embedded.cache_clear()
     yield
     judges._embedder.cache_clear()
+    judges._embedded.cache_clear()
 
 
 # Embedding judge
@@ -111,6 +115,14 @@ def test_embeddings_are_unit_and_deterministic():
     np.testing.assert_array_equal(first, judges.embed(TEXTS))
     assert judges.embed([]).shape == (0, first.shape[1])
     assert judges._embedder().max_seq_length == 128
+
+
+@needs_embedder
+def test_texts_are_embedded_once_for_the_judge_and_for_adherence(monkeypatch):
+    seen, encode = [], type(judges._embedder()).encode
+    monkeypatch.setattr(type(judges._embedder()), "encode", lambda me, t, **k: seen.extend(t) or encode(me, t, **k))
+    emolab.score(pd.DataFrame({"text": ["So happy today.", "So sad today."], "query": ["Are you?", "How so?"]}))
+    assert seen.count("So happy today.") == seen.count("So sad today.") == 1
 
 
 @needs_embedder

@@ -107,7 +107,7 @@ def test_something_that_remains(own, monkeypatch):
 
 
 def test_heads_that_do_not_add_up(own, monkeypatch):
-    monkeypatch.setattr("emolab.activations.output_weight", lambda model, layer, dtype: torch.ones(4, 8, 32))
+    monkeypatch.setattr("emolab.passes.output_weight", lambda model, layer, dtype: torch.ones(4, 8, 32))
     assert failed(own) == ["heads add up to attention"]
 
 

@@ -1,0 +1,118 @@
+"""One forward pass of the bridge: per row, the mean of every site and layer over its response tokens, in float64.
+
+The hooks do the sums, and nothing but the means is kept. `emolab.activations` puts batches together.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emolab import models
+from emolab.errors import EmolabError
+from emolab.models import Model
+from emolab.sites import attention_gain, attention_norm, output_weight
+
+# How far heads may miss their layer's attention output, as a share of it; bfloat16 rounds at 0.4 %.
+_HEAD_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
+
+
+def batch_means(
+    model: Model, prompts: list[str], texts: list[str], sites: set[str], scratch: dict[torch.device, Tensor]
+) -> dict[str, np.ndarray]:
+    """One forward pass: {site: [batch, layer, ...]} and `resid_norm` [batch, layer].
+
+    scratch: {} at first; memory for all layers and batches, since fresh one for each would cost more than the sums.
+    """
+    batch = models.encode(model, prompts, texts)
+    ids, attention = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
+    exact = torch.float32 if ids.device.type == "mps" else torch.float64  # MPS has no float64
+    start = int(batch.response_mask.any(0).nonzero()[0])  # nothing counts left of here
+    mask = batch.response_mask[:, start:].to(model.device)
+    weight = mask.to(exact) / mask.sum(1, keepdim=True)
+    taken: dict[tuple[str, int], Tensor] = {}
+
+    def own(x: Tensor) -> Tensor:
+        """The tokens that count, zero elsewhere."""
+        keep = mask.to(x.device).reshape(*mask.shape, *[1] * (x.ndim - 2))
+        return torch.where(keep, x[:, start:], 0).to(exact)
+
+    def mean(x: Tensor) -> Tensor:
+        return torch.bmm(weight[:, None].to(x.device), x.flatten(2)).reshape(len(x), *x.shape[2:])
+
+    def exact_mean(x: Tensor) -> tuple[Tensor, Tensor]:
+        """(mean, the values it was taken of). Weight 0 leaves out what does not count, unless that is infinite."""
+        part = x[:, start:]
+        if part.device not in scratch or scratch[part.device].numel() < part.numel():
+            scratch[part.device] = torch.empty(part.numel(), dtype=exact, device=part.device)
+        values = scratch[part.device][: part.numel()].view(part.shape).copy_(part)
+        found = mean(values)
+        if not found.isfinite().all():
+            values = own(x)
+            found = mean(values)
+        return found, values
+
+    def plain(site: str, layer: int):
+        def take(x, hook):
+            found, values = exact_mean(x)
+            taken[site, layer] = found.float().cpu()
+            if site == "resid":
+                taken["resid_norm", layer] = mean(values.norm(dim=-1)[..., None])[:, 0].float().cpu()
+
+        return take
+
+    def normed_heads(layer: int, gain: Tensor):
+        """Attention's output is normed: out -> out * scale * gain, scale by token. Gives each token's z that scale."""
+        held: dict[str, Tensor] = {}
+
+        def take_z(x, hook):
+            held["z"] = own(x)
+
+        def take_raw(x, hook):
+            held["raw"] = own(x) * gain.to(x.device, exact)
+
+        def take_normed(x, hook):
+            raw = held.pop("raw")
+            scale = (own(x) * raw).sum(-1) / (raw * raw).sum(-1).clamp_min(torch.finfo(exact).tiny)
+            taken["head", layer] = mean(held.pop("z") * scale[..., None, None]).float().cpu()
+
+        return take_z, take_raw, take_normed
+
+    hooks = []
+    for site in sorted({*sites, "resid"}):
+        for layer, name in enumerate(models.site_hooks(model, site)):
+            block = model.bridge.blocks[layer]
+            if site == "head" and attention_norm(block) is not None:
+                names = name, f"blocks.{layer}.attn.o.hook_out", models.site_hooks(model, "attn")[layer]
+                hooks += zip(names, normed_heads(layer, attention_gain(block)), strict=True)
+            else:
+                hooks.append((name, plain(site, layer)))
+    with torch.inference_mode(), model.bridge.hooks(fwd_hooks=hooks):
+        model.bridge(ids, attention_mask=attention, logits_to_keep=1, use_cache=False)
+    result = {}
+    for name in (*sites, "resid_norm"):
+        layers = [taken[name, layer] for layer in range(model.n_layers) if (name, layer) in taken]
+        if len(layers) < model.n_layers:
+            raise EmolabError(f"{model.name} gave no activations at {name}; measure the other sites only")
+        width = max(x.shape[-1] for x in layers)  # heads may be of different width (Gemma 4): filled up with zeros
+        result[name] = torch.stack([torch.nn.functional.pad(x, (0, width - x.shape[-1])) for x in layers], 1).numpy()
+    return result
+
+
+def check_heads(model: Model, z: np.ndarray, attn: np.ndarray) -> None:
+    """Heads must sum to `attn` up to one constant a layer (the bias): refuses architectures that we misread."""
+    dtype = torch.promote_types(model.dtype, torch.float32)
+    rows = np.linspace(0, len(z) - 1, min(len(z), 64)).astype(int)  # what is misread is so in every response
+    # In torch: NumPy's threads would go on spinning for some milliseconds, and torch's wait for them at every layer.
+    some_z, some_attn = torch.from_numpy(z[rows]), torch.from_numpy(attn[rows])
+    for layer in range(model.n_layers):
+        W_O, whole = output_weight(model, layer, dtype), some_attn[:, layer]
+        own = some_z[:, layer, :, : W_O.shape[1]].flatten(1).to(dtype)
+        rest = whole - own @ W_O.flatten(0, 1)
+        off = ((rest - rest.mean(0)).abs().max() / whole.abs().max().clamp_min(1e-12)).item()
+        if off > _HEAD_TOLERANCE.get(model.dtype, 5e-2):
+            raise EmolabError(
+                f"heads of layer {layer} do not add up to the attention output of {type(model.hf).__name__} "
+                f"(off by {off:.1%}); measure resid, attn or mlp, without 'head'"
+            )
