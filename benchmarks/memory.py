@@ -3,7 +3,7 @@
 Each in processes of its own, the median of three. Extra is the highest memory during extraction, above the loaded
 model after a bare forward pass of one of the same batches; the result itself (4 bytes x responses x layers x d_model a
 site) is taken off. glibc is told to give memory back at once, or its reserves would blur the numbers by 20 MiB. On a
-GPU the GPU's memory is measured (the result lies in main memory). About 4 minutes on two cores.
+GPU the GPU's memory is measured (the result lies in main memory). About 6 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from extraction import responses
 from emolab.activations import response_means
 from emolab.models import encode
 
-BATCH, ANSWER = 50, 56  # half of the few: more rows would be one batch there and larger ones of the many
+ANSWER = 56  # tokens; 64 with the prompt
+BATCHES = 8, 50  # 50 is half of the few: more rows would be one batch there and larger ones of the many
 RETURNED = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -32,10 +33,10 @@ def _status(field: str) -> float:
     return next(int(line.split()[1]) / 2**10 for line in STATUS.read_text().splitlines() if line.startswith(field))
 
 
-def measure(n: int, n_layers: int = 12, d_model: int = 256) -> dict:
+def measure(n: int, rows: int, n_layers: int = 12, d_model: int = 256) -> dict:
     model = random_model(n_layers, d_model)
     table = responses(n, prompt=8, answer=ANSWER)
-    few = table.head(BATCH)
+    few = table.head(rows)
     batch = encode(model, list(few["prompt"]), list(few["text"]))
     with torch.inference_mode():
         model.bridge(batch.input_ids, attention_mask=batch.attention_mask, logits_to_keep=1, use_cache=False)
@@ -45,7 +46,7 @@ def measure(n: int, n_layers: int = 12, d_model: int = 256) -> dict:
     else:
         CLEAR.write_text("5")  # the peak starts again from here
         before = _status("VmRSS")
-    means = response_means(model, table, batch_size=BATCH, progress=False)
+    means = response_means(model, table, batch_size=rows, progress=False)
     peak = torch.cuda.max_memory_allocated() / 2**20 if CUDA else _status("VmHWM")
     result = sum(x.nbytes for x in (*means.means.values(), means.resid_norm)) / 2**20
     return {"before": before, "peak": peak, "result": result, "extra": peak - before - (0 if CUDA else result)}
@@ -55,30 +56,35 @@ def main() -> None:
     a = arguments()
     if not CUDA and not CLEAR.exists():
         raise SystemExit("memory.py skipped: without a GPU it needs Linux, whose kernel can reset a process's peak")
+    table = [row for batch in BATCHES for row in compared(batch, a.quick)]
+    setting = f"12 layers, d 256, batches of {' and '.join(map(str, BATCHES))}, {8 + ANSWER} tokens, four sites"
+    record("memory of extraction", table, setting=setting)
+
+
+def compared(batch: int, quick: bool) -> list[dict]:
     found = {}
-    for n in (100, 300 if a.quick else 3000):
-        command = [sys.executable, __file__, "--child", str(n)]
+    for n in (100, 300 if quick else 3000):
+        command = [sys.executable, __file__, "--child", str(n), str(batch)]
         runs = []
-        for _ in range(1 if a.quick else 3):
+        for _ in range(1 if quick else 3):
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | RETURNED)
             runs.append(json.loads(done.stdout.splitlines()[-1]))
         found[n] = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-    rows = []
+    rows, of = [], f"batches of {batch}"
     for n, x in found.items():
-        rows.append(plain_row(f"{n} responses: loaded model", round(x["before"]), "MiB"))
-        rows.append(plain_row(f"{n} responses: result", round(x["result"], 1), "MiB"))
-        rows.append(plain_row(f"{n} responses: extra beside the result", round(x["extra"], 1), "MiB"))
+        rows.append(plain_row(f"{of}, {n} responses: loaded model", round(x["before"]), "MiB"))
+        rows.append(plain_row(f"{of}, {n} responses: result", round(x["result"], 1), "MiB"))
+        rows.append(plain_row(f"{of}, {n} responses: extra beside the result", round(x["extra"], 1), "MiB"))
     few, many = found.values()
     ratio = many["extra"] / few["extra"]
     (n_few, n_many), more = found, (many["extra"] - few["extra"]) * 2**10
-    rows.append(plain_row("extra, for one response more", round(more / (n_many - n_few), 2), "KiB"))
-    rows.append(plain_row("extra, many over few", round(ratio, 3), "x") | judged(ratio, ("<=", 1.05)))
-    setting = f"12 layers, d 256, batch {BATCH}, {8 + ANSWER} tokens, four sites"
-    record("memory of extraction", rows, setting=setting)
+    rows.append(plain_row(f"{of}: extra, for one response more", round(more / (n_many - n_few), 2), "KiB"))
+    rows.append(plain_row(f"{of}: extra, many over few", round(ratio, 3), "x") | judged(ratio, ("<=", 1.05)))
+    return rows
 
 
 if __name__ == "__main__":
     if "--child" in sys.argv:
-        print(json.dumps(measure(int(sys.argv[-1]))))
+        print(json.dumps(measure(int(sys.argv[-2]), int(sys.argv[-1]))))
     else:
         main()

@@ -153,7 +153,7 @@ def test_memory_takes_the_result_off():
     memory = script("memory")
     if not memory.CLEAR.exists():
         pytest.skip("needs Linux")
-    found = memory.measure(8, 2, 64)
+    found = memory.measure(8, 4, 2, 64)
     assert found["result"] == 8 * 4 * (4 * 2 * 64 + 2) / 2**20  # resid, attn, mlp and heads, and the norm
     assert found["extra"] == found["peak"] - found["before"] - found["result"]
 
