@@ -29,7 +29,7 @@ from emolab.emotions import order
 from emolab.errors import EmolabError, FileError, MismatchError, need_model, need_table, need_texts, shown
 from emolab.memory import halving
 from emolab.models import SITES, Model
-from emolab.passes import batch_means, check_heads
+from emolab.passes import attention_kind, batch_means, check_heads
 from emolab.sites import check_bridge, head_weights
 from emolab.sites import output_weights as output_weights  # part of this module for its users
 from emolab.storage import digest, provenance, read_tensors, write_tensors
@@ -137,9 +137,10 @@ def response_means(
     need_model(model)
     responses = _checked(responses)
     check_origin(model, responses)
+    wanted = {*sites} | ({"attn"} if "head" in sites else set())  # heads are checked against attn
     meta = {
         **provenance(model),
-        "attention": "eager",  # sdpa differs from it by rounding, 1 % in bfloat16
+        "attention": attention_kind(model, wanted),
         "token_rule": TOKEN_RULE,
         "template_hash": _template_hash(responses),
         "corpus_hash": corpus_hash(responses),
@@ -151,7 +152,6 @@ def response_means(
     responses, lengths = _with_tokens(responses, lengths)
     prompts, texts = list(responses["prompt"]), list(responses["text"])
     totals = [1 + a + b for a, b in zip(lengths, _lengths(model, prompts), strict=True)]  # 1: BOS before a bare text
-    wanted = {*sites} | ({"attn"} if "head" in sites else set())  # heads are checked against attn
     result: dict[str, np.ndarray] = {}
     broken: dict[str, None] = {}
     scratch: dict[torch.device, Tensor] = {}

@@ -116,8 +116,8 @@ def check_client(model: Model, client: Any) -> Source | None:
         raise EmolabError(f"client is {client!r}; expected a dask.distributed.Client, not asynchronous, or None")
     import torch
 
-    from emolab.generation import _bridge_has_hooks
     from emolab.models import _fingerprint
+    from emolab.sites import bridge_has_hooks
 
     advice = (
         "save it where every worker can read it (model.hf.save_pretrained(DIR), model.tokenizer.save_pretrained(DIR)) "
@@ -127,7 +127,7 @@ def check_client(model: Model, client: Any) -> Source | None:
         raise EmolabError(f"{model.name!r} was given as an object in memory, which workers cannot read; {advice}")
     if _fingerprint(model.hf) != model.fingerprint:
         raise EmolabError(f"the weights of {model.name!r} were changed after loading, workers would not know; {advice}")
-    if _bridge_has_hooks(model):
+    if bridge_has_hooks(model):
         raise EmolabError(
             f"{model.name!r} carries hooks (of `steered`, or your own), and these do not travel to workers; "
             "leave them, or leave out client="

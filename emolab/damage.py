@@ -21,7 +21,7 @@ from scipy.optimize import root_scalar
 
 from emolab.edits import hooked
 from emolab.errors import EmolabError
-from emolab.generation import _edits, _forward, _per_row, _plan
+from emolab.generation import _edits, _per_row, _plan, forward
 from emolab.models import Model
 from emolab.prompts import encode
 from emolab.steering import Steering
@@ -84,7 +84,7 @@ def _logits(model: Model, prompts: list[str], texts: list[str], steerings: list)
     keep = min(max(lengths) + 1, batch.input_ids.shape[1])
     edits, plain = _edits(model, steerings, batch, cached=False)
     with torch.inference_mode(), hooked(model, edits, plain=plain):
-        logits = _forward(model, model.hf if plain else model.bridge.original_model, batch, keep)[:, :-1]
+        logits = forward(model, model.hf if plain else model.bridge.original_model, batch, keep)[:, :-1]
     alone = [0 < n == m for n, m in zip(lengths, own, strict=True)]
     counts = [n - a for n, a in zip(lengths, alone, strict=True)]
     return [row[len(row) - n :] for row, n in zip(logits, counts, strict=True)], alone

@@ -26,6 +26,7 @@ from emolab.errors import EmolabError, need_model, need_number, need_texts
 from emolab.memory import halving
 from emolab.models import Model, hf_modules
 from emolab.prompts import Batch, check_context, encode, plan_batches, render_prompts
+from emolab.sites import bridge_has_hooks
 from emolab.steering import Steering, as_rows, build_edits
 
 _SHARED = 8  # tokens of a prompt from which on reading it once pays
@@ -147,7 +148,7 @@ def token_logprobs(
         keep = min(int(batch.response_mask.sum(1).max()) + 1, batch.input_ids.shape[1])
         edits, plain = _edits(model, steerings, batch, cached=False)
         with torch.inference_mode(), hooked(model, edits, plain=plain):
-            logits = _forward(model, model.hf if plain else model.bridge.original_model, batch, keep)
+            logits = forward(model, model.hf if plain else model.bridge.original_model, batch, keep)
         logp = logits[:, :-1].float().log_softmax(-1)
         targets = batch.input_ids[:, -logp.shape[1] :] if logp.shape[1] else batch.input_ids[:, :0]
         return batch, logp.gather(-1, targets[..., None])[..., 0].double().cpu().numpy()
@@ -162,10 +163,11 @@ def token_logprobs(
     return out
 
 
-def _forward(model: Model, runner: Any, batch: Batch, keep: int) -> Float[Tensor, "row token vocab"]:
+def forward(model: Model, runner: Any, batch: Batch, keep: int) -> Float[Tensor, "row token vocab"]:
+    """Logits of the last `keep` tokens, from the plain model (runner is `model.hf`) or else through the bridge."""
     mask = batch.attention_mask
     if runner is not model.hf or model.hf is model.bridge.original_model:
-        return model.bridge(batch.input_ids, attention_mask=mask, logits_to_keep=keep)[:, -keep:]
+        return model.bridge(batch.input_ids, attention_mask=mask, logits_to_keep=keep, use_cache=False)[:, -keep:]
     return runner(input_ids=batch.input_ids, use_cache=False, **_options(runner, mask, keep)).logits[:, -keep:]
 
 
@@ -202,13 +204,9 @@ def _plan(
         return []
     lengths = [len(ids) + extra for ids in model.tokenizer(whole, add_special_tokens=False).input_ids]
     check_context(model, max(lengths))
-    if _bridge_has_hooks(model):  # they may be one per row: keep the given order
+    if bridge_has_hooks(model):  # they may be one per row: keep the given order
         lengths = [max(lengths)] * len(lengths)
     return plan_batches(model, lengths, batch_size, logits=logits)
-
-
-def _bridge_has_hooks(model: Model) -> bool:
-    return any(point.has_hooks() for point in model.bridge.hook_dict.values())
 
 
 def _edits(model: Model, steerings: list[Steering | None], batch: Batch, cached: bool) -> tuple[dict, bool]:
@@ -219,7 +217,7 @@ def _edits(model: Model, steerings: list[Steering | None], batch: Batch, cached:
     pads = (batch.input_ids.shape[1] - own).tolist()
     prompts = list(zip(pads, (own - batch.response_mask.sum(1)).tolist(), strict=True))
     edits = build_edits(model, steerings, prompts, cached)
-    plain = not _bridge_has_hooks(model) and all(hf_modules(model, site) for site in {site for site, _ in edits})
+    plain = not bridge_has_hooks(model) and all(hf_modules(model, site) for site in {site for site, _ in edits})
     return edits, plain and model.hf is not model.bridge.original_model
 
 

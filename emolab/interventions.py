@@ -29,9 +29,8 @@ from torch import Tensor
 from emolab.activations import output_weights
 from emolab.edits import Window, counted, hooked
 from emolab.errors import EmolabError, shown
-from emolab.generation import _bridge_has_hooks
 from emolab.models import Model, hf_modules
-from emolab.sites import head_weights
+from emolab.sites import bridge_has_hooks, head_weights
 from emolab.steering import _check_vectors, _one_of
 from emolab.vectors import EmotionVectors
 
@@ -192,7 +191,7 @@ def edited(model: Model, edits: dict[int, Any]) -> Iterator[Any]:
 
     On the plain model where that has the same points and the bridge carries no hooks of others, else on the bridge.
     """
-    modules = None if _bridge_has_hooks(model) else hf_modules(model, "head")
+    modules = None if bridge_has_hooks(model) else hf_modules(model, "head")
     at: dict[tuple[str, int], Any] = {("head", layer): edit for layer, edit in edits.items()}
     if modules is None:
         with hooked(model, at, plain=False):

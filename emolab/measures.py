@@ -23,7 +23,7 @@ from emolab.cluster import run_chunks
 from emolab.edits import Window
 from emolab.emotions import NEUTRAL
 from emolab.errors import EmolabError, need_number, need_table
-from emolab.generation import _forward, generate
+from emolab.generation import forward, generate
 from emolab.interventions import OPS, Change, HeadSpace, edited, head_edits
 from emolab.judges import judges_of
 from emolab.models import Model, encode, plan_batches
@@ -122,7 +122,7 @@ def answer_z(model: Model, prompts: list[str], texts: list[str]) -> list[Float[T
         batch = encode(model, [prompts[i] for i in index], [texts[i] for i in index])
         taken = {layer: _Take() for layer in range(model.n_layers)}
         with torch.inference_mode(), edited(model, taken) as runner:
-            _forward(model, runner, batch, 1)
+            forward(model, runner, batch, 1)
         z = torch.stack([taken[layer].z for layer in range(model.n_layers)], 1)
         for row, i in enumerate(index):
             out[i] = z[row, :, -int(batch.response_mask[row].sum()) - 1 :].cpu()
@@ -219,7 +219,7 @@ def _expected(model: Model, shared: tuple, rows: list[Job]) -> list[float]:
     edits = head_edits(space, [j.change for j in rows], window, [sources.get((j.source, j.text)) for j in rows])
     keep = int(answer.max()) + 1
     with torch.inference_mode(), edited(model, edits) as runner:
-        p = _forward(model, runner, batch, keep)[:, :-1].float().softmax(-1)
+        p = forward(model, runner, batch, keep)[:, :-1].float().softmax(-1)
     shares = [
         p[row, p.shape[1] - int(answer[row]) :, tokens[job.emotion]].double().sum(-1).mean()
         for row, job in enumerate(rows)

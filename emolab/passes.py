@@ -1,9 +1,15 @@
-"""One forward pass of the bridge: per row, the mean of every site and layer over its response tokens, in float64.
+"""One forward pass: per row, the mean of every site and layer over its response tokens, in float64.
 
-The hooks do the sums, and nothing but the means is kept. `emolab.activations` puts batches together.
+The hooks do the sums, and nothing but the means is kept. `emolab.activations` puts batches together. The pass is that
+of the plain model, with its own fast attention, as in generation; where that lacks a site's points, or where the bridge
+carries hooks, whose effect is then measured, it is the bridge's. Both compute the same up to rounding.
 """
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,11 +17,22 @@ from torch import Tensor
 
 from emolab import models
 from emolab.errors import EmolabError
+from emolab.generation import forward
 from emolab.models import Model
-from emolab.sites import attention_gain, attention_norm, output_weight
+from emolab.sites import attention_gain, attention_norm, bridge_has_hooks, hf_modules, output_weight, site_hooks
 
 # How far heads may miss their layer's attention output, as a share of it; bfloat16 rounds at 0.4 %.
 _HEAD_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
+
+
+def reads_plain(model: Model, sites: Iterable[str]) -> bool:
+    """Whether activations at these sites are read off the plain model, else off the bridge."""
+    return not bridge_has_hooks(model) and all(hf_modules(model, site) for site in sites)
+
+
+def attention_kind(model: Model, sites: Iterable[str]) -> str:
+    """The attention that computes them: the bridge's is "eager". Kinds differ by rounding, 1 % in bfloat16."""
+    return model.hf.config.get_text_config()._attn_implementation if reads_plain(model, {*sites, "resid"}) else "eager"
 
 
 def batch_means(
@@ -26,10 +43,9 @@ def batch_means(
     scratch: {} at first; memory for all layers and batches, since fresh one for each would cost more than the sums.
     """
     batch = models.encode(model, prompts, texts)
-    ids, attention = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
-    exact = torch.float32 if ids.device.type == "mps" else torch.float64  # MPS has no float64
+    exact = torch.float32 if model.device.type == "mps" else torch.float64  # MPS has no float64
     start = int(batch.response_mask.any(0).nonzero()[0])  # nothing counts left of here
-    mask = batch.response_mask[:, start:].to(model.device)
+    mask = batch.response_mask[:, start:]
     weight = mask.to(exact) / mask.sum(1, keepdim=True)
     taken: dict[tuple[str, int], Tensor] = {}
 
@@ -54,7 +70,7 @@ def batch_means(
         return found, values
 
     def plain(site: str, layer: int):
-        def take(x, hook):
+        def take(x):
             found, values = exact_mean(x)
             taken[site, layer] = found.float().cpu()
             if site == "resid":
@@ -66,30 +82,30 @@ def batch_means(
         """Attention's output is normed: out -> out * scale * gain, scale by token. Gives each token's z that scale."""
         held: dict[str, Tensor] = {}
 
-        def take_z(x, hook):
+        def take_z(x):
             held["z"] = own(x)
 
-        def take_raw(x, hook):
+        def take_raw(x):
             held["raw"] = own(x) * gain.to(x.device, exact)
 
-        def take_normed(x, hook):
+        def take_normed(x):
             raw = held.pop("raw")
             scale = (own(x) * raw).sum(-1) / (raw * raw).sum(-1).clamp_min(torch.finfo(exact).tiny)
             taken["head", layer] = mean(held.pop("z") * scale[..., None, None]).float().cpu()
 
         return take_z, take_raw, take_normed
 
-    hooks = []
+    reads = []
     for site in sorted({*sites, "resid"}):
-        for layer, name in enumerate(models.site_hooks(model, site)):
+        for layer in range(model.n_layers):
             block = model.bridge.blocks[layer]
             if site == "head" and attention_norm(block) is not None:
-                names = name, f"blocks.{layer}.attn.o.hook_out", models.site_hooks(model, "attn")[layer]
-                hooks += zip(names, normed_heads(layer, attention_gain(block)), strict=True)
+                points = ("head", layer), ("projection", layer), ("attn", layer)
+                reads += zip(points, normed_heads(layer, attention_gain(block)), strict=True)
             else:
-                hooks.append((name, plain(site, layer)))
-    with torch.inference_mode(), model.bridge.hooks(fwd_hooks=hooks):
-        model.bridge(ids, attention_mask=attention, logits_to_keep=1, use_cache=False)
+                reads.append(((site, layer), plain(site, layer)))
+    with torch.inference_mode(), _reading(model, reads) as runner:
+        forward(model, runner, batch, keep=1)
     result = {}
     for name in (*sites, "resid_norm"):
         layers = [taken[name, layer] for layer in range(model.n_layers) if (name, layer) in taken]
@@ -98,6 +114,43 @@ def batch_means(
         width = max(x.shape[-1] for x in layers)  # heads may be of different width (Gemma 4): filled up with zeros
         result[name] = torch.stack([torch.nn.functional.pad(x, (0, width - x.shape[-1])) for x in layers], 1).numpy()
     return result
+
+
+@contextlib.contextmanager
+def _reading(model: Model, reads: list[tuple[tuple[str, int], Callable[[Tensor], None]]]) -> Iterator[Any]:
+    """Inside, each function is given the activation at its (site, layer); yields the model to run.
+
+    The site "projection" is what attention's output projection hands on, "head" what it is given.
+    """
+    sites = {site for (site, _), _ in reads} - {"projection"}
+    if reads_plain(model, sites):
+        modules: dict[str, Any] = {site: hf_modules(model, site) for site in sites}
+        modules["projection"] = [(module, "output") for module, _ in modules.get("head", ())]
+        with contextlib.ExitStack() as stack:
+            for (site, layer), take in reads:
+                module, side = modules[site][layer]
+                hook = _given(take, model.n_heads) if side == "input" else _handed_on(take)
+                put = module.register_forward_pre_hook if side == "input" else module.register_forward_hook
+                stack.callback(put(hook).remove)
+            yield model.hf
+        return
+    names = {site: site_hooks(model, site) for site in sites}
+    names["projection"] = [f"blocks.{layer}.attn.o.hook_out" for layer in range(model.n_layers)]
+    pairs = [(names[site][layer], _lens_hook(take)) for (site, layer), take in reads]
+    with model.bridge.hooks(fwd_hooks=pairs):
+        yield model.bridge.original_model
+
+
+def _given(take: Callable[[Tensor], None], n_heads: int) -> Any:
+    return lambda module, args: take(args[0].unflatten(-1, (n_heads, -1)))
+
+
+def _handed_on(take: Callable[[Tensor], None]) -> Any:
+    return lambda module, args, output: take(output[0] if isinstance(output, tuple) else output)
+
+
+def _lens_hook(take: Callable[[Tensor], None]) -> Any:
+    return lambda x, hook: take(x)  # TransformerLens passes its second argument by this name
 
 
 def check_heads(model: Model, z: np.ndarray, attn: np.ndarray) -> None:

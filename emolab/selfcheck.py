@@ -23,7 +23,7 @@ import torch
 
 from emolab.edits import hooked
 from emolab.errors import EmolabError
-from emolab.generation import _forward, generate, token_logprobs
+from emolab.generation import forward, generate, token_logprobs
 from emolab.models import Model
 from emolab.prompts import Batch, encode, render_prompts
 from emolab.responses import responses_from_texts
@@ -161,7 +161,7 @@ def _states(model: Model, steering: Steering | None, plain: bool) -> list[torch.
                 stack.callback(module.register_forward_hook(lambda m, args, x: keep(x)).remove)
         else:
             stack.enter_context(model.bridge.hooks(fwd_hooks=[(name, keep) for name in site_hooks(model, "resid")]))
-        _forward(model, model.hf if plain else model.bridge.original_model, batch, 1)
+        forward(model, model.hf if plain else model.bridge.original_model, batch, 1)
     return kept
 
 
@@ -197,14 +197,14 @@ def _leaves_nothing(model: Model) -> tuple[bool | None, str]:
     def state() -> tuple[int, torch.Tensor]:
         modules = {id(m): m for root in (model.hf, model.bridge) for m in root.modules()}.values()
         with torch.inference_mode():
-            logits = _forward(model, model.hf, _batch(model)[0], 1)
+            logits = forward(model, model.hf, _batch(model)[0], 1)
         return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules), logits
 
     steering = Steering(_random_vectors(model), {"random": 0.5}, positions="all")
     (hooks, before), inside = state(), None
     generate(model, QUERIES[:1], steering=steering, max_new_tokens=2)
     with contextlib.suppress(KeyError), steered(model, steering):
-        inside = _forward(model, model.bridge.original_model, _batch(model)[0], 1)
+        inside = forward(model, model.bridge.original_model, _batch(model)[0], 1)
         raise KeyError("left by an exception")
     left, after = state()
     same = torch.equal(before, after)

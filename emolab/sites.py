@@ -76,6 +76,11 @@ def hf_modules(model: Model, site: str) -> list[tuple[nn.Module, str]] | None:
     return found
 
 
+def bridge_has_hooks(model: Model) -> bool:
+    """Whether the bridge carries hooks, of `emolab.steered` or the user's own: then it is what has to run."""
+    return any(point.has_hooks() for point in model.bridge.hook_dict.values())
+
+
 def check_bridge(model: Model) -> None:
     """Raise EmolabError where the bridge does not compute what the model itself does; looked at once for a model.
 
@@ -84,7 +89,7 @@ def check_bridge(model: Model) -> None:
     """
     if model.hf is model.bridge.original_model or model._bridge_checked:
         return
-    if any(point.has_hooks() for point in model.bridge.hook_dict.values()):  # steered: it is meant to differ
+    if bridge_has_hooks(model):  # steered: it is meant to differ
         return
     off, allowed = bridge_gap(model)
     if off >= allowed:  # NaN passes: what is not finite is told where it is measured

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from emolab.activations import response_means
 from emolab.edits import hooked
 from emolab.errors import EmolabError
-from emolab.generation import _forward, generate, token_logprobs
+from emolab.generation import forward, generate, token_logprobs
 from emolab.models import Batch, Model, encode, load_model
 from emolab.sites import SITES, hf_modules, site_hooks
 from emolab.steering import Steering, build_edits
@@ -117,9 +117,9 @@ def padding_changes_nothing(case: Case) -> str:
     right = Batch(*rolled, batch.prompt_len)
     with torch.inference_mode():
         for runner in (model.hf, model.bridge.original_model):
-            a, b = (_forward(model, runner, x, x.prompt_len) for x in (batch, right))
+            a, b = (forward(model, runner, x, x.prompt_len) for x in (batch, right))
             for i, (prompt, n) in enumerate(zip(case.prompts["neutral"], lengths, strict=True)):
-                alone = _forward(model, runner, encode(model, [prompt]), n)[0]
+                alone = forward(model, runner, encode(model, [prompt]), n)[0]
                 close(a[i, -n:], alone), close(b[i, :n], alone)
     return "yes"
 
@@ -166,7 +166,7 @@ def steering_is_local(case: Case) -> str:
             with hooked(model, edits, plain=True), _block_inputs(model, case.family) as seen:
                 keep = lambda m, a, y, out=out: out.append((y[0] if isinstance(y, tuple) else y).clone())  # noqa: E731
                 handle = at.register_forward_hook(keep)
-                _forward(model, model.hf, batch, 1)
+                forward(model, model.hf, batch, 1)
                 handle.remove()
             runs.append((dict(seen), out[0]))
         (before, plain), (after, moved) = runs

@@ -167,8 +167,38 @@ def test_activations_that_are_not_finite_are_refused(tiny_llama_dir):
         response_means(model, answers(model), sites=("resid",), progress=False)
 
 
+def on_bridge(model, responses, **options):
+    """Means off the bridge: somebody else's hook, which only looks on, sends them there."""
+    with model.bridge.hooks(fwd_hooks=[("blocks.0.hook_in", lambda x, hook: None)]):
+        return response_means(model, responses, progress=False, **options)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "olmo2", "granite"])
+def test_plain_model_and_bridge_give_the_same_means(kind, request):
+    builders = {
+        "gemma2": lambda: small(Gemma2Config),
+        "olmo2": lambda: small(Olmo2Config),
+        "granite": lambda: small(GraniteConfig, residual_multiplier=0.3),
+    }
+    model = builders[kind]() if kind in builders else request.getfixturevalue(f"tiny_{kind}")
+    plain, lens = response_means(model, answers(model), progress=False), on_bridge(model, answers(model))
+    kinds = "eager" if kind == "granite" else model.hf.config._attn_implementation
+    assert (plain.meta["attention"], lens.meta["attention"]) == (kinds, "eager")
+    for site in plain.sites:
+        np.testing.assert_allclose(plain.means[site], lens.means[site], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(plain.resid_norm, lens.resid_norm, rtol=1e-5)
+
+
+def test_a_users_bridge_is_read_itself(tiny_llama, tiny_llama_dir):
+    users = load_model(load_model(tiny_llama_dir, device="cpu").bridge, tokenizer=tiny_llama.tokenizer)
+    theirs = response_means(users, answers(users), progress=False)
+    assert theirs.meta["attention"] == "eager"
+    ours = on_bridge(tiny_llama, answers(tiny_llama))
+    assert all(np.array_equal(theirs.means[site], ours.means[site]) for site in ours.sites)
+
+
 def test_means_inside_steered_are_those_of_the_steered_model(tiny_llama):
-    plain = response_means(tiny_llama, answers(tiny_llama), sites=("resid",), progress=False)
+    plain = on_bridge(tiny_llama, answers(tiny_llama), sites=("resid",))
     vectors = extract_vectors(tiny_llama, None, sites=("resid",), means=plain)
     with steered(tiny_llama, Steering(vectors, {"joy": 2.0}, layers=[1], positions="all")):
         moved = response_means(tiny_llama, answers(tiny_llama), sites=("resid",), progress=False)
@@ -180,10 +210,20 @@ def test_means_inside_steered_are_those_of_the_steered_model(tiny_llama):
     assert np.abs(shift[:, 2]).max() > 0.01
 
 
-def test_leaves_no_hook_behind(tiny_llama):
-    hooked = lambda: [name for name, point in tiny_llama.bridge.hook_dict.items() if point.fwd_hooks]  # noqa: E731
+def test_leaves_no_hook_behind(tiny_llama, monkeypatch):
+    def hooks():
+        own = [name for name, point in tiny_llama.bridge.hook_dict.items() if point.fwd_hooks]
+        return own, [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in tiny_llama.hf.modules()]
+
+    before = hooks()
     response_means(tiny_llama, answers(tiny_llama), progress=False)
-    assert hooked() == []
+    on_bridge(tiny_llama, answers(tiny_llama))
+    assert hooks() == before and before[0] == []
+    monkeypatch.setattr("emolab.passes.forward", lambda *args, **options: 1 / 0)
+    for read in (response_means, on_bridge):
+        with pytest.raises(ZeroDivisionError):
+            read(tiny_llama, answers(tiny_llama))
+        assert hooks() == before
 
 
 def test_bad_requests(tiny_llama):
