@@ -148,29 +148,32 @@ def response_means(
     check_bridge(model)
     if "head" in sites:
         head_weights(model, 0)  # says at once where heads cannot be told apart
-    lengths = _lengths(model, list(responses["text"]))
-    responses, lengths = _with_tokens(responses, lengths)
-    prompts, texts = list(responses["prompt"]), list(responses["text"])
-    totals = [1 + a + b for a, b in zip(lengths, _lengths(model, prompts), strict=True)]  # 1: BOS before a bare text
+    responses, lengths = _with_tokens(responses, _lengths(model, responses["text"]))
+    # 1: BOS before a bare text
+    totals = [1 + a + b for a, b in zip(lengths, _lengths(model, responses["prompt"]), strict=True)]
     result: dict[str, np.ndarray] = {}
     broken: dict[str, None] = {}
     scratch: dict[torch.device, Tensor] = {}
-    with tqdm(total=len(texts), desc="activations", unit="text", disable=not progress) as bar:
+    with tqdm(total=len(responses), desc="activations", unit="text", disable=not progress) as bar:
+
+        def read(rows: list[int]) -> tuple[list[str], list[str]]:
+            some = responses.iloc[rows]  # strings of one batch at a time: a table holds them in a third of the memory
+            return some["prompt"].tolist(), some["text"].tolist()
 
         def measure(rows: list[int]) -> dict[str, np.ndarray]:
-            return batch_means(model, [prompts[i] for i in rows], [texts[i] for i in rows], wanted, scratch)
+            return batch_means(model, *read(rows), wanted, scratch)
 
         plan = models.plan_batches(model, totals, batch_size)
         if client is None:
             batches = halving(measure, plan)
         else:
-            jobs = [([prompts[i] for i in rows], [texts[i] for i in rows], wanted) for rows in plan]
+            jobs = [(*read(rows), wanted) for rows in plan]
             chunks = run_chunks(model, _halved_means, jobs, client=client, name="activations")
             batches = ((plan[number], batch) for found in chunks for number, batch in found.items())
         for rows, batch in batches:
             for name, values in batch.items():
                 if name not in result:
-                    result[name] = np.empty((len(texts), *values.shape[1:]), np.float32)
+                    result[name] = np.empty((len(responses), *values.shape[1:]), np.float32)
                 result[name][rows] = values
                 if not np.isfinite(values).all():
                     broken[name] = None
@@ -237,9 +240,9 @@ def _checked(responses: pd.DataFrame) -> pd.DataFrame:
     return responses.assign(**{c: v for c, v in default.items() if c not in responses}).reset_index(drop=True)
 
 
-def _lengths(model: Model, texts: list[str]) -> list[int]:
-    some = (texts[i : i + 256] for i in range(0, len(texts), 256))  # a tokenizer keeps far more than the ids meanwhile
-    return [len(ids) for part in some for ids in model.tokenizer(part, add_special_tokens=False)["input_ids"]]
+def _lengths(model: Model, texts: pd.Series) -> list[int]:
+    some = (texts.iloc[i : i + 256] for i in range(0, len(texts), 256))  # a tokenizer keeps far more than ids meanwhile
+    return [len(ids) for part in some for ids in model.tokenizer(part.tolist(), add_special_tokens=False)["input_ids"]]
 
 
 def _with_tokens(responses: pd.DataFrame, lengths: list[int]) -> tuple[pd.DataFrame, list[int]]:

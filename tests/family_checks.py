@@ -155,6 +155,7 @@ def _block_inputs(model: Model, family: Family) -> Iterator[dict[int, torch.Tens
 def steering_is_local(case: Case) -> str:
     """At every site the layer moves by exactly the vector (to the bit), at steered tokens; before it nothing moves."""
     model, layer, batch, spans = case.model, 1, *case.batch()
+    mixes = any("expert" in key for key in case.family.fields)
     for site in SITES if hf_modules(model, "attn") else ("resid",):
         if site == "head" and not site_hooks(model, "attn")[0].startswith("blocks.0.attn."):
             continue
@@ -175,7 +176,11 @@ def steering_is_local(case: Case) -> str:
         assert side == "output" and torch.equal(moved, expected), site
         for i in range(layer + 1):
             assert torch.equal(before[i], after[i]), (site, i)
-        assert torch.equal(before[layer + 1][:, :-1], after[layer + 1][:, :-1])
+        others, moved_others = before[layer + 1][:, :-1], after[layer + 1][:, :-1]
+        if mixes:  # the steered token goes to other experts, whose products are rounded by how many tokens they take
+            close(moved_others, others, 1e-6)
+        else:
+            assert torch.equal(moved_others, others)
         changed = after[layer + 1][:, -1] - before[layer + 1][:, -1]
         assert (changed != 0).any(1).all(), site
         if site == "resid":
