@@ -83,15 +83,19 @@ def small(config_class, **changes):
     return load_model((tiny.build(config), tiny.tokenizer()))
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "olmo2", "granite"])
-def test_heads_of_a_layer_sum_to_attn_minus_its_bias(kind, request):
-    """Gemma 2 and OLMo 2 norm what attention gives, Granite scales it: heads must still add up."""
+def of_kind(kind, request):
+    """Gemma 2 and OLMo 2 norm what attention gives, Granite scales it."""
     builders = {
         "gemma2": lambda: small(Gemma2Config),
         "olmo2": lambda: small(Olmo2Config),
         "granite": lambda: small(GraniteConfig, residual_multiplier=0.3),
     }
-    model = builders[kind]() if kind in builders else request.getfixturevalue(f"tiny_{kind}")
+    return builders[kind]() if kind in builders else request.getfixturevalue(f"tiny_{kind}")
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "olmo2", "granite"])
+def test_heads_of_a_layer_sum_to_attn_minus_its_bias(kind, request):
+    model = of_kind(kind, request)
     means = response_means(model, answers(model), sites=("attn", "head"), batch_size=2, progress=False)
     heads = torch.einsum("rlhd,lhdm->rlm", torch.from_numpy(means.means["head"]).double(), output_weights(model))
     bias = torch.zeros(model.n_layers, model.d_model)
@@ -175,12 +179,7 @@ def on_bridge(model, responses, **options):
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "olmo2", "granite"])
 def test_plain_model_and_bridge_give_the_same_means(kind, request):
-    builders = {
-        "gemma2": lambda: small(Gemma2Config),
-        "olmo2": lambda: small(Olmo2Config),
-        "granite": lambda: small(GraniteConfig, residual_multiplier=0.3),
-    }
-    model = builders[kind]() if kind in builders else request.getfixturevalue(f"tiny_{kind}")
+    model = of_kind(kind, request)
     plain, lens = response_means(model, answers(model), progress=False), on_bridge(model, answers(model))
     kinds = "eager" if kind == "granite" else model.hf.config._attn_implementation
     assert (plain.meta["attention"], lens.meta["attention"]) == (kinds, "eager")
