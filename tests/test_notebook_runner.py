@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -121,6 +122,26 @@ def test_figures_are_compared_by_their_numbers(tmp_path, value, agrees):
     assert (compare_figures(tmp_path / "new", tmp_path / "old") == []) is agrees
     (tmp_path / "old/data/f.csv").unlink()
     assert "run make figures" in compare_figures(tmp_path / "new", tmp_path / "old")[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "agrees"),
+    [
+        ({"x": 7.0, "y": -7.0}, True),
+        ({"trustworthiness": 0.93}, True),
+        ({"trustworthiness": 0.8}, False),
+        ({"condition": "fear"}, False),
+    ],
+)
+def test_a_umap_has_to_be_as_good_as_the_committed_one_and_not_the_same(tmp_path, changes, agrees):
+    row = {"condition": "joy", "x": 1.0, "y": 2.0, "trustworthiness": 0.95}
+    for folder, own in (("new", row), ("old", row | changes)):
+        (tmp_path / folder / "data").mkdir(parents=True)
+        table = pd.DataFrame([{"method": "pca", **row}, {"method": "umap", **own}])
+        table.to_csv(tmp_path / folder / "data/f.csv", index=False)
+    assert (compare_figures(tmp_path / "new", tmp_path / "old") == []) is agrees
+    table.replace({"umap": "pca"}).to_csv(tmp_path / "old/data/f.csv", index=False)
+    assert compare_figures(tmp_path / "new", tmp_path / "old") != []
 
 
 def test_notebooks_that_run_side_by_side_keep_all_figures(tmp_path, monkeypatch):

@@ -84,6 +84,7 @@ def trajectory_map(points: pd.DataFrame, *, model=None, seed: int | None = None)
             ax.set_xlabel("distances between paths are no evidence" if method == "umap" else "component 1")
         axes[0, 0].set_ylabel("component 2" if methods[0] == "pca" else "")
         _legend(fig, axes[0, 0])
+        paths = paths.assign(trustworthiness=paths["method"].map(trust))
         return finish_about(fig, paths, points, "trajectory_map", model=model, seed=seed)
 
 
