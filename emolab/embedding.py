@@ -236,7 +236,8 @@ def _maps(x: np.ndarray, methods: Sequence[str], seed: int) -> dict[str, Float[n
 def compiled_umap():
     """The class UMAP, its compiled functions kept on disk: numba else compiles them anew in every process (20 s)."""
     from numba.core.dispatcher import Dispatcher
-    from umap import UMAP, layouts, umap_, utils
+    with warnings.catch_warnings(action="ignore"):  # it says at import that TensorFlow is not installed
+        from umap import UMAP, layouts, umap_, utils
 
     for module in (layouts, umap_, utils):
         for function in vars(module).values():
