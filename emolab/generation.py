@@ -206,7 +206,7 @@ def _plan(
     check_context(model, max(lengths))
     if bridge_has_hooks(model):  # they may be one per row: keep the given order
         lengths = [max(lengths)] * len(lengths)
-    return plan_batches(model, lengths, batch_size, logits=logits)
+    return plan_batches(model, lengths, batch_size, logits=logits, cached=extra > 0)
 
 
 def _edits(model: Model, steerings: list[Steering | None], batch: Batch, cached: bool) -> tuple[dict, bool]:

@@ -242,7 +242,7 @@ def _plan(model: Model, prompts: list[str], texts: list[str] | None, batch_size:
     if texts is not None:
         more = model.tokenizer(texts, add_special_tokens=False).input_ids
         lengths = [n + len(ids) for n, ids in zip(lengths, more, strict=True)]
-    return plan_batches(model, lengths, batch_size, logits=texts is not None)
+    return plan_batches(model, lengths, batch_size, logits=texts is not None, cached=texts is None)
 
 
 def _batches(model: Model, jobs: list[Job], batch_size: int | None, *, texts: bool) -> list[list[int]]:

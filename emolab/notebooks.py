@@ -196,14 +196,18 @@ def _write(nb: nbformat.NotebookNode, path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run all notebooks, or those named. Exit status: 0 all well, 1 a notebook failed or does not agree."""
+    """Run all notebooks, or those named; student editions, whose cells stay empty, only to check that they run.
+
+    Exit status: 0 all well, 1 a notebook failed or does not agree.
+    """
     parser = argparse.ArgumentParser(prog="python -m emolab.notebooks", description=main.__doc__)
     parser.add_argument("notebooks", nargs="*", help="default: notebooks/*.ipynb")
     parser.add_argument("--check", action="store_true", help="execute, compare figures' numbers, write nothing")
     parser.add_argument("--timeout", type=int, default=600, help="seconds per cell (default 600)")
     parser.add_argument("--jobs", type=int, help="how many run at a time (default: one per core, at most 4)")
     args = parser.parse_args(argv)
-    paths = [Path(p) for p in args.notebooks] or sorted(Path("notebooks").glob("*.ipynb"))
+    found = (p for p in sorted(Path("notebooks").glob("*.ipynb")) if args.check or not is_student(p))
+    paths = [Path(p) for p in args.notebooks] or list(found)
     if not paths or not all(p.is_file() for p in paths):
         missing = ", ".join(str(p) for p in paths if not p.is_file()) or "notebooks/*.ipynb"
         print(f"no such notebook: {missing}; run this in the repository's root or name the files", file=sys.stderr)

@@ -152,8 +152,11 @@ def test_plan_batches(tiny_llama):
     lengths = [5, 1, 9, 2, 5]
     assert plan_batches(tiny_llama, lengths, 2) == [[1, 3], [0, 4], [2]]
     assert [len(b) for b in plan_batches(tiny_llama, [10] * 200)] == [128, 72]
-    for batch in plan_batches(tiny_llama, [1000, 4000] * 40):
-        assert len(batch) * max([1000, 4000][i % 2] for i in batch) <= 16_384
+    mixed = [1000, 4000] * 40
+    for cached, tokens in ((True, 16_384), (False, 2048)):
+        plan = plan_batches(tiny_llama, mixed, cached=cached)
+        assert all(len(batch) * max(mixed[i] for i in batch) <= tokens for batch in plan if len(batch) > 1)
+        assert max(map(len, plan)) == tokens // 1000
     assert sorted(i for b in plan_batches(tiny_llama, lengths) for i in b) == list(range(5))
     with pytest.raises(EmolabError, match="batch_size"):
         plan_batches(tiny_llama, lengths, 0)

@@ -364,26 +364,26 @@ def test_sampled_rows_stay_different_when_halved(tiny_llama, room_for):
 
 
 def test_batches_shrink_with_the_memory_that_is_free(tiny_llama, monkeypatch):
-    lengths = [50] * 300
-    usual = models.plan_batches(tiny_llama, lengths)
+    lengths, plan = [50] * 300, partial(models.plan_batches, tiny_llama, cached=True)
+    usual = plan(lengths)
     assert [len(rows) for rows in usual] == [128, 128, 44]
     monkeypatch.setattr(memory, "free_bytes", lambda device: 2**20)
-    assert models.plan_batches(tiny_llama, lengths) == usual, "a small model has one plan, whatever is free"
+    assert plan(lengths) == usual, "a small model has one plan, whatever is free"
     monkeypatch.setattr(memory, "SMALL", 0)
     # float32: keys and values 2 * 3 layers * 2 heads * 8, activations 8 * 32 + 4 * 48; attention 2 * 4 bytes * 4 * 50
     cost = 4 * (2 * 3 * 2 * 8 + 8 * 32 + 4 * 48) + 8 * 4 * 50
     assert room(tiny_llama, 50) == 0.5 * 2**20 / cost
-    few = models.plan_batches(tiny_llama, lengths)
+    few = plan(lengths)
     assert {len(rows) for rows in few} == {int(0.5 * 2**20 / cost) // 50} and sum(few, []) == list(range(300))
     assert room(tiny_llama, 50, logits=True) == 0.5 * 2**20 / (cost + 12 * tiny_llama.cfg.d_vocab)
-    assert models.plan_batches(tiny_llama, lengths, 70) == models.plan_batches(tiny_llama, lengths, 70)
-    assert [len(rows) for rows in models.plan_batches(tiny_llama, lengths, 70)] == [70, 70, 70, 70, 20], "given counts"
+    assert plan(lengths, 70) == plan(lengths, 70)
+    assert [len(rows) for rows in plan(lengths, 70)] == [70, 70, 70, 70, 20], "given counts"
     monkeypatch.setattr(memory, "free_bytes", lambda device: 2**21 - 1)
-    assert models.plan_batches(tiny_llama, lengths) == few, "a little more free changes nothing"
+    assert plan(lengths) == few, "a little more free changes nothing"
     monkeypatch.setattr(memory, "free_bytes", lambda device: 10)
-    assert {len(rows) for rows in models.plan_batches(tiny_llama, lengths)} == {1}
+    assert {len(rows) for rows in plan(lengths)} == {1}
     monkeypatch.setattr(memory, "free_bytes", lambda device: None)
-    assert models.plan_batches(tiny_llama, lengths) == usual
+    assert plan(lengths) == usual
 
 
 def test_free_memory_is_what_the_system_says():
