@@ -1,4 +1,4 @@
-"""Load a model once, as a TransformerLens bridge for hooks and as a fast plain twin for generation.
+"""Load a model once, as a TransformerLens bridge for hooks and as a fast plain twin for generation and extraction.
 
 >>> from emolab import load_model
 >>> from emolab.models import encode, render_prompts
@@ -43,8 +43,8 @@ class Model:
     bridge      TransformerBridge, raw (no compatibility mode): for every kind of hook and cache. Attributes that Model
                 itself lacks are looked up there, so `model.cfg`, `model.run_with_cache(...)`, `model.blocks` work as in
                 TransformerLens.
-    hf          the plain Hugging Face model, for fast generation. Of a ready bridge: `bridge.original_model`, the same
-                object.
+    hf          the plain Hugging Face model, for fast generation and extraction. Of a ready bridge: the same object as
+                `bridge.original_model`.
     tokenizer   left padding, a pad token where it has any to use, its chat template kept.
     fingerprint 16 hex digits that tell models apart whatever their dtype; saved with vectors.
     recipe      what `load_model` needs beside `source` to read it again elsewhere; None for a model given as an object.

@@ -16,8 +16,8 @@ NOTES = {
     "`attn` and `mlp` do not sum to the step of the residual stream; each is what is added before that.",
     "b": "Attention is normed before it is added. Head vectors hold that, and sum to `attn`; steering with "
     '`site="head"` is refused with a message that says to use `"attn"`.',
-    "c": "Attention and MLP are scaled before they are added, and no module holds the result: steering at `attn` and "
-    '`mlp` runs on the bridge, not on the plain twin, and `site="head"` is refused as under b.',
+    "c": "Attention and MLP are scaled before they are added, and no module holds the result: steering and extraction "
+    'at `attn` and `mlp` run on the bridge, not on the plain twin, and `site="head"` is refused as under b.',
     "d": "No chat template: the prompt is the query and a line break, with the instruction before it.",
     "e": "The template puts a system prompt of its own where none is given, and drops it where one is. So the "
     "instruction opens the user's turn, and the two prompts differ in nothing else.",
