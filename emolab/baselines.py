@@ -290,7 +290,7 @@ def _equal(m: Method, targets: Mapping[str, float], start: Mapping[str, float], 
     return {emotion: _rounded(dose) for emotion, dose in found.items()}
 
 
-def _speed(m: Method, plain: Method, queries: list[str], doses: Mapping[str, float], rounds: int = 5) -> float:
+def _speed(m: Method, plain: Method, queries: list[str], doses: Mapping[str, float], rounds: int = 3) -> float:
     """Tokens a second over those of the unsteered model, in turn with it; the best of a few rounds."""
     emotion, dose = next(iter(doses.items()))
     queries = queries[:8]
