@@ -242,6 +242,8 @@ def test_nothing_gained_is_nothing_to_add():
     claim = checked(claims.additive(made.pairs(nothing, noise=0.3)))
     assert claim.verdict == MIXED and "no gain to add to" in claim.condition
     assert claim.evidence["log-odds"]["whole"]["share"] == [None] * 3
+    nothing = claim.table["gain_lo"] <= 0
+    assert nothing.any() and claim.table.loc[nothing, ["share", "share_lo", "share_hi"]].isna().all(axis=None)
 
 
 # errors ------------------------------------------------------------------------------------------------------------
