@@ -208,6 +208,8 @@ def interactions(
     wide = wide[[(k, *s, a, b) for k in kinds for s in sums for a in levels for b in levels]].dropna()
     shape = (-1, len(kinds), len(sums), len(levels), len(levels))
     found = intervals(wide, partial(_interaction, shape=shape, levels=levels), clusters, seed)
+    gain, share = (found[ADDITIVE_FITS.index(name)] for name in ("gain", "share"))
+    share[~(gain[..., 1] > 0)] = np.nan  # a share of nothing: a ratio of two accidents
     return found, kinds, [*sums, ("all", "all")], levels
 
 

@@ -231,12 +231,8 @@ def additive(pairs: pd.DataFrame, *, seed: int = 0) -> Claim:
             rows.append(pd.DataFrame(sums, columns=["pair", "target"]).assign(scale=scale, kind=kind, n=len(clusters)))
             for name, x in zip(fits.ADDITIVE_FITS, found[:, i], strict=True):
                 rows[-1][[name, f"{name}_lo", f"{name}_hi"]] = x
-            nothing = ~(rows[-1]["gain_lo"] > 0)  # then it has no share: a ratio of two accidents
-            rows[-1].loc[nothing, ["share", "share_lo", "share_hi"]] = np.nan
             own: dict[str, Any] = dict(zip(fits.ADDITIVE_FITS, found[:, i, -1], strict=True))
             own["minus_random"] = found[0, len(kinds) + i, -1]
-            if not own["gain"][1] > 0:
-                own["share"] = np.full(3, np.nan)
             evidence.setdefault(scale, {})[kind] = own
             if kind != "random":
                 states.append(_additive(own["coefficient"], own["share"]))

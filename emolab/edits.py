@@ -222,7 +222,7 @@ def hooked(model: Model, edits: dict[tuple[str, int], Edit], *, plain: bool) -> 
                 stack.callback(handles[-1].remove)
         else:
             names = {site: site_hooks(model, site) for site in {site for site, _ in edits}}
-            pairs = [(names[site][layer], _lens_hook(edit)) for (site, layer), edit in edits.items()]
+            pairs = [(names[site][layer], lens_hook(edit)) for (site, layer), edit in edits.items()]
             stack.enter_context(model.bridge.hooks(fwd_hooks=pairs))
             points = model.bridge.hook_dict if pairs else {}
             handles += [h.hook for name, run in pairs for h in points[name].fwd_hooks if h.user_hook is run]
@@ -251,7 +251,7 @@ def _module_hook(edit: Edit) -> Any:
     return hook
 
 
-def _lens_hook(edit: Edit) -> Any:
+def lens_hook(edit: Edit) -> Any:
     def run(x: Tensor, hook: Any) -> Tensor:  # TransformerLens passes its second argument by this name
         return edit(x)
 

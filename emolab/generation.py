@@ -24,9 +24,9 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from emolab.edits import hooked
 from emolab.errors import EmolabError, need_model, need_number, need_texts
 from emolab.memory import halving
-from emolab.models import Model, hf_modules
+from emolab.models import Model
 from emolab.prompts import Batch, check_context, encode, plan_batches, render_prompts
-from emolab.sites import bridge_has_hooks
+from emolab.sites import bridge_has_hooks, runs_plain
 from emolab.steering import Steering, as_rows, build_edits
 
 _SHARED = 8  # tokens of a prompt from which on reading it once pays
@@ -217,8 +217,7 @@ def _edits(model: Model, steerings: list[Steering | None], batch: Batch, cached:
     pads = (batch.input_ids.shape[1] - own).tolist()
     prompts = list(zip(pads, (own - batch.response_mask.sum(1)).tolist(), strict=True))
     edits = build_edits(model, steerings, prompts, cached)
-    plain = not bridge_has_hooks(model) and all(hf_modules(model, site) for site in {site for site, _ in edits})
-    return edits, plain and model.hf is not model.bridge.original_model
+    return edits, runs_plain(model, {site for site, _ in edits})
 
 
 def _read_once(model: Model, steerings: list[Steering | None], batch: Batch) -> DynamicCache | None:

@@ -16,23 +16,19 @@ import torch
 from torch import Tensor
 
 from emolab import models
+from emolab.edits import lens_hook
 from emolab.errors import EmolabError
 from emolab.generation import forward
 from emolab.models import Model
-from emolab.sites import attention_gain, attention_norm, bridge_has_hooks, hf_modules, output_weight, site_hooks
+from emolab.sites import attention_gain, attention_norm, hf_modules, output_weight, runs_plain, site_hooks
 
 # How far heads may miss their layer's attention output, as a share of it; bfloat16 rounds at 0.4 %.
 _HEAD_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 
 
-def reads_plain(model: Model, sites: Iterable[str]) -> bool:
-    """Whether activations at these sites are read off the plain model, else off the bridge."""
-    return not bridge_has_hooks(model) and all(hf_modules(model, site) for site in sites)
-
-
 def attention_kind(model: Model, sites: Iterable[str]) -> str:
     """The attention that computes them: the bridge's is "eager". Kinds differ by rounding, 1 % in bfloat16."""
-    return model.hf.config.get_text_config()._attn_implementation if reads_plain(model, {*sites, "resid"}) else "eager"
+    return model.hf.config.get_text_config()._attn_implementation if runs_plain(model, {*sites, "resid"}) else "eager"
 
 
 def batch_means(
@@ -123,7 +119,7 @@ def _reading(model: Model, reads: list[tuple[tuple[str, int], Callable[[Tensor],
     The site "projection" is what attention's output projection hands on, "head" what it is given.
     """
     sites = {site for (site, _), _ in reads} - {"projection"}
-    if reads_plain(model, sites):
+    if runs_plain(model, sites):
         modules: dict[str, Any] = {site: hf_modules(model, site) for site in sites}
         modules["projection"] = [(module, "output") for module, _ in modules.get("head", ())]
         with contextlib.ExitStack() as stack:
@@ -136,7 +132,7 @@ def _reading(model: Model, reads: list[tuple[tuple[str, int], Callable[[Tensor],
         return
     names = {site: site_hooks(model, site) for site in sites}
     names["projection"] = [f"blocks.{layer}.attn.o.hook_out" for layer in range(model.n_layers)]
-    pairs = [(names[site][layer], _lens_hook(take)) for (site, layer), take in reads]
+    pairs = [(names[site][layer], lens_hook(take)) for (site, layer), take in reads]
     with model.bridge.hooks(fwd_hooks=pairs):
         yield model.bridge.original_model
 
@@ -147,10 +143,6 @@ def _given(take: Callable[[Tensor], None], n_heads: int) -> Any:
 
 def _handed_on(take: Callable[[Tensor], None]) -> Any:
     return lambda module, args, output: take(output[0] if isinstance(output, tuple) else output)
-
-
-def _lens_hook(take: Callable[[Tensor], None]) -> Any:
-    return lambda x, hook: take(x)  # TransformerLens passes its second argument by this name
 
 
 def check_heads(model: Model, z: np.ndarray, attn: np.ndarray) -> None:

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -79,6 +80,12 @@ def hf_modules(model: Model, site: str) -> list[tuple[nn.Module, str]] | None:
 def bridge_has_hooks(model: Model) -> bool:
     """Whether the bridge carries hooks, of `emolab.steered` or the user's own: then it is what has to run."""
     return any(point.has_hooks() for point in model.bridge.hook_dict.values())
+
+
+def runs_plain(model: Model, sites: Iterable[str]) -> bool:
+    """Whether the plain model can stand for the bridge: it has these sites' points, and nobody hooked the bridge."""
+    own = model.hf is not model.bridge.original_model
+    return own and not bridge_has_hooks(model) and all(hf_modules(model, site) for site in sites)
 
 
 def check_bridge(model: Model) -> None:
