@@ -10,7 +10,7 @@ no token waits for it); and no hook is left behind.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -251,8 +251,8 @@ def _module_hook(edit: Edit) -> Any:
     return hook
 
 
-def lens_hook(edit: Edit) -> Any:
-    def run(x: Tensor, hook: Any) -> Tensor:  # TransformerLens passes its second argument by this name
-        return edit(x)
+def lens_hook(act: Callable[[Tensor], Tensor | None]) -> Any:
+    def run(x: Tensor, hook: Any) -> Tensor | None:  # TransformerLens passes its second argument by this name
+        return act(x)
 
     return run
