@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from emolab import models
 from emolab.cluster import run_chunks
 from emolab.emotions import order
-from emolab.errors import EmolabError, FileError, MismatchError, need_model, need_table, need_texts, shown
+from emolab.errors import EmolabError, FileError, MismatchError, is_text, need_model, need_table, need_texts, shown
 from emolab.memory import halving
 from emolab.models import SITES, Model
 from emolab.passes import attention_kind, batch_means, check_heads
@@ -205,7 +205,9 @@ def check_sites(sites: Sequence[str]) -> tuple[str, ...]:
 
 def corpus_hash(responses: pd.DataFrame) -> str:
     """Hash of what the model reads and how it is grouped: query ids, conditions, prompts, texts."""
-    return digest(_checked(responses)[["query_id", "condition", "prompt", "text"]].to_numpy().ravel().tolist())
+    table = _checked(responses)
+    rows = zip(*(table[column] for column in ("query_id", "condition", "prompt", "text")), strict=True)
+    return digest(value for row in rows for value in row)
 
 
 def check_origin(model: Model, responses: pd.DataFrame) -> None:
@@ -232,8 +234,9 @@ def _checked(responses: pd.DataFrame) -> pd.DataFrame:
         raise EmolabError("responses are empty; use collect_responses or responses_from_texts")
     for column in ("text", "condition", "prompt", "query"):
         if column in responses:
-            values = need_texts(f"responses' column {column!r}", responses[column].tolist())
-            if column == "condition" and not all(map(str.strip, values)):
+            if not all(map(is_text, responses[column])):  # one by one: a list of all of them is memory that grows
+                need_texts(f"responses' column {column!r}", responses[column].tolist())  # says which
+            if column == "condition" and not all(map(str.strip, responses[column])):
                 raise EmolabError("responses hold an empty condition; expected the name of an emotion, or neutral")
     default = {"prompt": "", "query": "", "emotion": responses["condition"]}
     default["query_id"] = [f"r-{i:04d}" for i in range(1, len(responses) + 1)]
@@ -241,18 +244,19 @@ def _checked(responses: pd.DataFrame) -> pd.DataFrame:
 
 
 def _lengths(model: Model, texts: pd.Series) -> list[int]:
-    some = (texts.iloc[i : i + 256] for i in range(0, len(texts), 256))  # a tokenizer keeps far more than ids meanwhile
+    some = (texts.iloc[i : i + 64] for i in range(0, len(texts), 64))  # a tokenizer keeps far more than ids meanwhile
     return [len(ids) for part in some for ids in model.tokenizer(part.tolist(), add_special_tokens=False)["input_ids"]]
 
 
 def _with_tokens(responses: pd.DataFrame, lengths: list[int]) -> tuple[pd.DataFrame, list[int]]:
     """The responses that hold at least one token; EmolabError if a condition loses all of its texts."""
     kept = np.array(lengths) > 0
-    if not kept.all():
-        lost = [c for c in order(responses["condition"]) if not kept[responses["condition"] == c].any()]
-        if lost:
-            raise EmolabError(f"no text under {', '.join(lost)} holds a token; a condition needs at least one")
-        warnings.warn(f"{(~kept).sum()} of {len(kept)} responses hold no token and were left out", stacklevel=3)
+    if kept.all():
+        return responses, lengths
+    lost = [c for c in order(responses["condition"]) if not kept[responses["condition"] == c].any()]
+    if lost:
+        raise EmolabError(f"no text under {', '.join(lost)} holds a token; a condition needs at least one")
+    warnings.warn(f"{(~kept).sum()} of {len(kept)} responses hold no token and were left out", stacklevel=3)
     return responses[kept].reset_index(drop=True), [n for n in lengths if n]
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from emolab.models import Model
 
 
-def digest(parts: Sequence[str]) -> str:
-    """sha256 of a sequence of texts, 16 hex digits; where one text ends and the next starts matters."""
-    found = hashlib.sha256()
-    for piece in json.JSONEncoder().iterencode(list(parts)):  # as json.dumps, never all of it in memory
-        found.update(piece.encode())
+def digest(parts: Iterable[str]) -> str:
+    """sha256 of texts in their order, 16 hex digits; where one text ends and the next starts matters."""
+    found = hashlib.sha256(b"[")
+    for number, part in enumerate(parts):  # as json.dumps of the list, never all of it in memory
+        found.update(f"{', ' if number else ''}{json.dumps(part)}".encode())
+    found.update(b"]")
     return found.hexdigest()[:16]
 
 

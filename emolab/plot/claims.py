@@ -89,7 +89,7 @@ def claim_preservation(claim, *, model=None, seed: int | None = None):
             if len(told):
                 top.axhline(told.iloc[0], color=INK, linestyle=":", linewidth=2, label="instructed answers")
             slope = claim.evidence[measure]["slope"]
-            note = "\n".join(f"{_NAMES[c]}: dose^{_bounds(slope[c])}" for c in ("none", "random"))
+            note = "\n".join(f"{_NAMES[c]}: {_power(slope[c])}" for c in ("none", "random"))
             note += "\nno evidence alone" if measure == "kl" else ""
             top.text(0.03, 0.97, note, transform=top.transAxes, va="top", fontsize="small", color=INK)
             top.set_title(title)
@@ -268,6 +268,11 @@ def _finished(fig, claim, question: str, model, seed: int | None):
 
 def _bounds(x) -> str:
     return f"{_number(x[0])} [{_number(x[1])}, {_number(x[2])}]"
+
+
+def _power(x) -> str:
+    """The exponent of the dose with its bounds; drift that is nowhere above zero has none."""
+    return "no rise" if x[0] is None else f"dose^{_bounds(x)}"
 
 
 def _number(x) -> str:
