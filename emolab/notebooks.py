@@ -226,8 +226,8 @@ def main(argv: list[str] | None = None) -> int:
                 nb, found = None, [str(error)]
             return path, nb, found, time.perf_counter() - start
 
-        # The largest first, so that none is left alone at the end.
-        queue = sorted(paths, key=lambda path: -path.stat().st_size)
+        # Those with the most long calls (which draw no bar here) first, so that none is left alone at the end.
+        queue = sorted(paths, key=lambda path: (-path.read_bytes().count(b"progress"), -path.stat().st_size))
         with ThreadPoolExecutor(args.jobs or min(4, os.cpu_count() or 1)) as pool:
             for i, done in enumerate(as_completed([pool.submit(run, path) for path in queue]), 1):
                 path, nb, found, seconds = done.result()
