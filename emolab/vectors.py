@@ -134,7 +134,7 @@ class EmotionVectors:
 
     def specific(self) -> EmotionVectors:
         """What is left of each emotion without the base; sums to zero over emotions."""
-        return self._each(lambda x: x - x.mean(0, keepdim=True), "specific", part="specific")
+        return self._each(lambda x: x - x.mean(0), "specific", part="specific")
 
     def normalized(self) -> EmotionVectors:
         """Unit norm for each emotion and layer (head: and head, so heads no longer sum to attn); zero stays zero."""

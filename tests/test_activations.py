@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from transformers import Gemma2Config, GraniteConfig, Olmo2Config
 from emolab.activations import ResponseMeans, output_weights, response_means
 from emolab.errors import EmolabError
 from emolab.models import load_model
+from emolab.passes import check_heads
 from emolab.responses import responses_from_texts
 from emolab.steering import Steering, steered
 from emolab.vectors import extract_vectors
@@ -113,10 +115,39 @@ def test_heads_that_do_not_add_up_are_refused(tiny_llama, monkeypatch):
         response_means(tiny_llama, answers(tiny_llama), progress=False)
 
 
-def test_half_precision_passes_the_check_of_heads(tiny_llama_dir):
+def test_heads_of_small_activations_are_checked_as_those_of_large_ones(tiny_llama):
+    means = response_means(tiny_llama, answers(tiny_llama), progress=False)
+    for scale in (1e-5, 1.0, 1e5):
+        z, attn = np.float32(scale) * means.means["head"], np.float32(scale) * means.means["attn"]
+        check_heads(tiny_llama, z, attn)
+        for misread in (1.01 * z, z[:, :, ::-1]):
+            with pytest.raises(EmolabError, match="do not add up"):
+                check_heads(tiny_llama, np.ascontiguousarray(misread), attn)
+
+
+def test_half_precision_passes_the_check_of_heads_and_misread_ones_do_not(tiny_llama_dir):
     model = load_model(tiny_llama_dir, device="cpu", dtype="bfloat16")
     means = response_means(model, answers(model), progress=False)
     assert means.meta["dtype"] == "bfloat16" and means.means["resid"].dtype == np.float32
+    with pytest.raises(EmolabError, match="do not add up"):
+        check_heads(model, 1.2 * means.means["head"], means.means["attn"])
+
+
+def test_what_does_not_count_may_be_infinite(tiny_llama):
+    """Some models give padding or the first token huge values, which overflow in half precision."""
+    plain = response_means(tiny_llama, answers(tiny_llama), progress=False)
+
+    def overflow(module, args, output):
+        whole = output[0] if isinstance(output, tuple) else output
+        whole[:, 0] = float("inf")  # a token of the prompt, or padding; behind it only the last layer's own output
+
+    handle = tiny_llama.hf.model.layers[-1].register_forward_hook(overflow)
+    try:
+        means = response_means(tiny_llama, answers(tiny_llama), progress=False)
+    finally:
+        handle.remove()
+    assert all(np.array_equal(means.means[site], plain.means[site]) for site in plain.sites)
+    assert np.array_equal(means.resid_norm, plain.resid_norm)
 
 
 def test_save_and_load_are_bit_equal(tiny_llama, tmp_path):
@@ -139,6 +170,29 @@ def test_damaged_and_foreign_files_are_refused(tiny_llama, tmp_path):
             ResponseMeans.load(bad)
 
 
+def test_means_without_a_fitting_index_are_refused(tiny_llama, tmp_path):
+    means = response_means(tiny_llama, answers(tiny_llama), progress=False)
+    broken = {
+        "another site has rows": {"means": {**means.means, "attn": means.means["attn"][:3]}},
+        "heads without an axis": {"means": {**means.means, "head": means.means["attn"].copy()}},
+        "a site with heads": {"means": {**means.means, "mlp": means.means["head"].copy()}},
+        "norms with an axis": {"resid_norm": means.means["resid"].copy()},
+        "not finite": {"means": {**means.means, "mlp": np.full_like(means.means["mlp"], np.nan)}},
+        "an index of fewer rows": {"index": means.index.head(3)},
+    }
+    for changed in broken.values():
+        dataclasses.replace(means, **changed).save(tmp_path / "broken.safetensors")
+        with pytest.raises(EmolabError, match="without a fitting index"):
+            ResponseMeans.load(tmp_path / "broken.safetensors")
+
+
+def test_an_index_of_digits_stays_text(tiny_llama, tmp_path):
+    told = answers(tiny_llama).assign(query_id=["007", "7", "1e3", "2020-01-01", "nan"])
+    response_means(tiny_llama, told, sites=("resid",), out=tmp_path, progress=False)
+    loaded = ResponseMeans.load(tmp_path / "response_means.safetensors").index
+    assert loaded["query_id"].tolist() == told["query_id"].tolist() and loaded["query_id"].dtype == "str"
+
+
 def test_select_keeps_rows_together(tiny_llama):
     means = response_means(tiny_llama, answers(tiny_llama), sites=("resid",), progress=False)
     joy = means.select((means.index["condition"] == "joy").to_numpy())
@@ -147,7 +201,7 @@ def test_select_keeps_rows_together(tiny_llama):
     assert np.array_equal(picked.means["resid"], means.means["resid"][[4, 0]])
     assert np.array_equal(picked.resid_norm, means.resid_norm[[4, 0]])
     assert_frame_equal(picked.index, means.index.iloc[[4, 0]].reset_index(drop=True))
-    assert len(means.select([])) == 0 and len(means.select([-1, 4])) == 2
+    assert len(means.select([])) == 0 and len(means.select([-5, 4])) == 2
     for rows in ([5], [-6], [0.0], [[0]], [True]):
         with pytest.raises(EmolabError, match="expected positions below 5, or 5 times True or False"):
             means.select(rows)

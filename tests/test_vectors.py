@@ -75,6 +75,16 @@ def test_stored_means_give_the_same_vectors(tiny_llama, vectors, tmp_path):
     assert all(torch.equal(fresh.get(site), vectors.get(site)) for site in SITES)
 
 
+def test_vectors_keep_the_means_that_they_are_of(means, vectors, tmp_path):
+    whole = vectors.normalized() + vectors.normalized()
+    assert all(v.means is means for v in (vectors, vectors.base(), -vectors.specific(), whole))
+    vectors.save(tmp_path / "vectors.safetensors")
+    assert EmotionVectors.load(tmp_path / "vectors.safetensors").means is None
+    means.save(tmp_path / "response_means.safetensors")
+    found = EmotionVectors.load(tmp_path / "vectors.safetensors").means
+    assert len(found if isinstance(found, ResponseMeans) else ResponseMeans.load(found)) == len(means)
+
+
 def test_save_and_load_are_bit_equal_with_provenance(tiny_llama, vectors, tmp_path):
     vectors.save(tmp_path / "ev.safetensors")
     loaded = EmotionVectors.load(tmp_path / "ev.safetensors")
@@ -110,6 +120,10 @@ def test_base_and_specific_sum_to_the_whole(vectors):
     base, specific = vectors.base(), vectors.specific()
     assert base.emotions == ("base",) and specific.emotions == vectors.emotions
     assert [v.meta["part"] for v in (vectors, base, specific)] == ["whole", "base", "specific"]
+    assert [v.meta["emotions"] for v in (base, specific)] == [["base"], ["fear", "joy"]]
+    same = {"specific": specific + specific, "base": base - base, "whole": vectors - vectors}
+    assert all(v.meta["part"] == part for part, v in same.items()) and (vectors + specific).meta["part"] == "whole"
+    assert (specific + vectors).meta["part"] == "whole"
     for whole in (base + specific, specific + base):
         assert whole.emotions == vectors.emotions and whole.meta["part"] == "whole"
         for site in SITES:
