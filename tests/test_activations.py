@@ -9,11 +9,12 @@ from pandas.testing import assert_frame_equal
 from transformers import Gemma2Config, GraniteConfig, Olmo2Config
 
 from emolab.activations import ResponseMeans, output_weights, response_means
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, MismatchError
 from emolab.models import load_model
 from emolab.passes import check_heads
 from emolab.responses import responses_from_texts
 from emolab.steering import Steering, steered
+from emolab.storage import digest
 from emolab.vectors import extract_vectors
 from tests import tiny
 
@@ -277,6 +278,27 @@ def test_leaves_no_hook_behind(tiny_llama, monkeypatch):
         with pytest.raises(ZeroDivisionError):
             read(tiny_llama, answers(tiny_llama))
         assert hooks() == before
+
+
+def test_the_hash_of_the_templates_is_that_of_the_wording_around_the_queries(tiny_llama):
+    def found(prompts, queries):
+        table = answers(tiny_llama).head(2).assign(prompt=prompts, query=queries)
+        return response_means(tiny_llama, table, sites=("resid",), progress=False).meta["template_hash"]
+
+    told = found(["<bos>tell me about rain", "<bos>tell me about park"], ["rain", "park"])
+    assert told == found(["<bos>tell me about sea", "<bos>tell me about dog"], ["sea", "dog"])
+    assert told == digest(["<bos>tell me about {query}"])
+    assert told != found(["<bos>rain", "<bos>tell me about park"], ["rain", "park"])
+    assert found(["<bos>rain", "<bos>park"], ["", ""]) == digest(["<bos>park", "<bos>rain"])
+
+
+def test_responses_of_another_model_are_refused(tiny_llama):
+    ours, theirs = answers(tiny_llama), answers(tiny_llama)
+    ours.attrs["emolab"] = {"model": tiny_llama.name, "fingerprint": tiny_llama.fingerprint}
+    response_means(tiny_llama, ours, sites=("resid",), progress=False)
+    theirs.attrs["emolab"] = {"model": "other", "fingerprint": "0123"}
+    with pytest.raises(MismatchError, match="these responses are of 'other' \\(0123\\)"):
+        response_means(tiny_llama, theirs, sites=("resid",), progress=False)
 
 
 def test_bad_requests(tiny_llama):

@@ -205,6 +205,10 @@ def test_get(vectors, tiny_llama):
             vectors.get(site, **where)
 
 
+def test_the_residual_stream_is_the_default(vectors):
+    assert torch.equal(vectors.get(), vectors.get("resid"))
+
+
 def test_fields_are_kept_in_float32(vectors):
     data = {site: x.double() for site, x in vectors.data.items()}
     kept = EmotionVectors(data, list(vectors.emotions), vectors.resid_norm.double(), {})
@@ -220,6 +224,17 @@ def test_bad_fields_are_refused(vectors):
             EmotionVectors(vectors.data, labels, vectors.resid_norm, {})
     with pytest.raises(EmolabError, match="NaN"):
         EmotionVectors({"resid": vectors.get("resid") * float("nan")}, vectors.emotions, vectors.resid_norm, {})
+    wide = {"resid": vectors.get("resid"), "attn": vectors.get("attn")[..., :8]}
+    with pytest.raises(EmolabError, match="differ in d_model"):
+        EmotionVectors(wide, vectors.emotions, vectors.resid_norm, {})
+    for data, norm in (({"resid": [1.0]}, vectors.resid_norm), (vectors.data, 3.0), ([vectors.data], None)):
+        with pytest.raises(EmolabError, match="expected a tensor for each site and norm"):
+            EmotionVectors(data, vectors.emotions, norm, {})
+    for number in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(EmolabError, match="^resid_norm is"):
+            EmotionVectors(vectors.data, vectors.emotions, torch.full_like(vectors.resid_norm, number), {})
+    for number in (0.0, 0.5):
+        EmotionVectors(vectors.data, vectors.emotions, torch.full_like(vectors.resid_norm, number), {})
 
 
 def test_queries_weigh_the_same_and_lone_answers_are_left_out():
