@@ -8,6 +8,7 @@ import torch
 from pandas.testing import assert_frame_equal
 from transformers import Gemma2Config, GraniteConfig, Olmo2Config
 
+from emolab import activations, passes
 from emolab.activations import ResponseMeans, output_weights, response_means
 from emolab.errors import EmolabError, MismatchError
 from emolab.models import load_model
@@ -306,3 +307,45 @@ def test_bad_requests(tiny_llama):
         response_means(tiny_llama, answers(tiny_llama), sites=("residual",))
     with pytest.raises(EmolabError, match="lack condition"):
         response_means(tiny_llama, pd.DataFrame({"text": ["a"]}))
+
+
+def test_a_bare_table_of_texts_and_conditions_is_enough(tiny_llama):
+    bare = answers(tiny_llama)[["condition", "text"]].set_index(pd.Index([9, 7, 5, 3, 1]))
+    means = response_means(tiny_llama, bare, sites=("resid",), progress=False)
+    full = answers(tiny_llama).assign(
+        query_id=[f"r-000{i}" for i in range(1, 6)], query="", prompt="", emotion=bare["condition"].tolist()
+    )
+    told = response_means(tiny_llama, full, sites=("resid",), progress=False)
+    assert_frame_equal(means.index, told.index)
+    assert means.index["query_id"].tolist() == ["r-0001", "r-0002", "r-0003", "r-0004", "r-0005"]
+    assert means.index.columns.tolist() == ["query_id", "emotion", "condition", "n_tokens"]
+    assert np.array_equal(means.means["resid"], told.means["resid"]) and means.meta == told.meta
+
+
+@pytest.mark.parametrize("column", ["text", "condition", "prompt", "query"])
+def test_a_column_that_holds_no_texts_is_refused(tiny_llama, column):
+    table = answers(tiny_llama).astype({column: object})
+    table.loc[3, column] = float("nan")
+    with pytest.raises(EmolabError, match=f"responses' column '{column}' hold nan at place 3"):
+        response_means(tiny_llama, table, progress=False)
+    with pytest.raises(EmolabError, match="empty condition"):
+        response_means(tiny_llama, answers(tiny_llama).assign(condition=["neutral", "neutral", "joy", " ", "joy"]))
+
+
+def test_each_site_alone_is_that_of_all(tiny_llama):
+    whole = response_means(tiny_llama, answers(tiny_llama), progress=False)
+    for site in whole.sites:
+        single = response_means(tiny_llama, answers(tiny_llama), sites=site, progress=False)
+        assert single.sites == (site,) and np.array_equal(single.means[site], whole.means[site])
+
+
+def test_batches_are_as_large_as_asked_and_the_bar_counts_texts(tiny_llama, monkeypatch, capsys):
+    sizes = []
+    own = passes.batch_means
+    monkeypatch.setattr(activations, "batch_means", lambda *a: sizes.append(len(a[2])) or own(*a))
+    response_means(tiny_llama, answers(tiny_llama), sites=("resid",), batch_size=2)
+    assert sorted(sizes) == [1, 2, 2]
+    shown = capsys.readouterr().err
+    assert "activations: 100%" in shown and "5/5" in shown and "text/s" in shown
+    response_means(tiny_llama, answers(tiny_llama), sites=("resid",), progress=False)
+    assert not capsys.readouterr().err and sizes[3:] == [5]
