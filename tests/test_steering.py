@@ -286,6 +286,12 @@ def test_vectors_of_another_model_are_refused_with_both_sides_named(tiny_llama, 
             pass
     with steered(tiny_llama, Steering(retrained, {"joy": 1.0}), allow_mismatch=True):
         pass
+    own, other = (Steering(v, {"joy": 1.0}) for v in (tiny.random_vectors(tiny_llama), retrained))
+    for rows in ([other, own], [own, other], [None, other]):  # every one is looked at
+        with pytest.raises(EmolabError, match="of another model"):
+            generate(tiny_llama, QUERIES[:2], steering=rows, max_new_tokens=1)
+    retrained.meta = {**retrained.meta, "fingerprint": ""}  # not known, as in a file of another program
+    generate(tiny_llama, QUERIES[:2], steering=[own, other], max_new_tokens=1)
 
 
 @pytest.mark.parametrize(
@@ -334,6 +340,10 @@ def test_what_vectors_lack(tiny_gpt2):
         Steering(vectors, {"joy": 1.0}, site="attn")
     with pytest.raises(EmolabError, match="a vector is zero"):
         Steering(vectors, {"joy": 1.0}, op="ablate").affine()
+    vectors.resid_norm = torch.ones(2)
+    with pytest.raises(EmolabError, match="a vector is zero"):
+        Steering(vectors, {"joy": 1.0}, dose="relative").affine()
+    assert not Steering(vectors, {"joy": 1.0}).affine()[0].any()  # adding nothing is no error
     with pytest.raises(EmolabError, match="steering is str"), steered(tiny_gpt2, "joy"):
         pass
 
