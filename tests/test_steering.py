@@ -11,6 +11,7 @@ from emolab.errors import EmolabError
 from emolab.generation import generate, token_logprobs
 from emolab.models import encode, hf_modules, load_model, render_prompts, site_hooks
 from emolab.steering import Steering, build_edits, steered
+from emolab.vectors import EmotionVectors
 from tests import tiny
 
 QUERIES = ["tell me about the park .", "how did you feel ?", "a dog and a cat in the rain"]
@@ -321,6 +322,25 @@ def test_vectors_of_another_model_are_refused_with_both_sides_named(tiny_llama, 
         ({"fade": "4"}, "fade is '4'"),
         ({"fade": 4, "positions": "all"}, 'fade= goes with positions="generated"'),
         ({"op": "ablate", "doses": {"joy": 1.0, "anger": 0.5}}, "one share for all its emotions"),
+        ({"op": "ablate", "dose": "relative"}, "no relative dose"),
+        ({"layers": [True]}, "unknown layer True"),
+        ({"layers": 3.0}, 'layers is 3.0; expected "all" or a list'),
+        ({"layers": None}, 'layers is None; expected "all" or a list'),
+        ({"positions": slice(0, 4, 0)}, "a step of at least 1"),
+        ({"positions": slice(0.5, 4)}, "expected whole numbers"),
+        ({"positions": slice(4, 4)}, "hold no position"),
+        ({"positions": slice(5, 4)}, "hold no position"),
+        ({"positions": slice(0, 0)}, "hold no position"),
+        ({"positions": slice(None, 0)}, "hold no position"),
+        ({"positions": slice(-2, -2)}, "hold no position"),
+        ({"positions": slice(-1, -2)}, "hold no position"),
+        ({"site": "head", "heads": {}}, "heads are {}; expected {layer: [heads]}"),
+        ({"site": "head", "heads": [(0, 1)]}, "expected {layer: [heads]}"),
+        ({"site": "head", "heads": {0: 1}}, "expected {layer: [heads]}"),
+        ({"site": "head", "heads": {0: []}}, "expected {layer: [heads]}"),
+        ({"site": "head", "heads": {2: [0]}, "layers": [0]}, "unknown layer 2; expected a whole number from 0 to 1"),
+        ({"site": "head", "heads": {0: [True]}}, "unknown head True"),
+        ({"site": "head", "heads": {0: [1]}, "layers": [0, 1]}, "layer 1 is to be steered, and heads names no head"),
     ],
 )
 def test_bad_steering_gives_one_clear_error(tiny_gpt2, options, message):
@@ -328,6 +348,21 @@ def test_bad_steering_gives_one_clear_error(tiny_gpt2, options, message):
     with pytest.raises(EmolabError) as error:
         Steering(vectors, **{"doses": {"joy": 1.0}, **options})
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("where", [(0, 1), (None, 1), (2, None), (-2, -1), (-3, None), (3, -1), (-4, 1), (0, 4, 1)])
+def test_positions_that_may_hold_something_are_taken(tiny_gpt2, where):
+    Steering(tiny.random_vectors(tiny_gpt2), {"joy": 1.0}, positions=slice(*where))
+
+
+def test_what_tells_emotions_apart_needs_two(tiny_gpt2):
+    vectors = tiny.random_vectors(tiny_gpt2)
+    pair, one = (
+        EmotionVectors({"resid": vectors.get()[:n]}, vectors.emotions[:n], vectors.resid_norm, {}) for n in (2, 1)
+    )
+    Steering(pair, {pair.emotions[0]: 1.0}, part="specific")
+    with pytest.raises(EmolabError, match="these vectors hold only one"):
+        Steering(one, {one.emotions[0]: 1.0}, part="specific")
 
 
 def test_what_vectors_lack(tiny_gpt2):
