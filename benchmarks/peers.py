@@ -123,7 +123,7 @@ def main() -> None:
             del model
             data = {"rows": table.to_dict("records"), "emotions": emotions, "threads": torch.get_num_threads()}
             (folder / "texts.json").write_text(json.dumps(data), encoding="utf-8")
-            seconds, apart = compared(folder, python, min(a.repeats, 3))
+            seconds, apart = compared(folder, python, -(-a.repeats // 2))
         goals = dict.fromkeys(("steering-vectors, batch 8", "steering-vectors, batch 1"), (">=", 3))
         rows = ratios(seconds, against="emolab, all sites and heads", goals=goals)
         rows.append(plain_row("vectors of the last token, largest relative difference", apart, "", ("<=", 1e-3)))

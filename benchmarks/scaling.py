@@ -42,7 +42,7 @@ def main() -> None:
             client.wait_for_workers(workers)
             run(model, client, nothing, 20 * workers)  # every worker reads the model
             run(model, client, answer, workers)
-            seconds[workers] = [asking(model, client, tasks * workers) for _ in range(a.repeats)]
+            seconds[workers] = [asking(model, client, tasks * workers) for _ in range(min(a.repeats, 5))]
             costs["empty task"][workers] = run(model, client, nothing, empty) / empty
             responses._answers, kept = unwritten, responses._answers
             costs["task of 48 answers without the model's work"][workers] = asking(model, client, empty) / empty

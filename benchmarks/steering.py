@@ -65,7 +65,7 @@ def main() -> None:
     a = arguments()
     for n_layers, d_model, dtype in sizes(a.quick):
         model, large = random_model(n_layers, d_model, dtype=dtype), d_model > 512
-        repeats = min(a.repeats, 3) if large else a.repeats
+        repeats = -(-a.repeats // 2) if large else a.repeats
         for batch in (1, 8) if a.quick or (large and not CUDA) else (1, 8, 32):
             seconds = measure(cases(model, batch, bridge=not large), repeats=repeats)
             setting = f"{n_layers} layers, d {d_model}, {dtype}, batch {batch}, {PROMPT} + {NEW} tokens"

@@ -53,24 +53,19 @@ def batch_means(
     def mean(x: Tensor) -> Tensor:
         return torch.bmm(weight[:, None].to(x.device), x.flatten(2)).reshape(len(x), *x.shape[2:])
 
-    def exact_mean(x: Tensor) -> tuple[Tensor, Tensor]:
-        """(mean, the values it was taken of). Weight 0 leaves out what does not count, unless that is infinite."""
+    def fast(x: Tensor) -> Tensor:
+        """All tokens: weight 0 leaves out those that do not count, unless one is infinite."""
         part = x[:, start:]
         if part.device not in scratch or scratch[part.device].numel() < part.numel():
             scratch[part.device] = torch.empty(part.numel(), dtype=exact, device=part.device)
-        values = scratch[part.device][: part.numel()].view(part.shape).copy_(part)
-        found = mean(values)
-        if not found.isfinite().all():
-            values = own(x)
-            found = mean(values)
-        return found, values
+        return scratch[part.device][: part.numel()].view(part.shape).copy_(part)
 
     def plain(site: str, layer: int):
         def take(x):
-            found, values = exact_mean(x)
-            taken[site, layer] = found.float().cpu()
+            values = values_of(x)
+            taken[site, layer] = mean(values).float()
             if site == "resid":
-                taken["resid_norm", layer] = mean(values.norm(dim=-1)[..., None])[:, 0].float().cpu()
+                taken["resid_norm", layer] = mean(values.norm(dim=-1)[..., None])[:, 0].float()
 
         return take
 
@@ -87,7 +82,7 @@ def batch_means(
         def take_normed(x):
             raw = held.pop("raw")
             scale = (own(x) * raw).sum(-1) / (raw * raw).sum(-1).clamp_min(torch.finfo(exact).tiny)
-            taken["head", layer] = mean(held.pop("z") * scale[..., None, None]).float().cpu()
+            taken["head", layer] = mean(held.pop("z") * scale[..., None, None]).float()
 
         return take_z, take_raw, take_normed
 
@@ -101,10 +96,13 @@ def batch_means(
             else:
                 reads.append(((site, layer), plain(site, layer)))
     with torch.inference_mode(), _reading(model, reads) as runner:
-        forward(model, runner, batch, keep=1)
+        for values_of in (fast, own):
+            forward(model, runner, batch, keep=1)
+            if all(found.isfinite().all() for found in taken.values()):  # not in the hooks: a GPU would wait at each
+                break
     result = {}
     for name in (*sites, "resid_norm"):
-        layers = [taken[name, layer] for layer in range(model.n_layers) if (name, layer) in taken]
+        layers = [taken[name, layer].cpu() for layer in range(model.n_layers) if (name, layer) in taken]
         if len(layers) < model.n_layers:
             raise EmolabError(f"{model.name} gave no activations at {name}; measure the other sites only")
         width = max(x.shape[-1] for x in layers)  # heads may be of different width (Gemma 4): filled up with zeros
