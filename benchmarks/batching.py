@@ -1,8 +1,9 @@
-"""Batches by length against batches in file order, and prompts that many rows share.
+"""Batches by length against batches in file order, prompts that many rows share, and rows that end early.
 
 `python benchmarks/batching.py`. emolab sorts rows by length before it cuts batches (`plan_batches`), and a sweep writes
 equal texts once. In file order means: batch by batch as the rows stand in the table, with every row written. With "all
-texts of 68 tokens" no order helps: the control. About 2 minutes on two cores.
+texts of 68 tokens" no order helps: the control. In "rows that have ended" one word in ENDS ends an answer, so that rows
+end at different tokens, and those that repeat themselves never. About 3 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ from unittest import mock
 
 import pandas as pd
 import torch
-from _harness import CUDA, arguments, measure, plain_row, random_model, ratios, record, text
+from _harness import CUDA, WORDS, arguments, measure, plain_row, random_model, ratios, record, text
 from extraction import EMOTIONS
 from steering import vectors
 
 import emolab
-from emolab import Steering, generate, generation, response_means
+from emolab import Steering, decoding, generate, response_means
 
 BATCH = 32 if CUDA else 8
-NEW = 16
+NEW, LONG = 16, 80
+ENDS = 40
 ALPHAS = (0.0, 1.0, 2.0, 4.0)
 
 
@@ -81,10 +83,26 @@ def prefix_cases(model, n: int, prompt: int, texts: dict) -> dict:
         texts[case] = generate(model, [text(prompt, 0)] * n, **options)
 
     def whole():
-        with mock.patch.object(generation, "_SHARED", prompt + 100):
+        with mock.patch.object(decoding, "_SHARED", prompt + 100):
             shared("each row reads the prompt")
 
     return {"each row reads the prompt": whole, "read once, shared": shared}
+
+
+def ending_cases(model, n: int, texts: dict) -> dict:
+    """n steerings of prompts of 32 tokens, whose answers end at different tokens, or not before LONG."""
+    ev, prompts = vectors(model), [text(32, i % 12) for i in range(n)]
+    steerings = [Steering(ev, {ev.emotions[i % len(ev.emotions)]: 1 + i / n}, site="attn") for i in range(n)]
+
+    def leave(case="those that have ended leave"):
+        with mock.patch.object(model.hf.generation_config, "eos_token_id", list(range(ENDS, WORDS, ENDS))):
+            texts[case] = generate(model, prompts, steering=steerings, max_new_tokens=LONG, batch_size=n)
+
+    def stay():
+        with mock.patch.object(decoding, "_MANY", n + 1):
+            leave("all stay to the last end")
+
+    return {"all stay to the last end": stay, "those that have ended leave": leave}
 
 
 def main() -> None:
@@ -120,6 +138,18 @@ def main() -> None:
         rows.append(plain_row("equal greedy texts", same, "of 36", (">=", 36)))
         setting = f"{n_layers} layers, d {d_model}, {dtype}, 36 steerings of a prompt of {prompt}, {NEW} new tokens"
         record("shared prompt prefix", rows, setting=setting)
+
+    texts, n = {}, 36 if a.quick else 128
+    seconds = measure(ending_cases(model, n, texts), repeats=repeats)
+    rows = ratios(
+        seconds, against="all stay to the last end", goals={"those that have ended leave": (">", 1)}, speed=True
+    )
+    same = sum(x == y for x, y in zip(*texts.values(), strict=True))
+    rows.append(plain_row("equal greedy texts", same, f"of {n}", (">=", n)))
+    words = [len(x.split()) for x in texts["those that have ended leave"]]
+    rows.append(plain_row("mean words of an answer", round(sum(words) / n, 1), f"of at most {LONG}"))
+    setting = f"{n_layers} layers, d {d_model}, {dtype}, batch {n}, up to {LONG} new tokens"
+    record("rows that have ended", rows, setting=setting)
 
 
 if __name__ == "__main__":

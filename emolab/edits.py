@@ -48,6 +48,15 @@ class Window:
         self._probe_key: Any = None
         self._probe: Any = None
 
+    def keep_rows(self, rows: list[int]) -> None:
+        """Only these rows go on."""
+        if self.prompts is not None:
+            self.prompts = [self.prompts[i] for i in rows]
+        if len(self.positions) > 1:
+            self.positions = [self.positions[i] for i in rows]
+            self.half_life = None if self.half_life is None else self.half_life[rows]
+        self._key = self._probe_key = None
+
     def keep(self, offset: int, size: int, device: torch.device) -> bool | Tensor:
         """True for all, False for none, else a mask [row or 1, size, 1]; worked out once for all layers of a pass."""
         if offset >= self.all_from:
@@ -158,6 +167,11 @@ class Edit:
         asked, step = (asked * weight).expand_as(before), after - before
         self.norms = torch.stack([before, after, step, asked, step - asked]).norm(dim=2)
 
+    def keep_rows(self, rows: Tensor) -> None:
+        """Only these rows go on; one edit for all rows stays."""
+        if len(self.b) > 1:
+            self.b, self.a, self.back = (t[rows.to(t.device)] for t in (self.b, self.a, self.back))
+
     def check(self, place: str) -> None:
         """Raise EmolabError where the first activations that this met did not move by what was asked."""
         if self.norms is None:
@@ -234,6 +248,14 @@ def hooked(model: Model, edits: dict[tuple[str, int], Edit], *, plain: bool) -> 
     for (site, layer), edit in edits.items():
         if isinstance(edit, Edit):
             edit.check(f"{site} of layer {layer}")
+
+
+def keep_rows(edits: Mapping[tuple[str, int], Edit], rows: Tensor) -> None:
+    """The batch goes on with these rows only: its edits and their windows, too."""
+    for window in {id(edit.window): edit.window for edit in edits.values()}.values():
+        window.keep_rows(rows.tolist())
+    for edit in edits.values():
+        edit.keep_rows(rows)
 
 
 def _refuse_silent(places: list[tuple[str, int]]) -> None:

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -18,9 +17,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import DynamicCache, GenerationConfig
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers import GenerationConfig
 
+from emolab.decoding import opened, plain_options, write
 from emolab.edits import hooked
 from emolab.errors import EmolabError, need_model, need_number, need_texts
 from emolab.memory import halving
@@ -28,8 +27,6 @@ from emolab.models import Model
 from emolab.prompts import Batch, check_context, encode, plan_batches, render_prompts
 from emolab.sites import bridge_has_hooks, runs_plain
 from emolab.steering import Steering, as_rows, build_edits
-
-_SHARED = 8  # tokens of a prompt from which on reading it once pays
 
 
 def generate(
@@ -91,26 +88,22 @@ def generate(
     )
     seeds = itertools.count(seed)
 
-    def write(index: list[int]) -> list[str]:
+    def answer(index: list[int]) -> list[str]:
         batch = encode(model, [rendered[i] for i in index])
         steerings = [rows[i] for i in index] if rows else []
         edits, plain = _edits(model, steerings, batch, use_cache)
         runner = model.hf if plain else model.bridge.original_model
         # On the plain model only emolab's hooks see tensors; those of others, on the bridge, may keep theirs.
-        with _sampling(model, next(seeds), temperature), _only(runner, config), torch.inference_mode(plain):
-            past = _read_once(model, steerings, batch) if plain and use_cache else None
-            for edit in edits.values() if past is not None else ():
-                edit.seen = batch.prompt_len - 1
+        with _sampling(model, next(seeds), temperature), torch.inference_mode(plain):
+            past = opened(model, steerings, batch) if plain and use_cache else None
             with hooked(model, edits, plain=plain):
-                options = {"attention_mask": batch.attention_mask, "generation_config": config}
-                options |= {} if past is None else {"past_key_values": past}
-                ids = runner.generate(batch.input_ids, **options)
-        return _decode(model, ids[:, batch.prompt_len :])
+                ids = write(runner, batch, config, past, edits)
+        return _decode(model, ids)
 
     texts = [""] * len(prompts)
     plan = _plan(model, rendered, None, batch_size, extra=max_new_tokens)
     with tqdm(total=len(prompts), disable=not progress, desc="generate", unit="text") as bar:
-        for index, answers in halving(write, plan):
+        for index, answers in halving(answer, plan):
             for i, text in zip(index, answers, strict=True):
                 texts[i] = text
             bar.update(len(index))
@@ -168,18 +161,7 @@ def forward(model: Model, runner: Any, batch: Batch, keep: int) -> Float[Tensor,
     mask = batch.attention_mask
     if runner is not model.hf or model.hf is model.bridge.original_model:
         return model.bridge(batch.input_ids, attention_mask=mask, logits_to_keep=keep, use_cache=False)[:, -keep:]
-    return runner(input_ids=batch.input_ids, use_cache=False, **_options(runner, mask, keep)).logits[:, -keep:]
-
-
-def _options(runner: Any, mask: Tensor, keep: int) -> dict[str, Any]:
-    """The mask, and what else a plain model takes: positions that leave padding out, only the last `keep` logits."""
-    options: dict[str, Any] = {"attention_mask": mask}
-    accepted = inspect.signature(runner.forward).parameters
-    if "position_ids" in accepted:  # models with absolute positions do not work them out from the mask by themselves
-        options["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
-    if "logits_to_keep" in accepted:
-        options["logits_to_keep"] = keep
-    return options
+    return runner(input_ids=batch.input_ids, use_cache=False, **plain_options(runner, mask, keep)).logits[:, -keep:]
 
 
 def _per_row(model: Model, steering: Any, n: int, allow_mismatch: bool) -> list[Steering | None]:
@@ -218,39 +200,6 @@ def _edits(model: Model, steerings: list[Steering | None], batch: Batch, cached:
     prompts = list(zip(pads, (own - batch.response_mask.sum(1)).tolist(), strict=True))
     edits = build_edits(model, steerings, prompts, cached)
     return edits, runs_plain(model, {site for site, _ in edits})
-
-
-def _read_once(model: Model, steerings: list[Steering | None], batch: Batch) -> DynamicCache | None:
-    """Keys and values of the prompts, all tokens but the last, each different prompt read once for all of its rows.
-
-    A grid of steerings asks few questions: nothing of theirs is steered before the last token of the prompt, unless
-    positions say so. None where that is so, or saves nothing, where somebody else's hooks are on the model (they may
-    change rows one by one), or where a model remembers in another way.
-    """
-    prompts, rows = torch.cat([batch.input_ids, batch.attention_mask], 1).unique(dim=0, return_inverse=True)
-    early = any(s is not None and s.positions != "generated" for s in steerings)
-    if early or 2 * len(prompts) > len(rows) or batch.prompt_len < _SHARED:
-        return None
-    hooks = (hook for m in model.hf.modules() for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values()))
-    if any(not getattr(hook, "__module__", "").startswith("transformers.") for hook in hooks):  # its own only look on
-        return None
-    ids, mask = prompts[:, : batch.prompt_len - 1], prompts[:, batch.prompt_len : -1]
-    out = model.hf(input_ids=ids, use_cache=True, **_options(model.hf, mask, keep=1))
-    past = getattr(out, "past_key_values", None)
-    if type(past) is not DynamicCache or {type(x) for x in past.layers} - {DynamicLayer, DynamicSlidingWindowLayer}:
-        return None
-    past.reorder_cache(rows)
-    return past
-
-
-@contextlib.contextmanager
-def _only(runner: Any, config: GenerationConfig) -> Iterator[None]:
-    """Only this config counts; else `generate` fills its gaps from the model's own (repetition penalty and others)."""
-    before, runner.generation_config = runner.generation_config, config
-    try:
-        yield
-    finally:
-        runner.generation_config = before
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from emolab import generation
+from emolab import decoding
 from emolab.edits import hooked
 from emolab.errors import EmolabError
 from emolab.generation import generate, token_logprobs
@@ -58,11 +58,51 @@ def test_a_prompt_of_many_rows_is_read_once(model, vectors, monkeypatch):
     read.clear()
     assert together == [generate(model, q, steering=s, max_new_tokens=12)[0] for q, s in rows]
     assert len(set(together)) > 12 and {size for _, size in read} > {1}
-    monkeypatch.setattr(generation, "_SHARED", 10**6)
+    monkeypatch.setattr(decoding, "_SHARED", 10**6)
     assert together == generate(model, queries, steering=steerings, max_new_tokens=12)
-    monkeypatch.setattr(generation, "_SHARED", 1)
+    monkeypatch.setattr(decoding, "_SHARED", 1)
     sample = {"steering": steerings, "max_new_tokens": 12, "temperature": 1.0, "seed": 3}
     assert generate(model, queries, **sample) == generate(model, queries, **sample) != together
+
+
+def test_rows_that_have_ended_leave_the_batch(model, vectors, monkeypatch):
+    """What each row writes is what it writes alone, with its own steering, window and fading to its own end."""
+    kinds = (
+        {}, {"op": "clamp"}, {"op": "ablate", "positions": "all"}, {"fade": 3.0}, {"positions": slice(2, None, 2)},
+        {"positions": slice(-3, 30)}, {"site": "attn", "fade": 6.0},
+    )  # fmt: skip
+    rows = [(q, Steering(vectors, {"joy": 1.0}, **kind)) for kind in kinds for q in QUERIES] + [(q, None) for q in QUERIES]
+    queries, steerings = map(list, zip(*rows, strict=True))
+    options = {"steering": steerings, "max_new_tokens": 24}
+    endless = generate(model, queries, **options)
+    ends = torch.randperm(model.hf.config.vocab_size, generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(model.hf.generation_config, "eos_token_id", ends[: len(ends) // 12].tolist())
+    steps, forward = [], model.hf.forward
+
+    def counting(input_ids, *args, **kwargs):
+        steps.append(len(input_ids))
+        return forward(input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(model.hf, "forward", functools.wraps(forward)(counting))
+    together = generate(model, queries, **options)
+    fewer, sizes = sum(steps), list(dict.fromkeys(steps))
+    assert sizes[0] == len(rows) and len(sizes) > 2 and all(2 * b <= a for a, b in itertools.pairwise(sizes))
+    assert together == [generate(model, q, steering=s, max_new_tokens=24)[0] for q, s in rows]
+    assert all(long.startswith(short) for long, short in zip(endless, together, strict=True))
+    assert 8 < len({len(text.split()) for text in together}) and together != endless
+    steps.clear()
+    monkeypatch.setattr(decoding, "_MANY", 10**6)
+    assert together == generate(model, queries, **options) and fewer < 0.8 * sum(steps)
+    monkeypatch.undo()
+    assert endless == generate(model, queries, **options)
+
+
+def test_sampled_rows_that_have_ended_leave_the_batch(model, vectors, monkeypatch):
+    """A row's words are then other draws of the same chances; one seed gives one text."""
+    monkeypatch.setattr(model.hf.generation_config, "eos_token_id", list(range(3, model.hf.config.vocab_size, 7)))
+    sample = {"steering": Steering(vectors, {"joy": 1.0}), "max_new_tokens": 24, "temperature": 1.0, "seed": 3}
+    texts = generate(model, QUERIES * 8, **sample)
+    assert texts == generate(model, QUERIES * 8, **sample) and len({len(text.split()) for text in texts}) > 4
 
 
 def test_a_prompt_is_read_by_every_row_where_others_hook_the_model(tiny_llama):
