@@ -60,6 +60,8 @@ def batch_means(
             scratch[part.device] = torch.empty(part.numel(), dtype=exact, device=part.device)
         return scratch[part.device][: part.numel()].view(part.shape).copy_(part)
 
+    values_of = fast
+
     def plain(site: str, layer: int):
         def take(x):
             values = values_of(x)
@@ -96,10 +98,10 @@ def batch_means(
             else:
                 reads.append(((site, layer), plain(site, layer)))
     with torch.inference_mode(), _reading(model, reads) as runner:
-        for values_of in (fast, own):
+        forward(model, runner, batch, keep=1)
+        if not all(found.isfinite().all() for found in taken.values()):  # not in the hooks: a GPU would wait at each
+            values_of = own
             forward(model, runner, batch, keep=1)
-            if all(found.isfinite().all() for found in taken.values()):  # not in the hooks: a GPU would wait at each
-                break
     result = {}
     for name in (*sites, "resid_norm"):
         layers = [taken[name, layer].cpu() for layer in range(model.n_layers) if (name, layer) in taken]
