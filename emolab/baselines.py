@@ -130,7 +130,7 @@ def compare_methods(
         targets = dict.fromkeys(emotions, target_kl)
     else:
         wording = best.get("instruction", dict.fromkeys(emotions, 1.0))
-        targets = {e: p95_kl(cells.kl(study.told, e, wording[e], chosen)) for e in emotions}
+        targets = dict(zip(emotions, map(p95_kl, cells.kls(study.told, list(wording.items()), chosen)), strict=True))
     bar = tqdm(candidates, "equal damage", unit="method", disable=not progress)
     equal = {m.name: _equal(m, targets, best[m.name], chosen) for m in bar}
     if target_kl is None and "instruction" in best:
@@ -144,6 +144,7 @@ def compare_methods(
         facts = {"seconds": m.seconds + m.answers * per_answer, "can_dose": m.can_dose, "can_mix": m.can_mix}
         facts["speed"] = 1.0 if m is plain else _speed(m, plain, chosen.queries, own)
         tried = (coarse, first) if m.can_dose else (fine, chosen)
+        cells.kls(m, [(e, d) for d in m.doses for e in emotions], tried[1])
         parts = [study.measured(m, *tried, dict.fromkeys(emotions, d)).assign(at="tried") for d in m.doses]
         parts.append(study.measured(m, final, reported, own).assign(at="best"))
         if equal.get(m.name):
@@ -201,7 +202,7 @@ class _Study:
         emotions, ids = self.emotions, list(asked.table["query_id"])
         columns = [*(f"{x}_score" for x in MEASURES[:3]), "overall"]
         own = scored[(scored["method"] == m.name) & (scored["setting"] == m.setting)]
-        kls = {e: self.cells.kl(m, e, dose, asked) for e, dose in doses.items()}
+        kls = dict(zip(doses, self.cells.kls(m, list(doses.items()), asked), strict=True))
         longest = max((len(kl) for kl in chain(*kls.values())), default=0)
         values = np.full((len(ids), len(emotions), 4 + longest), np.nan)
         for i, e in enumerate(emotions):

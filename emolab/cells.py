@@ -80,12 +80,18 @@ class Cells:
             self.write()
         return list(dict.fromkeys(keys))
 
-    def kl(self, method: Method, emotion: str, dose: float, asked: Asked) -> list[np.ndarray]:
-        """KL at every token of each unsteered answer, worked out when first asked for."""
-        row = self.rows[self._key(method, emotion, dose, asked)]
-        if row["kls"] is None:
-            row["kls"] = method.kl(asked.queries, asked.answers, emotion, dose)
-        return row["kls"]
+    def kls(self, method: Method, wanted: Sequence[tuple[str, float]], asked: Asked) -> list[list[np.ndarray]]:
+        """For each (emotion, dose) the KL at every token of each unsteered answer, worked out when first asked for.
+
+        All at once, since the unsteered side is then read once.
+        """
+        keys = [self._key(method, emotion, dose, asked) for emotion, dose in wanted]
+        todo = {key: one for key, one in zip(keys, wanted, strict=True) if self.rows[key]["kls"] is None}
+        if todo:
+            found = method.kls(asked.queries, asked.answers, [method.mixture(*one) for one in todo.values()])
+            for key, kls in zip(todo, found, strict=True):
+                self.rows[key]["kls"] = kls
+        return [self.rows[key]["kls"] for key in keys]
 
     def scored(
         self, keys: list[tuple], asked: Asked, model: Model, emotions: Sequence[str], judges: Any
