@@ -78,7 +78,7 @@ def write(
                 break
             rows, ids = rows[go_on], ids[go_on]
             mask = torch.cat([mask[go_on], mask.new_ones(len(ids), ids.shape[1] - mask.shape[1])], 1)
-            past.reorder_cache(go_on)
+            past.batch_select_indices(go_on)
             keep_rows(edits, go_on)
     return found[:, batch.prompt_len :]
 

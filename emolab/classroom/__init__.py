@@ -13,19 +13,29 @@ right. Otherwise it raises `Wrong`, which says what was expected and which commo
 
 from __future__ import annotations
 
-from .attempt import Unfinished, Wrong
-from .experiment_checks import check_choose_layer, check_share, check_shuffle_labels, check_steered_cache
-from .vector_checks import check_cosine, check_emotion_vector, check_random_like, check_split
+import importlib
+from typing import Any
 
-__all__ = [
-    "Unfinished",
-    "Wrong",
-    "check_choose_layer",
-    "check_cosine",
-    "check_emotion_vector",
-    "check_random_like",
-    "check_share",
-    "check_shuffle_labels",
-    "check_split",
-    "check_steered_cache",
-]
+_PUBLIC = {
+    "Unfinished": "attempt",
+    "Wrong": "attempt",
+    "check_choose_layer": "experiment_checks",
+    "check_cosine": "vector_checks",
+    "check_emotion_vector": "vector_checks",
+    "check_random_like": "vector_checks",
+    "check_share": "experiment_checks",
+    "check_shuffle_labels": "experiment_checks",
+    "check_split": "vector_checks",
+    "check_steered_cache": "experiment_checks",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:  # as in emolab itself: the builder of the editions needs no torch
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return __all__
