@@ -37,7 +37,7 @@ _COMPARE = {"<=": operator.le, ">=": operator.ge, ">": operator.gt}
 def arguments(*flags: str) -> argparse.Namespace:
     """The options of every script; flags are further ones that are either there or not."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--repeats", type=int, default=15, help="rounds at the small size; the large one takes half")
+    parser.add_argument("--repeats", type=int, default=15, help="rounds at the small size; some take fewer")
     parser.add_argument("--quick", action="store_true", help="one small size, two rounds, nothing written")
     parser.add_argument("--threads", type=int, default=0, help="default: as torch chooses (OMP_NUM_THREADS)")
     for flag in flags:

@@ -21,7 +21,7 @@ from emolab import Steering, decoding, generate, response_means
 
 BATCH = 32 if CUDA else 8
 NEW, LONG = 16, 80
-ENDS = 40
+ENDS = 4
 ALPHAS = (0.0, 1.0, 2.0, 4.0)
 
 

@@ -2,7 +2,7 @@
 
 `python benchmarks/steering.py`. Greedy text of fixed length (no end of answer), so that every case does the same work;
 speed is tokens a second. emolab's cases are whole calls of `generate`, with prompts rendered, tokenized and answers
-decoded; Hugging Face's `generate` gets ready token tensors. About 5 minutes on two cores.
+decoded; Hugging Face's `generate` gets ready token tensors. About 10 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ def vectors(model) -> EmotionVectors:
     )
 
 
-def cases(model, batch: int, *, bridge: bool) -> dict:
+def cases(model, batch: int, new: int = NEW, *, bridge: bool) -> dict:
     prompts = [text(PROMPT, i) for i in range(batch)]
     ready = encode(model, render_prompts(model, prompts))
     steering = Steering(vectors(model), {"joy": 1.0})
     # On the GPU plan_batches would choose 512 rows, on the CPU 128: one batch in every case.
-    options = {"max_new_tokens": NEW, "batch_size": batch}
+    options = {"max_new_tokens": new, "batch_size": batch}
 
     def bare():
         with torch.inference_mode():
             mask = ready.attention_mask
             ids = model.hf.generate(
-                ready.input_ids, attention_mask=mask, max_new_tokens=NEW, do_sample=False, pad_token_id=0
+                ready.input_ids, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=0
             )
-        assert ids.shape[1] == ready.input_ids.shape[1] + NEW
+        assert ids.shape[1] == ready.input_ids.shape[1] + new
 
     def on_bridge():
         with emolab.steered(model, steering):
@@ -65,10 +65,10 @@ def main() -> None:
     a = arguments()
     for n_layers, d_model, dtype in sizes(a.quick):
         model, large = random_model(n_layers, d_model, dtype=dtype), d_model > 512
-        repeats = -(-a.repeats // 2) if large else a.repeats
+        new = 16 if large and not CUDA else NEW  # a round of seconds: a busy minute then hits all cases of it
         for batch in (1, 8) if a.quick or (large and not CUDA) else (1, 8, 32):
-            seconds = measure(cases(model, batch, bridge=not large), repeats=repeats)
-            setting = f"{n_layers} layers, d {d_model}, {dtype}, batch {batch}, {PROMPT} + {NEW} tokens"
+            seconds = measure(cases(model, batch, new, bridge=not large), repeats=a.repeats)
+            setting = f"{n_layers} layers, d {d_model}, {dtype}, batch {batch}, {PROMPT} + {new} tokens"
             ours = {k: v for k, v in seconds.items() if not k.startswith("Hugging")}
             rows = ratios(ours, against="unsteered", goals={"steered": (">=", 0.95)}, speed=True)
             record("steered generation against unsteered", rows, setting=setting)
@@ -80,12 +80,12 @@ def main() -> None:
         prompts, steerings = grid(model)
         texts = {}
 
-        def single(model=model, prompts=prompts, steerings=steerings, texts=texts):
+        def single(model=model, prompts=prompts, steerings=steerings, texts=texts, new=new):
             pairs = zip(prompts, steerings, strict=True)
-            texts["single"] = [generate(model, p, steering=s, max_new_tokens=NEW)[0] for p, s in pairs]
+            texts["single"] = [generate(model, p, steering=s, max_new_tokens=new)[0] for p, s in pairs]
 
-        def together(model=model, prompts=prompts, steerings=steerings, texts=texts):
-            found = generate(model, prompts, steering=steerings, max_new_tokens=NEW, batch_size=len(prompts))
+        def together(model=model, prompts=prompts, steerings=steerings, texts=texts, new=new):
+            found = generate(model, prompts, steering=steerings, max_new_tokens=new, batch_size=len(prompts))
             texts["together"] = found
 
         seconds = measure({"one batch": together, "one at a time": single}, repeats=min(a.repeats, 3))
@@ -93,7 +93,7 @@ def main() -> None:
         same = sum(x == y for x, y in zip(texts["single"], texts["together"], strict=True))
         rows.append(plain_row("equal greedy texts", same, f"of {len(prompts)}", (">=", len(prompts))))
         rows.append(plain_row("different texts in the grid", len(set(texts["single"])), f"of {len(prompts)}"))
-        setting = f"{n_layers} layers, d {d_model}, {dtype}, {PROMPT} + {NEW} tokens"
+        setting = f"{n_layers} layers, d {d_model}, {dtype}, {PROMPT} + {new} tokens"
         record(f"grid of {len(prompts)} steerings", rows, setting=setting)
 
 

@@ -56,7 +56,7 @@ def write(
 ) -> Int[Tensor, "row token"]:
     """What follows the prompts, greedy or sampled; behind a row's end token anything may stand.
 
-    past: from `opened`. Once half of the rows have ended, those still writing go on alone, and the edits with them.
+    past: from `opened`. Once a quarter of the rows have ended, the others go on alone, and the edits with them.
     """
     ids, mask, end = batch.input_ids, batch.attention_mask, batch.prompt_len + config.max_new_tokens
     with _only(runner, config):
@@ -69,7 +69,7 @@ def write(
             config.max_new_tokens = end - start
             for edit in edits.values():
                 edit.seen = past.get_seq_length()
-            stop = [_HalfEnded(ends, start)] if len(ends) and len(rows) >= _MANY else []
+            stop = [_ManyEnded(ends, start)] if len(ends) and len(rows) >= _MANY else []
             options = {"generation_config": config, "past_key_values": past, "stopping_criteria": stop}
             ids = runner.generate(ids, attention_mask=mask, **options)
             found[rows, start : ids.shape[1]] = ids[:, start:]
@@ -83,15 +83,15 @@ def write(
     return found[:, batch.prompt_len :]
 
 
-class _HalfEnded:
-    """Stops all rows when half of them have ended; `generate` alone takes these along until the last one ends."""
+class _ManyEnded:
+    """Stops all rows when a quarter have ended; `generate` alone takes these along until the last one ends."""
 
     def __init__(self, ends: Tensor, start: int) -> None:
         self.ends, self.start = ends, start
 
     def __call__(self, ids: Tensor, scores: Any, **_: Any) -> Tensor:
         ended = torch.isin(ids[:, self.start :], self.ends).any(1)
-        return (2 * ended.sum() >= len(ids)).expand(len(ids))  # on the device, which need not wait for an answer
+        return (4 * ended.sum() >= len(ids)).expand(len(ids))  # on the device, which need not wait for an answer
 
 
 def plain_options(runner: Any, mask: Tensor, keep: int) -> dict[str, Any]:
