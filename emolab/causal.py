@@ -226,11 +226,11 @@ def ablation_curve(
             kept = _ratio(mean.mean(1) - start.mean(1), span)
             for e, emotion in enumerate((*vectors.emotions, "all")):
                 own = slice(None) if emotion == "all" else e
-                lo, hi = interval(np.nanmean(np.atleast_2d(drawn.T[own]), 0))
+                lo, hi = interval(pd.DataFrame(np.atleast_2d(drawn.T[own])).mean().to_numpy())  # NaN of NaN alone
                 over = [
                     s[key][1] for s in ([sets[e]] if emotion != "all" else sets) for key in s if key[:2] == (k, order)
                 ]
-                share = float(np.nanmean(kept[own]))
+                share = float(pd.Series(np.atleast_1d(kept[own])).mean())
                 rows.append(
                     (
                         emotion,

@@ -62,7 +62,7 @@ def write(
     with _only(runner, config):
         if past is None:
             return runner.generate(ids, attention_mask=mask, generation_config=config)[:, batch.prompt_len :]
-        found = ids.new_full((len(ids), end), config.pad_token_id)
+        found = ids.new_zeros(len(ids), end)
         rows, ends = torch.arange(len(ids), device=ids.device), ids.new_tensor(config.eos_token_id or [])
         while len(rows):
             start, config = ids.shape[1], copy.copy(config)
