@@ -9,8 +9,7 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from emolab.lazy import on_use
 
 __version__ = "0.1.0"
 
@@ -47,14 +46,7 @@ _MODULES = (
     "geometry", "heads", "interop", "judges", "plot", "purity", "reliability", "widgets",
 )  # fmt: skip
 __all__ = sorted([*_PUBLIC, *_MODULES, "__version__"])
-
-
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(f"emolab.{_PUBLIC[name]}"), name)
-    if name in _MODULES:
-        return importlib.import_module(f"emolab.{name}")
-    raise AttributeError(f"module 'emolab' has no attribute {name!r}; it has {', '.join(__all__)}")
+__getattr__ = on_use(__name__, _PUBLIC | {name: name for name in _MODULES}, __all__)
 
 
 def __dir__() -> list[str]:

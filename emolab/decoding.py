@@ -64,7 +64,7 @@ def write(
             return runner.generate(ids, attention_mask=mask, generation_config=config)[:, batch.prompt_len :]
         found = ids.new_zeros(len(ids), end)
         rows, ends = torch.arange(len(ids), device=ids.device), ids.new_tensor(config.eos_token_id or [])
-        while len(rows):
+        while True:
             start, config = ids.shape[1], copy.copy(config)
             config.max_new_tokens = end - start
             for edit in edits.values():

@@ -11,7 +11,6 @@ model; `emolab.model_judges` holds those that ask one, `emolab.scoring` runs jud
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.util
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -25,6 +24,7 @@ from jaxtyping import Float
 
 from emolab.emotions import NEUTRAL
 from emolab.errors import EmolabError, need_number, shown
+from emolab.lazy import on_use
 
 EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
 EMBEDDER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -264,9 +264,4 @@ _ABOVE = {
     **dict.fromkeys(("ClassifierJudge", "NLIJudge", "SelfReportJudge"), "model_judges"),
     **dict.fromkeys(("calibrated", "agreement"), "calibration"),
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name in _ABOVE:
-        return getattr(importlib.import_module(f"emolab.{_ABOVE[name]}"), name)
-    raise AttributeError(f"module 'emolab.judges' has no attribute {name!r}")
+__getattr__ = on_use(__name__, _ABOVE)

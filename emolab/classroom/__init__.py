@@ -13,28 +13,23 @@ right. Otherwise it raises `Wrong`, which says what was expected and which commo
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from ..lazy import on_use
 
+# Loaded on first use: the builder of the student edition needs no torch.
 _PUBLIC = {
-    "Unfinished": "attempt",
-    "Wrong": "attempt",
-    "check_choose_layer": "experiment_checks",
-    "check_cosine": "vector_checks",
-    "check_emotion_vector": "vector_checks",
-    "check_random_like": "vector_checks",
-    "check_share": "experiment_checks",
-    "check_shuffle_labels": "experiment_checks",
-    "check_split": "vector_checks",
-    "check_steered_cache": "experiment_checks",
+    "Unfinished": "classroom.attempt",
+    "Wrong": "classroom.attempt",
+    "check_choose_layer": "classroom.experiment_checks",
+    "check_cosine": "classroom.vector_checks",
+    "check_emotion_vector": "classroom.vector_checks",
+    "check_random_like": "classroom.vector_checks",
+    "check_share": "classroom.experiment_checks",
+    "check_shuffle_labels": "classroom.experiment_checks",
+    "check_split": "classroom.vector_checks",
+    "check_steered_cache": "classroom.experiment_checks",
 }
 __all__ = sorted(_PUBLIC)
-
-
-def __getattr__(name: str) -> Any:  # as in emolab itself: the builder of the editions needs no torch
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+__getattr__ = on_use(__name__, _PUBLIC, __all__)
 
 
 def __dir__() -> list[str]:

@@ -1,0 +1,24 @@
+"""Names that a module offers and others hold, which are imported when first asked for: to import it stays cheap."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+
+def on_use(module: str, holders: Mapping[str, str], told: Iterable[str] = ()) -> Callable[[str], Any]:
+    """A module's `__getattr__`. holders: {name: module below emolab}, itself where both are one; told: with the error.
+
+    >>> on_use("emolab.classroom", {"Wrong": "classroom.attempt"})("Wrong").__name__
+    'Wrong'
+    """
+
+    def get(name: str) -> Any:
+        if name not in holders:
+            known = f"; it has {', '.join(told)}" if told else ""
+            raise AttributeError(f"module {module!r} has no attribute {name!r}{known}")
+        found = importlib.import_module(f"emolab.{holders[name]}")
+        return found if holders[name] == name else getattr(found, name)
+
+    return get
