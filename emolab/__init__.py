@@ -26,6 +26,7 @@ _PUBLIC = {
     "collect_responses": "responses",
     "compare_methods": "baselines",
     "extract_vectors": "vectors",
+    "find_breaking": "breaking",
     "generate": "generation",
     "head_effects": "causal",
     "load_model": "models",

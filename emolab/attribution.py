@@ -124,7 +124,7 @@ def top_words(
         heads: with site "head", (layer, head) pairs.
 
     Returns:
-        One row a word: `part` (whole, base, specific), `emotion` ("base" for the base), `layer`, `head` (-1: none),
+        One row a word: `part` (whole, base, specific), `emotion` ("shared" for the base), `layer`, `head` (-1: none),
         `direction` (raised, lowered), `rank`, `token`, `logit` (centred over the vocabulary, as if the vector alone
         were the residual stream).
     """
@@ -134,7 +134,7 @@ def top_words(
     _check_vectors(model, vectors, False)
     (layer,) = some_layers(vectors.n_layers, -1 if layer is None else layer)
     places = [(layer, -1)] if heads is None else [tuple(h) for h in heads]
-    parts = {"whole": vectors, "base": vectors.base(), "specific": vectors.specific()}
+    parts = {"whole": vectors, "shared": vectors.part("shared"), "specific": vectors.part("specific")}
     if len(vectors.emotions) < 2:
         parts = {"whole": vectors}
     rows = []

@@ -92,16 +92,15 @@ class Bench:
     def sources(self, part: str, controls: Sequence[str]) -> dict[str, list[tuple[int, EmotionVectors]]]:
         """{control: [(seed, vectors)]}, "none" among them, all of that part and as long as it at every layer.
 
-        controls: "random", "shuffled" (three each), "base": the direction that all emotions share.
+        controls: "random", "shuffled" (three each), "shared": the direction that all emotions share.
         """
-        parts = {"whole": lambda: self.vectors, "specific": self.vectors.specific}
-        if part not in parts:
+        if part not in ("whole", "specific"):
             raise EmolabError(f"part is {part!r}; the claims are about single emotions: expected whole or specific")
-        used, seeds = parts[part](), range(self.seed, self.seed + RANDOM_DIRECTIONS)
+        used, seeds = self.vectors.part(part), range(self.seed, self.seed + RANDOM_DIRECTIONS)
         make: dict[str, Callable] = {
             "random": lambda: [(s, random_like(used, seed=s)) for s in seeds],
             "shuffled": lambda: [(s, shuffled_like(used, model=self.model, seed=s)) for s in seeds],
-            "base": lambda: [(-1, _base_like(self.vectors, used))],
+            "shared": lambda: [(-1, _shared_like(self.vectors, used))],
         }
         found = {control: make[control]() for control in controls}
         if self.place["site"] == "head":
@@ -211,10 +210,10 @@ class Bench:
         return [found[place[job]] for job in jobs]
 
 
-def _base_like(vectors: EmotionVectors, used: EmotionVectors) -> EmotionVectors:
+def _shared_like(vectors: EmotionVectors, used: EmotionVectors) -> EmotionVectors:
     """The base as the vector of every emotion, with the norm of `used` at every layer (and head)."""
     data = {}
     for site, x in used.data.items():
-        base = torch.nn.functional.normalize(vectors.base().data[site].double(), dim=-1)
+        base = torch.nn.functional.normalize(vectors.part("shared").data[site].double(), dim=-1)
         data[site] = base * x.double().norm(dim=-1, keepdim=True)
-    return replace(used, data=data, meta={**used.meta, "control": "base"})
+    return replace(used, data=data, meta={**used.meta, "control": "shared"})

@@ -60,7 +60,7 @@ def head_effects(
     >>> effects.sort_values("share", ascending=False).head()
 
     Args:
-        vectors: with site "head"; pass `vectors.specific()` for what tells emotions apart.
+        vectors: with site "head"; pass `vectors.part("specific")` for what tells emotions apart.
         responses: from `collect_responses` under neutral and the emotions, best of queries that the vectors have not
             seen. n_queries of those answered under all conditions are drawn.
         test: "ablate": in the instructed run each head loses the component of its output along its emotion vector,

@@ -63,7 +63,7 @@ def drift_runs(
 
     >>> drift_runs(model, vectors, queries, responses).groupby(["control", "alpha"])[["answer", "topic", "kl"]].mean()
 
-    Controls: "random" and "shuffled" as in `sweep`; "base", the direction that all emotions share; all as long as the
+    Controls: "random" and "shuffled" as in `sweep`; "shared", the direction that all emotions share; all as long as the
     emotion's vector at every layer. "prompt" is the instructed answer (alpha 0): what the emotion itself costs.
 
     Returns:
@@ -79,7 +79,7 @@ def drift_runs(
             run, and as `Steering`.
     """
     bench = Bench.of(model, vectors, queries, responses, site, layers, seed, out, progress)
-    sources = bench.sources(part, ("random", "shuffled", "base"))
+    sources = bench.sources(part, ("random", "shuffled", "shared"))
     doses = sorted({a for a in need_numbers("alphas", alphas) if a})
     if not doses:
         raise EmolabError(f"alphas are {shown(alphas)}; expected a dose other than 0")

@@ -54,7 +54,7 @@ def shuffled_like(vectors: EmotionVectors, *, model: Model | None = None, seed: 
     W_O = output_weights(model) if model is not None and "head" in sites else None
     shuffled = vectors_from_means(replace(means, index=means.index.assign(condition=condition)), W_O=W_O, sites=sites)
     part = vectors.meta.get("part", "whole")
-    shuffled = {"whole": lambda: shuffled, "specific": shuffled.specific, "base": shuffled.base}[part]()
+    shuffled = shuffled.part(part)
     data = {site: _match(shuffled.data[site], vectors.data[site]) for site in sites}
     meta = {**vectors.meta, "control": "shuffled", "seed": seed}
     return EmotionVectors(data, vectors.emotions, vectors.resid_norm, meta)
@@ -106,7 +106,7 @@ def as_long(control: Steering, steering: Steering) -> Steering:
     added = torch.nn.functional.normalize(added, dim=-1) * wanted.norm(dim=-1, keepdim=True)
     site = "attn" if control.site == "head" else control.site  # where heads are summed
     source = EmotionVectors({site: added[None].float()}, ("mixture",), control.vectors.resid_norm, control.vectors.meta)
-    doses = {"vectors": source, "doses": {"mixture": 1.0}, "dose": "vector", "part": "whole"}
+    doses = {"vectors": source, "doses": {"mixture": 1.0}, "unit": "vector", "part": "whole"}
     return replace(control, site=site, heads=None, layers="all", **doses)
 
 

@@ -72,7 +72,7 @@ def sweep(
         controls: any of "random" (Gaussian directions), "shuffled" (vectors from shuffled labels) and "other" (the
             vectors of other emotions; the base has none), all with the norm of the vector at every layer and taken in
             turn by the queries, three random and three shuffled ones; and "prompt" (unsteered, but instructed).
-        grid: values for the fields site, layers, part, op, dose, positions, heads and fade of `Steering`, as in
+        grid: values for the fields site, layers, part, op, unit, positions, heads and fade of `Steering`, as in
             scikit-learn's ParameterGrid; every combination is run. layers may be "each" (every single layer) or
             "thirds" (early, middle, late), heads "each" (every single one; heads count for site "head" alone).
             Default: the residual stream of all layers, whole vectors, added.
@@ -81,7 +81,7 @@ def sweep(
         client: of a Dask cluster, whose workers then write the texts; the same ones (`emolab.cluster`).
 
     Returns:
-        One row a text: `query_id, query, emotion, situation, alpha, site, layers, part, op, dose, positions, heads,
+        One row a text: `query_id, query, emotion, situation, alpha, site, layers, part, op, unit, positions, heads,
         fade, control, seed, text`. Control "none" is the emotion vector itself; a mixture's `emotion` reads
         "0.5 anger + 0.5 joy" (`grid.parse_mixture`), and settings as `grid.described` says. `seed` is the control's (of
         "other" the place of that emotion among the vectors'), -1 where there is none. "prompt" has alpha 0.
@@ -108,7 +108,7 @@ def sweep(
         made: dict[tuple, list[tuple[int, Steering | None]]] = {}
         for emotion, weights, control, alpha in _cells(blends, controls, alphas, setting):
             # The base is the same for every emotion: its texts are made once.
-            doses = {"base": sum(weights.values())} if setting["part"] == "base" else weights
+            doses = {"shared": sum(weights.values())} if setting["part"] == "shared" else weights
             key = (control, alpha, *doses.items())
             if key not in made:
                 made[key] = sources.steerings(control, doses, alpha, setting)
@@ -136,7 +136,7 @@ def _cells(
     for (emotion, weights), control in product(blends.items(), ("none", *controls)):
         if control == "prompt" and spoken(emotion):
             yield emotion, weights, control, 0.0
-        elif control != "prompt" and not (control == "other" and setting["part"] == "base"):
+        elif control != "prompt" and not (control == "other" and setting["part"] == "shared"):
             for alpha in dict.fromkeys(alphas):
                 if control == "none" or _steers(alpha, setting):
                     yield emotion, weights, control, float(alpha)
@@ -168,13 +168,15 @@ class _Sources:
         for seed, source in self._made[key]:
             if setting["site"] == "head":
                 source = as_strong(source, self._part(setting["part"]), setting["heads"])
-            steering = Steering(source, own.doses, **{**setting, "part": "whole"})  # they are of that part already
+            # They are of that part already, and as long as the vectors, whose breaking alphas so hold for them, too.
+            unit = "vector" if setting["unit"] == "breaking" else setting["unit"]
+            steering = Steering(source, own.in_vectors(), **{**setting, "part": "whole", "unit": unit})
             mixed = len(doses) > 1 and setting["op"] == "add"
             found.append((seed, as_long(steering, own) if mixed else steering))
         return found
 
     def _part(self, part: str) -> EmotionVectors:
-        return {"whole": lambda: self.vectors, "specific": self.vectors.specific, "base": self.vectors.base}[part]()
+        return self.vectors.part(part)
 
     def _controls(self, control: str, emotions: tuple[str, ...], part: str) -> list[tuple[int, EmotionVectors]]:
         """(seed, vectors) of each variant, made of the part in use, so that norms agree."""

@@ -45,7 +45,7 @@ def part_array(
         raise EmolabError('one vector a layer is shown here: take site "resid", "attn" or "mlp" (heads sum to "attn")')
     if part not in ("whole", "specific"):
         raise EmolabError(f'part must be "whole" or "specific", not {part!r}')
-    return (vectors.specific() if part == "specific" else vectors).get(site).double().numpy()
+    return (vectors.part("specific") if part == "specific" else vectors).get(site).double().numpy()
 
 
 def cosines(

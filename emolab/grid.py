@@ -25,7 +25,7 @@ FIELDS = {
     "layers": "all",
     "part": "whole",
     "op": "add",
-    "dose": "vector",
+    "unit": "vector",
     "positions": "generated",
     "heads": None,
     "fade": None,
@@ -121,6 +121,8 @@ def _values(values: Any) -> list[Any]:
 def _layers(value: Any, n_layers: int) -> list[Any]:
     if isinstance(value, str) and value == "each":
         return [[layer] for layer in range(n_layers)]
+    if isinstance(value, str) and value == "late":  # as Steering takes it, and with the numbers in the table
+        return [list(range(n_layers // 2, n_layers))]
     if isinstance(value, str) and value == "thirds":
         return [part.tolist() for part in np.array_split(np.arange(n_layers), 3) if len(part)]
     return [value]

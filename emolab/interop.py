@@ -2,13 +2,13 @@
 
 >>> import emolab
 >>> theirs = emolab.EmotionVectors.from_published("EMVector/qwen2.5")
->>> theirs.sites, theirs.specific().emotions
+>>> theirs.sites, theirs.part("specific").emotions
 (('attn',), ('anger', 'disgust', 'fear', 'joy', 'sadness'))
 >>> emolab.interop.agreement(ours, theirs, site="attn", part="specific")
 
-Imported vectors do not know the norm of the residual stream (`resid_norm` is 0), so relative doses are refused, nor
-what they were extracted from, so there are no shuffled-label controls; all else works. Without `model=` they carry no
-fingerprint and fit every model of their shape; with it they are bound to that one. Control vectors of llama.cpp and
+Imported vectors do not know the norm of the residual stream (`resid_norm` is 0), so doses in units of it are refused,
+nor what they were extracted from, so there are no shuffled-label controls; all else works. Without `model=` they carry
+no fingerprint and fit every model of their shape; with it they are bound to that one. Control vectors of llama.cpp and
 repeng: `emolab.llamacpp`.
 """
 

@@ -42,11 +42,11 @@ def to_gguf(
     *,
     layers: str | Sequence[int] = "all",
     part: str = "whole",
-    dose: str = "vector",
+    unit: str = "vector",
 ) -> None:
     """Write sum of doses times vectors at site "resid" as a control vector; see the module for what is lost.
 
-    layers: "all" that the format can hold, 1 to the last, or some of these; the others get zeros. part, dose: as in
+    layers: "all" that the format can hold, 1 to the last, or some of these; the others get zeros. part, unit: as in
     `Steering`. Raises EmolabError without site "resid" (what is added to an attention output also
     passes through the block's MLP, so no vector in the residual stream is worth the same), for layer 0, a model of one
     layer, and as `Steering`.
@@ -60,12 +60,12 @@ def to_gguf(
             f"llama.cpp adds to the residual stream, and these vectors are of {', '.join(vectors.sites)}; extract them "
             'with sites=("resid",)'
         )
-    table = Steering(vectors, doses, layers=layers, part=part, dose=dose).table().numpy()
+    table = Steering(vectors, doses, layers=layers, part=part, unit=unit).table().numpy()
     if len(table) < 2 or (not isinstance(layers, str) and 0 in list(layers)):
         what = "layer 0" if len(table) > 1 else "the only layer of this model"
         raise EmolabError(f"a control vector has no direction for {what}: llama.cpp starts after the second block")
     known = {key: vectors.meta.get(key) for key in ("model", "revision", "fingerprint")}
-    how = {"doses": {emotion: float(alpha) for emotion, alpha in doses.items()}, "part": part, "dose": dose}
+    how = {"doses": {emotion: float(alpha) for emotion, alpha in doses.items()}, "part": part, "unit": unit}
     how["layers"] = layers if isinstance(layers, str) else [int(layer) for layer in layers]
     with atomic(path) as temporary:
         writer = gguf.GGUFWriter(temporary, ARCH)

@@ -189,13 +189,13 @@ def vector_method(
     """
     setting = dict(setting or {})
     part = setting.pop("part", "whole")
-    if part == "base" or setting.get("site") == "head":
-        what = 'part "base" is the same for every emotion' if part == "base" else 'heads sum to site "attn"'
+    if part == "shared" or setting.get("site") == "head":
+        what = 'part "shared" is the same for every emotion' if part == "shared" else 'heads sum to site "attn"'
         raise EmolabError(f'{what}; compare methods at resid, attn or mlp, with "whole" or "specific" vectors')
     given = [vectors] if isinstance(vectors, EmotionVectors) else vectors
-    used = [v.specific() if part == "specific" else v for v in given]
+    used = [v.part("specific") if part == "specific" else v for v in given]
     if like is not None:
-        theirs = like.specific() if part == "specific" else like
+        theirs = like.part("specific") if part == "specific" else like
         used = [_as_long(v, theirs, setting.get("site", "resid")) for v in used]
 
     def runs(queries, settings):

@@ -33,7 +33,7 @@ from emolab.resampling import bootstrap_counts, interval, noted
 from emolab.steering import Steering
 from emolab.vectors import EmotionVectors
 
-PARTS = ("whole", "specific", "base", "random")
+PARTS = ("whole", "specific", "shared", "random")
 UNSTEERED = "unsteered"
 MEASURES = ("target", "leak", "emotional", "p_target", "p_leak", "p_emotional")
 _RANDOM = 3
@@ -106,12 +106,12 @@ def equal_norm_parts(vectors: EmotionVectors, site: str, *, seed: int = 0) -> di
     """{part: vectors of every emotion} at one site, each with the whole vector's norm at every layer; random has three.
 
     >>> parts = equal_norm_parts(vectors, "resid")
-    >>> parts["base"][0].get("resid").norm(dim=-1).allclose(vectors.get("resid").norm(dim=-1))
+    >>> parts["shared"][0].get("resid").norm(dim=-1).allclose(vectors.get("resid").norm(dim=-1))
     True
     """
     whole = vectors.get(site)
-    shared = vectors.base().get(site).expand_as(whole)
-    data = {"whole": whole, "specific": vectors.specific().get(site), "base": shared}
+    shared = vectors.part("shared").get(site).expand_as(whole)
+    data = {"whole": whole, "specific": vectors.part("specific").get(site), "shared": shared}
 
     def like(x: torch.Tensor, part: str) -> EmotionVectors:
         x = torch.nn.functional.normalize(x.double(), dim=-1) * whole.double().norm(dim=-1, keepdim=True)

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 CHOICES = {
     "site": SITES,
     "op": ("add", "ablate", "clamp"),
-    "dose": ("vector", "relative"),
-    "part": ("whole", "specific", "base"),
+    "unit": ("vector", "residual", "breaking"),
+    "part": ("whole", "specific", "shared"),
 }
 
 
@@ -50,23 +50,25 @@ class Steering:
     """What to do to a model's activations: which vectors, how much, where.
 
     >>> Steering(vectors, {"joy": 1.5, "fear": -0.5})                                    # at every layer's end
-    >>> Steering(vectors, {"joy": 0.1}, site="attn", layers=[2, 3], dose="relative")     # a tenth of resid's norm
+    >>> Steering(vectors, {"joy": 0.1}, site="attn", layers=[2, 3], unit="residual")     # a tenth of resid's norm
     >>> Steering(vectors, {"joy": 1.0}, op="ablate", positions="all")                    # no joy anywhere
     >>> Steering(vectors, {"joy": 2.0}, site="head", heads={3: [0, 2]})                  # two heads' own vectors
     >>> Steering(vectors, {"joy": 3.0}, fade=8)                                          # half of it 8 tokens later
 
-    doses      {emotion: number}. With op "add" the multiplier of the vector, and with "clamp" the wanted component
-               along it, in units of the vector's norm (dose="vector") or of the median norm of the residual stream at
-               that layer (dose="relative"). With "ablate" the share of the projection on the vectors' span to remove, 1
-               for all of it, the same for every emotion.
+    doses      {emotion: alpha}. With op "add" alpha multiplies the vector, and with "clamp" it is the wanted component
+               along it; `unit` says what alpha counts. With "ablate" the share of the projection on the vectors' span
+               to remove, 1 for all of it, the same for every emotion.
+    unit       "vector": the vector itself. "residual": the median norm of the residual stream at that layer.
+               "breaking": the alpha at which text breaks in this setting, found by `find_breaking` and kept with the
+               vectors; 1 breaks it, so that settings, emotions and models can be compared at equal alphas.
     site       resid, attn, mlp (see `site_hooks`), or head: the sum of the chosen heads' vectors, at the attention
                output.
-    layers     "all" or a list of layer numbers.
+    layers     "all", "late" (the second half of the layers) or a list of layer numbers.
     positions  "generated": the last prompt token and all after it (in a plain forward call: its last position); "all";
                or a slice over a row's own tokens, 0 the first one, padding not counted, negative ends counted from the
                end of the prompt (in a plain forward call: over the positions of the given tensor).
-    part       "whole" vectors; "specific", what is left of them without their mean over emotions; "base", that mean:
-               {"base": dose}.
+    part       "whole" vectors; "specific", what is left of them without their mean over emotions; "shared", that mean:
+               {"shared": dose}.
     heads      only with site "head": {layer: [heads]}; None is every head.
     fade       half-life in generated tokens, only with positions "generated": the edit is times 0.5**(t / fade) at the
                t-th of them, 1 at the last prompt token (t = 0); None or infinite does not fade. With op "clamp" this is
@@ -83,7 +85,7 @@ class Steering:
     layers: str | Sequence[int] = "all"
     positions: str | slice = "generated"
     op: str = "add"
-    dose: str = "vector"
+    unit: str = "vector"
     part: str = "whole"
     heads: dict[int, list[int]] | None = None
     fade: float | None = None
@@ -101,13 +103,13 @@ class Steering:
             raise EmolabError(f"doses are {self.doses!r}; expected at least one {{emotion: number}}")
         if self.part == "specific" and len(self.vectors.emotions) < 2:
             raise EmolabError('part "specific" is what tells emotions apart, and these vectors hold only one')
-        if self.dose == "relative" and not (torch.as_tensor(self.vectors.resid_norm) > 0).all():
-            raise EmolabError('these vectors lack the norm of the residual stream; use dose="vector"')
+        if self.unit == "residual" and not (torch.as_tensor(self.vectors.resid_norm) > 0).all():
+            raise EmolabError('these vectors lack the norm of the residual stream; use unit="vector"')
         for emotion, value in self.doses.items():
             _one_of("emotion", emotion, self._emotions)
             need_number(f"the dose of {emotion!r}", value)
-        if self.op == "ablate" and (self.dose == "relative" or len(set(self.doses.values())) > 1):
-            raise EmolabError('op "ablate" takes one share for all its emotions (1 removes all) and no relative dose')
+        if self.op == "ablate" and (self.unit != "vector" or len(set(self.doses.values())) > 1):
+            raise EmolabError('op "ablate" takes one share for all its emotions (1 removes all), unit "vector"')
         if isinstance(self.positions, slice):
             ends = (self.positions.start, self.positions.stop, self.positions.step)
             if not all(x is None or isinstance(x, int) for x in ends) or (ends[2] is not None and ends[2] < 1):
@@ -124,10 +126,11 @@ class Steering:
             if self.positions != "generated":
                 raise EmolabError(f'fade= goes with positions="generated", not with positions={self.positions!r}')
         object.__setattr__(self, "_layers", self._check_layers())
+        self.in_vectors()  # with unit "breaking" an unknown setting is refused here, not in the middle of a run
 
     @property
     def _emotions(self) -> tuple[str, ...]:
-        return ("base",) if self.part == "base" else tuple(self.vectors.emotions)
+        return ("shared",) if self.part == "shared" else tuple(self.vectors.emotions)
 
     def _check_layers(self) -> list[int]:
         shape = self.vectors.data[self.site].shape
@@ -137,9 +140,12 @@ class Steering:
         ):
             raise EmolabError(f"heads are {shown(heads)}; expected {{layer: [heads]}}, or None for every head")
         everything = list(range(shape[1])) if heads is None else list(heads)
-        layers = everything if isinstance(self.layers, str) and self.layers == "all" else self.layers
+        layers = self.layers
+        if isinstance(layers, str):
+            named = {"all": everything, "late": list(range(shape[1] // 2, shape[1]))}
+            layers = named.get(layers, layers)
         if isinstance(layers, str) or not hasattr(layers, "__iter__"):
-            raise EmolabError(f'layers is {layers!r}; expected "all" or a list of layer numbers')
+            raise EmolabError(f'layers is {layers!r}; expected "all", "late" or a list of layer numbers')
         layers = [_number("layer", x, shape[1]) for x in layers]
         if not layers:
             raise EmolabError('layers is empty; expected "all" or at least one layer number')
@@ -152,11 +158,40 @@ class Steering:
             raise EmolabError(f"layer {bare[0]} is to be steered, and heads names no head of it; name one")
         return layers
 
+    @property
+    def setting(self) -> str:
+        """Site, layers, part, op and positions (and heads) in one line: what a breaking alpha belongs to.
+
+        >>> Steering(vectors, {"joy": 1.0}, site="attn", layers="late").setting
+        'site=attn layers=15-29 part=whole op=add positions=generated'
+        """
+        first, last = min(self._layers), max(self._layers)
+        span = sorted(self._layers) == list(range(first, last + 1))
+        layers = f"{first}-{last}" if span else ",".join(map(str, sorted(self._layers)))
+        heads = "" if self.heads is None else f" heads={sorted((k, sorted(v)) for k, v in self.heads.items())}"
+        return f"site={self.site} layers={layers} part={self.part} op={self.op} positions={self.positions}{heads}"
+
+    def in_vectors(self) -> dict[str, float]:
+        """The doses as multiples of the vector (of the residual's norm with unit "residual"): breaking alphas resolved.
+
+        Raises EmolabError with unit "breaking" where it was not found for this setting and emotion.
+        """
+        if self.unit != "breaking":
+            return {emotion: float(alpha) for emotion, alpha in self.doses.items()}
+        known = (self.vectors.meta or {}).get("breaking", {}).get(self.setting, {})
+        lacking = [emotion for emotion in self.doses if emotion not in known]
+        if lacking:
+            raise EmolabError(
+                f'these vectors do not know where text breaks for {lacking[0]} at {self.setting}; find it first: '
+                "vectors = emolab.find_breaking(model, steering, queries)"
+            )
+        return {emotion: float(alpha) * known[emotion] for emotion, alpha in self.doses.items()}
+
     def directions(self) -> Float[Tensor, "emotion layer d_model"]:
         """The vectors in use, one for each emotion in `doses`, in float64."""
         data = self.vectors.data[self.site].double()
-        base = data.mean(0, keepdim=True)
-        data = {"whole": data, "specific": data - base, "base": base}[self.part]
+        shared = data.mean(0, keepdim=True)
+        data = {"whole": data, "specific": data - shared, "shared": shared}[self.part]
         data = data[[self._emotions.index(e) for e in self.doses]]
         if self.site == "head":
             if self.heads is not None:
@@ -180,16 +215,17 @@ class Steering:
         v = self.directions()
         on = torch.zeros(v.shape[1], dtype=v.dtype)
         on[self._layers] = 1
-        doses = torch.tensor([float(a) for a in self.doses.values()], dtype=v.dtype)
+        doses = torch.tensor(list(self.in_vectors().values()), dtype=v.dtype)
         norm = v.norm(dim=-1)
-        if (self.op != "add" or self.dose == "relative") and not norm[:, self._layers].all():
+        if (self.op != "add" or self.unit == "residual") and not norm[:, self._layers].all():
             raise EmolabError(
-                f'a vector is zero at a chosen layer, without direction; op "{self.op}" and dose "{self.dose}" need it'
+                f'a vector is zero at a chosen layer, without direction; op "{self.op}" and unit "{self.unit}" need it'
             )
         unit = v / norm.clamp_min(torch.finfo(v.dtype).tiny)[..., None]
-        scale = norm if self.dose == "vector" else torch.as_tensor(self.vectors.resid_norm).to(v).expand_as(norm)
-        # At dose "vector" the vector itself is multiplied: norm times unit would not give back its bits.
-        target = v * doses[:, None, None] if self.dose == "vector" else unit * (doses[:, None] * scale)[..., None]
+        residual = self.unit == "residual"
+        scale = torch.as_tensor(self.vectors.resid_norm).to(v).expand_as(norm) if residual else norm
+        # Without the residual's norm the vector itself is multiplied: norm times unit would not give back its bits.
+        target = unit * (doses[:, None] * scale)[..., None] if residual else v * doses[:, None, None]
         rows = unit.transpose(0, 1)  # [layer, emotion, d_model]
         none = v.new_zeros(v.shape[1], v.shape[2], 0)
         if self.op == "add":

@@ -1,13 +1,13 @@
 """Emotion vectors: what answering with an emotion adds to a model's activations, by layer and head.
 
 EV[e, l] = mean over queries of (activation under e - activation under neutral), each averaged over the response tokens
-(arXiv 2502.04075). The part that all emotions share is `base()`, the rest `specific()`; the two sum to the whole.
+(arXiv 2502.04075). What all emotions share is `part("shared")`, the rest `part("specific")`; the two sum to the whole.
 
 >>> import emolab
 >>> vectors = emolab.extract_vectors(model, responses)
 >>> vectors.get("resid", emotion="joy", layer=3).shape
 torch.Size([192])
->>> joyful = 0.5 * vectors.specific() + vectors.base()
+>>> joyful = 0.5 * vectors.part("specific") + vectors.part("shared")
 >>> vectors.save("ev.safetensors")
 """
 
@@ -33,7 +33,7 @@ from emolab.storage import read_tensors, write_tensors
 
 FORMAT = "emolab-vectors-1"
 MEANS_FILE = "response_means.safetensors"
-BASE = ("base",)
+SHARED = ("shared",)  # the label of the part that all emotions share
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -45,8 +45,8 @@ class EmotionVectors:
             [emotion, layer, head, d_model], whose sum over heads is `attn`.
         emotions: labels of the first axis.
         resid_norm: [layer], the median over neutral responses of the mean norm of the residual stream: the unit of
-            relative doses.
-        meta: provenance. `part` is "whole", "base" or "specific"; `steps` lists what was done to the vectors since.
+            doses with unit="residual".
+        meta: provenance. `part` is "whole", "shared" or "specific"; `steps` lists what was done to the vectors since.
         means: what the vectors came from, for shuffled-label controls and split halves: the response means, or after
             `load` their file, where `response_means.safetensors` lies in the same folder.
     """
@@ -128,13 +128,20 @@ class EmotionVectors:
             x = x.select(0, self.emotions.index(emotion))
         return x
 
-    def base(self) -> EmotionVectors:
-        """What all emotions share: their mean, as vectors of the single label "base"."""
-        return self._each(lambda x: x.mean(0, keepdim=True), "base", emotions=BASE, part="base")
+    def part(self, name: str) -> EmotionVectors:
+        """"whole": these; "shared": their mean over emotions, under the single label "shared"; "specific": the rest.
 
-    def specific(self) -> EmotionVectors:
-        """What is left of each emotion without the base; sums to zero over emotions."""
-        return self._each(lambda x: x - x.mean(0), "specific", part="specific")
+        Shared and specific sum to the whole; the specific parts of all emotions sum to zero.
+
+        >>> vectors.part("specific") + vectors.part("shared")
+        """
+        if name == "whole":
+            return self
+        if name == "shared":
+            return self._each(lambda x: x.mean(0, keepdim=True), "shared", emotions=SHARED, part="shared")
+        if name == "specific":
+            return self._each(lambda x: x - x.mean(0), "specific", part="specific")
+        raise EmolabError(f"unknown part {shown(name)}; expected whole, specific or shared")
 
     def normalized(self) -> EmotionVectors:
         """Unit norm for each emotion and layer (head: and head, so heads no longer sum to attn); zero stays zero."""
@@ -143,13 +150,13 @@ class EmotionVectors:
     def __add__(self, other: EmotionVectors) -> EmotionVectors:
         if not isinstance(other, EmotionVectors):
             return NotImplemented
-        if self.emotions == BASE != other.emotions:  # the base belongs to every emotion
+        if self.emotions == SHARED != other.emotions:  # the base belongs to every emotion
             return other + self
         same_model = self.meta.get("fingerprint") == other.meta.get("fingerprint")
         same_shape = self.sites == other.sites and all(
             x.shape[1:] == other.data[site].shape[1:] for site, x in self.data.items()
         )
-        if not (same_model and same_shape and other.emotions in (self.emotions, BASE)):
+        if not (same_model and same_shape and other.emotions in (self.emotions, SHARED)):
             raise MismatchError(f"cannot add {other!r} to {self!r}; they must share model, sites and emotions")
         parts = {self.meta.get("part"), other.meta.get("part")}
         part = parts.pop() if len(parts) == 1 else "whole"
@@ -232,7 +239,7 @@ class EmotionVectors:
 
     def to_gguf(
         self, path: str | Path, doses: dict[str, float], *, layers: str | Sequence[int] = "all", part: str = "whole",
-        dose: str = "vector",
+        unit: str = "vector",
     ) -> None:  # fmt: skip
         """Write a control vector for llama.cpp; options as in `Steering`, what is lost in `emolab.llamacpp`.
 
@@ -240,13 +247,15 @@ class EmotionVectors:
         """
         from emolab import llamacpp
 
-        llamacpp.to_gguf(self, path, doses, layers=layers, part=part, dose=dose)
+        llamacpp.to_gguf(self, path, doses, layers=layers, part=part, unit=unit)
 
     def _each(self, change: Callable, step: str, *, other: EmotionVectors | None = None, **new) -> EmotionVectors:
         """The vectors with `change` made at every site, and a note of it in the provenance."""
         data = {site: change(x, other.data[site]) if other else change(x) for site, x in self.data.items()}
+        # Where text breaks was found for these very vectors.
+        meta = {key: value for key, value in self.meta.items() if key != "breaking"}
         emotions = new.pop("emotions", self.emotions)
-        meta = {**self.meta, **new, "emotions": list(emotions), "steps": [*self.meta.get("steps", []), step]}
+        meta = {**meta, **new, "emotions": list(emotions), "steps": [*self.meta.get("steps", []), step]}
         return EmotionVectors(data, emotions, self.resid_norm, meta, self.means)
 
 

@@ -44,7 +44,7 @@ def drift(
     """Drift of the vector (control "none") and of the others, the answer drifting as the topic does."""
     rng = np.random.default_rng(seed)
     rows = []
-    for q, emotion, control, alpha in product(range(n), EMOTIONS, ("none", "random", "base"), DRIFT_DOSES):
+    for q, emotion, control, alpha in product(range(n), EMOTIONS, ("none", "random", "shared"), DRIFT_DOSES):
         mean = topic(alpha) if control == "none" else random(alpha)
         found = (mean + noise * rng.normal(), mean + noise * rng.normal(), kl(alpha))
         rows.append((f"q{q}", f"s{q // 2}", emotion, control, alpha, *found))

@@ -145,7 +145,7 @@ def test_directions_steer_and_mix(model, vectors):
             found, next_token_kl(model, plain, ["it was .", "quiet", "so very good"], steering=s), strict=True
         ):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    for wrong in ({"part": "base"}, {"site": "head"}):
+    for wrong in ({"part": "shared"}, {"site": "head"}):
         with pytest.raises(EmolabError, match="compare methods at"):
             vector_method(model, vectors, setting=wrong)
 
@@ -154,7 +154,7 @@ def test_directions_are_as_long_as_the_part_in_use(model, responses):
     vectors = extract_vectors(model, responses, sites=("resid", "attn"), progress=False)
     for setting in ({"site": "attn", "part": "specific"}, {"site": "resid"}):
         found = build_methods(model, vectors, responses, STEERING, settings=[setting], progress=False)
-        part = vectors.specific() if "part" in setting else vectors
+        part = vectors.part("specific") if "part" in setting else vectors
         norms = part.get(setting["site"]).norm(dim=-1)
         added = {}
         for method in found:

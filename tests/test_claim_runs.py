@@ -50,9 +50,9 @@ def vectors(tiny_llama, responses):
 
 def source_of(row, model, vectors):
     """The vectors that a row says it was steered with, made anew."""
-    used = vectors.specific() if getattr(row, "part", "whole") == "specific" else vectors
+    used = vectors.part("specific") if getattr(row, "part", "whole") == "specific" else vectors
     one = type(used)({"attn": used.get("attn")}, used.emotions, used.resid_norm, used.meta, used.means)
-    if row.control == "base":
+    if row.control == "shared":
         base = torch.nn.functional.normalize(vectors.get("attn").double().mean(0), dim=-1)
         data = base * used.get("attn").double().norm(dim=-1, keepdim=True)
         return type(used)({"attn": data}, used.emotions, used.resid_norm, used.meta)
@@ -89,7 +89,7 @@ def test_logodds_are_those_of_the_two_answers(tiny_llama, vectors, queries, resp
 
 def test_drift_is_measured_on_what_was_written(tiny_llama, vectors, queries, responses):
     table = drift_runs(tiny_llama, vectors, queries, responses, alphas=(0.5, 9), max_new_tokens=6, **SMALL)
-    assert set(table["control"]) == {"none", "random", "shuffled", "base", "prompt"} and len(table) == 5 * 3 * (
+    assert set(table["control"]) == {"none", "random", "shuffled", "shared", "prompt"} and len(table) == 5 * 3 * (
         4 * 2 + 1
     )
     told, asked = answers_of(responses), dict(zip(queries["query_id"], queries["query"], strict=True))
@@ -119,7 +119,7 @@ def test_drift_is_measured_on_what_was_written(tiny_llama, vectors, queries, res
 def test_next_token_kl_is_quadratic_for_random_directions_too(tiny_llama, vectors, queries, responses):
     options = {"alphas": (0.01, 0.02), "max_new_tokens": 2, **SMALL}
     kl = drift_runs(tiny_llama, vectors, queries, responses, **options).groupby(["control", "alpha"])["kl"].mean()
-    for control in ("none", "random", "shuffled", "base"):
+    for control in ("none", "random", "shuffled", "shared"):
         assert 1.7 < np.log2(kl[control, 0.02] / kl[control, 0.01]) < 2.3, "so that its slope is no evidence"
 
 
@@ -127,8 +127,8 @@ def test_next_token_kl_is_quadratic_for_random_directions_too(tiny_llama, vector
 def test_controls_are_as_long_as_the_vector(tiny_llama, vectors, queries, responses, site):
     made = Bench.of(tiny_llama, vectors, queries, responses, site, "all", 0, None, False)
     for part in ("whole", "specific"):
-        sources = made.sources(part, ("random", "shuffled", "base"))
-        assert {c: len(v) for c, v in sources.items()} == {"none": 1, "random": 3, "shuffled": 3, "base": 1}
+        sources = made.sources(part, ("random", "shuffled", "shared"))
+        assert {c: len(v) for c, v in sources.items()} == {"none": 1, "random": 3, "shuffled": 3, "shared": 1}
         for emotion in EMOTIONS:
             lengths = {
                 c: [s.table().norm(dim=-1) for _, s in made.steer(variants, {emotion: 2.0})]
@@ -256,7 +256,7 @@ def test_one_emotion_has_no_sums(tiny_llama, queries, responses):
 def test_what_cannot_be_run_is_one_clear_error(tiny_llama, vectors, queries, responses):
     for run in (drift_runs, logodds_runs):
         with pytest.raises(EmolabError, match="expected whole or specific"):
-            run(tiny_llama, vectors, queries, responses, part="base", **SMALL)
+            run(tiny_llama, vectors, queries, responses, part="shared", **SMALL)
     for told in (responses[responses["condition"] != "joy"], responses.head(1)):
         with pytest.raises(EmolabError, match='0 of 5 queries have answers under neutral.*pairing="all"'):
             logodds_runs(tiny_llama, vectors, queries, told, **SMALL)

@@ -50,7 +50,7 @@ def test_random_has_the_norm_of_every_vector_and_its_seed_decides(tiny_llama):
     for site in vectors.sites:
         assert torch.equal(control.get(site), again.get(site))
         assert torch.cosine_similarity(control.get(site), other.get(site), dim=-1).max() < 0.95
-    for part in (vectors.specific(), vectors.base()):
+    for part in (vectors.part("specific"), vectors.part("shared")):
         assert_equal_norm(random_like(part), part)
 
 
@@ -70,7 +70,7 @@ def test_random_is_nearly_orthogonal_where_there_is_room():
 
 def test_shuffled_has_the_norm_of_every_vector_and_its_seed_decides(tiny_llama, extracted):
     vectors, _ = extracted
-    for of in (vectors, vectors.specific(), vectors.base(), 0.5 * vectors):
+    for of in (vectors, vectors.part("specific"), vectors.part("shared"), 0.5 * vectors):
         assert_equal_norm(shuffled_like(of, model=tiny_llama, seed=1), of)
     control = shuffled_like(vectors, model=tiny_llama, seed=1)
     assert control.sites == vectors.sites and control.meta["control"] == "shuffled"
@@ -83,7 +83,7 @@ def test_shuffled_has_the_norm_of_every_vector_and_its_seed_decides(tiny_llama, 
 def test_shuffled_of_specific_is_the_specific_part_of_the_shuffled(tiny_llama, extracted):
     """It sums to zero in direction only, so it is compared with what it should be."""
     vectors, _ = extracted
-    part, whole = (shuffled_like(of, seed=0).get("resid") for of in (vectors.specific(), vectors))
+    part, whole = (shuffled_like(of, seed=0).get("resid") for of in (vectors.part("specific"), vectors))
     raw = whole.double()  # the norms of the unmatched shuffled vectors are unknown, their plane is not
     plane = torch.linalg.qr(raw.permute(1, 2, 0)).Q  # [layer, d_model, emotion]
     inside = torch.einsum("lde,xld->xle", plane, part.double())
@@ -94,7 +94,7 @@ def test_shuffled_of_specific_is_the_specific_part_of_the_shuffled(tiny_llama, e
 def test_shuffled_finds_the_means_beside_the_file(tiny_llama, extracted):
     vectors, out = extracted
     loaded = EmotionVectors.load(out / "vectors.safetensors")
-    for ours, theirs in ((loaded, vectors), (loaded.specific(), vectors.specific())):
+    for ours, theirs in ((loaded, vectors), (loaded.part("specific"), vectors.part("specific"))):
         fresh, stored = (shuffled_like(x, model=tiny_llama, seed=5) for x in (theirs, ours))
         for site in fresh.sites:
             torch.testing.assert_close(stored.get(site), fresh.get(site))
@@ -161,12 +161,12 @@ def test_other_is_another_emotions_direction_at_the_own_norm(extracted):
         other_like(vectors, {"joy": "calm"})
 
 
-@pytest.mark.parametrize("dose", ["vector", "relative"])
-def test_a_mixture_of_random_vectors_is_made_as_long(extracted, dose):
+@pytest.mark.parametrize("unit", ["vector", "residual"])
+def test_a_mixture_of_random_vectors_is_made_as_long(extracted, unit):
     vectors, _ = extracted
     doses = {"anger": -0.5, "joy": 2.0}
     for site in ("resid", "head"):
-        options = {"site": site, "layers": [0, 2], "dose": dose}
+        options = {"site": site, "layers": [0, 2], "unit": unit}
         wanted = Steering(vectors, doses, **options)
         loose = Steering(random_like(vectors), doses, **options)
         long = as_long(loose, wanted)

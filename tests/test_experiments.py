@@ -56,7 +56,7 @@ class Counting:
 
 def source_of(row, model, vectors):
     """The vectors that a row says it was steered with, made anew."""
-    used = {"whole": vectors, "specific": vectors.specific(), "base": vectors.base()}[row.part]
+    used = {"whole": vectors, "specific": vectors.part("specific"), "shared": vectors.part("shared")}[row.part]
     controls = {"random": random_like, "shuffled": lambda v, seed: shuffled_like(v, model=model, seed=seed)}
     control = used if row.control == "none" else controls[row.control](used, seed=row.seed)
     return as_strong(control, used) if row.site == "head" else control
@@ -84,7 +84,7 @@ def test_rows_and_columns(table, queries, vectors):
         **{(control, alpha): n * e for control in ("none", "random", "shuffled") for alpha in (-2.0, 3.0, 9.0)},
     }
     assert set(table["emotion"]) == set(EMOTIONS), "what is steered towards, not what the query evokes"
-    defaults = {"site": "resid", "layers": "all", "part": "whole", "op": "add", "dose": "vector"}
+    defaults = {"site": "resid", "layers": "all", "part": "whole", "op": "add", "unit": "vector"}
     defaults |= {"positions": "generated", "heads": "all", "fade": float("inf")}
     assert (table[list(defaults)] == pd.Series(defaults)).all(axis=None)
     merged = table.merge(queries, on="query_id", suffixes=("", "_q"))
@@ -117,7 +117,7 @@ def test_every_text_is_that_of_its_steering_alone(table, tiny_llama, vectors):
     assert different > 0.3 * len(table), "else this compares unsteered texts"
 
 
-@pytest.mark.parametrize("part", ["whole", "specific", "base"])
+@pytest.mark.parametrize("part", ["whole", "specific", "shared"])
 def test_controls_are_as_long_as_what_they_control(tiny_llama, vectors, queries, part, monkeypatch):
     grid = {"part": [part], "site": ["attn", "head"], "layers": [[0, 2]]}
     made, found = asked_for(tiny_llama, vectors, queries, monkeypatch, alphas=(2,), grid=grid)
@@ -127,7 +127,7 @@ def test_controls_are_as_long_as_what_they_control(tiny_llama, vectors, queries,
         label = steering.vectors.meta.get("control", "none")
         norm = steering.table().norm(dim=-1)  # what is added; with heads, their sum
         by_control.setdefault((steering.site, *steering.doses), {}).setdefault(label, []).append(norm)
-    assert len(by_control) == 2 * (1 if part == "base" else len(EMOTIONS))
+    assert len(by_control) == 2 * (1 if part == "shared" else len(EMOTIONS))
     for norms in by_control.values():
         assert set(norms) == {"none", "random", "shuffled"}
         for control in ("random", "shuffled"):
@@ -138,9 +138,9 @@ def test_controls_are_as_long_as_what_they_control(tiny_llama, vectors, queries,
 def test_a_grid_runs_every_combination(tiny_llama, vectors, queries):
     grid = {
         "site": ["resid", "head"],
-        "part": ["whole", "specific", "base"],
+        "part": ["whole", "specific", "shared"],
         "layers": ["all", [1]],
-        "dose": ["relative"],
+        "unit": ["residual"],
     }
     found = sweep(
         tiny_llama,
@@ -152,43 +152,43 @@ def test_a_grid_runs_every_combination(tiny_llama, vectors, queries):
         grid=grid,
         **SMALL,
     )
-    cells = found.groupby(["site", "layers", "part", "dose"]).size()
+    cells = found.groupby(["site", "layers", "part", "unit"]).size()
     assert len(cells) == 12 and set(cells) == {2 * (1 + 2)}
     for row in found.sample(12, random_state=0).itertuples():
         if row.alpha:
             layers = "all" if row.layers == "all" else [int(x) for x in row.layers.split(",")]
-            label = "base" if row.part == "base" else row.emotion
+            label = "shared" if row.part == "shared" else row.emotion
             used = source_of(row, tiny_llama, vectors)
-            steering = Steering(used, {label: row.alpha}, site=row.site, layers=layers, dose=row.dose)
+            steering = Steering(used, {label: row.alpha}, site=row.site, layers=layers, unit=row.unit)
             assert written(tiny_llama, row, steering) == row.text, row
 
 
 def test_the_base_is_one_vector_for_all_emotions(tiny_llama, vectors, queries, monkeypatch):
     counting = Counting()
     monkeypatch.setattr(experiments, "generate", counting)
-    options = {"alphas": (0, 2), "grid": {"part": "base"}, "controls": ("random",)}
+    options = {"alphas": (0, 2), "grid": {"part": "shared"}, "controls": ("random",)}
     found = sweep(tiny_llama, vectors, queries, **options, **SMALL)
-    assert set(found["part"]) == {"base"} and set(found["emotion"]) == set(EMOTIONS)
+    assert set(found["part"]) == {"shared"} and set(found["emotion"]) == set(EMOTIONS)
     assert found.groupby(["query_id", "control", "alpha"])["text"].nunique().eq(1).all()
     assert counting.asked == 3 * len(queries), "unsteered, base and random: once for every query"
 
 
 def test_mixtures_multiply_their_weights(tiny_llama, vectors, queries):
     half = {"anger": 0.5, "joy": 0.5}
-    options = {"alphas": (0, -2, 3), "controls": (), "grid": {"dose": ["vector", "relative"]}}
+    options = {"alphas": (0, -2, 3), "controls": (), "grid": {"unit": ["vector", "residual"]}}
     found = sweep(tiny_llama, vectors, queries, emotions=["joy", half, "1 joy - 0.5 anger"], **options, **SMALL)
     assert set(found["emotion"]) == {"joy", "0.5 anger + 0.5 joy", "1 joy - 0.5 anger"}
     for row in found[found["alpha"] != 0].itertuples():
         doses = {e: row.alpha * w for e, w in parse_mixture(row.emotion).items()}
-        assert written(tiny_llama, row, Steering(vectors, doses, dose=row.dose)) == row.text, row
+        assert written(tiny_llama, row, Steering(vectors, doses, unit=row.unit)) == row.text, row
     one = sweep(tiny_llama, vectors, queries, emotions=half, alphas=(3,), controls=(), **SMALL)
-    same = (found["alpha"] == 3) & (found["dose"] == "vector") & found["emotion"].str.startswith("0.5")
+    same = (found["alpha"] == 3) & (found["unit"] == "vector") & found["emotion"].str.startswith("0.5")
     assert list(one["text"]) == list(found.loc[same, "text"]), "a mixture alone needs no list"
 
 
-@pytest.mark.parametrize("dose", ["vector", "relative"])
+@pytest.mark.parametrize("unit", ["vector", "residual"])
 @pytest.mark.parametrize("site", ["resid", "head"])
-def test_controls_of_a_mixture_add_as_long_a_vector(tiny_llama, vectors, queries, monkeypatch, site, dose):
+def test_controls_of_a_mixture_add_as_long_a_vector(tiny_llama, vectors, queries, monkeypatch, site, unit):
     doses = {"anger": 0.25, "joy": 0.75}
     data = {s: torch.cat([x, 2 * x.flip(-1)[:2]]) for s, x in vectors.data.items()}  # "other" needs some outside
     vectors = EmotionVectors(data, (*EMOTIONS, "calm", "pride"), vectors.resid_norm, vectors.meta)
@@ -196,10 +196,10 @@ def test_controls_of_a_mixture_add_as_long_a_vector(tiny_llama, vectors, queries
         "emotions": doses,
         "alphas": (-2,),
         "controls": ("random", "other"),
-        "grid": {"site": site, "dose": dose},
+        "grid": {"site": site, "unit": unit},
     }
     made, found = asked_for(tiny_llama, vectors, queries, monkeypatch, **options)
-    wanted = Steering(vectors, {e: -2 * w for e, w in doses.items()}, site=site, dose=dose).table()
+    wanted = Steering(vectors, {e: -2 * w for e, w in doses.items()}, site=site, unit=unit).table()
     for row, steering in zip(found.itertuples(), made, strict=True):
         torch.testing.assert_close(steering.table().norm(dim=-1), wanted.norm(dim=-1), rtol=1e-5, atol=1e-6)
         cosine = torch.cosine_similarity(steering.table(), wanted, dim=-1)
@@ -208,11 +208,11 @@ def test_controls_of_a_mixture_add_as_long_a_vector(tiny_llama, vectors, queries
 
 
 def test_other_is_the_next_emotion_in_turn(tiny_llama, vectors, queries):
-    options = {"alphas": (0, 3), "controls": ("other",), "grid": {"part": ["whole", "specific", "base"]}}
+    options = {"alphas": (0, 3), "controls": ("other",), "grid": {"part": ["whole", "specific", "shared"]}}
     found = sweep(tiny_llama, vectors, queries, **options, **SMALL)
     other = found[found["control"] == "other"]
     assert set(other["part"]) == {"whole", "specific"} and set(other["alpha"]) == {3.0}
-    for part, used in (("whole", vectors), ("specific", vectors.specific())):
+    for part, used in (("whole", vectors), ("specific", vectors.part("specific"))):
         for e, emotion in enumerate(EMOTIONS):
             rows = other[(other["part"] == part) & (other["emotion"] == emotion)]
             turns = [(e + 1) % 3, (e + 2) % 3]
@@ -347,7 +347,7 @@ def test_a_folder_of_another_sweep_is_refused(tiny_llama, vectors, queries, tmp_
     for change in changes:
         with pytest.raises(EmolabError, match="made with other settings.*choose another out folder"):
             sweep(tiny_llama, vectors, queries, **{**options, **change})
-    for others in (2 * vectors, vectors.specific(), tiny.random_vectors(tiny_llama)):
+    for others in (2 * vectors, vectors.part("specific"), tiny.random_vectors(tiny_llama)):
         with pytest.raises(EmolabError, match="made with other settings"):
             sweep(tiny_llama, others, queries, **options)
     with pytest.raises(EmolabError, match="made with other settings"):
@@ -370,11 +370,11 @@ def test_vectors_of_unknown_source_are_told_apart_by_their_numbers(tiny_llama, q
         ({"controls": ("placebo",)}, "unknown control 'placebo'; controls are random, shuffled, other, prompt"),
         (
             {"grid": {"sites": ["attn"]}},
-            "unknown field 'sites' in grid; expected site, layers, part, op, dose, positions",
+            "unknown field 'sites' in grid; expected site, layers, part, op, unit, positions",
         ),
         ({"grid": {"site": []}}, "grid names no value for 'site'"),
         ({"grid": {"site": ["residual"]}}, "unknown site 'residual'"),
-        ({"grid": {"part": ["half"]}}, "unknown part 'half'; expected one of whole, specific, base"),
+        ({"grid": {"part": ["half"]}}, "unknown part 'half'; expected one of whole, specific, shared"),
         ({"grid": {"layers": [0, 1]}}, "a list of layer numbers"),
         ({"grid": {"op": ["double"]}}, "unknown op 'double'"),
         ({"grid": {"heads": "each"}}, 'heads in grid go with site "head"'),

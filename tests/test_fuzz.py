@@ -64,7 +64,8 @@ def sound(found) -> None:
     if isinstance(found, EmotionVectors):
         assert all(x.isfinite().all() and x.shape[:2] == (len(found.emotions), found.n_layers)
             for x in found.data.values())
-        assert found.base().emotions == ("base",) and repr(found) and len(set(found.emotions)) == len(found.emotions)
+        assert found.part("shared").emotions == ("shared",) and repr(found)
+        assert len(set(found.emotions)) == len(found.emotions)
     elif isinstance(found, ResponseMeans):
         assert all(np.isfinite(x).all() and len(x) == len(found) for x in found.means.values())
         assert found.index["condition"].map(type).eq(str).all() and len(found.select([])) == 0

@@ -201,7 +201,7 @@ def test_per_row_steering_equals_separate_runs(model, vectors):
         Steering(vectors, {"joy": 1.0}),
         None,
         Steering(vectors, {"anger": 1.0, "joy": 1.0}, op="ablate", positions="all"),
-        Steering(vectors, {"sadness": 0.5}, site="attn", op="clamp", dose="relative", positions=slice(1, None, 2)),
+        Steering(vectors, {"sadness": 0.5}, site="attn", op="clamp", unit="residual", positions=slice(1, None, 2)),
     ]
     together = generate(model, QUERIES, steering=steerings, max_new_tokens=16)
     apart = [generate(model, q, steering=s, max_new_tokens=16)[0] for q, s in zip(QUERIES, steerings, strict=True)]

@@ -127,7 +127,7 @@ def test_top_words_of_the_planted_head(model, vectors):
         words[(words["direction"] == "raised") & (words["part"] == "specific")].groupby("emotion")["token"].agg(set)
     )
     assert raised["joy"] == set(JOY) and raised["sadness"] == set(SAD)
-    assert set(words[words["part"] == "base"]["emotion"]) == {"base"}
+    assert set(words[words["part"] == "shared"]["emotion"]) == {"shared"}
     lowered = words[(words["part"] == "specific") & (words["emotion"] == "joy") & (words["direction"] == "lowered")]
     assert set(lowered["token"]) == set(SAD) and (lowered["logit"] < 0).all()
     assert set(top_words(model, vectors)["layer"]) == {model.n_layers - 1}

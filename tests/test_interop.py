@@ -78,11 +78,11 @@ def test_published_vectors_go_through_everything_that_needs_no_provenance(publis
     loaded = EmotionVectors.load(tmp_path / "ev.safetensors")
     assert torch.equal(loaded.get("attn"), vectors.get("attn")) and loaded.meta == vectors.meta
     assert torch.equal(loaded.resid_norm, torch.zeros(12))
-    whole = vectors.base() + vectors.specific()
+    whole = vectors.part("shared") + vectors.part("specific")
     torch.testing.assert_close(whole.get("attn"), vectors.get("attn"), rtol=1e-5, atol=1e-6)
     assert geometry.cosine_matrix(vectors, site="attn", layer=10).shape == (5, 5)
-    with pytest.raises(EmolabError, match='lack the norm of the residual stream; use dose="vector"'):
-        Steering(vectors, {"joy": 1.0}, site="attn", dose="relative")
+    with pytest.raises(EmolabError, match='lack the norm of the residual stream; use unit="vector"'):
+        Steering(vectors, {"joy": 1.0}, site="attn", unit="residual")
     with pytest.raises(EmolabError, match="no site 'resid', only attn"):
         Steering(vectors, {"joy": 1.0})
     with warnings.catch_warnings():
@@ -258,10 +258,10 @@ def test_there_and_back_is_exact_but_for_the_first_block(tiny_llama, tmp_path):
 
 def test_what_comes_back_steers_as_what_went_where_nothing_is_lost(tiny_llama, tmp_path):
     vectors, path = tiny.random_vectors(tiny_llama), tmp_path / "x.gguf"
-    vectors.to_gguf(path, {"joy": 0.2}, layers=[2], part="specific", dose="relative")
+    vectors.to_gguf(path, {"joy": 0.2}, layers=[2], part="specific", unit="residual")
     back = EmotionVectors.from_gguf(path, model=tiny_llama)
     batch = encode(tiny_llama, ["<bos>tell me about the park"])
-    own = Steering(vectors, {"joy": 0.2}, layers=[2], part="specific", dose="relative", positions="all")
+    own = Steering(vectors, {"joy": 0.2}, layers=[2], part="specific", unit="residual", positions="all")
     logits = []
     for steering in (None, own, Steering(back, {"x": 1.0}, positions="all")):
         with steered(tiny_llama, steering):
@@ -281,7 +281,7 @@ def test_files_of_repeng_and_llama_cpp_come_in(tiny_llama, tmp_path):
     assert not vectors.get(emotion="sadness")[[0, 2]].any()  # missing directions are zero
     free = EmotionVectors.from_gguf(sad, emotion="sadness")
     assert (free.n_layers, free.meta["model"], free.meta["fingerprint"]) == (2, "mistral", None)
-    assert geometry.cosines(vectors).shape == (3, 2, 2) and vectors.specific().emotions == ("joy", "sadness")
+    assert geometry.cosines(vectors).shape == (3, 2, 2) and vectors.part("specific").emotions == ("joy", "sadness")
 
 
 def test_what_a_control_vector_cannot_hold_is_refused(tiny_llama, tmp_path):
@@ -419,4 +419,4 @@ def test_agreement_needs_something_in_common():
     with pytest.raises(EmolabError, match="no site 'resid'"):
         interop.agreement(ours, ours)
     with pytest.raises(EmolabError, match='part must be "whole" or "specific"'):
-        interop.agreement(ours, ours, site="attn", part="base")
+        interop.agreement(ours, ours, site="attn", part="shared")

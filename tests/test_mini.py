@@ -91,7 +91,7 @@ def test_every_emotion_fills_every_slot():
     used = {
         m for group in frames().values() for items in group.values() for x in items for m in re.findall(r"{(\w+)", x)
     }
-    assert used <= slots[NEUTRAL] | {"t", "p", "q", "do", "at", "when", "base", "word"}
+    assert used <= slots[NEUTRAL] | {"t", "p", "q", "do", "at", "when", "shared", "word"}
 
 
 def test_all_kinds_and_emotions_are_drawn(drawn):

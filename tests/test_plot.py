@@ -81,7 +81,7 @@ def test_cosine_map_has_fixed_limits_and_prints_values():
     assert image.get_clim() == (-1, 1) and image.get_cmap().name == "RdBu_r"
     assert len(fig.axes[0].texts) == 25
     assert fig.emolab_data.query("emotion == other").cosine.to_numpy() == pytest.approx(1)
-    assert "specific part" in plot.cosine_map(make_vectors().specific(), 2).axes[0].get_title()
+    assert "specific part" in plot.cosine_map(make_vectors().part("specific"), 2).axes[0].get_title()
     assert plot.cosine_map(make_vectors(), -1).emolab_data.layer.unique() == [3]
 
 
@@ -163,7 +163,7 @@ def test_instruction_following_numbers():
         (lambda: plot.cosine_map(make_vectors(), 1, part="half"), "part must be"),
         (lambda: plot.dose_response(make_table().drop(columns="control")), "lacks control"),
         (lambda: plot.dose_response(make_table(alphas=(1, 2))), "alpha 0"),
-        (lambda: plot.dose_response(make_table().assign(part=["whole", "base"] * 240)), "mixes part"),
+        (lambda: plot.dose_response(make_table().assign(part=["whole", "shared"] * 240)), "mixes part"),
         (lambda: plot.dose_response(make_table(), reference={"joy": 2.0}), "no perplexity for anger"),
         (lambda: plot.instruction_following(make_answers()[["query_id", "condition"]]), "score"),
         (lambda: plot.theme("poster").__enter__(), "notebook, print, slides"),

@@ -88,7 +88,7 @@ def test_preservation_says_that_kl_is_no_evidence(found):
     fig = figures.claim_preservation(found["preservation"])
     assert "no evidence alone" in texts(fig) and fig.axes[2].get_yscale() == "log"
     assert [t.get_text() for t in fig.axes[3].get_xticklabels()] == ["0.25", "0.5", "1", "2", "4"]
-    assert {"emotion vector", "random direction", "shared base", "instructed answers"} <= set(labels(fig))
+    assert {"emotion vector", "random direction", "shared", "instructed answers"} <= set(labels(fig))
 
 
 def test_linear_draws_the_lines_it_fitted(found):

@@ -148,13 +148,13 @@ def test_html_is_escaped():
 def test_table_of_words():
     rows = [
         (p, e, 3, -1, d, r, f"<{e}{r}>", 1.0)
-        for p, e in (("whole", "joy"), ("base", "base"), ("specific", "joy"), ("specific", "anger"))
+        for p, e in (("whole", "joy"), ("shared", "shared"), ("specific", "joy"), ("specific", "anger"))
         for d in ("raised", "lowered")
         for r in (1, 2, 3)
     ]
     table = pd.DataFrame(rows, columns=["part", "emotion", "layer", "head", "direction", "rank", "token", "logit"])
     style = words_table(table, n=2)
-    assert list(style.data["emotion"]) == ["joy", "base", "anger", "joy"]
+    assert list(style.data["emotion"]) == ["joy", "shared", "anger", "joy"]
     assert style.data["raised"][0] == "<joy1> · <joy2>" or "<joy1> · <joy2>" in set(style.data["raised"])
     assert "<joy1>" not in style.to_html() and "&lt;joy1&gt;" in style.to_html()
     with pytest.raises(EmolabError, match="lacks part"):

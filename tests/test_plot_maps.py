@@ -151,7 +151,7 @@ def test_heads_are_refused_where_a_curve_needs_layers(means):
 
 def test_confusion_map_numbers(figures):
     data = figures["confusion_map"].emolab_data.set_index(["part", "emotion", "judged"])["share"]
-    assert data["whole", "joy", "joy"] == 1 and data["base", "joy", "joy"] == 0
+    assert data["whole", "joy", "joy"] == 1 and data["shared", "joy", "joy"] == 0
     titles = [ax.get_title(loc="left") for ax in figures["confusion_map"].axes]
     assert "Whole vector: target 1.00, other 0.00" in titles
     assert "Base: target 0.00, other 1.00" in titles

@@ -15,7 +15,7 @@ from emolab.plot.style import GREY, theme
 from emolab.plot.sweeps import fade_curve, layer_curve, mixture_map, site_map
 
 LABELS = [*EMOTIONS, NEUTRAL]
-FIXED = {"site": "attn", "layers": "all", "part": "whole", "op": "add", "dose": "vector"}
+FIXED = {"site": "attn", "layers": "all", "part": "whole", "op": "add", "unit": "vector"}
 FIXED |= {"positions": "generated", "heads": "all", "fade": math.inf}
 N = 8
 

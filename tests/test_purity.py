@@ -22,8 +22,9 @@ def scored(n: int = 6) -> pd.DataFrame:
     for part in (UNSTEERED, *PARTS):
         for emotion in EMOTIONS:
             for q in range(n):
-                top = {"whole": emotion, "specific": emotion if q % 2 else NEUTRAL, "base": "anger"}.get(part, NEUTRAL)
-                if part == "base" and emotion == "anger":
+                tops = {"whole": emotion, "specific": emotion if q % 2 else NEUTRAL, "shared": "anger"}
+                top = tops.get(part, NEUTRAL)
+                if part == "shared" and emotion == "anger":
                     top = "fear"
                 p = {f"p_{label}": 0.75 if label == top else 0.05 for label in LABELS}
                 rows.append({"query_id": f"q{q}", "emotion": emotion, "part": part, "top": top, **p})
@@ -42,9 +43,9 @@ def test_parts_have_equal_norm_and_the_right_direction(tiny_llama, site):
         for v in variants:
             torch.testing.assert_close(v.get(site).norm(dim=-1), norm, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(parts["whole"][0].get(site), vectors.get(site))
-    cosine = torch.cosine_similarity(parts["base"][0].get(site), vectors.base().get(site), dim=-1)
+    cosine = torch.cosine_similarity(parts["shared"][0].get(site), vectors.part("shared").get(site), dim=-1)
     torch.testing.assert_close(cosine, torch.ones_like(cosine))
-    cosine = torch.cosine_similarity(parts["specific"][0].get(site), vectors.specific().get(site), dim=-1)
+    cosine = torch.cosine_similarity(parts["specific"][0].get(site), vectors.part("specific").get(site), dim=-1)
     torch.testing.assert_close(cosine, torch.ones_like(cosine))
 
 
@@ -59,9 +60,9 @@ def test_every_part_is_steered_and_judged(tiny_llama):
     from emolab.generation import generate
     from emolab.steering import Steering
 
-    base = equal_norm_parts(vectors, "resid")["base"][0]
+    base = equal_norm_parts(vectors, "resid")["shared"][0]
     expected = generate(tiny_llama, [queries[1]], steering=Steering(base, {"sadness": 2}), max_new_tokens=5)[0]
-    row = table[(table["part"] == "base") & (table["emotion"] == "sadness") & (table["query"] == queries[1])]
+    row = table[(table["part"] == "shared") & (table["emotion"] == "sadness") & (table["query"] == queries[1])]
     assert row["text"].item() == expected and row["alpha"].item() == 2
     assert table["text"].nunique() > 5 and set(table[table["part"] == "random"]["seed"]) == {0, 1}
     assert set(purity(table)["emotion"]) == {"all", *vectors.emotions}
@@ -69,15 +70,16 @@ def test_every_part_is_steered_and_judged(tiny_llama):
 
 def test_confusion_and_purity_numbers():
     cells = confusion(scored()).set_index(["part", "emotion", "judged"])
-    assert cells.loc[("whole", "joy", "joy"), "share"] == 1 and cells.loc[("base", "joy", "anger"), "share"] == 1
+    assert cells.loc[("whole", "joy", "joy"), "share"] == 1 and cells.loc[("shared", "joy", "anger"), "share"] == 1
     half = cells.loc[("specific", "joy", "joy")]
     assert half.share == 0.5 and half.lo < 0.5 < half.hi
     sums = cells["share"].groupby(["part", "emotion"]).sum()
     np.testing.assert_allclose(sums, 1)
     found = purity(scored()).set_index(["part", "emotion", "measure"])
     assert found.loc[("whole", "all", "target"), "value"] == 1 and found.loc[("whole", "all", "leak"), "value"] == 0
-    assert found.loc[("base", "all", "leak"), "value"] == 1 and found.loc[("base", "all", "emotional"), "value"] == 1
-    assert found.loc[("base", "all", "p_emotional"), "value"] == pytest.approx(0.95)
+    assert found.loc[("shared", "all", "leak"), "value"] == 1
+    assert found.loc[("shared", "all", "emotional"), "value"] == 1
+    assert found.loc[("shared", "all", "p_emotional"), "value"] == pytest.approx(0.95)
     assert found.loc[(UNSTEERED, "all", "emotional"), "value"] == 0
     row = found.loc[("specific", "all", "target")]
     assert row.minus_whole == -0.5 and row.minus_whole_lo < -0.5 < row.minus_whole_hi

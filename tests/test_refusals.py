@@ -50,7 +50,7 @@ CASES = [
     ("steering: doses list", lambda w: w.steering(["joy"]), r"doses are \['joy'\]"),
     ("steering: doses number", lambda w: w.steering(1.0), "doses are 1.0"),
     ("steering: no dose", lambda w: w.steering({}), r"doses are \{\}; expected at least one"),
-    ("steering: emotion of base", lambda w: w.steering(part="base"), "unknown emotion 'joy'; expected one of base"),
+    ("steering: emotion of base", lambda w: w.steering(part="shared"), "unknown emotion 'joy'; expected one of shared"),
     *[
         (f"steering: dose {dose!r}", lambda w, dose=dose: w.steering({"joy": dose}),
             "the dose of 'joy' is .*finite number")
@@ -100,7 +100,7 @@ CASES = [
         for fade in (0, -2, NAN, "8", True)],
     ("steering: fade with positions", lambda w: w.steering(fade=4, positions="all"), "fade= goes with positions"),
     ("steering: ablate, unequal", lambda w: w.steering({"joy": 1, "sadness": 0.5}, op="ablate"), "takes one share"),
-    ("steering: ablate, relative", lambda w: w.steering(op="ablate", dose="relative"), "no relative dose"),
+    ("steering: ablate, relative", lambda w: w.steering(op="ablate", unit="residual"), "no relative dose"),
     ("steering: table of clamp", lambda w: w.steering(op="clamp").table(), 'only "add" has a table'),
     ("steering: clamp along nothing", lambda w: w.generate(steering=Steering(w.vectors * 0.0, {"joy": 1.0},
         op="clamp")), "a vector is zero"),
@@ -227,7 +227,7 @@ CASES = [
     ("means: row", lambda w: w.means.select([99]), "rows are .99.; expected positions below 30"),
     ("means: floats", lambda w: w.means.select([0.5]), "rows are .0.5.; expected positions"),
     ("geometry: site", lambda w: geometry.cosines(w.vectors, site="x"), "hold no site 'x'"),
-    ("geometry: part", lambda w: geometry.cosines(w.vectors, part="base"), "part must be"),
+    ("geometry: part", lambda w: geometry.cosines(w.vectors, part="shared"), "part must be"),
     ("geometry: layer", lambda w: geometry.cosine_matrix(w.vectors, layer=7), "no layer 7"),
     ("geometry: layer text", lambda w: geometry.cosine_matrix(w.vectors, layer="last"), "no layer 'last'"),
     ("geometry: variance", lambda w: geometry.denoise(w.vectors, w.means, variance=NAN), "variance nan"),

@@ -203,7 +203,7 @@ CASES = [
         "unknown site 'x'|hold no site 'x'"),
     ("claims: setting None", lambda w: claims_of(w, setting=None), "setting is None"),
     ("claims: queries", lambda w: claims_of(w, n_queries=1), "n_queries is 1"),
-    ("claims: base", lambda w: claims_of(w, setting={"site": "resid", "part": "base"}), "expected whole or specific"),
+    ("claims: base", lambda w: claims_of(w, setting={"site": "resid", "part": "shared"}), "expected whole or specific"),
     ("claims: unscored sweep", lambda w: check_claims(w.model, w.vectors, w.queries, w.responses, None,
         setting={"site": "resid"}, judge=w.judge, progress=False), "table is NoneType"),
     ("drift: no answers", lambda w: drift_runs(w.model, w.vectors, Q, w.responses, progress=False),

@@ -201,7 +201,7 @@ CASES = [
         "at least five responses, not 2"),
     ("plane: two emotions", lambda w: embedding.affect_plane(w.vectors), "needs three emotions"),
     ("heads: emotion", lambda w: head_cosines(w.vectors, emotion="jo"), "unknown emotion 'jo'"),
-    ("heads: no heads", lambda w: embed_heads(w.vectors.specific() * 0.0), "too few for a map"),
+    ("heads: no heads", lambda w: embed_heads(w.vectors.part("specific") * 0.0), "too few for a map"),
     ("heads: W_O of another model", lambda w: head_maps(w.vectors, w.means, W_O=np.ones(3)), "W_O"),
     ("words: text", lambda w: word_tokens(w.model, {"joy": "happy"}), "expected a list of words"),
     ("words: none", lambda w: word_tokens(w.model, {"joy": []}), "no token of its own begins a word of joy"),

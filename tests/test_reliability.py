@@ -163,7 +163,7 @@ def test_words_alone():
     [
         (lambda m: split_half(m, site="attn"), "no site 'attn'"),
         (lambda m: split_half(m, site="head"), "W_O"),
-        (lambda m: split_half(m, part="base"), "part must be"),
+        (lambda m: split_half(m, part="shared"), "part must be"),
         (lambda m: split_half(m.select(np.arange(6))), "two queries"),
         (lambda m: convergence(m, site="head"), "by layer"),
         (lambda m: convergence(m, layer=7), "layers 0 to 1"),

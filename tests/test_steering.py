@@ -71,10 +71,10 @@ def test_chosen_heads_only(model, vectors, batch):
     assert torch.equal(after[site_hooks(model, "attn")[0]], before[site_hooks(model, "attn")[0]])
 
 
-@pytest.mark.parametrize("part", ["whole", "specific", "base"])
+@pytest.mark.parametrize("part", ["whole", "specific", "shared"])
 def test_parts_are_those_of_the_vectors(vectors, part):
-    emotion = "base" if part == "base" else "joy"
-    of = {"whole": vectors, "specific": vectors.specific(), "base": vectors.base()}[part]
+    emotion = "shared" if part == "shared" else "joy"
+    of = {"whole": vectors, "specific": vectors.part("specific"), "shared": vectors.part("shared")}[part]
     for site in ("resid", "head"):
         table = Steering(vectors, {emotion: 2.0}, part=part, site=site, layers=[1]).table()
         v = of.get(site, emotion=emotion)
@@ -98,7 +98,7 @@ def test_plus_then_minus_restores(model, vectors, batch):
 
 
 def test_relative_dose_has_the_norm_it_names(vectors):
-    table = Steering(vectors, {"joy": -0.3}, dose="relative").table()
+    table = Steering(vectors, {"joy": -0.3}, unit="residual").table()
     torch.testing.assert_close(table.norm(dim=1), 0.3 * vectors.resid_norm)
     v = vectors.get("resid", emotion="joy")
     torch.testing.assert_close(torch.cosine_similarity(table, v), -torch.ones(len(v)))
@@ -108,7 +108,7 @@ def test_ablate_of_dependent_vectors_removes_their_span_and_nothing_more(model, 
     """The specific parts of all emotions sum to zero: three vectors, two dimensions."""
     doses = dict.fromkeys(vectors.emotions, 1.0)
     steering = Steering(vectors, doses, part="specific", layers=[1], op="ablate", positions="all")
-    name, v = site_hooks(model, "resid")[1], vectors.specific().data["resid"][:, 1]
+    name, v = site_hooks(model, "resid")[1], vectors.part("specific").data["resid"][:, 1]
     before, after = activations(model, batch)[1][name], activations(model, batch, steering)[1][name]
     torch.testing.assert_close(after @ v.T, torch.zeros_like(after @ v.T), atol=1e-4, rtol=0)
     removed = torch.linalg.matrix_rank((before - after).flatten(0, 1), atol=1e-3)
@@ -132,7 +132,7 @@ def test_clamp_sets_the_components(model, vectors, batch):
     one = Steering(vectors, {"joy": 0.7}, layers=[1], op="clamp", positions="all")
     after = activations(model, batch, one)[1][name]
     torch.testing.assert_close(after @ unit[0], (0.7 * v[0].norm()).expand(after.shape[:2]), atol=1e-4, rtol=1e-4)
-    both = Steering(vectors, {"joy": 0.7, "anger": -0.2}, layers=[1], op="clamp", dose="relative", positions="all")
+    both = Steering(vectors, {"joy": 0.7, "anger": -0.2}, layers=[1], op="clamp", unit="residual", positions="all")
     after = activations(model, batch, both)[1][name]
     expected = torch.tensor([0.7, -0.2]) * vectors.resid_norm[1]
     torch.testing.assert_close(after @ unit.T, expected.expand(*after.shape[:2], 2), atol=1e-4, rtol=1e-4)
@@ -299,14 +299,14 @@ def test_vectors_of_another_model_are_refused_with_both_sides_named(tiny_llama, 
     ("options", "message"),
     [
         ({"doses": {"jo": 1.0}}, "unknown emotion 'jo'; expected one of anger, joy, sadness"),
-        ({"doses": {"joy": 1.0}, "part": "base"}, "unknown emotion 'joy'; expected one of base"),
+        ({"doses": {"joy": 1.0}, "part": "shared"}, "unknown emotion 'joy'; expected one of shared"),
         ({"doses": {"joy": float("nan")}}, "the dose of 'joy' is nan"),
         ({"doses": {"joy": float("inf")}}, "the dose of 'joy' is inf"),
         ({"doses": {"joy": "1"}}, "the dose of 'joy' is '1'"),
         ({"doses": {}}, "at least one"),
         ({"site": "residual"}, "unknown site 'residual'; expected one of resid, attn, mlp, head"),
         ({"op": "multiply"}, "unknown op 'multiply'"),
-        ({"dose": "absolute"}, "unknown dose 'absolute'"),
+        ({"unit": "absolute"}, "unknown unit 'absolute'"),
         ({"part": "half"}, "unknown part 'half'"),
         ({"layers": [0, 9]}, "unknown layer 9; expected a whole number from 0 to"),
         ({"layers": [-1]}, "unknown layer -1"),
@@ -322,10 +322,10 @@ def test_vectors_of_another_model_are_refused_with_both_sides_named(tiny_llama, 
         ({"fade": "4"}, "fade is '4'"),
         ({"fade": 4, "positions": "all"}, 'fade= goes with positions="generated"'),
         ({"op": "ablate", "doses": {"joy": 1.0, "anger": 0.5}}, "one share for all its emotions"),
-        ({"op": "ablate", "dose": "relative"}, "no relative dose"),
+        ({"op": "ablate", "unit": "residual"}, 'unit "vector"'),
         ({"layers": [True]}, "unknown layer True"),
-        ({"layers": 3.0}, 'layers is 3.0; expected "all" or a list'),
-        ({"layers": None}, 'layers is None; expected "all" or a list'),
+        ({"layers": 3.0}, 'layers is 3.0; expected "all", "late" or a list'),
+        ({"layers": None}, 'layers is None; expected "all", "late" or a list'),
         ({"positions": slice(0, 4, 0)}, "a step of at least 1"),
         ({"positions": slice(0.5, 4)}, "expected whole numbers"),
         ({"positions": slice(4, 4)}, "hold no position"),
@@ -369,7 +369,7 @@ def test_what_vectors_lack(tiny_gpt2):
     vectors = copy.copy(tiny.random_vectors(tiny_gpt2))
     vectors.resid_norm = torch.zeros(2)
     with pytest.raises(EmolabError, match="norm of the residual stream"):
-        Steering(vectors, {"joy": 1.0}, dose="relative")
+        Steering(vectors, {"joy": 1.0}, unit="residual")
     vectors.data = {"resid": torch.zeros_like(vectors.data["resid"])}
     with pytest.raises(EmolabError, match="no site 'attn', only resid"):
         Steering(vectors, {"joy": 1.0}, site="attn")
@@ -377,7 +377,7 @@ def test_what_vectors_lack(tiny_gpt2):
         Steering(vectors, {"joy": 1.0}, op="ablate").affine()
     vectors.resid_norm = torch.ones(2)
     with pytest.raises(EmolabError, match="a vector is zero"):
-        Steering(vectors, {"joy": 1.0}, dose="relative").affine()
+        Steering(vectors, {"joy": 1.0}, unit="residual").affine()
     assert not Steering(vectors, {"joy": 1.0}).affine()[0].any()  # adding nothing is no error
     with pytest.raises(EmolabError, match="steering is str"), steered(tiny_gpt2, "joy"):
         pass

@@ -77,7 +77,7 @@ def test_stored_means_give_the_same_vectors(tiny_llama, vectors, tmp_path):
 
 def test_vectors_keep_the_means_that_they_are_of(means, vectors, tmp_path):
     whole = vectors.normalized() + vectors.normalized()
-    assert all(v.means is means for v in (vectors, vectors.base(), -vectors.specific(), whole))
+    assert all(v.means is means for v in (vectors, vectors.part("shared"), -vectors.part("specific"), whole))
     vectors.save(tmp_path / "vectors.safetensors")
     assert EmotionVectors.load(tmp_path / "vectors.safetensors").means is None
     means.save(tmp_path / "response_means.safetensors")
@@ -117,11 +117,11 @@ def test_damaged_and_foreign_files_are_refused(vectors, means, tmp_path):
 
 
 def test_base_and_specific_sum_to_the_whole(vectors):
-    base, specific = vectors.base(), vectors.specific()
-    assert base.emotions == ("base",) and specific.emotions == vectors.emotions
-    assert [v.meta["part"] for v in (vectors, base, specific)] == ["whole", "base", "specific"]
-    assert [v.meta["emotions"] for v in (base, specific)] == [["base"], ["fear", "joy"]]
-    same = {"specific": specific + specific, "base": base - base, "whole": vectors - vectors}
+    base, specific = vectors.part("shared"), vectors.part("specific")
+    assert base.emotions == ("shared",) and specific.emotions == vectors.emotions
+    assert [v.meta["part"] for v in (vectors, base, specific)] == ["whole", "shared", "specific"]
+    assert [v.meta["emotions"] for v in (base, specific)] == [["shared"], ["fear", "joy"]]
+    same = {"specific": specific + specific, "shared": base - base, "whole": vectors - vectors}
     assert all(v.meta["part"] == part for part, v in same.items()) and (vectors + specific).meta["part"] == "whole"
     assert (specific + vectors).meta["part"] == "whole"
     for whole in (base + specific, specific + base):
@@ -141,7 +141,7 @@ def test_arithmetic(vectors):
         assert not (vectors - vectors).get(site).any()
         norms = vectors.normalized().get(site).norm(dim=-1)
         torch.testing.assert_close(norms, torch.ones_like(norms))
-    assert vectors.meta.get("steps") is None and (2 * vectors.specific()).meta["steps"] == ["specific", "* 2"]
+    assert vectors.meta.get("steps") is None and (2 * vectors.part("specific")).meta["steps"] == ["specific", "* 2"]
     assert not (0 * vectors).normalized().get("resid").any()
     with pytest.raises(TypeError):
         vectors + 1
@@ -153,9 +153,9 @@ def test_what_was_done_is_told_and_noted(vectors):
     shape = f"resid, attn, mlp, head; {vectors.n_layers} layers, d_model {vectors.d_model}"
     assert repr(vectors) == f"EmotionVectors(whole: fear, joy; {shape}; {vectors.meta['model']})"
     bare = EmotionVectors(vectors.data, vectors.emotions, vectors.resid_norm, {})
-    assert repr(bare.base()) == f"EmotionVectors(base: base; {shape}; None)"
+    assert repr(bare.part("shared")) == f"EmotionVectors(shared: shared; {shape}; None)"
     assert repr(bare) == f"EmotionVectors(whole: fear, joy; {shape}; None)"
-    noted = {"base": vectors.base(), "normalized": vectors.normalized(), f"+ {vectors!r}": vectors + vectors}
+    noted = {"shared": vectors.part("shared"), "normalized": vectors.normalized(), f"+ {vectors!r}": vectors + vectors}
     assert all(changed.meta["steps"] == [step] for step, changed in noted.items())
 
 

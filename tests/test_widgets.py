@@ -255,16 +255,16 @@ def test_refused_at_once(tiny_llama, tiny_gpt2, vectors):
 def test_ops_and_kinds_of_dose(panel, tiny_llama):
     panel.op.value = "ablate"
     assert panel.wait(30) and panel.steering is None, "a dose of another op was kept"
-    assert panel.dose.disabled and (panel.sliders["joy"].min, panel.sliders["joy"].max) == (0, 1)
+    assert panel.unit.disabled and (panel.sliders["joy"].min, panel.sliders["joy"].max) == (0, 1)
     panel.sliders["joy"].value = 1.0
     panel.sliders["anger"].value = 0.5  # one share for all that are on
     assert panel.wait(30) and panel.steering.doses == {"anger": 0.5, "joy": 0.5}
     assert panel.steering.op == "ablate" and panel._status.value == ""
     assert panel.texts["steered"] == generate(tiny_llama, ASK, steering=panel.steering, max_new_tokens=12)[0]
-    panel.op.value, panel.dose.value = "add", "relative"
-    assert panel.sliders["joy"].max == 0.5 and not panel.dose.disabled
+    panel.op.value, panel.unit.value = "add", "residual"
+    assert panel.sliders["joy"].max == 0.5 and not panel.unit.disabled
     panel.sliders["joy"].value = 0.25
-    assert panel.wait(30) and panel.steering.dose == "relative" and "dose='relative'" in unescape(panel._result.value)
+    assert panel.wait(30) and panel.steering.unit == "residual" and "unit='residual'" in unescape(panel._result.value)
     panel._zero.click()
     assert panel.wait(30) and panel.steering is None
 

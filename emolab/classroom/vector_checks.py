@@ -89,7 +89,7 @@ def check_split(split: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
         "the base is one number, the mean of everything. The mean runs over emotions alone.": v.mean(),
         "the base is a median. Only the mean makes the specific parts sum to zero.": v.median(0).values,
     }  # fmt: skip
-    same(name, base, mean, "layer d_model", whats, what="base")
+    same(name, base, mean, "layer d_model", whats, what="shared")
     unit = normalize(mean, dim=-1)
     whats = {
         "the specific part is still the whole vector. Subtract the base.": v,

@@ -125,7 +125,7 @@ def words_table(table: pd.DataFrame, *, n: int = 8):
     wide = top.groupby([*keys, "direction"])["token"].agg(" · ".join).unstack("direction")
     wide = wide[[c for c in ("raised", "lowered") if c in wide]]
     rank = {e: i for i, e in enumerate(order(top["emotion"]))}
-    parts = {p: i for i, p in enumerate(("whole", "base", "specific"))}
+    parts = {p: i for i, p in enumerate(("whole", "shared", "specific"))}
     wide = wide.reset_index().sort_values(
         keys,
         key=lambda c: c.map(rank) if c.name == "emotion" else c.map(parts) if c.name == "part" else c,
@@ -134,7 +134,7 @@ def words_table(table: pd.DataFrame, *, n: int = 8):
     style = wide.style.hide(axis="index").format(escape="html")
     style.set_uuid("words")
     style.set_properties(subset=None, **{"text-align": "left", "vertical-align": "top"})
-    look = styles(e for e in wide["emotion"] if e != "base")
-    marks = [f"border-left: 4px solid {look[e][0]}" if e != "base" else "" for e in wide["emotion"]]
+    look = styles(e for e in wide["emotion"] if e != "shared")
+    marks = [f"border-left: 4px solid {look[e][0]}" if e != "shared" else "" for e in wide["emotion"]]
     style.apply(lambda _: marks, subset=["emotion"])
     return style

@@ -20,9 +20,9 @@ _SCALES = {"judge": "judge's logit\nof the target", "log-odds": "log-odds, nats\
 _LINES = {
     "random": {"color": GREY, "linestyle": "-", "linewidth": 1.2},
     "shuffled": {"color": INK, "linestyle": "--", "linewidth": 1},
-    "base": {"color": "#882255", "linestyle": "-.", "linewidth": 1},
+    "shared": {"color": "#882255", "linestyle": "-.", "linewidth": 1},
 }
-_NAMES = {"random": "random direction", "shuffled": "shuffled labels", "base": "shared base", "none": "emotion vector"}
+_NAMES = {"random": "random direction", "shuffled": "shuffled labels", "shared": "shared", "none": "emotion vector"}
 _KINDS = {"whole": "whole vectors", "specific": "without the shared base", "random": "random pair"}
 _MEASURES = {
     "topic": "Drift from the topic",

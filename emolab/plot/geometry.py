@@ -23,7 +23,7 @@ from .style import (
     theme,
 )
 
-_PARTS = {"whole": "whole vectors", "specific": "specific part", "base": "base"}
+_PARTS = {"whole": "whole vectors", "specific": "specific part", "shared": "shared"}
 
 
 def norms(vectors, *, site: str = "resid", model=None, seed: int | None = None):
@@ -34,8 +34,8 @@ def norms(vectors, *, site: str = "resid", model=None, seed: int | None = None):
     ['emotion', 'layer', 'norm', 'resid_norm', 'relative']
 
     vectors: EmotionVectors. site: "resid", "attn" or "mlp". Norms in units of the residual stream, on a log axis.
-    The right panel is what a relative dose of 1 would be worth; imported vectors, which do not know the residual
-    stream's norm, have none. Raises EmolabError for site "head".
+    The right panel is what alpha 1 with unit="residual" would be worth; imported vectors, which do not know that
+    norm, have none. Raises EmolabError for site "head".
     """
     from ..geometry import part_array
 

@@ -14,7 +14,7 @@ _PARTS = {
     "unsteered": "unsteered",
     "whole": "whole vector",
     "specific": "specific part",
-    "base": "base",
+    "shared": "shared",
     "random": "random direction",
 }
 _MEASURES = {
@@ -85,7 +85,7 @@ def purity_dots(table: pd.DataFrame, *, model=None, seed: int | None = None):
         for ax, (measure, title) in zip(axes[0], _MEASURES.items(), strict=True):
             for row, part in enumerate(parts):
                 cell = own[(own["part"] == part) & (own["measure"] == measure)].iloc[0]
-                color = INK if part in ("whole", "specific", "base") else GREY
+                color = INK if part in ("whole", "specific", "shared") else GREY
                 ax.plot([cell.lo, cell.hi], [row, row], color=color, solid_capstyle="butt")
                 ax.plot(cell.value, row, "o", color=color)
                 if part != "whole":

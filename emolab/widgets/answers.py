@@ -17,7 +17,7 @@ def code_line(prompt: str, steering: Steering | None, max_new_tokens: int) -> st
     if steering is None:
         return f"emolab.generate(model, {prompt!r}{more})"
     default = {f.name: f.default for f in dataclasses.fields(Steering)}
-    options = [f"{k}={getattr(steering, k)!r}" for k in ("site", "layers", "op", "dose")
+    options = [f"{k}={getattr(steering, k)!r}" for k in ("site", "layers", "op", "unit")
                if getattr(steering, k) != default[k]]  # fmt: skip
     doses = {e: round(d, 4) for e, d in steering.doses.items()}
     inner = ", ".join(["vectors", repr(doses), *options])

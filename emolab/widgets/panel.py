@@ -20,8 +20,8 @@ from .answers import answers, code_line, one_line
 from .work import Latest, default_judge, judged_by, own_copy, random_control
 
 DELAY = 0.3  # seconds without a change before the model is asked
-# Largest dose of the sliders and their step, by op and kind of dose.
-_RANGES = {"vector": (3.0, 0.05), "relative": (0.5, 0.01), "ablate": (1.0, 0.05)}
+# Largest dose of the sliders and their step, by op and unit.
+_RANGES = {"vector": (3.0, 0.05), "residual": (0.5, 0.01), "ablate": (1.0, 0.05)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,17 +107,17 @@ class SteeringPanel(widgets.VBox):
         self.layers = widgets.IntRangeSlider(value=layers, min=0, max=last, description="layers", **more)
         self.site = widgets.Dropdown(value=site, options=self._vectors.sites, description="site", **more)
         self.op = widgets.Dropdown(options=CHOICES["op"], description="op", **more)
-        self.dose = widgets.Dropdown(options=CHOICES["dose"], description="dose", **more)
+        self.unit = widgets.Dropdown(options=CHOICES["unit"], description="unit", **more)
         self.control = widgets.Checkbox(True, description="random control", indent=False, layout={"width": "10em"})
         self._zero = widgets.Button(description="all to 0", layout={"width": "6em"})
         self._stop = widgets.Button(description="stop", disabled=True, layout={"width": "6em"})
         self._status, self._result = widgets.HTML(), widgets.HTML(layout=wide)
         self._zero.on_click(lambda _: self._set(dict.fromkeys(self.sliders, 0.0)))
         self._stop.on_click(lambda _: self._cancel())
-        self._inputs = [*self.sliders.values(), self.prompt, self.layers, self.site, self.op, self.dose, self.control]
+        self._inputs = [*self.sliders.values(), self.prompt, self.layers, self.site, self.op, self.unit, self.control]
 
     def _rows(self) -> list[widgets.Widget]:
-        settings = widgets.VBox([self.layers, self.site, self.op, self.dose])
+        settings = widgets.VBox([self.layers, self.site, self.op, self.unit])
         wrap = widgets.Layout(flex_flow="row wrap", align_items="flex-start")
         buttons = widgets.HBox([self.control, self._zero, self._stop, self._status], layout={"align_items": "center"})
         return [
@@ -136,7 +136,7 @@ class SteeringPanel(widgets.VBox):
         first, last = self.layers.value
         everywhere = (first, last) == (0, self._vectors.n_layers - 1)
         layers = "all" if everywhere else list(range(first, last + 1))
-        options = {"site": self.site.value, "layers": layers, "op": self.op.value, "dose": self.dose.value}
+        options = {"site": self.site.value, "layers": layers, "op": self.op.value, "unit": self.unit.value}
         return Steering(self._vectors, doses, **options)
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -155,7 +155,7 @@ class SteeringPanel(widgets.VBox):
     def _changed(self, change: Any) -> None:
         if self._linking:
             return
-        if change.owner in (self.op, self.dose):
+        if change.owner in (self.op, self.unit):
             self._rescale()
         elif self.op.value == "ablate" and change.owner in self.sliders.values() and change.new:
             # One share for all of them: the others that are on follow.
@@ -163,14 +163,14 @@ class SteeringPanel(widgets.VBox):
         self._submit()
 
     def _rescale(self) -> None:
-        """Another op or kind of dose: a number means something else then, so all start from 0."""
+        """Another op or unit: a number means something else then, so all start from 0."""
         self._set(dict.fromkeys(self.sliders, 0.0), submit=False)
         ablate = self.op.value == "ablate"
-        top, step = _RANGES["ablate" if ablate else str(self.dose.value)]
-        self.dose.disabled = ablate
+        top, step = _RANGES["ablate" if ablate else str(self.unit.value)]
+        self.unit.disabled = ablate
         self._linking = True
         if ablate:
-            self.dose.value = "vector"
+            self.unit.value = "vector"
         for slider in self.sliders.values():
             slider.min, slider.max, slider.step = 0.0 if ablate else -top, top, step
         self._linking = False

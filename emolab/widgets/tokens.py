@@ -85,7 +85,7 @@ def token_view(
     """The text with each token coloured by its projection on an emotion vector; layer and emotion can be chosen.
 
     >>> token_view(model, "What a lovely day!", vectors, emotion="joy")
-    >>> token_view(model, text, vectors.specific(), site="attn", prompt=render_prompts(model, [query])[0])
+    >>> token_view(model, text, vectors.part("specific"), site="attn", prompt=render_prompts(model, [query])[0])
 
     Red is along the vector, blue against it, on one scale for all layers and emotions, deepest at plus and minus
     `limit`: 1 for cosines, the largest number of the view for projections, unless given. emotion: shown first (default

@@ -1,0 +1,93 @@
+"""The unit "breaking": the alpha that costs one nat at the worst tokens, and what is made of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from emolab.breaking import NATS, find_breaking
+from emolab.damage import next_token_kl, p95_kl
+from emolab.errors import EmolabError
+from emolab.experiments import sweep
+from emolab.models import render_prompts
+from emolab.steering import Steering
+from tests import tiny
+
+QUERIES = ["tell me about the dog .", "how was the road ?", "tell me about the park ."]
+TEXTS = ["the dog was glad", "the road was long and cold", "the park was quiet"]
+
+
+@pytest.fixture(scope="module")
+def found(tiny_llama):
+    vectors = tiny.random_vectors(tiny_llama)
+    doses = dict.fromkeys(vectors.emotions, 1.0)
+    where = Steering(vectors, doses, site="resid", layers="late", part="specific")
+    return find_breaking(tiny_llama, where, QUERIES, texts=TEXTS), where
+
+
+def test_the_alpha_found_costs_one_nat_at_the_worst_tokens(tiny_llama, found):
+    vectors, where = found
+    alphas = vectors.meta["breaking"][where.setting]
+    assert set(alphas) == set(vectors.emotions) and min(alphas.values()) > 0
+    for emotion, alpha in alphas.items():
+        steering = replace(where, vectors=vectors, doses={emotion: alpha})
+        kl = p95_kl(next_token_kl(tiny_llama, render_prompts(tiny_llama, QUERIES), TEXTS, steering=steering))
+        assert kl == pytest.approx(NATS, rel=0.11)
+
+
+def test_one_in_the_unit_is_that_alpha(found):
+    vectors, where = found
+    alphas = vectors.meta["breaking"][where.setting]
+    for share in (1.0, -0.5):
+        by_unit = replace(where, vectors=vectors, unit="breaking", doses=dict.fromkeys(alphas, share))
+        by_hand = replace(where, vectors=vectors, doses={e: share * alpha for e, alpha in alphas.items()})
+        assert torch.equal(by_unit.table(), by_hand.table())
+
+
+def test_the_setting_says_where_and_names_layers_as_numbers(found):
+    vectors, where = found
+    assert where.setting == "site=resid layers=1-2 part=specific op=add positions=generated"
+    assert replace(where, layers=[1, 2]).setting == where.setting != replace(where, layers=[0, 2]).setting
+
+
+@pytest.mark.parametrize(
+    "other", [{"site": "attn"}, {"layers": "all"}, {"part": "whole"}, {"op": "clamp"}, {"positions": "all"}]
+)
+def test_another_setting_is_refused_until_it_is_found(found, other):
+    vectors, where = found
+    with pytest.raises(EmolabError, match="do not know where text breaks .*find_breaking"):
+        replace(where, vectors=vectors, unit="breaking", **other)
+
+
+def test_changed_vectors_forget_where_they_broke_and_saved_ones_do_not(found, tmp_path):
+    vectors, where = found
+    for changed in (2 * vectors, vectors.part("specific"), vectors + vectors):
+        assert "breaking" not in changed.meta
+    vectors.save(tmp_path / "v.safetensors")
+    again = type(vectors).load(tmp_path / "v.safetensors")
+    assert again.meta["breaking"] == vectors.meta["breaking"]
+
+
+def test_a_sweep_gives_controls_the_norm_of_the_vector(tiny_llama, found, monkeypatch):
+    vectors, where = found
+    made = []
+    monkeypatch.setattr("emolab.experiments._texts", lambda m, p, steerings, *rest: made.extend(steerings) or p)
+    grid = {"site": ["resid"], "layers": [[1, 2]], "part": ["specific"], "unit": ["breaking"]}
+    table = sweep(tiny_llama, vectors, QUERIES, alphas=(0.5,), controls=("random",), grid=grid, progress=False)
+    norms = [s.table().norm(dim=-1) for s in made]
+    for emotion in vectors.emotions:
+        rows = [i for i, e in enumerate(table["emotion"]) if e == emotion]
+        for i in rows[1:]:
+            torch.testing.assert_close(norms[i], norms[rows[0]])
+    assert set(table["unit"]) == {"breaking"}
+
+
+def test_ablation_and_vectors_that_move_nothing_are_refused(tiny_llama, found):
+    vectors, where = found
+    with pytest.raises(EmolabError, match="removes a share"):
+        find_breaking(tiny_llama, replace(where, op="ablate"), QUERIES, texts=TEXTS)
+    tiny_ones = replace(where, vectors=1e-30 * vectors)
+    with pytest.raises(EmolabError, match="no alpha breaks text"):
+        find_breaking(tiny_llama, tiny_ones, QUERIES, texts=TEXTS)
