@@ -11,6 +11,15 @@ from tests import tiny
 
 torch.set_num_threads(1)
 
+
+def pytest_report_header():
+    """Whose kernels do the sums (CONTRIBUTING.md, "Other processors")."""
+    from threadpoolctl import threadpool_info
+
+    blas = {pool.get("architecture") for pool in threadpool_info() if pool["internal_api"] == "openblas"}
+    return f"kernels: torch {torch.backends.cpu.get_cpu_capability()}, OpenBLAS {', '.join(sorted(map(str, blas)))}"
+
+
 # Each holds one dear fixture, so a file goes to one process: the longest begin, and the other process takes the rest.
 LONG = ("test_pipeline", "test_baselines", "test_cli", "test_docstrings", "test_survival", "test_mini")
 

@@ -104,7 +104,8 @@ def test_rows_are_probabilities_whatever_the_batch_and_its_order():
     np.testing.assert_allclose(whole.sum(1), 1, atol=1e-12)
     np.testing.assert_allclose(judge(TEXTS[::-1])[::-1], whole, atol=1e-5)
     np.testing.assert_allclose(np.concatenate([judge([t]) for t in TEXTS[:4]]), whole[:4], atol=1e-5)
-    np.testing.assert_array_equal(judge([TEXTS[0], TEXTS[1], TEXTS[0]])[[0, 2]], judge([TEXTS[0]] * 2))
+    # Not the same bits: a product of three rows may be summed in another order than one of two.
+    np.testing.assert_allclose(judge([TEXTS[0], TEXTS[1], TEXTS[0]])[[0, 2]], judge([TEXTS[0]] * 2), atol=1e-5)
     assert judge([]).shape == (0, 6)
 
 

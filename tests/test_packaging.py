@@ -146,6 +146,7 @@ def test_ci_runs_what_the_readme_says():
         "make check-notebooks",
         "make docs",
         "make test-slow",
+        "make test-portable",
         "make test-browser",
     ]
 

@@ -177,7 +177,8 @@ def test_the_condition_of_a_response_is_its_instruction(tiny_llama):
     table = pd.DataFrame({"query": QUERIES, "text": ANSWERS, "emotion": NEUTRAL, "condition": ["joy", "fear", None]})
     scored = score(table, judges=LEXICON, model=tiny_llama)
     told = scored["perplexity_instructed"].to_numpy()
-    np.testing.assert_allclose(told[:2], perplexity(tiny_llama, QUERIES[:2], ANSWERS[:2], conditions=["joy", "fear"]))
+    expected = perplexity(tiny_llama, QUERIES[:2], ANSWERS[:2], conditions=["joy", "fear"])
+    np.testing.assert_allclose(told[:2], expected, rtol=1e-5)  # two texts in a batch, not three: other last digits
     assert told[2] == pytest.approx(scored["perplexity"].iloc[2], rel=1e-5)  # no condition: no instruction
     assert abs(told - scored["perplexity"])[:2].min() > 1e-1
 
