@@ -78,12 +78,12 @@ types: $(READY)  ## pyright, in standard mode, on emolab/
 	$(BIN)/python -m pyright --project pyproject.toml --pythonpath $(BIN)/python
 
 figures: $(READY) weights  ## run all notebooks from fresh kernels, write figures/ and refresh the notebooks' outputs
-	$(BIN)/python -m emolab.classroom
-	$(BIN)/python -m emolab.badges
-	$(BIN)/python -m emolab.notebooks
+	$(BIN)/python -m tools.editions
+	$(BIN)/python -m tools.badges
+	$(BIN)/python -m tools.notebooks
 
 check-notebooks: $(READY) weights  ## run all notebooks and compare with what is committed; write nothing
-	$(BIN)/python -m emolab.notebooks --check
+	$(BIN)/python -m tools.notebooks --check
 
 lab: $(READY) weights  ## JupyterLab on notebooks/
 	$(BIN)/python -m jupyterlab notebooks

@@ -10,9 +10,9 @@ import nbformat
 import pytest
 
 from emolab import EmolabError
-from emolab.badges import address, badges, with_badges, write
-from emolab.classroom import editions
-from emolab.notebooks import is_student, problems, tidy
+from tools import editions
+from tools.badges import address, badges, with_badges, write
+from tools.notebooks import is_student, problems, tidy
 
 ROOT = Path(__file__).parent.parent
 HERE = "https://github.com/some-one/emo.lab"
@@ -107,4 +107,4 @@ def test_the_repository_is_up_to_date(repository):
     root = repository(None)
     shutil.copy(ROOT / "README.md", root)
     shutil.copy(ROOT / "pyproject.toml", root)
-    assert write(root) == [], "run python -m emolab.badges"
+    assert write(root) == [], "run python -m tools.badges"

@@ -12,10 +12,10 @@ import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from emolab import classroom
-from emolab.classroom.editions import build, main, student_edition
 from emolab.errors import EmolabError
-from emolab.notebooks import is_student, problems, run_notebook
 from tests.classroom_mistakes import MISTAKES, gaussian, hooked, long_as, wilson, within
+from tools.editions import build, main, student_edition
+from tools.notebooks import is_student, problems, run_notebook
 
 SOURCE = Path(__file__).parent.parent / "notebooks/07_classroom_solution.ipynb"
 
@@ -185,7 +185,7 @@ def test_an_exercise_without_check_is_refused():
 
 
 def test_the_committed_student_edition_is_not_stale():
-    assert not build(SOURCE, check=True), "run python -m emolab.classroom"
+    assert not build(SOURCE, check=True), "run python -m tools.editions"
 
 
 def test_build_writes_only_what_is_stale(tmp_path, capsys):

@@ -14,12 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emolab import plot
-from emolab.classroom import editions
 from emolab.errors import EmolabError, FileError
 from emolab.hub import PATTERNS, pull_run
 from emolab.lora import fit_lora
-from emolab.notebooks import read_notebook
-from emolab.plot.gallery import gallery
 from emolab.plot.run import read_summary, run_figures
 from emolab.plot.save import check_figures, read_manifest
 from emolab.queries import load_queries
@@ -29,6 +26,9 @@ from emolab.storage import read_table, write_json, write_table
 from tests.damaging import damaged, few, json_values, outcome
 from tests.refusing import readable
 from tests.test_report import run  # noqa: F401 - a fixture
+from tools import editions
+from tools.gallery import gallery
+from tools.notebooks import read_notebook
 
 SETTINGS = {"model": "m", "seed": 0}
 QUERIES = {"joy": ["How was the party?", "What is a feast?"], "neutral": ["What is a map?"]}

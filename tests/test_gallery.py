@@ -11,8 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from emolab.plot import save_figure
-from emolab.plot.gallery import gallery, gallery_problems, write_gallery
 from emolab.plot.save import check_figures, read_manifest
+from tools.gallery import gallery, gallery_problems, write_gallery
 
 FIGURES = Path(__file__).parent.parent / "figures"
 

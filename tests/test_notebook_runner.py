@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from emolab.notebooks import compare_figures, main, problems, run_notebook, tidy
 from emolab.plot.save import read_manifest
+from tools.notebooks import compare_figures, main, problems, run_notebook, tidy
 
 SOURCE = """\
 import sys

@@ -11,7 +11,7 @@ from statistics import median
 import nbformat
 import pytest
 
-from emolab.notebooks import is_student, problems, tidy
+from tools.notebooks import is_student, problems, tidy
 
 ROOT = Path(__file__).parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -42,7 +42,7 @@ def notebook(path):
 
 
 def code_cells(notebook):
-    """But for the one that installs the package on Colab, which `emolab.badges` writes."""
+    """But for the one that installs the package on Colab, which `tools.badges` writes."""
     return [c for c in notebook.cells if c.cell_type == "code" and "colab" not in tags(c)]
 
 
@@ -123,7 +123,7 @@ def test_executed_from_top_to_bottom(notebook, path):
     """As `make figures` leaves it: 1..n, no error, nothing on stderr, under 1 MB; the student edition empty."""
     cells = [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
     if is_student(path):
-        assert not [c.id for c in cells if c.outputs or c.execution_count], "run python -m emolab.classroom"
+        assert not [c.id for c in cells if c.outputs or c.execution_count], "run python -m tools.editions"
         return
     assert all(c.execution_count for c in cells), f"{path.name} is not executed; run make figures"
     assert [c.execution_count for c in cells] == list(range(1, len(cells) + 1))

@@ -10,14 +10,14 @@ import pytest
 
 import emolab
 from emolab import EmotionVectors, classroom, hub
-from emolab.classroom import editions
 from emolab.cli import main
 from emolab.errors import EmolabError, FileError, MismatchError
-from emolab.notebooks import run_notebook
 from emolab.plot.run import run_figures
 from emolab.report import write_report
 from tests.refusing import World, readable, refused
 from tests.test_refusals_runs import extract, foreign_responses
+from tools import editions
+from tools.notebooks import run_notebook
 
 
 @pytest.fixture(scope="module")

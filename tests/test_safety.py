@@ -23,13 +23,13 @@ from packaging.utils import canonicalize_name
 from emolab import plot
 from emolab.errors import EmolabError
 from emolab.models import load_model, render_prompts
-from emolab.plot.gallery import gallery, write_gallery
 from emolab.plot.save import read_manifest, save_figure
 from emolab.report import write_report
 from emolab.storage import write_json, write_tensors
 from emolab.vectors import EmotionVectors
 from emolab.widgets import SteeringPanel, head_view, token_view
 from tests import tiny
+from tools.gallery import gallery, write_gallery
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</script><b onmouseover='x()'>", "a&lt;b")

@@ -19,12 +19,12 @@ import emolab
 from emolab.errors import EmolabError
 from emolab.generation import generate
 from emolab.judges import FunctionJudge
-from emolab.notebooks import problems, tidy
 from emolab.steering import Steering, steered
 from emolab.widgets import SteeringPanel, head_view
 from emolab.widgets import panel as panel_module
 from emolab.widgets.work import Latest, random_control
 from tests.tiny import random_vectors
+from tools.notebooks import problems, tidy
 
 ASK, HOSTILE = "Tell me about the park.", "<script>alert(1)</script><img src=x onerror=alert(2)>"
 SIZE = 60_000

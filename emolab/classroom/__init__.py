@@ -1,4 +1,4 @@
-"""The classroom: checks for the exercises of notebook 07, and the builder of its student edition.
+"""The classroom: checks for the exercises of notebook 07.
 
 >>> from emolab import classroom
 >>> classroom.check_emotion_vector(lambda emotional, neutral: (emotional - neutral).mean(0))
@@ -7,15 +7,13 @@ emotion_vector: right. A mean of differences between answers to the same questio
 A check takes the student's function, tries it on toy tensors in less than a second, and prints one line when it is
 right. Otherwise it raises `Wrong`, which says what was expected and which common mistake the answer looks like, or
 `Unfinished` where nothing is written yet; a notebook shows these words alone, without a stack trace.
-
-`python -m emolab.classroom` writes the student edition from the solution edition.
 """
 
 from __future__ import annotations
 
 from ..lazy import on_use
 
-# Loaded on first use: the builder of the student edition needs no torch.
+# Loaded on first use, as emolab itself.
 _PUBLIC = {
     "Unfinished": "classroom.attempt",
     "Wrong": "classroom.attempt",

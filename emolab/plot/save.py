@@ -195,7 +195,7 @@ def _alone(folder: Path) -> FileLock:
 
 
 def _notebook() -> str | None:
-    """The notebook that is running: told by emolab.notebooks, or by a Jupyter server; None in a plain script."""
+    """The notebook that is running: told by tools.notebooks, or by a Jupyter server; None in a plain script."""
     name = os.environ.get("EMOLAB_NOTEBOOK") or os.environ.get("JPY_SESSION_NAME", "")
     return Path(name).name if name.endswith(".ipynb") else None
 

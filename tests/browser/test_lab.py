@@ -22,7 +22,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from emolab.notebooks import is_student
+from tools.notebooks import is_student
 
 pytest.importorskip("playwright.sync_api", reason="Playwright is not installed; pip install playwright")
 from playwright.sync_api import Page, expect, sync_playwright  # noqa: E402
@@ -308,7 +308,7 @@ def test_a_notebook_runs(pages, path, folder):
 
 def test_views_stand_without_a_kernel(browser, lab, folder):
     """Executed elsewhere, opened here: JupyterLab does not trust it, runs no script, and still shows the views."""
-    from emolab.notebooks import run_notebook
+    from tools.notebooks import run_notebook
 
     address, token, home = lab
     nb = run_notebook(home / "work" / "panel.ipynb")

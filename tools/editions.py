@@ -1,4 +1,4 @@
-"""The student edition of notebook 07, made from the solution edition: `python -m emolab.classroom`.
+"""The student edition of notebook 07, made from the solution edition: `python -m tools.editions`.
 
 In the source each exercise's code cell (tag "exercise") holds its solution between nbgrader's delimiters, and the check
 (tag "check") follows. In the student edition the solution is replaced by a stub and comes, folded, after the check.
@@ -15,8 +15,8 @@ from textwrap import indent
 import nbformat
 from nbformat.v4 import new_markdown_cell
 
-from ..errors import EmolabError
-from ..notebooks import STUDENT, read_notebook, tidy
+from emolab.errors import EmolabError
+from tools.notebooks import STUDENT, read_notebook, tidy
 
 SOURCE = Path("notebooks/07_classroom_solution.ipynb")
 STUB = "# YOUR CODE HERE\nraise NotImplementedError()"  # as nbgrader writes it
@@ -77,7 +77,7 @@ def student_path(source: str | Path) -> Path:
 def build(source: str | Path = SOURCE, *, check: bool = False) -> bool:
     """Write the student edition beside its source; return whether it was stale. check: look only, write nothing.
 
-    >>> classroom.editions.build("notebooks/07_classroom_solution.ipynb")          # doctest: +SKIP
+    >>> editions.build("notebooks/07_classroom_solution.ipynb")          # doctest: +SKIP
     False
     """
     if not Path(source).is_file():
@@ -93,7 +93,7 @@ def build(source: str | Path = SOURCE, *, check: bool = False) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     """Write the student edition of notebook 07 from the solution edition. Exit status of --check: 1 where stale."""
-    parser = argparse.ArgumentParser(prog="python -m emolab.classroom", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.editions", description=main.__doc__)
     parser.add_argument("source", nargs="?", default=SOURCE, help=f"default: {SOURCE}")
     parser.add_argument("--check", action="store_true", help="say whether it is stale, write nothing")
     args = parser.parse_args(argv)
@@ -102,6 +102,10 @@ def main(argv: list[str] | None = None) -> int:
     except EmolabError as error:
         print(error)
         return 1
-    state = ("is stale; run python -m emolab.classroom" if args.check else "written") if stale else "is up to date"
+    state = ("is stale; run python -m tools.editions" if args.check else "written") if stale else "is up to date"
     print(f"{student_path(args.source)} {state}")
     return int(stale and args.check)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

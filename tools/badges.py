@@ -1,4 +1,4 @@
-"""Badges of Colab and Binder, and Colab's installation cell, from one public address: `python -m emolab.badges`.
+"""Badges of Colab and Binder, and Colab's installation cell, from one public address: `python -m tools.badges`.
 
 The address is `Repository` under `[project.urls]` in pyproject.toml. Without one, or with one that neither service can
 open, no badge is shown: a broken one is worse than none. Outputs of the notebooks stay as they are.
@@ -13,9 +13,9 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell
 
-from .classroom import editions
-from .errors import EmolabError
-from .notebooks import is_student, read_notebook, tidy
+from emolab.errors import EmolabError
+from tools import editions
+from tools.notebooks import is_student, read_notebook, tidy
 
 BRANCH = "main"
 COLAB = "colab"  # ends the id of the cell that installs the package there

@@ -1,6 +1,6 @@
-"""Run notebooks from a fresh kernel and keep what is committed of them stable: `python -m emolab.notebooks`.
+"""Run notebooks from a fresh kernel and keep what is committed of them stable: `python -m tools.notebooks`.
 
->>> from emolab.notebooks import run_notebook, tidy, problems      # doctest: +SKIP
+>>> from tools.notebooks import run_notebook, tidy, problems      # doctest: +SKIP
 >>> nb = run_notebook("notebooks/00_steer_in_five_minutes.ipynb")  # written nowhere # doctest: +SKIP
 >>> problems(nb)                                                   # doctest: +SKIP
 []
@@ -26,7 +26,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from .errors import EmolabError, FileError
+from emolab.errors import EmolabError, FileError
 
 STUDENT = "_student"  # ends the name of the notebook that a class gets
 MAX_BYTES = 1_000_000  # code hosts stop showing larger notebooks
@@ -77,7 +77,7 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
 
 
 def is_student(path: str | Path) -> bool:
-    """Whether a notebook is a student edition (`emolab.classroom`): its cells stay empty, and its exercises stop."""
+    """Whether a notebook is a student edition (`tools.editions`): its cells stay empty, and its exercises stop."""
     return Path(path).stem.endswith(STUDENT)
 
 
@@ -200,7 +200,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Exit status: 0 all well, 1 a notebook failed or does not agree.
     """
-    parser = argparse.ArgumentParser(prog="python -m emolab.notebooks", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.notebooks", description=main.__doc__)
     parser.add_argument("notebooks", nargs="*", help="default: notebooks/*.ipynb")
     parser.add_argument("--check", action="store_true", help="execute, compare figures' numbers, write nothing")
     parser.add_argument("--timeout", type=int, default=600, help="seconds per cell (default 600)")
@@ -242,8 +242,8 @@ def main(argv: list[str] | None = None) -> int:
                 for line in found:
                     print("    " + line.replace("\n", "\n    "), flush=True)
         if args.check:
-            from .plot.gallery import gallery_problems
-            from .plot.save import figures_directory, read_manifest
+            from emolab.plot.save import figures_directory, read_manifest
+            from tools.gallery import gallery_problems
 
             drawn, ran = set(read_manifest(scratch)), {path.name for path in paths}
             stale = [k for k, entry in read_manifest().items() if entry["notebook"] in ran and k not in drawn]
@@ -253,8 +253,8 @@ def main(argv: list[str] | None = None) -> int:
             bad += len(found)
             print(*(f"    {line}\n" for line in found), sep="", end="", flush=True)
         else:
-            from .plot.gallery import write_gallery
-            from .plot.save import read_manifest
+            from emolab.plot.save import read_manifest
+            from tools.gallery import write_gallery
 
             if read_manifest():
                 write_gallery()

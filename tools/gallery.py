@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from .save import _write, figures_directory, read_manifest
+from emolab.plot.save import _write, figures_directory, read_manifest
 
 INTRODUCTION = """\
 # Figures

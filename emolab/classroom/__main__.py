@@ -1,3 +1,0 @@
-from .editions import main
-
-raise SystemExit(main())
