@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,9 +59,11 @@ def from_pretrained(
         options = {"revision": commit, "trust_remote_code": trust_remote_code}
         if gguf is not None:
             options["gguf_file"] = gguf
+        # None: a folder with nothing but an adapter, which names its base model.
+        config = None if file is None else AutoConfig.from_pretrained(place, **options)
         tokenizer = tokenizer or _tokenizer(source, place, options)
-        if file is not None:  # None: a folder with nothing but an adapter, which names its base model
-            options["config"] = AutoConfig.from_pretrained(place, **options)
+        if config is not None:
+            options["config"] = config
         if gguf is not None and hasattr(transformers, "GgufConfig"):  # newer versions would keep some blocks packed
             options["quantization_config"] = transformers.GgufConfig(dequantize=True)
         with _without_bar():  # a pair, with output_loading_info
@@ -74,7 +77,7 @@ def from_pretrained(
     except EmolabError:
         raise
     except Exception as error:  # transformers, safetensors, torch and the hub raise a zoo of their own
-        raise EmolabError(_reason(source, place, error, revision)) from error
+        raise EmolabError(_reason(source, place, error, revision, gguf is not None)) from error
     name, lost, left = type(hf).__name__, sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     if lost:  # transformers would draw them at random and say so in a log
         raise EmolabError(
@@ -100,13 +103,22 @@ def _place(source: str) -> tuple[str, str | None]:
     """The directory that `source` names, or `source` where it can only be a hub id; and the GGUF file to read there."""
     path = Path(source).expanduser()
     if not source.strip():
-        raise EmolabError(f"no model {source!r}; expected 'mini', a directory or a hub id like 'org/name'")
-    if path.is_file() and path.suffix == ".gguf":
-        return str(path.parent), path.name
+        raise EmolabError(
+            f"no model {source!r}; expected 'smollm2', a directory, a .gguf file or a hub id like 'org/name'"
+        )
+    if path.is_file() and path.suffix.lower() == ".gguf":
+        return str(path.parent), _whole(path)
     if path.is_dir():
         if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+            files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".gguf")
+            if len(files) == 1:
+                return str(path), _whole(files[0])
+            if files:
+                names = ", ".join(file.name for file in files[:4]) + (", ..." if len(files) > 4 else "")
+                raise EmolabError(f"directory {source!r} holds {len(files)} GGUF files ({names}); give the path of one")
             raise EmolabError(
-                f"directory {source!r} holds no config.json; expected a Hugging Face model as save_pretrained writes it"
+                f"directory {source!r} holds no config.json; expected a Hugging Face model as save_pretrained writes "
+                "it, or one GGUF file"
             )
         pickles = sorted(file.name for kind in _PICKLES for file in path.glob(kind))
         if pickles and not any(path.glob("*.safetensors")):
@@ -115,12 +127,24 @@ def _place(source: str) -> tuple[str, str | None]:
                 "emolab never reads one; if you trust it, read it with transformers, and save_pretrained it again"
             )
         return str(path), None
-    if path.exists() or source.startswith((".", "~", os.sep)) or source.count("/") > 1:
+    here = path.exists() or source.lower().endswith(".gguf")
+    if here or source.startswith((".", "~", os.sep)) or source.count("/") > 1:
         raise EmolabError(
-            f"no model {source!r}: there is no such directory; expected 'mini', a directory with a Hugging Face model, "
-            "or a hub id like 'org/name'"
+            f"no model {source!r}: there is no such directory or GGUF file; expected 'smollm2', a directory with a "
+            "Hugging Face model, a .gguf file, or a hub id like 'org/name'"
         )
     return source, None
+
+
+def _whole(file: Path) -> str:
+    """The name of a GGUF file; EmolabError where it is one of several that make a model together."""
+    part = re.search(r"-(\d{5})-of-(\d{5})\.gguf$", file.name, re.IGNORECASE)
+    if part and int(part[2]) > 1:
+        raise EmolabError(
+            f"{str(file)!r} is part {int(part[1])} of a model split into {int(part[2])} files, which transformers "
+            "cannot read; join them first: llama-gguf-split --merge FIRST_PART WHOLE.gguf"
+        )
+    return file.name
 
 
 @contextlib.contextmanager
@@ -152,7 +176,7 @@ def _tokenizer(source: str, place: str, options: dict[str, Any]) -> Any:
         ) from error
 
 
-def _reason(source: str, place: str, error: Exception, revision: str | None) -> str:
+def _reason(source: str, place: str, error: Exception, revision: str | None, gguf: bool) -> str:
     """One line: what went wrong and what to do."""
     causes: list[BaseException] = []
     cause: BaseException | None = error
@@ -166,6 +190,12 @@ def _reason(source: str, place: str, error: Exception, revision: str | None) -> 
 
     if "trust_remote_code" in text:
         return f"{source!r} brings its own code; read it, and if you trust it, load_model(..., trust_remote_code=True)"
+    if "GGUF model with architecture" in text or "GGUF architecture" in text:
+        kind = re.search(r"architecture '?([\w.-]+)", text)
+        told = kind[1] if kind else "unknown"
+        if told == "controlvector":
+            return f"{source!r} holds control vectors, no model; read it with emolab.EmotionVectors.from_gguf"
+        return f"transformers reads no GGUF of the architecture {told} ({source!r}); take the model as safetensors"
     if "does not recognize this architecture" in text:
         return f"the installed transformers does not know the architecture of {source!r}; try a newer version of it"
     if "cannot be loaded with `safetensors`" in text:
@@ -188,10 +218,12 @@ def _reason(source: str, place: str, error: Exception, revision: str | None) -> 
     if of(hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError):
         why = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
         return (
-            f"no model {source!r}: neither 'mini' nor a directory, and as a hub id not in the local cache while the "
+            f"no model {source!r}: neither 'smollm2' nor a directory, and as a hub id not in the local cache while the "
             f"hub is out of reach{why}; where there is a network, `hf download {source} --local-dir DIR`, then "
             "load_model('DIR')"
         )
+    if gguf:
+        return f"cannot read {source!r} ({_line(error)}): damaged, cut, or no GGUF of a model; fetch it again"
     kind = "" if Path(place).is_dir() else ", taken as a hub id"
     return f"cannot load {source!r}{kind}: {_line(error)}; check its files, or save or fetch it again"
 
