@@ -92,8 +92,8 @@ docs: $(READY)  ## the documentation as a site, into site/
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m mkdocs build --strict
 
-mini: $(READY)  ## train the bundled model again (about twenty minutes on two cores; resumes where it was)
-	$(BIN)/python -m emolab.mini.train
+mini: $(READY)  ## train the tests' toy model again (about twenty minutes on two cores; resumes where it was)
+	$(BIN)/python -m tests.mini.train
 
 bench: $(READY) weights  ## the benchmarks in benchmarks/
 	@set -e; for f in benchmarks/[a-z]*.py; do \

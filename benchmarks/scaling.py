@@ -27,13 +27,14 @@ from emolab.storage import atomic
 WORKERS, PROJECTED = (1, 2), (8, 64, 512)
 LONG = (10.0, 60.0)  # seconds of work in a task, beside mini's: models of billions of parameters take as long
 SIZE = 48  # texts in a task: eight queries under six conditions
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS, MINI = ROOT / "docs", ROOT / "tests" / "mini"  # the toy model: what is measured is the work around a model
 
 
 def main() -> None:
     a = arguments()
     torch.set_num_threads(1)  # workers compute with as many threads as this process
-    model, tasks, empty = emolab.load_model("mini", device="cpu"), 2 if a.quick else 6, 40 if a.quick else 400
+    model, tasks, empty = emolab.load_model(MINI / "weights", device="cpu"), 2 if a.quick else 6, 40 if a.quick else 400
     seconds: dict[int, list[float]] = {}
     costs: dict[str, dict[int, float]] = {"empty task": {}, "task of 48 answers without the model's work": {}}
     for workers in [w for w in WORKERS if w <= (os.cpu_count() or 1)]:
@@ -107,7 +108,7 @@ def unwritten(model, prompts: list[str], options: dict) -> list[str]:
 
 def asking(model, client, tasks: int) -> float:
     """Seconds to collect the answers of so many tasks, written to disk as they come."""
-    known = emolab.load_queries("mini", split="train")
+    known = emolab.load_queries(MINI / "queries.json", split="train")
     queries = known.iloc[[i % len(known) for i in range(tasks * SIZE // 6)]]
     queries = queries.assign(query_id=[f"q-{i:05d}" for i in range(len(queries))])
     with tempfile.TemporaryDirectory() as out:

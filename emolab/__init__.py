@@ -1,8 +1,8 @@
 """emolab: emotion vectors in language models, extracted, mapped by layer and head, steered and put to the test.
 
 >>> import emolab
->>> model = emolab.load_model("mini")
->>> responses = emolab.collect_responses(model, emolab.load_queries("mini", split="train"))
+>>> model = emolab.load_model("smollm2")
+>>> responses = emolab.collect_responses(model, emolab.load_queries("general", split="train"))
 >>> vectors = emolab.extract_vectors(model, responses)
 >>> emolab.generate(model, "Tell me about the park.", steering=emolab.Steering(vectors, {"joy": 2.0}, site="attn"))
 """

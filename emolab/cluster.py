@@ -6,7 +6,7 @@ another one. Only the client writes.
 
 >>> from dask.distributed import Client, LocalCluster
 >>> with LocalCluster(n_workers=2, threads_per_worker=1) as cluster, Client(cluster) as client:
-...     summary = emolab.study("mini", out="runs/mini", client=client)
+...     summary = emolab.study("smollm2", out="runs/smollm2", client=client)
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def connected(address: str | None) -> Iterator[Client | None]:
     """A client of the Dask scheduler at this address, closed at the end; None gives None.
 
     >>> with connected("tcp://10.0.0.1:8786") as client:
-    ...     emolab.study("mini", out="runs/mini", client=client)
+    ...     emolab.study("smollm2", out="runs/smollm2", client=client)
 
     Raises EmolabError where Dask is not installed or nobody answers.
     """
@@ -134,7 +134,7 @@ def check_client(model: Model, client: Any) -> Source | None:
             "leave them, or leave out client="
         )
     folder = Path(model.source).expanduser()
-    path = str(folder.resolve()) if model.source not in ("mini", *MODELS) and folder.exists() else model.source
+    path = str(folder.resolve()) if model.source not in MODELS and folder.exists() else model.source
     options = {**model.recipe, "revision": model.revision}
     if options["device_map"] is None:
         options["device"] = model.device.type

@@ -1,7 +1,7 @@
 """Batched, steered, KV-cached generation, and the log-probabilities of given texts.
 
 >>> import emolab
->>> model = emolab.load_model("mini")
+>>> model = emolab.load_model("smollm2")
 >>> emolab.generate(model, "Tell me about the park.", steering=emolab.Steering(vectors, {"joy": 2.0}, site="attn"))
 """
 

@@ -1,8 +1,8 @@
 """Share the folder of a run through the Hugging Face hub: tables, vectors, figures; nothing that runs code when read.
 
 >>> import emolab
->>> emolab.push_run("runs/mini", "me/emotion-vectors-mini")                       # doctest: +SKIP
->>> emolab.pull_run("me/emotion-vectors-mini", "runs/theirs", revision="3f2a91c") # doctest: +SKIP
+>>> emolab.push_run("runs/smollm2", "me/emotion-vectors")                         # doctest: +SKIP
+>>> emolab.pull_run("me/emotion-vectors", "runs/theirs", revision="3f2a91c") # doctest: +SKIP
 >>> vectors = emolab.EmotionVectors.load("runs/theirs/vectors.safetensors")       # doctest: +SKIP
 """
 
@@ -27,7 +27,7 @@ def push_run(folder: str | Path, repo_id: str, *, private: bool = True) -> str:
 
     Raises EmolabError where `folder` holds no run, and for whatever the hub refuses.
 
-    >>> push_run("runs/mini", "me/emotion-vectors-mini", private=False)           # doctest: +SKIP
+    >>> push_run("runs/smollm2", "me/emotion-vectors", private=False)           # doctest: +SKIP
     """
     import huggingface_hub
 
@@ -55,7 +55,7 @@ def pull_run(repo_id: str, folder: str | Path, *, revision: str | None = None) -
 
     Raises EmolabError for a folder that holds something else, a repository that is out of reach or holds no run.
 
-    >>> pull_run("me/emotion-vectors-mini", "runs/theirs")                        # doctest: +SKIP
+    >>> pull_run("me/emotion-vectors", "runs/theirs")                        # doctest: +SKIP
     """
     import huggingface_hub
 

@@ -185,13 +185,6 @@ class FunctionJudge:
         return _probabilities(self, self.function(texts, queries) if self.with_queries else self.function(texts), texts)
 
 
-def mini_lexicon() -> LexiconJudge:
-    """The second reading on the bundled model: words that its grammar gives to one emotion and to nothing else."""
-    from emolab.mini.corpus import emotion_words
-
-    return LexiconJudge(emotion_words())
-
-
 def default_judge(emotions: Sequence[str]) -> EmbeddingJudge:
     """The embedding judge for these labels and neutral: built-in prototypes, and made ones for labels that have none.
 

@@ -173,8 +173,8 @@ class SelfReportJudge:
     assistant's answer (after `answer`, its beginning, where one is given), less the same after texts without emotion
     (`baseline`), so that common words win nothing (contextual calibration, Zhao et al. 2021; domain-conditional PMI,
     Holtzman et al. 2021). Then the mean over a label's words and the softmax over labels. words {label: words}. The
-    model is asked unsteered: call this outside `steered`. It reads a text once a word (18 by default). The bundled
-    model tells emotions apart so, but plain texts only after `calibrated`. Raises EmolabError for labels without words.
+    model is asked unsteered: call this outside `steered`. It reads a text once a word (18 by default). A model may
+    tell emotions apart so, and plain texts only after `calibrated`. Raises EmolabError for labels without words.
     """
 
     model: Any

@@ -2,7 +2,7 @@
 
 >>> from emolab import load_model
 >>> from emolab.models import encode, render_prompts
->>> model = load_model("mini")
+>>> model = load_model("smollm2")
 >>> batch = encode(model, render_prompts(model, ["Tell me about the park."], "joy"))
 >>> logits, cache = model.run_with_cache(batch.input_ids, attention_mask=batch.attention_mask)
 """
@@ -33,8 +33,6 @@ __all__ = [
     "SITES", "Batch", "Model", "check_context", "encode", "hf_modules", "instruction", "load_model", "plan_batches",
     "render_prompts", "site_hooks",
 ]  # fmt: skip
-
-MINI = Path(__file__).parent / "mini" / "weights"
 
 
 @dataclass(eq=False)
@@ -165,7 +163,7 @@ def load_model(
         return model
     if isinstance(model, str | Path):
         source, given = str(model), tokenizer
-        place = str(MINI) if source == "mini" else str(find(source)) if source in MODELS else source
+        place = str(find(source)) if source in MODELS else source
         with quiet():
             hf, tokenizer, revision = from_pretrained(
                 place,
@@ -177,7 +175,7 @@ def load_model(
                 trust_remote_code=trust_remote_code,
             )
         folder = Path(source).expanduser()
-        name = folder.resolve().name if source != "mini" and source not in MODELS and folder.exists() else source
+        name = folder.resolve().name if source not in MODELS and folder.exists() else source
         loaded = _bridged(name, source, revision, hf.eval().requires_grad_(False), _own_tokenizer(tokenizer))
         if given is None:
             loaded.recipe = {"device_map": device_map, "dtype": dtype, "trust_remote_code": trust_remote_code}
@@ -196,7 +194,7 @@ def load_model(
         name = hf.config.name_or_path or type(hf).__name__
         return _bridged(name, name, revision, hf.eval(), _own_tokenizer(tokenizer or own))
     raise EmolabError(
-        f"cannot load a model from {type(model).__name__}; expected 'mini', a hub id, a local directory, "
+        f"cannot load a model from {type(model).__name__}; expected 'smollm2', a hub id, a directory, a GGUF file, "
         "a pair (hf_model, tokenizer) or a TransformerBridge"
     )
 

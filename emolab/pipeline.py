@@ -23,7 +23,7 @@ from emolab.controls import means_of
 from emolab.emotions import EMOTIONS, NEUTRAL
 from emolab.errors import EmolabError, FileError, MismatchError, ResourceError, need_numbers, need_texts
 from emolab.experiments import sweep
-from emolab.judges import default_judge, judges_of, mini_lexicon
+from emolab.judges import default_judge, judges_of
 from emolab.models import Model, load_model
 from emolab.plot.run import run_figures
 from emolab.queries import load_queries
@@ -46,7 +46,7 @@ LORA_LIMIT = 50_000_000  # parameters
 
 @alone
 def study(
-    model: Model | str = "mini",
+    model: Model | str = "smollm2",
     *,
     out: str | Path,
     queries: pd.DataFrame | str | None = None,
@@ -61,16 +61,14 @@ def study(
 ) -> dict:
     """Responses, vectors, choice of a setting, dose-response with controls, claims, baselines, figures, report.
 
-    >>> summary = emolab.study("mini", out="runs/mini")
+    >>> summary = emolab.study("smollm2", out="runs/smollm2")
     >>> summary["steering"]["joy"]["target_share"]
 
     Args:
         out: the folder that holds everything (design: README, "A run on disk").
-        queries: a table with the splits "train" and "heldout", or the name of a set; default "mini" for the bundled
-            model, else "general".
+        queries: a table with the splits "train" and "heldout", or the name of a set; default "general".
         emotions: labels to study; what the instruction names ("Answer with joy.").
-        judges: the first one chooses doses and is reported, the others are read beside it. Default: `default_judge`,
-            and on the bundled model its lexicon.
+        judges: the first one chooses doses and is reported, the others are read beside it. Default: `default_judge`.
         n_queries: how many queries extract the vectors (train), choose setting and dose (train, others), and report
             (held out).
         methods: what the vectors are compared with (`emolab.baselines.METHODS`); () for none. Default: all, but LoRA
@@ -95,11 +93,10 @@ def study(
     with stage("load"):
         model = load_model(model)
         check_client(model, client)
-        name = queries if queries is not None else ("mini" if model.name == "mini" else "general")
-        queries = name if isinstance(name, pd.DataFrame) else load_queries(name)
+        queries = queries if isinstance(queries, pd.DataFrame) else load_queries(queries or "general")
         extract, choosing, report = split_queries(queries, n_queries)
         if judges is None:
-            judges = [default_judge(emotions), *([mini_lexicon()] if model.name == "mini" else [])]
+            judges = [default_judge(emotions)]
         if methods is None:
             methods = [m for m in METHODS if m != "lora" or _n_parameters(model) <= LORA_LIMIT]
         _check(emotions, judges, alphas, methods)

@@ -22,7 +22,7 @@ from emolab.errors import EmolabError, FileError, is_text, need_table, need_text
 from emolab.storage import read_json
 
 COLUMNS = ("query_id", "query", "emotion", "situation", "split")
-BUNDLED = {name: Path(__file__).parent / "data" / "queries" / f"{name}.json" for name in ("general", "mini")}
+BUNDLED = {"general": Path(__file__).parent / "data" / "queries" / "general.json"}
 _EXPECTED = 'expected {"joy": ["...", ...], ...} or ["...", ...]'
 # What a generator wrote around the question and nobody took off: 38 of the paper's 500 queries.
 _SCAFFOLD = re.compile(r"\bin the context of\b|\bthe (?:\w+ )?question (?:is|could be)\b", re.IGNORECASE)
@@ -37,7 +37,7 @@ _NAMES = {
 
 
 def load_queries(
-    source: str | Path | list | dict,
+    source: str | Path | list | dict = "general",
     *,
     split: str | None = None,
     against: pd.DataFrame | str | Path | list | dict | None = None,
@@ -45,7 +45,7 @@ def load_queries(
     """Load queries as a tidy table.
 
     Args:
-        source: `"general"` (chat models) or `"mini"` (the bundled model); a path to a JSON file; or the same in memory:
+        source: `"general"`, the bundled set; a path to a JSON file; or the same in memory:
             `{emotion: [query, ...]}`, or a plain list (all labelled neutral).
         split: `"train"` or `"heldout"` keeps that part only. A user's own queries are all `"train"`, but see against.
         against: the extraction set (a table of this function, or what it takes), where `source` is an evaluation set.
@@ -53,7 +53,7 @@ def load_queries(
             out; without split they are kept and only marked. Their ids begin with e, so that both tables can be joined.
 
     Returns:
-        One row a query, columns `query_id` (`g-0001` general, `m-0001` mini, `u-0001` the user's), `query`,
+        One row a query, columns `query_id` (`g-0001` general, `u-0001` the user's), `query`,
         `emotion` (that the query naturally evokes, or neutral), `situation` (empty for a user's own) and `split`.
 
     Queries that are equal but for case and spaces are one query: within an emotion the first is kept. One warning

@@ -1,6 +1,6 @@
 """`report.html`: one self-contained page of a run, made from its files alone.
 
->>> write_report("runs/mini")                                      # doctest: +SKIP
+>>> write_report("runs/smollm2")                                      # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -26,10 +26,6 @@ LIMITS = (
     "Steering adds the whole shift of every chosen layer on top of what earlier layers pass on: doses of different "
     "models or settings do not compare.",
     "Perplexity is the model's own and rewards loops; compression and distinct pairs stand beside it for that reason.",
-)
-MINI_LIMIT = (
-    "The bundled model is small and was trained on texts made from a grammar. It shows that method and code work; "
-    "nothing here is a finding about large language models."
 )
 
 
@@ -67,7 +63,7 @@ def write_report(out: str | Path) -> Path:
         figures={name: _figure(out / "figures", entry) for name, entry in figures.items()},
         samples=_samples(scored, summary),
         samples_note=f"{SAMPLED} queries drawn with seed {summary['seed']}, not picked; every emotion at every dose.",
-        limits=[*([MINI_LIMIT] if summary["model"] == "mini" else []), *LIMITS],
+        limits=LIMITS,
         provenance=json.dumps(manifest, indent=1, ensure_ascii=False),
     )
     with atomic(out / "report.html") as temporary:

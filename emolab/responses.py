@@ -1,7 +1,7 @@
 """Responses: what a model answers to each query, plainly and with each emotion.
 
 >>> import emolab
->>> model = emolab.load_model("mini")
+>>> model = emolab.load_model("smollm2")
 >>> responses = emolab.collect_responses(model, ["Tell me about the park."], emotions=("joy",))
 >>> list(responses["condition"])
 ['neutral', 'joy']

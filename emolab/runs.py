@@ -1,7 +1,7 @@
 """One process at a time writes into a run's folder; what a killed one left half written there is cleared away.
 
 >>> from emolab.runs import writing
->>> with writing("runs/mini"):                                                 # doctest: +SKIP
+>>> with writing("runs/smollm2"):                                                 # doctest: +SKIP
 ...     ...
 """
 
@@ -38,7 +38,7 @@ def writing(folder: str | Path | None) -> Iterator[None]:
     Calls nest: inside, this process may hold the folder again, and folders in it. Raises EmolabError at once where
     another process holds it, and where nothing can be written there.
 
-    >>> with writing("runs/mini"): ...                                         # doctest: +SKIP
+    >>> with writing("runs/smollm2"): ...                                         # doctest: +SKIP
     """
     if not isinstance(folder, str | Path | None):
         raise EmolabError(f"out is {folder!r}; expected the path of a folder")

@@ -105,7 +105,7 @@ def kept_score(
 ) -> pd.DataFrame:
     """`score`, kept in a file and read from it while table, judges and model are the same; continued block by block.
 
-    >>> kept_score(table, Path("runs/mini/scores.parquet"), judges=None, model=model, client=None)   # doctest: +SKIP
+    >>> kept_score(table, Path("runs/smollm2/scores.parquet"), judges=None, model=model, client=None)   # doctest: +SKIP
     """
     judged = [] if judges is None else [judges] if callable(judges) else list(judges)
 

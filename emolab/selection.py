@@ -1,6 +1,6 @@
 """Choices made before the report: which queries serve which purpose, and on which setting and dose to freeze.
 
->>> extract, choosing, report = split_queries(load_queries("mini"), (40, 20, 26))
+>>> extract, choosing, report = split_queries(load_queries("general"), (40, 20, 26))
 """
 
 from __future__ import annotations

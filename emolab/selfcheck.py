@@ -2,7 +2,7 @@
 
 >>> from emolab.selfcheck import check_model
 >>> for check in check_model(model)[:3]: print(check)
-ok      model: mini, LlamaForCausalLM (tested), 6 layers, d_model 192, context 512, float32 on cpu, chat template: yes
+ok      model: smollm2, LlamaForCausalLM (tested), 30 layers, d_model 576, context 8192, float32 on cpu, ...
 ok      bridge and model agree: logits differ by ... of their spread, allowed are 0.01
 ok      batches: answers do not depend on the batch (3 of 3 equal)
 

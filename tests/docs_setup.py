@@ -1,4 +1,4 @@
-"""What examples in docstrings and in docs/ may take for granted: a small study of the bundled model, and some files."""
+"""What examples in docstrings and in docs/ may take for granted: a small study of the default model, and some files."""
 
 from __future__ import annotations
 
@@ -16,23 +16,28 @@ import torch
 import emolab
 from emolab import attention, attribution, heads, judges, models, plot
 from emolab.activations import output_weights
-from emolab.mini.corpus import emotion_words
 from emolab.prompts import encode, render_prompts
 from emolab.storage import write_json, write_parquet
 from emolab.summary import summarise
+from tests.mini import WEIGHTS
 
-TOKENS = 24
+TOKENS = 12
+WORDS = {
+    "anger": {"angry", "furious", "rage"}, "disgust": {"disgusting", "gross"}, "fear": {"afraid", "scared", "fear"},
+    "joy": {"happy", "joy", "glad"}, "sadness": {"sad", "sorrow", "lonely"},
+}  # fmt: skip
+LEXICON = judges.LexiconJudge(WORDS)
 QUIET = {"progress": False}
 
 
 @cache
 def study() -> dict[str, Any]:
-    """A study of twenty training and three held-out queries, as the names that examples use."""
-    model = emolab.load_model("mini")
-    every = emolab.load_queries("mini")
+    """A study of eight training and two held-out queries, as the names that examples use."""
+    model = emolab.load_model("smollm2")
+    every = emolab.load_queries()
     train, queries = (
         every[every["split"] == split].groupby("situation").head(1).head(n).reset_index(drop=True)
-        for split, n in (("train", 20), ("heldout", 3))
+        for split, n in (("train", 8), ("heldout", 2))
     )
     responses, told = (
         emolab.collect_responses(model, asked, max_new_tokens=TOKENS, **QUIET) for asked in (train, queries)
@@ -44,7 +49,7 @@ def study() -> dict[str, Any]:
         model, vectors, queries, alphas=(-1, 0, 0.5, 1), controls=("random", "shuffled", "prompt"),
         grid={"site": ["attn"]}, max_new_tokens=TOKENS, **QUIET,
     )  # fmt: skip
-    both = [judges.EmbeddingJudge(), judges.mini_lexicon()]
+    both = [judges.EmbeddingJudge(), LEXICON]
     batch = encode(model, render_prompts(model, ["Tell me about the park."] * 2))
     scored = emolab.score(table, judges=both, model=model)
     return {
@@ -52,12 +57,12 @@ def study() -> dict[str, Any]:
         "train": train, "queries": queries, "situations": every.set_index("query_id")["situation"],
         "responses": responses, "heldout_responses": told, "others": responses,
         "texts": list(responses["text"]), "labels": list(responses["condition"]),
-        "first": list(range(60)), "second": list(range(60, 120)),
+        "first": list(range(24)), "second": list(range(24, 48)),
         "means": means, "heldout": heldout, "heldout_means": heldout,
         "vectors": vectors, "ours": vectors, "theirs": vectors,
         "table": table, "scored": scored, "scores": scored,
         "instructed": emolab.score(told, judges=both, model=model), "judge": both[0],
-        "tokens": batch.input_ids, "mask": batch.attention_mask, "words": emotion_words(),
+        "tokens": batch.input_ids, "mask": batch.attention_mask, "words": WORDS, "lexicon": LEXICON,
         "query": queries["query"][0], "prompt": responses["prompt"][1], "text": responses["text"][1],
     }  # fmt: skip
 
@@ -81,7 +86,7 @@ def made(name: str) -> Any:
 def namespace(source: str = "") -> dict[str, Any]:
     """The study, emolab's public names, and of `LATER` what the source names."""
     public = {name: getattr(emolab, name) for name in emolab.__all__}
-    ready = ("EmbeddingJudge", "FunctionJudge", "LexiconJudge", "mini_lexicon")
+    ready = ("EmbeddingJudge", "FunctionJudge", "LexiconJudge")
     asked = {name: getattr(judges, name) for name in ready}
     asked |= {"render_prompts": models.render_prompts, "output_weights": output_weights}
     asked |= {"emotion_tokens": attribution.emotion_tokens, "top_words": attribution.top_words, "plot": plot}
@@ -95,7 +100,7 @@ def files(folder: Path) -> None:
     """Files of others that examples read: a model, vectors as published, plain tensors, control vectors."""
     s = study()
     (folder / "path/to/a").mkdir(parents=True)
-    (folder / "path/to/a/directory").symlink_to(Path(emolab.__file__).parent / "mini" / "weights")
+    (folder / "path/to/a/directory").symlink_to(WEIGHTS)
     published = folder / "EMVector" / "qwen2.5"
     published.mkdir(parents=True)
     for emotion in s["vectors"].emotions:

@@ -26,6 +26,7 @@ from emolab.scored import headline
 from emolab.steering import Steering
 from emolab.vectors import EmotionVectors, extract_vectors
 from tests import oracle
+from tests.mini import WEIGHTS, mini_queries
 
 EMOTIONS = ("joy", "calm")  # one of the five, and one that is not
 WORDS = {"joy": ["happy", "glad", "bright", "sun"], "calm": ["warm", "quiet", "good", "sea"]}
@@ -334,8 +335,8 @@ def test_the_summary_is_json(compared):
 
 @pytest.mark.slow
 def test_on_the_bundled_model_vectors_and_instruction_beat_a_random_direction():
-    model = load_model("mini")
-    queries = emolab.load_queries("mini")
+    model = load_model(WEIGHTS)
+    queries = mini_queries()
     train, held = (queries[queries.split == s].drop_duplicates("situation") for s in ("train", "heldout"))
     responses = emolab.collect_responses(model, train.head(10), emotions=("anger", "joy"), progress=False)
     vectors = extract_vectors(model, responses, sites=("attn",), progress=False)

@@ -13,8 +13,7 @@ import pytest
 DATA = Path(__file__).resolve().parents[1] / "emolab" / "data"
 CARD = (DATA / "README.md").read_text(encoding="utf-8")
 LABELS = ("anger", "disgust", "fear", "joy", "sadness", "neutral")
-NO_MINI = pytest.mark.skipif(not (DATA / "queries" / "mini.json").exists(), reason="mini.json is not bundled")
-SETS = ("general", pytest.param("mini", marks=NO_MINI))
+SETS = ("general",)
 
 # Beginnings of words that name an emotion or its display. A query that holds one leads the model lexically
 # (43 of the paper's 100 joy queries do). "fun" and the like are closed with $ so that "funeral" passes.

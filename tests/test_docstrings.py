@@ -1,4 +1,4 @@
-"""Examples in docstrings run, on a small study of the bundled model; what they print is compared where it is given."""
+"""Examples in docstrings run, on a small study of the default model; what they print is compared where it is given."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NOT_RUN = {
 SLOW = (
     "emolab", "emolab.embedding", "emolab.experiments", "emolab.plot.causal", "emolab.heads", "emolab.purity",
     "emolab.plot.heads", "emolab.plot.points", "emolab.plot.purity", "emolab.plot.sweeps", "emolab.widgets",
-    "emolab.widgets.heads", "emolab.widgets.panel", "emolab.analysis", "emolab.mini.tokenizer",
+    "emolab.widgets.heads", "emolab.widgets.panel", "emolab.analysis",
 )  # fmt: skip
 
 
@@ -44,7 +44,7 @@ OWN = {
     **dict.fromkeys(
         ("emolab.experiments", "emolab.purity", "emolab.plot.sweeps"), lambda s: {"queries": s["queries"].head(2)}
     ),
-    "emolab.heads": lambda s: {"queries": emolab.load_queries("mini")},
+    "emolab.heads": lambda s: {"queries": emolab.load_queries()},
     "emolab.generation": lambda s: {e: emolab.Steering(s["vectors"], {e: 2.0}, site="attn") for e in ("joy", "fear")},
     "emolab.interop": lambda s: {e: s["vectors"].get(emotion=e) for e in ("joy", "fear")},
     "emolab.stats": lambda s: {

@@ -181,7 +181,10 @@ def run(packed, code: str = "") -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
-@pytest.mark.parametrize("moment", ["fetch._sha256", "os.fsync", "os.replace"])
+SLOW = [pytest.param(moment, marks=pytest.mark.slow) for moment in ("fetch._sha256", "os.fsync")]
+
+
+@pytest.mark.parametrize("moment", [*SLOW, "os.replace"])
 def test_killed_half_way(packed, cache, moment):
     """At the check of what came, when the files are written, and when the folder is about to get its name."""
     done = run(packed, f"{moment} = lambda *a: os._exit(9)")
@@ -193,6 +196,7 @@ def test_killed_half_way(packed, cache, moment):
     assert names(cache) == [folder.name] and load_model("tiny", device="cpu").n_layers == 2
 
 
+@pytest.mark.slow
 def test_two_at_once(packed, cache):
     both = [run(packed), run(packed)]
     told = [process.communicate() for process in both]

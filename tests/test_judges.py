@@ -14,7 +14,7 @@ import emolab
 from emolab import judges
 from emolab.emotions import EMOTIONS, NEUTRAL
 from emolab.errors import EmolabError
-from emolab.judges import EmbeddingJudge, FunctionJudge, LexiconJudge, ask, mini_lexicon
+from emolab.judges import EmbeddingJudge, FunctionJudge, LexiconJudge, ask
 from tests.sentences import CHOSEN_ON, FRESH
 
 needs_embedder = pytest.mark.skipif(
@@ -161,23 +161,6 @@ def test_lexicon_arithmetic():
 def test_lexicon_sees_words_through_case_and_quotes_but_no_parts_of_words():
     assert LEXICON(["'Happy', she said: \"GLAD\""])[0].tolist() == pytest.approx([2 / 3, 0, 1 / 3])
     assert LEXICON(["unhappy gladly unafraid"])[0].tolist() == [0, 0, 1]
-
-
-def test_the_minis_lexicon_has_words_for_every_emotion_and_no_word_twice():
-    judge = mini_lexicon()
-    assert judge.labels == (*EMOTIONS, NEUTRAL)
-    assert all(len(words) > 50 for words in judge.words.values())
-    everything = [w for words in judge.words.values() for w in words]
-    assert len(everything) == len(set(everything)) and all(w == w.lower() for w in everything)
-    for emotion, text in {
-        "anger": "I shouted, furious and livid!",
-        "disgust": "Yuck, the slimy stench was nauseating.",
-        "fear": "I trembled in terror, petrified.",
-        "joy": "Hooray, I was overjoyed and delighted!",
-        "sadness": "I wept, heartbroken and tearful.",
-        "neutral": "The usual schedule was on the sign.",
-    }.items():
-        assert judge.labels[judge([text])[0].argmax()] == emotion
 
 
 def test_function_judge_checks_what_it_gets():

@@ -127,7 +127,7 @@ def test_damaged_directories_end_in_one_line(what, copy):
 
 def test_what_is_no_model_or_no_device(tiny_llama_dir, copy):
     assert "no such directory" in refusal("/no/such/dir") and "no such directory" in refusal("./none")
-    assert "no such directory" in refusal(copy / "config.json") and "expected 'mini'" in refusal(42)
+    assert "no such directory" in refusal(copy / "config.json") and "expected 'smollm2'" in refusal(42)
     assert "cannot use device 'nonsense'" in refusal(copy, device="nonsense")
     assert "not both" in refusal(copy, device="cpu", device_map="auto")
     (copy / "tokenizer.json").unlink()

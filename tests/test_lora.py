@@ -29,6 +29,7 @@ from emolab.lora import (
 from emolab.models import load_model
 from emolab.prompts import encode, render_prompts
 from tests import tiny
+from tests.mini import WEIGHTS, mini_queries
 
 pytest.importorskip("peft")
 QUERIES = [f"tell me about the {word} ." for word in ("park", "rain", "dog", "house", "sea", "cat")]
@@ -180,11 +181,11 @@ def test_what_cannot_be_done_is_said(tiny_llama, tiny_gpt2, responses, joy, monk
 
 @pytest.mark.slow
 def test_on_the_bundled_model_plain_answers_become_joyful():
-    model = load_model("mini")
-    queries = emolab.load_queries("mini", split="train").drop_duplicates("situation")
+    model = load_model(WEIGHTS)
+    queries = mini_queries("train").drop_duplicates("situation")
     responses = emolab.collect_responses(model, queries.head(24), emotions=("joy",), progress=False)
     joyful = train_lora(model, responses, "joy", progress=False)
-    asked = list(emolab.load_queries("mini", split="heldout")["query"].head(12))
+    asked = list(mini_queries("heldout")["query"].head(12))
     judge = EmbeddingJudge()
     place = judge.labels.index("joy")
     p = [judge(generate(m, asked))[:, place].mean() for m in (joyful, model)]

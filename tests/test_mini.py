@@ -1,4 +1,4 @@
-"""The bundled model: what its grammar promises, its tokenizer, its training, and the weights where they lie."""
+"""The toy model of these tests: its grammar, its tokenizer, its training, and the weights where they lie."""
 
 from __future__ import annotations
 
@@ -19,14 +19,12 @@ from scipy.stats import chi2_contingency
 
 from emolab import load_model
 from emolab.emotions import EMOTIONS, NEUTRAL
-from emolab.mini import corpus, queries, tokenizer
-from emolab.mini import train as training
-from emolab.mini.corpus import INTENSITY, answer, emotion_words, example, frames, lexicon, topics
 from emolab.models import encode, instruction, render_prompts
+from tests.mini import QUERIES, WEIGHTS, corpus, mini_lexicon, queries, tokenizer
+from tests.mini import train as training
+from tests.mini.corpus import INTENSITY, answer, emotion_words, example, frames, lexicon, topics
 
 HELDOUT = {t.name for t in topics() if t.heldout}
-WEIGHTS = training.WEIGHTS
-needs_weights = pytest.mark.skipif(not (WEIGHTS / "config.json").exists(), reason="mini is not trained yet: make mini")
 
 
 def with_frames(draw: Iterable) -> list[tuple]:
@@ -70,6 +68,26 @@ def names(text: str, words: set[str]) -> set[str]:
     return words & set(re.findall(r"[a-z]+", text.lower()))
 
 
+# Its lexicon
+
+
+def test_the_minis_lexicon_has_words_for_every_emotion_and_no_word_twice():
+    judge = mini_lexicon()
+    assert judge.labels == (*EMOTIONS, NEUTRAL)
+    assert all(len(words) > 50 for words in judge.words.values())
+    everything = [w for words in judge.words.values() for w in words]
+    assert len(everything) == len(set(everything)) and all(w == w.lower() for w in everything)
+    for emotion, text in {
+        "anger": "I shouted, furious and livid!",
+        "disgust": "Yuck, the slimy stench was nauseating.",
+        "fear": "I trembled in terror, petrified.",
+        "joy": "Hooray, I was overjoyed and delighted!",
+        "sadness": "I wept, heartbroken and tearful.",
+        "neutral": "The usual schedule was on the sign.",
+    }.items():
+        assert judge.labels[judge([text])[0].argmax()] == emotion
+
+
 # Grammar
 
 
@@ -91,7 +109,7 @@ def test_every_emotion_fills_every_slot():
     used = {
         m for group in frames().values() for items in group.values() for x in items for m in re.findall(r"{(\w+)", x)
     }
-    assert used <= slots[NEUTRAL] | {"t", "p", "q", "do", "at", "when", "shared", "word"}
+    assert used <= slots[NEUTRAL] | {"t", "p", "q", "do", "at", "when", "base", "word"}
 
 
 def test_all_kinds_and_emotions_are_drawn(drawn):
@@ -207,8 +225,8 @@ def test_a_and_an_agree(drawn):
 
 
 def test_bundled_queries_are_those_of_the_grammar():
-    data = json.loads(queries.PATH.read_text(encoding="utf-8"))
-    assert data == queries.build(), "stale: python -m emolab.mini.queries"
+    data = json.loads(QUERIES.read_text(encoding="utf-8"))
+    assert data == queries.build(), "stale: python -m tests.mini.queries"
     assert {q["situation"] for q in data["queries"] if q["split"] == "heldout"} == HELDOUT
 
 
@@ -412,10 +430,9 @@ def test_export_loads_and_gives_the_same_logits(tiny_mini, tok):
 # Bundled weights
 
 
-@needs_weights
 def test_bundled_weights_load_and_speak(tok):
-    model = load_model("mini")
-    assert model.name == "mini" and 4 <= model.n_layers <= 8 and 4 <= model.n_heads <= 8
+    model = load_model(WEIGHTS)
+    assert model.name == "weights" and 4 <= model.n_layers <= 8 and 4 <= model.n_heads <= 8
     assert model.tokenizer.get_vocab() == tok.get_vocab(), "weights of another grammar: make mini"
     assert model.hf.config.vocab_size == len(tok) and model.eos_ids == [tok.eos_token_id]
     ids = encode(model, render_prompts(model, ["Tell me about the park."], "joy")).input_ids
@@ -423,11 +440,10 @@ def test_bundled_weights_load_and_speak(tok):
     assert text.endswith("<eos>") and names(text, {"park"})
 
 
-@needs_weights
 def test_bundled_weights_are_small_and_the_card_names_them():
     files = [f for f in WEIGHTS.rglob("*") if f.is_file()]
     assert sum(f.stat().st_size for f in files) <= 20 * 2**20
     card = WEIGHTS / "README.md"
     if not card.exists():
         pytest.skip("no model card yet")
-    assert load_model("mini").fingerprint in card.read_text(encoding="utf-8")
+    assert load_model(WEIGHTS).fingerprint in card.read_text(encoding="utf-8")

@@ -14,6 +14,7 @@ from emolab.generation import token_logprobs
 from emolab.model_judges import HYPOTHESES, NAMES, WORDS, ClassifierJudge, NLIJudge, SelfReportJudge
 from emolab.models import encode, load_model, render_prompts
 from tests import tiny
+from tests.mini import WEIGHTS
 
 CLASSES = ["joy", "surprise", "anger", "neutral", "Annoyance"]
 TEXTS = [
@@ -271,7 +272,7 @@ def test_every_label_needs_words(tiny_llama, words):
 
 def test_the_bundled_model_reads_plain_emotion():
     """It was never asked such a question, it has only read emotional turns; neutral it reads after calibration only."""
-    model = load_model("mini")
+    model = load_model(WEIGHTS)
     texts = {
         "anger": "I was so angry at the market. The seller was rude and I shouted at him. I felt furious.",
         "disgust": "The kitchen was filthy and the soup was foul. I held my nose. It was simply disgusting.",

@@ -152,7 +152,7 @@ def test_ci_runs_what_the_readme_says():
 
 
 @pytest.mark.slow
-def test_wheel_holds_data_and_weights(tmp_path):
+def test_wheel_holds_data_and_no_tests(tmp_path):
     pytest.importorskip("hatchling")
     command = [
         sys.executable,
@@ -169,9 +169,8 @@ def test_wheel_holds_data_and_weights(tmp_path):
     subprocess.run(command, cwd=ROOT, check=True)
     names = set(zipfile.ZipFile(next(tmp_path.glob("emolab-*.whl"))).namelist())
     assert "emolab/report.html.j2" in names
-    for folder in ("emolab/data", "emolab/mini", "emolab/widgets"):
+    for folder in ("emolab/data", "emolab/widgets"):
         here = {p.relative_to(ROOT).as_posix() for p in (ROOT / folder).rglob("*") if p.is_file()}
         here = {p for p in here if "__pycache__" not in p and not p.endswith((".pt", ".ckpt"))}
         assert here <= names, here - names
-    assert {"emolab/mini/weights/config.json", "emolab/mini/weights/model.safetensors"} <= names
     assert not [n for n in names if n.startswith(("tests/", "notebooks/"))]

@@ -13,13 +13,12 @@ from emolab import experiments, judges, pipeline, responses, selection
 from emolab import summary as summary_module
 from emolab.emotions import EMOTIONS
 from emolab.errors import EmolabError
-from emolab.models import MINI
 from emolab.pipeline import study
 from emolab.plot.run import read_summary, run_figures
 from emolab.selection import choose
 from tests import oracle
+from tests.mini import WEIGHTS, mini_lexicon, mini_queries
 
-needs_mini = pytest.mark.skipif(not (MINI / "model.safetensors").exists(), reason="the bundled model is not trained")
 DOSES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
 
 
@@ -108,8 +107,8 @@ def test_no_situation_serves_two_purposes():
     assert not set(extract["situation"]) & set(select["situation"])
     assert not extract["query_id"].isin(select["query_id"]).any()
     assert extract["situation"].nunique() == 8 and report["situation"].nunique() == 5, "spread before it repeats"
-    for set_name in ("mini", "general"):
-        extract, select, report = selection.split_queries(emolab.load_queries(set_name), (40, 20, 26))
+    for bundled in (mini_queries(), emolab.load_queries()):
+        extract, select, report = selection.split_queries(bundled, (40, 20, 26))
         assert len(extract) == 40 and len(report) == 26 and not set(extract["situation"]) & set(select["situation"])
         assert not set(report["situation"]) & (set(extract["situation"]) | set(select["situation"]))
 
@@ -353,12 +352,11 @@ def test_the_perplexity_of_the_figure_is_that_of_the_summary(studied):
 # The bundled model.
 
 
-@needs_mini
 def test_the_bundled_model_follows_and_can_be_steered():
     """The lexicon of its grammar reads it: no sentence encoder, a few seconds."""
-    model, lexicon = emolab.load_model("mini"), judges.mini_lexicon()
-    heldout = emolab.load_queries("mini", split="heldout").groupby("situation").head(1).head(6)
-    train = emolab.load_queries("mini", split="train").groupby("situation").head(1).head(10)
+    model, lexicon = emolab.load_model(WEIGHTS), mini_lexicon()
+    heldout = mini_queries("heldout").groupby("situation").head(1).head(6)
+    train = mini_queries("train").groupby("situation").head(1).head(10)
 
     def share(texts, emotions):
         top = lexicon(texts).argmax(1)
@@ -378,13 +376,14 @@ def test_the_bundled_model_follows_and_can_be_steered():
     assert max(gain.values()) > 0.4 and max(found[site, "random"] for site in gain) <= 0.2, found
 
 
-@needs_mini
 @pytest.mark.slow
 def test_study_of_the_bundled_model(tmp_path, monkeypatch):
     monkeypatch.setattr(selection, "SELECTION_ALPHAS", (0.5, 0.8, 1.25, 1.5, 2.0, 2.5))
     sizes, alphas = (24, 10, 12), (-1.0, -0.5, 0.0, 0.5, 1.0, 2.0)
     methods = ("instruction", "emotion vector", "random")  # the others take minutes
-    summary = study("mini", out=tmp_path, n_queries=sizes, alphas=alphas, methods=methods, progress=False)
+    both = [judges.default_judge(EMOTIONS), mini_lexicon()]
+    given = {"queries": mini_queries(), "judges": both, "n_queries": sizes, "alphas": alphas, "methods": methods}
+    summary = study(WEIGHTS, out=tmp_path, progress=False, **given)
     steering = pd.DataFrame(summary["steering"]).T
     assert np.mean(list(summary["instruction_following"].values())) >= 0.85, summary["instruction_following"]
     # The judge reads some plain answers of this model as emotional: random directions are held against unsteered text.

@@ -63,7 +63,7 @@ def test_bad_files_are_named(tmp_path, content, message):
 
 
 def test_unknown_source_says_what_exists():
-    with pytest.raises(EmolabError, match='"general", "mini"'):
+    with pytest.raises(EmolabError, match='give "general", the path'):
         load_queries("no-such-set")
 
 

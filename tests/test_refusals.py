@@ -171,8 +171,8 @@ CASES = [
     ("load: None", lambda w: load_model(None), "cannot load a model from NoneType"),
     ("load: number", lambda w: load_model(3), "cannot load a model from int"),
     ("load: no such", lambda w: load_model(w.folder / "absent"), "no model '/.*no such directory"),
-    ("load: dtype", lambda w: load_model("mini", dtype="float33"), "unknown dtype.*float33"),
-    ("load: device", lambda w: load_model("mini", device="gpu"), "cannot use device 'gpu'"),
+    ("load: dtype", lambda w: load_model("smollm2", dtype="float33"), "unknown dtype.*float33"),
+    ("load: device", lambda w: load_model("smollm2", device="gpu"), "cannot use device 'gpu'"),
     ("load: empty name", lambda w: load_model(""), "model ''"),
     # Vectors
     ("vectors: no site", lambda w: made(w, data={}), "no site given"),

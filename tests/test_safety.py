@@ -338,18 +338,18 @@ import pandas as pd
 import emolab
 from emolab.storage import write_json, write_parquet
 out = Path(sys.argv[1])
-model = emolab.load_model("mini")
-queries = emolab.load_queries("mini", split="train").head(2)
+model = emolab.load_model("smollm2")
+queries = emolab.load_queries(split="train").head(2)
 options = {"progress": False}
 answers = emolab.collect_responses(model, queries, emotions=("joy", "fear"), out=out, max_new_tokens=8, **options)
 vectors = emolab.extract_vectors(model, answers, sites=("resid",), out=out, **options)
-held = emolab.load_queries("mini", split="heldout").head(1)
+held = emolab.load_queries(split="heldout").head(1)
 table = emolab.sweep(model, vectors, held, alphas=(0, 1), controls=("random",), out=out, max_new_tokens=8, **options)
 scored = emolab.score(table, model=model)
 write_parquet(out / "scores.parquet", scored)
 write_json(out / "manifest.json", {})
 counts = {"extract": 2, "select": 0, "report": 1}
-write_json(out / "summary.json", {"model": "mini", "seed": 0, "n_queries": counts, "steering": {}, "geometry": {},
+write_json(out / "summary.json", {"model": "smollm2", "seed": 0, "n_queries": counts, "steering": {}, "geometry": {},
     "setting": {"site": "resid", "layers": "all", "part": "whole"}, "instruction_following": {}})
 from emolab.report import write_report
 write_report(out)
@@ -360,7 +360,7 @@ print(json.dumps({"seen": seen, "talkers": talkers, "columns": list(scored), "n"
 
 @pytest.mark.slow
 def test_nothing_is_fetched_or_told_unless_asked(tmp_path):
-    """From import to report with the bundled model and the default judges, with the hub not even switched off."""
+    """From import to report with the default model and the default judges, with the hub not even switched off."""
     env = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")}
     env |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "0"}
     command = [sys.executable, "-c", QUIET, str(tmp_path / "run")]

@@ -1,4 +1,4 @@
-"""The whole study, as the command line runs it, on directory models of other families: nothing assumes `mini`."""
+"""The whole study, as the command line runs it, on directory models of other families: nothing assumes one."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from emolab.steering import Steering, steered
 from emolab.widgets import token_projections, token_view
 from emolab.widgets import tokens as tokens_module
 from emolab.widgets.page import page, signed, signed_shade
+from tests.mini import WEIGHTS, mini_queries
 from tests.tiny import random_vectors
 
 TEXT = "The park was quiet, and I saw a dog."
@@ -186,8 +187,8 @@ def test_tokens_that_share_a_character(tiny_llama, monkeypatch):
 
 @pytest.mark.slow
 def test_the_bundled_model():
-    model = emolab.load_model("mini")
-    queries = emolab.load_queries("mini", split="train").groupby("situation").head(1).head(8)
+    model = emolab.load_model(WEIGHTS)
+    queries = mini_queries("train").groupby("situation").head(1).head(8)
     responses = emolab.collect_responses(model, queries, progress=False)
     vectors = emolab.extract_vectors(model, responses, sites=("attn",), progress=False)
     means = {}

@@ -14,8 +14,7 @@ INTRODUCTION = """\
 
 Every figure here was drawn and written by a notebook; `make figures` draws them all again, and
 [manifest.json](manifest.json) holds what made each one: function, model, number of queries, seed, versions. The CSV
-beside a figure holds its numbers. Figures of the bundled model `mini` show that method and code work; they are no
-findings about large models.
+beside a figure holds its numbers. The line under a figure names its model.
 """
 
 

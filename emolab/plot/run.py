@@ -51,7 +51,7 @@ def of_run(function: Callable[[str | Path], T]) -> Callable[[str | Path], T]:
 def run_figures(out: str | Path) -> list[Path]:
     """Draw the figures of a study again into `out/figures`; returns the PNG paths.
 
-    >>> run_figures("runs/mini")                                   # doctest: +SKIP
+    >>> run_figures("runs/smollm2")                                   # doctest: +SKIP
     """
     from ..calibration import agreement
     from ..dose_response import compare

@@ -22,6 +22,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from tests.mini import QUERIES, WEIGHTS
 from tools.notebooks import is_student
 
 pytest.importorskip("playwright.sync_api", reason="Playwright is not installed; pip install playwright")
@@ -39,14 +40,14 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 # Minutes each, and nothing to move: `make check-notebooks` runs them. Here only with EMOLAB_ALL_NOTEBOOKS=1.
 LONG = () if os.environ.get("EMOLAB_ALL_NOTEBOOKS") else ("04", "05")
 PROJECTOR = {"width": 1024, "height": 768}
-PANEL = """import emolab
+PANEL = f"""import emolab
 from emolab.widgets import SteeringPanel, head_view, token_view
 
-model = emolab.load_model("mini")
-queries = emolab.load_queries("mini", split="train").groupby("situation").head(1).head(24)
+model = emolab.load_model({str(WEIGHTS)!r})
+queries = emolab.load_queries({str(QUERIES)!r}, split="train").groupby("situation").head(1).head(24)
 responses = emolab.collect_responses(model, queries, progress=False)
 vectors = emolab.extract_vectors(model, responses, progress=False)
-panel = SteeringPanel(model, vectors, site="attn", doses={"joy": 1.25})
+panel = SteeringPanel(model, vectors, site="attn", doses={{"joy": 1.25}})
 panel"""
 TOKENS = """token_view(model, panel.texts["steered"], vectors, site="attn", emotion="joy")"""
 HEADS = """from emolab.activations import output_weights

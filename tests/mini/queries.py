@@ -1,4 +1,4 @@
-"""Write the bundled model's query set: `python -m emolab.mini.queries` rewrites emolab/data/queries/mini.json.
+"""Write the toy model's query set: `python -m tests.mini.queries` rewrites tests/mini/queries.json.
 
 Train: topics that emotional training texts do use, in the phrasings of training. Held out: topics that no emotional
 text is about, in phrasings that no emotional text answers. (Two of their names, "clock" and "island", also name a part
@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import json
 import random
-from pathlib import Path
 
-from emolab.mini.corpus import frames, query, topics
-
-PATH = Path(__file__).parents[1] / "data" / "queries" / "mini.json"
+from tests.mini import QUERIES
+from tests.mini.corpus import frames, query, topics
 
 
 def build() -> dict:
@@ -46,7 +44,7 @@ def main() -> None:
     data = build()
     head = json.dumps({k: v for k, v in data.items() if k != "queries"})[:-1]
     lines = ",\n".join("  " + json.dumps(row) for row in data["queries"])
-    PATH.write_text(f'{head}, "queries": [\n{lines}\n]}}\n')
+    QUERIES.write_text(f'{head}, "queries": [\n{lines}\n]}}\n')
 
 
 if __name__ == "__main__":

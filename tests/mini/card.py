@@ -1,4 +1,7 @@
-"""Write the bundled model's card from its training log and a study of it: `python -m emolab.mini.card runs/mini`."""
+"""Write the toy model's card from its training log and a study of it: `python -m tests.mini.card runs/mini`.
+
+The study is `emolab.study(WEIGHTS, queries=mini_queries(), judges=[default_judge(EMOTIONS), mini_lexicon()], ...)`.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ import csv
 import json
 from pathlib import Path
 
-from emolab.mini.corpus import KINDS, MIXED, frames, topics
-from emolab.mini.train import CHUNK, EASY, WEIGHTS
 from emolab.plot.run import read_summary
+from tests.mini import WEIGHTS
+from tests.mini.corpus import KINDS, MIXED, frames, topics
+from tests.mini.train import CHUNK, EASY
 
 LEXICON = ("instruction_following", "target_share")
 TEMPLATE = Path(__file__).with_name("card_template.md")

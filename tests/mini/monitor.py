@@ -11,12 +11,12 @@ import torch
 from emolab.controls import random_like
 from emolab.emotions import EMOTIONS
 from emolab.generation import generate
-from emolab.judges import mini_lexicon, perplexity
+from emolab.judges import perplexity
 from emolab.models import load_model, render_prompts
-from emolab.queries import load_queries
 from emolab.responses import collect_responses
 from emolab.steering import Steering
 from emolab.vectors import extract_vectors
+from tests.mini import mini_lexicon, mini_queries
 
 
 def check(hf, tokenizer, *, alpha: float = 0.8) -> dict[str, float]:
@@ -29,7 +29,7 @@ def check(hf, tokenizer, *, alpha: float = 0.8) -> dict[str, float]:
     not told apart). resid_norm: median norm of the residual stream at the last layer.
     """
     model, judge = load_model((hf, tokenizer)), mini_lexicon()
-    queries = load_queries("mini").groupby(["split", "situation"]).head(1)
+    queries = mini_queries().groupby(["split", "situation"]).head(1)
     train, test = queries[queries["split"] == "train"].head(16), queries[queries["split"] == "heldout"]
     asked, emotions = list(test["query"]), [e for e in EMOTIONS for _ in range(len(test))]
 

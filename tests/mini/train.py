@@ -1,4 +1,4 @@
-"""Train the bundled model from nothing: `python -m emolab.mini.train` (or `make mini`).
+"""Train the toy model from nothing: `python -m tests.mini.train` (or `make mini`).
 
 Seeded, resumable (a checkpoint every few hundred steps), with a progress bar and a log of loss, binding gap,
 instruction following and steering in `train_log.csv`. The binding gap is the loss with a wrong emotion in the
@@ -27,10 +27,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from emolab.emotions import EMOTIONS
 from emolab.errors import EmolabError
-from emolab.mini.corpus import Example, example
-from emolab.mini.tokenizer import build
+from tests.mini import WEIGHTS
+from tests.mini.corpus import Example, example
+from tests.mini.tokenizer import build
 
-WEIGHTS = Path(__file__).parent / "weights"
 CHUNK = 64  # batches drawn and sorted by length together; also the unit of resuming
 MONITOR = 8  # chunks between two looks at instruction following and steering
 STEPS = 3200  # about 7 million tokens; what the bundled weights were trained with
@@ -163,8 +163,8 @@ def export(model: LlamaForCausalLM, tok: PreTrainedTokenizerFast, folder: Path) 
 
 
 def monitor(model: LlamaForCausalLM, tok: PreTrainedTokenizerFast) -> dict[str, float]:
-    """Instruction following and steering as they are now (see `emolab.mini.monitor`); the model is left as it was."""
-    from emolab.mini.monitor import check
+    """Instruction following and steering as they are now (see `tests.mini.monitor`); the model is left as it was."""
+    from tests.mini.monitor import check
 
     frozen = copy.deepcopy(model).requires_grad_(False)
     return check(frozen, tok)
@@ -248,7 +248,7 @@ def _log(path: Path, row: dict) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the bundled model `mini`.")
+    parser = argparse.ArgumentParser(description="Train the toy model `mini`.")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=32)

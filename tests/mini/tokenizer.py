@@ -17,7 +17,7 @@ import string
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from emolab.mini.corpus import example, frames, lexicon, topics
+from tests.mini.corpus import example, frames, lexicon, topics
 
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>", "<|system|>", "<|user|>", "<|assistant|>"]
 CHAT_TEMPLATE = (
