@@ -77,10 +77,10 @@ lint: $(READY)  ## ruff
 types: $(READY)  ## pyright, in standard mode, on emolab/
 	$(BIN)/python -m pyright --project pyproject.toml --pythonpath $(BIN)/python
 
-figures: $(READY) weights  ## run all notebooks from fresh kernels, write figures/ and refresh the notebooks' outputs
+figures: $(READY) weights  ## run all notebooks from fresh kernels; write what changed into figures/ and notebooks/ (FRESH=1: all)
 	$(BIN)/python -m tools.editions
 	$(BIN)/python -m tools.badges
-	$(BIN)/python -m tools.notebooks
+	$(BIN)/python -m tools.notebooks $(if $(FRESH),--fresh)
 
 check-notebooks: $(READY) weights  ## run all notebooks and compare with what is committed; write nothing
 	$(BIN)/python -m tools.notebooks --check

@@ -27,6 +27,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 # `.lock` is locked by the kernel, which lets go of it when its process ends, however it ends; the owner is told beside.
 LOCK, OWNER = ".lock", ".lock.owner"
+WAIT = "EMOLAB_WAIT"
 _LEFT = re.compile(r"\..+\.(\d+)\.tmp")  # what `storage.atomic` names a file that is not finished
 _held: set[tuple[int, Path]] = set()  # with the process, since a forked one holds nothing
 
@@ -36,7 +37,8 @@ def writing(folder: str | Path | None) -> Iterator[None]:
     """Hold a run's folder, made if it does not exist, for this process. None holds nothing.
 
     Calls nest: inside, this process may hold the folder again, and folders in it. Raises EmolabError at once where
-    another process holds it, and where nothing can be written there.
+    another process holds it (after EMOLAB_WAIT seconds, where that is set: notebooks that run side by side do what
+    they share once), and where nothing can be written there.
 
     >>> with writing("runs/smollm2"): ...                                         # doctest: +SKIP
     """
@@ -49,7 +51,7 @@ def writing(folder: str | Path | None) -> Iterator[None]:
     lock = FileLock(place / LOCK, thread_local=False)
     try:
         place.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=float(os.environ.get(WAIT) or 0))
     except Timeout:
         raise ResourceError(
             f"{folder} is being written by {_owner(place)}; wait until it has ended, or choose another out folder"

@@ -5,12 +5,15 @@ from __future__ import annotations
 from copy import deepcopy
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from emolab.plot.save import read_manifest
-from tools.notebooks import compare_figures, main, problems, run_notebook, tidy
+from tools import notebooks
+from tools.agreement import processor, tables_differ, texts_differ
+from tools.notebooks import in_order, main, problems, run_notebook, tidy
 
 SOURCE = """\
 import sys
@@ -46,6 +49,9 @@ def test_two_runs_give_the_same_bytes(tmp_path, capsys):
 def test_check_writes_nothing_and_errors_are_refused(tmp_path, capsys):
     path = write(tmp_path / "a.ipynb", "print(1)")
     before = path.read_bytes()
+    assert main([str(path), "--check"]) == 1 and path.read_bytes() == before
+    assert "cell 2: it shows stdout, committed nothing" in capsys.readouterr().out
+    assert main([str(path)]) == 0 and (before := path.read_bytes())
     assert main([str(path), "--check"]) == 0 and path.read_bytes() == before
     path = write(tmp_path / "b.ipynb", "raise KeyError('missing thing')")
     before = path.read_bytes()
@@ -114,14 +120,142 @@ def test_large_notebooks_are_refused():
     assert "MB with its outputs" in problems(nb)[0]
 
 
-@pytest.mark.parametrize(("value", "agrees"), [("1.00005", True), ("1.01", False)])
-def test_figures_are_compared_by_their_numbers(tmp_path, value, agrees):
-    for folder, text in (("new", "x,y\na,1.0\n"), ("old", f"x,y\na,{value}\n")):
-        (tmp_path / folder / "data").mkdir(parents=True)
-        (tmp_path / folder / "data/f.csv").write_text(text)
-    assert (compare_figures(tmp_path / "new", tmp_path / "old") == []) is agrees
-    (tmp_path / "old/data/f.csv").unlink()
-    assert "run make figures" in compare_figures(tmp_path / "new", tmp_path / "old")[0]
+# What stays as it is committed
+
+
+DRAWING = """import os
+import pandas as pd
+from matplotlib.figure import Figure
+from emolab.plot import save_figure
+off = float(os.environ.get("OFF", 0))
+table = pd.DataFrame({"dose": [0.0, 1.0, 2.0], "share": [0.123456789, 0.5, 0.75]}) * (1 + off)
+fig = Figure()
+fig.subplots().plot(table["dose"], table["share"], color=os.environ.get("COLOUR", "black"))
+fig.axes[0].imshow([[0.1, 0.9 + off]], extent=(0, 1, 0, 1))
+shown = save_figure(fig, "shares", caption="Shares.", alt=f"A line up to {table['share'].max():.3f}.", data=table)
+print(f"At dose 2 the share is {100 * table['share'].max():.0f}%, n = 24.")
+table"""
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """A notebook that draws a figure, executed and committed; call it for the files that the next run changes."""
+    monkeypatch.setenv("EMOLAB_FIGURES", str(tmp_path / "figures"))
+    path = write(tmp_path / "a.ipynb", DRAWING, "shown")
+    files = lambda: {p.name: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}  # noqa: E731
+    assert main([str(path)]) == 0 and {"shares.svg", "shares.png", "shares.csv", "README.md"} < set(files())
+
+    def changed(*options, **env):
+        before = files()
+        with monkeypatch.context() as patch:
+            for name, value in env.items():
+                patch.setenv(name, value)
+            assert main([str(path), *options]) == 0
+        return {name for name, content in files().items() if before.get(name) != content}
+
+    changed.path = path
+    return changed
+
+
+def test_last_digits_of_another_processor_change_no_file(house, capsys):
+    assert house(OFF="2e-6") == set() == house(OFF="-2e-6", COLOUR="#000001")
+    assert house("--check", OFF="2e-6") == set() and "all well" in capsys.readouterr().out
+
+
+def test_other_numbers_and_another_look_are_written(house, capsys):
+    assert house(COLOUR="red") == {"a.ipynb", "shares.svg", "shares.png"}
+    assert "the drawing has other colours" in capsys.readouterr().out
+    assert house(OFF="0.01") == {"a.ipynb", "shares.svg", "shares.png", "shares.csv", "manifest.json", "README.md"}
+    assert main([str(house.path), "--check"]) == 1  # without OFF
+    out = capsys.readouterr().out
+    assert "0.123457" in out and "shares: numbers differ" in out
+
+
+def test_fresh_writes_all(house):
+    assert house("--fresh", OFF="2e-6") >= {"a.ipynb", "shares.csv"}
+
+
+COUNTED = """import os
+text, share, low, high, verdict = os.environ.get("SAID", "I am glad.,0.61,0.50,0.72,rises").split(",")
+print(text)
+print("layer", len(text))
+print(f"**Answer.** The target {verdict} to {share} [{low}, {high}].")"""
+
+
+@pytest.mark.parametrize(
+    ("said", "elsewhere", "what"),
+    [
+        ("I am glad.,0.61,0.50,0.72,rises", False, ""),
+        ("So very glad.,0.66,0.55,0.77,rises", True, ""),
+        ("So very glad.,0.66,0.55,0.77,rises", False, "'So very', committed 'I am'"),
+        ("I am glad.,0.80,0.70,0.90,rises", True, "0.80 is outside the committed interval [0.50, 0.72]"),
+        ("I am glad.,0.61,0.50,0.72,stays", True, "the verdict is 'stays to 0"),
+    ],
+)
+def test_elsewhere_verdicts_hold_and_numbers_lie_in_the_committed_intervals(
+    tmp_path, monkeypatch, capsys, said, elsewhere, what
+):
+    path = write(tmp_path / "a.ipynb", COUNTED)
+    assert main([str(path)]) == 0
+    assert nbformat.read(path, as_version=4).metadata.emolab.processor == processor()
+    before = path.read_bytes()
+    if elsewhere:
+        monkeypatch.setattr(notebooks, "processor", lambda: "one that nobody has")
+    monkeypatch.setenv("SAID", said)
+    capsys.readouterr()
+    assert main([str(path), "--check"]) == int(bool(what)) and what.split("'")[0] in capsys.readouterr().out
+    assert main([str(path)]) == 0 and (path.read_bytes() == before) is not bool(what)
+
+
+def test_a_notebook_that_was_never_executed_is_written(tmp_path):
+    path = write(tmp_path / "a.ipynb", "1 + 1")
+    assert main([str(path)]) == 0 and nbformat.read(path, as_version=4).cells[1].outputs
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "strict"),
+    [
+        ("0.8812 and 85%", "0.8813 and 86%", True),
+        ("at -1.25e-07, −0.5", "at 3.10e-08, −0.5", True),
+        ("<td style='color: #3a4b5d'>  0.5</td>", "<td style='color: #3a4b5c'>\n0.5</td>", True),
+        ("L18H3 it said\nso 0.2 [0.1, 0.3]", "L2H1 I wrote\nwell\nso 0.3 [0.2, 0.4]", False),
+        ("rises by 12 [9, 15] points", "rises by 14 [11, 17] points", False),
+        ("top 88% [75%, 100%]", "top 100% [85%, 100%]", False),
+    ],
+)
+def test_texts_that_agree(new, old, strict):
+    assert texts_differ(new, old, strict=strict) == ""
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "strict"),
+    [
+        ("n = 24", "n = 25", True),
+        ("0.8812", "0.8832", True),
+        ("88%", "86%", True),
+        ("L18H3", "L18H4", True),
+        ("0.5 0.5", "0.5", True),
+        ("0.5 is more", "0.5 is less", True),
+        ("a 0.5 [0.4, 0.6]", "a 0.7 [0.6, 0.8]", False),
+        ("a 0.5 [0.4, 0.6]", "a 0.5", False),
+        ("joy 0.5 [0.4, 0.6]", "fear 0.5 [0.4, 0.6]", False),
+    ],
+)
+def test_texts_that_do_not_agree(new, old, strict):
+    assert texts_differ(new, old, strict=strict)
+
+
+def test_tables_elsewhere_lie_in_the_committed_intervals():
+    share = np.linspace(0, 1, 40)
+    old = pd.DataFrame({"emotion": ["joy", "fear"] * 20, "dose": range(40), "share": share, "n": 24})
+    old = old.assign(low=share - 0.1, high=share + 0.1)[["emotion", "dose", "share", "low", "high", "n"]]
+    near, far = old.assign(share=share + 0.09).sample(frac=1, random_state=0), old.assign(share=share + 0.2)
+    assert tables_differ(near, old, strict=True) and not tables_differ(near, old, strict=False)
+    assert "outside the committed interval in 40 of 40" in tables_differ(far, old, strict=False)
+    few = old.assign(share=far["share"].where(far.index < 2, share))
+    assert not tables_differ(few, old, strict=False), "two of forty, as many as 95 % intervals miss"
+    assert "0 of 40 committed rows" in tables_differ(old.assign(emotion="anger"), old, strict=False)
+    assert "columns" in tables_differ(old.drop(columns="n"), old, strict=False)
 
 
 @pytest.mark.parametrize(
@@ -133,15 +267,18 @@ def test_figures_are_compared_by_their_numbers(tmp_path, value, agrees):
         ({"condition": "fear"}, False),
     ],
 )
-def test_a_umap_has_to_be_as_good_as_the_committed_one_and_not_the_same(tmp_path, changes, agrees):
+def test_a_umap_has_to_be_as_good_as_the_committed_one_and_not_the_same(changes, agrees):
     row = {"condition": "joy", "x": 1.0, "y": 2.0, "trustworthiness": 0.95}
-    for folder, own in (("new", row), ("old", row | changes)):
-        (tmp_path / folder / "data").mkdir(parents=True)
-        table = pd.DataFrame([{"method": "pca", **row}, {"method": "umap", **own}])
-        table.to_csv(tmp_path / folder / "data/f.csv", index=False)
-    assert (compare_figures(tmp_path / "new", tmp_path / "old") == []) is agrees
-    table.replace({"umap": "pca"}).to_csv(tmp_path / "old/data/f.csv", index=False)
-    assert compare_figures(tmp_path / "new", tmp_path / "old") != []
+    new, old = (pd.DataFrame([{"method": "pca", **row}, {"method": "umap", **own}]) for own in (row, row | changes))
+    assert (tables_differ(new, old, strict=True) == "") is agrees
+    assert tables_differ(new.replace({"umap": "pca"}), old, strict=True)
+
+
+def test_what_makes_a_run_goes_first_and_what_finds_it_last(tmp_path):
+    make = "emolab.collect_responses(model, queries, out='runs/smollm2')"
+    sources = {"a": "1", "b": make, "c": "progress = 1", "d": make, "e": "out='runs/own'", "f": make}
+    paths = [write(tmp_path / f"{name}.ipynb", source) for name, source in sources.items()]
+    assert "".join(path.stem for path in in_order(paths[::-1])) in ("bceadf", "bcaedf")
 
 
 def test_notebooks_that_run_side_by_side_keep_all_figures(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from functools import partial
@@ -24,7 +25,7 @@ from emolab import memory, models, pipeline
 from emolab.errors import EmolabError, ResourceError
 from emolab.generation import generate, token_logprobs
 from emolab.memory import halving, room
-from emolab.runs import LOCK, OWNER, writing
+from emolab.runs import LOCK, OWNER, WAIT, writing
 from tests import oracle, tiny
 from tests.test_steering import hooks_left
 
@@ -176,6 +177,18 @@ def test_a_second_process_is_told_at_once_who_is_there(held, tiny_llama):
         with pytest.raises(ResourceError, match=rf"{folder} is being written by process {process.pid} on .* since 20"):
             call()
     assert time.perf_counter() - begin < 2 and sorted(os.listdir(folder)) == [LOCK, OWNER]
+
+
+def test_notebooks_that_run_side_by_side_wait_for_a_shared_folder(held, monkeypatch):
+    folder, process = held
+    monkeypatch.setenv(WAIT, "0.2")
+    with pytest.raises(ResourceError, match="being written by process"), writing(folder):
+        pass
+    monkeypatch.setenv(WAIT, "60")
+    threading.Timer(0.5, process.kill).start()
+    begin = time.perf_counter()
+    with writing(folder):
+        assert 0.4 < time.perf_counter() - begin < 30
 
 
 def test_the_lock_of_a_killed_process_is_no_lock(held):

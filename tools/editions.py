@@ -30,6 +30,7 @@ def student_edition(source: nbformat.NotebookNode) -> nbformat.NotebookNode:
     "Run All Cells" goes on past exercises that are not done yet.
     """
     nb, solution = deepcopy(source), None
+    nb.metadata.pop("emolab", None)  # where the solution edition was executed
     cells, nb.cells = nb.cells, []
     for cell in cells:
         tags = cell.metadata.get("tags", [])

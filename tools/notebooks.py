@@ -24,9 +24,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import nbformat
-import pandas as pd
 
 from emolab.errors import EmolabError, FileError
+from emolab.plot.save import adopt_figures, figures_directory, read_manifest
+from emolab.runs import WAIT
+from tools.agreement import figures_differ, notebooks_differ, processor
+from tools.gallery import gallery_problems, write_gallery
 
 STUDENT = "_student"  # ends the name of the notebook that a class gets
 MAX_BYTES = 1_000_000  # code hosts stop showing larger notebooks
@@ -34,6 +37,9 @@ _PROGRESS = re.compile(r"\d+%\||\d+(it|s)/(it|s)|\d+it \[")
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 _KEPT = ("tags", "nbgrader")  # of a cell's metadata; the rest is how somebody looked at it
+RECORD = "emolab"  # in a notebook's metadata: where it was executed
+MAX_TOLD = 5  # of the differences of a notebook that is written anew
+_RUN = re.compile(r"runs/([\w.-]+)")
 _NAMED = re.compile(r"nb\d\d-")
 
 
@@ -54,7 +60,7 @@ def run_notebook(path: str | Path, *, figures: str | Path | None = None, timeout
         nb, timeout=timeout, kernel_name="python3", resources=where, extra_arguments=quiet, coalesce_streams=True,
         record_timing=False, store_widget_state=False,
     )  # fmt: skip
-    env = os.environ | {"EMOLAB_NOTEBOOK": path.name}
+    env = os.environ | {"EMOLAB_NOTEBOOK": path.name, WAIT: str(timeout)}
     if figures is not None:
         env["EMOLAB_FIGURES"] = str(Path(figures).resolve())
     try:
@@ -62,6 +68,7 @@ def run_notebook(path: str | Path, *, figures: str | Path | None = None, timeout
             own.submit(asyncio.run, client.async_execute(env=env)).result()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         raise EmolabError(f"{path} stopped: {str(error).strip()}") from None
+    nb.metadata[RECORD] = {"processor": processor()}
     return tidy(nb)
 
 
@@ -87,7 +94,8 @@ def tidy(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
     Also what JupyterLab adds to a notebook that is saved by hand: the state of the view, empty cells at the end, and
     random ids of new cells where the others are named nb00-....
     """
-    nb.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
+    where = {RECORD: nb.metadata[RECORD]} if RECORD in nb.metadata else {}
+    nb.metadata = nbformat.from_dict({**where, "kernelspec": KERNEL, "language_info": {"name": "python"}})
     while nb.cells and not nb.cells[-1].source.strip():
         nb.cells.pop()
     _name_cells(nb)
@@ -153,33 +161,42 @@ def problems(nb: nbformat.NotebookNode) -> list[str]:
     return found
 
 
-def compare_figures(fresh: str | Path, committed: str | Path, *, tolerance: float = 1e-4) -> list[str]:
-    """Differences between the numbers behind two sets of figures (data/*.csv), one line each; [] when they agree.
+def differences(path: Path, nb: nbformat.NotebookNode, drawn: Path, figures: Path) -> tuple[list[str], list[str]]:
+    """How an executed notebook and its figures differ from what is committed: lines to print, and figures to replace.
 
-    UMAP is chaotic: on another processor the rounding of last digits ends in another map. Its rows (`method`) have to
-    be as good as the committed ones, trustworthiness and the like to 0.05; their coordinates are left out.
+    drawn: the folder of the figures that it drew; figures: the committed ones. Nothing to print means that all may stay
+    as it is (`tools.agreement`). Where the notebook cannot stay, figures do that agree to the last digits.
     """
-    found = []
-    for path in sorted(Path(fresh, "data").glob("*.csv")):
-        other = Path(committed, "data", path.name)
-        if not other.exists():
-            found.append(f"{path.stem}: drawn by a notebook but not in {committed}; run make figures")
-            continue
-        try:
-            (new, new_map), (old, old_map) = (_chaotic_apart(pd.read_csv(file)) for file in (path, other))
-            pd.testing.assert_frame_equal(new, old, check_dtype=False, rtol=tolerance, atol=tolerance)
-            pd.testing.assert_frame_equal(new_map, old_map, check_dtype=False, rtol=0, atol=0.05)
-        except (AssertionError, ValueError) as error:  # other numbers, or no table at all
-            found.append(f"{path.stem}: numbers differ: {' '.join(str(error).split())[:200]}")
-    return found
+    committed = read_notebook(path)
+    strict = committed.metadata.get(RECORD, nb.metadata[RECORD]) == nb.metadata[RECORD]
+    found = notebooks_differ(nb, committed, strict=strict)
+    found += [f"{name}: {what}" for name, what in figures_differ(drawn, figures, strict=strict).items()]
+    if found and not strict:
+        found.append(f"executed on {nb.metadata[RECORD]['processor']}, committed from {committed.metadata[RECORD]}")
+    return found, list(figures_differ(drawn, figures, strict=True)) if found else []
 
 
-def _chaotic_apart(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows that any machine repeats, and those of UMAP without their coordinates."""
-    if not {"method", "x", "y"} <= set(table):
-        return table, table.head(0)
-    chaotic = table["method"] == "umap"
-    return table[~chaotic], table[chaotic].drop(columns=["x", "y"])
+def runs_of(path: Path) -> set[str]:
+    """The folders of runs/ that a notebook's code names."""
+    code = (cell.source for cell in read_notebook(path).cells if cell.cell_type == "code")
+    return set(_RUN.findall("\n".join(code)))
+
+
+def in_order(paths: list[Path]) -> list[Path]:
+    """The order to start notebooks in: what makes a run that others find first, those others last.
+
+    In between, those with the most long calls (which draw no bar here), so that none is left alone at the end.
+    """
+    runs = {path: runs_of(path) for path in paths}
+    makers, finders = [], []
+    for i, path in enumerate(sorted(paths)):
+        shared = {run for run in runs[path] if sum(run in others for others in runs.values()) > 1}
+        earlier = set().union(*(runs[other] for other in sorted(paths)[:i]))
+        if shared:
+            (finders if shared & earlier else makers).append(path)
+    alone = [path for path in paths if path not in makers and path not in finders]
+    alone.sort(key=lambda path: (-path.read_bytes().count(b"progress"), -path.stat().st_size))
+    return [*makers, *alone, *finders]
 
 
 def _dumps(nb: nbformat.NotebookNode) -> str:
@@ -198,13 +215,15 @@ def _write(nb: nbformat.NotebookNode, path: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run all notebooks, or those named; student editions, whose cells stay empty, only to check that they run.
 
-    Exit status: 0 all well, 1 a notebook failed or does not agree.
+    Where the new outputs and figures agree with the committed ones (CONTRIBUTING.md, "Notebooks"), the committed files
+    stay. Exit status: 0 all well, 1 a notebook failed or does not agree.
     """
     parser = argparse.ArgumentParser(prog="python -m tools.notebooks", description=main.__doc__)
     parser.add_argument("notebooks", nargs="*", help="default: notebooks/*.ipynb")
-    parser.add_argument("--check", action="store_true", help="execute, compare figures' numbers, write nothing")
+    parser.add_argument("--check", action="store_true", help="execute, compare with what is committed, write nothing")
+    parser.add_argument("--fresh", action="store_true", help="write all anew, also what agrees with the committed")
     parser.add_argument("--timeout", type=int, default=600, help="seconds per cell (default 600)")
-    parser.add_argument("--jobs", type=int, help="how many run at a time (default: one per core, at most 4)")
+    parser.add_argument("--jobs", type=int, help="how many run at a time (default: one per core and thread, at most 4)")
     args = parser.parse_args(argv)
     found = (p for p in sorted(Path("notebooks").glob("*.ipynb")) if args.check or not is_student(p))
     paths = [Path(p) for p in args.notebooks] or list(found)
@@ -212,54 +231,56 @@ def main(argv: list[str] | None = None) -> int:
         missing = ", ".join(str(p) for p in paths if not p.is_file()) or "notebooks/*.ipynb"
         print(f"no such notebook: {missing}; run this in the repository's root or name the files", file=sys.stderr)
         return 1
-    bad = 0
-    with tempfile.TemporaryDirectory(prefix="emolab-figures-") as scratch:
+    bad, drawn = 0, set()
+    with (
+        tempfile.TemporaryDirectory(prefix="emolab-figures-") as scratch,
+        ThreadPoolExecutor(args.jobs or _jobs()) as pool,
+    ):
 
         def run(path: Path) -> tuple[Path, nbformat.NotebookNode | None, list[str], float]:
-            # A student edition is run to see that it runs: its cells stay empty, its figures are the source's.
-            figures = Path(scratch, "student") if is_student(path) else scratch if args.check else None
             start = time.perf_counter()
             try:
-                nb = run_notebook(path, figures=figures, timeout=args.timeout)
+                nb = run_notebook(path, figures=Path(scratch, path.stem), timeout=args.timeout)
                 found = problems(nb)
             except EmolabError as error:
                 nb, found = None, [str(error)]
             return path, nb, found, time.perf_counter() - start
 
-        # Those with the most long calls (which draw no bar here) first, so that none is left alone at the end.
-        queue = sorted(paths, key=lambda path: (-path.read_bytes().count(b"progress"), -path.stat().st_size))
-        with ThreadPoolExecutor(args.jobs or min(4, os.cpu_count() or 1)) as pool:
-            for i, done in enumerate(as_completed([pool.submit(run, path) for path in queue]), 1):
-                path, nb, found, seconds = done.result()
-                if nb is not None and not args.check and not is_student(path):
-                    if all("stderr" in line for line in found):  # a warning alone is no reason to lose the run
-                        _write(nb, path)
-                    else:
-                        found.append("not written")
-                bad += bool(found)
-                state = "ok" if not found else "FAILED"
-                print(f"[{i}/{len(paths)}] {path.name:<42} {seconds:6.1f} s  {state}", flush=True)
-                for line in found:
-                    print("    " + line.replace("\n", "\n    "), flush=True)
-        if args.check:
-            from emolab.plot.save import figures_directory, read_manifest
-            from tools.gallery import gallery_problems
-
-            drawn, ran = set(read_manifest(scratch)), {path.name for path in paths}
-            stale = [k for k, entry in read_manifest().items() if entry["notebook"] in ran and k not in drawn]
-            found = compare_figures(scratch, figures_directory())
-            found += [f"{k}: in the manifest, but its notebook draws it no more; delete it" for k in stale]
-            found += gallery_problems()
-            bad += len(found)
-            print(*(f"    {line}\n" for line in found), sep="", end="", flush=True)
-        else:
-            from emolab.plot.save import read_manifest
-            from tools.gallery import write_gallery
-
-            if read_manifest():
-                write_gallery()
+        for i, done in enumerate(as_completed([pool.submit(run, path) for path in in_order(paths)]), 1):
+            path, nb, found, seconds = done.result()
+            new, own = [], Path(scratch, path.stem)
+            if nb is not None and not is_student(path):
+                drawn |= set(read_manifest(own))
+                new, replaced = differences(path, nb, own, figures_directory())
+                if args.check:
+                    found, new = found + new, []
+                elif any("stderr" not in line for line in found):  # a warning alone is no reason to lose the run
+                    found.append("not written")
+                elif new or args.fresh:
+                    _write(nb, path)
+                    adopt_figures(read_manifest(own) if args.fresh else replaced, own)
+            bad += bool(found)
+            state = "FAILED" if found else "ok, changed" if new else "ok"
+            print(f"[{i}/{len(paths)}] {path.name:<42} {seconds:6.1f} s  {state}", flush=True)
+            for line in found + new[:MAX_TOLD]:
+                print("    " + line.replace("\n", "\n    "), flush=True)
+    if args.check:
+        ran = {path.name for path in paths}
+        stale = [k for k, entry in read_manifest().items() if entry["notebook"] in ran and k not in drawn]
+        found = [f"{k}: in the manifest, but its notebook draws it no more; delete it" for k in stale]
+        found += gallery_problems()
+        bad += len(found)
+        print(*(f"    {line}\n" for line in found), sep="", end="", flush=True)
+    elif read_manifest():
+        write_gallery()
     print(f"{len(paths)} notebooks, {bad} problems" if bad else f"{len(paths)} notebooks, all well", flush=True)
     return int(bool(bad))
+
+
+def _jobs() -> int:
+    """One notebook per core, where each takes one thread; two that take both cores wait for each other."""
+    cores = os.cpu_count() or 1
+    return max(1, min(4, cores // int(os.environ.get("OMP_NUM_THREADS") or cores)))
 
 
 if __name__ == "__main__":

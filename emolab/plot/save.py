@@ -8,7 +8,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -89,14 +89,29 @@ def save_figure(
         "params": info.get("params") or {},
         "versions": _versions(),
     }
-    with _alone(folder):
-        manifest = read_manifest(folder) | {name: entry}
-        text = json.dumps(dict(sorted(manifest.items())), indent=1, ensure_ascii=False, default=_plain) + "\n"
-        _write(folder / "manifest.json", text.encode())
+    _record(folder, {name: entry})
 
     from IPython.display import Image
 
     return Image(data=small, format="png", width=round(96 * fig.get_figwidth()), alt=alt.strip())
+
+
+def adopt_figures(names: Iterable[str], source: str | Path, directory: str | Path | None = None) -> None:
+    """Take figures over from another figures folder: their files, and what its manifest says of them."""
+    there, folder = read_manifest(source), figures_directory(directory)
+    entries = {name: there[name] for name in names}
+    for entry in entries.values():
+        for file in entry["files"].values():
+            _write(folder / file, (Path(source) / file).read_bytes())
+    if entries:
+        _record(folder, entries)
+
+
+def _record(folder: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
+    with _alone(folder):
+        manifest = read_manifest(folder) | entries
+        text = json.dumps(dict(sorted(manifest.items())), indent=1, ensure_ascii=False, default=_plain) + "\n"
+        _write(folder / "manifest.json", text.encode())
 
 
 def read_manifest(directory: str | Path | None = None) -> dict[str, dict[str, Any]]:
