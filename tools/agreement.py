@@ -171,20 +171,20 @@ def _figure_differs(name: str, new: Path, old: Path, ours: dict, theirs: dict, *
     entry, committed = ours[name], theirs[name]
     if missing := [file for file in committed["files"].values() if not (old / file).is_file()]:
         return f"{missing[0]} is missing; run make figures"
-    both = ((new, entry), (old, committed))
-    tables = [pd.read_csv(folder / e["files"]["csv"]) for folder, e in both]
-    if what := tables_differ(*tables, strict=strict):
+    table, before = pd.read_csv(new / entry["files"]["csv"]), pd.read_csv(old / committed["files"]["csv"])
+    if what := tables_differ(table, before, strict=strict):
         return f"numbers differ: {what}"
     for word in ("caption", "alt"):
         if what := texts_differ(entry[word], committed[word], strict=strict):
             return f"{word}: {what}"
-    if _far(*tables):  # they agree as a UMAP does, or as intervals do: the drawing is another
+    if _far(table, before):  # they agree as a UMAP does, or as intervals do: the drawing is another
         return ""
-    made = [str({key: e[key] for key in ("files", "notebook", "function", "model", "n", "seed", "params")})
-            for e in (entry, committed)]  # fmt: skip
-    if what := texts_differ(*made, strict=True):
+    settings = [str([e[key] for key in ("files", "notebook", "function", "model", "n", "seed", "params")])
+                for e in (entry, committed)]  # fmt: skip
+    if what := texts_differ(settings[0], settings[1], strict=True):
         return f"made with other settings: {what}"
-    return drawings_differ(*((folder / e["files"]["svg"]).read_text(encoding="utf-8") for folder, e in both))
+    drawing, drawn = new / entry["files"]["svg"], old / committed["files"]["svg"]
+    return drawings_differ(drawing.read_text(encoding="utf-8"), drawn.read_text(encoding="utf-8"))
 
 
 def tables_differ(new: pd.DataFrame, old: pd.DataFrame, *, strict: bool) -> str:
@@ -195,8 +195,8 @@ def tables_differ(new: pd.DataFrame, old: pd.DataFrame, *, strict: bool) -> str:
     rule a number with an interval (columns `lo` and `hi` or `low` and `high`, and the number left of them) lies in the
     committed one, in 95 % of the rows that both have.
     """
-    what = _far(*(_chaotic_apart(table)[0] for table in (new, old)))
-    what = what or _far(*(_chaotic_apart(table)[1] for table in (new, old)), rtol=0, atol=UMAP_QUALITY)
+    (repeated, chaotic), (old_repeated, old_chaotic) = _chaotic_apart(new), _chaotic_apart(old)
+    what = _far(repeated, old_repeated) or _far(chaotic, old_chaotic, rtol=0, atol=UMAP_QUALITY)
     if strict or not what:
         return what
     return _outside(new, old)
@@ -221,7 +221,7 @@ def _chaotic_apart(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 def _outside(new: pd.DataFrame, old: pd.DataFrame) -> str:
     """The loose rule."""
     if list(new) != list(old):
-        return f"columns {', '.join(new)}, committed {', '.join(old)}"
+        return f"columns {list(new)}, committed {list(old)}"
     bounds = next(((low, high) for low, high in (("lo", "hi"), ("low", "high")) if {low, high} <= set(old)), None)
     if bounds is None:
         return ""
