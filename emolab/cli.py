@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
             default=out and Path(out),
             help=f"folder of the run{f' (default: {out})' if out else ''}",
         )
-        sub.add_argument("--dtype", default="float32")
+        sub.add_argument("--dtype", default="float32", help="float32 (default), bfloat16, float16 or auto")
         sub.add_argument("--seed", type=int, default=0)
         return sub
 

@@ -26,7 +26,7 @@ from transformers.utils import logging as hf_logging
 from emolab.errors import EmolabError
 from emolab.fetch import DEFAULT, MODELS, find
 from emolab.pretrained import from_pretrained
-from emolab.prompts import Batch, check_context, encode, instruction, plan_batches, render_prompts
+from emolab.prompts import Batch, check_context, encode, instruction, plan_batches, render_prompts, turn_end
 from emolab.sites import CHECKED, SITES, hf_modules, site_hooks
 
 __all__ = [
@@ -112,12 +112,18 @@ class Model:
 
     @property
     def eos_ids(self) -> list[int]:
-        """Ids that end an answer: generation_config's (with the end of a turn), else config's, else the tokenizer's."""
-        for owner in (self.hf.generation_config, self.hf.config.get_text_config(), self.tokenizer):
-            ids = getattr(owner, "eos_token_id", None)
-            if ids is not None:
-                return [int(i) for i in ids] if isinstance(ids, list | tuple) else [int(ids)]
-        return []
+        """Ids that end an answer: all that generation_config, config or tokenizer name, and what the template says.
+
+        Each knows of ends that the others lack: of the text, of a turn.
+        """
+        owners = (self.hf.generation_config, self.hf.config.get_text_config(), self.tokenizer)
+        named = [getattr(owner, "eos_token_id", None) for owner in owners] + [self._turn_end]
+        ids = [i for found in named for i in (found if isinstance(found, list | tuple) else [found]) if i is not None]
+        return list(dict.fromkeys(map(int, ids)))
+
+    @cached_property
+    def _turn_end(self) -> int | None:
+        return turn_end(self.tokenizer)
 
     @cached_property
     def adds_bos(self) -> bool:
@@ -152,6 +158,8 @@ def load_model(
     device None is CUDA where there is one, else CPU. device_map instead spreads the layers over devices (accelerate);
     every weight must lie in memory, none on disk. A pair, a bridge or a Model keeps its own device and dtype. A
     quantised model is read where its packages are installed, or given as a pair; it has no site "head".
+    dtype "auto" is that of the checkpoint, but on a CPU float32 in place of float16, and in place of bfloat16 where the
+    processor has no instructions for it (`emolab.pretrained.fast_bfloat16`); float32 for a GGUF file and for smollm2.
     revision is a branch, tag or commit of the hub; `Model.revision` is the commit, where known.
 
     Warns, in one line, of an architecture that docs/families.md does not list, with what batches of it do.
@@ -178,7 +186,9 @@ def load_model(
         name = folder.resolve().name if source not in MODELS and folder.exists() else source
         loaded = _bridged(name, source, revision, hf.eval().requires_grad_(False), _own_tokenizer(tokenizer))
         if given is None:
-            loaded.recipe = {"device_map": device_map, "dtype": dtype, "trust_remote_code": trust_remote_code}
+            # What "auto" came to: a worker's processor might come to something else.
+            kind = str(loaded.dtype).removeprefix("torch.") if dtype == "auto" else dtype
+            loaded.recipe = {"device_map": device_map, "dtype": kind, "trust_remote_code": trust_remote_code}
         return loaded
     if type(model).__name__ == "TransformerBridge":
         if model.compatibility_mode:

@@ -45,10 +45,9 @@ def from_pretrained(
     one, the hub out of reach, missing or damaged files, weights that do not cover the model. Warns of weights that the
     model has no place for.
     """
-    known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(known, torch.dtype) or not known.is_floating_point:
-        raise EmolabError(f"unknown dtype {dtype!r}; expected 'float32', 'bfloat16', 'float16' or one of torch")
-    dtype = known
+    auto, known = dtype == "auto", getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not auto and (not isinstance(known, torch.dtype) or not known.is_floating_point):
+        raise EmolabError(f"unknown dtype {dtype!r}; expected 'float32', 'bfloat16', 'float16', 'auto' or one of torch")
     if device is not None and device_map is not None:
         raise EmolabError("give device= for one device or device_map= for several, not both")
     device = _device(device)
@@ -66,14 +65,18 @@ def from_pretrained(
             options["config"] = config
         if gguf is not None and hasattr(transformers, "GgufConfig"):  # newer versions would keep some blocks packed
             options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+        options["dtype"] = known if not auto else "auto" if gguf is None else torch.float32
         with _without_bar():  # a pair, with output_loading_info
             hf, info = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
-                place, dtype=dtype, device_map=device_map, use_safetensors=True, output_loading_info=True, **options
+                place, device_map=device_map, use_safetensors=True, output_loading_info=True, **options
             )
         if gguf is not None:
             _forget_blocks(hf)
         # A quantised model is put on its device while it is read, and cannot be moved.
-        hf = hf if device_map is not None or getattr(hf, "is_quantized", False) else hf.to(device)
+        quantised = getattr(hf, "is_quantized", False)
+        hf = hf if device_map is not None or quantised else hf.to(device)
+        if auto and not quantised and hf.device.type == "cpu" and _slow_here(hf.dtype):
+            hf, hf.config.dtype = hf.float(), torch.float32
     except EmolabError:
         raise
     except Exception as error:  # transformers, safetensors, torch and the hub raise a zoo of their own
@@ -88,6 +91,27 @@ def from_pretrained(
         text = f"{len(left)} tensors in the weights of {source!r} have no place in {name}, the first is {left[0]}"
         warnings.warn(f"{text}; they were left out", stacklevel=3)
     return hf, tokenizer, commit
+
+
+def _slow_here(dtype: torch.dtype) -> bool:
+    """Whether this processor computes more slowly in that half precision than in float32."""
+    return dtype == torch.float16 or (dtype == torch.bfloat16 and not fast_bfloat16())
+
+
+def fast_bfloat16() -> bool:
+    """Whether this processor has instructions for bfloat16 (AVX512_BF16, AMX, BF16 of ARM) that torch uses.
+
+    Measured on an AMD EPYC, layers of 576 to 1,536 with 64 and 512 rows, against float32: 3.7 and 4.2 times as fast
+    with AVX512_BF16; 0.8 times with AVX-512 alone; 0.3 and 0.2 times with AVX2.
+
+    >>> isinstance(fast_bfloat16(), bool)
+    True
+    """
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if hasattr(torch.cpu, "get_capabilities"):
+        return any(on for name, on in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _device(device: str | torch.device | None) -> str | torch.device:

@@ -10,6 +10,7 @@ tokenizer and add a second BOS.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -90,15 +91,44 @@ def render_prompts(
 
 
 def _chat(tokenizer: Any, system: str, user: str) -> str:
-    messages = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": user})
+    """The prompt of one turn. A template that refuses to begin without a system turn gets an empty one."""
+    try:
+        return _rendered(tokenizer, {"system": system, "user": user} if system else {"user": user})
+    except Exception as error:  # templates refuse with whatever error their author chose
+        if not system:
+            with contextlib.suppress(Exception):
+                return _rendered(tokenizer, {"system": "", "user": user})
+        raise EmolabError(
+            f"the chat template of {tokenizer.name_or_path!r} cannot be used ({shown(str(error))[1:-1]}); give another "
+            "one: load_model(..., chat_template=...)"
+        ) from error
+
+
+def _rendered(tokenizer: Any, turns: dict[str, str], *, prompt: bool = True) -> str:
+    messages = [{"role": role, "content": text} for role, text in turns.items()]
     # Templates that print today's date would give other prompts, and other vectors, tomorrow.
     template = _NOW.sub(lambda found: repr(_DATE.strftime(found[2])), tokenizer.get_chat_template())
     # enable_thinking is read by the templates of reasoning models and ignored by all others: the answer itself is the
     # response.
     return tokenizer.apply_chat_template(
-        messages, chat_template=template, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        messages, chat_template=template, tokenize=False, add_generation_prompt=prompt, enable_thinking=False
     )
+
+
+def turn_end(tokenizer: Any) -> int | None:
+    """The token that the chat template puts right behind an assistant's turn; None where it puts a text or nothing.
+
+    >>> model.tokenizer.decode(turn_end(model.tokenizer))
+    '<|im_end|>'
+    """
+    answer = "What the assistant says."
+    try:
+        text = _rendered(tokenizer, {"user": "What?", "assistant": answer}, prompt=False)
+    except Exception:  # no template, or one that cannot be used, which `render_prompts` says
+        return None
+    _, found, behind = text.rpartition(answer)
+    ids = tokenizer(behind.lstrip(), add_special_tokens=False).input_ids if found and behind.strip() else []
+    return ids[0] if ids and ids[0] in tokenizer.added_tokens_decoder else None
 
 
 def _has_system_role(tokenizer: Any, told: str) -> bool:
@@ -106,7 +136,7 @@ def _has_system_role(tokenizer: Any, told: str) -> bool:
     plain = _chat(tokenizer, "", "query")
     try:
         whole = _chat(tokenizer, told, "query")
-    except Exception:  # templates refuse a role with whatever error their author chose
+    except EmolabError:
         return False
     same = len(os.path.commonprefix([plain, whole]))
     return told in whole and whole.endswith(plain[same:])

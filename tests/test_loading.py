@@ -191,6 +191,43 @@ def test_models_that_also_see_are_loaded_without_installing_anything(tmp_path, m
     assert type(model.hf).__name__ == "Gemma3ForConditionalGeneration" and model.n_layers == 3
 
 
+# --- dtype="auto"
+
+
+@pytest.mark.parametrize(
+    "own, fast, expected",
+    [
+        ("float32", True, "float32"), ("bfloat16", True, "bfloat16"), ("bfloat16", False, "float32"),
+        ("float16", True, "float32"), ("float64", False, "float64"),
+    ],
+)  # fmt: skip
+def test_auto_is_the_checkpoints_own_dtype_where_that_is_fast(own, fast, expected, tmp_path, monkeypatch):
+    kind = getattr(torch, own)
+    hf = tiny.build(tiny.llama_config()).to(kind)
+    tiny.save(tmp_path, hf, tiny.tokenizer())
+    monkeypatch.setattr("emolab.pretrained.fast_bfloat16", lambda: fast)
+    model = load_model(tmp_path, device="cpu", dtype="auto")
+    assert model.dtype == model.bridge.cfg.dtype == getattr(torch, expected) and model.recipe["dtype"] == expected
+    assert {p.dtype for p in model.hf.parameters()} == {model.dtype}
+    same = load_model(tmp_path, device="cpu", dtype=expected)
+    assert generate(model, QUERIES, max_new_tokens=6) == generate(same, QUERIES, max_new_tokens=6)
+    assert model.fingerprint == same.fingerprint
+
+
+def test_which_processors_multiply_bfloat16(monkeypatch):
+    from emolab.pretrained import fast_bfloat16
+
+    for found, fast in (
+        ({"avx2": True, "avx512_bf16": False}, False),
+        ({"amx_bf16": True}, True),
+        ({"bf16": True}, True),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found, raising=False)
+        assert fast_bfloat16() is fast
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not fast_bfloat16()
+
+
 # --- several devices, quantised weights
 
 

@@ -1,5 +1,6 @@
 """Loading, prompts, batches and hook points."""
 
+import copy
 import logging
 import warnings
 
@@ -8,6 +9,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from emolab.errors import EmolabError
+from emolab.generation import generate
 from emolab.models import Model, encode, hf_modules, instruction, load_model, plan_batches, render_prompts, site_hooks
 from tests import chat_templates, tiny
 
@@ -167,8 +169,31 @@ def test_end_of_answer_ids(tiny_llama):
     assert model.eos_ids == [1]
     model.hf.generation_config.eos_token_id = [1, 6]
     assert model.eos_ids == [1, 6]
+    model.hf.generation_config.eos_token_id = 0
+    assert model.eos_ids == [0, 1], "the config's and the tokenizer's count beside generation_config's"
     model.hf.generation_config.eos_token_id = model.hf.config.eos_token_id = None
     assert model.eos_ids == [model.tokenizer.eos_token_id]
+    model.tokenizer.eos_token_id = None
+    assert model.eos_ids == []
+
+
+TURNS = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}ENDS{% endfor %}"
+
+
+@pytest.mark.parametrize("ends, ids", [("\n<pad>\n<user>", [2]), (" the end .", []), ("\n", []), ("", [])])
+def test_the_token_behind_an_assistants_turn_ends_an_answer(ends, ids):
+    words = tiny.tokenizer(chat=TURNS.replace("ENDS", ends))
+    assert load_model((tiny.build(tiny.llama_config()), words)).eos_ids == [1, *ids]
+
+
+def test_an_answer_ends_where_the_template_ends_a_turn(smollm2):
+    """Config, generation_config and tokenizer name another token: only the template knows what ends a turn."""
+    hf, words = copy.deepcopy(smollm2.hf), copy.deepcopy(smollm2.tokenizer)
+    hf.config.eos_token_id = hf.generation_config.eos_token_id = 0
+    words.eos_token = "<|endoftext|>"
+    model = load_model((hf, words))
+    assert model.eos_ids == [0, 2]
+    assert generate(model, "What is the capital of France?", max_new_tokens=20) == ["The capital of France is Paris."]
 
 
 def test_hook_points_and_modules_are_the_same_points(tiny_llama, tiny_gpt2):
