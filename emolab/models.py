@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from transformers.utils import logging as hf_logging
 
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, shown
 from emolab.fetch import DEFAULT, MODELS, find
 from emolab.pretrained import from_pretrained
 from emolab.prompts import Batch, check_context, encode, instruction, plan_batches, render_prompts, turn_end
@@ -145,6 +145,7 @@ def load_model(
     dtype: str | torch.dtype = "float32",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    chat_template: str | None = None,
 ) -> Model:
     """Load a model for everything else in emolab.
 
@@ -160,6 +161,7 @@ def load_model(
     quantised model is read where its packages are installed, or given as a pair; it has no site "head".
     dtype "auto" is that of the checkpoint, but on a CPU float32 in place of float16, and in place of bfloat16 where the
     processor has no instructions for it (`emolab.pretrained.fast_bfloat16`); float32 for a GGUF file and for smollm2.
+    chat_template replaces the tokenizer's own, or names one of several that it has.
     revision is a branch, tag or commit of the hub; `Model.revision` is the commit, where known.
 
     Warns, in one line, of an architecture that docs/families.md does not list, with what batches of it do.
@@ -184,11 +186,13 @@ def load_model(
             )
         folder = Path(source).expanduser()
         name = folder.resolve().name if source not in MODELS and folder.exists() else source
-        loaded = _bridged(name, source, revision, hf.eval().requires_grad_(False), _own_tokenizer(tokenizer))
+        own = _own_tokenizer(tokenizer, chat_template)
+        loaded = _bridged(name, source, revision, hf.eval().requires_grad_(False), own)
         if given is None:
             # What "auto" came to: a worker's processor might come to something else.
             kind = str(loaded.dtype).removeprefix("torch.") if dtype == "auto" else dtype
             loaded.recipe = {"device_map": device_map, "dtype": kind, "trust_remote_code": trust_remote_code}
+            loaded.recipe["chat_template"] = chat_template
         return loaded
     if type(model).__name__ == "TransformerBridge":
         if model.compatibility_mode:
@@ -198,11 +202,11 @@ def load_model(
             raise EmolabError("this TransformerBridge has no tokenizer; pass load_model(bridge, tokenizer=...)")
         hf = model.original_model.eval()
         name = hf.config.name_or_path or model.cfg.model_name
-        return _noted(Model(name, name, _commit(hf, revision), model, hf, _own_tokenizer(tokenizer)))
+        return _noted(Model(name, name, _commit(hf, revision), model, hf, _own_tokenizer(tokenizer, chat_template)))
     if isinstance(model, tuple) and len(model) == 2 and isinstance(model[0], nn.Module):
         hf, own = model
         name = hf.config.name_or_path or type(hf).__name__
-        return _bridged(name, name, revision, hf.eval(), _own_tokenizer(tokenizer or own))
+        return _bridged(name, name, revision, hf.eval(), _own_tokenizer(tokenizer or own, chat_template))
     raise EmolabError(
         f"cannot load a model from {type(model).__name__}; expected 'smollm2', a hub id, a directory, a GGUF file, "
         "a pair (hf_model, tokenizer) or a TransformerBridge"
@@ -283,12 +287,29 @@ def _keep_dtype(bridge: Any, dtype: torch.dtype) -> None:
                 points[name].register_forward_hook(lambda module, args, x: x.to(dtype))
 
 
-def _own_tokenizer(tokenizer: Any) -> Any:
+def _own_tokenizer(tokenizer: Any, chat_template: str | None) -> Any:
     tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = _template(tokenizer.chat_template, chat_template)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:  # where there is none of these, `encode` pads with id 0, masked as always
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
     return tokenizer
+
+
+def _template(own: str | dict[str, str] | None, chosen: str | None) -> str | None:
+    """The one chat template that counts: some tokenizers have several, by name."""
+    named = own if isinstance(own, dict) else {}
+    if chosen is None and isinstance(own, str | None):
+        return own
+    if (chosen or "default") in named:
+        return named[chosen or "default"]
+    if chosen is not None and "{" in chosen:
+        return chosen
+    has = f"has the chat templates {', '.join(named)}" if named else "has no chat templates by name"
+    raise EmolabError(
+        f"this tokenizer {has}, and chat_template is {shown(chosen)}; expected "
+        f"{f'chat_template={next(iter(named))!r}, another of these names' if named else 'None'}, or a template's text"
+    )
 
 
 @contextlib.contextmanager

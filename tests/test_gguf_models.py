@@ -72,7 +72,7 @@ def test_all_that_a_model_is_for_works(file, tmp_path):
     assert load_model(file.parent, device="cpu").fingerprint == model.fingerprint, "the folder that holds one"
     half = load_model(file, device="cpu", dtype="bfloat16")
     assert half.dtype == torch.bfloat16 and half.fingerprint == model.fingerprint
-    assert model.recipe == {"device_map": None, "dtype": "float32", "trust_remote_code": False}
+    assert model.recipe == {"device_map": None, "dtype": "float32", "trust_remote_code": False, "chat_template": None}
 
 
 def test_nothing_is_printed(file, capfd):

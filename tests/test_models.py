@@ -105,6 +105,37 @@ def test_a_system_prompt_of_the_template_stays(tiny_llama, chat):
     assert "You are " not in model.tokenizer.apply_chat_template(given, tokenize=False)
 
 
+def with_template(template, **options):
+    words = tiny.tokenizer()
+    words.chat_template = template
+    return load_model((tiny.build(tiny.llama_config()), words), **options)
+
+
+def test_one_of_several_chat_templates_is_chosen():
+    named = {"rag": "<user>rag {{ messages[0]['content'] }}", "tool_use": "<user>tool {{ messages[0]['content'] }}"}
+    with pytest.raises(EmolabError, match="has the chat templates rag, tool_use, .*expected chat_template='rag'"):
+        with_template(named)
+    with pytest.raises(EmolabError, match="chat_template is 'other'"):
+        with_template(named, chat_template="other")
+    assert render_prompts(with_template(named, chat_template="tool_use"), ["hi"]) == ["<bos><user>tool hi"]
+    assert render_prompts(with_template(named | {"default": tiny.CHAT}), ["hi"]) == ["<bos><user>hi<assistant>"]
+    own = with_template(tiny.CHAT, chat_template="{{ messages[0]['content'] }}!")
+    assert render_prompts(own, ["hi"]) == ["<bos>hi!"]
+    with pytest.raises(EmolabError, match="has no chat templates by name, .*expected None, or a template's text"):
+        with_template(None, chat_template="rag")
+
+
+def test_a_template_that_wants_a_system_turn_gets_an_empty_one():
+    wants = "{% if messages[0]['role'] != 'system' %}{{ raise_exception('need system') }}{% endif %}" + tiny.CHAT
+    model = with_template(wants)
+    assert render_prompts(model, ["hi"]) == ["<bos><system><user>hi<assistant>"]
+    assert render_prompts(model, ["hi"], "joy") == ["<bos><system>Answer with joy.<user>hi<assistant>"]
+    for never in ("{{ raise_exception('not today') }}", "{% if %}", "{{ nothing.at.all }}"):
+        with pytest.raises(EmolabError, match=r"cannot be used \(.*\); give another one: load_model") as error:
+            render_prompts(with_template(never), ["hi"], "joy")
+        assert len(str(error.value).splitlines()) == 1
+
+
 def test_dates_in_templates_are_fixed(tiny_llama):
     """Else tomorrow's prompts, and the hash that a run is resumed by, would be others than today's."""
     dates = {"LLAMA3": "26 Jul 2024", "GRANITE": "July 26, 2024", "HARMONY": "2024-07-26"}
