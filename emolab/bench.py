@@ -28,7 +28,8 @@ from emolab.damage import next_token_kl
 from emolab.emotions import NEUTRAL
 from emolab.errors import EmolabError, need_table
 from emolab.experiments import RANDOM_DIRECTIONS, vectors_identity
-from emolab.generation import generate, token_logprobs
+from emolab.generation import generate
+from emolab.logprobs import token_logprobs
 from emolab.models import Model
 from emolab.stats import clusters_of
 from emolab.steering import Steering

@@ -20,8 +20,8 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
 
-from emolab.errors import EmolabError, need_table, need_texts
-from emolab.judges import ask, judges_of
+from emolab.errors import EmolabError, need_table, need_texts, shown
+from emolab.judges import UNREAD, ask, judges_of
 from emolab.stats import bootstrap_ci, clusters_of
 
 AT_LEAST = 5  # texts of each label; also the number of folds
@@ -93,6 +93,10 @@ def calibrated(
     if few:
         raise EmolabError(f"too few labelled texts ({', '.join(few)}); expected at least {AT_LEAST} of every label")
     logp = _log(ask(judge, texts, queries))
+    unread = np.isnan(logp).any(1)
+    if unread.any():
+        first = shown(texts[int(unread.argmax())])
+        raise EmolabError(f"judge {judge.name!r} cannot read {unread.sum()} texts, such as {first}; leave them out")
     truth = np.array([known.index(label) for label in labels])
     after = np.zeros_like(logp)
     for train, test in StratifiedKFold(AT_LEAST, shuffle=True, random_state=seed).split(logp, truth):
@@ -156,11 +160,13 @@ def agreement(scored: pd.DataFrame, *, n: int = 1000, seed: int = 0) -> pd.DataF
     0  embedding  lexicon  ...
 
     Intervals (95 %) over queries, with their situation where the table has it: these are drawn whole (`bootstrap_ci`,
-    n draws), else over texts. Kappa depends on how varied the texts are: compare it on the same table only. NaN where
-    both judges say one and the same label throughout. Raises EmolabError for a table scored by fewer than two judges.
+    n draws), else over texts. Texts that one of the judges cannot read are left out. Kappa depends on how varied the
+    texts are: compare it on the same table only. NaN where both judges say one and the same label throughout. Raises
+    EmolabError for a table scored by fewer than two judges.
     """
     need_table(scored, (), "emolab.score")
     columns = ["top"] * ("top" in scored) + [c for c in scored.columns if c.endswith("_top")]
+    scored = scored[(scored[columns] != UNREAD).all(axis=1)]
     if len(columns) < 2 or not len(scored):
         raise EmolabError(f"{len(columns)} judges in {len(scored)} rows; agreement needs a table that two have scored")
     first = scored.attrs.get("judges") or ["first judge"]

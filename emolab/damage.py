@@ -15,15 +15,13 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from scipy.optimize import root_scalar
 
-from emolab.edits import hooked
 from emolab.errors import EmolabError
-from emolab.generation import _edits, _per_row, _plan, forward
+from emolab.generation import _per_row
+from emolab.logprobs import plan_texts, text_logits
 from emolab.models import Model
-from emolab.prompts import encode
 from emolab.steering import Steering
 
 
@@ -61,33 +59,22 @@ def next_token_kl(
         raise EmolabError(f"{model.name!r} and {changed.name!r} have different vocabularies; no KL between them")
     rows = _per_row(changed, steering, len(prompts), allow_mismatch=False)
     out: list[np.ndarray] = [np.empty(0)] * len(prompts)
+    sizes = [len(ids) for ids in model.tokenizer(texts, add_special_tokens=False).input_ids] if texts else []
     longer = [max(pair, key=len) for pair in zip(prompts, others, strict=True)]
-    for index in _plan(model, longer, texts, batch_size, extra=0, logits=True):
+    for index in plan_texts(model, longer, texts, batch_size):
         pairs = {(prompts[i], texts[i]): None for i in index}  # a grid of settings asks about the same texts
-        once, _ = _logits(model, [prompt for prompt, _ in pairs], [text for _, text in pairs], [])
+        once = text_logits(model, [prompt for prompt, _ in pairs], [text for _, text in pairs], [])
         plain = dict(zip(pairs, once, strict=True))
         steerings = [rows[i] for i in index] if rows else []
-        new, first = _logits(changed, [others[i] for i in index], [texts[i] for i in index], steerings)
-        for i, p, alone in zip(index, new, first, strict=True):
+        new = text_logits(changed, [others[i] for i in index], [texts[i] for i in index], steerings)
+        for i, p in zip(index, new, strict=True):
             q = plain[prompts[i], texts[i]]
-            n = min(len(p), len(q))  # a text at the very start of its row has one logit less than tokens
+            n = min(len(p), len(q))
             p, q = p[len(p) - n :].float().log_softmax(-1), q[len(q) - n :].float().log_softmax(-1)
             values = (p.exp() * (p - q)).sum(-1).clamp_min(0).double().cpu().numpy()
-            out[i] = np.concatenate([[np.nan], values]) if alone else values
+            # A text at the very start of its row: nothing predicts its first token.
+            out[i] = np.concatenate([np.full(sizes[i] - n, np.nan), values])
     return out
-
-
-def _logits(model: Model, prompts: list[str], texts: list[str], steerings: list) -> tuple[list, list[bool]]:
-    """The logits that predict each text's tokens, [token, vocab] a row; and whether a text has nothing before it."""
-    batch = encode(model, prompts, texts)
-    lengths, own = batch.response_mask.sum(1).tolist(), batch.attention_mask.sum(1).tolist()
-    keep = min(max(lengths) + 1, batch.input_ids.shape[1])
-    edits, plain = _edits(model, steerings, batch, cached=False)
-    with torch.inference_mode(), hooked(model, edits, plain=plain):
-        logits = forward(model, model.hf if plain else model.bridge.original_model, batch, keep)[:, :-1]
-    alone = [0 < n == m for n, m in zip(lengths, own, strict=True)]
-    counts = [n - a for n, a in zip(lengths, alone, strict=True)]
-    return [row[len(row) - n :] for row, n in zip(logits, counts, strict=True)], alone
 
 
 def p95_kl(kls: Sequence[Float[np.ndarray, " token"]]) -> float:

@@ -23,15 +23,15 @@ from emolab.models import Model
 from emolab.prompts import Batch
 from emolab.steering import Steering
 
-_SHARED = 8  # tokens of a prompt from which on reading it once pays
+SHARED = 8  # tokens of a prompt from which on reading it once pays
 _MANY = 8  # rows from which on those that have ended leave: to go on without them costs about as much as one step
 
 
-def opened(model: Model, steerings: list[Steering | None], batch: Batch) -> DynamicCache | None:
-    """A cache whose rows may be taken apart, with what the prompts share already read; edits count on from there.
+def new_cache(model: Model) -> DynamicCache | None:
+    """An empty cache whose rows may be taken apart; None where that might not be the same.
 
-    None where somebody else's hooks are on the model (they may change rows one by one), or where it remembers in
-    another way: then `generate` takes care of everything.
+    So it is where somebody else's hooks are on the model (they may change rows one by one), or where it remembers in
+    another way.
     """
     hooks = (hook for m in model.hf.modules() for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values()))
     if any(not getattr(hook, "__module__", "").startswith("transformers.") for hook in hooks):  # its own only look on
@@ -39,12 +39,21 @@ def opened(model: Model, steerings: list[Steering | None], batch: Batch) -> Dyna
     if not model.hf._supports_default_dynamic_cache():
         return None
     past = DynamicCache(config=model.hf.config.get_text_config(decoder=True))
-    if {type(x) for x in past.layers} - {DynamicLayer, DynamicSlidingWindowLayer}:
+    return None if {type(x) for x in past.layers} - {DynamicLayer, DynamicSlidingWindowLayer} else past
+
+
+def opened(model: Model, steerings: list[Steering | None], batch: Batch) -> DynamicCache | None:
+    """A `new_cache` with what the prompts share already read; edits count on from there.
+
+    Where there is none, `generate` takes care of everything.
+    """
+    past = new_cache(model)
+    if past is None:
         return None
     # Nothing of theirs is steered before the last token of the prompt, unless positions say so.
     early = any(s is not None and s.positions != "generated" for s in steerings)
     prompts, rows = torch.cat([batch.input_ids, batch.attention_mask], 1).unique(dim=0, return_inverse=True)
-    if not early and 2 * len(prompts) <= len(rows) and batch.prompt_len >= _SHARED:
+    if not early and 2 * len(prompts) <= len(rows) and batch.prompt_len >= SHARED:
         ids, mask = prompts[:, : batch.prompt_len - 1], prompts[:, batch.prompt_len : -1]
         model.hf(input_ids=ids, use_cache=True, past_key_values=past, **plain_options(model.hf, mask, keep=1))
         past.reorder_cache(rows)

@@ -32,7 +32,8 @@ from emolab.scored import (
 )
 from emolab.stats import bh, bootstrap_ci, clusters_of, interval, sign_flip
 
-MEASURES = ("target", "p_target", "adherence", "perplexity_ratio", "compression", "distinct2", "overall")
+_SHARES = ("target", "named", "refusal", "loop")  # of texts
+MEASURES = (*_SHARES, "p_target", "adherence", "perplexity_ratio", "compression", "distinct2", "repetition", "overall")
 CLIP = 1e-4  # probabilities nearer to 0 or 1 say nothing more on the logit scale
 LEVEL = 0.05  # of false discoveries
 MARGIN = 0.1  # of fluency, which is 0..1
@@ -52,19 +53,23 @@ def dose_table(scored: pd.DataFrame, instructed: Instructed = None, *, seed: int
 
     >>> dose_table(scored, instructed).query("measure == 'target' and control == 'none'")
 
-    Measures, as far as the table has them: "target", share of texts with the target on top (Wilson intervals);
-    "p_target", the judge's probability; "adherence", mean over that of unsteered texts; "perplexity_ratio", median over
-    that of the instructed answers (`headline` says which); "compression" and "distinct2", means, low in loops;
-    "overall", the headline score. Control "prompt" (alpha 0) is the instruction in place of steering, from rows of the
-    table or from `instructed`. n: queries with a value. Raises EmolabError as `headline`, and for mixed settings.
+    Measures, as far as the table has them: shares of texts, with Wilson intervals, that have the target on top
+    ("target"), that name it ("named"), that refuse or speak as a machine whatever is on top ("refusal"), that loop
+    ("loop"); "p_target", the judge's probability; "adherence", mean over that of unsteered texts; "perplexity_ratio",
+    median over that of the instructed answers (`headline` says which); "compression" and "distinct2", means, low in
+    loops, and "repetition", high in them; "overall", the headline score. Control "prompt" (alpha 0) is the instruction
+    in place of steering, from rows of the table or from `instructed`. n: queries with a value; texts that the judge
+    cannot read have none of its measures. Raises EmolabError as `headline`, and for mixed settings.
     """
     one_setting(scored)
     table = headline(with_instructed(scored, instructed), instructed)
     level, perplexity = fluent_level(table, instructed), perplexity_column(table)
     columns = {"target": "target", "p_target": "emotion_score", "adherence": "adherence"}
     columns |= {} if perplexity is None else {"perplexity_ratio": perplexity}
-    columns |= {m: m for m in ("compression", "distinct2", "overall")}
+    columns |= {m: m for m in ("named", "refusal", "loop", "compression", "distinct2", "repetition", "overall")}
     table["target"] = is_hit(table)
+    shares = [m for m in _SHARES if m in table]
+    table[shares] = table[shares].astype(float)  # where instructed answers lack one, True and False are objects
     clusters, rows = clusters_of(table), []
     for emotion in order(table["emotion"]):
         own = table[table["emotion"] == emotion]
@@ -77,7 +82,7 @@ def dose_table(scored: pd.DataFrame, instructed: Instructed = None, *, seed: int
         value, lo, hi = _ratios(wide, over, groups, seed)
         cells = pd.DataFrame(list(wide.columns), columns=["measure", "control", "alpha"])
         cells = cells.assign(emotion=emotion, value=value, lo=lo, hi=hi, n=wide.notna().sum().to_numpy())
-        for i in cells.index[cells["measure"] == "target"]:  # also where all queries agree an interval has a width
+        for i in cells.index[cells["measure"].isin(_SHARES)]:  # also where all queries agree an interval has a width
             cells.loc[i, ["lo", "hi"]] = interval(wide.iloc[:, i], clusters=groups, seed=seed)
         rows.append(cells)
     return pd.concat(rows, ignore_index=True)[["emotion", "control", "alpha", "measure", "value", "lo", "hi", "n"]]

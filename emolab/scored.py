@@ -14,6 +14,7 @@ import pandas as pd
 from emolab.emotions import order
 from emolab.errors import EmolabError, need_number, need_table, shown
 from emolab.grid import FIELDS, parse_mixture
+from emolab.judges import UNREAD
 from emolab.stats import clusters_of, harmonic
 
 Instructed = pd.DataFrame | Mapping[str, float] | None
@@ -34,9 +35,10 @@ def headline(scored: pd.DataFrame, instructed: Instructed = None) -> pd.DataFram
         emotion_score: the first judge's probability of the target (of a mixture: of its emotions, summed).
         adherence_score: how much nearer a text is to its query than to others, over the same of the unsteered text to
         that query; NaN where that one is no nearer. fluency_score: the worst of perplexity (given the instruction,
-        where known), compression and distinct word pairs, as far as the table has them, each against the median of
-        the instructed answers; 0 for an empty text. Scores above 1 count as 1. overall: their harmonic mean, AxBench's
-        rule (arXiv 2501.17148), so that no part buys another.
+        where known), compression, distinct word pairs and words that do not repeat, as far as the table has them, each
+        against the median of the instructed answers; 0 for an empty text, and for one that loops
+        (`emolab.scoring.is_loop`), which perplexity alone prefers. What is better than that level counts as 1. overall:
+        their harmonic mean, AxBench's rule (arXiv 2501.17148), so that no part buys another.
 
     Raises:
         EmolabError: no unsteered rows, no judge's column for an emotion, or no instructed answer for it.
@@ -52,13 +54,17 @@ def headline(scored: pd.DataFrame, instructed: Instructed = None) -> pd.DataFram
         table["adherence_score"] = ((table["adherence"] - table["adherence_shuffled"]) / own).clip(0, 1)
     level, perplexity = fluent_level(table, instructed), perplexity_column(table)
     parts = {c: table[c] / table["emotion"].map(level[c]) for c in ("compression", "distinct2") if c in table}
+    if "repetition" in table:
+        parts["repetition"] = (1 - table["repetition"]) / (1 - table["emotion"].map(level["repetition"]))
     if perplexity:
         parts["perplexity"] = table["emotion"].map(level["perplexity"]) / table[perplexity]
     fluency = pd.DataFrame(parts, index=table.index).min(axis=1).clip(0, 1)
     if perplexity:
         fluency = fluency.where(table[perplexity].notna())
-    empty = table["text"].str.strip() == "" if "text" in table else pd.Series(False, table.index)
-    table["fluency_score"] = fluency.mask(empty, 0.0)
+    broken = table["loop"].eq(True) if "loop" in table else pd.Series(False, table.index)
+    if "text" in table:
+        broken |= table["text"].str.strip() == ""
+    table["fluency_score"] = fluency.mask(broken, 0.0)
     table["overall"] = harmonic(*(table[f"{part}_score"] for part in ("emotion", "adherence", "fluency")))
     return table
 
@@ -86,16 +92,19 @@ def target_p(table: pd.DataFrame) -> pd.Series:
 def is_hit(table: pd.DataFrame) -> pd.Series:
     """1.0 where the judge's top label is the target, else 0.0; the column `target` where the table brings it.
 
-    Raises EmolabError as `target_p`, and for missing probabilities.
+    NaN where the judge could not read the text (top "unread"). Raises EmolabError as `target_p`, and for other missing
+    probabilities.
     """
     if "target" in table:
         return table["target"].astype(float)
+    unread = table["top"] == UNREAD if "top" in table else pd.Series(False, table.index)
     targets = {name: _targets(name, table) for name in table["emotion"].unique()}
     columns = [c for c in table.columns if c.startswith("p_")]
-    if table[columns].isna().any(axis=None):
+    if table.loc[~unread, columns].isna().any(axis=None):
         raise EmolabError("the p_<emotion> columns hold missing values; score the whole table")
-    top = table[columns].idxmax(axis=1).str[2:]
-    return pd.Series([float(t in targets[e]) for t, e in zip(top, table["emotion"], strict=True)], table.index)
+    top = table[columns].fillna(0).idxmax(axis=1).str[2:]
+    hits = pd.Series([float(t in targets[e]) for t, e in zip(top, table["emotion"], strict=True)], table.index)
+    return hits.mask(unread)
 
 
 def is_unsteered(table: pd.DataFrame, *, needed: bool = False) -> pd.Series:
@@ -141,11 +150,12 @@ def with_instructed(scored: pd.DataFrame, instructed: Instructed) -> pd.DataFram
 
 
 def fluent_level(table: pd.DataFrame, instructed: Instructed) -> pd.DataFrame:
-    """Median perplexity, compression and distinct2 [emotion, measure] of instructed answers, else of unsteered texts.
+    """Median perplexity and the like [emotion, measure] of instructed answers, else of unsteered texts.
 
     A mixture without answers of its own takes those to its emotions.
     """
-    names = {"compression": "compression", "distinct2": "distinct2", "perplexity": perplexity_column(table)}
+    names = {measure: measure for measure in ("compression", "distinct2", "repetition")}
+    names["perplexity"] = perplexity_column(table) or "perplexity"
     answers, plain, rows = _answers(table, instructed), table[is_unsteered(table)], {}
     for emotion in table["emotion"].unique():
         own = answers[answers["emotion"] == emotion]
@@ -154,7 +164,7 @@ def fluent_level(table: pd.DataFrame, instructed: Instructed) -> pd.DataFrame:
             held = ", ".join(order(answers["emotion"])) or "nothing"
             raise EmolabError(f"there is no answer under instruction for {emotion}; the answers are for {held}")
         own = own if len(own) else plain[plain["emotion"] == emotion]
-        rows[emotion] = {m: own[c].median() if c and c in own else np.nan for m, c in names.items()}
+        rows[emotion] = {m: own[c].median() if c in own else np.nan for m, c in names.items()}
         if isinstance(instructed, Mapping):
             if emotion not in instructed:
                 raise EmolabError(f"reference has no perplexity for {emotion}; it holds {', '.join(instructed)}")

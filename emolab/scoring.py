@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -22,15 +23,18 @@ from emolab import judges as judging
 from emolab.cluster import run_chunks
 from emolab.emotions import NEUTRAL
 from emolab.errors import EmolabError, need_model, need_table, need_texts
-from emolab.grid import spoken
-from emolab.judges import ask, judges_of, words_of
+from emolab.grid import parse_mixture
+from emolab.judges import UNREAD, ask, judges_of, top_labels
 from emolab.models import Model
 from emolab.prompts import render_prompts
 from emolab.storage import digest, kept, stable
+from emolab.words import is_refusal, named, words_of
 
 if TYPE_CHECKING:
     from distributed import Client
 
+# See `is_loop`.
+_LEAST_WORDS, _LOOP_REPETITION, _LOOP_COMPRESSION = 8, 0.5, 0.5
 _BLOCK = 1024  # rows that a killed `kept_score` may lose
 
 
@@ -47,23 +51,29 @@ def score(
     >>> scored = emolab.score(table, model=model)
 
     Adds for the first judge `p_<label>` and `top` (its most probable label), for further ones `<judge>_p_<label>` and
-    `<judge>_top`; `adherence`, the embedding cosine of text and query, and `adherence_shuffled`, its mean over the
-    table's other queries (what any text on any topic gets), both NaN without a query; `distinct2`, the share of
-    distinct word pairs; `repetition`, the share of words that repeat one of the four before; `compression`, the size
-    of the text after zlib over that before, low in loops, where perplexity is low too (compare texts of similar
-    length: short ones hardly shrink); `n_words`. With a model: `perplexity` after the plain prompt and, where a column
-    `condition` (of responses) or else `emotion` (of a sweep) names one, `perplexity_instructed` after the prompt with
-    that instruction, both unsteered (score outside `steered`); `n_tokens`, unless the table has it; and, where the
-    table comes from `sweep` or `collect_responses`, `truncated`: whether the text has as many tokens as were allowed.
-    With a client of a Dask cluster its workers compute the perplexities (`emolab.cluster`).
-    The judges' names are kept in attrs["judges"]. Raises EmolabError where `text` is missing or holds something else
-    than text, for a model (or a judge that reads queries) without the column `query`, and for two judges of one name.
+    `<judge>_top`; NaN and "unread" for texts that a judge cannot read. `n_cut`, how many tokens at the end of a text
+    the first judge that cuts left out. `adherence`, the embedding cosine of text and query, and `adherence_shuffled`,
+    its mean over the table's other queries (what any text on any topic gets), both NaN without a query.
+
+    `distinct2`, the share of distinct word pairs; `repetition`, the share of words that repeat one of the four before;
+    `compression`, the size of the text after zlib over that before, low in loops, where perplexity is low too (compare
+    texts of similar length: short ones hardly shrink); `n_words`; `loop` (`is_loop`); `refusal`, whether the text
+    refuses to answer or speaks as a machine; and, where a column `condition` (of responses) or else `emotion` (of a
+    sweep) names a target, `named`: whether the text holds its label or a form of it (`emolab.words`).
+
+    With a model: `perplexity` after the plain prompt (without a query: after one with an empty question) and, where
+    there is a target, `perplexity_instructed` after the prompt with that instruction, both unsteered (score outside
+    `steered`); `n_tokens`, unless the table has it; and, where the table comes from `sweep` or `collect_responses`,
+    `truncated`: whether the text has as many tokens as were allowed. With a client of a Dask cluster its workers
+    compute the perplexities (`emolab.cluster`).
+
+    The judges' names are kept in attrs["judges"]. Warns of texts that a judge cannot read, or not to their end. Raises
+    EmolabError where `text` is missing or holds something else than text, for a judge that reads queries without the
+    column `query`, and for two judges of one name.
     """
     if not isinstance(table, pd.DataFrame) or "text" not in table:
         raise EmolabError("score takes a table with a column 'text' of strings, as sweep and collect_responses give it")
     need_texts("the column 'text'", table["text"].tolist())
-    if model is not None and "query" not in table:
-        raise EmolabError("score with a model needs a column 'query' too: perplexity is that of a text after its query")
     if model is not None:
         need_model(model)
     judges = judges_of(judges)
@@ -73,24 +83,70 @@ def score(
         values, prefix = ask(judge, texts, queries), "" if number == 0 else f"{judge.name}_"
         for label, column in zip(judge.labels, values.T, strict=True):
             table[f"{prefix}p_{label}"] = column
-        table[f"{prefix}top"] = [judge.labels[i] for i in values.argmax(1)] if len(texts) else []
+        table[f"{prefix}top"] = top_labels(judge, values)
+        _warn_unread(judge, int(np.isnan(values).all(1).sum()), len(texts))
+    _add_cuts(table, judges, texts)
     if queries is not None and len(table):
         table["adherence"], table["adherence_shuffled"] = adherence(texts, list(queries))
     for measure in (distinct2, repetition, compression):
         table[measure.__name__] = [measure(t) for t in texts]
-    table["n_words"] = [len(t.split()) for t in texts]
+    table["n_words"] = [len(words_of(t)) for t in texts]
+    table["loop"] = [is_loop(t) for t in texts]
+    table["refusal"] = [is_refusal(t) for t in texts]
+    targets = _targets(table)
+    if targets is not None:
+        table["named"] = [any(named(t, label) for label in of) for t, of in zip(texts, targets, strict=True)]
     table.attrs["judges"] = names
-    return table if model is None else _modelled(table, model, texts, templates, client)
+    return table if model is None else _modelled(table, model, texts, targets, templates, client)
 
 
-def _modelled(table: pd.DataFrame, model: Model, texts: list[str], templates: Any, client: Any) -> pd.DataFrame:
-    given = {"templates": templates, "client": client}
-    table["perplexity"] = perplexity(model, table["query"], texts, **given)
+def _targets(table: pd.DataFrame) -> list[list[str]] | None:
+    """Row by row, the emotions asked for; None where no column says so."""
     # In responses `emotion` is what the query evokes; what the model was told is `condition`.
     told = table.get("condition", table.get("emotion"))
-    if told is not None:
-        told = [c if pd.isna(c) else spoken(c) or NEUTRAL for c in told]  # of a mixture: all that is added
-        table["perplexity_instructed"] = perplexity(model, table["query"], texts, conditions=told, **given)
+    if told is None:
+        return None
+    asked = {c for c in told if isinstance(c, str) and c != NEUTRAL}
+    targets = {c: [emotion for emotion, weight in parse_mixture(c).items() if weight > 0] for c in asked}
+    return [targets.get(c, []) for c in told]
+
+
+def _warn_unread(judge: Any, lost: int, n: int) -> None:
+    if lost:
+        warnings.warn(
+            f"judge {judge.name!r} cannot read {lost} of {n} texts (emoji, another script): their top label is "
+            f"{UNREAD!r}, their probabilities are missing; take a judge that can, such as ClassifierJudge",
+            stacklevel=3,
+        )
+
+
+def _add_cuts(table: pd.DataFrame, judges: list[Any], texts: list[str]) -> None:
+    """Column `n_cut` of the first judge that cuts, and one warning."""
+    judge = next((judge for judge in judges if hasattr(judge, "n_cut")), None)
+    if judge is None:
+        return
+    table["n_cut"] = judge.n_cut(texts)
+    long = int((table["n_cut"] > 0).sum())
+    if long:
+        warnings.warn(
+            f"judge {judge.name!r} read only the beginning of {long} of {len(texts)} texts, which are too long for it "
+            "(column n_cut: tokens left out)",
+            stacklevel=3,
+        )
+
+
+def _modelled(
+    table: pd.DataFrame, model: Model, texts: list[str], targets: list[list[str]] | None, templates: Any, client: Any
+) -> pd.DataFrame:
+    queries = [""] * len(table) if "query" not in table else ["" if pd.isna(q) else q for q in table["query"]]
+    # Plain and instructed in one go: where nothing is told they are the same, and read once.
+    conditions = {"perplexity": [NEUTRAL] * len(table)}
+    if targets is not None:  # of a mixture all that is added is told
+        conditions["perplexity_instructed"] = [" and ".join(of) or NEUTRAL for of in targets]
+    n, told = len(conditions), [condition for column in conditions.values() for condition in column]
+    values = perplexity(model, queries * n, texts * n, conditions=told, templates=templates, client=client)
+    for name, part in zip(conditions, np.split(values, n), strict=True):
+        table[name] = part
     if "n_tokens" not in table:
         ids = model.tokenizer(texts, add_special_tokens=False).input_ids if texts else []
         table["n_tokens"] = [len(row) for row in ids]
@@ -151,7 +207,7 @@ def perplexity(
 
     conditions: the instruction in front of each query ("neutral" or missing: none). Equal rows are computed once.
     """
-    from emolab.generation import _plan
+    from emolab.logprobs import plan_texts
 
     queries = list(queries)
     conditions = [NEUTRAL] * len(queries) if conditions is None else list(conditions)
@@ -168,7 +224,7 @@ def perplexity(
     written = [key[2] for key in unique]
     plan, sizes = [list(range(len(unique)))], [None]
     if client is not None:  # cut into the batches that `token_logprobs` would make
-        plan = _plan(model, prompts, written, None, extra=0, logits=True)
+        plan = plan_texts(model, prompts, written)
         sizes = [len(rows) for rows in plan]
     values: list[Any] = [None] * len(unique)
     jobs = [([prompts[i] for i in rows], [written[i] for i in rows], n) for rows, n in zip(plan, sizes, strict=True)]
@@ -181,7 +237,7 @@ def perplexity(
 
 
 def _read(model: Model, prompts: list[str], texts: list[str], batch_size: int | None) -> list[np.ndarray]:
-    from emolab.generation import token_logprobs
+    from emolab.logprobs import token_logprobs
 
     return token_logprobs(model, prompts, texts, batch_size=batch_size)
 
@@ -192,6 +248,8 @@ def adherence(
     """Embedding cosine of each text with its query, and its mean over the other queries; NaN where there is none.
 
     >>> own, shuffled = adherence(["The waves rolled in."], ["How was the beach?"])
+
+    NaN also where the embedder cannot read the text (`emolab.judges.reading`).
     """
     own, others = np.full((2, len(texts)), np.nan)
     asked = [i for i, q in enumerate(queries) if isinstance(q, str) and q.strip()]  # a user's own texts have no query
@@ -201,6 +259,8 @@ def adherence(
         own[asked] = (a * judging.embed([queries[i] for i in asked])).sum(1)
         if len(unique) > 1:  # cosine with every query, summed, less that with its own
             others[asked] = (a @ judging.embed(unique).sum(0) - own[asked]) / (len(unique) - 1)
+        unread = judging.reading(tuple(texts))[0]
+        own[unread], others[unread] = np.nan, np.nan
     return own, others
 
 
@@ -235,12 +295,32 @@ def compression(text: str) -> float:
     return len(zlib.compress(raw, 9)) / len(raw) if raw else float("nan")
 
 
+def is_loop(text: str) -> bool:
+    """Whether a text says one thing again and again: the one place where that is decided.
+
+    >>> is_loop("so so so so so so so so so so"), is_loop("I'm so sorry to hear that. " * 4)
+    (True, True)
+
+    Either half of its words repeat one of the four before (of unsteered texts at most a fifth, of word soup .84 to .99
+    do; this sees short circles), or it is half as large after zlib as prose of its length (this sees whole sentences
+    that come back). Prose of n bytes is left with about .5 + 40 / n of them (measured: 100 bytes .87, 200 .72, 400 .62,
+    1,000 .55, and no text below .9 of that). Fewer than eight words are too few to tell.
+    """
+    size = len(text.encode())
+    if len(words_of(text)) < _LEAST_WORDS:
+        return False
+    return repetition(text) >= _LOOP_REPETITION or compression(text) < _LOOP_COMPRESSION * (0.5 + 40 / size)
+
+
 def target_share(scored: pd.DataFrame, column: str = "top") -> float:
     """Share of rows whose top label is the one asked for: `condition` (of responses) or else `emotion` (of a sweep).
 
     >>> target_share(scored)
+
+    Texts that the judge could not read are left out.
     """
     need_table(scored, [column], "emolab.score")
     if "condition" not in scored and "emotion" not in scored:
         raise EmolabError("the table lacks condition and emotion, which say what was asked for")
-    return float((scored[column] == scored["condition" if "condition" in scored else "emotion"]).mean())
+    read = scored[scored[column] != UNREAD]
+    return float((read[column] == read["condition" if "condition" in scored else "emotion"]).mean())

@@ -23,7 +23,8 @@ import torch
 
 from emolab.edits import hooked
 from emolab.errors import EmolabError
-from emolab.generation import forward, generate, token_logprobs
+from emolab.generation import forward, generate
+from emolab.logprobs import token_logprobs
 from emolab.models import Model
 from emolab.prompts import Batch, encode, render_prompts
 from emolab.responses import responses_from_texts

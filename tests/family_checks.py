@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from emolab.activations import response_means
 from emolab.edits import hooked
 from emolab.errors import EmolabError
-from emolab.generation import forward, generate, token_logprobs
+from emolab.generation import forward, generate
+from emolab.logprobs import token_logprobs
 from emolab.models import Batch, Model, encode, load_model
 from emolab.sites import SITES, hf_modules, site_hooks
 from emolab.steering import Steering, build_edits

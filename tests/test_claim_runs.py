@@ -16,8 +16,9 @@ from emolab.controls import random_like, shuffled_like
 from emolab.damage import next_token_kl
 from emolab.errors import EmolabError
 from emolab.experiments import sweep
-from emolab.generation import generate, token_logprobs
+from emolab.generation import generate
 from emolab.judges import FunctionJudge
+from emolab.logprobs import token_logprobs
 from emolab.prompts import render_prompts
 from emolab.scoring import score
 from emolab.steering import Steering

@@ -84,6 +84,30 @@ def test_headline_by_hand():
     assert len(headline(table)) == len(table) and headline(table).index.equals(table.index)
 
 
+def test_a_text_that_loops_is_not_fluent_however_low_its_perplexity():
+    """As measured: texts of which .84 to .99 repeat had a median perplexity of 1.5, unsteered ones of 2.1."""
+    table = whole(perplexity=lambda c, a, q: 2.1 if a == 0 else 1.5, repetition=0.02, loop=lambda c, a, q: a == 4)
+    found = headline(table).query("control == 'none'").groupby("alpha")[["fluency_score", "overall"]].max()
+    assert found["fluency_score"].tolist() == [1, 1, 1, 1, 1, 0], "and what is better than unsteered gains nothing"
+    assert found["overall"].iloc[-1] == 0
+    half = whole(repetition=lambda c, a, q: 0.02 if a < 4 else 0.51)  # no loop yet
+    assert headline(half).query("alpha == 4")["fluency_score"].unique() == pytest.approx(0.5)
+    rows = table.assign(perplexity=np.nan)
+    assert headline(rows).query("alpha == 4 and control == 'none'")["fluency_score"].eq(0).all()
+
+
+def test_texts_that_the_judge_cannot_read_count_neither_way():
+    table = whole(lambda c, a, q: 0.9 if a > 1 else 0.1).assign(top="joy")
+    lost = (table["query_id"] == "q0") & (table["alpha"] == 2)
+    table.loc[lost, ["p_anger", "p_joy", "p_neutral"]] = np.nan
+    with pytest.raises(EmolabError, match="missing"):
+        dose_table(table)
+    table.loc[lost, "top"] = "unread"
+    at = dose_table(table).query("control == 'none' and alpha == 2").set_index("measure")
+    assert at.loc["target"].value == 1 and at.loc["p_target"].value == pytest.approx(0.9)
+    assert list(at.loc[["target", "p_target", "distinct2"]].n) == [9, 9, 10]
+
+
 def test_headline_takes_prompt_rows_for_the_level_and_the_perplexity_given_the_instruction():
     table = whole(perplexity_instructed=4.0)
     prompt = whole(controls=("none",), alphas=(0.0,), perplexity_instructed=2.0).assign(control="prompt")
@@ -123,6 +147,10 @@ def test_dose_table_by_hand():
         adherence=lambda c, a, q: 0.6 - 0.1 * max(a, 0),
         perplexity=lambda c, a, q: 2.0 * (1 + abs(a)) + (100 if q == 9 else 0),  # a median, not a mean
         compression=0.5,
+        repetition=lambda c, a, q: 0.02 * (1 + max(a, 0)),
+        loop=lambda c, a, q: a == 4,
+        refusal=lambda c, a, q: q < 2,
+        named=lambda c, a, q: a > 1 and q < 5,
     )
     found = dose_table(table)
     assert list(found) == ["emotion", "control", "alpha", "measure", "value", "lo", "hi", "n"]
@@ -134,6 +162,9 @@ def test_dose_table_by_hand():
     assert at.loc["perplexity_ratio"].value.tolist() == pytest.approx([2, 1, 1.5, 2, 3, 5])
     assert at.loc["compression"].value.eq(0.5).all() and at["n"].eq(10).all()
     assert ((at.lo <= at.value + 1e-9) & (at.value <= at.hi + 1e-9)).all()
+    assert at.loc["named"].value.tolist() == [0, 0, 0, 0, 0.5, 0.5]
+    assert at.loc["loop"].value.tolist() == [0, 0, 0, 0, 0, 1] and at.loc["refusal"].value.eq(0.2).all()
+    assert at.loc[("loop", 4.0)].lo < 0.8 and at.loc[("repetition", 4.0)].value == pytest.approx(0.1)
     row = at.loc[("target", 1.0)]
     assert 0.05 < row.lo < 0.3 < row.hi < 0.7
     headlines = headline(table).query("control == 'none' and alpha == 2")["overall"].mean()

@@ -11,7 +11,8 @@ import torch
 from emolab import decoding
 from emolab.edits import hooked
 from emolab.errors import EmolabError
-from emolab.generation import generate, token_logprobs
+from emolab.generation import generate
+from emolab.logprobs import token_logprobs
 from emolab.models import encode, load_model, render_prompts
 from emolab.steering import Steering, build_edits, steered
 from tests import tiny
@@ -58,9 +59,9 @@ def test_a_prompt_of_many_rows_is_read_once(model, vectors, monkeypatch):
     read.clear()
     assert together == [generate(model, q, steering=s, max_new_tokens=12)[0] for q, s in rows]
     assert len(set(together)) > 12 and {size for _, size in read} > {1}
-    monkeypatch.setattr(decoding, "_SHARED", 10**6)
+    monkeypatch.setattr(decoding, "SHARED", 10**6)
     assert together == generate(model, queries, steering=steerings, max_new_tokens=12)
-    monkeypatch.setattr(decoding, "_SHARED", 1)
+    monkeypatch.setattr(decoding, "SHARED", 1)
     sample = {"steering": steerings, "max_new_tokens": 12, "temperature": 1.0, "seed": 3}
     assert generate(model, queries, **sample) == generate(model, queries, **sample) != together
 

@@ -11,7 +11,8 @@ import torch
 from emolab import edits
 from emolab.edits import Edit, Window, counted
 from emolab.errors import EmolabError
-from emolab.generation import generate, token_logprobs
+from emolab.generation import generate
+from emolab.logprobs import token_logprobs
 from emolab.models import encode, load_model, render_prompts
 from emolab.steering import Steering, build_edits, steered
 from tests import tiny

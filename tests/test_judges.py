@@ -14,7 +14,7 @@ import emolab
 from emolab import judges
 from emolab.emotions import EMOTIONS, NEUTRAL
 from emolab.errors import EmolabError
-from emolab.judges import EmbeddingJudge, FunctionJudge, LexiconJudge, ask
+from emolab.judges import BlindJudge, EmbeddingJudge, FunctionJudge, LexiconJudge, ask, top_labels
 from tests.sentences import CHOSEN_ON, FRESH
 
 needs_embedder = pytest.mark.skipif(
@@ -161,6 +161,43 @@ def test_lexicon_arithmetic():
 def test_lexicon_sees_words_through_case_and_quotes_but_no_parts_of_words():
     assert LEXICON(["'Happy', she said: \"GLAD\""])[0].tolist() == pytest.approx([2 / 3, 0, 1 / 3])
     assert LEXICON(["unhappy gladly unafraid"])[0].tolist() == [0, 0, 1]
+
+
+def test_the_lexicon_reads_every_script_and_what_is_denied():
+    judge = LexiconJudge({"joy": {"खुशी", "高兴", "happy"}, "anger": {"don’t"}})
+    assert judge(["मुझे खुशी है", "我非常高兴", "I am happy"])[:, 0].tolist() == [0.5] * 3
+    assert judge(["I don’t know", "I don't know"])[:, 1].tolist() == [0.5] * 2
+    assert judge(["I am not happy.", "I was never at all happy!"])[:, 0].tolist() == [0, 0]
+    assert judge(["Not now. Happy!"])[0, 0] == 0.5, "a negation ends with its clause"
+
+
+@needs_embedder
+def test_the_blind_judge_does_not_see_names():
+    judge = BlindJudge(EmbeddingJudge())
+    assert judge.labels == EmbeddingJudge().labels and judge.name == "blind" and not judge.with_queries
+    texts = ["Anger can hurt people and anger can hurt people.", "I am furious, how dare they do this!"]
+    seen, blind = (j(texts)[:, judge.labels.index("anger")] for j in (EmbeddingJudge(), judge))
+    assert blind[0] < 0.6 * seen[0] and blind[1] == pytest.approx(seen[1], abs=1e-6)
+    echo = FunctionJudge(lambda t, q: [[float(x == "something"), float(bool(y))] for x, y in zip(t, q, strict=True)],
+                         ("joy", "other"), with_queries=True)  # fmt: skip
+    assert ask(BlindJudge(echo, ("fear",)), ["fearful", "joy"], ["a", ""]).tolist() == [[1, 1], [0, 0]]
+    with pytest.raises(EmolabError, match="hidden is 'joy'"):
+        BlindJudge(EmbeddingJudge(), "joy")
+    with pytest.raises(EmolabError, match="the judge is"):
+        BlindJudge("embedding")
+
+
+@needs_embedder
+def test_what_the_embedding_judge_cannot_read_is_not_a_number():
+    judge = EmbeddingJudge()
+    texts = ["😀😀😀", "我非常生气！", "मुझे खुशी है", "Я рад", "I am so happy 😀😀", "naïve café", "", "..."]
+    values = judge(texts)
+    assert np.isnan(values).all(1).tolist() == [True] * 4 + [False] * 4 and np.isfinite(values[4:]).all()
+    assert top_labels(judge, values)[:5] == ["unread"] * 4 + ["joy"] and top_labels(judge, judge([])) == []
+    assert judge.n_cut(["so it was"] * 2 + ["word " * 200]).tolist() == [0, 0, 200 - 126]
+    np.testing.assert_array_equal(ask(judge, texts), values)
+    with pytest.raises(EmolabError, match="numbers from 0 to 1"):  # a row is read or it is not
+        FunctionJudge(lambda t: [[np.nan, 0.5]], ("a", "b"))(["x"])
 
 
 def test_function_judge_checks_what_it_gets():

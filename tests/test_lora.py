@@ -11,8 +11,9 @@ import torch
 
 import emolab
 from emolab.errors import EmolabError
-from emolab.generation import generate, token_logprobs
+from emolab.generation import generate
 from emolab.judges import EmbeddingJudge
+from emolab.logprobs import token_logprobs
 from emolab.lora import (
     Adapter,
     _factors,

@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, BartConf
 
 from emolab.emotions import EMOTIONS, NEUTRAL
 from emolab.errors import EmolabError
-from emolab.generation import token_logprobs
+from emolab.logprobs import token_logprobs
 from emolab.model_judges import HYPOTHESES, NAMES, WORDS, ClassifierJudge, NLIJudge, SelfReportJudge
 from emolab.models import encode, load_model, render_prompts
 from tests import tiny

@@ -12,8 +12,8 @@ import torch
 import emolab
 from emolab import EmotionVectors, Steering, geometry, interop
 from emolab.damage import next_token_kl
-from emolab.generation import token_logprobs
 from emolab.interventions import ablated
+from emolab.logprobs import token_logprobs
 from emolab.models import encode, load_model, render_prompts
 from emolab.sites import output_weights
 from emolab.vectors import vectors_from_means

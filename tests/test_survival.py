@@ -23,7 +23,8 @@ import torch
 import emolab
 from emolab import memory, models, pipeline
 from emolab.errors import EmolabError, ResourceError
-from emolab.generation import generate, token_logprobs
+from emolab.generation import generate
+from emolab.logprobs import token_logprobs
 from emolab.memory import halving, room
 from emolab.runs import LOCK, OWNER, WAIT, writing
 from tests import oracle, tiny
