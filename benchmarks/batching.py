@@ -83,7 +83,7 @@ def prefix_cases(model, n: int, prompt: int, texts: dict) -> dict:
         texts[case] = generate(model, [text(prompt, 0)] * n, **options)
 
     def whole():
-        with mock.patch.object(decoding, "_SHARED", prompt + 100):
+        with mock.patch.object(decoding, "SHARE_FROM", prompt + 100):
             shared("each row reads the prompt")
 
     return {"each row reads the prompt": whole, "read once, shared": shared}

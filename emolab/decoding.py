@@ -23,7 +23,7 @@ from emolab.models import Model
 from emolab.prompts import Batch
 from emolab.steering import Steering
 
-SHARED = 8  # tokens of a prompt from which on reading it once pays
+SHARE_FROM = 8  # tokens of a prompt from which on reading it once pays
 _MANY = 8  # rows from which on those that have ended leave: to go on without them costs about as much as one step
 
 
@@ -53,7 +53,7 @@ def opened(model: Model, steerings: list[Steering | None], batch: Batch) -> Dyna
     # Nothing of theirs is steered before the last token of the prompt, unless positions say so.
     early = any(s is not None and s.positions != "generated" for s in steerings)
     prompts, rows = torch.cat([batch.input_ids, batch.attention_mask], 1).unique(dim=0, return_inverse=True)
-    if not early and 2 * len(prompts) <= len(rows) and batch.prompt_len >= SHARED:
+    if not early and 2 * len(prompts) <= len(rows) and batch.prompt_len >= SHARE_FROM:
         ids, mask = prompts[:, : batch.prompt_len - 1], prompts[:, batch.prompt_len : -1]
         model.hf(input_ids=ids, use_cache=True, past_key_values=past, **plain_options(model.hf, mask, keep=1))
         past.reorder_cache(rows)

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from emolab.decoding import SHARED, new_cache, plain_options
+from emolab.decoding import SHARE_FROM, new_cache, plain_options
 from emolab.edits import hooked
 from emolab.errors import EmolabError, need_model, need_texts
 from emolab.generation import _edits, _per_row, forward
@@ -112,7 +112,7 @@ def _behind_shared(
     unique = list(dict.fromkeys(prompts))
     # What is steered before the last token of the prompt is read row by row.
     early = any(s is not None and s.positions != "generated" for s in steerings)
-    if early or 2 * len(unique) > len(prompts) or min(map(len, _ids(model.tokenizer, unique))) < SHARED:
+    if early or 2 * len(unique) > len(prompts) or min(map(len, _ids(model.tokenizer, unique))) < SHARE_FROM:
         return None
     batch = encode(model, prompts)
     edits, plain = _edits(model, steerings, batch, cached=True)
@@ -157,7 +157,7 @@ def plan_texts(
     if bridge_has_hooks(model):  # they may be one per row: keep the given order
         return plan_batches(model, [max(whole)] * len(whole), batch_size, logits=True)
     count = Counter(prompts)
-    shared = [i for i, prompt in enumerate(prompts) if count[prompt] > 1 and len(before[i]) >= SHARED]
+    shared = [i for i, prompt in enumerate(prompts) if count[prompt] > 1 and len(before[i]) >= SHARE_FROM]
     shared.sort(key=lambda i: (len(before[i]), prompts[i], len(own[i])))
     single = sorted(set(range(len(prompts))) - set(shared))
     # Of texts behind shared prompts only these are computed, but the cache holds both.

@@ -59,9 +59,9 @@ def test_a_prompt_of_many_rows_is_read_once(model, vectors, monkeypatch):
     read.clear()
     assert together == [generate(model, q, steering=s, max_new_tokens=12)[0] for q, s in rows]
     assert len(set(together)) > 12 and {size for _, size in read} > {1}
-    monkeypatch.setattr(decoding, "SHARED", 10**6)
+    monkeypatch.setattr(decoding, "SHARE_FROM", 10**6)
     assert together == generate(model, queries, steering=steerings, max_new_tokens=12)
-    monkeypatch.setattr(decoding, "SHARED", 1)
+    monkeypatch.setattr(decoding, "SHARE_FROM", 1)
     sample = {"steering": steerings, "max_new_tokens": 12, "temperature": 1.0, "seed": 3}
     assert generate(model, queries, **sample) == generate(model, queries, **sample) != together
 
