@@ -138,7 +138,7 @@ def _add_cuts(table: pd.DataFrame, judges: list[Any], texts: list[str]) -> None:
 def _modelled(
     table: pd.DataFrame, model: Model, texts: list[str], targets: list[list[str]] | None, templates: Any, client: Any
 ) -> pd.DataFrame:
-    queries = [""] * len(table) if "query" not in table else ["" if pd.isna(q) else q for q in table["query"]]
+    queries = list(table["query"]) if "query" in table else [""] * len(table)
     # Plain and instructed in one go: where nothing is told they are the same, and read once.
     conditions = {"perplexity": [NEUTRAL] * len(table)}
     if targets is not None:  # of a mixture all that is added is told

@@ -203,9 +203,8 @@ def test_without_a_query_the_perplexity_is_that_after_an_empty_question(tiny_lla
     expected = [by_hand(tiny_llama, plain, t) for t in ANSWERS]
     np.testing.assert_allclose(scored["perplexity"], expected, rtol=1e-4)
     assert scored["perplexity_instructed"][0] == pytest.approx(by_hand(tiny_llama, told, ANSWERS[0]), rel=1e-4)
-    missing = score(table.assign(query=[None, "tell me", None]), judges=LEXICON, model=tiny_llama)["perplexity"]
-    assert list(missing[[0, 2]]) == pytest.approx(expected[::2], rel=1e-4)
-    assert missing[1] != pytest.approx(expected[1], rel=1e-3)
+    same = score(table.assign(query=""), judges=LEXICON, model=tiny_llama)  # as of texts that somebody wrote
+    pd.testing.assert_series_equal(same["perplexity"], scored["perplexity"])
 
 
 def test_what_is_not_told_is_not_read_twice(tiny_llama, monkeypatch):
