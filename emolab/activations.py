@@ -21,7 +21,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from emolab import models
 from emolab.cluster import run_chunks
@@ -30,6 +29,7 @@ from emolab.errors import EmolabError, FileError, MismatchError, is_text, need_m
 from emolab.memory import halving
 from emolab.models import SITES, Model
 from emolab.passes import attention_kind, batch_means, check_heads
+from emolab.progress import tqdm
 from emolab.sites import check_bridge, head_weights
 from emolab.sites import output_weights as output_weights  # part of this module for its users
 from emolab.storage import digest, provenance, read_tensors, write_tensors

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from emolab.cells import UNSTEERED, Asked, Cells
 from emolab.damage import dose_at_damage, p95_kl
@@ -31,12 +30,14 @@ from emolab.generation import generate
 from emolab.judges import judges_of
 from emolab.methods import METHODS, Method, Run, build_methods, instruction_method
 from emolab.models import Model, render_prompts
+from emolab.progress import tqdm
 from emolab.queries import query_table
 from emolab.resampling import noted
 from emolab.runs import alone
 from emolab.stats import bootstrap_ci, clusters_of
 from emolab.storage import digest, provenance, write_table
 from emolab.vectors import EmotionVectors
+from emolab.writing import Writing, need_writing
 
 MEASURES = ("emotion", "adherence", "fluency", "overall", "damage")
 COLUMNS = (
@@ -61,6 +62,7 @@ def compare_methods(
     target_kl: float | None = None,
     judges: Any = None,
     max_new_tokens: int = 80,
+    writing: Writing = Writing(),
     seed: int = 0,
     out: str | Path | None = None,
     progress: bool = True,
@@ -83,6 +85,7 @@ def compare_methods(
             `next_token_kl` over the tokens of the model's own neutral answers. It counts every change, the wanted one
             too: it sets methods equally strong, and says nothing about quality.
         judges: as in `score`; the first one counts.
+        writing: how every text is written (`emolab.Writing`).
         out: a folder; texts are kept in `baselines/` in it, and the same call goes on where a killed one was.
 
     Returns:
@@ -104,14 +107,15 @@ def compare_methods(
     _check(methods, emotions, judges, responses, chosen, reported)
     responses = responses[responses["condition"].isin([NEUTRAL, *emotions])]
     identity = {key: provenance(model)[key] for key in ("model", "fingerprint", "dtype")}
-    identity |= {"max_new_tokens": max_new_tokens, "seed": seed}
+    need_writing(writing)
+    identity |= {"max_new_tokens": max_new_tokens, "writing": writing.settings(), "seed": seed}
     identity |= {
         "responses": digest([*responses["condition"], *responses["text"]]),
         "vectors": vectors_identity(vectors),
     }
     identity |= {"queries": digest([*chosen.queries, *reported.queries])}
     folder = None if out is None else Path(out) / "baselines"
-    cells = Cells(folder, identity, max_new_tokens, progress)
+    cells = Cells(folder, identity, max_new_tokens, writing, progress)
     study = _Study(model, emotions, judges, cells, seed)
     plain = Method(UNSTEERED, model, lambda queries, s: iter([Run(model, render_prompts(model, queries))]), (0.0,))
     seconds = sum(cells.unsteered(plain, asked) for asked in (chosen, reported))

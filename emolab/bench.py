@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from tqdm.auto import tqdm
 
 from emolab.activations import check_origin
 from emolab.controls import as_strong, random_like, shuffled_like
@@ -31,10 +30,12 @@ from emolab.experiments import RANDOM_DIRECTIONS, vectors_identity
 from emolab.generation import generate
 from emolab.logprobs import token_logprobs
 from emolab.models import Model
+from emolab.progress import tqdm
 from emolab.stats import clusters_of
 from emolab.steering import Steering
 from emolab.storage import digest, read_table, write_table
 from emolab.vectors import EmotionVectors
+from emolab.writing import Writing
 
 _CHUNK = 256
 
@@ -146,6 +147,7 @@ class Bench:
             "site": self.place["site"],
             "layers": layers if isinstance(layers, str) else list(layers),
             "seed": self.seed,
+            "writing": Writing().settings(),
             "answers": digest(told),
             "rows": digest(table.drop(columns="steering").astype(str).to_numpy().ravel().tolist()),
             **more,

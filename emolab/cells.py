@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from emolab.errors import EmolabError
 from emolab.methods import Method
 from emolab.models import Model
+from emolab.progress import tqdm
 from emolab.scored import headline
 from emolab.scoring import perplexity, score
 from emolab.storage import digest, read_table, write_table
+from emolab.writing import Writing
 
 _KEY = ["split", "method", "setting", "emotion", "dose"]
 UNSTEERED = "unsteered"
@@ -43,9 +44,11 @@ class Cells:
     Held in memory and, with a folder, in `texts.parquet` in it, written after every method and emotion.
     """
 
-    def __init__(self, folder: Path | None, identity: dict, max_new_tokens: int, progress: bool) -> None:
+    def __init__(
+        self, folder: Path | None, identity: dict, max_new_tokens: int, writing: Writing, progress: bool
+    ) -> None:
         self.folder, self.identity, self.progress = folder, identity, progress
-        self.max_new_tokens = max_new_tokens
+        self.options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "writing": writing}
         self.path = None if folder is None else folder / "texts.parquet"
         done = read_table(self.path, identity)
         self.rows: dict[tuple, dict] = {}
@@ -58,7 +61,7 @@ class Cells:
         key = (asked.split, UNSTEERED, "", _ANY, 0.0)
         if key not in self.rows:
             start = time.perf_counter()
-            texts = plain.texts(asked.queries, [{}], max_new_tokens=self.max_new_tokens)[0]
+            texts = plain.texts(asked.queries, [{}], **self.options)[0]
             self._keep(key, texts, [np.zeros(1)] * len(texts), time.perf_counter() - start)
             self.write()
         asked.answers = self.rows[key]["texts"]
@@ -74,7 +77,7 @@ class Cells:
             if not todo:
                 continue
             settings = [method.mixture(emotion, dose) for dose in todo]
-            texts = method.texts(asked.queries, settings, max_new_tokens=self.max_new_tokens)
+            texts = method.texts(asked.queries, settings, **self.options)
             for dose, text in zip(todo, texts, strict=True):
                 self._keep(wanted[dose], text, None, 0.0)
             self.write()

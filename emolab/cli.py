@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from emolab.errors import EmolabError
+from emolab.writing import Writing
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -98,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--queries", help="bundled set or JSON file")
     sub.add_argument("--split", help="default: train, or all of a file without that split")
     sub.add_argument("--emotions", nargs="+")
+    _add_writing(sub)
     sub = command("steer", _steer, "write answers with emotion vectors added")
     sub.add_argument("--vectors", type=Path, required=True, help="a vectors.safetensors")
     sub.add_argument("--set", action="append", required=True, metavar="EMOTION=ALPHA", help="several times, if wanted")
@@ -106,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--part", default="whole")
     sub.add_argument("--unit", default="vector")
     sub.add_argument("--max-new-tokens", type=int, default=80)
+    _add_writing(sub)
     sub.add_argument("prompts", nargs="+")
     sub = command("sweep", _sweep, "steer queries over a grid of doses, beside controls", out="runs/sweep")
     sub.add_argument("--vectors", type=Path, required=True)
@@ -119,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--op", nargs="+", default=["add"], choices=["add", "ablate", "clamp"])
     sub.add_argument("--emotions", nargs="+", help='names or mixtures: joy "0.5 anger + 0.5 joy" (default: all)')
     sub.add_argument("--cluster", metavar="ADDRESS", help=cluster)
+    _add_writing(sub)
     command("score", _score, "judge the texts of a sweep", out="runs/sweep")
     command("figures", _figures, "draw the figures of a study again", out="runs/study")
     sub = command("info", _info, "what a vectors file or a run holds; or, with --check, whether a model works here")
@@ -135,6 +139,19 @@ def _fetch(a: argparse.Namespace) -> None:
     from emolab.fetch import fetch, told
 
     print(told(a.name, fetch(a.name)))
+
+
+def _add_writing(parser: argparse.ArgumentParser) -> None:
+    """How texts are written: the fields of `emolab.Writing`, whose seed is the command's."""
+    defaults = Writing()
+    options = parser.add_argument_group("how texts are written")
+    options.add_argument("--temperature", type=float, default=defaults.temperature, help="0: greedy (default)")
+    options.add_argument("--top-p", type=float, default=defaults.top_p, help="of sampling (default: 1)")
+    options.add_argument("--repetition-penalty", type=float, default=defaults.repetition_penalty, help="default: 1.1")
+
+
+def _writing(a: argparse.Namespace) -> Writing:
+    return Writing(a.temperature, a.top_p, a.repetition_penalty, a.seed)
 
 
 def _study(a: argparse.Namespace) -> None:
@@ -164,7 +181,8 @@ def _extract(a: argparse.Namespace) -> None:
     from emolab import EMOTIONS, collect_responses, extract_vectors, load_model
 
     model = load_model(a.model, dtype=a.dtype)
-    responses = collect_responses(model, _queries(a, "train"), emotions=a.emotions or EMOTIONS, out=a.out, seed=a.seed)
+    options = {"emotions": a.emotions or EMOTIONS, "out": a.out, "writing": _writing(a)}
+    responses = collect_responses(model, _queries(a, "train"), **options)
     print(extract_vectors(model, responses, sites=("resid", "attn", "mlp", "head"), out=a.out))
     print(f"saved {a.out / 'vectors.safetensors'}")
 
@@ -183,7 +201,7 @@ def _steer(a: argparse.Namespace) -> None:
     vectors = EmotionVectors.load(a.vectors)
     steering = Steering(vectors, doses, site=a.site, layers=layers, part=a.part, unit=a.unit)
     model = load_model(a.model, dtype=a.dtype)
-    texts = generate(model, a.prompts, steering=steering, max_new_tokens=a.max_new_tokens, seed=a.seed)
+    texts = generate(model, a.prompts, steering=steering, max_new_tokens=a.max_new_tokens, writing=_writing(a))
     print("\n\n".join(texts))
     if a.out:
         from emolab.storage import write_json
@@ -206,7 +224,7 @@ def _sweep(a: argparse.Namespace) -> None:
     grid = {"site": a.site, "part": a.part, "layers": [_layers(x) for x in a.layers], "op": a.op}
     vectors = EmotionVectors.load(a.vectors)
     model = load_model(a.model, dtype=a.dtype)
-    options = {"alphas": a.alphas, "emotions": a.emotions, "controls": a.controls, "grid": grid}
+    options = {"alphas": a.alphas, "emotions": a.emotions, "controls": a.controls, "grid": grid, "writing": _writing(a)}
     with connected(a.cluster) as client:
         table = sweep(model, vectors, _queries(a, "heldout"), out=a.out, seed=a.seed, client=client, **options)
     print(f"{len(table)} texts in {a.out / 'sweep.parquet'}")

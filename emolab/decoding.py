@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from emolab.edits import Edit, keep_rows
-from emolab.models import Model
+from emolab.models import Model, contiguous_head
 from emolab.prompts import Batch
 from emolab.steering import Steering
 
@@ -34,7 +34,8 @@ def new_cache(model: Model) -> DynamicCache | None:
     another way.
     """
     hooks = (hook for m in model.hf.modules() for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values()))
-    if any(not getattr(hook, "__module__", "").startswith("transformers.") for hook in hooks):  # its own only look on
+    # Those of transformers only look on.
+    if any(h is not contiguous_head and not getattr(h, "__module__", "").startswith("transformers.") for h in hooks):
         return None
     if not model.hf._supports_default_dynamic_cache():
         return None
@@ -61,26 +62,38 @@ def opened(model: Model, steerings: list[Steering | None], batch: Batch) -> Dyna
 
 
 def write(
-    runner: Any, batch: Batch, config: GenerationConfig, past: DynamicCache | None, edits: dict[tuple[str, int], Edit]
-) -> Int[Tensor, "row token"]:
+    runner: Any,
+    batch: Batch,
+    config: GenerationConfig,
+    penalty: float,
+    past: DynamicCache | None,
+    edits: dict[tuple[str, int], Edit],
+) -> Int[Tensor, "row token"] | None:
     """What follows the prompts, greedy or sampled; behind a row's end token anything may stand.
 
-    past: from `opened`. Once a quarter of the rows have ended, the others go on alone, and the edits with them.
+    penalty: see `emolab.Writing`. past: from `opened`. Once a quarter of the rows have ended, the others go on alone,
+    and the edits with them. None where logits are not finite: there is nothing to choose by.
     """
     ids, mask, end = batch.input_ids, batch.attention_mask, batch.prompt_len + config.max_new_tokens
+    rows, ends = torch.arange(len(ids), device=ids.device), ids.new_tensor(config.eos_token_id or [])
+    pads, found = (mask == 0).sum(1), ids.new_zeros(len(ids), end)
     with _only(runner, config):
-        if past is None:
-            return runner.generate(ids, attention_mask=mask, generation_config=config)[:, batch.prompt_len :]
-        found = ids.new_zeros(len(ids), end)
-        rows, ends = torch.arange(len(ids), device=ids.device), ids.new_tensor(config.eos_token_id or [])
         while True:
             start, config = ids.shape[1], copy.copy(config)
             config.max_new_tokens = end - start
-            for edit in edits.values():
-                edit.seen = past.get_seq_length()
-            stop = [_ManyEnded(ends, start)] if len(ends) and len(rows) >= _MANY else []
-            options = {"generation_config": config, "past_key_values": past, "stopping_criteria": stop}
-            ids = runner.generate(ids, attention_mask=mask, **options)
+            options: dict[str, Any] = {"generation_config": config}
+            options["logits_processor"] = [_OwnTokens(penalty, pads[rows], ends, batch.prompt_len)]
+            if past is not None:
+                for edit in edits.values():
+                    edit.seen = past.get_seq_length()
+                stop = [_ManyEnded(ends, start)] if len(ends) and len(rows) >= _MANY else []
+                options |= {"past_key_values": past, "stopping_criteria": stop}
+            try:
+                ids = runner.generate(ids, attention_mask=mask, **options)
+            except _NotFinite:
+                return None
+            if past is None:
+                return ids[:, batch.prompt_len :]
             found[rows, start : ids.shape[1]] = ids[:, start:]
             go_on = (~torch.isin(ids[:, start:], ends).any(1)).nonzero()[:, 0]
             if ids.shape[1] == end or not len(go_on):
@@ -90,6 +103,35 @@ def write(
             past.batch_select_indices(go_on)
             keep_rows(edits, go_on)
     return found[:, batch.prompt_len :]
+
+
+class _NotFinite(Exception):
+    """Logits are not finite."""
+
+
+class _OwnTokens(LogitsProcessor):
+    """The repetition penalty over what each row itself holds: its prompt and what it has written, no padding.
+
+    transformers' own counts padding, which often is the end token: a row in a batch would then go on for longer than
+    the same row alone. pads: how many each row begins with.
+    """
+
+    def __init__(self, penalty: float, pads: Tensor, ends: Tensor, prompt_len: int) -> None:
+        self.penalty, self.pads, self.ends, self.prompt_len = penalty, pads[:, None], ends, prompt_len
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        broken = ~scores.amax(1).isfinite()
+        if broken.any():
+            ended = torch.isin(input_ids[:, self.prompt_len :], self.ends).any(1)
+            if (broken & ~ended).any():
+                raise _NotFinite
+            scores = scores.masked_fill(broken[:, None], 0.0)  # nobody reads on behind a row's end
+        if self.penalty == 1:
+            return scores
+        place = torch.arange(input_ids.shape[1], device=input_ids.device)
+        own = torch.where(place >= self.pads, input_ids, input_ids[:, -1:])  # padding: a token that counts anyway
+        found = scores.gather(1, own)
+        return scores.scatter(1, own, torch.where(found < 0, found * self.penalty, found / self.penalty))
 
 
 class _ManyEnded:

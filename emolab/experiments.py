@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from emolab.cluster import run_chunks
 from emolab.controls import as_long, as_strong, other_like, random_like, shuffled_like
@@ -24,12 +23,14 @@ from emolab.errors import EmolabError, need_model, need_number, need_numbers, ne
 from emolab.generation import generate
 from emolab.grid import FIELDS, combinations, described, mixtures, spoken
 from emolab.models import Model
+from emolab.progress import written_bar
 from emolab.prompts import render_prompts
 from emolab.queries import query_table
 from emolab.runs import alone
 from emolab.steering import Steering
 from emolab.storage import digest, read_table, write_table
 from emolab.vectors import EmotionVectors
+from emolab.writing import Writing, need_writing
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -54,12 +55,13 @@ def sweep(
     templates: dict[str, str] | None = None,
     out: str | Path | None = None,
     max_new_tokens: int = 80,
+    writing: Writing = Writing(),
     seed: int = 0,
     batch_size: int | None = None,
     progress: bool = True,
     client: Client | None = None,
 ) -> pd.DataFrame:
-    """Steer every query with every emotion at every dose, and with controls of equal norm; greedy text.
+    """Steer every query with every emotion at every dose, and with controls of equal norm.
 
     >>> table = emolab.sweep(model, vectors, queries, alphas=(0, 1, 2), grid={"site": ["resid", "attn"]})
     >>> table = emolab.sweep(model, vectors, queries, alphas=(0, 4), grid={"layers": "each"})
@@ -78,6 +80,8 @@ def sweep(
             Default: the residual stream of all layers, whole vectors, added.
         templates: wording of the prompts, as in `collect_responses`; "neutral" for all but control "prompt".
         out: a folder; `sweep.parquet` in it is written after every chunk (atomically), and the same call continues it.
+        writing: how each token is chosen (`emolab.Writing`), the same for all rows and kept beside the texts.
+        seed: of the random and shuffled vectors; that of sampling is `writing.seed`.
         client: of a Dask cluster, whose workers then write the texts; the same ones (`emolab.cluster`).
 
     Returns:
@@ -93,6 +97,7 @@ def sweep(
     need_model(model)
     need_vectors(vectors)
     need_number("seed", seed, whole=True)
+    need_writing(writing)
     queries = query_table(queries)
     blends = mixtures(emotions, vectors.emotions)
     alphas = need_numbers("alphas", alphas)
@@ -119,11 +124,12 @@ def sweep(
                 conditions.append(spoken(emotion) if control == "prompt" else NEUTRAL)
     table = pd.DataFrame(rows, columns=[c for c in COLUMNS if c != "text"])
     settings = {"model": model.name, "fingerprint": model.fingerprint, "max_new_tokens": max_new_tokens, "seed": seed}
+    settings["writing"] = writing.settings(batch_size)
     prompts = _prompts(model, list(table["query"]), conditions, templates)
     settings |= {"vectors": vectors_identity(vectors), "prompts": digest(list(dict.fromkeys(prompts)))}
     settings["rows"] = digest(table.astype(str).to_numpy().ravel().tolist())
     path = None if out is None else Path(out) / "sweep.parquet"
-    options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "writing": writing}
     texts = _texts(model, prompts, steerings, list(table["emotion"]), path, settings, options, progress, client)
     table = table.assign(text=texts)
     return write_table(table, path, settings)
@@ -233,19 +239,23 @@ def _texts(model, prompts, steerings, emotions, path, settings, options, progres
     if done is not None and "row" not in done:
         return list(done["text"])
     rows = list(jobs.values())
-    chunks = [[i for i in rows[start : start + _CHUNK] if i not in texts] for start in range(0, len(rows), _CHUNK)]
-    chunks = [chunk for chunk in chunks if chunk]
     different = {id(s): s for s in steerings}
     number = {key: k for k, key in enumerate(different)}
-    todo = [([prompts[i] for i in chunk], [number[id(steerings[i])] for i in chunk], options) for chunk in chunks]
+    chunks, todo = [], []
+    for k, start in enumerate(range(0, len(rows), _CHUNK)):
+        chunk = [i for i in rows[start : start + _CHUNK] if i not in texts]
+        if chunk:
+            chunks.append(chunk)
+            chosen = options | {"writing": options["writing"].chunk(k)}
+            todo.append(([prompts[i] for i in chunk], [number[id(steerings[i])] for i in chunk], chosen))
     shared = list(different.values()) if client is None else _light(list(different.values()))
     cluster = {"shared": shared, "client": client, "name": [f"sweep-{emotions[chunk[0]]}" for chunk in chunks]}
-    with tqdm(total=len(rows), initial=len(texts), desc="sweep", unit="text", disable=not progress) as bar:
+    with written_bar("sweep", len(rows), len(texts), progress) as bar:
         for found in run_chunks(model, _written, todo, **cluster):
             for k, written in found.items():
                 texts |= dict(zip(chunks[k], written, strict=True))
             write_table(pd.DataFrame({"row": list(texts), "text": list(texts.values())}), path, settings)
-            bar.update(sum(map(len, found.values())))
+            bar.reach(len(texts))
     return [texts[i] for i in place]
 
 

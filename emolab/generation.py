@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
 from emolab.decoding import opened, plain_options, write
@@ -23,9 +23,11 @@ from emolab.edits import hooked
 from emolab.errors import EmolabError, need_model, need_number, need_texts
 from emolab.memory import halving
 from emolab.models import Model
+from emolab.progress import tqdm, written
 from emolab.prompts import Batch, check_context, encode, plan_batches, render_prompts
 from emolab.sites import bridge_has_hooks, runs_plain
 from emolab.steering import Steering, as_rows, build_edits
+from emolab.writing import Writing, need_writing
 
 
 def generate(
@@ -34,9 +36,7 @@ def generate(
     *,
     steering: Steering | list[Steering | None] | None = None,
     max_new_tokens: int = 80,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
+    writing: Writing = Writing(),
     batch_size: int | None = None,
     raw: bool = False,
     use_cache: bool = True,
@@ -51,18 +51,19 @@ def generate(
     prompts      queries, put through the model's chat template (`render_prompts`, neutral); with raw=True complete
                  prompt strings.
     steering     for all rows, or a list with one for each (None: unsteered). Rows do not influence one another.
-    temperature  0 is greedy, and then seed plays no part. Above 0: sampling with top_p. The same seed, prompts,
-                 batch_size and device give the same texts; another batch composition gives other samples (batch i draws
-                 from seed + i; where one was halved for want of memory, later ones from other numbers). Global random
-                 state is left as it was.
+    writing      how each token is chosen: `emolab.Writing`, by default greedy with repetition penalty 1.1. Sampled
+                 texts are a function of its seed, prompts, batch_size and device; another batch composition gives
+                 other samples (batch i draws from seed + i; where one was halved for want of memory, later ones from
+                 other numbers). Global random state is left as it was.
     batch_size   None: see `plan_batches`. Prompts are batched by length. A batch with too little memory is halved.
     use_cache    False recomputes every token's past: slow, for tests.
 
     Runs on the plain model with hooks on its modules. Where the bridge carries hooks (inside `steered`, or your own),
     or where it is the user's own bridge, runs on the bridge, in the given order, so that those hooks count. The model's
-    own generation settings (repetition penalty and the like) are left out, its end-of-answer tokens kept. Raises
-    EmolabError for vectors of another model, a steering list of another length, or prompts that leave no room for the
-    answer.
+    own generation settings (repetition penalty and the like) are left out, its end-of-answer tokens kept. Warns of a
+    prompt that opens a think block, and of answers that do: these are reasoning. Raises EmolabError for vectors of
+    another model, a steering list of another length, prompts that leave no room for the answer, or logits that are not
+    finite numbers.
     """
     need_model(model)
     # A raw prompt may be empty: it stands for BOS.
@@ -70,11 +71,7 @@ def generate(
     if not prompts:
         raise EmolabError("prompts are empty; expected at least one text")
     need_number("max_new_tokens", max_new_tokens, 1, whole=True)
-    need_number("temperature", temperature, 0)
-    need_number("top_p", top_p, 0, 1)
-    if not top_p:
-        raise EmolabError("top_p is 0; expected a number above 0, up to 1")
-    need_number("seed", seed, whole=True)
+    need_writing(writing)
     rows = _per_row(model, steering, len(prompts), allow_mismatch)
     rendered = prompts if raw else render_prompts(model, prompts)
     config = GenerationConfig(
@@ -82,10 +79,10 @@ def generate(
         use_cache=use_cache,
         eos_token_id=model.eos_ids or None,
         pad_token_id=model.tokenizer.pad_token_id,
-        do_sample=temperature > 0,
-        **({"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}),
+        do_sample=not writing.greedy,
+        **({} if writing.greedy else {"temperature": writing.temperature, "top_p": writing.top_p, "top_k": 0}),
     )
-    seeds = itertools.count(seed)
+    seeds = itertools.count(writing.seed)
 
     def answer(index: list[int]) -> list[str]:
         batch = encode(model, [rendered[i] for i in index])
@@ -93,10 +90,12 @@ def generate(
         edits, plain = _edits(model, steerings, batch, use_cache)
         runner = model.hf if plain else model.bridge.original_model
         # On the plain model only emolab's hooks see tensors; those of others, on the bridge, may keep theirs.
-        with _sampling(model, next(seeds), temperature), torch.inference_mode(plain):
+        with _sampling(next(seeds), writing), torch.inference_mode(plain):
             past = opened(model, steerings, batch) if plain and use_cache else None
             with hooked(model, edits, plain=plain):
-                ids = write(runner, batch, config, past, edits)
+                ids = write(runner, batch, config, writing.repetition_penalty, past, edits)
+        if ids is None:
+            raise EmolabError(_not_finite(model, steerings))
         return _decode(model, ids)
 
     texts = [""] * len(prompts)
@@ -106,6 +105,8 @@ def generate(
             for i, text in zip(index, answers, strict=True):
                 texts[i] = text
             bar.update(len(index))
+            written(len(index))
+    _warn_of_reasoning(rendered, texts)
     return texts
 
 
@@ -145,12 +146,31 @@ def _edits(model: Model, steerings: list[Steering | None], batch: Batch, cached:
 
 
 @contextlib.contextmanager
-def _sampling(model: Model, seed: int, temperature: float) -> Iterator[None]:
+def _sampling(seed: int, writing: Writing) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        if temperature > 0:
+        if not writing.greedy:
             stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
             torch.manual_seed(seed)
         yield
+
+
+def _not_finite(model: Model, steerings: list[Steering | None]) -> str:
+    dtype = str(model.dtype).removeprefix("torch.")
+    advice = "load the model with dtype='bfloat16' or 'float32'" if dtype == "float16" else "check its weights"
+    if any(s is not None for s in steerings):
+        advice += ", or steer with a smaller dose"
+    return f"the logits of {model.name!r} in {dtype} are not finite, so it cannot write; {advice}"
+
+
+def _warn_of_reasoning(prompts: list[str], texts: list[str]) -> None:
+    opened = any(prompt.rstrip().endswith("<think>") for prompt in prompts)
+    if opened or any(text.startswith("<think>") for text in texts):
+        what = "a prompt ends in <think>" if opened else "an answer begins with <think>"
+        warnings.warn(
+            f"{what}: this model reasons before it answers, and what it wrote is (also) reasoning, which vectors and "
+            "judges would read; close the block in the prompt (`</think>`), or use a model without",
+            stacklevel=3,
+        )
 
 
 def _decode(model: Model, ids: Int[Tensor, "row token"]) -> list[str]:

@@ -28,11 +28,11 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from emolab.emotions import NEUTRAL
 from emolab.errors import EmolabError, need_table
 from emolab.models import Model, load_model
+from emolab.progress import tqdm
 from emolab.prompts import encode, render_prompts
 from emolab.storage import digest, provenance, read_tensors, write_tensors
 

@@ -15,7 +15,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from emolab.activations import check_origin
 from emolab.attribution import emotion_tokens, word_tokens
@@ -27,6 +26,7 @@ from emolab.generation import forward, generate
 from emolab.interventions import OPS, Change, HeadSpace, edited, head_edits
 from emolab.judges import judges_of
 from emolab.models import Model, encode, plan_batches
+from emolab.progress import tqdm
 from emolab.vectors import EmotionVectors
 
 
@@ -158,7 +158,7 @@ class Words:
 
 @dataclass
 class Judged:
-    """Measure: the judge's probability of the emotion in the text that the model writes, greedily."""
+    """Measure: the judge's probability of the emotion in the text that the model writes (`emolab.Writing()`)."""
 
     judge: Any
     max_new_tokens: int = 80

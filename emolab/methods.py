@@ -31,9 +31,10 @@ from emolab.experiments import RANDOM_DIRECTIONS
 from emolab.generation import generate
 from emolab.lora import Adapter, change_weights, fit_lora, merge_lora
 from emolab.models import Model
-from emolab.prompts import _one_bos, render_prompts
+from emolab.prompts import _one_bos, past_reasoning, render_prompts
 from emolab.steering import Steering
 from emolab.vectors import EmotionVectors, vectors_from_means
+from emolab.writing import Writing
 
 METHODS = ("instruction", "few_shot", "emotion vector", "pca", "probe", "lora", "random")
 WORDINGS = {0.5: "a little", 1.0: None, 2.0: "great"}  # the "doses" that an instruction has
@@ -77,10 +78,17 @@ class Method:
     setting: str = ""
 
     def generate(
-        self, queries: Sequence[str], emotion: str | Doses, dose: float = 1.0, *, max_new_tokens: int = 80
+        self,
+        queries: Sequence[str],
+        emotion: str | Doses,
+        dose: float = 1.0,
+        *,
+        max_new_tokens: int = 80,
+        writing: Writing = Writing(),
     ) -> list[str]:
-        """Answers to the queries, greedy. emotion: a name, or a mixture {emotion: share} where can_mix."""
-        return self.texts(queries, [self.mixture(emotion, dose)], max_new_tokens=max_new_tokens)[0]
+        """Answers to the queries. emotion: a name, or a mixture {emotion: share} where can_mix."""
+        settings = [self.mixture(emotion, dose)]
+        return self.texts(queries, settings, max_new_tokens=max_new_tokens, writing=writing)[0]
 
     def kl(
         self, queries: Sequence[str], texts: Sequence[str], emotion: str | Doses, dose: float = 1.0
@@ -88,11 +96,19 @@ class Method:
         """`next_token_kl` of the plain model's answers to the queries, in nats a token."""
         return self.kls(queries, texts, [self.mixture(emotion, dose)])[0]
 
-    def texts(self, queries: Sequence[str], settings: Sequence[Doses], *, max_new_tokens: int = 80) -> list[list[str]]:
+    def texts(
+        self,
+        queries: Sequence[str],
+        settings: Sequence[Doses],
+        *,
+        max_new_tokens: int = 80,
+        writing: Writing = Writing(),
+    ) -> list[list[str]]:
         """Answers under every setting [setting][query], as few batches as the method allows."""
         found: list[str] = []
         for run in self.runs(list(queries), list(settings)):
-            found += generate(run.model, run.prompts, steering=run.steering, raw=True, max_new_tokens=max_new_tokens)
+            options = {"max_new_tokens": max_new_tokens, "writing": writing}
+            found += generate(run.model, run.prompts, steering=run.steering, raw=True, **options)
         return _cut(found, len(queries))
 
     def kls(
@@ -298,7 +314,7 @@ def _chat(model: Model, examples: Sequence[Sequence[str]], query: str) -> str:
     turns = [(role, text) for pair in examples for role, text in zip(("user", "assistant"), pair, strict=True)]
     messages = [{"role": role, "content": text} for role, text in [*turns, ("user", query)]]
     options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
-    return _one_bos(model, tokenizer.apply_chat_template(messages, **options))
+    return _one_bos(model, past_reasoning(tokenizer.apply_chat_template(messages, **options)))
 
 
 def _cut(rows: list, n: int) -> list[list]:

@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy.special import expit, softmax
-from tqdm.auto import tqdm
 
 from emolab.emotions import EMOTIONS, NEUTRAL, order
 from emolab.errors import EmolabError, need_model, need_texts
 from emolab.judges import PROTOTYPES, _need_groups
 from emolab.models import quiet
+from emolab.progress import tqdm
 from emolab.prompts import render_prompts
 
 MAX_TOKENS = 512

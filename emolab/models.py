@@ -64,6 +64,7 @@ class Model:
         self.fingerprint = self.fingerprint or _fingerprint(self.hf)
         for model in {id(m): m for m in (self.hf, self.bridge.original_model)}.values():
             _keep_every_token(model)
+            _read_head_whole(model)
         _keep_dtype(self.bridge, self.dtype)
 
     def __getattr__(self, name: str) -> Any:
@@ -276,6 +277,19 @@ def _keep_every_token(hf: Any) -> None:
             module._maybe_slice_kv_shared_inputs = lambda states, extra, positions, masks, *_, **__: (
                 states, extra, positions, masks,
             )  # fmt: skip
+
+
+def contiguous_head(module: Any, args: Any) -> Any:
+    """Of the output head: its input without gaps. A slice of the last tokens (`logits_to_keep`) has gaps between rows,
+    and where the weight wants no gradient, matmul then copies the whole weight once for each row.
+    """
+    return (args[0].contiguous(), *args[1:]) if args else None
+
+
+def _read_head_whole(hf: Any) -> None:
+    head = hf.get_output_embeddings()
+    if head is not None and contiguous_head not in head._forward_pre_hooks.values():
+        head.register_forward_pre_hook(contiguous_head)
 
 
 def _keep_dtype(bridge: Any, dtype: torch.dtype) -> None:

@@ -35,6 +35,7 @@ from emolab.selection import select, split_queries
 from emolab.storage import digest, provenance, read_table, write_json, write_parquet, write_table
 from emolab.summary import intensity, summarise
 from emolab.vectors import EmotionVectors, extract_vectors
+from emolab.writing import Writing
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -105,7 +106,7 @@ def study(
     options = {"seed": seed, "progress": progress}
     with stage("responses"):
         asked = pd.concat([extract, choosing, report])
-        responses = collect_responses(model, asked, emotions=emotions, out=out, client=client, **options)
+        responses = collect_responses(model, asked, emotions=emotions, out=out, client=client, progress=progress)
         of = [responses[responses["query_id"].isin(part["query_id"])] for part in (extract, choosing, report)]
     with stage("vectors"):
         vectors = _vectors(model, of[0], out, progress, client)
@@ -139,6 +140,7 @@ def study(
         where = {"judge": judges[0], "out": out, "client": client, **options}
         summary |= analyse(model, vectors, means_of(vectors), of[0], of[2], groups, **where)
     manifest = {**provenance(model), "seed": seed, "vectors": dict(sorted(vectors.meta.items())), "setting": setting}
+    manifest["writing"] = Writing().settings()
     write_json(out / "manifest.json", manifest)
     write_json(out / "summary.json", summary | {"timings": timings})
     with stage("figures"):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import warnings
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 # The date that templates with a date print, Llama 3.1's own choice where it is not told another.
 _DATE, _NOW = date(2024, 7, 26), re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+# Ends of prompts behind which a model reasons (R1 and its kin, gpt-oss), and what opens the answer instead.
+_REASONS = {"<think>": "\n\n</think>\n\n", "<|start|>assistant": "<|channel|>final<|message|>"}
 _INTENSITIES = {None: "", "a little": "a little ", "great": "great "}
 
 
@@ -110,9 +113,27 @@ def _rendered(tokenizer: Any, turns: dict[str, str], *, prompt: bool = True) -> 
     template = _NOW.sub(lambda found: repr(_DATE.strftime(found[2])), tokenizer.get_chat_template())
     # enable_thinking is read by the templates of reasoning models and ignored by all others: the answer itself is the
     # response.
-    return tokenizer.apply_chat_template(
+    text = tokenizer.apply_chat_template(
         messages, chat_template=template, tokenize=False, add_generation_prompt=prompt, enable_thinking=False
     )
+    return past_reasoning(text) if prompt else text
+
+
+def past_reasoning(prompt: str) -> str:
+    """The prompt; where its template leaves the model to reason first whatever it is told, with that part closed.
+
+    >>> past_reasoning("<|Assistant|><think>\\n")
+    '<|Assistant|><think>\\n\\n</think>\\n\\n'
+    """
+    for end, closed in _REASONS.items():
+        if prompt.rstrip().endswith(end):
+            warnings.warn(
+                f"this model's template ends in {end!r}, so that it reasons before it answers, and cannot be told not "
+                f"to; its prompts are ended with {closed!r}, since vectors and judges are to read the answer itself",
+                stacklevel=4,
+            )
+            return prompt.rstrip() + closed
+    return prompt
 
 
 def turn_end(tokenizer: Any) -> int | None:

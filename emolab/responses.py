@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from emolab.cluster import run_chunks
 from emolab.emotions import EMOTIONS, NEUTRAL, order
 from emolab.errors import EmolabError, FileError, need_model, need_number, need_texts
+from emolab.progress import written_bar
 from emolab.queries import query_table
 from emolab.runs import alone
 from emolab.storage import digest, read_table, write_table
+from emolab.writing import Writing, need_writing
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -43,8 +44,7 @@ def collect_responses(
     templates: Mapping[str, str] | None = None,
     pairing: str = "all",
     max_new_tokens: int = 80,
-    temperature: float = 0.0,
-    seed: int = 0,
+    writing: Writing = Writing(),
     batch_size: int | None = None,
     progress: bool = True,
     client: Client | None = None,
@@ -60,7 +60,8 @@ def collect_responses(
         pairing: `"all"` asks every query under neutral and every emotion, so that the vectors of two emotions come from
             the same queries; `"own"` asks a query labelled `e` under neutral and `e` only (as arXiv 2502.04075 does)
             and neutral queries under all. Under `"own"`, queries with a label outside `emotions` are left out.
-        temperature: 0 is greedy. Above, the texts are a function of seed and batch_size.
+        writing: how each token is chosen (`emolab.Writing`), the same in every condition and kept beside the texts.
+            Sampled texts are a function of its seed and of batch_size.
         client: of a Dask cluster, whose workers then write the answers; the same ones (`emolab.cluster`).
 
     Returns:
@@ -71,8 +72,7 @@ def collect_responses(
         EmolabError: unknown pairing, no query left, or `out` holds responses collected with other settings.
     """
     plan = _plan(model, queries, emotions, templates, pairing)
-    need_number("temperature", temperature, 0)
-    need_number("seed", seed, whole=True)
+    need_writing(writing)
     if batch_size is not None:
         need_number("batch_size", batch_size, 1, whole=True)
     path = None if out is None else Path(out) / "responses.parquet"
@@ -83,10 +83,8 @@ def collect_responses(
         "emotions": [e for e in order(plan["condition"]) if e != NEUTRAL],
         "prompts": digest(plan[[*_KEY, "prompt"]].to_numpy().ravel().tolist()),
         "max_new_tokens": max_new_tokens,
-        "temperature": float(temperature),
+        "writing": writing.settings(batch_size),
     }
-    if temperature > 0:  # greedy text depends on neither
-        settings |= {"seed": seed, "batch_size": batch_size}
     done = _resume(path, settings)
     finished = set(done[_KEY].itertuples(index=False, name=None))
 
@@ -98,10 +96,10 @@ def collect_responses(
         chunk = rows.iloc[start : start + size]
         chunk = chunk[[key not in finished for key in chunk[_KEY].itertuples(index=False, name=None)]]
         if len(chunk):
-            options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "batch_size": batch_size}
+            options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
             todo.append(chunk)
-            jobs.append((list(chunk["prompt"]), options | {"seed": seed + 1000 * number}))
-    with tqdm(total=len(rows), initial=len(done), desc="responses", unit="text", disable=not progress) as bar:
+            jobs.append((list(chunk["prompt"]), options | {"writing": writing.chunk(number)}))
+    with written_bar("responses", len(rows), len(done), progress) as bar:
         for found in run_chunks(model, _answers, jobs, client=client, name="responses"):
             new = []
             for number, texts in found.items():
@@ -109,7 +107,7 @@ def collect_responses(
                 new.append(_tidy(todo[number].assign(text=texts, n_tokens=lengths)))
             done = pd.concat([done, *new])
             write_table(done, path, settings)
-            bar.update(sum(map(len, found.values())))
+            bar.reach(len(done))
     done = plan[_KEY].merge(done, on=_KEY, how="left", validate="one_to_one")  # the order of the plan
     return write_table(_tidy(done), path, settings)
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from tqdm.auto import tqdm
 
 from emolab import judges as judging
 from emolab.cluster import run_chunks
@@ -26,6 +25,7 @@ from emolab.errors import EmolabError, need_model, need_table, need_texts
 from emolab.grid import parse_mixture
 from emolab.judges import UNREAD, ask, judges_of, top_labels
 from emolab.models import Model
+from emolab.progress import tqdm
 from emolab.prompts import render_prompts
 from emolab.storage import digest, kept, stable
 from emolab.words import is_refusal, named, words_of

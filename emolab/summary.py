@@ -16,6 +16,7 @@ from emolab.models import Model, render_prompts
 from emolab.scoring import target_share
 from emolab.stats import clusters_of, interval
 from emolab.storage import digest, read_table, write_table
+from emolab.writing import Writing
 
 INTENSITIES = {"a little": "a little", "plain": None, "great": "great"}
 
@@ -91,7 +92,8 @@ def intensity(
         ],
         columns=["condition", "intensity", "prompt"],
     )
-    settings = {"fingerprint": model.fingerprint, "prompts": digest(list(table["prompt"]))}
+    settings = {"fingerprint": model.fingerprint, "writing": Writing().settings()}
+    settings["prompts"] = digest(list(table["prompt"]))
     path = out / "intensity.parquet"
     done = read_table(path, settings)
     if done is None:

@@ -22,6 +22,7 @@ from emolab import activations, cli, cluster, experiments, judges, memory, pipel
 from emolab.causal import ablation_curve
 from emolab.errors import EmolabError
 from emolab.judges import FunctionJudge
+from emolab.writing import Writing
 from tests import oracle, tiny
 
 dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
@@ -113,10 +114,12 @@ def test_every_file_and_table_is_that_of_a_serial_run(talker, client, tmp_path, 
 
 
 def test_sampled_texts_are_those_of_a_serial_run(talker, client):
-    options = {"emotions": EMOTIONS, "max_new_tokens": 6, "temperature": 1.0, "seed": 3, "progress": False}
-    plain = emolab.collect_responses(talker, QUERIES, **options)
-    pd.testing.assert_frame_equal(emolab.collect_responses(talker, QUERIES, client=client, **options), plain)
-    assert not emolab.collect_responses(talker, QUERIES, **{**options, "seed": 4}).equals(plain)
+    third, fourth = (Writing(temperature=1.0, seed=seed) for seed in (3, 4))
+    options = {"emotions": EMOTIONS, "max_new_tokens": 6, "progress": False}
+    plain = emolab.collect_responses(talker, QUERIES, writing=third, **options)
+    found = emolab.collect_responses(talker, QUERIES, writing=third, client=client, **options)
+    pd.testing.assert_frame_equal(found, plain)
+    assert not emolab.collect_responses(talker, QUERIES, writing=fourth, **options).equals(plain)
 
 
 @pytest.mark.parametrize("again_on_cluster", [True, False])

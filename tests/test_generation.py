@@ -15,6 +15,7 @@ from emolab.generation import generate
 from emolab.logprobs import token_logprobs
 from emolab.models import encode, load_model, render_prompts
 from emolab.steering import Steering, build_edits, steered
+from emolab.writing import Writing
 from tests import tiny
 from tests.test_steering import hooks_left
 
@@ -62,7 +63,7 @@ def test_a_prompt_of_many_rows_is_read_once(model, vectors, monkeypatch):
     monkeypatch.setattr(decoding, "SHARE_FROM", 10**6)
     assert together == generate(model, queries, steering=steerings, max_new_tokens=12)
     monkeypatch.setattr(decoding, "SHARE_FROM", 1)
-    sample = {"steering": steerings, "max_new_tokens": 12, "temperature": 1.0, "seed": 3}
+    sample = {"steering": steerings, "max_new_tokens": 12, "writing": Writing(temperature=1.0, seed=3)}
     assert generate(model, queries, **sample) == generate(model, queries, **sample) != together
 
 
@@ -102,7 +103,8 @@ def test_rows_that_have_ended_leave_the_batch(model, vectors, monkeypatch):
 def test_sampled_rows_that_have_ended_leave_the_batch(model, vectors, monkeypatch):
     """A row's words are then other draws of the same chances; one seed gives one text."""
     monkeypatch.setattr(model.hf.generation_config, "eos_token_id", list(range(3, model.hf.config.vocab_size, 7)))
-    sample = {"steering": Steering(vectors, {"joy": 1.0}), "max_new_tokens": 24, "temperature": 1.0, "seed": 3}
+    writing = Writing(temperature=1.0, seed=3)
+    sample = {"steering": Steering(vectors, {"joy": 1.0}), "max_new_tokens": 24, "writing": writing}
     texts = generate(model, QUERIES * 8, **sample)
     assert texts == generate(model, QUERIES * 8, **sample) and len({len(text.split()) for text in texts}) > 4
 
@@ -259,15 +261,15 @@ def test_end_of_answer_ids_are_honoured(tiny_llama):
 
 
 def test_sampling_reproduces_and_leaves_global_state_alone(model):
-    options = {"temperature": 1.5, "top_p": 0.95, "max_new_tokens": 12}
+    third, fourth = (Writing(temperature=1.5, top_p=0.95, seed=seed) for seed in (3, 4))
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
-    first = generate(model, QUERIES, seed=3, **options)
+    first = generate(model, QUERIES, writing=third, max_new_tokens=12)
     assert torch.equal(states[0], torch.get_rng_state()) and states[1] == random.getstate()
     assert (states[2] == np.random.get_state()[1]).all()
     torch.rand(3)
-    assert first == generate(model, QUERIES, seed=3, **options)
-    assert first != generate(model, QUERIES, seed=4, **options)
-    batches = generate(model, QUERIES[:1] * 4, seed=3, batch_size=2, **options)
+    assert first == generate(model, QUERIES, writing=third, max_new_tokens=12)
+    assert first != generate(model, QUERIES, writing=fourth, max_new_tokens=12)
+    batches = generate(model, QUERIES[:1] * 4, writing=third, batch_size=2, max_new_tokens=12)
     assert batches[:2] != batches[2:], "two batches drew the same numbers"
 
 
@@ -284,8 +286,8 @@ def test_refusals(model, vectors):
         generate(model, QUERIES, steering=[Steering(vectors, {"joy": 1.0})])
     with pytest.raises(EmolabError, match="shorten"):
         generate(model, QUERIES, max_new_tokens=200)
-    for options in ({"max_new_tokens": 0}, {"temperature": -1.0}, {"temperature": float("nan")}, {"top_p": 0.0}):
-        with pytest.raises(EmolabError, match=f"{next(iter(options))} is .*; expected a"):
+    for options in ({"max_new_tokens": 0}, {"writing": 0.7}, {"writing": None}):
+        with pytest.raises(EmolabError, match=f"{next(iter(options))} is .*; expected"):
             generate(model, QUERIES, **options)
     foreign = tiny.random_vectors(model)
     foreign.meta = {**foreign.meta, "fingerprint": "f" * 16}

@@ -17,6 +17,7 @@ from emolab.logprobs import token_logprobs
 from emolab.models import encode, load_model, render_prompts
 from emolab.sites import output_weights
 from emolab.vectors import vectors_from_means
+from emolab.writing import Writing
 from tests.refusing import World, refused
 
 NAN, INF = math.nan, math.inf
@@ -143,14 +144,24 @@ CASES = [
                 True, "True"),
             ("max_new_tokens", "80", "'80'"), ("max_new_tokens", None, "None"), ("max_new_tokens", 10**9,
                 "shorten the text or"),
-            ("temperature", -0.1, "-0.1"), ("temperature", NAN, "nan"), ("temperature", INF, "inf"), ("temperature",
-                "1", "'1'"),
-            ("temperature", True, "True"), ("top_p", 0, "0"), ("top_p", 1.1, "1.1"), ("top_p", NAN, "nan"), ("top_p",
-                "1", "'1'"),
             ("batch_size", 0, "0"), ("batch_size", -3, "-3"), ("batch_size", 1.5, "1.5"), ("batch_size", True, "True"),
-                ("seed", "x", "'x'"), ("seed", None, "None"),
+            ("writing", 0.7, "0.7"), ("writing", None, "None"), ("writing", {"seed": 1}, "{'seed': 1}"),
         ]
     ],
+    *[
+        (f"writing: {key}={value!r}", lambda w, key=key, value=value: Writing(**{key: value}),
+            rf"{key} is {pattern}; expected")
+        for key, value, pattern in [
+            ("temperature", -0.1, "-0.1"), ("temperature", NAN, "nan"), ("temperature", INF, "inf"), ("temperature",
+                "1", "'1'"), ("temperature", True, "True"),
+            ("top_p", 0, "0"), ("top_p", 1.1, "1.1"), ("top_p", NAN, "nan"), ("top_p", "1", "'1'"),
+            ("repetition_penalty", 0.1, "0.1"), ("repetition_penalty", INF, "inf"), ("repetition_penalty", None,
+                "None"),
+            ("seed", "x", "'x'"), ("seed", None, "None"), ("seed", 1.5, "1.5"),
+        ]
+    ],
+    ("responses: temperature for writing", lambda w: emolab.collect_responses(w.model, ["tell me"], writing=0.7),
+        "writing is 0.7; expected emolab.Writing"),
     ("generate: steerings", lambda w: w.generate(["tell me"], steering=[None, w.steering()]),
         "2 steerings for 1 prompts"),
     ("generate: vectors for steering", lambda w: w.generate(steering=w.vectors), "steering is EmotionVectors"),

@@ -6,6 +6,7 @@ from emolab import generation
 from emolab.errors import EmolabError
 from emolab.queries import load_queries
 from emolab.responses import COLUMNS, collect_responses, responses_from_texts
+from emolab.writing import Writing
 
 QUERIES = load_queries(
     {"joy": ["how was the park ?", "a walk in rain"], "fear": ["the dark house"], "neutral": ["a road"]}
@@ -42,7 +43,7 @@ def test_templates_replace_the_wording(tiny_llama):
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_killed_run_goes_on_where_it_was(tiny_llama, tmp_path, monkeypatch, temperature):
-    settings = {**SETTINGS, "temperature": temperature, "seed": 3}
+    settings = {**SETTINGS, "writing": Writing(temperature, seed=3)}
     undisturbed = collect_responses(tiny_llama, QUERIES, **settings)
     generate, calls = generation.generate, []
 
@@ -73,6 +74,8 @@ def test_a_run_with_other_settings_is_refused(tiny_llama, tmp_path):
     collect_responses(tiny_llama, QUERIES, out=tmp_path, **SETTINGS)
     with pytest.raises(EmolabError, match="max_new_tokens: there 6, here 7"):
         collect_responses(tiny_llama, QUERIES, out=tmp_path, **{**SETTINGS, "max_new_tokens": 7})
+    with pytest.raises(EmolabError, match="writing: there .*repetition_penalty.: 1.1}, here .*repetition_penalty.: 1.0}"):
+        collect_responses(tiny_llama, QUERIES, out=tmp_path, **SETTINGS, writing=Writing(repetition_penalty=1))
     with pytest.raises(EmolabError, match="prompts"):
         collect_responses(tiny_llama, QUERIES[:2], out=tmp_path, **SETTINGS)
     (tmp_path / "responses.parquet").write_bytes(b"PAR1 cut short")

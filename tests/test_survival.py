@@ -27,6 +27,7 @@ from emolab.generation import generate
 from emolab.logprobs import token_logprobs
 from emolab.memory import halving, room
 from emolab.runs import LOCK, OWNER, WAIT, writing
+from emolab.writing import Writing
 from tests import oracle, tiny
 from tests.test_steering import hooks_left
 
@@ -367,7 +368,7 @@ def test_halving_hands_out_each_row_once_in_order():
 
 
 def test_sampled_rows_stay_different_when_halved(tiny_llama, room_for):
-    options = {"temperature": 1.5, "max_new_tokens": 12, "seed": 3}
+    options = {"writing": Writing(temperature=1.5, seed=3), "max_new_tokens": 12}
     room_for(1)
     with pytest.warns(UserWarning, match="batches of 1"):
         texts = generate(tiny_llama, QUERIES[:1] * 4, **options)

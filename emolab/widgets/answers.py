@@ -8,12 +8,15 @@ from html import escape
 from ..emotions import styles
 from ..errors import EmolabError
 from ..steering import Steering
+from ..writing import Writing
 from .page import FADED, LINE
 
 
-def code_line(prompt: str, steering: Steering | None, max_new_tokens: int) -> str:
+def code_line(prompt: str, steering: Steering | None, max_new_tokens: int, writing: Writing) -> str:
     """The line that writes the same text without the panel."""
     more = "" if max_new_tokens == 80 else f", max_new_tokens={max_new_tokens}"
+    if writing != Writing():
+        more += f", writing=emolab.{writing!r}"
     if steering is None:
         return f"emolab.generate(model, {prompt!r}{more})"
     default = {f.name: f.default for f in dataclasses.fields(Steering)}

@@ -16,6 +16,7 @@ from ..judges import judges_of
 from ..models import Model
 from ..steering import CHOICES, Steering, as_rows
 from ..vectors import EmotionVectors
+from ..writing import Writing, need_writing
 from .answers import answers, code_line, one_line
 from .work import Latest, default_judge, judged_by, own_copy, random_control
 
@@ -46,8 +47,8 @@ class SteeringPanel(widgets.VBox):
 
     doses, site, layers ("all", or neighbouring layers) and prompt are what it starts with; dose "vector" and op "add".
     An emotion at 0 is left alone, whatever the op. judge: as for `emolab.score`, default its first one; False for none.
-    Greedy decoding. "random" is the control: with op "add" a random direction, at every layer as long as what is added,
-    else random directions in the place of the vectors.
+    writing: as for `emolab.generate`. "random" is the control: with op "add" a random direction, at every layer as long
+    as what is added, else random directions in the place of the vectors.
 
     The first texts are written in the cell that makes the panel; later ones in a thread, so that other cells can run
     meanwhile. A newer change stops an older text at its next token. The panel has the model's weights but its own
@@ -66,15 +67,18 @@ class SteeringPanel(widgets.VBox):
         layers: str | list[int] = "all",
         judge: Any = None,
         max_new_tokens: int = 80,
+        writing: Writing = Writing(),
     ) -> None:
         self._runs = Latest(self._run, DELAY)
         need_number("max_new_tokens", max_new_tokens, 1, whole=True)
+        need_writing(writing)
+        self._options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "writing": writing}
         start = Steering(vectors, doses or {vectors.emotions[0]: 0.0}, site=site, layers=layers)
         as_rows(model, start)
         span = sorted(start._layers)
         if span != list(range(span[0], span[-1] + 1)):
             raise EmolabError(f'layers are {layers}; the panel steers "all" or neighbouring layers, such as [2, 3, 4]')
-        self._model, self._vectors, self._max_new_tokens = own_copy(model), vectors, max_new_tokens
+        self._model, self._vectors = own_copy(model), vectors
         for module in {id(m): m for m in (self._model.hf, self._model.bridge.original_model)}.values():
             module.register_forward_pre_hook(self._tick)
         self._judge = default_judge() if judge is None else None if judge is False else judges_of(judge)[0]
@@ -208,7 +212,7 @@ class SteeringPanel(widgets.VBox):
         steering = self.steering
         control = random_control(steering) if steering and self.control.value else None
         prompt = self.prompt.value
-        return _Request(prompt, steering, control, code_line(prompt, steering, self._max_new_tokens))
+        return _Request(prompt, steering, control, code_line(prompt, steering, **self._options))
 
     def _run(self, request: _Request, number: int) -> None:
         self._number, self._tokens, self._told = number, 0, time.monotonic()
@@ -244,9 +248,7 @@ class SteeringPanel(widgets.VBox):
         texts = {} if known is None else {"unsteered": known}
         if todo:
             rows = [steerings[k] for k in todo]
-            found = generate(
-                self._model, [request.prompt] * len(todo), steering=rows, max_new_tokens=self._max_new_tokens
-            )
+            found = generate(self._model, [request.prompt] * len(todo), steering=rows, **self._options)
             texts |= dict(zip(todo, found, strict=True))
         self._plain = {request.prompt: texts["unsteered"]}
         return {k: texts[k] for k in steerings if k in texts}
@@ -260,7 +262,7 @@ class SteeringPanel(widgets.VBox):
             self._told = time.monotonic()
             with self._runs.lock:
                 if not self._runs.stale(self._number):
-                    self._status.value = f"writing, token {self._tokens} of at most {self._max_new_tokens}"
+                    self._status.value = f"writing, token {self._tokens} of at most {self._options['max_new_tokens']}"
 
     def _say(self, error: Exception) -> None:
         self._stop.disabled = True
