@@ -24,6 +24,7 @@ _PUBLIC = {
     "Writing": "writing",
     "ablation_curve": "causal",
     "check_claims": "claim_runs",
+    "choose_wording": "wordings",
     "collect_responses": "responses",
     "compare_methods": "baselines",
     "extract_vectors": "vectors",

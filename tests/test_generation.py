@@ -196,7 +196,8 @@ def test_a_transformer_lens_generate_inside_steered(tiny_llama):
             batch.input_ids, max_new_tokens=12, do_sample=False, verbose=False, eos_token_id=1, return_type="tokens"
         )
     text = tiny_llama.tokenizer.decode(ids[0, batch.prompt_len :], skip_special_tokens=True).strip()
-    assert [text] == generate(tiny_llama, QUERIES[0], steering=steering, max_new_tokens=12)
+    plain = Writing(repetition_penalty=1)
+    assert [text] == generate(tiny_llama, QUERIES[0], steering=steering, max_new_tokens=12, writing=plain)
 
 
 def test_per_row_steering_equals_separate_runs(model, vectors):

@@ -55,8 +55,17 @@ def test_public_functions_say_what_they_do_and_take_no_loose_arguments():
 
 
 def test_library_takes_seeds():
-    for name in ("collect_responses", "generate", "sweep", "study"):
+    for name in ("sweep", "study", "head_effects"):
         parameter = inspect.signature(getattr(emolab, name)).parameters["seed"]
         assert parameter.default == 0 and parameter.kind is inspect.Parameter.KEYWORD_ONLY
+
+
+def test_texts_are_written_alike_everywhere():
+    for name in ("collect_responses", "generate", "sweep", "choose_wording"):
+        parameters = inspect.signature(getattr(emolab, name)).parameters
+        assert parameters["writing"].default == emolab.Writing(), name
+        assert not {"temperature", "top_p", "repetition_penalty"} & set(parameters), name
+    compared = inspect.signature(emolab.baselines.compare_methods).parameters["writing"]
+    assert compared.default == emolab.Writing() == emolab.Writing(0.0, 1.0, 1.1, 0)
     for name in ("collect_responses", "extract_vectors", "sweep", "study"):
         assert inspect.signature(getattr(emolab, name)).parameters["progress"].default is True

@@ -74,7 +74,7 @@ def test_a_run_with_other_settings_is_refused(tiny_llama, tmp_path):
     collect_responses(tiny_llama, QUERIES, out=tmp_path, **SETTINGS)
     with pytest.raises(EmolabError, match="max_new_tokens: there 6, here 7"):
         collect_responses(tiny_llama, QUERIES, out=tmp_path, **{**SETTINGS, "max_new_tokens": 7})
-    with pytest.raises(EmolabError, match="writing: there .*repetition_penalty.: 1.1}, here .*repetition_penalty.: 1.0}"):
+    with pytest.raises(EmolabError, match="writing: there .*penalty.: 1.1}, here .*penalty.: 1.0}"):
         collect_responses(tiny_llama, QUERIES, out=tmp_path, **SETTINGS, writing=Writing(repetition_penalty=1))
     with pytest.raises(EmolabError, match="prompts"):
         collect_responses(tiny_llama, QUERIES[:2], out=tmp_path, **SETTINGS)
