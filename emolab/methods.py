@@ -314,7 +314,7 @@ def _chat(model: Model, examples: Sequence[Sequence[str]], query: str) -> str:
     turns = [(role, text) for pair in examples for role, text in zip(("user", "assistant"), pair, strict=True)]
     messages = [{"role": role, "content": text} for role, text in [*turns, ("user", query)]]
     options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
-    return _one_bos(model, past_reasoning(tokenizer.apply_chat_template(messages, **options)))
+    return _one_bos(model, past_reasoning([tokenizer.apply_chat_template(messages, **options)])[0])
 
 
 def _cut(rows: list, n: int) -> list[list]:

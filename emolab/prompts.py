@@ -87,7 +87,7 @@ def render_prompts(
     if told and not (chat and _has_system_role(tokenizer, told)):
         turns, told = [f"{told} {q}" for q in turns], ""
     if chat:
-        texts = [_chat(tokenizer, told, turn) for turn in turns]
+        texts = past_reasoning([_chat(tokenizer, told, turn) for turn in turns])
     else:
         texts = turns if templates is not None else [turn + "\n" for turn in turns]
     return [_one_bos(model, text) for text in texts]
@@ -113,27 +113,28 @@ def _rendered(tokenizer: Any, turns: dict[str, str], *, prompt: bool = True) -> 
     template = _NOW.sub(lambda found: repr(_DATE.strftime(found[2])), tokenizer.get_chat_template())
     # enable_thinking is read by the templates of reasoning models and ignored by all others: the answer itself is the
     # response.
-    text = tokenizer.apply_chat_template(
+    return tokenizer.apply_chat_template(
         messages, chat_template=template, tokenize=False, add_generation_prompt=prompt, enable_thinking=False
     )
-    return past_reasoning(text) if prompt else text
 
 
-def past_reasoning(prompt: str) -> str:
-    """The prompt; where its template leaves the model to reason first whatever it is told, with that part closed.
+def past_reasoning(prompts: list[str]) -> list[str]:
+    """The prompts; where their template leaves the model to reason first whatever it is told, with that part closed.
 
-    >>> past_reasoning("<|Assistant|><think>\\n")
-    '<|Assistant|><think>\\n\\n</think>\\n\\n'
+    >>> past_reasoning(["<|Assistant|><think>\\n"])
+    ['<|Assistant|><think>\\n\\n</think>\\n\\n']
+
+    It warns where it does so.
     """
     for end, closed in _REASONS.items():
-        if prompt.rstrip().endswith(end):
+        if all(prompt.rstrip().endswith(end) for prompt in prompts):
             warnings.warn(
                 f"this model's template ends in {end!r}, so that it reasons before it answers, and cannot be told not "
                 f"to; its prompts are ended with {closed!r}, since vectors and judges are to read the answer itself",
-                stacklevel=4,
+                stacklevel=3,
             )
-            return prompt.rstrip() + closed
-    return prompt
+            return [prompt.rstrip() + closed for prompt in prompts]
+    return prompts
 
 
 def turn_end(tokenizer: Any) -> int | None:

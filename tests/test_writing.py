@@ -14,7 +14,8 @@ import emolab
 from emolab import Steering, Writing, decoding
 from emolab.decoding import _OwnTokens
 from emolab.errors import EmolabError
-from emolab.generation import forward, generate, token_logprobs
+from emolab.generation import generate
+from emolab.logprobs import token_logprobs
 from emolab.models import encode, load_model, render_prompts
 from tests import chat_templates, tiny
 
@@ -78,7 +79,7 @@ def test_the_penalty_knows_no_padding_no_cache_and_no_neighbours(model, monkeypa
     assert generate(model, queries, **options) == alone
     assert generate(model, queries, use_cache=False, **options) == alone
     assert generate(model, queries, batch_size=5, **options) == alone
-    monkeypatch.setattr(decoding, "_SHARED", 10**6)
+    monkeypatch.setattr(decoding, "SHARE_FROM", 10**6)
     assert generate(model, queries, **options) == alone
     monkeypatch.undo()
     monkeypatch.setattr(model.hf.generation_config, "eos_token_id", list(range(3, model.hf.config.vocab_size, 6)))
