@@ -127,7 +127,7 @@ def past_reasoning(prompts: list[str]) -> list[str]:
     It warns where it does so.
     """
     for end, closed in _REASONS.items():
-        if all(prompt.rstrip().endswith(end) for prompt in prompts):
+        if prompts and all(prompt.rstrip().endswith(end) for prompt in prompts):
             warnings.warn(
                 f"this model's template ends in {end!r}, so that it reasons before it answers, and cannot be told not "
                 f"to; its prompts are ended with {closed!r}, since vectors and judges are to read the answer itself",
