@@ -14,7 +14,7 @@ import emolab
 from emolab import Steering, Writing, decoding
 from emolab.decoding import _OwnTokens
 from emolab.errors import EmolabError
-from emolab.generation import generate
+from emolab.generation import forward, generate
 from emolab.logprobs import token_logprobs
 from emolab.models import encode, load_model, render_prompts
 from tests import chat_templates, tiny
