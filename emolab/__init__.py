@@ -33,6 +33,8 @@ _PUBLIC = {
     "head_effects": "causal",
     "load_model": "models",
     "load_queries": "queries",
+    "load_ratings": "texts",
+    "load_texts": "texts",
     "pull_run": "hub",
     "push_run": "hub",
     "response_means": "activations",

@@ -18,11 +18,12 @@ import numpy as np
 import pandas as pd
 
 from emolab.emotions import NEUTRAL
-from emolab.errors import EmolabError, FileError, is_text, need_table, need_texts
+from emolab.errors import EmolabError, FileError, is_text, need_number, need_table, need_texts
 from emolab.storage import read_json
 
 COLUMNS = ("query_id", "query", "emotion", "situation", "split")
-BUNDLED = {"general": Path(__file__).parent / "data" / "queries" / "general.json"}
+_ID_LETTERS = {"general": "g", "everyday": "a"}  # how the ids of a bundled set begin
+BUNDLED = {name: Path(__file__).parent / "data" / "queries" / f"{name}.json" for name in _ID_LETTERS}
 _EXPECTED = 'expected {"joy": ["...", ...], ...} or ["...", ...]'
 # What a generator wrote around the question and nobody took off: 38 of the paper's 500 queries.
 _SCAFFOLD = re.compile(r"\bin the context of\b|\bthe (?:\w+ )?question (?:is|could be)\b", re.IGNORECASE)
@@ -40,21 +41,25 @@ def load_queries(
     source: str | Path | list | dict = "general",
     *,
     split: str | None = None,
+    n: int | None = None,
     against: pd.DataFrame | str | Path | list | dict | None = None,
 ) -> pd.DataFrame:
     """Load queries as a tidy table.
 
     Args:
-        source: `"general"`, the bundled set; a path to a JSON file; or the same in memory:
+        source: `"general"` (situations that evoke an emotion, and plain questions) or `"everyday"` (open questions that
+            evoke nothing and leave room for a tone); a path to a JSON file; or the same in memory:
             `{emotion: [query, ...]}`, or a plain list (all labelled neutral).
         split: `"train"` or `"heldout"` keeps that part only. A user's own queries are all `"train"`, but see against.
+        n: that many of them, spread over emotions and situations: the emotions in turn, and no situation a second time
+            before each had its first. The same n of them in every call, and a smaller n is the beginning of a larger.
         against: the extraction set (a table of this function, or what it takes), where `source` is an evaluation set.
             Items that stand in it too get the split "train", the others "heldout", so that split="heldout" leaves them
             out; without split they are kept and only marked. Their ids begin with e, so that both tables can be joined.
 
     Returns:
-        One row a query, columns `query_id` (`g-0001` general, `u-0001` the user's), `query`,
-        `emotion` (that the query naturally evokes, or neutral), `situation` (empty for a user's own) and `split`.
+        One row a query, columns `query_id` (`g-0001` general, `a-0001` everyday, `u-0001` the user's), `query`,
+        `emotion` (that the query naturally evokes, or neutral), `situation` (empty for a user's own), `split`.
 
     Queries that are equal but for case and spaces are one query: within an emotion the first is kept. One warning
     counts what was left out, what also stands in the extraction set, and what was kept though it may mislead: a
@@ -70,12 +75,17 @@ def load_queries(
     >>> unseen = load_queries(labelled, against=train, split="heldout")                 # doctest: +SKIP
 
     Raises:
-        EmolabError: no such set or file, a format that is neither of the above, an empty query, an empty split.
+        EmolabError: no such set or file, a format that is neither of the above, an empty query, an empty split, fewer
+            than n queries.
 
+    >>> load_queries("general", split="train", n=12)["emotion"].value_counts().unique()
+    array([2])
     >>> len(load_queries(["What is a map?", "What is a boat?"]))
     2
     """
-    prefix = str(source)[0] if isinstance(source, (str, Path)) and str(source) in BUNDLED else "u"
+    prefix = _ID_LETTERS.get(str(source), "u") if isinstance(source, (str, Path)) else "u"
+    if n is not None:
+        need_number("n", n, 1, whole=True)
     where, table = _rows(source)
     folded, notes = table["query"].map(_fold), []
     doubled = table.assign(query=folded).duplicated(["query", "emotion"])
@@ -102,7 +112,24 @@ def load_queries(
                 f"{where} have no split {split!r}; they have {', '.join(known)}; use one of these or None"
             )
         table = table[table["split"] == split].reset_index(drop=True)
+    if n is not None:
+        if n > len(table):
+            raise EmolabError(f"{where} are {len(table)}, n is {n}; take a smaller n or a larger set")
+        table = spread(table).head(n).reset_index(drop=True)
     return table
+
+
+def spread(queries: pd.DataFrame) -> pd.DataFrame:
+    """The queries in another order: first one of every situation, then the second ones, and in turn over the emotions.
+
+    >>> spread(load_queries({"joy": ["Who won?", "Who came?"], "fear": ["Who fell?"]}))["emotion"].to_list()
+    ['joy', 'fear', 'joy']
+    """
+    lone = queries["situation"] == ""  # a user's queries: each its own situation
+    situation = queries["situation"].mask(lone, queries["query_id"])
+    turn = situation.groupby(situation).cumcount()
+    place = queries.assign(_t=turn).groupby(["emotion", "_t"]).cumcount()
+    return queries.assign(_t=turn, _p=place).sort_values(["_t", "_p"], kind="stable").drop(columns=["_t", "_p"])
 
 
 def query_table(queries: Any, columns: tuple[str, ...] = ("query_id", "query")) -> pd.DataFrame:

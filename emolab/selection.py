@@ -14,7 +14,7 @@ import pandas as pd
 from emolab.errors import EmolabError, need_number
 from emolab.experiments import sweep
 from emolab.models import Model
-from emolab.queries import query_table
+from emolab.queries import query_table, spread
 from emolab.scored import headline
 from emolab.scoring import kept_score
 from emolab.storage import write_json
@@ -34,7 +34,7 @@ def split_queries(queries: pd.DataFrame, sizes: tuple[int, int, int]) -> list[pd
         need_number("one of n_queries", size, 1, whole=True)
     lone = queries["situation"] == ""  # a user's queries: each its own situation
     queries = queries.assign(situation=queries["situation"].mask(lone, queries["query_id"]))
-    train, heldout = (_spread(queries[queries["split"] == s]) for s in ("train", "heldout"))
+    train, heldout = (spread(queries[queries["split"] == s]) for s in ("train", "heldout"))
     n_extract, n_select, n_report = sizes
     situations = train["situation"].iloc[:n_extract]
     extract = train.iloc[:n_extract]
@@ -45,13 +45,6 @@ def split_queries(queries: pd.DataFrame, sizes: tuple[int, int, int]) -> list[pd
             "needed, and training situations left over for choosing the dose: use a larger set or smaller n_queries"
         )
     return [extract, select, heldout.iloc[:n_report]]
-
-
-def _spread(queries: pd.DataFrame) -> pd.DataFrame:
-    """First one query of every situation, then the second ones, and in turn over the emotions."""
-    turn = queries.groupby("situation").cumcount()
-    place = queries.assign(_t=turn).groupby(["emotion", "_t"]).cumcount()
-    return queries.assign(_t=turn, _p=place).sort_values(["_t", "_p"], kind="stable").drop(columns=["_t", "_p"])
 
 
 def choose(tried: pd.DataFrame, instructed: pd.DataFrame) -> pd.DataFrame:

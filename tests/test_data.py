@@ -13,7 +13,7 @@ import pytest
 DATA = Path(__file__).resolve().parents[1] / "emolab" / "data"
 CARD = (DATA / "README.md").read_text(encoding="utf-8")
 LABELS = ("anger", "disgust", "fear", "joy", "sadness", "neutral")
-SETS = ("general",)
+SETS = ("general", "everyday")
 
 # Beginnings of words that name an emotion or its display. A query that holds one leads the model lexically
 # (43 of the paper's 100 joy queries do). "fun" and the like are closed with $ so that "funeral" passes.
@@ -103,9 +103,30 @@ def test_layout_and_split(name):
     assert not [text for text, n in folded.items() if n > 1], "duplicates"
 
 
-def test_one_query_per_line():
-    lines = (DATA / "queries" / "general.json").read_text(encoding="ascii").splitlines()
-    assert sum(line.startswith('{"query": ') for line in lines) == len(load("general")["queries"])
+@pytest.mark.parametrize("name", ["general", "everyday"])
+def test_one_query_per_line(name):
+    lines = (DATA / "queries" / f"{name}.json").read_text(encoding="ascii").splitlines()
+    assert sum(line.startswith('{"query": ') for line in lines) == len(load(name)["queries"])
+
+
+def test_everyday_questions_evoke_nothing_and_are_new(general):
+    everyday = load("everyday")["queries"]
+    assert Counter(q["split"] for q in everyday) == {"train": 24, "heldout": 24}
+    assert {q["emotion"] for q in everyday} == {"neutral"}
+    situations = {q["situation"] for q in everyday}
+    assert len(situations) == len(everyday) and not situations & {q["situation"] for q in general}
+    known = [set(words(q["query"])) for q in general]
+    for i, q in enumerate(everyday):
+        text, bag = q["query"], set(words(q["query"]))
+        assert text.isprintable() and text == " ".join(text.split()) and text[0].isupper(), text
+        # open ones: no yes or no, no number, no fact would do
+        assert re.match(r"(Tell me|Describe|What|How (do|did|is|was)) ", text) and text[-1] in "?.", text
+        assert 4 <= len(text.split()) <= 12 and not named(text), text
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", q["situation"]), q["situation"]
+        for other in known + [set(words(q["query"])) for q in everyday[:i]]:
+            assert len(bag & other) / len(bag | other) <= 0.6, (text, other)
+    openings = Counter(q["query"].split()[0] for q in everyday)
+    assert openings.most_common(1)[0][1] <= len(everyday) / 2, openings
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 
 from emolab.emotions import EMOTIONS
 from emolab.errors import EmolabError
-from emolab.queries import BUNDLED, COLUMNS, load_queries
+from emolab.queries import _ID_LETTERS, BUNDLED, COLUMNS, load_queries
 
 
 def write(path, content):
@@ -63,7 +63,7 @@ def test_bad_files_are_named(tmp_path, content, message):
 
 
 def test_unknown_source_says_what_exists():
-    with pytest.raises(EmolabError, match='give "general", the path'):
+    with pytest.raises(EmolabError, match='give "general", "everyday", the path'):
         load_queries("no-such-set")
 
 
@@ -72,10 +72,38 @@ def test_bundled_sets_load(name):
     if not BUNDLED[name].exists():
         pytest.skip(f"{name} is not here yet")
     table = load_queries(name)
-    assert table["query_id"].str.fullmatch(rf"{name[0]}-\d{{4}}").all() and table["query_id"].is_unique
+    assert table["query_id"].str.fullmatch(rf"{_ID_LETTERS[name]}-\d{{4}}").all() and table["query_id"].is_unique
     assert not table["query"].str.lower().duplicated().any()
     for split in table["split"].unique():
         assert load_queries(name, split=split).equals(table[table["split"] == split].reset_index(drop=True))
+
+
+def test_n_spreads_over_emotions_and_situations():
+    for split, n in (("train", 24), ("heldout", 30), (None, 7)):
+        few = load_queries("general", split=split, n=n)
+        assert len(few) == n and list(few.index) == list(range(n))
+        counts = few["emotion"].value_counts()
+        assert len(counts) == 6 and counts.max() - counts.min() <= 1
+        assert few["situation"].is_unique and (split is None or set(few["split"]) == {split})
+        assert few.equals(load_queries("general", split=split, n=n + 5).head(n)), "a larger n goes on"
+        assert set(few["query_id"]) <= set(load_queries("general", split=split)["query_id"])
+    whole = load_queries("general", n=286)
+    assert sorted(whole["query_id"]) == list(load_queries("general")["query_id"])
+    assert whole["situation"].iloc[:285].is_unique and whole["situation"].iloc[285] == "stolen-credit"
+
+
+def test_n_of_ones_own_takes_the_labels_in_turn():
+    own = {"joy": ["A?", "B?", "C?"], "fear": ["D?"], "neutral": ["E?", "F?"]}
+    assert load_queries(own, n=5)["query"].tolist() == ["A?", "D?", "E?", "B?", "F?"]
+    assert load_queries(["A?", "B?", "C?"], n=2)["query_id"].tolist() == ["u-0001", "u-0002"]
+    unseen = load_queries(own, against=["X?"], split="heldout", n=4)
+    assert unseen["query_id"].tolist() == ["e-0001", "e-0004", "e-0005", "e-0002"]
+
+
+@pytest.mark.parametrize(("n", "message"), [(0, "n is 0"), (2.5, "n is 2.5"), (True, "is True"), (3, "are 2, n is 3")])
+def test_wrong_n_is_one_clear_error(n, message):
+    with pytest.raises(EmolabError, match=message):
+        load_queries(["A?", "B?"], n=n)
 
 
 def warned(call):
