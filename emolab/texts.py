@@ -84,10 +84,9 @@ def _topics(texts: list[dict[str, str]], wanted: list[str] | None) -> pd.DataFra
 
 
 def _frames(frames: list[dict[str, str]], wanted: list[str] | None) -> pd.DataFrame:
-    if wanted is None:
-        ratings = load_ratings()
-        wanted = ratings.loc[ratings["form"] == "noun", "word"].to_list()
-    if NEUTRAL in wanted:
+    ratings = load_ratings()
+    words = list(ratings.loc[ratings["form"] == "noun", "word"]) if wanted is None else wanted
+    if NEUTRAL in words:
         raise EmolabError(
             'texts "frames" put an emotion word into a sentence, and "neutral" is none; leave it out: the vectors of '
             "frames are compared with the mean over all labels"
@@ -101,7 +100,7 @@ def _frames(frames: list[dict[str, str]], wanted: list[str] | None) -> pd.DataFr
             "split": frame["split"],
         }
         for frame in frames
-        for label in wanted
+        for label in words
     ]
     return pd.DataFrame(rows)
 
