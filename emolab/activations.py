@@ -1,4 +1,4 @@
-"""Activations: for each response, the mean over its tokens at every layer and site, in one forward pass.
+"""Activations: for each response, the mean over its counted tokens at every layer and site, in one forward pass.
 
 >>> import emolab
 >>> model = emolab.load_model("smollm2")
@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from emolab import models
 from emolab.cluster import run_chunks
-from emolab.emotions import order
+from emolab.emotions import NEUTRAL_QUERY, need_labels
 from emolab.errors import EmolabError, FileError, MismatchError, is_text, need_model, need_table, need_texts, shown
 from emolab.memory import halving
 from emolab.models import SITES, Model
@@ -33,11 +32,11 @@ from emolab.progress import tqdm
 from emolab.sites import check_bridge, head_weights
 from emolab.sites import output_weights as output_weights  # part of this module for its users
 from emolab.storage import digest, provenance, read_tensors, write_tensors
+from emolab.token_rule import TokenRule, counted_tokens, prompt_and_text_lengths, rule_name
 
 if TYPE_CHECKING:
     from distributed import Client
 
-TOKEN_RULE = "mean over response tokens, BOS and prompt excluded"
 FORMAT = "emolab-response-means-1"
 
 
@@ -46,7 +45,7 @@ class ResponseMeans:
     """Per-response means of activations, the raw material of emotion vectors, maps and probes.
 
     Attributes:
-        index: one row a response: `query_id, emotion, condition, n_tokens`.
+        index: one row a response: `query_id, emotion, condition, n_tokens` (how many tokens counted).
         means: float32 arrays by site. `resid`, `attn`, `mlp`: [response, layer, d_model]. `head`: the mean input z of
             the output projection [response, layer, head, d_head]; `z @ W_O[layer, head]` is that head's contribution.
         resid_norm: mean over tokens of the norm of the residual stream, float32 [response, layer].
@@ -110,12 +109,15 @@ def response_means(
     responses: pd.DataFrame,
     *,
     sites: Sequence[str] = SITES,
+    tokens: TokenRule = "response",
     batch_size: int | None = None,
     out: str | Path | None = None,
     progress: bool = True,
     client: Client | None = None,
 ) -> ResponseMeans:
-    """Run each response once behind its prompt and average activations over the response tokens.
+    """Run each response once behind its prompt and average activations over the tokens of its text that count.
+
+    >>> means = emolab.response_means(model, responses, sites=("resid",), tokens="from:8")
 
     The means are taken in float64 inside the forward pass; nothing else is kept, so memory is that of the result
     (4 bytes x responses x layers x d_model a site). Neither padding nor the batch changes a mean. Inside
@@ -123,42 +125,51 @@ def response_means(
 
     Args:
         responses: from `collect_responses` or `responses_from_texts`; `condition` and `text` are needed,
-            `prompt` is what comes before the text, and does not count.
+            `prompt` is what comes before the text, and does not count. Where it is missing, the text is read behind
+            the neutral prompt of its `query` (without one, of `emotions.NEUTRAL_QUERY`) if the model has a chat
+            template, else by itself, behind BOS where the tokenizer adds one. `start`, if there: the character of the
+            text from which on its tokens count.
         sites: any of `resid`, `attn`, `mlp`, `head`; one pass serves all.
+        tokens: the rule that says which tokens of a text count: "response" (all), "last", "from:8" (from the eighth on)
+            or a function that takes a text's tokens (list[str], white space before them included) and returns True or
+            False for each. Position 0 of a sequence never counts. Kept as `meta["token_rule"]`.
         batch_size: default by the number of padded tokens.
         out: a folder; `response_means.safetensors` is written into it (see `ResponseMeans.load`).
         client: of a Dask cluster, whose workers then run the same batches (`emolab.cluster`).
 
     Raises:
-        EmolabError: unknown site, a condition without a token, activations that are not finite, or an architecture
-            that TransformerLens computes wrongly or whose heads do not add up to its attention output.
+        EmolabError: unknown site, a condition without a token that counts, a text whose only token is position 0,
+            labels that differ only by case or space, activations that are not finite, or an architecture that
+            TransformerLens computes wrongly or whose heads do not add up to its attention output.
     """
     sites = check_sites(sites)
     need_model(model)
+    rule_name(tokens)
     responses = _checked(responses)
     check_origin(model, responses)
     wanted = {*sites} | ({"attn"} if "head" in sites else set())  # heads are checked against attn
     meta = {
         **provenance(model),
         "attention": attention_kind(model, wanted),
-        "token_rule": TOKEN_RULE,
-        "template_hash": _template_hash(responses),
+        "token_rule": rule_name(tokens),
         "corpus_hash": corpus_hash(responses),
     }
+    responses, behind = prompted(model, responses)
+    meta |= {"template_hash": _template_hash(responses), **behind}
     check_bridge(model)
     if "head" in sites:
         head_weights(model, 0)  # says at once where heads cannot be told apart
-    responses, lengths = _with_tokens(responses, _lengths(model, responses["text"]))
-    # 1: BOS before a bare text
-    totals = [1 + a + b for a, b in zip(lengths, _lengths(model, responses["prompt"]), strict=True)]
+    totals = prompt_and_text_lengths(model, responses)
+    _need_room(model, responses, totals)
+    responses, counted = counted_tokens(model, responses, tokens)
+    totals = [totals[row] for row in responses.index]
     result: dict[str, np.ndarray] = {}
-    broken: dict[str, None] = {}
     scratch: dict[torch.device, Tensor] = {}
     with tqdm(total=len(responses), desc="activations", unit="text", disable=not progress) as bar:
 
-        def read(rows: list[int]) -> tuple[list[str], list[str]]:
+        def read(rows: list[int]) -> tuple[list[str], list[str], list[np.ndarray]]:
             some = responses.iloc[rows]  # strings of one batch at a time: a table holds them in a third of the memory
-            return some["prompt"].tolist(), some["text"].tolist()
+            return some["prompt"].tolist(), some["text"].tolist(), [counted[i] for i in rows]
 
         def measure(rows: list[int]) -> dict[str, np.ndarray]:
             return batch_means(model, *read(rows), wanted, scratch)
@@ -175,18 +186,13 @@ def response_means(
                 if name not in result:
                     result[name] = np.empty((len(responses), *values.shape[1:]), np.float32)
                 result[name][rows] = values
-                if not np.isfinite(values).all():
-                    broken[name] = None
+            _need_finite(model, batch)
             bar.update(len(rows))
 
-    if broken:
-        raise EmolabError(
-            f"activations of {model.name} are not finite at {', '.join(broken)} in {model.dtype}; "
-            "load it with dtype='bfloat16' or 'float32'"
-        )
     if "head" in sites:
         check_heads(model, result["head"], result["attn"])
-    index = responses[["query_id", "emotion", "condition"]].assign(n_tokens=lengths).reset_index(drop=True)
+    index = responses[["query_id", "emotion", "condition"]].assign(n_tokens=[int(x.sum()) for x in counted])
+    index = index.reset_index(drop=True)
     means = ResponseMeans(index, {site: result[site] for site in sites}, result["resid_norm"], meta)
     if out is not None:
         means.save(Path(out) / "response_means.safetensors")
@@ -204,10 +210,13 @@ def check_sites(sites: Sequence[str]) -> tuple[str, ...]:
 
 
 def corpus_hash(responses: pd.DataFrame) -> str:
-    """Hash of what the model reads and how it is grouped: query ids, conditions, prompts, texts."""
+    """Hash of what the model reads and how it is grouped: query ids, conditions, prompts, texts, and their starts."""
     table = _checked(responses)
-    rows = zip(*(table[column] for column in ("query_id", "condition", "prompt", "text")), strict=True)
-    return digest(value for row in rows for value in row)
+    if table["prompt"].isna().all():
+        table["prompt"] = "neutral prompt of " + table["query"].where(table["query"] != "", NEUTRAL_QUERY)
+    columns = [c for c in ("query_id", "condition", "prompt", "text", "start") if c in table]
+    rows = zip(*(table[column] for column in columns), strict=True)
+    return digest(str(value) for row in rows for value in row)
 
 
 def check_origin(model: Model, responses: pd.DataFrame) -> None:
@@ -227,46 +236,75 @@ def _template_hash(responses: pd.DataFrame) -> str:
 
 
 def _checked(responses: pd.DataFrame) -> pd.DataFrame:
+    """The table with all columns that are needed; `prompt` is missing in all rows or in none."""
     missing = [c for c in ("condition", "text") if not isinstance(responses, pd.DataFrame) or c not in responses]
     if missing:
         raise EmolabError(f"responses lack {', '.join(missing)}; use collect_responses or responses_from_texts")
     if responses.empty:
         raise EmolabError("responses are empty; use collect_responses or responses_from_texts")
-    for column in ("text", "condition", "prompt", "query"):
+    asked = "prompt" in responses and not responses["prompt"].isna().all()
+    for column in ("text", "condition", "query", *(["prompt"] if asked else [])):
         if column in responses:
             if not all(map(is_text, responses[column])):  # one by one: a list of all of them is memory that grows
                 need_texts(f"responses' column {column!r}", responses[column].tolist())  # says which
             if column == "condition" and not all(map(str.strip, responses[column])):
                 raise EmolabError("responses hold an empty condition; expected the name of an emotion, or neutral")
-    default = {"prompt": "", "query": "", "emotion": responses["condition"]}
+    need_labels(responses["condition"].tolist(), "the column 'condition' of these responses")
+    default = {"prompt": None, "query": "", "emotion": responses["condition"]}
     default["query_id"] = [f"r-{i:04d}" for i in range(1, len(responses) + 1)]
     return responses.assign(**{c: v for c, v in default.items() if c not in responses}).reset_index(drop=True)
 
 
-def _lengths(model: Model, texts: pd.Series) -> list[int]:
-    some = (texts.iloc[i : i + 64] for i in range(0, len(texts), 64))  # a tokenizer keeps far more than ids meanwhile
-    return [len(ids) for part in some for ids in model.tokenizer(part.tolist(), add_special_tokens=False)["input_ids"]]
+def prompted(model: Model, responses: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
+    """The responses with complete prompts, and for provenance what such as had none are read behind.
+
+    Where `prompt` is missing: the neutral prompt of `query`, or of `NEUTRAL_QUERY`, if the model has a chat template,
+    else none.
+    """
+    if not responses["prompt"].isna().all():
+        return responses, {}
+    if not model.tokenizer.chat_template:
+        return responses.assign(prompt=""), {"read_behind": "nothing"}
+    queries = responses["query"].where(responses["query"] != "", NEUTRAL_QUERY)
+    asked = list(queries.unique())
+    prompts = dict(zip(asked, models.render_prompts(model, asked), strict=True))
+    told = asked[0] if len(asked) == 1 else f"{len(asked)} queries"
+    return responses.assign(prompt=queries.map(prompts), query=queries), {"read_behind": told}
 
 
-def _with_tokens(responses: pd.DataFrame, lengths: list[int]) -> tuple[pd.DataFrame, list[int]]:
-    """The responses that hold at least one token; EmolabError if a condition loses all of its texts."""
-    kept = np.array(lengths) > 0
-    if kept.all():
-        return responses, lengths
-    lost = [c for c in order(responses["condition"]) if not kept[responses["condition"] == c].any()]
-    if lost:
-        raise EmolabError(f"no text under {', '.join(lost)} holds a token; a condition needs at least one")
-    warnings.warn(f"{(~kept).sum()} of {len(kept)} responses hold no token and were left out", stacklevel=3)
-    return responses[kept].reset_index(drop=True), [n for n in lengths if n]
+def _need_room(model: Model, responses: pd.DataFrame, totals: list[int]) -> None:
+    longest = int(np.argmax(totals))
+    if model.n_ctx is not None and totals[longest] > model.n_ctx:
+        raise EmolabError(
+            f"row {longest} ({responses['condition'][longest]}, {shown(responses['text'][longest])}): a sequence of "
+            f"{totals[longest]} tokens does not fit {model.name!r} ({model.n_ctx}); shorten or split the text"
+        )
 
 
-def _halved_means(model: Model, prompts: list[str], texts: list[str], sites: set[str]) -> dict[str, np.ndarray]:
+def _need_finite(model: Model, batch: dict[str, np.ndarray]) -> None:
+    """EmolabError that names the first layer that is not finite; at once, not after an hour of reading."""
+    wrong = {name: ~np.isfinite(x).all(axis=(0, *range(2, x.ndim))) for name, x in batch.items()}
+    first = {name: int(np.argmax(layers)) for name, layers in wrong.items() if layers.any()}
+    if first:
+        site = min(first, key=lambda name: (first[name], name == "resid_norm"))
+        dtype = str(model.dtype).removeprefix("torch.")
+        todo = "its weights are damaged, or a hook changes them: load it again, without"
+        if dtype == "float16":
+            todo = "load it with dtype='bfloat16' or 'float32', which hold larger numbers"
+        where = f"{site.replace('_norm', '')} from layer {first[site]} on, in {dtype}"
+        raise EmolabError(f"activations of {model.name} are not finite at {where}; {todo}")
+
+
+def _halved_means(
+    model: Model, prompts: list[str], texts: list[str], counted: list[np.ndarray], sites: set[str]
+) -> dict[str, np.ndarray]:
     """`batch_means` of one batch in a worker, which halves it where it does not fit its memory."""
 
     scratch: dict[torch.device, Tensor] = {}
 
     def measure(rows: list[int]) -> dict[str, np.ndarray]:
-        return batch_means(model, [prompts[i] for i in rows], [texts[i] for i in rows], sites, scratch)
+        some = ([values[i] for i in rows] for values in (prompts, texts, counted))
+        return batch_means(model, *some, sites, scratch)
 
     parts = [part for _, part in halving(measure, [list(range(len(texts)))])]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

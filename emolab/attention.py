@@ -39,9 +39,10 @@ def attention_summary(
     >>> attention_summary(model, responses, heads=[(3, 4)], tokens=emotion_tokens(model, others))
 
     responses: from `collect_responses`; neutral ones are left out. n_queries of them are drawn. tokens: emotion words
-    of the answer ({emotion: ids}), default those typical of `responses`. Regions: BOS; the instruction without its
-    emotion word, that word, the query, where they stand in the prompt (other wordings than emolab's own: the emotion
-    word and the query only); the rest of the prompt, "template"; earlier words of the answer and the current one.
+    of the answer ({emotion: ids}), default those typical of `responses`. Regions: "bos", position 0 whatever
+    stands there; the instruction without its emotion word, that word, the query, where they stand in the prompt (other
+    wordings than emolab's own: the emotion word and the query only); the rest of the prompt, "template"; earlier words
+    of the answer and the current one.
 
     Returns:
         One row a head, emotion and region: `share` of attention, mean over answers and positions, with 95 % bootstrap
@@ -56,7 +57,8 @@ def attention_summary(
     wrong = [h for h in heads if not (0 <= h[0] < model.n_layers and 0 <= h[1] < model.n_heads)]
     if wrong:
         raise EmolabError(f"no head {wrong[0]}; give (layer, head) pairs that exist")
-    told = responses[(responses["condition"] != NEUTRAL) & (responses["prompt"] != "") & (responses["text"] != "")]
+    asked = responses["prompt"].fillna("") != ""
+    told = responses[(responses["condition"] != NEUTRAL) & asked & (responses["text"] != "")]
     if told.empty:
         raise EmolabError("attention is read from answers under an instruction; use collect_responses")
     tokens = emotion_tokens(model, responses) if tokens is None else tokens
@@ -165,8 +167,7 @@ def _regions(model: Model, row: pd.Series, ids: list[int], n_prompt: int, words:
         for i, (a, b) in enumerate(offsets):
             if a < end and b > start and prompt[max(a, start) : min(b, end)].strip():
                 region[i] = REGIONS.index(name)
-    if ids[0] == model.tokenizer.bos_token_id:
-        region[0] = REGIONS.index("bos")
+    region[0] = REGIONS.index("bos")  # whatever it is, heads rest on it
     for i in range(n_prompt, len(ids)):
         region[i] = REGIONS.index("answer: emotion words" if ids[i] in words else "answer: rest")
     return region

@@ -3,12 +3,19 @@
 >>> index = pd.DataFrame({"query_id": ["a", "a", "b", "b"], "condition": ["neutral", "joy", "neutral", "joy"]})
 >>> contrast_weights(index, "joy").tolist()
 [-0.5, 0.5, -0.5, 0.5]
+
+Where no label is neutral, an emotion is set against the mean of all labels, itself included:
+
+>>> contrast_weights(index.assign(condition=["joy", "fear", "joy", "fear"]).head(2), "joy")
+Traceback (most recent call last):
+...
+emolab.errors.EmolabError: these responses are fear, joy; a vector needs neutral and an emotion, or three labels
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,6 +26,22 @@ from torch import Tensor
 from emolab.activations import ResponseMeans, check_sites
 from emolab.emotions import NEUTRAL, order
 from emolab.errors import EmolabError
+
+
+def baseline(conditions: Iterable[str]) -> list[str]:
+    """The labels whose mean every emotion is set against: neutral, or where there is none, all of at least three.
+
+    >>> baseline(["joy", "fear", "anger"]), baseline(["joy", "neutral"])
+    (['anger', 'fear', 'joy'], ['neutral'])
+    """
+    labels = order(conditions)
+    if NEUTRAL in labels and len(labels) > 1:
+        return [NEUTRAL]
+    if NEUTRAL in labels or len(labels) < 3:
+        raise EmolabError(
+            f"these responses are {', '.join(labels)}; a vector needs neutral and an emotion, or three labels"
+        )
+    return labels
 
 
 def mean_differences(
@@ -33,9 +56,8 @@ def mean_differences(
         what = f"the means hold no site {missing[0]!r}" if missing else "site 'head' needs W_O"
         raise EmolabError(f"{what}; use response_means(..., sites=...) and output_weights(model)")
     condition = means.index["condition"].to_numpy()
+    against = baseline(condition)
     emotions = tuple(e for e in order(condition) if e != NEUTRAL)
-    if NEUTRAL not in condition or not emotions:
-        raise EmolabError(f"these responses are {', '.join(order(condition))}; a vector needs neutral and an emotion")
     weights = np.stack([contrast_weights(means.index, emotion) for emotion in emotions])
     rows = np.flatnonzero(weights.any(0))
     data = {}
@@ -45,40 +67,45 @@ def mean_differences(
         data[site] = torch.from_numpy(np.stack([np.tensordot(weights[:, rows], x, 1) for x in layers], axis=1))
     if W_O is not None and "head" in sites:
         data["head"] = torch.einsum("elhd,lhdm->elhm", data["head"], W_O.to("cpu", torch.float64))
-    resid_norm = torch.from_numpy(np.median(means.resid_norm[condition == NEUTRAL], axis=0))
+    resid_norm = torch.from_numpy(np.median(means.resid_norm[np.isin(condition, against)], axis=0))
     counts = {str(label): int((condition == label).sum()) for label in order(condition)}
     meta = {**means.meta, "sites": list(sites), "emotions": list(emotions), "n_responses": counts, "part": "whole"}
+    meta["baseline"] = NEUTRAL if against == [NEUTRAL] else f"mean of {len(against)} labels"
     meta["resid_norm"] = [round(float(x), 6) for x in resid_norm]
-    meta["n_pairs"] = {emotion: len(_shared_queries(means.index, emotion)) for emotion in emotions}  # 0: unpaired
+    meta["n_pairs"] = {e: len(_shared_queries(means.index, e, against)) for e in emotions}  # 0: unpaired
     return data, emotions, resid_norm, meta
 
 
 def contrast_weights(index: pd.DataFrame, emotion: str) -> Float[np.ndarray, " response"]:
     """Weight of each response in an emotion's vector: EV = weights @ means.
 
-    Positive under the emotion, negative under neutral, zero elsewhere; either side sums to one in size. Every query
-    that occurs under both counts the same, however many responses it has; where no query does
-    (`responses_from_texts`), every response of a side counts the same.
+    One for the emotion, spread over its responses, less one for the `baseline`, spread over its labels; so they sum to
+    zero. Every query that occurs under both counts the same, however many responses it has, and within a query every
+    label of the baseline; where no query does (`responses_from_texts` without topics), every response of a label
+    counts the same.
     """
-    condition, shared = index["condition"], _shared_queries(index, emotion)
+    against = baseline(index["condition"])
+    index = index.reset_index(drop=True)
+    condition, shared = index["condition"], _shared_queries(index, emotion, against)
+    mine, theirs = (condition == emotion).to_numpy(), condition.isin(against).to_numpy()
+    if shared:
+        paired = index["query_id"].isin(shared).to_numpy()
+        lone = int((mine & ~paired).sum())
+        if lone:
+            other = "no neutral one" if against == [NEUTRAL] else "none under another label"
+            warnings.warn(f"{lone} responses under {emotion} have {other} to the same query: left out", stacklevel=4)
+        mine, theirs = mine & paired, theirs & paired
+    # Without shared queries all responses are one block.
+    block = index["query_id"] if shared else pd.Series("", index=index.index)
+    count = index.groupby([block, condition])["query_id"].transform("size").to_numpy()  # alike in block and label
+    labels = condition.where(theirs).groupby(block).transform("nunique").to_numpy()  # of the baseline, in the block
     weights = np.zeros(len(index))
-    for label, sign in ((emotion, 1.0), (NEUTRAL, -1.0)):
-        rows = (condition == label).to_numpy()
-        if shared:
-            paired = rows & index["query_id"].isin(shared).to_numpy()
-            if label == emotion and paired.sum() < rows.sum():
-                lone = rows.sum() - paired.sum()
-                warnings.warn(
-                    f"{lone} responses under {emotion} have no neutral one to the same query: left out", stacklevel=4
-                )
-            count = index["query_id"][paired].map(index["query_id"][paired].value_counts()).to_numpy()
-            weights[paired] = sign / (count * len(shared))
-        else:
-            weights[rows] = sign / rows.sum()
+    weights[mine] = 1 / (count[mine] * max(1, len(shared)))
+    weights[theirs] -= 1 / (count[theirs] * labels[theirs] * max(1, len(shared)))
     return weights
 
 
-def _shared_queries(index: pd.DataFrame, emotion: str) -> set[str]:
-    """Queries answered both under the emotion and under neutral."""
+def _shared_queries(index: pd.DataFrame, emotion: str, against: Sequence[str]) -> set[str]:
+    """Queries answered both under the emotion and under the baseline, or another label of it."""
     condition, query = index["condition"], index["query_id"]
-    return set(query[condition == emotion]) & set(query[condition == NEUTRAL])
+    return set(query[condition == emotion]) & set(query[condition.isin([x for x in against if x != emotion])])

@@ -22,6 +22,8 @@ from emolab.steering import Steering
 from emolab.storage import digest
 from emolab.vectors import EmotionVectors, vectors_from_means
 
+_SAME = ("corpus_hash", "fingerprint", "token_rule")  # what means and the vectors of them have in common
+
 
 def random_like(vectors: EmotionVectors, *, seed: int = 0) -> EmotionVectors:
     """Gaussian directions with the norm of `vectors` for every emotion, layer (and head)."""
@@ -36,7 +38,8 @@ def random_like(vectors: EmotionVectors, *, seed: int = 0) -> EmotionVectors:
 def shuffled_like(vectors: EmotionVectors, *, model: Model | None = None, seed: int = 0) -> EmotionVectors:
     """Vectors from the same response means with the conditions of each query shuffled, brought to equal norm.
 
-    They keep what responses have in common (topic, length, wording) and lose what goes with the label. model: needed
+    They keep what responses have in common (topic, length, wording) and lose what goes with the label. Of vectors that
+    `select` took out of more, the labels of all responses are shuffled, those of labels left out, too. model: needed
     for site "head" alone, which is left out without it. Raises EmolabError where the means that the vectors came from
     are not at hand: `extract_vectors` keeps them, and `load` finds them in the folder of the vectors' file.
     """
@@ -53,6 +56,7 @@ def shuffled_like(vectors: EmotionVectors, *, model: Model | None = None, seed: 
         raise EmolabError("shuffled labels for heads need their output weights; pass model= to shuffled_like")
     W_O = output_weights(model) if model is not None and "head" in sites else None
     shuffled = vectors_from_means(replace(means, index=means.index.assign(condition=condition)), W_O=W_O, sites=sites)
+    shuffled = shuffled.select(vectors.meta["selected"]) if "selected" in vectors.meta else shuffled
     part = vectors.meta.get("part", "whole")
     shuffled = shuffled.part(part)
     data = {site: _match(shuffled.data[site], vectors.data[site]) for site in sites}
@@ -113,7 +117,7 @@ def as_long(control: Steering, steering: Steering) -> Steering:
 def means_of(vectors: EmotionVectors) -> ResponseMeans:
     """The response means that vectors came from; EmolabError where they are not at hand."""
     means = ResponseMeans.load(vectors.means) if isinstance(vectors.means, Path) else vectors.means
-    if means is None or any(means.meta.get(key) != vectors.meta.get(key) for key in ("corpus_hash", "fingerprint")):
+    if means is None or any(means.meta.get(key) != vectors.meta.get(key) for key in _SAME):
         raise EmolabError(
             "shuffled labels need the response means of these vectors; extract them with extract_vectors(..., "
             'out=folder) and load them from that folder, or leave "shuffled" out of the controls'

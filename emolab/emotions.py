@@ -9,11 +9,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from emolab.errors import EmolabError
 
 # The five emotions of arXiv 2502.04075 (after Ekman; surprise is left out there), in its order.
 EMOTIONS = ("anger", "disgust", "fear", "joy", "sadness")
 NEUTRAL = "neutral"
+# What texts that nobody asked for are read behind, where the model has a chat template: it should evoke nothing.
+NEUTRAL_QUERY = "Write a few sentences about an everyday situation."
 
 # Okabe-Ito: told apart under deuteranopia, protanopia and tritanopia (smallest CAM02-UCS distance 11).
 _STYLE = {
@@ -63,3 +68,26 @@ def color(label: str) -> str:
 def marker(label: str) -> str:
     """The matplotlib marker of one label."""
     return styles([label])[label][1]
+
+
+def need_labels(labels: Sequence[str], where: str) -> None:
+    """Raise EmolabError where two labels, or a label and "neutral", differ only by case or space; names their rows.
+
+    >>> need_labels(["joy", "neutral", "joy "], "the table")
+    Traceback (most recent call last):
+    ...
+    emolab.errors.EmolabError: the table has the labels 'joy' (row 0) and 'joy ' (row 2), which differ only by case \
+or space; write them alike
+    """
+    first: dict[str, int] = {}
+    for row, label in enumerate(labels):
+        first.setdefault(label, row)
+    known = {NEUTRAL: NEUTRAL}
+    for label, row in first.items():
+        other = known.setdefault(" ".join(unicodedata.normalize("NFKC", label).split()).casefold(), label)
+        if other != label:
+            beside = f"the label {label!r} (row {row}), which is {other!r} but for case or space"
+            if other in first:
+                told = f"{other!r} (row {first[other]}) and {label!r} (row {row})"
+                beside = f"the labels {told}, which differ only by case or space"
+            raise EmolabError(f"{where} has {beside}; write them alike")

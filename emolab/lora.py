@@ -29,6 +29,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from emolab.activations import prompted
 from emolab.emotions import NEUTRAL
 from emolab.errors import EmolabError, need_table
 from emolab.models import Model, load_model
@@ -105,6 +106,7 @@ def fit_lora(
     """
     need_table(responses, ("query_id", "query", "condition", "prompt", "text"), "emolab.collect_responses")
     peft = _peft()
+    responses, _ = prompted(model, responses)
     rows = responses[responses["condition"] == emotion]
     if emotion == NEUTRAL or not len(rows):
         raise EmolabError(f"no answers under {emotion!r} to learn from; use collect_responses(emotions=({emotion!r},))")

@@ -85,7 +85,7 @@ def setup(
     judge = None if judge is None else judges_of(judge)[0]
     need_table(responses, columns, "emolab.collect_responses")
     check_origin(model, responses)
-    if (responses["prompt"] == "").all():
+    if (responses["prompt"].fillna("") == "").all():
         raise EmolabError(
             "causal tests run prompts with and without instruction: responses from collect_responses, not from texts"
         )

@@ -1,14 +1,15 @@
-"""One forward pass: per row, the mean of every site and layer over its response tokens, in float64.
+"""One forward pass: per row, the mean of every site and layer over the tokens that count, in float64.
 
 The hooks do the sums, and nothing but the means is kept. `emolab.activations` puts batches together. The pass is that
-of the plain model, with its own fast attention, as in generation; where that lacks a site's points, or where the bridge
-carries hooks, whose effect is then measured, it is the bridge's. Both compute the same up to rounding.
+of the plain model, with its own fast attention, as in generation, and without its head: nobody reads the logits. Where
+that lacks a site's points, or where the bridge carries hooks, whose effect is then measured, it is the bridge's. Both
+compute the same up to rounding.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,11 @@ import torch
 from torch import Tensor
 
 from emolab import models
+from emolab.decoding import plain_options
 from emolab.edits import lens_hook
 from emolab.errors import EmolabError
 from emolab.generation import forward
-from emolab.models import Model
+from emolab.models import Batch, Model
 from emolab.sites import attention_gain, attention_norm, hf_modules, output_weight, runs_plain, site_hooks
 
 # How far heads may miss their layer's attention output, as a share of it; bfloat16 rounds at 0.4 %.
@@ -32,16 +34,25 @@ def attention_kind(model: Model, sites: Iterable[str]) -> str:
 
 
 def batch_means(
-    model: Model, prompts: list[str], texts: list[str], sites: set[str], scratch: dict[torch.device, Tensor]
+    model: Model,
+    prompts: list[str],
+    texts: list[str],
+    counted: Sequence[np.ndarray],
+    sites: set[str],
+    scratch: dict[torch.device, Tensor],
 ) -> dict[str, np.ndarray]:
     """One forward pass: {site: [batch, layer, ...]} and `resid_norm` [batch, layer].
 
-    scratch: {} at first; memory for all layers and batches, since fresh one for each would cost more than the sums.
+    counted: which tokens of each text count, from `token_rule.counted_tokens`. scratch: {} at first; memory for all
+    layers and batches, since fresh one for each would cost more than the sums.
     """
     batch = models.encode(model, prompts, texts)
     exact = torch.float32 if model.device.type == "mps" else torch.float64  # MPS has no float64
-    start = int(batch.response_mask.any(0).nonzero()[0])  # nothing counts left of here
-    mask = batch.response_mask[:, start:]
+    mask = torch.zeros_like(batch.response_mask)
+    for row, own in zip(mask, counted, strict=True):
+        row[len(row) - len(own) :] = torch.from_numpy(own)
+    start = int(mask.any(0).nonzero()[0])  # nothing counts left of here
+    mask = mask[:, start:]
     weight = mask.to(exact) / mask.sum(1, keepdim=True)
     taken: dict[tuple[str, int], Tensor] = {}
 
@@ -98,10 +109,10 @@ def batch_means(
             else:
                 reads.append(((site, layer), plain(site, layer)))
     with torch.inference_mode(), _reading(model, reads) as runner:
-        forward(model, runner, batch, keep=1)
+        _run(model, runner, batch)
         if not all(found.isfinite().all() for found in taken.values()):  # not in the hooks: a GPU would wait at each
             values_of = own
-            forward(model, runner, batch, keep=1)
+            _run(model, runner, batch)
     result = {}
     for name in (*sites, "resid_norm"):
         layers = [taken[name, layer].cpu() for layer in range(model.n_layers) if (name, layer) in taken]
@@ -110,6 +121,15 @@ def batch_means(
         width = max(x.shape[-1] for x in layers)  # heads may be of different width (Gemma 4): filled up with zeros
         result[name] = torch.stack([torch.nn.functional.pad(x, (0, width - x.shape[-1])) for x in layers], 1).numpy()
     return result
+
+
+def _run(model: Model, runner: Any, batch: Batch) -> None:
+    """The pass itself. A head over 50,000 tokens costs a plain model up to two thirds of it, and is left out."""
+    if runner is not model.hf or model.hf is model.bridge.original_model:
+        forward(model, runner, batch, keep=1)
+        return
+    body = getattr(model.hf, model.hf.base_model_prefix, model.hf)
+    body(input_ids=batch.input_ids, use_cache=False, **plain_options(body, batch.attention_mask, keep=1))
 
 
 @contextlib.contextmanager

@@ -224,6 +224,7 @@ def _vectors(model: Model, responses: pd.DataFrame, out: Path, progress: bool, c
         vectors = EmotionVectors.load(path)
         if (
             vectors.meta.get("corpus_hash") == corpus_hash(responses)
+            and vectors.meta.get("token_rule") == "response"
             and vectors.meta.get("fingerprint") == model.fingerprint
         ):
             return vectors

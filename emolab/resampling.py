@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from emolab.activations import ResponseMeans
+from emolab.contrasts import baseline
 from emolab.emotions import NEUTRAL, order
 from emolab.errors import EmolabError, MismatchError
 from emolab.vectors import contrast_weights
@@ -26,14 +27,12 @@ LEVEL = (0.025, 0.975)
 def contrasts(index: pd.DataFrame, *, part: str = "whole") -> tuple[tuple[str, ...], Float[np.ndarray, "emotion row"]]:
     """Emotions, and the weight of each response in their vectors; part "specific": without the mean over emotions.
 
-    Raises EmolabError without neutral or emotional responses, or for the specific part of a single emotion.
+    Raises EmolabError without a baseline (`emolab.contrasts.baseline`), or for the specific part of a single emotion.
     """
     if not isinstance(index, pd.DataFrame):  # of a path, say, where the means themselves belong
         raise EmolabError("these are no response means; expected ResponseMeans (response_means or ResponseMeans.load)")
+    baseline(index["condition"])  # says what is missing
     emotions = tuple(e for e in order(index["condition"]) if e != NEUTRAL)
-    if not emotions or NEUTRAL not in set(index["condition"]):
-        found = ", ".join(order(index["condition"]))
-        raise EmolabError(f"these responses are {found}; neutral and an emotion are needed")
     if part not in ("whole", "specific"):
         raise EmolabError(f'part must be "whole" or "specific", not {part!r}')
     if part == "specific" and len(emotions) < 2:
@@ -54,29 +53,26 @@ def reweighted(
 ) -> Float[np.ndarray, "draw emotion row"]:
     """Weights of whole vectors, [emotion, row] or [draw, emotion, row], times counts [draw, row].
 
-    Either side of each contrast, emotion and neutral, is brought back to a sum of one.
+    Either side of each contrast, emotion and baseline, is brought back to the sum that it had.
     """
     drawn = weights * counts[:, None, :]
     up, down = drawn.clip(min=0), drawn.clip(max=0)
+    size = weights.clip(min=0).sum(-1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
-        drawn = up / up.sum(-1, keepdims=True) - down / down.sum(-1, keepdims=True)
+        drawn = size * (up / up.sum(-1, keepdims=True) - down / down.sum(-1, keepdims=True))
     return drawn if part == "whole" else drawn - drawn.mean(1, keepdims=True)
 
 
 def label_weights(index: pd.DataFrame, labels: np.ndarray) -> Float[np.ndarray, "draw emotion row"]:
     """The weights under other labels [draw, row] that are permutations of the true ones within each query."""
-    emotions, weights = contrasts(index)
-    query = _blocks(index)
-    condition = index["condition"].to_numpy(dtype=object)
-    result = np.zeros((len(labels), *weights.shape))
-    for e, emotion in enumerate(emotions):
-        for label in (emotion, NEUTRAL):
-            # A response's weight depends on its query and label alone; permuting within queries keeps all counts.
-            by_query = np.zeros(query.max() + 1)
-            rows = condition == label
-            by_query[query[rows]] = weights[e, rows]
-            result[:, e] += np.where(labels == label, by_query[query], 0.0)
-    return result
+    _, weights = contrasts(index)
+    query, condition = _blocks(index), index["condition"].to_numpy(dtype=object)
+    names = np.unique(condition.astype(str))
+    code = np.searchsorted(names, condition.astype(str))
+    # A response's weight depends on its query and label alone; permuting within queries keeps all counts.
+    by_label = np.zeros((len(weights), query.max() + 1, len(names)))
+    by_label[:, query, code] = weights
+    return by_label[:, query, np.searchsorted(names, labels.astype(str))].swapaxes(0, 1)
 
 
 def permuted_labels(index: pd.DataFrame, n: int, rng: np.random.Generator, *, keep_neutral: bool = False) -> np.ndarray:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from emolab.cluster import run_chunks
-from emolab.emotions import EMOTIONS, NEUTRAL, order
-from emolab.errors import EmolabError, FileError, need_model, need_number, need_texts
+from emolab.emotions import EMOTIONS, NEUTRAL, NEUTRAL_QUERY, need_labels, order
+from emolab.errors import EmolabError, need_model, need_number, need_texts
+from emolab.labelled import labelled
 from emolab.progress import written_bar
 from emolab.queries import query_table
 from emolab.runs import alone
@@ -118,59 +119,44 @@ def _answers(model: Model, prompts: list[str], options: dict) -> list[str]:
     return generation.generate(model, prompts, raw=True, **options)
 
 
-def responses_from_texts(texts: Mapping[str, Sequence[str]] | pd.DataFrame | str | Path) -> pd.DataFrame:
+def responses_from_texts(
+    texts: Mapping[str, Sequence[str]] | pd.DataFrame | str | Path, *, query: str | None = NEUTRAL_QUERY
+) -> pd.DataFrame:
     """The user's own labelled texts as responses; nothing is generated.
 
-    All tokens of a text count (BOS does not). There are no queries, so vectors from these are plain differences of
-    the means of two groups: whatever else differs between the groups is in the vector, too.
+    A model with a chat template reads them as answers to one neutral query, since it is itself only inside a
+    conversation; any other model reads them bare. Without topics, vectors from these are plain differences of the means
+    of two groups: whatever else differs between the groups is in the vector, too.
 
     Args:
-        texts: `{condition: [text, ...]}`, or a table with the columns `label` and `text`, or a CSV file with these
-            (GoEmotions or the like); "neutral" is the condition that the others are compared with.
+        texts: `{condition: [text, ...]}`, or a table with the columns `label` and `text`, or a file with these (CSV, or
+            separated by semicolons, tabs or bars), or with a column of 0 and 1 for each label, or GoEmotions as
+            published. "neutral" is the condition that the others are compared with; without it, at least three labels
+            are compared with the mean of them all. Optional columns: `topic`, to compare only within it (it becomes
+            `query_id`), and `start`, the character of the text from which on its tokens count.
+        query: what the texts are read as answers to; None: nothing, read bare by every model.
 
     Returns:
-        The columns of `collect_responses`; `query` and `prompt` are empty, `n_tokens` is not known yet.
+        The columns of `collect_responses`, and `start` where given. `prompt` is missing (it is made for the model that
+        reads, see `response_means`) or, with query=None, empty; `n_tokens` is not known yet.
+
+    Raises:
+        EmolabError: a row without text or label, labels that differ only by case or space, merged or ragged rows of a
+            file, each with row and label (see `emolab.labelled`).
 
     >>> responses_from_texts({"joy": ["What a day!"], "neutral": ["It is a day."]})[["query_id", "condition", "text"]]
       query_id condition          text
     0   t-0001       joy   What a day!
     1   t-0002   neutral  It is a day.
     """
-    if isinstance(texts, str | Path | pd.DataFrame):
-        texts = _by_label(texts)
-    groups = texts.values() if isinstance(texts, Mapping) else [""]
-    if any(isinstance(group, str) or not hasattr(group, "__iter__") for group in groups):
-        raise EmolabError(
-            'responses_from_texts takes {"joy": ["text", ...], "neutral": ["text", ...]}; got something else'
-        )
-    rows = [
-        {"query": "", "emotion": condition, "condition": condition, "prompt": "", "text": text, "n_tokens": pd.NA}
-        for condition, group in texts.items()
-        for text in group
-    ]
-    need_texts("conditions", texts, filled=True)
-    wrong = [row["text"] for row in rows if not isinstance(row["text"], str)]
-    if not rows or wrong:
-        what = f"found {wrong[0]!r}" if wrong else "there is none"
-        raise EmolabError(
-            f"responses_from_texts needs texts (str), {what}; give {{'joy': ['text'], 'neutral': ['text']}}"
-        )
-    table = pd.DataFrame(rows)
-    table.insert(0, "query_id", [f"t-{i:04d}" for i in range(1, len(rows) + 1)])
-    return _tidy(table)
-
-
-def _by_label(table: pd.DataFrame | str | Path) -> dict[str, list[str]]:
-    if not isinstance(table, pd.DataFrame):
-        try:
-            table = pd.read_csv(table, dtype=str, keep_default_na=False)  # "null" and "nan" are words here
-        except (OSError, ValueError) as error:
-            raise FileError(f"cannot read {table} as CSV ({error}); expected columns label and text") from error
-    missing = [c for c in ("label", "text") if c not in table]
-    if missing or table["label"].isna().any() or (table["label"] == "").any():
-        what = f"no column {missing[0]!r}" if missing else "rows without a label"
-        raise EmolabError(f"the table has {what}; expected a label and a text in each row, columns label and text")
-    return {str(label): list(group) for label, group in table.groupby("label", sort=False)["text"]}
+    if query is not None:
+        need_texts("query", [query], filled=True)
+    table = labelled(texts)
+    topics = table["topic"].astype(str) if "topic" in table else [f"t-{i:04d}" for i in range(1, len(table) + 1)]
+    found = pd.DataFrame({"query_id": topics, "query": "" if query in (None, NEUTRAL_QUERY) else query})
+    found = found.assign(emotion=table["label"], condition=table["label"], text=table["text"], n_tokens=pd.NA)
+    found = _tidy(found.assign(prompt="" if query is None else None))
+    return found.assign(start=table["start"].astype("int64")) if "start" in table else found
 
 
 def _plan(model, queries, emotions, templates, pairing) -> pd.DataFrame:
@@ -182,6 +168,7 @@ def _plan(model, queries, emotions, templates, pairing) -> pd.DataFrame:
     need_model(model)
     emotions = need_texts("emotions", [emotions] if isinstance(emotions, str) else emotions, filled=True)
     emotions = [e for e in dict.fromkeys(emotions) if e != NEUTRAL]
+    need_labels(emotions, "emotions")
     if not emotions:
         raise EmolabError("collect_responses needs at least one emotion beside 'neutral'; give emotions=('joy', ...)")
     queries = query_table(queries, ("query_id", "query", "emotion"))

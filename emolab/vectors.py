@@ -1,7 +1,8 @@
 """Emotion vectors: what answering with an emotion adds to a model's activations, by layer and head.
 
 EV[e, l] = mean over queries of (activation under e - activation under neutral), each averaged over the response tokens
-(arXiv 2502.04075). What all emotions share is `part("shared")`, the rest `part("specific")`; the two sum to the whole.
+(arXiv 2502.04075); where no label is neutral, the mean over all labels stands in its place. What all emotions share is
+`part("shared")`, the rest `part("specific")`; the two sum to the whole.
 
 >>> import emolab
 >>> vectors = emolab.extract_vectors(model, responses)
@@ -30,6 +31,7 @@ from emolab.errors import EmolabError, FileError, MismatchError, is_text, need_n
 from emolab.models import SITES, Model
 from emolab.runs import alone
 from emolab.storage import read_tensors, write_tensors
+from emolab.token_rule import TokenRule, rule_name
 
 FORMAT = "emolab-vectors-1"
 MEANS_FILE = "response_means.safetensors"
@@ -44,9 +46,10 @@ class EmotionVectors:
         data: float32 tensors on the CPU by site: `resid`, `attn`, `mlp` [emotion, layer, d_model]; `head`
             [emotion, layer, head, d_model], whose sum over heads is `attn`.
         emotions: labels of the first axis.
-        resid_norm: [layer], the median over neutral responses of the mean norm of the residual stream: the unit of
-            doses with unit="residual".
-        meta: provenance. `part` is "whole", "shared" or "specific"; `steps` lists what was done to the vectors since.
+        resid_norm: [layer], the median over neutral responses (over all, where none is neutral) of the mean norm of the
+            residual stream: the unit of doses with unit="residual".
+        meta: provenance. `token_rule` says which tokens counted, `baseline` what was taken off ("neutral" or "mean of
+            64 labels"). `part` is "whole", "shared" or "specific"; `steps` lists what was done to the vectors since.
         means: what the vectors came from, for shuffled-label controls and split halves: the response means, or after
             `load` their file, where `response_means.safetensors` lies in the same folder.
     """
@@ -100,8 +103,12 @@ class EmotionVectors:
         return next(iter(self.data.values())).shape[-1]
 
     def __repr__(self) -> str:
-        what = f"{self.meta.get('part', 'whole')}: {', '.join(self.emotions)}; {', '.join(self.sites)}"
-        return f"EmotionVectors({what}; {self.n_layers} layers, d_model {self.d_model}; {self.meta.get('model')})"
+        labels = self.emotions if len(self.emotions) <= 8 else (*self.emotions[:3], "...", self.emotions[-1])
+        number = "" if len(self.emotions) <= 8 else f"{len(self.emotions)} labels "
+        what = f"{self.meta.get('part', 'whole')}: {number}{', '.join(labels)}; {', '.join(self.sites)}"
+        made = f"minus the {self.meta['baseline']}; " if str(self.meta.get("baseline")).startswith("mean") else ""
+        made += f"tokens: {self.meta['token_rule']}; " if "token_rule" in self.meta else ""
+        return f"EmotionVectors({what}; {self.n_layers} layers, d_model {self.d_model}; {made}{self.meta.get('model')})"
 
     def get(
         self, site: str = "resid", *, emotion: str | None = None, layer: int | None = None, head: int | None = None
@@ -128,19 +135,38 @@ class EmotionVectors:
             x = x.select(0, self.emotions.index(emotion))
         return x
 
+    def select(self, emotions: Sequence[str]) -> EmotionVectors:
+        """The vectors of some labels, in this order. Shared and specific part are then those of these labels alone.
+
+        >>> vectors.select(["joy", "anger"]).emotions
+        ('joy', 'anger')
+
+        The means are kept, so that controls from shuffled labels (`emolab.controls.shuffled_like`) are drawn from the
+        responses of all labels. Raises EmolabError for a label that these vectors lack, one given twice, and none.
+        """
+        emotions = [emotions] if isinstance(emotions, str) else list(emotions)
+        wrong = [e for e in emotions if e not in self.emotions or emotions.count(e) > 1]
+        if wrong or not emotions:
+            what = f"{shown(wrong[0])}{' twice' * (wrong[0] in self.emotions)}" if wrong else "no emotion"
+            raise EmolabError(f"cannot select {what}; choose from {', '.join(self.emotions)}, each once")
+        rows = [self.emotions.index(e) for e in emotions]
+        new = {"emotions": tuple(emotions), "selected": emotions}
+        return self._each(lambda x: x[rows], f"select {', '.join(emotions)}", **new)
+
     def part(self, name: str) -> EmotionVectors:
         """"whole": these; "shared": their mean over emotions, under the single label "shared"; "specific": the rest.
 
-        Shared and specific sum to the whole; the specific parts of all emotions sum to zero.
+        Shared and specific sum to the whole; the specific parts of all emotions sum to zero. Nothing is shared, and the
+        shared part zero, where the baseline is the mean of these very labels.
 
         >>> vectors.part("specific") + vectors.part("shared")
         """
         if name == "whole":
             return self
         if name == "shared":
-            return self._each(lambda x: x.mean(0, keepdim=True), "shared", emotions=SHARED, part="shared")
+            return self._each(_shared, "shared", emotions=SHARED, part="shared")
         if name == "specific":
-            return self._each(lambda x: x - x.mean(0), "specific", part="specific")
+            return self._each(lambda x: x - _shared(x), "specific", part="specific")
         raise EmolabError(f"unknown part {shown(name)}; expected whole, specific or shared")
 
     def normalized(self) -> EmotionVectors:
@@ -265,6 +291,7 @@ def extract_vectors(
     responses: pd.DataFrame | None,
     *,
     sites: Sequence[str] = ("resid", "attn", "head"),
+    tokens: TokenRule = "response",
     means: ResponseMeans | None = None,
     out: str | Path | None = None,
     batch_size: int | None = None,
@@ -273,21 +300,25 @@ def extract_vectors(
     """Emotion vectors from responses: one forward pass, then differences of means (arXiv 2502.04075, section 3).
 
     Args:
-        responses: from `collect_responses` or `responses_from_texts`, with the condition "neutral" and another one.
+        responses: from `collect_responses` or `responses_from_texts`, with the condition "neutral" and another one, or
+            with at least three that are not neutral: then each vector is that label minus the mean over all labels.
         sites: any of `resid`, `attn`, `mlp`, `head`.
+        tokens: which tokens of a text count: "response" (all), "last", "from:8" (from the eighth on) or a function; see
+            `response_means`. Position 0 of a sequence never counts.
         means: from `response_means` of the same responses: then there is no forward pass, and `responses` may be None.
         out: a folder, into which `vectors.safetensors` and `response_means.safetensors` are written.
 
     Raises:
-        EmolabError: no neutral or no emotional responses; `means` of another model, other responses or fewer sites.
+        EmolabError: no neutral or no emotional responses; `means` of another model, other responses, another token
+            rule or fewer sites.
 
     >>> vectors = emolab.extract_vectors(model, responses, sites=("resid",), out="runs/x")
     """
-    sites = check_sites(sites)
+    sites, rule = check_sites(sites), rule_name(tokens)
     if means is None:
         if responses is None:
             raise EmolabError("extract_vectors needs responses or means")
-        means = response_means(model, responses, sites=sites, batch_size=batch_size, progress=progress)
+        means = response_means(model, responses, sites=sites, tokens=tokens, batch_size=batch_size, progress=progress)
     elif not isinstance(means, ResponseMeans):
         raise EmolabError(f"means are {type(means).__name__} {shown(means)}; expected ResponseMeans")
     elif means.meta.get("fingerprint") != model.fingerprint:
@@ -298,6 +329,11 @@ def extract_vectors(
     elif responses is not None and means.meta.get("corpus_hash") != corpus_hash(responses):
         raise MismatchError(
             "the means are of other responses than those given; compute them again, or pass responses=None"
+        )
+    elif means.meta.get("token_rule") != rule:
+        raise MismatchError(
+            f"the means were taken over tokens={means.meta.get('token_rule')!r}, not {rule!r}; pass that rule, or "
+            "compute them again with response_means"
         )
     W_O = output_weights(model) if "head" in sites else None
     vectors = vectors_from_means(means, W_O=W_O, sites=sites)
@@ -316,7 +352,8 @@ def vectors_from_means(
     """Emotion vectors from stored means, in float64; no model is run.
 
     Differences are averaged over the queries answered under both neutral and the emotion; where there is none
-    (`responses_from_texts`), the vector is the difference of the two groups' means.
+    (`responses_from_texts` without topics), the vector is the difference of the two groups' means. Where no label is
+    neutral, the mean over all labels, query by query, takes its place (`meta["baseline"]`).
 
     Args:
         W_O: `emolab.activations.output_weights(model)`, needed for site "head".
@@ -325,6 +362,13 @@ def vectors_from_means(
     >>> halves = [vectors_from_means(means.select(half)) for half in (first, second)]    # split-half reliability
     """
     return EmotionVectors(*mean_differences(means, W_O, sites), means)
+
+
+def _shared(x: Tensor) -> Tensor:
+    """The mean over emotions, and zero where that is rounding only: a direction of it would be noise."""
+    mean = x.double().mean(0, keepdim=True)
+    rounding = 1e-5 * x.double().norm(dim=-1, keepdim=True).mean(0, keepdim=True)
+    return torch.where(mean.norm(dim=-1, keepdim=True) > rounding, mean, 0).to(x.dtype)
 
 
 def _position(number: int, size: int, axis: str) -> int:

@@ -9,9 +9,10 @@ from pandas.testing import assert_frame_equal
 from transformers import Gemma2Config, GraniteConfig, Olmo2Config
 
 from emolab import activations, models, passes
-from emolab.activations import ResponseMeans, output_weights, response_means
+from emolab.activations import ResponseMeans, corpus_hash, output_weights, response_means
+from emolab.emotions import NEUTRAL_QUERY
 from emolab.errors import EmolabError, MismatchError
-from emolab.models import load_model
+from emolab.models import load_model, render_prompts
 from emolab.passes import check_heads
 from emolab.responses import responses_from_texts
 from emolab.steering import Steering, steered
@@ -62,13 +63,36 @@ def test_means_are_those_of_each_response_alone_without_padding(model):
         np.testing.assert_allclose(means.means[site], singly.means[site], rtol=1e-4, atol=1e-5)
 
 
-def test_bos_does_not_count(model):
-    """Bare texts: BOS is put before them where the model uses one, and is not part of the mean."""
-    responses = responses_from_texts(TEXTS)
+def test_position_0_does_not_count(model):
+    """Bare texts: BOS stands there where the model uses one, else the text's own first token."""
+    responses = responses_from_texts(TEXTS, query=None)
     means = response_means(model, responses, sites=("resid",), progress=False)
     for row, text in enumerate(responses["text"]):
-        states = alone(model, "<bos>" if model.adds_bos else "", text)
+        states = alone(model, "<bos>", text) if model.adds_bos else alone(model, "", text)[:, 1:]
         np.testing.assert_allclose(means.means["resid"][row, :-1], states.mean(1), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(means.resid_norm[row, :-1], states.norm(dim=-1).mean(1), rtol=1e-5)
+        assert means.index["n_tokens"][row] == states.shape[1]
+
+
+def test_texts_without_a_prompt_are_read_behind_a_neutral_one(model):
+    """Where the model has a chat template; the others read them bare."""
+    for query in (NEUTRAL_QUERY, "tell me about the park"):
+        responses = responses_from_texts(TEXTS, query=query)
+        means = response_means(model, responses, progress=False)
+        chat = bool(model.tokenizer.chat_template)
+        prompt = render_prompts(model, [query])[0] if chat else ""
+        told = response_means(model, responses.assign(prompt=prompt), progress=False)
+        assert all(np.array_equal(means.means[site], told.means[site]) for site in means.sites)
+        assert means.meta["read_behind"] == (query if chat else "nothing") and "read_behind" not in told.meta
+        other = responses_from_texts(TEXTS, query="rain")
+        assert len({corpus_hash(x) for x in (responses, other, responses.assign(prompt=prompt))}) == 3
+
+
+def test_prompts_that_only_some_rows_hold_are_refused(tiny_llama):
+    some = answers(tiny_llama)
+    some.loc[[1, 3], "prompt"] = None
+    with pytest.raises(EmolabError, match="'prompt' hold nan at place 1"):
+        response_means(tiny_llama, some, progress=False)
 
 
 def test_resid_is_the_stream_that_the_block_adds_to(model):
@@ -224,7 +248,7 @@ def test_activations_that_are_not_finite_are_refused(tiny_llama_dir):
     model = load_model(tiny_llama_dir, device="cpu")
     with torch.no_grad():
         model.hf.model.layers[1].mlp.down_proj.weight.fill_(float("inf"))
-    with pytest.raises(EmolabError, match="not finite at .*float32"):
+    with pytest.raises(EmolabError, match="not finite at resid from layer 1 on, in float32; its weights"):
         response_means(model, answers(model), sites=("resid",), progress=False)
 
 
@@ -275,7 +299,7 @@ def test_leaves_no_hook_behind(tiny_llama, monkeypatch):
     response_means(tiny_llama, answers(tiny_llama), progress=False)
     on_bridge(tiny_llama, answers(tiny_llama))
     assert hooks() == before and before[0] == []
-    monkeypatch.setattr("emolab.passes.forward", lambda *args, **options: 1 / 0)
+    monkeypatch.setattr("emolab.passes._run", lambda *args, **options: 1 / 0)
     for read in (response_means, on_bridge):
         with pytest.raises(ZeroDivisionError):
             read(tiny_llama, answers(tiny_llama))
@@ -314,7 +338,7 @@ def test_a_bare_table_of_texts_and_conditions_is_enough(tiny_llama):
     bare = answers(tiny_llama)[["condition", "text"]].set_index(pd.Index([9, 7, 5, 3, 1]))
     means = response_means(tiny_llama, bare, sites=("resid",), progress=False)
     full = answers(tiny_llama).assign(
-        query_id=[f"r-000{i}" for i in range(1, 6)], query="", prompt="", emotion=bare["condition"].tolist()
+        query_id=[f"r-000{i}" for i in range(1, 6)], query="", prompt=None, emotion=bare["condition"].tolist()
     )
     told = response_means(tiny_llama, full, sites=("resid",), progress=False)
     assert_frame_equal(means.index, told.index)

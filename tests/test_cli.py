@@ -134,7 +134,7 @@ def test_info_of_vectors(extracted, capsys):
         assert main(["info", str(path)]) == 0
         first, *rest = capsys.readouterr().out.splitlines()
         assert first.startswith("EmotionVectors(whole: fear, joy;")
-        assert json.loads("\n".join(rest))["token_rule"].startswith("mean over response tokens")
+        assert json.loads("\n".join(rest))["token_rule"] == "response"
 
 
 def test_errors_are_one_line_and_code_2(place, extracted, swept, tmp_path, capsys):

@@ -164,11 +164,11 @@ def test_a_worker_halves_a_batch_that_does_not_fit(talker, client, monkeypatch):
     expected = emolab.response_means(talker, told, batch_size=6, progress=False)
     measure, sizes = activations.batch_means, []
 
-    def full(model, prompts, texts, sites, scratch):
+    def full(model, prompts, texts, *rest):
         if len(texts) > 2:
             raise MemoryError
         sizes.append(len(texts))
-        return measure(model, prompts, texts, sites, scratch)
+        return measure(model, prompts, texts, *rest)
 
     said = []  # not pytest.warns: what is done with warnings belongs to all threads, and those of the cluster run on
     spy = SimpleNamespace(warn=lambda text, category=UserWarning, **_: said.append((category, text)))

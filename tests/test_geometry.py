@@ -136,7 +136,7 @@ def test_everything_runs_on_a_real_model_with_texts_of_ones_own(tiny_gpt2):
     texts = {
         "neutral": ["it was a road", "the house was quiet", "a walk", "the park"],
         "joy": ["happy and glad", "so good !", "bright today", "the sun"],
-        "dread": ["dark", "the cold sea", "bad rain", "i feel it"],
+        "dread": ["dark rain", "the cold sea", "bad rain", "i feel it"],
     }
     responses = responses_from_texts(texts)
     means = response_means(tiny_gpt2, responses, progress=False)

@@ -98,7 +98,10 @@ def test_responses_from_texts():
     table = responses_from_texts({"joy": ["a", "b"], "neutral": ["c"]})
     assert tuple(table.columns) == COLUMNS
     assert list(table["condition"]) == ["joy", "joy", "neutral"]
-    assert set(table["prompt"]) == {""} and table["query_id"].is_unique and table["n_tokens"].isna().all()
+    assert set(table["query"]) == {""} and table["query_id"].is_unique and table["n_tokens"].isna().all()
+    assert table["prompt"].isna().all() and set(responses_from_texts({"joy": ["a"]}, query=None)["prompt"]) == {""}
+    other = responses_from_texts({"joy": ["a"]}, query="Tell me more.")
+    assert set(other["query"]) == {"Tell me more."} and other["prompt"].isna().all()
     for bad in ({}, {"joy": "text"}, {"joy": [1]}, ["text"]):
         with pytest.raises(EmolabError):
             responses_from_texts(bad)

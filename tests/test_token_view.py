@@ -16,6 +16,7 @@ import emolab
 from emolab.errors import EmolabError
 from emolab.models import encode, render_prompts, site_hooks
 from emolab.steering import Steering, steered
+from emolab.token_rule import token_pieces
 from emolab.widgets import token_projections, token_view
 from emolab.widgets import tokens as tokens_module
 from emolab.widgets.page import page, signed, signed_shade
@@ -182,7 +183,7 @@ def test_a_slow_tokenizer_tells_no_offsets(tiny_llama, monkeypatch):
 def test_tokens_that_share_a_character(tiny_llama, monkeypatch):
     offsets = {"offset_mapping": [(0, 1), (0, 1), (0, 1), (1, 3)]}
     monkeypatch.setattr(tiny_llama, "tokenizer", lambda *args, **options: offsets)
-    assert tokens_module._pieces(tiny_llama, "😀 a") == ["😀", "", "", " a"]
+    assert token_pieces(tiny_llama, ["😀 a"]) == [["😀", "", "", " a"]]
 
 
 @pytest.mark.slow

@@ -94,7 +94,7 @@ def test_save_and_load_are_bit_equal_with_provenance(tiny_llama, vectors, tmp_pa
     with safe_open(str(tmp_path / "ev.safetensors"), "pt") as file:
         header = file.metadata()
     assert header["fingerprint"] == tiny_llama.fingerprint and header["compat"] == "false"
-    assert header["token_rule"] == "mean over response tokens, BOS and prompt excluded"
+    assert header["token_rule"] == "response" and header["baseline"] == "neutral"
     needed = "format model revision d_model n_layers n_heads sites emotions template_hash corpus_hash dtype n_responses"
     assert {*needed.split(), "tl_version", "emolab_version", "resid_norm"} <= set(header)
     assert loaded.meta["n_responses"] == {"fear": 2, "joy": 2, "neutral": 2}
@@ -151,7 +151,7 @@ def test_arithmetic(vectors):
 
 def test_what_was_done_is_told_and_noted(vectors):
     shape = f"resid, attn, mlp, head; {vectors.n_layers} layers, d_model {vectors.d_model}"
-    assert repr(vectors) == f"EmotionVectors(whole: fear, joy; {shape}; {vectors.meta['model']})"
+    assert repr(vectors) == f"EmotionVectors(whole: fear, joy; {shape}; tokens: response; {vectors.meta['model']})"
     bare = EmotionVectors(vectors.data, vectors.emotions, vectors.resid_norm, {})
     assert repr(bare.part("shared")) == f"EmotionVectors(shared: shared; {shape}; None)"
     assert repr(bare) == f"EmotionVectors(whole: fear, joy; {shape}; None)"

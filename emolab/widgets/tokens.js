@@ -10,12 +10,17 @@ for (const root of document.querySelectorAll(".emolab-tokens:not([data-live])"))
   const n = tokens.length;
   let emotion = data.emotion, layer = data.layer, at = 0;
 
-  const value = (i) => values[(emotion * data.layers.length + layer) * n + i] * data.step;
+  const value = (i) => {
+    const byte = values[(emotion * data.layers.length + layer) * n + i];
+    return byte === -128 ? null : byte * data.step; // null: position 0 of the sequence, which never counts
+  };
   const format = (x) => {
+    if (x === null) return "position 0";
     const text = Math.abs(x).toFixed(data.digits);
     return Number(text) ? (x < 0 ? "−" : "+") + text : text;
   };
   const shade = (x) => {
+    if (x === null) return "transparent";
     const share = Math.max(-1, Math.min(1, x / data.limit));
     const { above, below, deepest } = data.shades;
     return `rgba(${share > 0 ? above : below},${(deepest * Math.abs(share)).toFixed(2)})`;

@@ -15,11 +15,13 @@ import torch
 from ..errors import EmolabError, need_number, need_texts
 from ..models import Model, encode, site_hooks
 from ..steering import Steering, as_rows
+from ..token_rule import token_pieces
 from ..vectors import EmotionVectors
 from .page import FADED, SHADES, View, page, signed, signed_shade
 
 MEASURES = ("cosine", "projection")
 MAX_TOKENS = 300
+_NONE = -128  # the byte of a token without a number
 _MAX_NUMBERS = 20_000  # one byte each: keeps a view, tokens and base64 included, below 60 kB
 
 
@@ -34,8 +36,10 @@ def token_projections(
     Columns: `position`, `token` (its piece of the text, with white space), `layer`, `emotion`, `cosine` of activation
     and vector, `projection` (dot product with the vector at unit norm); float64. At a token the model works out the
     next one: what it is about to write shows before the word. Activations have a large part that all texts share, so
-    compare tokens, texts or layers; the sign alone says little. Inside `emolab.steered(...)` they are steered. Raises
-    EmolabError for a text without tokens, site "head", and vectors of another model.
+    compare tokens, texts or layers; the sign alone says little. NaN at position 0, where neither prompt nor BOS stands
+    before the text: its activation is massive and the same for all texts. Inside `emolab.steered(...)` activations are
+    steered. Raises EmolabError for a text without tokens, or with one that stands at position 0, for site "head", and
+    for vectors of another model.
     """
     if site == "head":
         raise EmolabError('a token has no single activation at site "head"; use "resid", "attn" or "mlp"')
@@ -44,10 +48,12 @@ def token_projections(
     steering = Steering(vectors, {vectors.emotions[0]: 1.0}, site=site, layers=layers)
     as_rows(model, steering)
     layers = sorted(set(range(model.n_layers) if isinstance(layers, str) else map(int, layers)))
-    names, batch = _pieces(model, text), encode(model, [prompt], [text])
+    (names,), batch = token_pieces(model, [text]), encode(model, [prompt], [text])
     n = int(batch.response_mask.sum())
-    if not n:
-        raise EmolabError("the text has no token; give at least one word")
+    first = n == int(batch.attention_mask.sum())  # the text begins the sequence
+    if n <= first:
+        what = "no token but its first, at position 0, which never counts" if first and n else "no token"
+        raise EmolabError(f"the text has {what}; give at least one word more, or a prompt")
     unit = torch.nn.functional.normalize(vectors.get(site).double(), dim=-1, eps=1e-30)
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -63,8 +69,10 @@ def token_projections(
     with torch.inference_mode(), model.bridge.hooks(fwd_hooks=hooks):
         model.bridge(batch.input_ids, attention_mask=batch.attention_mask, logits_to_keep=1)
     index = pd.MultiIndex.from_product([range(n), layers, vectors.emotions], names=["position", "layer", "emotion"])
-    dots, cosines = (np.stack([found[layer][i] for layer in layers], axis=1).ravel() for i in (0, 1))
-    table = pd.DataFrame({"cosine": cosines, "projection": dots}, index=index).reset_index()
+    dots, cosines = (np.stack([found[layer][i] for layer in layers], axis=1) for i in (0, 1))
+    for values in (dots, cosines):
+        values[: int(first)] = np.nan
+    table = pd.DataFrame({"cosine": cosines.ravel(), "projection": dots.ravel()}, index=index).reset_index()
     table.insert(1, "token", np.repeat(names, len(layers) * len(vectors.emotions)))
     table.attrs["about"] = {"model": {"name": model.name, "fingerprint": model.fingerprint}, "site": site}
     return table
@@ -111,15 +119,16 @@ def token_view(
     values = table[measure].to_numpy().reshape(len(names), len(every), -1).transpose(2, 1, 0)
     thin = math.ceil(values.size / _MAX_NUMBERS)
     values, kept = values[:, ::thin], every[::thin]
-    limit = limit or (1.0 if measure == "cosine" else float(np.abs(values).max()) or 1.0)
+    limit = limit or (1.0 if measure == "cosine" else float(np.nanmax(np.abs(values))) or 1.0)
     # One byte a number: cosines to 0.01, projections to a hundredth of the largest.
-    step = 0.01 if measure == "cosine" else float(np.abs(values).max()) / 100 or 1.0
-    coded = np.rint(values / step).astype(np.int8)
+    step = 0.01 if measure == "cosine" else float(np.nanmax(np.abs(values))) / 100 or 1.0
+    coded = np.nan_to_num(np.rint(values / step), nan=_NONE).astype(np.int8)
     digits = 2 if measure == "cosine" else max(0, 1 - math.floor(math.log10(step * 100)))
     e, at = vectors.emotions.index(emotion), len(kept) // 2
     data = {"emotions": list(vectors.emotions), "layers": kept, "emotion": e, "layer": at, "limit": limit}
     data |= {"step": step, "digits": digits, "shades": SHADES, "values": base64.b64encode(coded.tobytes()).decode()}
-    body = _body(model, names, coded[e, at] * step, limit, digits, measure, site, emotion, kept[at], every, kept)
+    shown = np.where(coded[e, at] == _NONE, np.nan, coded[e, at] * step)
+    body = _body(model, names, shown, limit, digits, measure, site, emotion, kept[at], every, kept)
     summary = f"token_view({len(names)} tokens, {len(kept)} layers, {', '.join(vectors.emotions)}; {measure}, {site})"
     return View(page("tokens", body, data), table, summary)
 
@@ -129,8 +138,10 @@ def _body(model, names, values, limit, digits, measure, site, emotion, layer, ev
     for name, value in zip(names, values, strict=True):
         gap = name[: len(name) - len(name.lstrip(" "))]  # the space before a word stays white
         word = escape(name[len(gap) :].replace("\n", "⏎\n")) or "·"
-        style = f"background-color:{signed_shade(value, limit)}"
-        spans.append(f'{gap}<span title="{signed(value, digits)}" style="{style}">{word}</span>')
+        number, style = "position 0", ""
+        if not math.isnan(value):
+            number, style = signed(value, digits), f"background-color:{signed_shade(value, limit)}"
+        spans.append(f'{gap}<span title="{number}" style="{style}">{word}</span>')
     scale = "".join(
         f'<span style="background-color:{signed_shade(x, 1)};padding:0 0.5em">{signed(x * limit, digits)}</span>'
         for x in (-1, -0.5, 0, 0.5, 1)
@@ -147,17 +158,3 @@ def _body(model, names, values, limit, digits, measure, site, emotion, layer, ev
         f'<div class="emolab-hint" style="font-size:0.85em;{FADED}">Run the notebook, or trust it, to choose layer and '
         "emotion.</div>"
     )
-
-
-def _pieces(model: Model, text: str) -> list[str]:
-    """Each token's own piece of the text, with the white space before it; together they are the text."""
-    try:
-        offsets = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    except NotImplementedError:  # a slow tokenizer: its own wording
-        ids = model.tokenizer(text, add_special_tokens=False).input_ids
-        return [f" {model.tokenizer.decode([i]).strip()}" for i in ids]
-    pieces, end = [], 0
-    for _, stop in offsets:  # several tokens can share one character: the first has it, the others are empty
-        pieces.append(text[end : max(end, stop)])
-        end = max(end, stop)
-    return pieces
