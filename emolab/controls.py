@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from emolab.activations import ResponseMeans, output_weights
+from emolab.emotions import NEUTRAL, order
 from emolab.errors import EmolabError, need_number
 from emolab.models import Model
 from emolab.steering import Steering
@@ -56,9 +57,13 @@ def shuffled_like(vectors: EmotionVectors, *, model: Model | None = None, seed: 
         raise EmolabError("shuffled labels for heads need their output weights; pass model= to shuffled_like")
     W_O = output_weights(model) if model is not None and "head" in sites else None
     shuffled = vectors_from_means(replace(means, index=means.index.assign(condition=condition)), W_O=W_O, sites=sites)
-    shuffled = shuffled.select(vectors.meta["selected"]) if "selected" in vectors.meta else shuffled
-    part = vectors.meta.get("part", "whole")
-    shuffled = shuffled.part(part)
+    # Labels of a user's own come in the order of the responses, which shuffling has changed.
+    shuffled = shuffled.select([e for e in order(means.index["condition"]) if e != NEUTRAL])
+    meta, part = vectors.meta, vectors.meta.get("part", "whole")
+    if "selected" in meta:  # a part may have been taken before, among all labels, or since, among these
+        shuffled = shuffled.part(meta["selected_part"]).select(meta["selected"])
+    if part != shuffled.meta["part"]:
+        shuffled = shuffled.part(part)
     data = {site: _match(shuffled.data[site], vectors.data[site]) for site in sites}
     meta = {**vectors.meta, "control": "shuffled", "seed": seed}
     return EmotionVectors(data, vectors.emotions, vectors.resid_norm, meta)

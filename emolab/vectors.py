@@ -150,7 +150,7 @@ class EmotionVectors:
             what = f"{shown(wrong[0])}{' twice' * (wrong[0] in self.emotions)}" if wrong else "no emotion"
             raise EmolabError(f"cannot select {what}; choose from {', '.join(self.emotions)}, each once")
         rows = [self.emotions.index(e) for e in emotions]
-        new = {"emotions": tuple(emotions), "selected": emotions}
+        new = {"emotions": tuple(emotions), "selected": emotions, "selected_part": self.meta.get("part", "whole")}
         return self._each(lambda x: x[rows], f"select {', '.join(emotions)}", **new)
 
     def part(self, name: str) -> EmotionVectors:

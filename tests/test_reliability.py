@@ -170,7 +170,7 @@ def test_words_alone():
         (lambda m: probe_accuracy(m, test=m), "20 queries or groups"),
         (lambda m: probe_accuracy(m, probes=("forest",)), "forest"),
         (lambda m: probe_accuracy(m.select(np.arange(6))), "two queries"),
-        (lambda m: split_half(m.select(m.index["condition"].isin(["joy", "fear"]).to_numpy())), "neutral and an emotion"),
+        (lambda m: split_half(m.select(m.index["condition"].isin(["joy", "fear"]))), "neutral and an emotion"),
     ],
 )
 def test_bad_input_is_named(made, call, message):
