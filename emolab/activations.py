@@ -242,7 +242,9 @@ def _checked(responses: pd.DataFrame) -> pd.DataFrame:
         raise EmolabError(f"responses lack {', '.join(missing)}; use collect_responses or responses_from_texts")
     if responses.empty:
         raise EmolabError("responses are empty; use collect_responses or responses_from_texts")
-    asked = "prompt" in responses and not responses["prompt"].isna().all()
+    # Texts have no prompts; answers to many queries had some, and were told things in them.
+    many = "query" in responses and responses["query"].nunique() > 1
+    asked = "prompt" in responses and (many or not responses["prompt"].isna().all())
     for column in ("text", "condition", "query", *(["prompt"] if asked else [])):
         if column in responses:
             if not all(map(is_text, responses[column])):  # one by one: a list of all of them is memory that grows
@@ -303,8 +305,8 @@ def _halved_means(
     scratch: dict[torch.device, Tensor] = {}
 
     def measure(rows: list[int]) -> dict[str, np.ndarray]:
-        some = ([values[i] for i in rows] for values in (prompts, texts, counted))
-        return batch_means(model, *some, sites, scratch)
+        some_prompts, some_texts = [prompts[i] for i in rows], [texts[i] for i in rows]
+        return batch_means(model, some_prompts, some_texts, [counted[i] for i in rows], sites, scratch)
 
     parts = [part for _, part in halving(measure, [list(range(len(texts)))])]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -65,6 +65,9 @@ def _of_groups(texts: Any) -> pd.DataFrame:
     if {"label", "text"} <= {*texts} <= {*COLUMNS}:
         raise EmolabError("these texts are labelled 'label' and 'text'; give a table: pandas.DataFrame(texts)")
     rows = [(label, text) for label, group in texts.items() for text in group]
+    empty = sorted({*texts} - {label for label, _ in rows})
+    if rows and empty:
+        raise EmolabError(f"there is no text under {', '.join(map(repr, empty))}; give one at least, or leave it out")
     return pd.DataFrame(rows, columns=["label", "text"], dtype=object)
 
 
@@ -87,19 +90,19 @@ def _read(path: Path) -> pd.DataFrame:
         return _goemotions(content, path, top)
     separator = max(fits, key=lambda x: len(names[x]))
     try:
-        return _records(content, path, separator, csv.QUOTE_MINIMAL)
+        return _records(content, path, separator)
     except FileError:
         if separator != "\t":
             raise
-    return _records(content, path, separator, csv.QUOTE_NONE)  # tabs are often written without any quoting
+    return _records(content, path, separator, quoted=False)  # tabs are often written without any quoting
 
 
-def _records(content: str, path: Path, separator: str, quoting: int) -> pd.DataFrame:
+def _records(content: str, path: Path, separator: str, *, quoted: bool = True) -> pd.DataFrame:
     header, rows, first = None, [], 1
     spaced = separator + " " in content.splitlines()[0]
-    reader = csv.reader(
-        io.StringIO(content, newline=""), delimiter=separator, quoting=quoting, skipinitialspace=spaced, strict=True
-    )
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    lines = io.StringIO(content, newline="")
+    reader = csv.reader(lines, delimiter=separator, quoting=quoting, skipinitialspace=spaced, strict=True)
     told = f"quote texts that hold {_SEPARATORS[separator]} or line breaks, and close each quotation mark"
     try:
         for row in reader:
@@ -168,7 +171,8 @@ def _of_columns(table: pd.DataFrame) -> pd.DataFrame:
             hot.append(values.map(str).isin(_YES))
     if len(names) < 2:
         raise EmolabError(_lacks(table, "label"))
-    return table.assign(label=[[n for n, x in zip(names, row, strict=True) if x] for row in zip(*hot, strict=True)])
+    labels = [[n for n, x in zip(names, row, strict=True) if x] for row in zip(*hot, strict=True)]
+    return table.assign(label=pd.Series(labels, index=table.index, dtype=object))
 
 
 def _single(table: pd.DataFrame) -> pd.DataFrame:
@@ -192,7 +196,7 @@ def _check(table: pd.DataFrame) -> None:
             )
         if not is_text(text):
             raise EmolabError(
-                f"responses_from_texts needs texts (str), row {row} ({label}) holds {shown(text)}; "
+                f"responses_from_texts needs texts (str), found {shown(text)} in row {row} ({label}); "
                 "give {'joy': ['text'], 'neutral': ['text']}"
             )
     if not labels:
@@ -213,10 +217,11 @@ def _check(table: pd.DataFrame) -> None:
         if pd.isna(topic) or not str(topic).strip():
             raise EmolabError(f"row {row} ({labels[row]}) has no topic; expected one in each row, or no column 'topic'")
     if "start" in table:
-        _check_starts(table, labels)
+        table["start"] = whole_starts(table, labels)
 
 
-def _check_starts(table: pd.DataFrame, labels: Sequence[str | None]) -> None:
+def whole_starts(table: pd.DataFrame, labels: Sequence[str | None]) -> list[int]:
+    """The column `start` as whole numbers within each text; EmolabError that names the first row of another kind."""
     starts = []
     for row, (text, start) in enumerate(zip(table["text"], table["start"], strict=True)):
         if not re.fullmatch(r"\d+(\.0)?", str(start)) or float(start) > len(text):
@@ -225,7 +230,7 @@ def _check_starts(table: pd.DataFrame, labels: Sequence[str | None]) -> None:
                 f"{len(text)}, the length of its text {shown(text)}"
             )
         starts.append(int(float(start)))
-    table["start"] = starts
+    return starts
 
 
 def _fold(name: Any) -> str:

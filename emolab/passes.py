@@ -49,8 +49,8 @@ def batch_means(
     batch = models.encode(model, prompts, texts)
     exact = torch.float32 if model.device.type == "mps" else torch.float64  # MPS has no float64
     mask = torch.zeros_like(batch.response_mask)
-    for row, own in zip(mask, counted, strict=True):
-        row[len(row) - len(own) :] = torch.from_numpy(own)
+    for row, which in enumerate(counted):
+        mask[row, mask.shape[1] - len(which) :] = torch.from_numpy(which)
     start = int(mask.any(0).nonzero()[0])  # nothing counts left of here
     mask = mask[:, start:]
     weight = mask.to(exact) / mask.sum(1, keepdim=True)

@@ -154,7 +154,7 @@ def responses_from_texts(
     table = labelled(texts)
     topics = table["topic"].astype(str) if "topic" in table else [f"t-{i:04d}" for i in range(1, len(table) + 1)]
     found = pd.DataFrame({"query_id": topics, "query": "" if query in (None, NEUTRAL_QUERY) else query})
-    found = found.assign(emotion=table["label"], condition=table["label"], text=table["text"], n_tokens=pd.NA)
+    found = found.assign(emotion=table["label"], condition=table["label"], text=table["text"], n_tokens=None)
     found = _tidy(found.assign(prompt="" if query is None else None))
     return found.assign(start=table["start"].astype("int64")) if "start" in table else found
 

@@ -20,6 +20,7 @@ from jaxtyping import Bool
 
 from emolab.emotions import order
 from emolab.errors import EmolabError, shown
+from emolab.labelled import whole_starts
 from emolab.models import Model
 from emolab.storage import digest
 
@@ -86,7 +87,9 @@ def counted_tokens(
     `start` beyond its text, and for a function that returns something else than True or False for each token.
     """
     rule_name(tokens)
-    starts = _starts(responses)
+    starts = None
+    if "start" in responses:
+        starts = np.array(whole_starts(responses, responses["condition"].tolist()))
     counted: list[np.ndarray] = []
     for some in _chunks(responses):
         masks = _by_rule(model, some["text"].tolist(), tokens)
@@ -136,20 +139,6 @@ def _by_function(rule: Callable[[list[str]], Sequence[bool]], pieces: list[str])
             "for each of them"
         )
     return mask.astype(bool)  # a copy, and of an empty list, too
-
-
-def _starts(responses: pd.DataFrame) -> np.ndarray | None:
-    """The optional column `start`: the character of the text from which on tokens count."""
-    if "start" not in responses:
-        return None
-    for row, (text, start) in enumerate(zip(responses["text"], responses["start"], strict=True)):
-        whole = isinstance(start, int | np.integer) and not isinstance(start, bool)
-        if not whole or not 0 <= start <= len(text):
-            raise EmolabError(
-                f"start of row {row} ({responses['condition'].iloc[row]}) is {shown(start)}; expected a number of "
-                f"characters from 0 to {len(text)}, the length of its text {shown(text)}"
-            )
-    return responses["start"].to_numpy(dtype=np.int64)
 
 
 def _begins(model: Model, texts: list[str]) -> list[np.ndarray]:

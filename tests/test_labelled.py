@@ -165,7 +165,8 @@ def test_what_is_no_table_of_texts_is_refused(tmp_path):
         (pd.DataFrame([("joy", "a", "b")], columns=["label", "text", "Text"]), "'text' 2 times"),
         ({"joy": TABLE}, "got something else"),
         ({"joy": {"a": 1}}, "got something else"),
-        (pd.DataFrame({"label": ["joy", "neutral"], "text": ["a", 3]}), r"row 1 \(neutral\) holds 3"),
+        (pd.DataFrame({"label": ["joy", "neutral"], "text": ["a", 3]}), r"found 3 in row 1 \(neutral\)"),
+        ({"joy": ["a"], "fear": [], "neutral": ["b"]}, "no text under 'fear'"),
         (pd.DataFrame({"label": ["joy", " "], "text": ["a", "b"]}), "rows without a label .row 1, 'b'"),
         (TABLE[:0], "there is none"),
     ):

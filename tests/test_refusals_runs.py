@@ -122,7 +122,7 @@ CASES = [
     ("collect: writing", lambda w: w.collect(writing=NAN), "writing is nan; expected emolab.Writing"),
     ("collect: batch", lambda w: w.collect(batch_size=-1), "batch_size is -1"),
     ("sweep: writing", lambda w: w.sweep(writing="greedy"), "writing is 'greedy'; expected emolab.Writing"),
-    ("extract: no neutral", lambda w: extract(w, w.responses.query("condition != 'neutral'")),
+    ("extract: no neutral", lambda w: extract(w, w.responses.query("condition == 'joy'")),
         "needs neutral and an emotion"),
     ("extract: neutral alone", lambda w: extract(w, w.responses.query("condition == 'neutral'")),
         "needs neutral and an emotion"),

@@ -127,7 +127,7 @@ def test_start_counts_from_a_character_on(tiny_llama):
         tiny_llama, responses.drop(columns="start"), sites=("resid",), progress=False
     ).meta["corpus_hash"]}  # fmt: skip
     assert len(hashes) == 2
-    for start, told in ((99, "99; expected .* from 0 to 39"), (-1, "-1"), (2.5, "2.5"), (None, "nan|None")):
+    for start, told in ((99, "99; expected .* from 0 to 31"), (-1, "-1"), (2.5, "2.5"), (None, "nan|None")):
         with pytest.raises(EmolabError, match=f"start of row 1 \\(neutral\\) is {told}"):
             response_means(tiny_llama, responses.assign(start=[0, start, 0, 0]), progress=False)
 
