@@ -181,7 +181,7 @@ def test_a_slow_tokenizer_tells_no_offsets(tiny_llama, monkeypatch):
 
 
 def test_tokens_that_share_a_character(tiny_llama, monkeypatch):
-    offsets = {"offset_mapping": [(0, 1), (0, 1), (0, 1), (1, 3)]}
+    offsets = {"offset_mapping": [[(0, 1), (0, 1), (0, 1), (1, 3)]]}
     monkeypatch.setattr(tiny_llama, "tokenizer", lambda *args, **options: offsets)
     assert token_pieces(tiny_llama, ["😀 a"]) == [["😀", "", "", " a"]]
 
