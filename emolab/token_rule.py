@@ -178,8 +178,6 @@ def _kept(responses: pd.DataFrame, counted: list[np.ndarray], rule: str) -> tupl
         )
     left = responses["condition"][~kept]
     told = ", ".join(f"{c} {(left == c).sum()}" for c in order(left))
-    warnings.warn(
-        f"{len(left)} of {len(kept)} responses hold no token that counts (tokens={rule!r}) and were left out: {told}",
-        stacklevel=4,
-    )
+    what = "no token" if rule == "response" and "start" not in responses else f"no token that counts (tokens={rule!r})"
+    warnings.warn(f"{len(left)} of {len(kept)} responses hold {what} and were left out: {told}", stacklevel=4)
     return responses[kept], [mask for mask in counted if mask.any()]

@@ -10,17 +10,15 @@ for (const root of document.querySelectorAll(".emolab-tokens:not([data-live])"))
   const n = tokens.length;
   let emotion = data.emotion, layer = data.layer, at = 0;
 
-  const value = (i) => {
-    const byte = values[(emotion * data.layers.length + layer) * n + i];
-    return byte === -128 ? null : byte * data.step; // null: position 0 of the sequence, which never counts
-  };
+  const value = (i) => values[(emotion * data.layers.length + layer) * n + i] * data.step;
+  const none = (x) => x === -128 * data.step; // position 0
   const format = (x) => {
-    if (x === null) return "position 0";
+    if (none(x)) return "position 0";
     const text = Math.abs(x).toFixed(data.digits);
     return Number(text) ? (x < 0 ? "−" : "+") + text : text;
   };
   const shade = (x) => {
-    if (x === null) return "transparent";
+    if (none(x)) return "";
     const share = Math.max(-1, Math.min(1, x / data.limit));
     const { above, below, deepest } = data.shades;
     return `rgba(${share > 0 ? above : below},${(deepest * Math.abs(share)).toFixed(2)})`;
