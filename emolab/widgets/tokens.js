@@ -11,7 +11,7 @@ for (const root of document.querySelectorAll(".emolab-tokens:not([data-live])"))
   let emotion = data.emotion, layer = data.layer, at = 0;
 
   const value = (i) => values[(emotion * data.layers.length + layer) * n + i] * data.step;
-  const none = (x) => x === -128 * data.step; // position 0
+  const none = (x) => x === -128 * data.step;
   const format = (x) => {
     if (none(x)) return "position 0";
     const text = Math.abs(x).toFixed(data.digits);
