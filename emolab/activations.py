@@ -31,8 +31,12 @@ from emolab.passes import attention_kind, batch_means, check_heads
 from emolab.progress import tqdm
 from emolab.sites import check_bridge, head_weights
 from emolab.sites import output_weights as output_weights  # part of this module for its users
+<<<<<<< HEAD
 from emolab.storage import digest, provenance, read_tensors, write_tensors
 from emolab.token_rule import TokenRule, counted_tokens, prompt_and_text_lengths, rule_name
+=======
+from emolab.storage import digest, provenance, read_tensors, user_path, write_tensors
+>>>>>>> a52a8f7 (Read ~ as the home folder wherever a path is taken)
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -195,7 +199,7 @@ def response_means(
     index = index.reset_index(drop=True)
     means = ResponseMeans(index, {site: result[site] for site in sites}, result["resid_norm"], meta)
     if out is not None:
-        means.save(Path(out) / "response_means.safetensors")
+        means.save(user_path(out) / "response_means.safetensors")
     return means
 
 

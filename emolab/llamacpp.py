@@ -28,7 +28,7 @@ from emolab.errors import EmolabError, FileError
 from emolab.interop import assembled
 from emolab.models import Model
 from emolab.steering import Steering
-from emolab.storage import atomic
+from emolab.storage import atomic, user_path
 from emolab.vectors import EmotionVectors
 
 ARCH = "controlvector"
@@ -94,17 +94,17 @@ def from_gguf(
     """
     if isinstance(path, Mapping) and emotion is not None:
         raise EmolabError("give either emotion= with one path, or {label: path}")
-    paths = path if isinstance(path, Mapping) else {emotion or Path(path).stem: path}
+    paths = path if isinstance(path, Mapping) else {emotion or user_path(path).stem: path}
     if not paths:
         raise EmolabError("there is no path; expected a GGUF file or {label: path}")
-    found = {label: _read(Path(file)) for label, file in paths.items()}
+    found = {label: _read(user_path(file)) for label, file in paths.items()}
     last = [max(directions) for directions, _ in found.values()]
     n_layers = max([*last, model.n_layers - 1 if model is not None else 0]) + 1
     data = {label: _stacked(directions, n_layers) for label, (directions, _) in found.items()}
     origins = [known for _, known in found.values()]
     if len({known["fingerprint"] for known in origins}) > 1:
         raise EmolabError(f"these files are of different models ({', '.join(str(x['model']) for x in origins)})")
-    return assembled(data, "resid", "gguf", Path(next(iter(paths.values()))), model, origins[0])
+    return assembled(data, "resid", "gguf", user_path(next(iter(paths.values()))), model, origins[0])
 
 
 def _stacked(directions: dict[int, np.ndarray], n_layers: int) -> torch.Tensor:

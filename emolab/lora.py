@@ -35,7 +35,7 @@ from emolab.errors import EmolabError, need_table
 from emolab.models import Model, load_model
 from emolab.progress import tqdm
 from emolab.prompts import encode, render_prompts
-from emolab.storage import digest, provenance, read_tensors, write_tensors
+from emolab.storage import digest, provenance, read_tensors, user_path, write_tensors
 
 FORMAT = "emolab-lora-1"
 
@@ -115,7 +115,7 @@ def fit_lora(
     prompts, texts = _plain_prompts(model, rows, responses), _with_end(model, responses, rows)
     settings = {"emotion": emotion, "rank": rank, "steps": steps, "lr": lr, "batch_size": batch_size, "seed": seed}
     settings |= {"fingerprint": model.fingerprint, "answers": digest([*prompts, *texts])}
-    path = None if out is None else Path(out) / f"lora_{quote(emotion, safe=' ')}.safetensors"
+    path = None if out is None else user_path(out) / f"lora_{quote(emotion, safe=' ')}.safetensors"
     if path is not None and path.exists():
         return _load(path, settings)
     start, losses = time.perf_counter(), []

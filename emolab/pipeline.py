@@ -32,7 +32,7 @@ from emolab.responses import collect_responses
 from emolab.runs import alone
 from emolab.scoring import kept_score
 from emolab.selection import select, split_queries
-from emolab.storage import digest, provenance, read_table, write_json, write_parquet, write_table
+from emolab.storage import digest, provenance, read_table, user_path, write_json, write_parquet, write_table
 from emolab.summary import intensity, summarise
 from emolab.vectors import EmotionVectors, extract_vectors
 from emolab.writing import Writing
@@ -86,7 +86,7 @@ def study(
     A call with the same arguments goes on where a killed one was. Raises EmolabError for too few queries of a split,
     and where another process writes in `out`.
     """
-    out, timings = Path(out), {}
+    out, timings = user_path(out), {}
 
     def stage(name: str):
         return _stage(name, timings, progress)

@@ -18,8 +18,13 @@ import numpy as np
 import pandas as pd
 
 from emolab.emotions import NEUTRAL
+<<<<<<< HEAD
 from emolab.errors import EmolabError, FileError, is_text, need_number, need_table, need_texts
 from emolab.storage import read_json
+=======
+from emolab.errors import EmolabError, FileError, is_text, need_table, need_texts
+from emolab.storage import read_json, user_path
+>>>>>>> a52a8f7 (Read ~ as the home folder wherever a path is taken)
 
 COLUMNS = ("query_id", "query", "emotion", "situation", "split")
 _ID_LETTERS = {"general": "g", "everyday": "a"}  # how the ids of a bundled set begin
@@ -181,7 +186,7 @@ def _rows(source: object) -> tuple[str, pd.DataFrame]:
 
 def _read(source: str | Path) -> object:
     """The JSON behind a bundled name or a path."""
-    path = BUNDLED.get(str(source), Path(source))
+    path = BUNDLED.get(str(source), user_path(source))
     if not path.is_file():
         names = ", ".join(f'"{name}"' for name in BUNDLED)
         raise FileError(f"no queries at {str(source)!r}; give {names}, the path of a JSON file, or a list of queries")

@@ -16,7 +16,7 @@ import pandas as pd
 from emolab.errors import FileError
 from emolab.plot.run import of_run, read_summary
 from emolab.plot.save import read_manifest
-from emolab.storage import atomic
+from emolab.storage import atomic, user_path
 
 SECTIONS = ("Result", "Claims", "Baselines", "Where", "Judges", "Samples", "Limits", "Provenance")
 SAMPLED = 2  # queries shown at every dose
@@ -38,7 +38,7 @@ def write_report(out: str | Path) -> Path:
     """
     import jinja2
 
-    out = Path(out)
+    out = user_path(out)
     summary, figures = read_summary(out), read_manifest(out / "figures")
     try:
         scored = pd.read_parquet(out / "scores.parquet")

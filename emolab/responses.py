@@ -22,7 +22,7 @@ from emolab.labelled import labelled
 from emolab.progress import written_bar
 from emolab.queries import query_table
 from emolab.runs import alone
-from emolab.storage import digest, read_table, write_table
+from emolab.storage import digest, read_table, user_path, write_table
 from emolab.writing import Writing, need_writing
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def collect_responses(
     need_writing(writing)
     if batch_size is not None:
         need_number("batch_size", batch_size, 1, whole=True)
-    path = None if out is None else Path(out) / "responses.parquet"
+    path = None if out is None else user_path(out) / "responses.parquet"
     settings = {
         "model": model.name,
         "fingerprint": model.fingerprint,

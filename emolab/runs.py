@@ -21,7 +21,7 @@ from typing import Any, ParamSpec, TypeVar
 from filelock import FileLock, Timeout
 
 from emolab.errors import EmolabError, ResourceError
-from emolab.storage import atomic, unwritable
+from emolab.storage import atomic, unwritable, user_path
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,7 +44,7 @@ def writing(folder: str | Path | None) -> Iterator[None]:
     """
     if not isinstance(folder, str | Path | None):
         raise EmolabError(f"out is {folder!r}; expected the path of a folder")
-    place = None if folder is None else Path(folder).resolve()
+    place = None if folder is None else user_path(folder).resolve()
     if place is None or any((os.getpid(), held) in _held for held in (place, *place.parents)):
         yield
         return

@@ -64,6 +64,15 @@ def versions() -> str:
     return " | ".join((f"emolab {__version__}", *others))
 
 
+def user_path(path: str | Path) -> Path:
+    """A path as people write it: "~" is their home folder, not a folder of that name.
+
+    >>> user_path("~/runs") == Path.home() / "runs"
+    True
+    """
+    return Path(path).expanduser()
+
+
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it when the block ends well, and vanishes when it does not.
@@ -71,7 +80,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     The new file is on disk before it takes the old one's name, so that not even a power cut leaves half a file. Raises
     EmolabError where it cannot be written (no room, no permission); what was there before is then still there.
     """
-    path = Path(path)
+    path = user_path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +145,8 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
     """Tensors and provenance of a file that `write_tensors` wrote; EmolabError where it is not one of this kind."""
     from safetensors import SafetensorError, safe_open
 
-    if not Path(path).is_file():
+    path = user_path(path)
+    if not path.is_file():
         raise FileError(f"no file {str(path)!r}; expected a safetensors file written by emolab")
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -164,7 +174,7 @@ def read_json(path: str | Path, expected: str) -> Any:
         return found
 
     try:
-        return json.loads(Path(path).read_bytes(), object_pairs_hook=once)
+        return json.loads(user_path(path).read_bytes(), object_pairs_hook=once)
     except (OSError, ValueError, RecursionError) as error:
         raise FileError(f"{path} cannot be read as JSON ({error}); {expected}") from error
 
@@ -185,18 +195,18 @@ def write_table(table: pd.DataFrame, path: str | Path | None, settings: dict) ->
     """One parquet file, atomically, with the settings that made it; without a path only the settings are noted."""
     table.attrs["emolab"] = settings  # pandas keeps attrs in the parquet schema
     if path is not None:
-        write_parquet(Path(path), table)
+        write_parquet(user_path(path), table)
     return table
 
 
 def read_table(path: str | Path | None, settings: dict) -> pd.DataFrame | None:
     """What `write_table` wrote, None where there is nothing; EmolabError where it was made with other settings."""
-    if path is None or not Path(path).exists():
+    if path is None or not user_path(path).exists():
         return None
     import pandas as pd
 
     try:
-        table = pd.read_parquet(path)
+        table = pd.read_parquet(user_path(path))
         stored = dict(table.attrs["emolab"])
     except Exception as error:  # pyarrow raises a zoo of its own
         raise FileError(f"{path} is damaged or was not written by emolab; move it away") from error

@@ -30,8 +30,12 @@ from emolab.contrasts import mean_differences
 from emolab.errors import EmolabError, FileError, MismatchError, is_text, need_number, shown
 from emolab.models import SITES, Model
 from emolab.runs import alone
+<<<<<<< HEAD
 from emolab.storage import read_tensors, write_tensors
 from emolab.token_rule import TokenRule, rule_name
+=======
+from emolab.storage import read_tensors, user_path, write_tensors
+>>>>>>> a52a8f7 (Read ~ as the home folder wherever a path is taken)
 
 FORMAT = "emolab-vectors-1"
 MEANS_FILE = "response_means.safetensors"
@@ -219,7 +223,7 @@ class EmotionVectors:
     def load(cls, path: str | Path) -> EmotionVectors:
         """Read what `save` wrote, bit for bit. EmolabError for a missing or damaged file or one of another kind."""
         tensors, meta = read_tensors(path, FORMAT)
-        means = Path(path).with_name(MEANS_FILE)
+        means = user_path(path).with_name(MEANS_FILE)
         try:
             data = {site: tensors[site] for site in meta["sites"]}
             found = cls(data, tuple(meta["emotions"]), tensors["resid_norm"], meta, means if means.exists() else None)
@@ -338,8 +342,8 @@ def extract_vectors(
     W_O = output_weights(model) if "head" in sites else None
     vectors = vectors_from_means(means, W_O=W_O, sites=sites)
     if out is not None:
-        means.save(Path(out) / MEANS_FILE)
-        vectors.save(Path(out) / "vectors.safetensors")
+        means.save(user_path(out) / MEANS_FILE)
+        vectors.save(user_path(out) / "vectors.safetensors")
     return vectors
 
 

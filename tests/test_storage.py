@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
+import emolab
 from emolab import judges, scoring, storage
 from emolab.errors import FileError, MismatchError, ResourceError
 from emolab.judges import EmbeddingJudge, FunctionJudge, LexiconJudge
 from emolab.storage import atomic, kept, read_table, read_tensors, stable, write_json, write_table, write_tensors
-from tests import oracle
+from tests import oracle, tiny
 
 
 def test_a_file_is_replaced_only_when_the_block_ends_well(tmp_path):
@@ -140,3 +141,31 @@ def test_scores_are_kept_block_by_block(tiny_llama, tmp_path, monkeypatch):
     assert done[3:] == [12, 12], "another judge reads again"
     shuffled = table.sample(frac=1, random_state=0)
     assert [len(b) for b in scoring._blocks(shuffled)] == [24], "no turns: all at once"
+
+
+def test_a_tilde_is_the_home_folder(tiny_llama, tmp_path, monkeypatch):
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    vectors = tiny.random_vectors(tiny_llama)
+    vectors.save("~/v.safetensors")
+    assert emolab.EmotionVectors.load("~/v.safetensors").emotions == vectors.emotions
+    vectors.to_gguf("~/joy.gguf", {"joy": 1.0})
+    assert emolab.EmotionVectors.from_gguf("~/joy.gguf").emotions == ("joy",)
+    (home / "q.json").write_text('["tell me about the park .", "a cat in the rain ."]')
+    queries = emolab.load_queries("~/q.json")
+    options = {"emotions": ("joy",), "max_new_tokens": 8, "out": "~/runs/x", "progress": False}
+    responses = emolab.collect_responses(tiny_llama, queries, **options)
+    emolab.extract_vectors(tiny_llama, responses, sites=("resid",), out="~/runs/x", progress=False)
+    emolab.sweep(
+        tiny_llama, vectors, queries, alphas=(0, 1), controls=(), grid={"site": ["attn"]}, max_new_tokens=2,
+        out="~/runs/x", progress=False,
+    )  # fmt: skip
+    found = {path.name for path in (home / "runs/x").iterdir()}
+    assert {"responses.parquet", "vectors.safetensors", "sweep.parquet"} <= found and not list(here.iterdir())
+    from emolab.cli import _parser
+
+    parsed = _parser().parse_args(["steer", "--vectors=~/v.safetensors", "--set=joy=1", "--out=~/runs", "hi"])
+    assert (parsed.vectors, parsed.out) == (home / "v.safetensors", home / "runs")

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..claims import Claim
 from ..errors import EmolabError, FileError
-from ..storage import read_json
+from ..storage import read_json, user_path
 from .baselines import tradeoff
 from .claims import claim_additive, claim_linear, claim_monotone, claim_preservation
 from .effects import effect_forest, wrong_way
@@ -58,7 +58,7 @@ def run_figures(out: str | Path) -> list[Path]:
     from ..dose_response import wrong_way as moved
     from ..vectors import EmotionVectors
 
-    out, drawn = Path(out), []
+    out, drawn = user_path(out), []
     summary = read_summary(out)
     vectors = EmotionVectors.load(out / "vectors.safetensors")
     scored, answers = (_table(out / name) for name in ("scores.parquet", "instructed_scores.parquet"))
@@ -137,7 +137,7 @@ def run_figures(out: str | Path) -> list[Path]:
 
 def read_summary(out: str | Path) -> dict:
     """`summary.json` of a run; EmolabError where there is none."""
-    path, advice = Path(out) / "summary.json", f"run `emolab study --out {out}` first"
+    path, advice = user_path(out) / "summary.json", f"run `emolab study --out {out}` first"
     if not path.is_file():
         raise FileError(f"{path} is missing or damaged; {advice}")
     found = read_json(path, advice)

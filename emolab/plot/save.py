@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from .. import __version__
 from ..errors import EmolabError, FileError, need_table, shown
-from ..storage import atomic, read_json
+from ..storage import atomic, read_json, user_path
 from .style import FIXED, describe, provenance
 
 _NAME = "[a-z0-9][a-z0-9_-]*"
@@ -167,9 +167,9 @@ def check_figures(directory: str | Path | None = None) -> list[str]:
 def figures_directory(directory: str | Path | None = None) -> Path:
     """Where figures go: what is given, else $EMOLAB_FIGURES, else figures/ here, or beside notebooks/ when in there."""
     if directory is not None:
-        return Path(directory)
+        return user_path(directory)
     if os.environ.get("EMOLAB_FIGURES"):
-        return Path(os.environ["EMOLAB_FIGURES"])
+        return user_path(os.environ["EMOLAB_FIGURES"])
     here = Path.cwd()
     return here.parent / "figures" if here.name == "notebooks" else here / "figures"
 
