@@ -29,6 +29,7 @@ from emolab.memory import halving
 from emolab.models import SITES, Model
 from emolab.passes import attention_kind, batch_means, check_heads
 from emolab.progress import tqdm
+from emolab.prompts import warn_of_control_tokens
 from emolab.sites import check_bridge, head_weights
 from emolab.sites import output_weights as output_weights  # part of this module for its users
 <<<<<<< HEAD
@@ -151,6 +152,7 @@ def response_means(
     rule_name(tokens)
     responses = _checked(responses)
     check_origin(model, responses)
+    warn_of_control_tokens(model, "texts", list(responses["text"]))
     wanted = {*sites} | ({"attn"} if "head" in sites else set())  # heads are checked against attn
     meta = {
         **provenance(model),

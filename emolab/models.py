@@ -127,6 +127,11 @@ class Model:
         return turn_end(self.tokenizer)
 
     @cached_property
+    def control_tokens(self) -> tuple[str, ...]:
+        """What the tokenizer reads as one token with a meaning of its own, wherever it stands: roles, ends of turns."""
+        return tuple(str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special)
+
+    @cached_property
     def adds_bos(self) -> bool:
         """Whether the tokenizer by itself puts BOS before a text."""
         bos = self.tokenizer.bos_token_id

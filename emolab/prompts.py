@@ -71,6 +71,7 @@ def render_prompts(
     """
     need_model(model)
     tokenizer, told, queries = model.tokenizer, "", need_texts("queries", queries)
+    warn_of_control_tokens(model, "queries", queries)
     if not isinstance(condition, str) or not condition.strip():
         raise EmolabError(f"the emotion is {shown(condition)}; expected its name, such as 'joy'")
     if templates is not None:
@@ -162,6 +163,18 @@ def _has_system_role(tokenizer: Any, told: str) -> bool:
         return False
     same = len(os.path.commonprefix([plain, whole]))
     return told in whole and whole.endswith(plain[same:])
+
+
+def warn_of_control_tokens(model: Model, name: str, texts: list[str]) -> None:
+    """Warn where texts of a user hold what the tokenizer reads as a token of its own, such as the end of a turn."""
+    found = [token for token in model.control_tokens if any(token in text for text in texts)]
+    if found:
+        many = sum(any(token in text for token in found) for text in texts)
+        warnings.warn(
+            f"{many} of {len(texts)} {name} hold {', '.join(found[:3])}, which {model.name!r} reads as a control token "
+            "and not as text; take it out, or write it otherwise",
+            stacklevel=3,
+        )
 
 
 def _one_bos(model: Model, text: str) -> str:

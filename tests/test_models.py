@@ -136,6 +136,15 @@ def test_a_template_that_wants_a_system_turn_gets_an_empty_one():
         assert len(str(error.value).splitlines()) == 1
 
 
+def test_control_tokens_in_a_query_are_told(tiny_llama, smollm2):
+    with pytest.warns(UserWarning, match="1 of 2 queries hold <assistant>, which 'tiny_.*' reads as a control"):
+        render_prompts(tiny_llama, ["what is <assistant> ?", "tell me ."])
+    with pytest.warns(UserWarning, match=r"hold <\|im_end\|>"):
+        generate(smollm2, "What does <|im_end|> mean?", max_new_tokens=1)
+    assert smollm2.control_tokens[:3] == ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    render_prompts(tiny_llama, ["a < b and <b> and |assistant|"])
+
+
 def test_dates_in_templates_are_fixed(tiny_llama):
     """Else tomorrow's prompts, and the hash that a run is resumed by, would be others than today's."""
     dates = {"LLAMA3": "26 Jul 2024", "GRANITE": "July 26, 2024", "HARMONY": "2024-07-26"}
