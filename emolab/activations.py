@@ -32,12 +32,8 @@ from emolab.progress import tqdm
 from emolab.prompts import warn_of_control_tokens
 from emolab.sites import check_bridge, head_weights
 from emolab.sites import output_weights as output_weights  # part of this module for its users
-<<<<<<< HEAD
-from emolab.storage import digest, provenance, read_tensors, write_tensors
-from emolab.token_rule import TokenRule, counted_tokens, prompt_and_text_lengths, rule_name
-=======
 from emolab.storage import digest, provenance, read_tensors, user_path, write_tensors
->>>>>>> a52a8f7 (Read ~ as the home folder wherever a path is taken)
+from emolab.token_rule import TokenRule, counted_tokens, prompt_and_text_lengths, rule_name
 
 if TYPE_CHECKING:
     from distributed import Client

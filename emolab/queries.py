@@ -18,13 +18,8 @@ import numpy as np
 import pandas as pd
 
 from emolab.emotions import NEUTRAL
-<<<<<<< HEAD
 from emolab.errors import EmolabError, FileError, is_text, need_number, need_table, need_texts
-from emolab.storage import read_json
-=======
-from emolab.errors import EmolabError, FileError, is_text, need_table, need_texts
 from emolab.storage import read_json, user_path
->>>>>>> a52a8f7 (Read ~ as the home folder wherever a path is taken)
 
 COLUMNS = ("query_id", "query", "emotion", "situation", "split")
 _ID_LETTERS = {"general": "g", "everyday": "a"}  # how the ids of a bundled set begin

@@ -30,12 +30,8 @@ from emolab.contrasts import mean_differences
 from emolab.errors import EmolabError, FileError, MismatchError, is_text, need_number, shown
 from emolab.models import SITES, Model
 from emolab.runs import alone
-<<<<<<< HEAD
-from emolab.storage import read_tensors, write_tensors
-from emolab.token_rule import TokenRule, rule_name
-=======
 from emolab.storage import read_tensors, user_path, write_tensors
->>>>>>> a52a8f7 (Read ~ as the home folder wherever a path is taken)
+from emolab.token_rule import TokenRule, rule_name
 
 FORMAT = "emolab-vectors-1"
 MEANS_FILE = "response_means.safetensors"
