@@ -18,9 +18,16 @@ from emolab.geometry import shared_energy
 from emolab.heads import head_summary
 from emolab.models import Model
 from emolab.reliability import probe_accuracy, split_half, word_accuracy
+from emolab.sites import site_layers
 from emolab.storage import digest, kept, stable
 from emolab.vectors import EmotionVectors
 
+# How many heads and questions: for five emotions on a model of 135M parameters and two cores, four minutes, or one.
+HEADS = {"effects": {"screen": 20, "n_queries": 10}, "curve": {"n_queries": 4, "n_random": 2, "max_new_tokens": 40}}
+QUICK_HEADS = {
+    "effects": {"screen": 10, "n_queries": 4},
+    "curve": {"n_queries": 2, "n_random": 1, "max_new_tokens": 24},
+}
 GEOMETRY = ("shared", "split_half", "split_half_specific", "probe", "words", "silhouette")
 
 
@@ -78,11 +85,13 @@ def analyse(
     seed: int = 0,
     progress: bool = True,
     client: Any = None,
+    quick: bool = False,
 ) -> dict:
     """Geometry and heads for `summary.json`; writes `geometry/*.parquet`, `heads.parquet`, `ablation.parquet`.
 
-    responses: those that the vectors came from; heads are ranked on them, by what patching each one into a neutral run
-    brings. tested: held-out ones, on which probes are read and ranked heads are ablated, against random heads.
+    responses: those that the vectors came from; heads are screened and ranked on them, by what patching each one into a
+    neutral run brings. tested: held-out ones, on which probes are read and ranked heads are ablated, against random
+    heads. quick: fewer heads and questions.
     What cannot be measured is `{"not_measured": reason}`.
     """
 
@@ -100,10 +109,13 @@ def analyse(
         return geometry_summary({name: kept(path, given, lambda n=name: measured(n)) for name, path in paths.items()})
 
     def heads() -> dict:
+        site_layers(model, "head")  # says at once where a model has no attention heads
+        sizes = QUICK_HEADS if quick else HEADS
         options = {"seed": seed, "progress": progress, "client": client}
-        given = {**of, "seed": seed, "judge": stable(judge)}
-        make = partial(head_effects, model, vectors, responses, test="patch", **options)
+        given = {**of, "seed": seed, "judge": stable(judge), "sizes": stable(sizes)}
+        make = partial(head_effects, model, vectors, responses, test="patch", **sizes["effects"], **options)
         effects = kept(out / "heads.parquet", given, make)
+        options |= sizes["curve"]
         make = partial(ablation_curve, model, vectors, tested, ranked=effects, judge=judge, **options)
         curve = kept(out / "ablation.parquet", given, make)
         return head_summary(effects, curve)

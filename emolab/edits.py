@@ -235,8 +235,7 @@ def hooked(model: Model, edits: dict[tuple[str, int], Edit], *, plain: bool) -> 
                 handles.append(modules[site][layer][0].register_forward_hook(_module_hook(edit)))
                 stack.callback(handles[-1].remove)
         else:
-            names = {site: site_hooks(model, site) for site in {site for site, _ in edits}}
-            pairs = [(names[site][layer], lens_hook(edit)) for (site, layer), edit in edits.items()]
+            pairs = [(site_hooks(model, site, [layer])[0], lens_hook(edit)) for (site, layer), edit in edits.items()]
             stack.enter_context(model.bridge.hooks(fwd_hooks=pairs))
             points = model.bridge.hook_dict if pairs else {}
             handles += [h.hook for name, run in pairs for h in points[name].fwd_hooks if h.user_hook is run]

@@ -47,7 +47,7 @@ def head_maps(
     `norm`           length of the head's vector.
     `contribution`   its signed share of the layer's attention vector: projection over that vector's length; heads of a
                      layer sum to 1.
-    `attribution`    the same against the last layer's residual vector: what the head writes straight into it (NaN
+    `direct`         the same against the last layer's residual vector: what the head writes straight into it (NaN
                      without site "resid").
     `split_half`     cosine of the vectors from two halves of the queries, mean over `n_splits` random halves
                      (`emolab.reliability.split_half`).
@@ -82,7 +82,7 @@ def head_maps(
                     "emotion": emotion,
                     "norm": float(np.linalg.norm(v)),
                     "contribution": _share(v, total[e, layer]),
-                    "attribution": _share(v, last[e]) if last is not None else np.nan,
+                    "direct": _share(v, last[e]) if last is not None else np.nan,
                     "split_half": halves["cosine"][at],
                     "probe": probes["accuracy"][at],
                     "chance": probes["chance"][at],
@@ -151,7 +151,8 @@ def head_summary(effects: pd.DataFrame, curve: pd.DataFrame, *, top: int = 10) -
 
     `top`: [[layer, head, emotion, effect, lo, hi, q]] of the largest shares with q below 0.05. `ablation_curve`: what
     is kept, mean over emotions, by `ks`: `ranked, ranked_lo, ranked_hi, random_mean, random_lo, random_hi`. `apart`:
-    for each emotion the k at which its interval lies below that of random heads.
+    for each emotion the k at which its interval lies below that of random heads. `screening`: how well attribution told
+    what tests found, and how far the heads it chose exceed random ones (`head_effects`); {} where the table knows not.
     """
     need_table(effects, ("layer", "head", "emotion", "effect", "lo", "hi", "q", "share"), "emolab.head_effects")
     need_table(curve, ("emotion", "order", "k", "kept", "lo", "hi"), "emolab.ablation_curve")
@@ -169,7 +170,7 @@ def head_summary(effects: pd.DataFrame, curve: pd.DataFrame, *, top: int = 10) -
     below = wide["hi", "ranked"] < wide["lo", "random_heads"]
     emotions = [e for e in dict.fromkeys(curve["emotion"]) if e != "all"]
     apart = {e: [int(k) for k in below[e].index[below[e]]] for e in emotions}
-    return {"top": rows, "ablation_curve": found, "apart": apart}
+    return {"top": rows, "ablation_curve": found, "apart": apart, "screening": effects.attrs.get("screening", {})}
 
 
 def _names(vectors: EmotionVectors) -> list[str]:

@@ -30,7 +30,7 @@ from emolab.activations import output_weights
 from emolab.edits import Window, counted, hooked
 from emolab.errors import EmolabError, shown
 from emolab.models import Model, hf_modules
-from emolab.sites import bridge_has_hooks, head_weights
+from emolab.sites import bridge_has_hooks, head_weights, site_layers
 from emolab.steering import _check_vectors, _one_of
 from emolab.vectors import EmotionVectors
 
@@ -62,12 +62,14 @@ class HeadSpace:
         _check_vectors(model, vectors, False)
         self.emotions, self.model = vectors.emotions, model
         self.vectors = replace(vectors, data={"head": vectors.data["head"]}, means=None)  # all that this is made of
-        widths = [head_weights(model, layer).shape[1] for layer in range(model.n_layers)]
-        odd = next((layer for layer, width in enumerate(widths) if width != widths[0]), None)
+        self.layers = site_layers(model, "head")  # hybrid models have heads in some layers only
+        widths = {layer: head_weights(model, layer).shape[1] for layer in self.layers}
+        first = self.layers[0]
+        odd = next((layer for layer, width in widths.items() if width != widths[first]), None)
         if odd is not None:
             raise EmolabError(
-                f"heads of {model.name!r} differ in width ({widths[0]} in layer 0, {widths[odd]} in layer {odd}); "
-                "tests of single heads need one width: steer whole layers at site attn"
+                f"heads of {model.name!r} differ in width ({widths[first]} in layer {first}, {widths[odd]} in layer "
+                f"{odd}); tests of single heads need one width: steer whole layers at site attn"
             )
         self.W_O = output_weights(model)
         self.gram = self.W_O @ self.W_O.mT  # [layer, head, d_head, d_head]
@@ -163,6 +165,9 @@ def head_edits(
         for layer, head in change.heads:
             if not (0 <= layer < n_layers and 0 <= head < n_heads):
                 raise EmolabError(f"no head {head} in layer {layer}; there are {n_layers} layers of {n_heads} heads")
+            if layer not in space.layers:
+                some = ", ".join(map(str, space.layers))
+                raise EmolabError(f"layer {layer} of {space.model.name!r} has no attention heads; layers {some} have")
             if layer not in edits:
                 edits[layer] = HeadEdit(len(changes), n_heads, d_head, window)
             edit, a = edits[layer], unit[layer, head]
@@ -191,7 +196,7 @@ def edited(model: Model, edits: dict[int, Any]) -> Iterator[Any]:
 
     On the plain model where that has the same points and the bridge carries no hooks of others, else on the bridge.
     """
-    modules = None if bridge_has_hooks(model) else hf_modules(model, "head")
+    modules = None if bridge_has_hooks(model) else hf_modules(model, "head", list(edits))
     at: dict[tuple[str, int], Any] = {("head", layer): edit for layer, edit in edits.items()}
     if modules is None:
         with hooked(model, at, plain=False):
@@ -199,8 +204,8 @@ def edited(model: Model, edits: dict[int, Any]) -> Iterator[Any]:
         return
     with contextlib.ExitStack() as stack:
         stack.enter_context(counted(model.hf, at))
-        for layer, edit in edits.items():
-            stack.callback(modules[layer][0].register_forward_pre_hook(_pre_hook(edit, model.n_heads)).remove)
+        for (module, _), edit in zip(modules, edits.values(), strict=True):
+            stack.callback(module.register_forward_pre_hook(_pre_hook(edit, model.n_heads)).remove)
         yield model.hf
 
 

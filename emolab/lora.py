@@ -123,7 +123,8 @@ def fit_lora(
         r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )
     rng = np.random.default_rng(seed)
-    with _tunable(model, peft, config, seed) as tuned:
+    # Notebooks that interpret models begin by switching gradients off.
+    with torch.inference_mode(False), torch.enable_grad(), _tunable(model, peft, config, seed) as tuned:
         learned = [p for p in tuned.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(learned, lr=lr, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1.0 / steps, total_iters=steps)

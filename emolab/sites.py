@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,8 +34,24 @@ CHECKED = (
 _HOOKS = {"resid": "hook_out", "attn": "hook_attn_out", "mlp": "hook_mlp_out", "head": "attn.o.hook_in"}
 
 
-def site_hooks(model: Model, site: str) -> list[str]:
-    """Canonical TransformerLens hook name of a site, one per layer.
+def site_layers(model: Model, site: str) -> list[int]:
+    """The layers that have a site: all of them, but for heads (and attention) of hybrid models.
+
+    >>> site_layers(model, "head")
+    [0, 1, 2, ..., 29]
+
+    Raises EmolabError where no layer has it.
+    """
+    if site not in _HOOKS:
+        raise EmolabError(f"unknown site {site!r}; expected one of {', '.join(SITES)}")
+    found = [layer for layer in range(model.n_layers) if f"blocks.{layer}.{_HOOKS[site]}" in model._hook_names]
+    if not found:
+        raise EmolabError(f"no layer of {model.name!r} has a hook point for the site {site!r}; leave this site out")
+    return found
+
+
+def site_hooks(model: Model, site: str, layers: Sequence[int] | None = None) -> list[str]:
+    """Canonical TransformerLens hook name of a site, one per layer, of all layers or of these.
 
     >>> site_hooks(model, "attn")[0]
     'blocks.0.attn.hook_out'
@@ -45,24 +61,24 @@ def site_hooks(model: Model, site: str) -> list[str]:
     """
     if site not in _HOOKS:
         raise EmolabError(f"unknown site {site!r}; expected one of {', '.join(SITES)}")
-    names = [f"blocks.{layer}.{_HOOKS[site]}" for layer in range(model.n_layers)]
+    names = [f"blocks.{layer}.{_HOOKS[site]}" for layer in (range(model.n_layers) if layers is None else layers)]
     missing = [n for n in names if n not in model._hook_names]
     if missing:
         raise EmolabError(f"{model.name!r} has no hook point {missing[0]}; its architecture offers no site {site!r}")
     return [model._hook_names[n] for n in names]
 
 
-def hf_modules(model: Model, site: str) -> list[tuple[nn.Module, str]] | None:
-    """The same points as plain modules of `model.hf`: (module, "output" or "input") per layer.
+def hf_modules(model: Model, site: str, layers: Sequence[int] | None = None) -> list[tuple[nn.Module, str]] | None:
+    """The same points as plain modules of `model.hf`: (module, "output" or "input") per layer, of all or of these.
 
     None where there are none: the bridge is the user's own (then `hf` is its inside), or the block has no such module
     (Granite scales the attention output by itself). Callers then hook the bridge.
     """
-    names = site_hooks(model, site)
+    names = site_hooks(model, site, layers)
     if model.hf is model.bridge.original_model:
         return None
     found = []
-    for layer, name in enumerate(names):
+    for layer, name in zip(range(model.n_layers) if layers is None else layers, names, strict=True):
         *parts, end = name.split(".")[2:]
         component, path = model.bridge.blocks[layer], model.bridge.blocks[layer].name
         for part in parts:
@@ -121,13 +137,14 @@ def output_weights(model: Model) -> Float[Tensor, "layer head d_head d_model"]:
 
     Where a norm follows attention (Gemma 2 to 4, OLMo 2, GLM 4), its gain is in here and its per-token scale in the
     stored z; Granite's residual multiplier is in here, too. So heads sum to `attn` minus its bias everywhere. Layers
-    with narrower heads than others (Gemma 4) are filled up with zeros. Raises EmolabError for weights that cannot be
-    read as a matrix (quantised ones).
+    with narrower heads than others (Gemma 4), or without heads (hybrids), are filled up with zeros. Raises EmolabError
+    for weights that cannot be read as a matrix (quantised ones).
     """
     need_model(model)
-    weights = [output_weight(model, layer, torch.float64) for layer in range(model.n_layers)]
-    width = max(W_O.shape[1] for W_O in weights)
-    return torch.stack([nn.functional.pad(W_O, (0, 0, 0, width - W_O.shape[1])) for W_O in weights])
+    weights = {layer: output_weight(model, layer, torch.float64) for layer in site_layers(model, "head")}
+    width, none = max(W_O.shape[1] for W_O in weights.values()), torch.zeros(model.n_heads, 0, model.d_model)
+    given = [weights.get(layer, none.double()) for layer in range(model.n_layers)]
+    return torch.stack([nn.functional.pad(W_O, (0, 0, 0, width - W_O.shape[1])) for W_O in given])
 
 
 def output_weight(model: Model, layer: int, dtype: torch.dtype) -> Float[Tensor, "head d_head d_model"]:

@@ -69,7 +69,7 @@ def study() -> dict[str, Any]:
 
 # Made only for the examples that name them.
 LATER = {
-    "effects": lambda s: emolab.head_effects(s["model"], s["vectors"], s["responses"], n_queries=2, **QUIET),
+    "effects": lambda s: emolab.head_effects(s["model"], s["vectors"], s["responses"], n_queries=2, screen=3, **QUIET),
     "curve": lambda s: emolab.ablation_curve(
         s["model"], s["vectors"], s["heldout_responses"], ranked=made("effects"), ks=(0, 2), judge=s["judge"],
         n_queries=2, n_random=2, max_new_tokens=TOKENS, **QUIET,

@@ -7,16 +7,19 @@ import pandas as pd
 import pytest
 import torch
 
+from emolab import measures, plot
 from emolab.activations import output_weights
-from emolab.causal import FLIPS, ablation_curve, head_effects
+from emolab.causal import FLIPS, _ranking, ablation_curve, head_effects
 from emolab.edits import Window
-from emolab.errors import EmolabError
+from emolab.errors import EmolabError, ResourceError
 from emolab.generation import generate
 from emolab.heads import head_summary
 from emolab.interventions import Change, HeadEdit, HeadSpace, ablated, edited, head_edits
 from emolab.judges import FunctionJudge
 from emolab.measures import Job, Judged, Words, answer_z
-from emolab.models import encode, load_model, render_prompts, site_hooks
+from emolab.models import encode, hf_modules, load_model, render_prompts, site_hooks
+from emolab.rereading import Reading, rereads
+from emolab.sites import site_layers
 from emolab.stats import sign_flip
 from emolab.steering import Steering, steered
 from emolab.vectors import extract_vectors
@@ -246,6 +249,122 @@ def test_answer_z_is_that_of_the_whole_row(model):
     assert z[1].shape == (model.n_layers, 6 + 1, model.n_heads, model.d_head)
 
 
+def finite_difference(model, job, tokens, head, source=None, unit=None, step=0.01):
+    """Slope of the words' log-probability as a head's z goes to the other run, or along a vector, on the bridge."""
+    batch = encode(model, [job.prompt], [job.text])
+    n = int(batch.response_mask.sum())
+    name, at = site_hooks(model, "head")[head[0]], slice(-n - 1, -1)
+
+    def value(share):
+        def hook(z, hook):
+            old = z[0, at, head[1]].clone()
+            z[0, at, head[1]] = old + share * (unit(old) if source is None else source[at, head[1]] - old)
+            return z
+
+        with torch.inference_mode(), model.bridge.hooks(fwd_hooks=[(name, hook)]):
+            logits = model.bridge(batch.input_ids, attention_mask=batch.attention_mask)[0, at]
+        return logits.double().softmax(-1)[:, tokens].sum(-1).mean().log().item()
+
+    return (value(step) - value(-step)) / (2 * step)
+
+
+@pytest.mark.parametrize("test", ["patch", "ablate", "steer"])
+def test_slopes_are_finite_differences(model, vectors, space, test):
+    """Attribution is the derivative of the measure along the very change that the test makes, worked out by hand."""
+    measure = Words({"joy": [10, 11, 12], "anger": [13, 14]})
+    every = tuple((layer, head) for layer in range(model.n_layers) for head in range(model.n_heads))
+    prompts = render_prompts(model, QUERIES[:1])[0], render_prompts(model, QUERIES[:1], "joy")[0]
+    jobs = [Job(prompts[0], TEXTS[1], e, Change(test, e, every), prompts[1] if test == "patch" else None)
+            for e in ("joy", "anger")]  # fmt: skip
+    slopes = measure.slopes(model, space, jobs)
+    assert slopes.shape == (2, model.n_layers, model.n_heads)
+    told = encode(model, [prompts[1]], [TEXTS[1]])
+    names = site_hooks(model, "head")
+    with torch.inference_mode():
+        source = model.run_with_cache(told.input_ids, attention_mask=told.attention_mask, names_filter=names)[1]
+    W_O = output_weights(model)
+    for i, job in enumerate(jobs):
+        for layer, head in ((0, 0), (0, 3), (1, 2)):
+            own, v = W_O[layer, head], vectors.get("head", emotion=job.emotion, layer=layer, head=head).double()
+            z_of_v = torch.linalg.pinv(own.T) @ v  # z that writes the vector
+            size = v.norm()
+            changes = {
+                "steer": lambda z: z_of_v.float(),  # noqa: B023
+                "ablate": lambda z: (-(z.double() @ own @ v)[:, None] / size**2 * z_of_v).float(),  # noqa: B023
+            }
+            other = source[names[layer]][0] if test == "patch" else None
+            expected = finite_difference(
+                model, job, measure.tokens[job.emotion], (layer, head), other, changes.get(test)
+            )
+            assert slopes[i, layer, head] == pytest.approx(expected, abs=2e-4, rel=0.02), (test, job.emotion, layer)
+    assert np.abs(slopes).max() > 0.01
+
+
+def test_readings_are_whole_passes(model, space, monkeypatch):
+    """What runs share is read once, and nothing differs; a model that cannot gets whole passes."""
+    measure, jobs = Words({"joy": [10, 11, 12], "anger": [13, 14]}), some_jobs(model)
+    every = tuple((layer, head) for layer in range(model.n_layers) for head in range(model.n_heads))
+    several = Change("ablate", "joy", every[5:]), Change("steer", "joy", every[-2:]), Change("ablate", "joy", every)
+    jobs += [Job(jobs[0].prompt, jobs[0].text, "joy", change) for change in several]
+    assert rereads(model, jobs[0].prompt, jobs[0].text)
+    tokens = []
+    count = model.hf.get_input_embeddings().register_forward_hook(lambda m, args, y: tokens.append(args[0].numel()))
+    found, read = measure(model, space, jobs), sum(tokens)
+    count.remove()
+    whole = sum(len(encode(model, [job.prompt], [job.text]).input_ids[0]) for job in jobs)
+    assert read < whole  # prompts, of which these jobs have few in common, are read once
+    slopes = measure.slopes(model, space, jobs)
+    monkeypatch.setattr(measures, "rereads", lambda *_: False)
+    np.testing.assert_allclose(found, measure(model, space, jobs), atol=1e-5)
+    np.testing.assert_allclose(slopes, measure.slopes(model, space, jobs), atol=1e-5)
+    for module, _ in hf_modules(model, "resid"):
+        assert "forward" not in vars(module)
+
+
+def test_a_skipped_layer_that_comes_back_otherwise_is_not_skipped(model, monkeypatch):
+    """A model whose blocks hand something on besides their output would read otherwise: it is tried, and refused."""
+    prompt = render_prompts(model, QUERIES[:1])[0]
+    assert rereads(model, prompt, TEXTS[0])
+    monkeypatch.setattr(Reading, "_run", lambda self, runner, rows, own=Reading._run: own(self, runner, rows) * 1.01)
+    assert not rereads(model, prompt, TEXTS[0])
+
+
+def test_slopes_whatever_the_user_has_done_to_gradients(model, space):
+    measure, jobs = Words({"joy": [10, 11, 12], "anger": [13, 14]}), some_jobs(model)[-4:]
+    jobs = [job for job in jobs if job.change]
+    expected = measure.slopes(model, space, jobs)
+    with torch.no_grad():
+        np.testing.assert_array_equal(measure.slopes(model, space, jobs), expected)
+    with torch.inference_mode():
+        np.testing.assert_array_equal(measure.slopes(model, space, jobs), expected)
+    with model.bridge.hooks(fwd_hooks=[(site_hooks(model, "resid")[0], lambda x, hook: x)]):  # on the bridge
+        np.testing.assert_allclose(measure.slopes(model, space, jobs), expected, atol=1e-5)
+    wanted = [p.requires_grad for p in model.hf.parameters()]
+    try:
+        model.hf.requires_grad_(True)
+        np.testing.assert_allclose(measure.slopes(model, space, jobs), expected, atol=1e-6)
+        assert all(p.grad is None for p in model.hf.parameters())
+    finally:
+        for p, flag in zip(model.hf.parameters(), wanted, strict=True):
+            p.requires_grad_(flag)
+
+
+def test_a_model_without_gradients_says_so(space):
+    with torch.inference_mode():
+        model = load_model((tiny.build(tiny.llama_config()), tiny.tokenizer()), device="cpu")
+    with pytest.raises(EmolabError, match="loaded inside torch.inference_mode"):
+        Words({"joy": [10], "anger": [13]}).slopes(model, space, some_jobs(model)[-2:])
+
+
+def test_one_text_too_long_for_gradients_says_so(model, space, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.autograd, "grad", full)
+    with pytest.raises(ResourceError, match="memory ran out with one text alone"):
+        Words({"joy": [10], "anger": [13]}).slopes(model, space, some_jobs(model)[-2:])
+
+
 # --- a head that was planted ----------------------------------------------------------------------------------------
 
 
@@ -274,8 +393,114 @@ def test_effects_name_the_planted_head(planted, test):
         assert abs(top["other_heads"]) < 0.1 * abs(top["effect"])
         rest = own.drop(index=top.name)
         assert (rest["share"].abs() < 0.1).all()
-        assert top["attribution"] > 0.5 and (rest["attribution"].abs() < 0.3).all()
+        assert top["direct"] > 0.5 and (rest["direct"].abs() < 0.3).all()
+        assert own["attribution"].abs().idxmax() == top.name and sign * top["attribution"] > 0.3
     assert table.attrs["about"]["n"] == "8 queries"
+
+
+def test_screening_finds_the_planted_head_and_tests_as_many_random_ones(planted):
+    model, responses, vectors = planted
+    options = {"test": "patch", "words": WORDS, "n_queries": 5, "progress": False}
+    table = head_effects(model, vectors, responses, screen=2, **options)
+    whole = head_effects(model, vectors, responses, screen=None, **options)
+    assert len(table) == len(whole) == model.n_layers * model.n_heads * 2
+    assert (whole["screened"] == "none").all() and whole["effect"].notna().all()
+    pd.testing.assert_series_equal(table["attribution"], whole["attribution"])
+    for emotion, own in table.groupby("emotion"):
+        assert own["screened"].value_counts().to_dict() == {"none": 4, "top": 2, "random": 2}
+        best = own.loc[own["attribution"].abs().idxmax()]
+        assert (best["layer"], best["head"], best["screened"]) == (LAYER, HEAD, "top"), emotion
+    tested = table["screened"] != "none"
+    measured = ["effect", "lo", "hi", "share"]
+    assert table.loc[~tested, [*measured, "random_direction", "other_heads", "p", "q"]].isna().all(axis=None)
+    assert (table.loc[~tested, "n"] == 0).all() and (table.loc[tested, "n"] == 5).all()
+    pd.testing.assert_frame_equal(table.loc[tested, measured], whole.loc[tested, measured])
+    top = table["screened"] == "top"
+    assert table.loc[top, ["p", "q", "random_direction"]].notna().all(axis=None)
+    assert table.loc[~top, ["p", "q", "random_direction"]].isna().all(axis=None)
+    about = table.attrs["screening"]
+    assert about["heads"] == 8 and about["tested"] == 4 and about["held_out"]
+    assert about["correlation"] > 0.95 and about["lo"] > 0.5 and about["random_effect"] < 0.05 < about["top_effect"]
+    again = head_effects(model, vectors, responses, screen=2, **options)
+    pd.testing.assert_frame_equal(table, again)
+    assert json.loads(json.dumps(about)) == again.attrs["screening"]
+    few = head_effects(model, vectors, responses, screen=2, **options | {"n_queries": 8})
+    assert not few.attrs["screening"]["held_out"]  # two other queries are too few to choose by
+    named = head_effects(model, vectors, responses, heads=[(0, 1), (LAYER, HEAD)], screen=1, **options)
+    assert named["effect"].notna().all() and (named["screened"] == "none").all()
+    with pytest.raises(EmolabError, match="screen"):
+        head_effects(model, vectors, responses, screen=0, **options)
+
+
+def test_screened_tables_rank_and_draw(planted):
+    """Heads that were not tested come behind those that were, by attribution; figures and summary take such tables."""
+    model, responses, vectors = planted
+    options = {"words": WORDS, "progress": False}
+    for test, sign in (("ablate", -1), ("patch", 1)):
+        table = head_effects(model, vectors, responses, test=test, n_queries=4, screen=2, **options)
+        for emotion, own in table.groupby("emotion"):
+            heads = list(_ranking(table, emotion))
+            by = own.set_index(["layer", "head"]).loc[heads]
+            assert heads[0] == (LAYER, HEAD) and len(heads) == 8
+            assert by["share"].notna().tolist() == [True] * 4 + [False] * 4
+            assert by["share"][:4].is_monotonic_decreasing and (sign * by["attribution"][4:]).is_monotonic_decreasing
+    curve = ablation_curve(model, vectors, responses, ranked=table, n_queries=4, n_random=1, **options)
+    assert set(curve["k"]) == {0, 1, 4}
+    summary = head_summary(table, curve)
+    assert summary["screening"] == table.attrs["screening"]
+    json.dumps(summary, allow_nan=False)
+    for fig in (plot.head_map(table, "share"), plot.head_map(table, "attribution"), plot.head_forest(table)):
+        fig.canvas.draw()
+    shown = plot.head_forest(table, top=8).axes[0].get_yticklabels()
+    assert len(shown) == 4  # those that were tested
+    assert "nan" not in plot.head_map(table, "share").axes[0].get_title()
+
+
+def test_only_the_beginning_of_an_answer_is_read(planted):
+    model, responses, vectors = planted
+    long = responses.assign(text=responses["text"] + " the cat was in the house" * 20)
+    _, measure, runs = measures.setup(
+        model, vectors, long, test="patch", judge=None, words=WORDS, n_queries=3, max_new_tokens=8, seed=0
+    )
+    for query in (*runs.queries, *runs.others):
+        text = runs.job(query, "joy").text
+        ids = model.tokenizer(text, add_special_tokens=False).input_ids
+        assert len(ids) == measures.READ and runs.rows[query, "neutral"][1].startswith(text[:40])
+
+
+def test_hybrid_models_are_tested_where_they_have_heads():
+    """Qwen 3.5 has attention in every fourth layer; the others are left out, and nothing fails late."""
+    from transformers import Qwen3_5TextConfig
+
+    config = Qwen3_5TextConfig(
+        vocab_size=len(tiny.tokenizer()), hidden_size=32, intermediate_size=48, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16, max_position_embeddings=512,
+        layer_types=["linear_attention"] * 3 + ["full_attention"], linear_num_value_heads=4, linear_num_key_heads=2,
+        linear_key_head_dim=8, linear_value_head_dim=8, bos_token_id=0, eos_token_id=1, pad_token_id=2,
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="not among"):
+        model = load_model((tiny.build(config, seed=3), tiny.tokenizer()), device="cpu")
+    assert site_layers(model, "head") == [3] and site_layers(model, "resid") == [0, 1, 2, 3]
+    vectors = tiny.random_vectors(model, ("joy", "sadness"))
+    responses = planted_responses(model)
+    options = {"words": WORDS, "n_queries": 3, "progress": False}
+    for test in ("ablate", "patch", "steer"):
+        table = head_effects(model, vectors, responses, test=test, screen=1, **options)
+        assert set(table["layer"]) == {3} and len(table) == 8
+        assert table["attribution"].notna().all() and table["effect"].notna().sum() == 4
+    curve = ablation_curve(model, vectors, responses, ranked=table, ks=[1], n_random=1, **options)
+    assert curve["kept"].notna().all()
+    with pytest.raises(EmolabError, match="layer 0 of .* has no attention heads; layers 3 have"):
+        head_effects(model, vectors, responses, heads=[(0, 1)], **options)
+
+
+def test_a_model_without_heads_is_refused_before_anything_runs(planted, monkeypatch):
+    model, responses, vectors = planted
+    names = {name: hook for name, hook in model._hook_names.items() if "attn.o" not in name}
+    monkeypatch.setitem(vars(model), "_hook_names", names)
+    monkeypatch.setattr(measures, "_run", lambda *_: pytest.fail("it ran"))
+    with pytest.raises(EmolabError, match="no layer of .* has a hook point for the site 'head'"):
+        head_effects(model, vectors, responses, words=WORDS, progress=False)
 
 
 def test_only_one_head_carries_all(planted):

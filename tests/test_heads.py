@@ -40,7 +40,7 @@ def test_maps_name_the_planted_head(model, means, vectors):
     maps = head_maps(vectors, means, W_O=output_weights(model), n_splits=20)
     assert len(maps) == 2 * model.n_layers * model.n_heads
     for _, own in maps.groupby("emotion"):
-        for value in ("norm", "attribution"):
+        for value in ("norm", "direct"):
             top = own.loc[own[value].idxmax()]
             assert (top["layer"], top["head"]) == (LAYER, HEAD), value
         best = own[(own["layer"] == LAYER) & (own["head"] == HEAD)].iloc[0]
@@ -55,7 +55,7 @@ def test_maps_name_the_planted_head(model, means, vectors):
 def test_maps_without_residual_vectors_or_heads(model, means, vectors):
     bare = EmotionVectors({"head": vectors.data["head"]}, vectors.emotions, vectors.resid_norm, vectors.meta)
     maps = head_maps(bare, means, W_O=output_weights(model), n_splits=4)
-    assert maps["attribution"].isna().all() and maps["contribution"].notna().all()
+    assert maps["direct"].isna().all() and maps["contribution"].notna().all()
     no = EmotionVectors({"resid": vectors.data["resid"]}, vectors.emotions, vectors.resid_norm, vectors.meta)
     with pytest.raises(EmolabError, match='no site "head"'):
         head_maps(no, means, W_O=output_weights(model))

@@ -191,3 +191,15 @@ def test_on_the_bundled_model_plain_answers_become_joyful():
     place = judge.labels.index("joy")
     p = [judge(generate(m, asked))[:, place].mean() for m in (joyful, model)]
     assert p[0] > 0.7 and p[0] > p[1] + 0.4
+
+
+def test_it_learns_where_gradients_were_switched_off(tiny_llama, responses):
+    """As notebooks that interpret models begin."""
+    expected = fit_lora(tiny_llama, responses, "joy", progress=False, steps=2)
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            found = fit_lora(tiny_llama, responses, "joy", progress=False, steps=2)
+            assert not torch.is_grad_enabled()
+        assert found.meta["loss"] == expected.meta["loss"]
+        for name, pair in expected.factors.items():
+            assert all(torch.equal(a, b) for a, b in zip(pair, found.factors[name], strict=True)), name

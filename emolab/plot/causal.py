@@ -22,7 +22,7 @@ def head_forest(table: pd.DataFrame, *, top: int = 5, level: float = 0.05, model
     >>> fig = head_forest(effects)
 
     table: from `emolab.head_effects`, one test and one measure. Filled markers have q below `level`. Grey cross: the
-    same change along a random direction of that head. Grey bar: mean of the other heads of its layer.
+    same change along a random direction of that head. Grey bar: mean of the other tested heads of its layer.
     """
     columns = "layer head emotion test measure effect lo hi q random_direction other_heads"
     need_table(table, columns.split(), "emolab.head_effects")
@@ -38,7 +38,7 @@ def head_forest(table: pd.DataFrame, *, top: int = 5, level: float = 0.05, model
         width, height = max(0.5, columns / 5), 1.3 + rows * (0.5 + 0.34 * top)
         fig, axes = new_figure(rows, columns, width=width, height=height)
         for ax, emotion in zip(axes.flat, emotions, strict=False):
-            own = table[table["emotion"] == emotion]
+            own = table[(table["emotion"] == emotion) & table["effect"].notna()]  # of the heads that were tested
             own = own.loc[own["effect"].abs().sort_values(ascending=False, kind="stable").index[:top]]
             chosen.append(own)
             ax.axvline(0, color=INK, linewidth=0.7)

@@ -17,12 +17,14 @@ from .style import INK, emotion_kwargs, finish, new_figure, theme, top_legend
 VALUES = {
     "norm": ("norm of the head's vector", 0.0, None),
     "contribution": ("share of the layer's attention vector", "signed", None),
-    "attribution": ("share of the last layer's vector written directly", "signed", None),
+    "direct": ("share of the last layer's vector written directly", "signed", None),
+    "attribution": ("attribution: first-order estimate of the effect, nats", "signed", None),
     "split_half": ("split-half cosine", 0.0, 1.0),
     "probe": ("share recognised by nearest centroid", 0.0, 1.0),
     "effect": ("causal effect", "signed", None),
     "share": ("causal effect, share of the whole emotion", "signed", None),
 }
+_UNTESTED = "#DADADA"  # no colour of a scale, so that it is not read as zero
 _TESTS = {"ablate": "direction ablated", "patch": "output patched in", "steer": "own vector added"}
 
 
@@ -32,9 +34,10 @@ def head_map(table: pd.DataFrame, value: str = "contribution", *, level: float =
     >>> fig = head_map(maps, "split_half")
     >>> fig = head_map(effects, "share")
 
-    table: from `emolab.heads.head_maps` (norm, contribution, attribution, split_half, probe) or `emolab.head_effects`
-    (effect, share, attribution). Where it has a column q and effects are shown, a dot marks q below `level`. Signed
-    quantities are red above zero and blue below, on one scale for all emotions.
+    table: from `emolab.heads.head_maps` (norm, contribution, direct, split_half, probe) or `emolab.head_effects`
+    (effect, share, attribution, direct). Where it has a column q and effects are shown, a dot marks q below `level`.
+    Signed quantities are red above zero and blue below, on one scale for all emotions. Heads that were not tested, and
+    layers that have none, stay grey.
     """
     need_table(table, ("layer", "head", "emotion"), "emolab.heads.head_maps or emolab.head_effects")
     if value not in VALUES or value not in table:
@@ -63,6 +66,7 @@ def head_map(table: pd.DataFrame, value: str = "contribution", *, level: float =
         fig, axes = new_figure(rows, columns, **shape, grid={"sharex": True, "sharey": True})
         for ax, emotion in zip(axes.flat, emotions, strict=False):
             kind = {"cmap": "RdBu_r" if signed else "cividis", "vmin": low, "vmax": high}
+            ax.set_facecolor(_UNTESTED)
             ax.imshow(grids[emotion], origin="lower", aspect="auto", interpolation="nearest", **kind)
             ax.set_title(emotion, color=INK)
             if "q" in table and value in ("effect", "share"):

@@ -3,7 +3,7 @@
 >>> from emolab.widgets import SteeringPanel, head_view, token_view
 >>> SteeringPanel(model, vectors, site="attn", doses={"joy": 1.25})
 >>> token_view(model, "What a lovely day!", vectors, emotion="joy")
->>> head_view(emolab.head_effects(model, vectors, responses))
+>>> head_view(effects)                                                # from emolab.head_effects
 
 The panel needs a live kernel; a notebook opened without one shows what it last wrote. The two views are HTML that
 carries its own numbers: they work without a kernel, and where scripts are not run they stand still.

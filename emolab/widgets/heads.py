@@ -24,7 +24,7 @@ _EXTRAS = ("lo", "hi", "q", "p", "random_direction", "other_heads", "chance", "p
 def head_view(table: pd.DataFrame, value: str | None = None, *, emotion: str | None = None) -> View:
     """A layer x head map of one quantity; click a head, or walk there with the arrow keys, to read its numbers.
 
-    >>> head_view(emolab.head_effects(model, vectors, responses))
+    >>> head_view(effects)
     >>> head_view(head_maps(vectors, means, W_O=output_weights(model)), "split_half", emotion="joy")
 
     table: from `emolab.head_effects` or `emolab.heads.head_maps`, as `plot.head_map` takes it. value: the quantity in
