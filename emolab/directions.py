@@ -26,7 +26,7 @@ def pca_vectors(means: ResponseMeans, *, sites: Sequence[str] | None = None, cen
     """The first principal component of the paired differences emotion - neutral, one a query, at every layer and site.
 
     >>> pca_vectors(means, sites=("resid",)).get("resid", emotion="joy", layer=3).shape
-    torch.Size([192])
+    torch.Size([576])
 
     It points where the mean difference does and has its norm. Not centred by default, as in representation engineering
     (arXiv 2310.01405): where pairs differ in one way only, it is the mean difference. centred=True takes the mean off

@@ -54,7 +54,7 @@ def cosines(
     """Cosine between all emotions at every layer; NaN where a vector is zero.
 
     >>> cosines(vectors).shape
-    (6, 5, 5)
+    (30, 5, 5)
     """
     unit = _unit(part_array(vectors, site, part))
     return np.clip(np.einsum("ild,jld->lij", unit, unit), -1.0, 1.0)
@@ -79,7 +79,7 @@ def layer_cosines(
     """Cosine of each emotion's vector with itself at the other layers.
 
     >>> layer_cosines(vectors).shape
-    (5, 6, 6)
+    (5, 30, 30)
     """
     unit = _unit(part_array(vectors, site, part))
     return np.clip(np.einsum("eld,emd->elm", unit, unit), -1.0, 1.0)

@@ -57,8 +57,13 @@ def render_prompts(
 ) -> list[str]:
     """Complete prompt strings, with BOS exactly once where the model uses one: encode them without special tokens.
 
-    >>> render_prompts(model, ["Tell me about the park."], "joy")
-    ['<bos><|system|>Answer with joy.<|user|>Tell me about the park.<|assistant|>']
+    >>> print(render_prompts(model, ["Tell me about the park."], "joy")[0])
+    <|im_start|>system
+    You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
+    <|im_start|>user
+    Answer with joy. Tell me about the park.<|im_end|>
+    <|im_start|>assistant
+    <BLANKLINE>
 
     With a chat template, `neutral` is the query as the user's turn and an emotion adds its `instruction` as the
     system's turn, if that leaves the neutral prompt whole. Else the instruction opens the user's turn: where the
@@ -122,7 +127,7 @@ def _rendered(tokenizer: Any, turns: dict[str, str], *, prompt: bool = True) -> 
 def past_reasoning(prompts: list[str]) -> list[str]:
     """The prompts; where their template leaves the model to reason first whatever it is told, with that part closed.
 
-    >>> past_reasoning(["<|Assistant|><think>\\n"])
+    >>> past_reasoning(["<|Assistant|><think>\\n"])    # doctest: +SKIP
     ['<|Assistant|><think>\\n\\n</think>\\n\\n']
 
     It warns where it does so.
@@ -200,7 +205,7 @@ class Batch:
 def encode(model: Model, prompts: list[str], texts: list[str] | None = None) -> Batch:
     """Prompts, or prompts followed by texts, as one batch on the model's device.
 
-    >>> batch = encode(model, ["<bos>The park"], ["was quiet."])
+    >>> batch = encode(model, ["<|im_start|>The park"], ["was quiet."])
     >>> batch.input_ids.shape, batch.response_mask.sum()
     (torch.Size([1, 6]), tensor(3))
 

@@ -21,7 +21,10 @@ from emolab.storage import write_json, write_parquet
 from emolab.summary import summarise
 from tests.mini import WEIGHTS
 
-TOKENS = 12
+TOKENS = 16
+ADJECTIVES = dict(anger="furious", disgust="disgusted", fear="terrified", joy="overjoyed", sadness="heartbroken")
+SHOWN = "You are {0}. {{query}} Answer in the first person and show how {0} you are."  # which this model follows best
+TEMPLATES = {"neutral": "{query}"} | {emotion: SHOWN.format(word) for emotion, word in ADJECTIVES.items()}
 WORDS = {
     "anger": {"angry", "furious", "rage"}, "disgust": {"disgusting", "gross"}, "fear": {"afraid", "scared", "fear"},
     "joy": {"happy", "joy", "glad"}, "sadness": {"sad", "sorrow", "lonely"},
@@ -40,7 +43,7 @@ def study() -> dict[str, Any]:
         for split, n in (("train", 8), ("heldout", 2))
     )
     responses, told = (
-        emolab.collect_responses(model, asked, max_new_tokens=TOKENS, **QUIET) for asked in (train, queries)
+        emolab.collect_responses(model, asked, templates=TEMPLATES, max_new_tokens=TOKENS, **QUIET) for asked in (train, queries)
     )
     sites = ("resid", "attn", "mlp", "head")
     means, heldout = (emolab.response_means(model, table, sites=sites, **QUIET) for table in (responses, told))
@@ -54,7 +57,7 @@ def study() -> dict[str, Any]:
     scored = emolab.score(table, judges=both, model=model)
     return {
         "model": model, "hf_model": model.hf, "hf_tokenizer": model.tokenizer, "bridge": model.bridge,
-        "train": train, "queries": queries, "situations": every.set_index("query_id")["situation"],
+        "train": train, "training_queries": train.head(2), "queries": queries, "situations": every.set_index("query_id")["situation"],
         "responses": responses, "heldout_responses": told, "others": responses,
         "texts": list(responses["text"]), "labels": list(responses["condition"]),
         "first": list(range(24)), "second": list(range(24, 48)),

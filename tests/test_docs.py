@@ -22,7 +22,7 @@ from tests import docs_setup
 ROOT = Path(__file__).parent.parent
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-OURS = ("architecture.md", "explanation.md", "howto.md", "index.md", "reference.md", "tutorial.md")
+OURS = ("architecture.md", "explanation.md", "howto.md", "index.md", "model.md", "reference.md", "tutorial.md")
 CODE = re.compile(r"^(<!-- not run: [^\n]+ -->\n)?```python\n(.*?)^```$", re.M | re.S)
 HEADING = re.compile(r"^#+ (.*)$", re.M)
 
