@@ -42,9 +42,8 @@ def study() -> dict[str, Any]:
         every[every["split"] == split].groupby("situation").head(1).head(n).reset_index(drop=True)
         for split, n in (("train", 8), ("heldout", 2))
     )
-    responses, told = (
-        emolab.collect_responses(model, asked, templates=TEMPLATES, max_new_tokens=TOKENS, **QUIET) for asked in (train, queries)
-    )
+    writing = {"templates": TEMPLATES, "max_new_tokens": TOKENS, **QUIET}
+    responses, told = (emolab.collect_responses(model, asked, **writing) for asked in (train, queries))
     sites = ("resid", "attn", "mlp", "head")
     means, heldout = (emolab.response_means(model, table, sites=sites, **QUIET) for table in (responses, told))
     vectors = emolab.extract_vectors(model, responses, sites=sites, means=means)
@@ -57,7 +56,8 @@ def study() -> dict[str, Any]:
     scored = emolab.score(table, judges=both, model=model)
     return {
         "model": model, "hf_model": model.hf, "hf_tokenizer": model.tokenizer, "bridge": model.bridge,
-        "train": train, "training_queries": train.head(2), "queries": queries, "situations": every.set_index("query_id")["situation"],
+        "train": train, "training_queries": train.head(2), "queries": queries,
+        "situations": every.set_index("query_id")["situation"],
         "responses": responses, "heldout_responses": told, "others": responses,
         "texts": list(responses["text"]), "labels": list(responses["condition"]),
         "first": list(range(24)), "second": list(range(24, 48)),
