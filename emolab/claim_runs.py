@@ -209,6 +209,7 @@ def check_claims(
     *,
     setting: Mapping[str, Any],
     judge: Any = None,
+    doses: Sequence[float] = DRIFT_ALPHAS,
     n_queries: int = QUERIES,
     out: str | Path | None = None,
     seed: int = 0,
@@ -219,7 +220,8 @@ def check_claims(
     >>> claims = check_claims(model, vectors, queries, responses, scored, setting={"site": "attn", "layers": "all"})
 
     scored: the scored sweep at that setting, with control "random". setting: site, layers and part of `Steering`; other
-    fields are left aside. judge: the one of `scored` (default that of `score`), for the texts of two emotions.
+    fields are left aside. doses: at least three positive multiples of the vectors; drift is measured at all of them,
+    log-odds at all but the lowest, of both signs, and two emotions together at the second and third. judge: the one of `scored` (default that of `score`), for the texts of two emotions.
     n_queries: so many of the queries are run, of different situations first. One emotion alone has no claim "additive".
     Raises EmolabError as the runs and the functions of `emolab.claims` do.
     """
@@ -227,18 +229,22 @@ def check_claims(
         raise EmolabError(f"setting is {shown(setting)}; expected fields of Steering, such as {{'site': 'resid'}}")
     need_number("n_queries", n_queries, 2, whole=True)
     is_unsteered(scored, needed=True)  # not after the runs
+    ladder = sorted({float(dose) for dose in need_numbers("doses", doses)})
+    if len(ladder) < 3 or ladder[0] <= 0:
+        raise EmolabError(f"doses are {shown(doses)}; expected at least three positive numbers")
+    signed = [-dose for dose in ladder[:0:-1]] + [0.0] + ladder[1:]
     queries = query_table(queries)
     turn = queries.groupby(queries["query_id"].map(clusters_of(queries)), sort=False).cumcount()
     chosen = queries.loc[turn.sort_values(kind="stable").index].head(n_queries)
     place = {key: setting[key] for key in ("site", "layers") if key in setting}
     part = {"part": setting["part"]} if "part" in setting else {}
     run = {"seed": seed, "out": out, "progress": progress, **place}
-    smooth = logodds_runs(model, vectors, chosen, responses, **part, **run).assign(scale="log-odds")
+    smooth = logodds_runs(model, vectors, chosen, responses, alphas=signed, **part, **run).assign(scale="log-odds")
     both = pd.concat([claims.judge_logits(scored), smooth])
-    drift = drift_runs(model, vectors, chosen, responses, **part, **run)
+    drift = drift_runs(model, vectors, chosen, responses, alphas=ladder, **part, **run)
     found = [claims.monotone(both, seed=seed), claims.preservation(drift, seed=seed), claims.linear(both, seed=seed)]
     if len(vectors.emotions) > 1:
-        pairs = pair_runs(model, vectors, chosen, responses, **run).assign(scale="log-odds")
+        pairs = pair_runs(model, vectors, chosen, responses, doses=ladder[1:3], **run).assign(scale="log-odds")
         read = claims.judge_logits(score(pairs.assign(emotion=pairs["target"]), judges=judge))
         found.append(claims.additive(pd.concat([pairs, read]), seed=seed))
     return {claim.name: claim for claim in found}

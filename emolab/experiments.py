@@ -128,6 +128,8 @@ def sweep(
     prompts = _prompts(model, list(table["query"]), conditions, templates)
     settings |= {"vectors": vectors_identity(vectors), "prompts": digest(list(dict.fromkeys(prompts)))}
     settings["rows"] = digest(table.astype(str).to_numpy().ravel().tolist())
+    if any(s is not None and s.unit == "breaking" for s in steerings):
+        settings["breaking"] = digest([str(vectors.meta["breaking"])])  # what the doses are worth
     path = None if out is None else user_path(out) / "sweep.parquet"
     options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "writing": writing}
     texts = _texts(model, prompts, steerings, list(table["emotion"]), path, settings, options, progress, client)
