@@ -28,27 +28,30 @@ QUICK_HEADS = {
     "effects": {"screen": 10, "n_queries": 4},
     "curve": {"n_queries": 2, "n_random": 1, "max_new_tokens": 24},
 }
-GEOMETRY = ("shared", "split_half", "split_half_specific", "probe", "words", "silhouette")
+GEOMETRY = ("shared", "split_half", "split_half_specific", "probe", "words", "silhouette", "points", "maps")
 
 
 def geometry_tables(
     means: ResponseMeans, heldout: ResponseMeans, responses: pd.DataFrame, tested: pd.DataFrame, groups: pd.Series
 ) -> dict[str, pd.DataFrame]:
-    """Shared energy, split-half cosine, probe accuracy on held-out queries (beside the words alone), silhouette.
+    """Shared energy, split halves, probes on held-out queries (beside the words alone), silhouette, PCA and UMAP.
 
     >>> tables = geometry_tables(means, heldout_means, responses, heldout_responses, situations)
     >>> tables["probe"].query("emotion == 'all' and probe == 'logistic'")[["layer", "accuracy", "chance", "p"]]
 
     groups: Series query_id -> situation, for all queries.
     """
-    points = embed(means, methods=("pca",), layers=range(means.means["resid"].shape[1]))
+    everywhere = embed(means, methods=("pca",), layers=range(means.means["resid"].shape[1]))
+    points = embed(means)  # PCA beside UMAP at four layers
     return {
+        "points": points,
+        "maps": embed_scores(means, points),
         "shared": shared_energy(means, groups=groups),
         "split_half": split_half(means, groups=groups),
         "split_half_specific": split_half(means, part="specific", groups=groups),
         "probe": probe_accuracy(means, test=heldout, groups=groups),
         "words": word_accuracy(responses, test=tested, groups=groups),
-        "silhouette": embed_scores(means, points),
+        "silhouette": embed_scores(means, everywhere),
     }
 
 

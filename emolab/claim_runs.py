@@ -221,8 +221,9 @@ def check_claims(
 
     scored: the scored sweep at that setting, with control "random". setting: site, layers and part of `Steering`; other
     fields are left aside. doses: at least three positive multiples of the vectors; drift is measured at all of them,
-    log-odds at all but the lowest, of both signs, and two emotions together at the second and third. judge: the one of `scored` (default that of `score`), for the texts of two emotions.
-    n_queries: so many of the queries are run, of different situations first. One emotion alone has no claim "additive".
+    log-odds at all but the lowest, of both signs, and two emotions together at the second and third. judge: the one of
+    `scored` (default that of `score`), for the texts of two emotions. n_queries: so many of the queries are run, of
+    different situations first. One emotion alone has no claim "additive".
     Raises EmolabError as the runs and the functions of `emolab.claims` do.
     """
     if not isinstance(setting, Mapping):

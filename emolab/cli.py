@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from emolab.errors import EmolabError
@@ -92,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
         "study", _study, "everything: responses, vectors, doses with controls, figures, summary.json", out="runs/study"
     )
     sub.add_argument("--queries", help="bundled set or JSON file with splits (default: general)")
-    sub.add_argument("--n-queries", type=int, nargs=3, default=(40, 20, 26), metavar=("EXTRACT", "SELECT", "REPORT"))
+    sub.set_defaults(dtype=None)  # float32, or with --quick "auto"
+    sub.add_argument("--quick", action="store_true", help="five minutes: fewer questions, no claims or baselines")
+    sub.add_argument("--n-queries", type=int, nargs=3, metavar=("EXTRACT", "CHOOSE", "REPORT"), help="questions of each")
     sub.add_argument("--emotions", nargs="+", help="default: anger disgust fear joy sadness")
     sub.add_argument("--methods", nargs="*", help="baselines to compare with; none after the option: no comparison")
     sub.add_argument("--cluster", metavar="ADDRESS", help=cluster)
@@ -159,12 +162,17 @@ def _study(a: argparse.Namespace) -> None:
     from emolab.cluster import connected
     from emolab.emotions import EMOTIONS
     from emolab.models import load_model
-    from emolab.pipeline import study
+    from emolab.pipeline import FULL, QUICK, study
 
-    options = {"queries": a.queries, "n_queries": tuple(a.n_queries), "methods": a.methods, "seed": a.seed}
+    plan = QUICK if a.quick else FULL
+    if a.n_queries is not None:
+        plan = replace(plan, n_queries=tuple(a.n_queries))
+    if a.methods is not None:
+        plan = replace(plan, methods=tuple(a.methods))
     with connected(a.cluster) as client:
-        model = load_model(a.model, dtype=a.dtype)
-        study(model, out=a.out, emotions=a.emotions or EMOTIONS, client=client, **options)
+        model = load_model(a.model, dtype=a.dtype or ("auto" if a.quick else "float32"))
+        emotions = a.emotions or EMOTIONS
+        study(model, out=a.out, queries=a.queries, emotions=emotions, plan=plan, seed=a.seed, client=client)
 
 
 def _queries(a: argparse.Namespace, split: str):

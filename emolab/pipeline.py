@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
+from emolab import selection
 from emolab.activations import corpus_hash, response_means
 from emolab.analysis import analyse
 from emolab.baselines import METHODS, compare_methods, summary_of
@@ -21,28 +24,72 @@ from emolab.claim_runs import check_claims
 from emolab.cluster import check_client
 from emolab.controls import means_of
 from emolab.emotions import EMOTIONS, NEUTRAL
-from emolab.errors import EmolabError, FileError, MismatchError, ResourceError, need_numbers, need_texts
+from emolab.errors import EmolabError, FileError, MismatchError, ResourceError, need_texts
 from emolab.experiments import sweep
-from emolab.judges import default_judge, judges_of
+from emolab.judges import BlindJudge, default_judge, judges_of
 from emolab.models import Model, load_model
+from emolab.pace import expect, measure_pace, overview
 from emolab.plot.run import run_figures
-from emolab.queries import load_queries
+from emolab.queries import load_queries, spread
 from emolab.report import write_report
 from emolab.responses import collect_responses
 from emolab.runs import alone
 from emolab.scoring import kept_score
-from emolab.selection import select, split_queries
-from emolab.storage import digest, provenance, read_table, user_path, write_json, write_parquet, write_table
-from emolab.summary import intensity, summarise
+from emolab.selection import Search
+from emolab.steering import Steering
+from emolab.storage import (
+    digest,
+    provenance,
+    read_json,
+    read_table,
+    user_path,
+    write_json,
+    write_parquet,
+    write_table,
+)
+from emolab.summary import intensity, summarise, turned
 from emolab.vectors import EmotionVectors, extract_vectors
+from emolab.wordings import choose_wording
 from emolab.writing import Writing
 
 if TYPE_CHECKING:
     from distributed import Client
 
-REPORT_ALPHAS = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 SITES = ("resid", "attn", "mlp", "head")
 LORA_LIMIT = 50_000_000  # parameters
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much a study asks: FULL and QUICK are two of them; `dataclasses.replace(FULL, methods=())` is another.
+
+    n_queries       questions to extract vectors from (training), to choose wording, setting and doses with (training,
+                    of other situations), and to report on (held out).
+    n_evoking       held-out questions that evoke an emotion themselves: can a vector turn it round?
+    max_new_tokens  of every answer.
+    search          what `emolab.selection.select` tries; its doses, in breaking alphas, are those of the report, too.
+    wordings        whether wordings of the instruction are tried, or "Answer with joy." is taken.
+    n_claims        questions on which the paper's claims are put to the test; 0 leaves them out.
+    methods         what the vectors are compared with (`emolab.baselines.METHODS`); () for nothing. None: all, but LoRA
+                    only for models of up to 50 million parameters, since it would cost more than all the rest.
+    quick           fewer heads and questions where heads are put to causal tests, and no graded instructions.
+    """
+
+    n_queries: tuple[int, int, int] = (40, 12, 16)
+    n_evoking: int = 10
+    max_new_tokens: int = 60
+    search: Search = Search()
+    wordings: bool = True
+    n_claims: int = 4
+    methods: Sequence[str] | None = ("instruction", "few_shot", "emotion vector", "probe", "random")
+    quick: bool = False
+
+
+FULL = Plan()
+QUICK = Plan(
+    n_queries=(24, 6, 8), n_evoking=0, max_new_tokens=40, search=selection.QUICK, wordings=False, n_claims=0,
+    methods=(), quick=True,
+)  # fmt: skip
 
 
 @alone
@@ -53,94 +100,118 @@ def study(
     queries: pd.DataFrame | str | None = None,
     emotions: Sequence[str] = EMOTIONS,
     judges: Sequence[Any] | None = None,
-    n_queries: tuple[int, int, int] = (40, 20, 26),
-    alphas: Sequence[float] = REPORT_ALPHAS,
-    methods: Sequence[str] | None = None,
+    quick: bool = False,
+    plan: Plan | None = None,
     seed: int = 0,
     progress: bool = True,
     client: Client | None = None,
 ) -> dict:
     """Responses, vectors, choice of a setting, dose-response with controls, claims, baselines, figures, report.
 
-    >>> summary = emolab.study("smollm2", out="runs/smollm2")
+    >>> summary = emolab.study("smollm2", out="runs/smollm2", quick=True)
     >>> summary["steering"]["joy"]["target_share"]
 
     Args:
-        out: the folder that holds everything (design: README, "A run on disk").
-        queries: a table with the splits "train" and "heldout", or the name of a set; default "general".
+        out: the folder that holds everything (docs/howto.md, "A run on disk").
+        queries: a table with the splits "train" and "heldout", or the name of a set. Default: vectors from the set
+            "general", choices and report on "everyday", whose questions evoke nothing, and the emotional ones of
+            "general" apart from these.
         emotions: labels to study; what the instruction names ("Answer with joy.").
-        judges: the first one chooses doses and is reported, the others are read beside it. Default: `default_judge`.
-        n_queries: how many queries extract the vectors (train), choose setting and dose (train, others), and report
-            (held out).
-        methods: what the vectors are compared with (`emolab.baselines.METHODS`); () for none. Default: all, but LoRA
-            only for models of up to 50 million parameters, since it would cost more than all the rest.
+        judges: the first one is reported, the others are read beside it. Default: `default_judge`, and the same blind
+            to the names of emotions. Settings and doses are chosen by the first one, made blind.
+        quick: five minutes on two cores for the default model, with bfloat16 where that is fast: dose-response with its
+            controls, maps, heads and report, without claims, baselines and wordings.
+        plan: how much is asked; default FULL, or QUICK.
         client: of a Dask cluster, whose workers then do the long stages, with the same result (`emolab.cluster`):
-            responses, vectors, selection, sweep, scores, heads.
+            responses, vectors, sweep, scores, heads.
 
     Returns:
-        What `summary.json` holds: `model, instruction_following{emotion: share}, neutral_share, intensity, setting,
-        steering{emotion: {best_alpha, target_share, random_share, shuffled_share, adherence_ratio, perplexity_ratio,
-        ...}}, dose_response{emotion: {alpha: {...}}}, trend, claims, baselines, agreement, geometry, heads, timings`
+        What `summary.json` holds: `model, instruction_following{emotion: share}, neutral_share, setting, wording,
+        steering{emotion: {best_alpha, target_share, random_share, shuffled_share, adherence_ratio, ...}},
+        dose_response{emotion: {alpha: {...}}}, evoking, trend, claims, baselines, geometry, heads, expected, timings`
         (seconds). A ratio that does not exist (a model that writes nothing) is None, in the file null.
 
-    A call with the same arguments goes on where a killed one was. Raises EmolabError for too few queries of a split,
-    and where another process writes in `out`.
+    It says beforehand how many texts it will write and how long that takes on this machine. A call with the same
+    arguments goes on where a killed one was. Raises EmolabError for too few queries of a split, and where another
+    process writes in `out`.
     """
     out, timings = user_path(out), {}
+    plan = plan or (QUICK if quick else FULL)
 
     def stage(name: str):
         return _stage(name, timings, progress)
 
     with stage("load"):
-        model = load_model(model)
+        model = load_model(model, dtype="auto" if plan.quick else "float32")
         check_client(model, client)
-        queries = queries if isinstance(queries, pd.DataFrame) else load_queries(queries or "general")
-        extract, choosing, report = split_queries(queries, n_queries)
-        if judges is None:
-            judges = [default_judge(emotions)]
+        extract, choosing, report, evoking = _questions(queries, plan)
+        judges = [default_judge(emotions), BlindJudge(default_judge(emotions))] if judges is None else judges_of(judges)
+        methods = plan.methods
         if methods is None:
             methods = [m for m in METHODS if m != "lora" or _n_parameters(model) <= LORA_LIMIT]
-        _check(emotions, judges, alphas, methods)
+        _check(emotions, judges, methods)
+        chooser = judges[0] if isinstance(judges[0], BlindJudge) else BlindJudge(judges[0])
+    with stage("pace"):
+        sizes = {"extract": len(extract), "choose": len(choosing), "report": len(report), "evoking": len(evoking)}
+        pace = measure_pace(model)
+        expected = expect(model, plan, sizes, len(emotions), methods, pace)
     if progress:
-        print(_overview(model, out, len(emotions), len(alphas), *map(len, (extract, choosing, report))), flush=True)
+        print(overview(model, out, plan, sizes, len(emotions), expected), flush=True)
     options = {"seed": seed, "progress": progress}
+    write = {"max_new_tokens": plan.max_new_tokens, "client": client, "progress": progress}
+    with stage("wording"):
+        wording = _wording(model, choosing, emotions, judges[0], out) if plan.wordings else None
+        templates = None if wording is None else wording["templates"]
     with stage("responses"):
         asked = pd.concat([extract, choosing, report])
-        responses = collect_responses(model, asked, emotions=emotions, out=out, client=client, progress=progress)
+        responses = collect_responses(model, asked, emotions=emotions, out=out, templates=templates, **write)
         of = [responses[responses["query_id"].isin(part["query_id"])] for part in (extract, choosing, report)]
     with stage("vectors"):
         vectors = _vectors(model, of[0], out, progress, client)
     with stage("selection"):
-        given = {"judge": judges[0], "out": out / "selection", "progress": progress, "client": client}
-        setting, best = select(model, vectors, choosing, of[1], **given)
+        given = {"judge": chooser, "out": out / "selection", "search": plan.search, "progress": progress}
+        setting, best, vectors = selection.select(model, vectors, choosing, of[1], **given)
+        vectors.save(out / "vectors.safetensors")  # with where they break
     with stage("sweep"):
-        grid, doses = {key: [value] for key, value in setting.items()}, sorted({*alphas, 0.0, *best.values()})
-        table = sweep(model, vectors, report, alphas=doses, grid=grid, out=out, client=client, **options)
+        grid, doses = {key: [value] for key, value in setting.items()}, sorted({*plan.search.doses, 0.0})
+        table = sweep(model, vectors, report, alphas=doses, grid=grid, out=out, seed=seed, **write)
     with stage("scores"):
-        read = {"judges": judges, "model": model, "client": client, "progress": progress}
+        read = {"judges": judges, "model": model, "client": client, "progress": progress, "templates": templates}
         scored = kept_score(table, out / "scores.parquet", **read)
         told = of[2].assign(emotion=of[2]["condition"])
         answers = kept_score(told, out / "instructed_scores.parquet", **read)
-    summary = {"model": model.name, "fingerprint": model.fingerprint, "seed": seed}
+    summary = {"model": model.name, "fingerprint": model.fingerprint, "seed": seed, "dtype": str(model.dtype)[6:]}
     summary["n_queries"] = {"extract": len(extract), "select": len(choosing), "report": len(report)}
     summary |= summarise(scored, answers, vectors.emotions, best, judges)
     summary["setting"] = setting
-    with stage("intensity"):
-        summary["intensity"] = intensity(model, vectors.emotions, report, judges[-1], out, progress)
-    with stage("claims"):
-        place = {"setting": setting, "judge": judges[0], "out": out / "claims"}
-        summary["claims"] = _claims(model, vectors, report, of[2], scored, **place, **options)
-    with stage("baselines"):
-        summary["baselines"] = {}
-        if methods:
-            given = {"methods": methods, "judges": judges[0], "out": out}
-            summary["baselines"] = _baselines(model, vectors, of[0], choosing, report, **given, **options)
+    if wording is not None:
+        summary["wording"] = {key: wording[key] for key in ("name", "following", "not_followed", "sentence")}
+    if len(evoking):
+        with stage("evoking"):
+            summary["evoking"] = turned(model, vectors, evoking, setting, best, judges[0], out / "evoking", write)
+    if not plan.quick:
+        with stage("intensity"):
+            summary["intensity"] = intensity(model, vectors.emotions, report, judges[-1], out, progress)
+    # Claims and methods know no breaking alphas: they get vectors of which one is where text breaks, in the mean.
+    broken = Steering(vectors, dict.fromkeys(vectors.emotions, 1.0), **setting).in_vectors()
+    long = float(np.mean(list(broken.values()))) * vectors
+    if plan.n_claims:
+        with stage("claims"):
+            where = {key: setting[key] for key in ("site", "layers", "part")}
+            place = {"setting": where, "judge": judges[0], "out": out / "claims", "n_queries": plan.n_claims}
+            summary["claims"] = _claims(model, long, report, of[2], scored, doses=CLAIM_DOSES, **place, **options)
+    if methods:
+        with stage("baselines"):
+            given = {"methods": methods, "judges": judges[0], "out": out, "max_new_tokens": plan.max_new_tokens}
+            given["settings"] = [{key: setting[key] for key in ("site", "layers", "part")}]
+            summary["baselines"] = _baselines(model, long, of[0], choosing, report, **given, **options)
     with stage("analysis"):
         groups = asked.set_index("query_id")["situation"]
-        where = {"judge": judges[0], "out": out, "client": client, **options}
+        where = {"judge": judges[0], "out": out, "client": client, "quick": plan.quick, **options}
         summary |= analyse(model, vectors, means_of(vectors), of[0], of[2], groups, **where)
     manifest = {**provenance(model), "seed": seed, "vectors": dict(sorted(vectors.meta.items())), "setting": setting}
     manifest["writing"] = Writing().settings()
+    summary["expected"] = expected
     write_json(out / "manifest.json", manifest)
     write_json(out / "summary.json", summary | {"timings": timings})
     with stage("figures"):
@@ -149,25 +220,51 @@ def study(
     summary["timings"] = timings
     write_json(out / "summary.json", summary)
     if progress:
-        print(f"study of {model.name}: results in {out}, figures in {out / 'figures'}, report in {out / 'report.html'}")
+        took = sum(timings.values())
+        print(
+            f"study of {model.name}: {took / 60:.1f} minutes (expected {sum(expected.values()) / 60:.1f}); results in "
+            f"{out}, figures in {out / 'figures'}, report in {out / 'report.html'}"
+        )
     return summary
 
 
-def _overview(model: Model, out: Path, n_emotions: int, n_doses: int, *n_queries: int) -> str:
-    """What lies ahead, and where it will lie."""
-    answers, steered = sum(n_queries) * (n_emotions + 1), 3 * n_emotions * n_doses * n_queries[-1]
-    size = f"{_n_parameters(model) / 1e6:,.1f} million parameters on {model.device}"
-    return (
-        f"study of {model.name} ({size}): results in {out}\n"
-        f"{answers:,} answers for the vectors, about {steered:,} steered texts in the sweep with controls, and more "
-        "for selection, claims, baselines and heads. A study that was stopped goes on where it was."
-    )
+CLAIM_DOSES = (0.25, 0.5, 1.0, 2.0)  # in breaking alphas, averaged over emotions
 
 
-def _check(emotions: Sequence[str], judges: Sequence[Any], alphas: Sequence[float], methods: Sequence[str]) -> None:
+def _questions(queries: pd.DataFrame | str | None, plan: Plan) -> list[pd.DataFrame]:
+    """Questions to extract, to choose and to report with, and such as evoke an emotion themselves."""
+    n_extract, n_choose, n_report = plan.n_queries
+    if queries is not None:
+        table = queries if isinstance(queries, pd.DataFrame) else load_queries(queries)
+        return [*selection.split_queries(table, plan.n_queries), table.head(0)]
+    heldout = load_queries("general", split="heldout")
+    evoking = heldout[heldout["emotion"] != NEUTRAL]
+    return [
+        load_queries("general", split="train", n=n_extract),
+        load_queries("everyday", split="train", n=n_choose),
+        load_queries("everyday", split="heldout", n=n_report),
+        spread(evoking).head(plan.n_evoking),
+    ]
+
+
+def _wording(model: Model, queries: pd.DataFrame, emotions: Sequence[str], judge: Any, out: Path) -> dict:
+    """The wording of the instruction that this model follows best, kept in `wording.json`."""
+    path = out / "wording.json"
+    of = {"fingerprint": model.fingerprint, "emotions": list(emotions), "queries": digest(list(queries["query"]))}
+    if path.exists() and (found := read_json(path, "remove it, and it is chosen again")).get("of") == of:
+        return found
+    choice = choose_wording(model, queries, emotions, judges=judge)
+    rows = choice.chosen.itertuples()
+    following = {row.emotion: [round(float(x), 4) for x in (row.following, row.lo, row.hi)] for row in rows}
+    told = {"name": choice.wording, "following": following, "not_followed": list(choice.not_followed)}
+    found = {"of": of, "templates": choice.templates, **told, "sentence": str(choice)}
+    write_json(path, found)
+    return found
+
+
+def _check(emotions: Sequence[str], judges: Sequence[Any], methods: Sequence[str]) -> None:
     """EmolabError for what would be found out only after hours."""
     need_texts("emotions", emotions, filled=True)
-    need_numbers("alphas", alphas)
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
         raise EmolabError(f"unknown method {unknown[0]!r}; expected some of {', '.join(METHODS)}")
@@ -224,7 +321,6 @@ def _vectors(model: Model, responses: pd.DataFrame, out: Path, progress: bool, c
         vectors = EmotionVectors.load(path)
         if (
             vectors.meta.get("corpus_hash") == corpus_hash(responses)
-            and vectors.meta.get("token_rule") == "response"
             and vectors.meta.get("fingerprint") == model.fingerprint
         ):
             return vectors

@@ -23,9 +23,9 @@ SAMPLED = 2  # queries shown at every dose
 LIMITS = (
     "A judge reads texts; it measures no feelings, neither of models nor of people. Its probabilities are a scale.",
     "Greedy text shows one answer a prompt. Intervals are over queries, not over samples of one query.",
-    "Steering adds the whole shift of every chosen layer on top of what earlier layers pass on: doses of different "
-    "models or settings do not compare.",
-    "Perplexity is the model's own and rewards loops; compression and distinct pairs stand beside it for that reason.",
+    "Doses are in units of the breaking alpha, at which next-token predictions on unsteered answers to training "
+    "questions move by one nat at the worst 5 % of tokens. It is a yardstick of disturbance, not of quality.",
+    "Perplexity is the model's own and rewards loops; repetition and compression stand beside it for that reason.",
 )
 
 
@@ -60,6 +60,8 @@ def write_report(out: str | Path) -> Path:
         claims=summary.get("claims", {}),
         methods=methods,
         where=_where(summary),
+        following=(summary.get("wording") or {}).get("sentence"),
+        evoking=_evoking(summary),
         figures={name: _figure(out / "figures", entry) for name, entry in figures.items()},
         samples=_samples(scored, summary),
         samples_note=f"{SAMPLED} queries drawn with seed {summary['seed']}, not picked; every emotion at every dose.",
@@ -91,11 +93,24 @@ def _headline(summary: Mapping[str, Any]) -> pd.DataFrame:
                 "unsteered": cell["unsteered_share"],
                 "instructed": summary["instruction_following"][emotion],
                 "adherence / unsteered": cell["adherence_ratio"],
+                "repetition": cell["repetition"],
+                "names the emotion": cell["named_share"],
+                "refuses": cell["refusal_share"],
                 "perplexity / instructed": cell["perplexity_ratio"],
                 "collapse dose α*": summary.get("collapse", {}).get(emotion, {}).get("alpha_star"),
             }
         )
     return pd.DataFrame(rows).astype(object)
+
+
+def _evoking(summary: Mapping[str, Any]) -> pd.DataFrame | None:
+    if not summary.get("evoking"):
+        return None
+    rows = [{"steered to": emotion, **cell} for emotion, cell in summary["evoking"].items()]
+    names = {"target": "shows the target", "own": "shows the question's own", "n": "answers"}
+    names |= {"target_unsteered": "target, unsteered", "own_unsteered": "own, unsteered"}
+    names |= {"target_random": "target, random direction"}
+    return pd.DataFrame(rows).rename(columns=names).astype(object)
 
 
 def _methods(summary: Mapping[str, Any]) -> pd.DataFrame | None:

@@ -11,11 +11,13 @@ import pandas as pd
 
 from emolab.dose_response import collapse, dose_table, trend, wrong_way
 from emolab.emotions import NEUTRAL
+from emolab.experiments import sweep
 from emolab.generation import generate
 from emolab.models import Model, render_prompts
-from emolab.scoring import target_share
+from emolab.scoring import score, target_share
 from emolab.stats import clusters_of, interval
 from emolab.storage import digest, read_table, write_table
+from emolab.vectors import EmotionVectors
 from emolab.writing import Writing
 
 INTENSITIES = {"a little": "a little", "plain": None, "great": "great"}
@@ -105,6 +107,43 @@ def intensity(
     return {emotion: {label: _rounded(means[emotion, label]) for label in INTENSITIES} for emotion in emotions}
 
 
+def turned(
+    model: Model,
+    vectors: EmotionVectors,
+    queries: pd.DataFrame,
+    setting: dict[str, Any],
+    best: dict[str, float],
+    judge: Any,
+    out: Path,
+    write: dict[str, Any],
+) -> dict[str, dict[str, float | int | None]]:
+    """Questions that evoke another emotion than the one steered to: which of the two do the answers show?
+
+    By emotion steered to: `target` and `own`, the shares of answers with the steered emotion and with the question's
+    own on top, at the frozen dose; `target_unsteered`, `own_unsteered`, `target_random` beside them; n answers.
+    """
+    found = {}
+    for number, (emotion, alpha) in enumerate(best.items()):
+        asked = queries[queries["emotion"] != emotion]
+        evoked = asked.set_index("query_id")["emotion"]
+        grid = {name: [value] for name, value in setting.items()}
+        options = {"emotions": [emotion], "controls": ("random",), "grid": grid, "out": out / str(number)}
+        table = score(sweep(model, vectors, asked, alphas=(0.0, alpha), **options, **write), judges=judge)
+        own = table["top"] == table["query_id"].map(evoked)
+        hit, steered = table["top"] == emotion, table["alpha"] != 0
+        plain, random = ~steered, steered & (table["control"] == "random")
+        steered &= table["control"] == "none"
+        found[emotion] = {
+            "target": _rounded(hit[steered].mean()),
+            "own": _rounded(own[steered].mean()),
+            "target_unsteered": _rounded(hit[plain].mean()),
+            "own_unsteered": _rounded(own[plain].mean()),
+            "target_random": _rounded(hit[random].mean()),
+            "n": int(steered.sum()),
+        }
+    return found
+
+
 def cell(scored: pd.DataFrame, emotion: str, alpha: float, control: str = "none") -> pd.DataFrame:
     """The rows of one emotion, dose and control."""
     return scored[(scored["emotion"] == emotion) & (scored["alpha"] == alpha) & (scored["control"] == control)]
@@ -124,6 +163,11 @@ def _at_dose(scored: pd.DataFrame, instructed: pd.DataFrame, emotion: str, alpha
         "shuffled_share": _rounded(target_share(cell(scored, emotion, alpha, "shuffled"))),
         "adherence_ratio": _ratio(steered["adherence"].mean(), plain["adherence"].mean()),
         "perplexity_ratio": _ratio(*perplexities),
+        "repetition": _rounded(steered["repetition"].mean()),
+        "named_share": _rounded(steered["named"].mean()),
+        "named_share_instructed": _rounded(instructed["named"].mean()),
+        "refusal_share": _rounded(steered["refusal"].mean()),
+        "refusal_share_unsteered": _rounded(plain["refusal"].mean()),
         "n": len(steered),
     }
 

@@ -13,10 +13,15 @@ from ..claims import Claim
 from ..errors import EmolabError, FileError
 from ..storage import read_json, user_path
 from .baselines import tradeoff
+from .causal import ablation_curve, head_forest
 from .claims import claim_additive, claim_linear, claim_monotone, claim_preservation
+from .curves import probe_curve, reliability_curve
 from .effects import effect_forest, wrong_way
 from .geometry import cosine_by_layer, norms
+from .heads import head_map
 from .judges import judge_agreement
+from .maps import cosine_grid, layer_map
+from .points import response_map
 from .save import save_figure
 from .scores import dose_response, instruction_following
 
@@ -86,6 +91,21 @@ def run_figures(out: str | Path) -> list[Path]:
         "One line a pair of emotions, for whole vectors and for their specific part.",
     )
     save(
+        cosine_grid(vectors, site=setting["site"], part="specific"),
+        "cosine_grid",
+        f"Cosine between the specific parts of the emotion vectors of {name} at {setting['site']}, layer by layer.",
+        "Heat maps of cosines between emotions, at layers spread over the model.",
+    )
+    save(
+        layer_map(vectors, part="specific"),
+        "layer_map",
+        f"Cosine of each emotion's specific part with itself at other layers; {name}, residual stream.",
+        "One heat map an emotion, layer by layer.",
+    )
+    for figure, drawing in _where(out).items():
+        fig, caption, alt = drawing
+        save(fig, figure, f"{caption}; {name}.", alt)
+    save(
         instruction_following(answers, **marks),
         "instruction_following",
         f"What the judge reads in the answers of {name} to each instruction, held-out queries.",
@@ -133,6 +153,47 @@ def run_figures(out: str | Path) -> list[Path]:
             f"Curves of {len(summary['baselines'])} methods; the dose chosen for each is marked.",
         )
     return drawn
+
+
+def _where(out: Path) -> dict[str, tuple]:
+    """{figure: (Figure, caption, alt)} of geometry and heads, as far as the study measured them."""
+    found = {}
+    if all((out / "geometry" / f"{table}.parquet").exists() for table in ("points", "maps", "probe", "words")):
+        tables = {path.stem: _table(path) for path in (out / "geometry").glob("*.parquet")}
+        found["response_map"] = (
+            response_map(tables["points"], tables["maps"]),
+            "Answers as points, PCA above UMAP, at four layers",
+            "Maps of answers, coloured by condition.",
+        )
+        found["probe"] = (
+            probe_curve(tables["probe"], words=tables["words"]),
+            "Accuracy of probes on held-out answers by layer, beside the words alone and chance",
+            "Probe accuracy by layer beside the accuracy of a probe that sees the words alone.",
+        )
+        halves = {"whole": tables["split_half"], "specific": tables["split_half_specific"]}
+        found["reliability"] = (
+            reliability_curve(halves),
+            "Cosine between vectors from two halves of the questions, by layer, beside shuffled labels",
+            "Split-half cosine by layer for whole vectors and their specific parts.",
+        )
+    if (out / "heads.parquet").exists() and (out / "ablation.parquet").exists():
+        effects, curve = _table(out / "heads.parquet"), _table(out / "ablation.parquet")
+        found["head_map"] = (
+            head_map(effects, "attribution"),
+            "Attribution of every head: the first-order estimate by which heads are screened",
+            "Layers by heads, one map an emotion.",
+        )
+        found["head_effects"] = (
+            head_forest(effects, top=6),
+            "Effect of patching single heads, the largest of those screened, beside random directions",
+            "The largest effects of single heads with their intervals.",
+        )
+        found["ablation"] = (
+            ablation_curve(curve),
+            "Emotion kept against the number of heads ablated: ranked heads beside random ones",
+            "Emotion kept as heads are ablated, for ranked and random heads.",
+        )
+    return found
 
 
 def read_summary(out: str | Path) -> dict:
