@@ -35,6 +35,7 @@ _PUBLIC = {
     "load_queries": "queries",
     "load_ratings": "texts",
     "load_texts": "texts",
+    "load_vectors": "vectors",
     "pull_run": "hub",
     "push_run": "hub",
     "response_means": "activations",

@@ -285,6 +285,30 @@ class EmotionVectors:
         return EmotionVectors(data, emotions, self.resid_norm, meta, self.means)
 
 
+SHIPPED = Path(__file__).parent / "data" / "vectors"
+
+
+def load_vectors(name: str | Path = "smollm2") -> EmotionVectors:
+    """Vectors that come with the package, for a first steering in seconds; or those of a file.
+
+    >>> vectors = emolab.load_vectors("smollm2")
+    >>> emolab.generate(model, "How was your day?", steering=emolab.Steering(vectors, {"joy": 4.0}, site="attn",
+    ...     layers="late"))
+
+    "smollm2": the five default emotions at sites resid and attn, of the default model (docs/model.md says from which
+    texts, and why these). They carry the alphas at which text breaks in the usual settings, so that unit="breaking"
+    works, and no response means: a control from shuffled labels needs vectors of your own. Other weights refuse them.
+    Raises EmolabError for a name that is neither bundled nor a file.
+    """
+    path = SHIPPED / f"{name}.safetensors"
+    if path.is_file():
+        return EmotionVectors.load(path)
+    if not Path(name).expanduser().is_file():
+        known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.safetensors")))
+        raise EmolabError(f"no vectors {str(name)!r}; bundled are {known}, or give the path of a file that save() wrote")
+    return EmotionVectors.load(Path(name).expanduser())
+
+
 @alone
 def extract_vectors(
     model: Model,
