@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--queries", help="bundled set or JSON file with splits (default: general)")
     sub.set_defaults(dtype=None)  # float32, or with --quick "auto"
     sub.add_argument("--quick", action="store_true", help="five minutes: fewer questions, no claims or baselines")
-    sub.add_argument("--n-queries", type=int, nargs=3, metavar=("EXTRACT", "CHOOSE", "REPORT"), help="questions of each")
+    sub.add_argument("--n-queries", type=int, nargs=3, metavar=("EXTRACT", "CHOOSE", "REPORT"), help="questions")
     sub.add_argument("--emotions", nargs="+", help="default: anger disgust fear joy sadness")
     sub.add_argument("--methods", nargs="*", help="baselines to compare with; none after the option: no comparison")
     sub.add_argument("--cluster", metavar="ADDRESS", help=cluster)

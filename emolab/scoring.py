@@ -157,7 +157,14 @@ def _modelled(
 
 
 def kept_score(
-    table: pd.DataFrame, path: Path, *, judges: Any, model: Model, client: Client | None, progress: bool = True
+    table: pd.DataFrame,
+    path: Path,
+    *,
+    judges: Any,
+    model: Model,
+    templates: dict[str, str] | None = None,
+    client: Client | None = None,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """`score`, kept in a file and read from it while table, judges and model are the same; continued block by block.
 
@@ -166,14 +173,14 @@ def kept_score(
     judged = [] if judges is None else [judges] if callable(judges) else list(judges)
 
     def settings(rows: pd.DataFrame) -> dict:
-        of = [model.fingerprint, stable(judged), *rows.columns, *rows.astype(str).to_numpy().ravel()]
+        of = [model.fingerprint, stable(judged), stable(templates or {}), *rows.columns, *rows.astype(str).to_numpy().ravel()]
         return {**table.attrs.get("emolab", {}), "scored": digest(of)}
 
     def make() -> pd.DataFrame:
         parts = []
         blocks = tqdm(_blocks(table), desc="scores", unit="block", disable=not progress)
         for number, rows in enumerate(blocks):
-            part = partial(score, rows, judges=judges, model=model, client=client)
+            part = partial(score, rows, judges=judges, model=model, templates=templates, client=client)
             parts.append(kept(path.with_name(f".{path.stem}_{number}.parquet"), settings(rows), part))
         return pd.concat(parts, ignore_index=True).__finalize__(parts[0])
 

@@ -305,7 +305,7 @@ def load_vectors(name: str | Path = "smollm2") -> EmotionVectors:
         return EmotionVectors.load(path)
     if not Path(name).expanduser().is_file():
         known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.safetensors")))
-        raise EmolabError(f"no vectors {str(name)!r}; bundled are {known}, or give the path of a file that save() wrote")
+        raise EmolabError(f"no vectors {str(name)!r}; bundled are {known}; or give the path of a saved file")
     return EmotionVectors.load(Path(name).expanduser())
 
 
