@@ -173,7 +173,8 @@ def kept_score(
     judged = [] if judges is None else [judges] if callable(judges) else list(judges)
 
     def settings(rows: pd.DataFrame) -> dict:
-        of = [model.fingerprint, stable(judged), stable(templates or {}), *rows.columns, *rows.astype(str).to_numpy().ravel()]
+        of = [model.fingerprint, stable(judged), stable(templates or {})]
+        of += [*rows.columns, *rows.astype(str).to_numpy().ravel()]
         return {**table.attrs.get("emolab", {}), "scored": digest(of)}
 
     def make() -> pd.DataFrame:
