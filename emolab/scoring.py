@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 # See `is_loop`.
-_LEAST_WORDS, _LOOP_REPETITION, _LOOP_COMPRESSION = 8, 0.5, 0.5
+_LEAST_WORDS, _LOOP_REPETITION = 8, 0.5
+_LEAST_BYTES, _LOOP_COMPRESSION = 24, 0.5
 _BLOCK = 1024  # rows that a killed `kept_score` may lose
 
 
@@ -312,12 +313,12 @@ def is_loop(text: str) -> bool:
     Either half of its words repeat one of the four before (of unsteered texts at most a fifth, of word soup .84 to .99
     do; this sees short circles), or it is half as large after zlib as prose of its length (this sees whole sentences
     that come back). Prose of n bytes is left with about .5 + 40 / n of them (measured: 100 bytes .87, 200 .72, 400 .62,
-    1,000 .55, and no text below .9 of that). Fewer than eight words are too few to tell.
+    1,000 .55, and no text below .9 of that). Fewer than eight words are too few to tell by the first, fewer than 24
+    bytes by the second.
     """
-    size = len(text.encode())
-    if len(words_of(text)) < _LEAST_WORDS:
-        return False
-    return repetition(text) >= _LOOP_REPETITION or compression(text) < _LOOP_COMPRESSION * (0.5 + 40 / size)
+    size, words = len(text.encode()), len(words_of(text))
+    again = words >= _LEAST_WORDS and repetition(text) >= _LOOP_REPETITION
+    return again or (size >= _LEAST_BYTES and compression(text) < _LOOP_COMPRESSION * (0.5 + 40 / size))
 
 
 def target_share(scored: pd.DataFrame, column: str = "top") -> float:

@@ -230,6 +230,9 @@ LOOPS = [  # as models of this size write when steered too far, and unsteered an
     "Anger can hurt people and anger can hurt people and anger can hurt people and anger can hurt people",
     "I'm not sure what to say. I'm not sure what to say. I'm not sure what to say. I'm not sure",
     "The weather is nice and joy joy joy joy, joy joy joy, joy joy joy joy!",
+    'Imm"""""""" home""""""""""""""""""""""""""""""""""""""""',
+    "I'm a day-dreamer, I'm a day-dreamer. I'm a day-dreamer. I'm a day-dreamer. I'm a day-dreamer. I'm",
+    "I hurt hurt hurt hurt hurt I hurt I hurt hurt my I hurt hurt",
     "我很高兴" * 10,
     "I am very sad today. " * 60,
 ]
