@@ -42,6 +42,13 @@ class Judge(FunctionJudge):
         return np.tile(np.linspace(0, 1, len(self.labels)), (len(texts), 1))
 
 
+def test_a_text_that_the_judge_cannot_read_has_no_bars():
+    from emolab.widgets.answers import answers
+
+    page = answers("", {"steered": "so", "plain": "😡"}, {"steered": {"joy": 1.0}, "plain": {"joy": np.nan}}, "")
+    assert page.count("unread") == 1 and page.count("inline-block;height") == 1 and "nan" not in page
+
+
 @pytest.fixture
 def vectors(tiny_llama):
     return random_vectors(tiny_llama, scale=0.5)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 from html import escape
 
+import numpy as np
+
 from ..emotions import styles
 from ..errors import EmolabError
+from ..judges import UNREAD
 from ..steering import Steering
 from ..writing import Writing
 from .page import FADED, LINE
@@ -45,6 +48,8 @@ def answers(code: str, texts: dict[str, str], judged: dict[str, dict[str, float]
 
 
 def _bars(probabilities: dict[str, float]) -> str:
+    if np.isnan(list(probabilities.values())).all():
+        return f"<i>{UNREAD}: this judge cannot read it</i>"
     looks, rows = styles(probabilities), []
     for label, p in probabilities.items():
         bar = f"display:inline-block;height:0.75em;width:{7 * p:.2f}em;background-color:{looks[label][0]}"
