@@ -18,12 +18,13 @@ from emolab.emotions import NEUTRAL
 from emolab.errors import EmolabError, need_model, need_number, need_texts, shown
 from emolab.judges import ask, default_judge, judges_of
 from emolab.queries import query_table
-from emolab.stats import clusters_of, interval
+from emolab.stats import clusters_of, interval, sign_flip
 from emolab.writing import Writing, need_writing
 
 if TYPE_CHECKING:
     from emolab.models import Model
 
+LEVEL = 0.05  # of the test whether an emotion is followed at all
 # How somebody is who has the emotion; of other labels, "full of awe".
 ADJECTIVES = {
     "anger": "furious",
@@ -81,9 +82,10 @@ class WordingChoice:
 
     wording     its name.
     templates   of it, for `collect_responses` and `sweep`; None where it is their default.
-    table       one row a wording and emotion: `wording, emotion, following, lo, hi, neutral, n`. following: share of
+    table       one row a wording and emotion: `wording, emotion, following, lo, hi, neutral, p, n`. following: share of
                 the answers under that emotion which the judge reads as it, with its 95 % interval over situations;
-                neutral: share of the neutral answers, worded alike, that it reads as that emotion anyway; n queries.
+                neutral: share of the neutral answers, worded alike, that it reads as that emotion anyway; p: that the
+                first is no larger than the second, query by query (`stats.sign_flip`); n queries.
     """
 
     wording: str
@@ -97,9 +99,12 @@ class WordingChoice:
 
     @property
     def not_followed(self) -> tuple[str, ...]:
-        """Emotions whose interval holds the share of neutral answers that are read as that emotion anyway."""
+        """Emotions that answers show no more often than neutral ones do, as far as these queries can tell (p > .05).
+
+        Five queries, each of its own situation, are the fewest that can tell.
+        """
         own = self.chosen
-        return tuple(own.loc[~(own["lo"] > own["neutral"]), "emotion"])
+        return tuple(own.loc[~(own["p"] <= LEVEL), "emotion"])
 
     def __str__(self) -> str:
         own, missed = self.chosen, self.chosen[self.chosen["emotion"].isin(self.not_followed)]
@@ -200,7 +205,9 @@ def _following(rows: pd.DataFrame, emotions: Sequence[str], situations: pd.Serie
         plain = own[own["condition"] == NEUTRAL]
         for emotion in emotions:
             told = own[own["condition"] == emotion]
-            hits = (told["top"] == emotion).astype(float).to_numpy()
-            lo, hi = interval(hits, clusters=situations.loc[told["query_id"]].to_numpy())
-            found.append((name, emotion, hits.mean(), lo, hi, float((plain["top"] == emotion).mean()), len(hits)))
-    return pd.DataFrame(found, columns=["wording", "emotion", "following", "lo", "hi", "neutral", "n"])
+            hits, anyway = ((of["top"] == emotion).to_numpy(float) for of in (told, plain))  # query by query
+            clusters = situations.loc[told["query_id"]].to_numpy()
+            lo, hi = interval(hits, clusters=clusters)
+            p = sign_flip(hits - anyway, clusters=clusters, alternative="greater")
+            found.append((name, emotion, hits.mean(), lo, hi, anyway.mean(), p, len(hits)))
+    return pd.DataFrame(found, columns=["wording", "emotion", "following", "lo", "hi", "neutral", "p", "n"])

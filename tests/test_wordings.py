@@ -48,14 +48,16 @@ def test_the_wording_that_is_followed_is_kept(tiny_llama, follows):
     choice = choose_wording(tiny_llama, QUERIES, EMOTIONS, wordings=tried, judges=JUDGE, writing=Writing(seed=3))
     assert choice.wording == "instruction, noun" and choice.templates == templates_of("instruction, noun", EMOTIONS)
     table = choice.table.set_index(["wording", "emotion"])
-    assert list(choice.table.columns) == ["wording", "emotion", "following", "lo", "hi", "neutral", "n"]
+    assert list(choice.table.columns) == ["wording", "emotion", "following", "lo", "hi", "neutral", "p", "n"]
     assert len(table) == 3 * 2 and (table["n"] == 6).all() and (table["neutral"] == 0).all()
     assert table["following"].to_dict() == {
         (w, e): {"joy": 1.0, "awe": 0.5}[e] if w == "instruction, noun" else 0.0 for w in tried for e in EMOTIONS
     }
     assert tuple(table.loc[("instruction, noun", "awe"), ["lo", "hi"]]) == interval([1, 0, 1, 0, 1, 0])
-    assert choice.not_followed == () and str(choice).endswith("75% of the answers to 6 training questions show what "
-                                                              "was asked for. Every emotion is followed.")  # fmt: skip
+    assert table.loc["instruction, noun"]["p"].to_dict() == {"joy": 2**-6, "awe": 2**-3}
+    assert choice.not_followed == ("awe",), "three of six may be chance"
+    told = "75% of the answers to 6 training questions show what was asked for. Not followed: awe (50% [19%, 81%], of"
+    assert told in str(choice)
     prompts, options = follows[0]
     assert len(follows) == 1 and len(set(prompts)) == len(prompts) == 3 * 2 * 6 + 3 * 6, "equal prompts once"
     assert options == {"raw": True, "max_new_tokens": 60, "writing": Writing(seed=3)}
@@ -68,6 +70,11 @@ def test_what_is_not_followed_is_said(tiny_llama, follows):
     gloomy = FunctionJudge(lambda texts: np.eye(3)[[0] * len(texts)], (*EMOTIONS, "neutral"))  # all is joy to it
     choice = choose_wording(tiny_llama, QUERIES, EMOTIONS, wordings="instruction, noun", judges=gloomy)
     assert choice.not_followed == EMOTIONS, "neutral answers are read as joy as often"
+
+
+def test_what_is_followed_is_said(tiny_llama, follows):
+    choice = choose_wording(tiny_llama, QUERIES, "joy", wordings="instruction, noun", judges=JUDGE)
+    assert choice.not_followed == () and str(choice).endswith("asked for. Every emotion is followed.")
 
 
 def test_templates_of_a_choice_go_on(tiny_llama):
