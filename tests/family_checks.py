@@ -243,7 +243,8 @@ def chat_template_is_applied_once(case: Case) -> str:
         options |= {"chat_template": template, "enable_thinking": False, "return_dict": False}
         return tok.apply_chat_template(chat, add_generation_prompt=True, **options)
 
-    assert ids == [theirs(("user", q)) for q in QUERIES]
+    final = "<|channel|>final<|message|>" if case.name == "gpt-oss" else ""  # else it reasons first
+    assert ids == [theirs(("user", q)) + tok(final, add_special_tokens=False).input_ids for q in QUERIES]
     if tok.bos_token_id not in (None, tok.eos_token_id):  # Granite's one token ends its turns, too
         assert all(tok.bos_token_id not in row[1:] for row in ids)
     own = [theirs(("user", f"Answer with joy. {q}"), tokenize=False) for q in QUERIES]
@@ -255,7 +256,7 @@ def chat_template_is_applied_once(case: Case) -> str:
     if "You are " in case.prompts["neutral"][0] and "You are " not in system[0]:  # Qwen, Granite
         assert case.prompts["joy"] == own
         return "e"
-    assert case.prompts["joy"] == system
+    assert case.prompts["joy"] == [prompt + final for prompt in system]
     return "yes"
 
 
