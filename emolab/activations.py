@@ -30,7 +30,7 @@ from emolab.models import SITES, Model
 from emolab.passes import attention_kind, batch_means, check_heads
 from emolab.progress import tqdm
 from emolab.prompts import warn_of_control_tokens
-from emolab.sites import check_bridge, head_weights
+from emolab.sites import bridge_has_hooks, check_bridge, head_weights
 from emolab.sites import output_weights as output_weights  # part of this module for its users
 from emolab.storage import digest, provenance, read_tensors, user_path, write_tensors
 from emolab.token_rule import TokenRule, counted_tokens, prompt_and_text_lengths, rule_name
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 FORMAT = "emolab-response-means-1"
+MEANS_FILE = "response_means.safetensors"
 
 
 @dataclasses.dataclass(eq=False)
@@ -135,7 +136,8 @@ def response_means(
             or a function that takes a text's tokens (list[str], white space before them included) and returns True or
             False for each. Position 0 of a sequence never counts. Kept as `meta["token_rule"]`.
         batch_size: default by the number of padded tokens.
-        out: a folder; `response_means.safetensors` is written into it (see `ResponseMeans.load`).
+        out: a folder; `response_means.safetensors` is written into it (see `ResponseMeans.load`), and read from it
+            where it holds these means already: of the same model, responses, prompts and token rule.
         client: of a Dask cluster, whose workers then run the same batches (`emolab.cluster`).
 
     Raises:
@@ -153,6 +155,7 @@ def response_means(
     meta = {
         **provenance(model),
         "attention": attention_kind(model, wanted),
+        "hooked": _hooked(model),
         "token_rule": rule_name(tokens),
         "corpus_hash": corpus_hash(responses),
     }
@@ -165,6 +168,12 @@ def response_means(
     _need_room(model, responses, totals)
     responses, counted = counted_tokens(model, responses, tokens)
     totals = [totals[row] for row in responses.index]
+    index = responses[["query_id", "emotion", "condition"]].assign(n_tokens=[int(x.sum()) for x in counted])
+    index = index.reset_index(drop=True)
+    if out is not None and isinstance(tokens, str) and not meta["hooked"]:  # what a function or a hook does is unknown
+        found = _kept(user_path(out), index, meta, sites)
+        if found is not None:
+            return found
     result: dict[str, np.ndarray] = {}
     scratch: dict[torch.device, Tensor] = {}
     with tqdm(total=len(responses), desc="activations", unit="text", disable=not progress) as bar:
@@ -193,12 +202,29 @@ def response_means(
 
     if "head" in sites:
         check_heads(model, result["head"], result["attn"])
-    index = responses[["query_id", "emotion", "condition"]].assign(n_tokens=[int(x.sum()) for x in counted])
-    index = index.reset_index(drop=True)
     means = ResponseMeans(index, {site: result[site] for site in sites}, result["resid_norm"], meta)
     if out is not None:
-        means.save(user_path(out) / "response_means.safetensors")
+        means.save(user_path(out) / MEANS_FILE)
     return means
+
+
+def _hooked(model: Model) -> bool:
+    """Whether hooks may change what the model computes, those of `steered` or a user's; the output head has our own."""
+    modules = (module for module in model.hf.modules() if module is not model.hf.get_output_embeddings())
+    return bridge_has_hooks(model) or any(m._forward_hooks or m._forward_pre_hooks for m in modules)
+
+
+def _kept(out: Path, index: pd.DataFrame, meta: dict, sites: Sequence[str]) -> ResponseMeans | None:
+    """The means that a folder holds, if they are those that would be measured; a damaged file is made again."""
+    try:
+        found = ResponseMeans.load(out / MEANS_FILE)
+    except FileError:
+        return None
+    if not found.index.equals(index) or any(found.meta.get(key) != value for key, value in meta.items()):
+        return None
+    if not set(sites) <= set(found.sites):
+        return None
+    return ResponseMeans(found.index, {site: found.means[site] for site in sites}, found.resid_norm, found.meta)
 
 
 def check_sites(sites: Sequence[str]) -> tuple[str, ...]:

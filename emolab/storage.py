@@ -119,7 +119,7 @@ def write_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], meta:
     from safetensors.torch import save_file
 
     text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in meta.items()}
-    coded = ",".join(key for key, value in meta.items() if not isinstance(value, str))
+    coded = ",".join(sorted(key for key, value in meta.items() if not isinstance(value, str)))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic(path) as temporary:
         try:

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from emolab.activations import ResponseMeans, check_sites, corpus_hash, output_weights, response_means
+from emolab.activations import MEANS_FILE, ResponseMeans, check_sites, corpus_hash, output_weights, response_means
 from emolab.contrasts import contrast_weights as contrast_weights  # other modules take it from here
 from emolab.contrasts import mean_differences
 from emolab.errors import EmolabError, FileError, MismatchError, is_text, need_number, shown
@@ -34,7 +34,6 @@ from emolab.storage import read_tensors, user_path, write_tensors
 from emolab.token_rule import TokenRule, rule_name
 
 FORMAT = "emolab-vectors-1"
-MEANS_FILE = "response_means.safetensors"
 SHARED = ("shared",)  # the label of the part that all emotions share
 
 
@@ -330,7 +329,8 @@ def extract_vectors(
         tokens: which tokens of a text count: "response" (all), "last", "from:8" (from the eighth on) or a function; see
             `response_means`. Position 0 of a sequence never counts.
         means: from `response_means` of the same responses: then there is no forward pass, and `responses` may be None.
-        out: a folder, into which `vectors.safetensors` and `response_means.safetensors` are written.
+        out: a folder, into which `vectors.safetensors` and `response_means.safetensors` are written; means that it
+            holds already, of the same model, responses and tokens, are read and not measured again.
 
     Raises:
         EmolabError: no neutral or no emotional responses; `means` of another model, other responses, another token
@@ -338,11 +338,13 @@ def extract_vectors(
 
     >>> vectors = emolab.extract_vectors(model, responses, sites=("resid",), out="runs/x")
     """
-    sites, rule = check_sites(sites), rule_name(tokens)
+    sites, rule, given = check_sites(sites), rule_name(tokens), means is not None
     if means is None:
         if responses is None:
             raise EmolabError("extract_vectors needs responses or means")
-        means = response_means(model, responses, sites=sites, tokens=tokens, batch_size=batch_size, progress=progress)
+        means = response_means(
+            model, responses, sites=sites, tokens=tokens, batch_size=batch_size, out=out, progress=progress
+        )
     elif not isinstance(means, ResponseMeans):
         raise EmolabError(f"means are {type(means).__name__} {shown(means)}; expected ResponseMeans")
     elif means.meta.get("fingerprint") != model.fingerprint:
@@ -362,7 +364,8 @@ def extract_vectors(
     W_O = output_weights(model) if "head" in sites else None
     vectors = vectors_from_means(means, W_O=W_O, sites=sites)
     if out is not None:
-        means.save(user_path(out) / MEANS_FILE)
+        if given:
+            means.save(user_path(out) / MEANS_FILE)
         vectors.save(user_path(out) / "vectors.safetensors")
     return vectors
 

@@ -4,11 +4,14 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from emolab import activations
 from emolab.activations import ResponseMeans, output_weights, response_means
 from emolab.emotions import EMOTIONS
 from emolab.errors import EmolabError
 from emolab.models import load_model
+from emolab.passes import batch_means as passes_of
 from emolab.responses import responses_from_texts
+from emolab.steering import Steering, steered
 from emolab.vectors import EmotionVectors, contrast_weights, extract_vectors, vectors_from_means
 from tests import tiny
 
@@ -339,3 +342,41 @@ def test_weights_of_the_output_projection_are_split_by_head(tiny_llama):
     for layer in range(tiny_llama.n_layers):
         whole = tiny_llama.hf.model.layers[layer].self_attn.o_proj.weight.T.double()
         assert torch.equal(W_O[layer].reshape(-1, tiny_llama.d_model), whole) and W_O.shape[2] == d_head
+
+
+def test_means_that_a_folder_holds_are_not_measured_again(tiny_llama, tmp_path, monkeypatch):
+    passes = []
+    monkeypatch.setattr(activations, "batch_means", lambda *a: passes.append(len(a[1])) or passes_of(*a))
+    call = lambda table=None, **o: extract_vectors(  # noqa: E731
+        tiny_llama, paired() if table is None else table, **{"sites": SITES, "out": tmp_path, "progress": False, **o}
+    )
+
+    def measured(**options) -> int:
+        passes.clear()
+        call(**options)
+        return sum(passes)
+
+    first = call()
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.suffix == ".safetensors"}
+    rows = len(first.means)
+    assert sum(passes) == rows and measured() == 0 == measured(sites=("attn",))
+    again = call()
+    assert all(torch.equal(again.get(site), first.get(site)) for site in SITES) and again.meta == first.meta
+    assert files == {name: (tmp_path / name).read_bytes() for name in files}
+    other = paired().assign(text=lambda t: t["text"] + " so")
+    every = lambda tokens: [True] * len(tokens)  # noqa: E731
+    for change in ({"tokens": "last"}, {"table": other}, {"out": tmp_path / "new"}, {"tokens": every}):
+        assert measured(**change) == rows
+    assert measured(tokens=every) == rows, "what a function does is not known from its name"
+    assert measured() == rows and measured() == 0
+    with steered(tiny_llama, Steering(first, {"joy": 2.0}, layers=[1], positions="all")):
+        assert measured() == rows, "the steered model's means are others"
+    assert measured() == rows
+    handle = tiny_llama.hf.model.layers[0].register_forward_hook(lambda module, args, output: None)
+    try:
+        assert measured() == rows
+    finally:
+        handle.remove()
+    (tmp_path / "response_means.safetensors").write_bytes(b"half")
+    assert measured() == rows and measured() == 0
+    assert measured(sites=("resid",)) == 0 == measured(), "the file keeps its sites"
