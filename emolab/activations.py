@@ -209,9 +209,12 @@ def response_means(
 
 
 def _hooked(model: Model) -> bool:
-    """Whether hooks may change what the model computes, those of `steered` or a user's; the output head has our own."""
-    modules = (module for module in model.hf.modules() if module is not model.hf.get_output_embeddings())
-    return bridge_has_hooks(model) or any(m._forward_hooks or m._forward_pre_hooks for m in modules)
+    """Whether hooks may change what the model computes: those of `steered`, or a user's own."""
+    hooks = (x for m in model.hf.modules() for x in (*m._forward_hooks.values(), *m._forward_pre_hooks.values()))
+    made_by = (getattr(hook, "__module__", None) or "" for hook in hooks)
+    # transformers leaves hooks that only look on; `load_model` puts one on the output head.
+    harmless = ("transformers.utils.output_capturing", "emolab.models")
+    return bridge_has_hooks(model) or any(name not in harmless for name in made_by)
 
 
 def _kept(out: Path, index: pd.DataFrame, meta: dict, sites: Sequence[str]) -> ResponseMeans | None:

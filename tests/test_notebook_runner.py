@@ -207,6 +207,14 @@ def test_elsewhere_verdicts_hold_and_numbers_lie_in_the_committed_intervals(
     assert main([str(path)]) == 0 and (path.read_bytes() == before) is not bool(what)
 
 
+def test_a_cell_that_computes_from_what_is_kept_is_exact_everywhere(tmp_path, monkeypatch, capsys):
+    path = write(tmp_path / "a.ipynb", COUNTED, tags=["exact"])
+    assert main([str(path)]) == 0
+    monkeypatch.setattr(notebooks, "processor", lambda: "one that nobody has")
+    monkeypatch.setenv("SAID", "So very glad.,0.61,0.50,0.72,rises")
+    assert main([str(path), "--check"]) == 1 and "committed 'I am'" in capsys.readouterr().out
+
+
 def test_a_notebook_that_was_never_executed_is_written(tmp_path):
     path = write(tmp_path / "a.ipynb", "1 + 1")
     assert main([str(path)]) == 0 and nbformat.read(path, as_version=4).cells[1].outputs
