@@ -60,7 +60,8 @@ def test_means_are_those_of_each_response_alone_without_padding(model):
     assert list(means.index["condition"]) == list(responses["condition"])
     for site in means.sites:
         singly = response_means(model, responses, batch_size=1, progress=False)
-        np.testing.assert_allclose(means.means[site], singly.means[site], rtol=1e-4, atol=1e-5)
+        # Each row in a batch of its own is rounded otherwise at every layer; 2e-5 was seen under other kernels.
+        np.testing.assert_allclose(means.means[site], singly.means[site], rtol=1e-4, atol=1e-4)
 
 
 def test_position_0_does_not_count(model):
