@@ -1,7 +1,8 @@
 """What heads look at while the model answers: the instruction, the emotion word, the query, its own emotional words.
 
->>> from emolab.attention import attention_summary
->>> attention_summary(model, responses, heads=[(3, 4), (5, 3)]).query("region == 'emotion word'")
+>>> from emolab.attention import attention_summary, emotion_tokens
+>>> words = emotion_tokens(model, others)                        # those typical of other texts than these
+>>> attention_summary(model, responses, heads=[(3, 4), (5, 3)], tokens=words).query("region == 'emotion word'")
 """
 
 from __future__ import annotations

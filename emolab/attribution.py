@@ -31,7 +31,7 @@ LEAST_Z, LEAST_PURITY = 1.96, 0.75
 def emotion_tokens(model: Model, responses: pd.DataFrame, *, n: int = 30) -> dict[str, list[int]]:
     """The model's own words for each emotion: token ids far more frequent under it than under all other conditions.
 
-    >>> tokens = emotion_tokens(model, responses)
+    >>> tokens = emotion_tokens(model, others)
     >>> model.tokenizer.convert_ids_to_tokens(tokens["joy"][:3])
 
     Weighted log-odds with an informative Dirichlet prior (Monroe et al. 2008): the n tokens with the largest z, above
@@ -157,7 +157,7 @@ def word_attribution(
 ) -> pd.DataFrame:
     """Direct logit attribution of vectors: how far each lifts the mean logit of its emotion's words on the direct path.
 
-    >>> word_attribution(model, vectors, emotion_tokens(model, responses))
+    >>> word_attribution(model, vectors, emotion_tokens(model, others))
 
     The final norm is held at the residual stream's typical length in the last layer (vectors.resid_norm), so that
     contributions of heads add up. Columns layer, (head,) emotion, logit: mean over the emotion's tokens, against the

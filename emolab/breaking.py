@@ -39,7 +39,7 @@ def find_breaking(
 
     >>> vectors = find_breaking(model, Steering(vectors, {"joy": 1.0}, site="attn"), training_queries)
     >>> vectors.meta["breaking"]
-    {'site=attn layers=0-29 part=whole op=add positions=generated': {'joy': 2.41}}
+    {'site=attn layers=0-29 part=whole op=add positions=generated': {'joy': 0...}}
 
     Text breaks where the next-token KL(steered || unsteered) at the worst 5 % of tokens is one nat, on the model's own
     unsteered answers to these queries: training questions, never those that a result is reported on. steering says

@@ -7,7 +7,7 @@ EV[e, l] = mean over queries of (activation under e - activation under neutral),
 >>> import emolab
 >>> vectors = emolab.extract_vectors(model, responses)
 >>> vectors.get("resid", emotion="joy", layer=3).shape
-torch.Size([192])
+torch.Size([576])
 >>> joyful = 0.5 * vectors.part("specific") + vectors.part("shared")
 >>> vectors.save("ev.safetensors")
 """
@@ -117,7 +117,7 @@ class EmotionVectors:
         A negative layer or head counts from the end. Raises EmolabError for what these vectors do not hold.
 
         >>> vectors.get("resid").shape, vectors.get("head", emotion="joy", layer=0, head=2).shape
-        (torch.Size([5, 6, 192]), torch.Size([192]))
+        (torch.Size([5, 30, 576]), torch.Size([576]))
         """
         if site not in self.data:
             raise EmolabError(f"these vectors hold no site {site!r}, but {', '.join(self.sites)}; extract with sites=")

@@ -26,7 +26,7 @@ _COLORS = {
 def attention_bars(table: pd.DataFrame, *, emotion: str | None = None, model=None, seed=None):
     """Where each head's attention goes while the model answers, as stacked shares, and even attention beside them.
 
-    >>> fig = attention_bars(attention_summary(model, responses, heads=[(3, 4)]))
+    >>> fig = attention_bars(attention_summary(model, responses, heads=[(3, 4)], tokens=emotion_tokens(model, others)))
 
     table: from `emolab.attention.attention_summary`. emotion: one of its emotions; default their mean.
     """
