@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from emolab.activations import ResponseMeans, corpus_hash, response_means
+from emolab.attribution import emotion_tokens
 from emolab.causal import ablation_curve, head_effects
 from emolab.embedding import embed, embed_scores
 from emolab.errors import EmolabError, FileError, MismatchError, ResourceError
@@ -21,6 +23,7 @@ from emolab.reliability import probe_accuracy, split_half, word_accuracy
 from emolab.sites import site_layers
 from emolab.storage import digest, kept, stable
 from emolab.vectors import EmotionVectors
+from emolab.wordings import ADJECTIVES
 
 # How many heads and questions: for five emotions on a model of 135M parameters and two cores, four minutes, or one.
 HEADS = {"effects": {"screen": 20, "n_queries": 10}, "curve": {"n_queries": 4, "n_random": 2, "max_new_tokens": 40}}
@@ -116,6 +119,7 @@ def analyse(
         sizes = QUICK_HEADS if quick else HEADS
         options = {"seed": seed, "progress": progress, "client": client}
         given = {**of, "seed": seed, "judge": stable(judge), "sizes": stable(sizes)}
+        options["words"] = _words(model, responses, vectors.emotions)
         make = partial(head_effects, model, vectors, responses, test="patch", **sizes["effects"], **options)
         effects = kept(out / "heads.parquet", given, make)
         options |= sizes["curve"]
@@ -136,6 +140,15 @@ def analyse(
             if progress:
                 print(f"{name} not measured: {error}")
     return found
+
+
+def _words(model: Model, responses: pd.DataFrame, emotions: Sequence[str]) -> dict[str, list[str]] | None:
+    """None: the words typical of each emotion. Where an emotion has none, plain names for all, so that they compare."""
+    try:
+        emotion_tokens(model, responses)
+    except EmolabError:
+        return {emotion: [emotion, ADJECTIVES.get(emotion, emotion)] for emotion in emotions}
+    return None
 
 
 def _without_nan(value: Any) -> Any:

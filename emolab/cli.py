@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         "study", _study, "everything: responses, vectors, doses with controls, figures, summary.json", out="runs/study"
     )
     sub.add_argument("--queries", help="bundled set or JSON file with splits (default: general)")
-    sub.set_defaults(dtype=None)  # float32, or with --quick "auto"
+    sub.set_defaults(dtype=None)  # float32, or with --quick bfloat16 where that is fast
     sub.add_argument("--quick", action="store_true", help="five minutes: fewer questions, no claims or baselines")
     sub.add_argument("--n-queries", type=int, nargs=3, metavar=("EXTRACT", "CHOOSE", "REPORT"), help="questions")
     sub.add_argument("--emotions", nargs="+", help="default: anger disgust fear joy sadness")
@@ -170,7 +170,7 @@ def _study(a: argparse.Namespace) -> None:
     if a.methods is not None:
         plan = replace(plan, methods=tuple(a.methods))
     with connected(a.cluster) as client:
-        model = load_model(a.model, dtype=a.dtype or ("auto" if a.quick else "float32"))
+        model = a.model if a.dtype is None else load_model(a.model, dtype=a.dtype)
         emotions = a.emotions or EMOTIONS
         study(model, out=a.out, queries=a.queries, emotions=emotions, plan=plan, seed=a.seed, client=client)
 

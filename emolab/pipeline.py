@@ -30,6 +30,7 @@ from emolab.judges import BlindJudge, default_judge, judges_of
 from emolab.models import Model, load_model
 from emolab.pace import expect, measure_pace, overview
 from emolab.plot.run import run_figures
+from emolab.pretrained import fast_bfloat16
 from emolab.queries import load_queries, spread
 from emolab.report import write_report
 from emolab.responses import collect_responses
@@ -87,8 +88,7 @@ class Plan:
 
 FULL = Plan()
 QUICK = Plan(
-    n_queries=(24, 6, 8), n_evoking=0, max_new_tokens=40, search=selection.QUICK, wordings=False, n_claims=0,
-    methods=(), quick=True,
+    n_queries=(36, 8, 8), n_evoking=0, max_new_tokens=40, search=selection.QUICK, n_claims=0, methods=(), quick=True
 )  # fmt: skip
 
 
@@ -120,7 +120,7 @@ def study(
         judges: the first one is reported, the others are read beside it. Default: `default_judge`, and the same blind
             to the names of emotions. Settings and doses are chosen by the first one, made blind.
         quick: five minutes on two cores for the default model, with bfloat16 where that is fast: dose-response with its
-            controls, maps, heads and report, without claims, baselines and wordings.
+            controls, maps, heads and report, without claims and baselines.
         plan: how much is asked; default FULL, or QUICK.
         client: of a Dask cluster, whose workers then do the long stages, with the same result (`emolab.cluster`):
             responses, vectors, sweep, scores, heads.
@@ -142,7 +142,7 @@ def study(
         return _stage(name, timings, progress)
 
     with stage("load"):
-        model = load_model(model, dtype="auto" if plan.quick else "float32")
+        model = load_model(model, dtype="bfloat16" if plan.quick and fast_bfloat16() else "float32")
         check_client(model, client)
         extract, choosing, report, evoking = _questions(queries, plan)
         judges = [default_judge(emotions), BlindJudge(default_judge(emotions))] if judges is None else judges_of(judges)

@@ -78,7 +78,7 @@ class Search:
         return total + n * n_emotions * len(self.doses) * n_queries
 
 
-QUICK = Search(windows=("all", "late"), rounds=(Round(3, (0.75, 1.5), 1),))
+QUICK = Search(windows=("all", "late"), rounds=(Round(4, (1.0, 1.75), 1),))
 
 
 def _windows(window: str, n_layers: int) -> list[Any]:

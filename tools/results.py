@@ -1,0 +1,154 @@
+"""What vectors of three sources do on the default model: the table of docs/results.md and of the README.
+
+    python -m tools.results [--out runs/results]        # about ten minutes on two cores; goes on where it was stopped
+
+For each source of vectors (the model's own answers, written texts, frames around an emotion word) and each part (whole,
+specific): setting and doses are chosen on training questions by a judge that does not see the names of emotions
+(`emolab.selection`), and what they do is read on held-out questions that evoke nothing, beside random directions,
+shuffled labels and the instruction. Nothing here is drawn at random but the controls, by their seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pandas as pd
+
+import emolab
+from emolab import EMOTIONS, Steering
+from emolab.judges import BlindJudge, EmbeddingJudge
+from emolab.pretrained import fast_bfloat16
+from emolab.scoring import kept_score
+from emolab.selection import Round, Search, select
+from emolab.storage import write_json
+from emolab.summary import summarise, turned
+from emolab.wordings import templates_of
+from tools.ship_vectors import WORDING, vectors_from
+
+ROOT = Path(__file__).parent.parent
+SOURCES = {"frames": "frames around an emotion word", "answers": "the model's own answers", "topics": "written texts"}
+N_CHOOSE, N_REPORT, N_EVOKING, TOKENS = 8, 24, 10, 50
+START, END = "<!-- results -->", "<!-- end of results -->"
+
+
+def measure(model: emolab.Model, source: str, part: str, out: Path) -> dict:
+    """Choice and report of one source and part, kept in `out/<source>-<part>`."""
+    folder = out / f"{source}-{part}"
+    done = folder / "result.json"
+    if done.exists():
+        return json.loads(done.read_text(encoding="utf-8"))
+    templates, judge = templates_of(WORDING, EMOTIONS), EmbeddingJudge()
+    judges = [judge, BlindJudge(judge)]
+    choosing = emolab.load_queries("everyday", split="train", n=N_CHOOSE)
+    report = emolab.load_queries("everyday", split="heldout", n=N_REPORT)
+    write = {"max_new_tokens": TOKENS, "progress": False}
+    told = [
+        emolab.collect_responses(model, queries, templates=templates, out=out / name, **write)
+        for name, queries in (("choosing", choosing), ("report", report))
+    ]
+    vectors = vectors_from(model, source, out / "answers")
+    search = Search(("all", "late"), (part,), (Round(6, (1.0, 1.75), 1),))
+    chosen = select(model, vectors, choosing, told[0], judge=judges[1], out=folder, search=search, progress=False)
+    setting, best, vectors = chosen
+    tables = []
+    for emotion, alpha in best.items():
+        grid = {name: [value] for name, value in setting.items()}
+        options = {"emotions": [emotion], "controls": ("random", "shuffled"), "grid": grid, "out": folder / emotion}
+        tables.append(emolab.sweep(model, vectors, report, alphas=(0.0, alpha), **options, **write))
+    table = pd.concat(tables, ignore_index=True)
+    scored = kept_score(table, folder / "scores.parquet", judges=judges, model=model, templates=templates)
+    instructed = kept_score(told[1], out / "report" / "scores.parquet", judges=judges, model=model, templates=templates)
+    found = summarise(scored, instructed, vectors.emotions, best, judges)
+    result = {key: found[key] for key in ("steering", "instruction_following", "blind")} | {"setting": setting}
+    result |= {"best": best, "in_vectors": Steering(vectors, best, **setting).in_vectors(), "n": len(report)}
+    if part == "whole":
+        heldout = emolab.load_queries("general", split="heldout")
+        evoking = heldout[heldout["emotion"] != "neutral"].groupby("emotion").head(N_EVOKING // 5)
+        result["evoking"] = turned(model, vectors, evoking, setting, best, judge, folder / "evoking", write)
+    write_json(done, result)
+    return result
+
+
+def page(model: emolab.Model, results: dict[tuple[str, str], dict]) -> str:
+    """docs/results.md."""
+    lines = [
+        "# What the vectors do on the default model",
+        "",
+        f"Model {model.name} ({str(model.dtype)[6:]}, fingerprint {model.fingerprint}); greedy text with the default "
+        f"repetition penalty, {TOKENS} tokens. Setting and doses were chosen on {N_CHOOSE} training questions by a "
+        "judge that does not see the names of emotions; the numbers are of other questions that evoke nothing, "
+        f"{next(iter(results.values()))['n']} each. Intervals are 95 % over situations. Written by `tools/results.py`.",
+        "",
+        "*Target* is the share of answers in which the judge reads the emotion steered to; *blind* is the same judge "
+        "without the emotion's name before its eyes; *named* is the share of answers that name the emotion, steered / "
+        "instructed; *adherence* is that of the question, as a share of unsteered text.",
+    ]
+    for (source, part), found in results.items():
+        setting = found["setting"]
+        layers = setting["layers"]
+        layers = layers if isinstance(layers, str) else f"{layers[0]} to {layers[-1]}"
+        lines += ["", f"## {SOURCES[source].capitalize()}, {part} vectors", ""]
+        lines += [f"Chosen: site {setting['site']}, layers {layers}.", "", *rows(found)]
+    lines += ["", "## Questions that evoke another emotion", ""]
+    lines += [
+        "Held-out questions that evoke an emotion of their own, steered to another one at the same doses: the share of "
+        "answers with the target on top, and with the question's own emotion.",
+        "",
+        "| vectors | steered to | target | unsteered | random | own emotion | own, unsteered | n |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (source, _), found in results.items():
+        for emotion, c in found.get("evoking", {}).items():
+            cells = [c[key] for key in ("target", "target_unsteered", "target_random", "own", "own_unsteered")]
+            lines.append(f"| {source} | {emotion} | {' | '.join(f'{x:.2f}' for x in cells)} | {c['n']} |")
+    return "\n".join(lines) + "\n"
+
+
+def rows(found: dict) -> list[str]:
+    """One row an emotion, and their mean."""
+    head = ["emotion", "alpha", "instructed", "**target**", "unsteered", "random", "shuffled", "blind", "adherence"]
+    head += ["repetition", "named", "refusals"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    cells = {}
+    for emotion, c in found["steering"].items():
+        low, high = c["target_interval"]
+        cells[emotion] = [
+            found["instruction_following"][emotion], c["target_share"], c["unsteered_share"], c["random_share"],
+            c["shuffled_share"], found["blind"]["target_share"][emotion], c["adherence_ratio"] or float("nan"),
+            c["repetition"], c["named_share"], c["named_share_instructed"], c["refusal_share"],
+        ]  # fmt: skip
+        lines.append(_row(emotion, f"{found['best'][emotion]:g}", cells[emotion], f" [{low:.2f}, {high:.2f}]"))
+    lines.append(_row("mean", "", pd.DataFrame(cells).mean(axis=1).tolist(), ""))
+    return lines
+
+
+def _row(name: str, alpha: str, values: list[float], interval: str) -> str:
+    told, hit, plain, random, shuffled, blind, adherence, repetition, named, named_told, refusals = values
+    cells = [name, alpha, f"{told:.2f}", f"**{hit:.2f}**{interval}", *(f"{x:.2f}" for x in (plain, random, shuffled))]
+    cells += [f"{blind:.2f}", f"{adherence:.2f}", f"{repetition:.2f}", f"{named:.2f} / {named_told:.2f}"]
+    return f"| {' | '.join([*cells, f'{refusals:.2f}'])} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "results")
+    parser.add_argument("--dtype", default="bfloat16" if fast_bfloat16() else "float32")
+    a = parser.parse_args()
+    model = emolab.load_model("smollm2", dtype=a.dtype)
+    results = {}
+    for source in SOURCES:
+        for part in ("whole", "specific"):
+            results[source, part] = measure(model, source, part, a.out)
+            print(source, part, *rows(results[source, part]), sep="\n", flush=True)
+    (ROOT / "docs" / "results.md").write_text(page(model, results), encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    if START in readme:
+        before, rest = readme.split(START)
+        table = "\n".join(rows(results["frames", "whole"]))
+        (ROOT / "README.md").write_text(f"{before}{START}\n{table}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
