@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -30,7 +31,7 @@ from emolab.models import SITES, Model
 from emolab.passes import attention_kind, batch_means, check_heads
 from emolab.progress import tqdm
 from emolab.prompts import warn_of_control_tokens
-from emolab.sites import bridge_has_hooks, check_bridge, head_weights
+from emolab.sites import bridge_has_hooks, check_bridge, head_weights, site_layers
 from emolab.sites import output_weights as output_weights  # part of this module for its users
 from emolab.storage import digest, provenance, read_tensors, user_path, write_tensors
 from emolab.token_rule import TokenRule, counted_tokens, prompt_and_text_lengths, rule_name
@@ -163,7 +164,8 @@ def response_means(
     meta |= {"template_hash": _template_hash(responses), **behind}
     check_bridge(model)
     if "head" in sites:
-        head_weights(model, 0)  # says at once where heads cannot be told apart
+        head_weights(model, site_layers(model, "head")[0])  # says at once where heads cannot be told apart
+    _say_missing(model, sites)
     totals = prompt_and_text_lengths(model, responses)
     _need_room(model, responses, totals)
     responses, counted = counted_tokens(model, responses, tokens)
@@ -228,6 +230,15 @@ def _kept(out: Path, index: pd.DataFrame, meta: dict, sites: Sequence[str]) -> R
     if not set(sites) <= set(found.sites):
         return None
     return ResponseMeans(found.index, {site: found.means[site] for site in sites}, found.resid_norm, found.meta)
+
+
+def _say_missing(model: Model, sites: Sequence[str]) -> None:
+    for site in sites:
+        layers = site_layers(model, site)
+        if len(layers) < model.n_layers:
+            rest = [str(layer) for layer in range(model.n_layers) if layer not in layers]
+            told = f"layers {', '.join(rest)} of {model.name!r} have no site {site!r}; means and vectors are zero there"
+            warnings.warn(told, stacklevel=3)
 
 
 def check_sites(sites: Sequence[str]) -> tuple[str, ...]:

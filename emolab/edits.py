@@ -230,9 +230,9 @@ def hooked(model: Model, edits: dict[tuple[str, int], Edit], *, plain: bool) -> 
     with contextlib.ExitStack() as stack:
         ran = stack.enter_context(counted(model.hf if plain else model.bridge.original_model, edits))
         if plain:
-            modules: dict[str, Any] = {site: hf_modules(model, site) for site in {site for site, _ in edits}}
             for (site, layer), edit in edits.items():
-                handles.append(modules[site][layer][0].register_forward_hook(_module_hook(edit)))
+                module, _ = (hf_modules(model, site, [layer]) or [])[0]
+                handles.append(module.register_forward_hook(_module_hook(edit)))
                 stack.callback(handles[-1].remove)
         else:
             pairs = [(site_hooks(model, site, [layer])[0], lens_hook(edit)) for (site, layer), edit in edits.items()]

@@ -55,7 +55,8 @@ def head_maps(
                      from this head's z alone, on queries it has not seen, with its `chance` and permutation `probe_p`
                      (`emolab.reliability.probe_accuracy`).
 
-    Raises EmolabError without site "head", for emotions that the means lack, and for fewer than two queries.
+    Layers without attention heads (hybrid models) are left out. Raises EmolabError without site "head", for emotions
+    that the means lack, and for fewer than two queries.
     """
     for source, what in ((vectors.sites, "vectors"), (means.sites, "means")):
         if "head" not in source:
@@ -73,6 +74,8 @@ def head_maps(
     last = vectors.get("resid").double().numpy()[:, -1] if "resid" in vectors.sites else None
     rows = []
     for layer, head in np.ndindex(ev.shape[1:3]):
+        if not W_O[layer].any():  # a hybrid model's layer without heads
+            continue
         for e, emotion in enumerate(vectors.emotions):
             v, at = ev[e, layer, head], (layer, head, emotion)
             rows.append(

@@ -22,7 +22,7 @@ from emolab.edits import lens_hook
 from emolab.errors import EmolabError
 from emolab.generation import forward
 from emolab.models import Batch, Model
-from emolab.sites import attention_gain, attention_norm, hf_modules, output_weight, runs_plain, site_hooks
+from emolab.sites import attention_gain, attention_norm, hf_modules, output_weight, runs_plain, site_hooks, site_layers
 
 # How far heads may miss their layer's attention output, as a share of it; bfloat16 rounds at 0.4 %.
 _HEAD_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
@@ -101,7 +101,7 @@ def batch_means(
 
     reads = []
     for site in sorted({*sites, "resid"}):
-        for layer in range(model.n_layers):
+        for layer in site_layers(model, site):
             block = model.bridge.blocks[layer]
             if site == "head" and attention_norm(block) is not None:
                 points = ("head", layer), ("projection", layer), ("attn", layer)
@@ -115,11 +115,17 @@ def batch_means(
             _run(model, runner, batch)
     result = {}
     for name in (*sites, "resid_norm"):
-        layers = [taken[name, layer].cpu() for layer in range(model.n_layers) if (name, layer) in taken]
-        if len(layers) < model.n_layers:
+        layers = {layer: taken[name, layer].cpu() for layer in range(model.n_layers) if (name, layer) in taken}
+        if len(layers) < len(site_layers(model, "resid" if name == "resid_norm" else name)):
             raise EmolabError(f"{model.name} gave no activations at {name}; measure the other sites only")
-        width = max(x.shape[-1] for x in layers)  # heads may be of different width (Gemma 4): filled up with zeros
-        result[name] = torch.stack([torch.nn.functional.pad(x, (0, width - x.shape[-1])) for x in layers], 1).numpy()
+        widest = max(layers.values(), key=lambda x: x.shape[-1])
+        none = torch.zeros_like(widest)  # of a layer without attention (hybrid models)
+        # Heads may be of different width (Gemma 4): filled up with zeros.
+        padded = [
+            torch.nn.functional.pad(x, (0, widest.shape[-1] - x.shape[-1]))
+            for x in (layers.get(layer, none) for layer in range(model.n_layers))
+        ]
+        result[name] = torch.stack(padded, 1).numpy()
     return result
 
 
@@ -140,8 +146,11 @@ def _reading(model: Model, reads: list[tuple[tuple[str, int], Callable[[Tensor],
     """
     sites = {site for (site, _), _ in reads} - {"projection"}
     if runs_plain(model, sites):
-        modules: dict[str, Any] = {site: hf_modules(model, site) for site in sites}
-        modules["projection"] = [(module, "output") for module, _ in modules.get("head", ())]
+        modules: dict[str, Any] = {}
+        for site in sites:
+            layers = site_layers(model, site)
+            modules[site] = dict(zip(layers, hf_modules(model, site, layers) or (), strict=True))
+        modules["projection"] = {layer: (module, "output") for layer, (module, _) in modules.get("head", {}).items()}
         with contextlib.ExitStack() as stack:
             for (site, layer), take in reads:
                 module, side = modules[site][layer]
@@ -150,9 +159,11 @@ def _reading(model: Model, reads: list[tuple[tuple[str, int], Callable[[Tensor],
                 stack.callback(put(hook).remove)
             yield model.hf
         return
-    names = {site: site_hooks(model, site) for site in sites}
-    names["projection"] = [f"blocks.{layer}.attn.o.hook_out" for layer in range(model.n_layers)]
-    pairs = [(names[site][layer], lens_hook(take)) for (site, layer), take in reads]
+    pairs = [
+        (f"blocks.{layer}.attn.o.hook_out" if site == "projection" else site_hooks(model, site, [layer])[0], take)
+        for (site, layer), take in reads
+    ]
+    pairs = [(name, lens_hook(take)) for name, take in pairs]
     with model.bridge.hooks(fwd_hooks=pairs):
         yield model.bridge.original_model
 
@@ -171,7 +182,7 @@ def check_heads(model: Model, z: np.ndarray, attn: np.ndarray) -> None:
     rows = np.linspace(0, len(z) - 1, min(len(z), 64)).astype(int)  # what is misread is so in every response
     # In torch: NumPy's threads would go on spinning for some milliseconds, and torch's wait for them at every layer.
     some_z, some_attn = torch.from_numpy(z[rows]), torch.from_numpy(attn[rows])
-    for layer in range(model.n_layers):
+    for layer in site_layers(model, "head"):
         W_O, whole = output_weight(model, layer, dtype), some_attn[:, layer]
         own = some_z[:, layer, :, : W_O.shape[1]].flatten(1).to(dtype)
         rest = whole - own @ W_O.flatten(0, 1)

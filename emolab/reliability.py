@@ -150,6 +150,8 @@ def probe_accuracy(
 ) -> pd.DataFrame:
     """Accuracy of reading the condition from activations on queries that the probe has not seen, by layer (and head).
 
+    Layers that lack the site, whose means are zero, are left out.
+
     With `test`, probes are fitted on `means` and read `test`, which must hold other queries. Without, five-fold
     cross-validation with whole groups held out. Standardisation is part of the fit. Site "head" reads each head's z.
 
@@ -194,6 +196,8 @@ def probe_accuracy(
     for layer in range(values.shape[1]):
         for head in heads:
             at = (slice(None), layer) if head is None else (slice(None), layer, head)
+            if not values[at].any():  # a hybrid model's layer without this site
+                continue
             for probe in probes:
                 guess = _predict(probe, values[at], tested[at], means.index["condition"].to_numpy(dtype=object), folds)
                 for emotion in ["all", *labels]:

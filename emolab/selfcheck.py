@@ -28,7 +28,7 @@ from emolab.logprobs import token_logprobs
 from emolab.models import Model
 from emolab.prompts import Batch, encode, render_prompts
 from emolab.responses import responses_from_texts
-from emolab.sites import CHECKED, bridge_gap, head_weights, hf_modules, site_hooks
+from emolab.sites import CHECKED, bridge_gap, head_weights, hf_modules, site_hooks, site_layers
 from emolab.steering import Steering, build_edits, steered
 from emolab.vectors import EmotionVectors, extract_vectors
 
@@ -216,9 +216,8 @@ def _leaves_nothing(model: Model) -> tuple[bool | None, str]:
 
 def _heads(model: Model) -> tuple[bool | None, str]:
     try:
-        site_hooks(model, "attn")
-        site_hooks(model, "head")
-        head_weights(model, 0)
+        site_layers(model, "attn")
+        head_weights(model, site_layers(model, "head")[0])
     except EmolabError as error:
         return None, f'no site "head" for this model ({error})'
     found = extract_vectors(model, responses_from_texts(TEXTS), sites=("attn", "head"), progress=False)

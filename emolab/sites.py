@@ -101,7 +101,7 @@ def bridge_has_hooks(model: Model) -> bool:
 def runs_plain(model: Model, sites: Iterable[str]) -> bool:
     """Whether the plain model can stand for the bridge: it has these sites' points, and nobody hooked the bridge."""
     own = model.hf is not model.bridge.original_model
-    return own and not bridge_has_hooks(model) and all(hf_modules(model, site) for site in sites)
+    return own and not bridge_has_hooks(model) and all(hf_modules(model, s, site_layers(model, s)) for s in sites)
 
 
 def check_bridge(model: Model) -> None:

@@ -33,6 +33,7 @@ from torch import Tensor
 from emolab.edits import Edit, Window, hooked
 from emolab.errors import EmolabError, MismatchError, need_model, need_number, need_vectors, shown
 from emolab.models import SITES, Model, site_hooks
+from emolab.sites import site_layers
 
 if TYPE_CHECKING:
     from emolab.vectors import EmotionVectors
@@ -182,7 +183,7 @@ class Steering:
         lacking = [emotion for emotion in self.doses if emotion not in known]
         if lacking:
             raise EmolabError(
-                f'these vectors do not know where text breaks for {lacking[0]} at {self.setting}; find it first: '
+                f"these vectors do not know where text breaks for {lacking[0]} at {self.setting}; find it first: "
                 "vectors = emolab.find_breaking(model, steering, queries)"
             )
         return {emotion: float(alpha) * known[emotion] for emotion, alpha in self.doses.items()}
@@ -268,7 +269,7 @@ def as_rows(model: Model, steering: Any, allow_mismatch: bool = False) -> list[S
             )
     for s in {id(s): s for s in rows if s is not None}.values():
         _check_vectors(model, s.vectors, allow_mismatch)
-        if s.site == "head" and not site_hooks(model, "attn")[0].startswith("blocks.0.attn."):
+        if s.site == "head" and site_hooks(model, "attn", site_layers(model, "attn")[:1])[0].split(".")[2] != "attn":
             raise EmolabError(
                 f'{model.name!r} rescales attention before adding it, so heads have no vector there; use site="attn"'
             )

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from emolab import measures, plot
-from emolab.activations import output_weights
+from emolab.activations import output_weights, response_means
 from emolab.causal import FLIPS, _ranking, ablation_curve, head_effects
 from emolab.edits import Window
 from emolab.errors import EmolabError, ResourceError
 from emolab.generation import generate
-from emolab.heads import head_summary
+from emolab.heads import head_maps, head_summary
 from emolab.interventions import Change, HeadEdit, HeadSpace, ablated, edited, head_edits
 from emolab.judges import FunctionJudge
 from emolab.measures import Job, Judged, Words, answer_z
@@ -468,8 +468,9 @@ def test_only_the_beginning_of_an_answer_is_read(planted):
         assert len(ids) == measures.READ and runs.rows[query, "neutral"][1].startswith(text[:40])
 
 
-def test_hybrid_models_are_tested_where_they_have_heads():
-    """Qwen 3.5 has attention in every fourth layer; the others are left out, and nothing fails late."""
+@pytest.fixture(scope="module")
+def hybrid():
+    """Qwen 3.5 has attention in every fourth layer; the others have none to steer or test."""
     from transformers import Qwen3_5TextConfig
 
     config = Qwen3_5TextConfig(
@@ -480,9 +481,35 @@ def test_hybrid_models_are_tested_where_they_have_heads():
     )  # fmt: skip
     with pytest.warns(UserWarning, match="not among"):
         model = load_model((tiny.build(config, seed=3), tiny.tokenizer()), device="cpu")
-    assert site_layers(model, "head") == [3] and site_layers(model, "resid") == [0, 1, 2, 3]
-    vectors = tiny.random_vectors(model, ("joy", "sadness"))
     responses = planted_responses(model)
+    with pytest.warns(UserWarning, match="layers 0, 1, 2 of .* have no site 'head'; means and vectors are zero there"):
+        vectors = extract_vectors(model, responses, progress=False)
+    return model, responses, vectors
+
+
+def test_vectors_of_hybrid_models_are_of_the_layers_that_have_attention(hybrid):
+    model, responses, vectors = hybrid
+    assert site_layers(model, "head") == [3] and site_layers(model, "resid") == [0, 1, 2, 3]
+    attn, heads = vectors.get("attn"), vectors.get("head").sum(2)
+    assert not attn[:, :3].any() and not heads[:, :3].any() and (attn[:, 3].norm(dim=-1) > 1e-3).all()
+    torch.testing.assert_close(heads, attn, atol=1e-5, rtol=1e-4)
+    assert (vectors.get("resid").norm(dim=-1) > 1e-3).all()
+    with model.bridge.hooks(fwd_hooks=[(site_hooks(model, "resid")[0], lambda x, hook: x)]):
+        with pytest.warns(UserWarning, match="no site"):
+            bridged = extract_vectors(model, responses, progress=False)
+    torch.testing.assert_close(bridged.get("head"), vectors.get("head"), atol=1e-5, rtol=1e-3)
+    plain = generate(model, QUERIES, max_new_tokens=8)
+    for setting in ({"site": "attn"}, {"site": "head", "heads": {3: [0, 2]}}):
+        steering = Steering(vectors, {"joy": 4.0}, **setting)
+        assert generate(model, QUERIES, steering=steering, max_new_tokens=8) != plain
+    with pytest.warns(UserWarning, match="no site"):
+        means = response_means(model, responses, progress=False)
+    maps = head_maps(vectors, means, W_O=output_weights(model), n_splits=3)
+    assert set(maps["layer"]) == {3} and maps["probe"].notna().all()
+
+
+def test_hybrid_models_are_tested_where_they_have_heads(hybrid):
+    model, responses, vectors = hybrid
     options = {"words": WORDS, "n_queries": 3, "progress": False}
     for test in ("ablate", "patch", "steer"):
         table = head_effects(model, vectors, responses, test=test, screen=1, **options)
