@@ -1,7 +1,7 @@
 """Wordings of the instruction: which one a model follows is tried on training questions.
 
 >>> import emolab
->>> choice = emolab.choose_wording(model, emolab.load_queries("general", split="train").head(12), emolab.EMOTIONS)
+>>> choice = emolab.choose_wording(model, emolab.load_queries("general", split="train", n=12), emolab.EMOTIONS)
 >>> print(choice)
 >>> responses = emolab.collect_responses(model, queries, templates=choice.templates)
 """
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from emolab.models import Model
 
 LEVEL = 0.05  # of the test whether an emotion is followed at all
+FEWEST = 5  # situations with which that test can come out below it
 # How somebody is who has the emotion; of other labels, "full of awe".
 ADJECTIVES = {
     "anger": "furious",
@@ -85,7 +86,8 @@ class WordingChoice:
     table       one row a wording and emotion: `wording, emotion, following, lo, hi, neutral, p, n`. following: share of
                 the answers under that emotion which the judge reads as it, with its 95 % interval over situations;
                 neutral: share of the neutral answers, worded alike, that it reads as that emotion anyway; p: that the
-                first is no larger than the second, query by query (`stats.sign_flip`); n queries.
+                first is no larger than the second, query by query (`stats.sign_flip`), NaN where fewer than five
+                situations could not tell; n queries.
     """
 
     wording: str
@@ -99,12 +101,9 @@ class WordingChoice:
 
     @property
     def not_followed(self) -> tuple[str, ...]:
-        """Emotions that answers show no more often than neutral ones do, as far as these queries can tell (p > .05).
-
-        Five queries, each of its own situation, are the fewest that can tell.
-        """
+        """Emotions that answers show no more often than neutral ones do, as far as these queries can tell (p > .05)."""
         own = self.chosen
-        return tuple(own.loc[~(own["p"] <= LEVEL), "emotion"])
+        return tuple(own.loc[own["p"] > LEVEL, "emotion"])
 
     def __str__(self) -> str:
         own, missed = self.chosen, self.chosen[self.chosen["emotion"].isin(self.not_followed)]
@@ -113,6 +112,8 @@ class WordingChoice:
             f'Followed best is the wording "{self.wording}": {own["following"].mean():.0%} of the answers to {n} '
             f"training {'question' if n == 1 else 'questions'} show what was asked for."
         )
+        if own["p"].isna().all():
+            return f"{told} Fewer than {FEWEST} situations cannot tell which emotions are followed at all."
         if not len(missed):
             return f"{told} Every emotion is followed."
         rows = [
@@ -134,7 +135,7 @@ def choose_wording(
 ) -> WordingChoice:
     """Try wordings of the instruction on training questions and keep the one that the model follows best.
 
-    >>> choice = choose_wording(model, load_queries("general", split="train").head(12), ("joy", "fear"))
+    >>> choice = choose_wording(model, load_queries("general", split="train", n=12), ("joy", "fear"))
 
     wordings  names of `WORDINGS` (default: all), or your own {name: {condition: text with "{query}"}}, neutral among
               the conditions.
@@ -208,6 +209,7 @@ def _following(rows: pd.DataFrame, emotions: Sequence[str], situations: pd.Serie
             hits, anyway = ((of["top"] == emotion).to_numpy(float) for of in (told, plain))  # query by query
             clusters = situations.loc[told["query_id"]].to_numpy()
             lo, hi = interval(hits, clusters=clusters)
-            p = sign_flip(hits - anyway, clusters=clusters, alternative="greater")
+            enough = len(set(clusters)) >= FEWEST
+            p = sign_flip(hits - anyway, clusters=clusters, alternative="greater") if enough else float("nan")
             found.append((name, emotion, hits.mean(), lo, hi, anyway.mean(), p, len(hits)))
     return pd.DataFrame(found, columns=["wording", "emotion", "following", "lo", "hi", "neutral", "p", "n"])

@@ -77,10 +77,16 @@ def test_what_is_followed_is_said(tiny_llama, follows):
     assert choice.not_followed == () and str(choice).endswith("asked for. Every emotion is followed.")
 
 
+def test_few_situations_cannot_tell(tiny_llama, follows):
+    choice = choose_wording(tiny_llama, QUERIES.head(4), EMOTIONS, wordings="first person", judges=JUDGE)
+    assert choice.table["p"].isna().all() and choice.not_followed == ()
+    assert str(choice).endswith("Fewer than 5 situations cannot tell which emotions are followed at all.")
+
+
 def test_templates_of_a_choice_go_on(tiny_llama):
     options = {"max_new_tokens": 4, "judges": FunctionJudge(lambda texts: np.eye(3)[[0] * len(texts)], JUDGE.labels)}
     for wording in WORDINGS:
-        choice = choose_wording(tiny_llama, QUERIES.head(2), EMOTIONS, wordings=[wording], **options)
+        choice = choose_wording(tiny_llama, QUERIES, EMOTIONS, wordings=[wording], **options)
         table = emolab.collect_responses(
             tiny_llama, QUERIES.head(2), emotions=EMOTIONS, templates=choice.templates, max_new_tokens=4, progress=False
         )
