@@ -40,13 +40,14 @@ def figures(out: Path) -> None:
 
 def light() -> None:
     """Whatever takes time and is not what is tested here: a sentence encoder, many doses, sharp figures."""
-    judges.embed, selection.SELECTION_ALPHAS, save.DPI, save.SHOWN_DPI = oracle.embed, (2.0, 6.0), 40, 40
+    judges.embed, save.DPI, save.SHOWN_DPI = oracle.embed, 40, 40
     pipeline.run_figures, scoring._BLOCK = figures, 12
 
 
 def study(model: emolab.Model, out: Path) -> None:
-    options = {"n_queries": (4, 2, 3), "alphas": (0.0, 2.0, 6.0), "methods": ("instruction",), "emotions": EMOTIONS}
-    pipeline.study(model, out=out, queries=oracle.queries(12, 4), progress=False, **options)
+    search = selection.Search(windows=("late",), rounds=(selection.Round(1, (1.0,), 1),), doses=(1.0, 2.0))
+    plan = pipeline.Plan((4, 2, 3), max_new_tokens=20, search=search, n_claims=2, methods=("instruction",))
+    pipeline.study(model, out=out, queries=oracle.queries(12, 4), emotions=EMOTIONS, plan=plan, progress=False)
 
 
 def start(model: emolab.Model, out: Path, on_write=None) -> int:

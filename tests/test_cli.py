@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import emolab
-from emolab import judges, selection
+from emolab import judges
 from emolab.cli import main
 from tests import oracle, tiny
 
@@ -32,7 +32,6 @@ def place(tmp_path_factory):
 def light():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judges, "embed", oracle.embed)
-        patch.setattr(selection, "SELECTION_ALPHAS", (2.0,))
         yield
 
 

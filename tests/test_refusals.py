@@ -66,7 +66,7 @@ CASES = [
     ("steering: site not held", lambda w: Steering(made(w, data={"attn": w.vectors.data["attn"]}), {"joy": 1.0}),
         "hold no site 'resid', only attn"),
     ("steering: op", lambda w: w.steering(op="multiply"), "unknown op 'multiply'; expected one of add, ablate, clamp"),
-    ("steering: dose kind", lambda w: w.steering(dose="absolute"), "unknown dose 'absolute'; expected one of vector"),
+    ("steering: unit", lambda w: w.steering(unit="absolute"), "unknown unit 'absolute'; expected one of vector"),
     ("steering: part", lambda w: w.steering(part="half"), "unknown part 'half'"),
     ("steering: positions", lambda w: w.steering(positions="last"), "unknown positions 'last'.*or a slice"),
     ("steering: positions number", lambda w: w.steering(positions=3), "unknown positions 3"),

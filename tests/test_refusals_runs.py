@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -14,6 +15,7 @@ from emolab.claim_runs import check_claims, drift_runs, logodds_runs, pair_runs
 from emolab.controls import other_like, random_like, shuffled_like
 from emolab.directions import pca_vectors, probe_vectors
 from emolab.grid import mixtures
+from emolab.pipeline import QUICK
 from emolab.selection import split_queries
 from tests.refusing import World, judge, refused
 
@@ -36,8 +38,9 @@ def foreign_responses(w):
 
 
 def study(w, **options):
-    given = {"queries": w.queries, "emotions": ("joy", "sadness"), "judges": [w.judge], "n_queries": (4, 2, 2),
-        "methods": (), "progress": False}
+    sizes = {"n_queries": (4, 2, 2)} | {k: options.pop(k) for k in ("n_queries", "methods") if k in options}
+    plan = replace(QUICK, **sizes)
+    given = {"queries": w.queries, "emotions": ("joy", "sadness"), "judges": [w.judge], "plan": plan, "progress": False}
     return emolab.study(w.model, out=w.folder / "study", **given | options)
 
 
@@ -272,7 +275,6 @@ CASES = [
     ("study: emotion None", lambda w: study(w, emotions=(None,)), "emotions hold None"),
     ("study: no judge", lambda w: study(w, judges=[]), "there is no judge"),
     ("study: judge of other labels", lambda w: study(w, judges=[judge(("fear", "neutral"))]), "cannot tell joy"),
-    ("study: doses", lambda w: study(w, alphas=(0, NAN)), "one of alphas is nan"),
     ("study: method", lambda w: study(w, methods=("magic",)), "unknown method .*magic"),
     ("study: number for queries", lambda w: study(w, queries=3), "are a int"),
     ("study: split queries", lambda w: split_queries(w.queries, (1, 1)), "n_queries are"),
