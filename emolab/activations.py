@@ -233,12 +233,16 @@ def _kept(out: Path, index: pd.DataFrame, meta: dict, sites: Sequence[str]) -> R
 
 
 def _say_missing(model: Model, sites: Sequence[str]) -> None:
+    """Warn, once for all of them, of layers that lack a site: those without attention of a hybrid model."""
+    lacking: dict[str, list[str]] = {}
     for site in sites:
         layers = site_layers(model, site)
-        if len(layers) < model.n_layers:
-            rest = [str(layer) for layer in range(model.n_layers) if layer not in layers]
-            told = f"layers {', '.join(rest)} of {model.name!r} have no site {site!r}; means and vectors are zero there"
-            warnings.warn(told, stacklevel=3)
+        rest = ", ".join(str(layer) for layer in range(model.n_layers) if layer not in layers)
+        lacking.setdefault(rest, []).append(site)
+    lacking.pop("", None)
+    if lacking:
+        told = "; ".join(f"no {', '.join(found)} in layers {rest}" for rest, found in lacking.items())
+        warnings.warn(f"{model.name!r} has {told}; means and vectors are zero there", stacklevel=3)
 
 
 def check_sites(sites: Sequence[str]) -> tuple[str, ...]:

@@ -482,7 +482,7 @@ def hybrid():
     with pytest.warns(UserWarning, match="not among"):
         model = load_model((tiny.build(config, seed=3), tiny.tokenizer()), device="cpu")
     responses = planted_responses(model)
-    with pytest.warns(UserWarning, match="layers 0, 1, 2 of .* have no site 'head'; means and vectors are zero there"):
+    with pytest.warns(UserWarning, match="has no attn, head in layers 0, 1, 2; means and vectors are zero there"):
         vectors = extract_vectors(model, responses, progress=False)
     return model, responses, vectors
 
@@ -495,14 +495,14 @@ def test_vectors_of_hybrid_models_are_of_the_layers_that_have_attention(hybrid):
     torch.testing.assert_close(heads, attn, atol=1e-5, rtol=1e-4)
     assert (vectors.get("resid").norm(dim=-1) > 1e-3).all()
     with model.bridge.hooks(fwd_hooks=[(site_hooks(model, "resid")[0], lambda x, hook: x)]):
-        with pytest.warns(UserWarning, match="no site"):
+        with pytest.warns(UserWarning, match="has no attn, head in layers"):
             bridged = extract_vectors(model, responses, progress=False)
     torch.testing.assert_close(bridged.get("head"), vectors.get("head"), atol=1e-5, rtol=1e-3)
     plain = generate(model, QUERIES, max_new_tokens=8)
     for setting in ({"site": "attn"}, {"site": "head", "heads": {3: [0, 2]}}):
         steering = Steering(vectors, {"joy": 4.0}, **setting)
         assert generate(model, QUERIES, steering=steering, max_new_tokens=8) != plain
-    with pytest.warns(UserWarning, match="no site"):
+    with pytest.warns(UserWarning, match="has no attn, head in layers"):
         means = response_means(model, responses, progress=False)
     maps = head_maps(vectors, means, W_O=output_weights(model), n_splits=3)
     assert set(maps["layer"]) == {3} and maps["probe"].notna().all()
