@@ -128,8 +128,10 @@ def sweep(
     prompts = _prompts(model, list(table["query"]), conditions, templates)
     settings |= {"vectors": vectors_identity(vectors), "prompts": digest(list(dict.fromkeys(prompts)))}
     settings["rows"] = digest(table.astype(str).to_numpy().ravel().tolist())
-    if any(s is not None and s.unit == "breaking" for s in steerings):
-        settings["breaking"] = digest([str(vectors.meta["breaking"])])  # what the doses are worth
+    # What the doses are worth; where other settings break does not matter here.
+    used = {s.setting for s in steerings if s is not None and s.unit == "breaking"}
+    if used:
+        settings["breaking"] = digest([str({k: v for k, v in vectors.meta["breaking"].items() if k in used})])
     path = None if out is None else user_path(out) / "sweep.parquet"
     options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "writing": writing}
     texts = _texts(model, prompts, steerings, list(table["emotion"]), path, settings, options, progress, client)

@@ -1,13 +1,13 @@
 """How long a study will take on this machine: measured before it begins, and said.
 
 >>> pace = measure_pace(model)
->>> sum(expect(model, FULL, sizes, 5, methods, pace).values()) / 60          # minutes
+>>> sum(expect(model, FULL, sizes, 5, pace).values()) / 60          # minutes
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,17 @@ from emolab.generation import generate
 from emolab.logprobs import token_logprobs
 from emolab.models import Model
 from emolab.prompts import render_prompts
+from emolab.wordings import WORDINGS
 
 if TYPE_CHECKING:
     from emolab.pipeline import Plan
 
+# Of a study, in their order; before them it loads the model and measures its pace.
+STAGES = (
+    "wording", "responses", "vectors", "selection", "sweep", "scores", "evoking", "intensity", "claims", "baselines",
+    "analysis", "figures",
+)  # fmt: skip
+SITES = ("attn", "resid")  # that are searched
 _ROWS, _TOKENS = 48, 24
 _QUESTIONS = ("Tell me about the house.", "Tell me about the road.", "Tell me about the town.")
 
@@ -39,46 +46,46 @@ def measure_pace(model: Model) -> dict[str, float]:
 
 
 def count_texts(model: Model, plan: Plan, sizes: Mapping[str, int], n_emotions: int) -> dict[str, int]:
-    """Texts that each stage writes."""
-    conditions, sites = n_emotions + 1, ("resid", "attn")
-    asked = sizes["extract"] + sizes["choose"] + sizes["report"]
-    found = {"responses": asked * conditions}
+    """Texts that each stage writes, in the order of the stages; claims and methods not among them.
+
+    sizes: how many questions are there to extract, choose and report with, and how many evoke one of the emotions.
+    """
+    found, n_doses = {}, len(set(plan.search.doses))
     if plan.wordings:
-        found["wording"] = 6 * sizes["choose"] * conditions
-    found["selection"] = plan.search.n_texts(model.n_layers, sites, n_emotions, sizes["choose"])
-    found["sweep"] = (3 * n_emotions * len(plan.search.doses) + 1) * sizes["report"]
-    found["evoking"] = (2 * n_emotions + 1) * sizes["evoking"]
+        plain = {"{query}" if pair is None else pair[0] for pair in WORDINGS.values()}
+        found["wording"] = sizes["choose"] * (len(plain) + n_emotions * len(WORDINGS))
+    found["responses"] = (sizes["extract"] + sizes["choose"] + sizes["report"]) * (n_emotions + 1)
+    found["selection"] = plan.search.n_texts(model.n_layers, SITES, n_emotions, sizes["choose"])
+    found["sweep"] = sizes["report"] * (3 * n_emotions * n_doses + 1)  # two controls; unsteered ones once
+    if sizes["evoking"]:
+        found["evoking"] = sizes["evoking"] * (2 * (n_emotions - 1) + 1)  # none towards its own emotion
     if not plan.quick:
-        found["intensity"] = 3 * n_emotions * sizes["report"]
+        found["intensity"] = sizes["report"] * 3 * n_emotions
     return found
 
 
 def expect(
-    model: Model,
-    plan: Plan,
-    sizes: Mapping[str, int],
-    n_emotions: int,
-    methods: Sequence[str],
-    pace: Mapping[str, float],
+    model: Model, plan: Plan, sizes: Mapping[str, int], n_emotions: int, pace: Mapping[str, float]
 ) -> dict[str, float]:
-    """Seconds by stage, rounded: what is counted, over the pace measured."""
+    """Seconds by stage, in the order of the stages: what is counted, over the pace measured."""
     texts, tokens = count_texts(model, plan, sizes, n_emotions), plan.max_new_tokens
     write, read = pace["write"], pace["read"]
-    seconds = {name: n * (40 if name == "selection" else tokens) / write for name, n in texts.items()}
-    n_settings = len(plan.search.settings(model.n_layers, ("resid", "attn")))
-    seconds["selection"] += 6 * n_settings * n_emotions * 4 * 40 / read  # passes until a breaking alpha is found
+    seconds = {name: n * tokens / write for name, n in texts.items()}
+    n_settings = len(plan.search.settings(model.n_layers, SITES, n_emotions))
+    # 40 tokens a text, and six passes over four texts until the breaking alpha of a setting is found.
+    seconds["selection"] = texts["selection"] * 40 / write + 6 * n_settings * n_emotions * 4 * 40 / read
     seconds["vectors"] = sizes["extract"] * (n_emotions + 1) * tokens / read
     seconds["scores"] = (texts["sweep"] + sizes["report"] * (n_emotions + 1)) * tokens * 2 / read
     if plan.n_claims:
         rows = plan.n_claims * n_emotions
         seconds["claims"] = rows * 4 * (4 * tokens / write + 9 * tokens / read) + 36 * rows * tokens / write
-    if methods:
-        n = len(methods) * n_emotions * (6 * 4 + 3 * sizes["choose"] + 2 * sizes["report"])
+    if plan.methods:
+        n = len(plan.methods) * n_emotions * (6 * 4 + 3 * sizes["choose"] + 2 * sizes["report"])
         seconds["baselines"] = n * tokens * (1 / write + 2 / read)
     heads, questions = (10, 4) if plan.quick else (20, 10)
     seconds["analysis"] = 4 * heads * questions * n_emotions * tokens / read + 20
     seconds["figures"] = 25.0
-    return {name: round(value, 1) for name, value in seconds.items()}
+    return {name: round(seconds[name], 1) for name in STAGES if name in seconds}
 
 
 def overview(

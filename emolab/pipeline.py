@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from emolab.claim_runs import check_claims
 from emolab.cluster import check_client
 from emolab.controls import means_of
 from emolab.emotions import EMOTIONS, NEUTRAL
-from emolab.errors import EmolabError, FileError, MismatchError, ResourceError, need_texts
+from emolab.errors import EmolabError, FileError, MismatchError, ResourceError, need_texts, shown
 from emolab.experiments import sweep
 from emolab.judges import BlindJudge, default_judge, judges_of
 from emolab.models import Model, load_model
@@ -43,6 +43,7 @@ from emolab.storage import (
     provenance,
     read_json,
     read_table,
+    stable,
     user_path,
     write_json,
     write_parquet,
@@ -136,7 +137,7 @@ def study(
     process writes in `out`.
     """
     out, timings = user_path(out), {}
-    plan = plan or (QUICK if quick else FULL)
+    plan = _plan(plan, quick)
 
     def stage(name: str):
         return _stage(name, timings, progress)
@@ -144,24 +145,27 @@ def study(
     with stage("load"):
         model = load_model(model, dtype="bfloat16" if plan.quick and fast_bfloat16() else "float32")
         check_client(model, client)
-        extract, choosing, report, evoking = _questions(queries, plan)
+        emotions = _emotions(emotions)
+        extract, choosing, report, evoking = _questions(queries, emotions, plan)
         judges = [default_judge(emotions), BlindJudge(default_judge(emotions))] if judges is None else judges_of(judges)
-        methods = plan.methods
-        if methods is None:
-            methods = [m for m in METHODS if m != "lora" or _n_parameters(model) <= LORA_LIMIT]
+        if plan.methods is None:
+            affordable = [name for name in METHODS if name != "lora" or _n_parameters(model) <= LORA_LIMIT]
+            plan = replace(plan, methods=affordable)
+        methods = list(plan.methods or ())
         _check(emotions, judges, methods)
         chooser = judges[0] if isinstance(judges[0], BlindJudge) else BlindJudge(judges[0])
     with stage("pace"):
         sizes = {"extract": len(extract), "choose": len(choosing), "report": len(report), "evoking": len(evoking)}
-        pace = measure_pace(model)
-        expected = expect(model, plan, sizes, len(emotions), methods, pace)
+        expected = expect(model, plan, sizes, len(emotions), measure_pace(model))
     if progress:
         print(overview(model, out, plan, sizes, len(emotions), expected), flush=True)
     options = {"seed": seed, "progress": progress}
     write = {"max_new_tokens": plan.max_new_tokens, "client": client, "progress": progress}
-    with stage("wording"):
-        wording = _wording(model, choosing, emotions, judges[0], out) if plan.wordings else None
-        templates = None if wording is None else wording["templates"]
+    wording = None
+    if plan.wordings:
+        with stage("wording"):
+            wording = _wording(model, choosing, emotions, judges[0], out, plan.max_new_tokens)
+    templates = None if wording is None else wording["templates"]
     with stage("responses"):
         asked = pd.concat([extract, choosing, report])
         responses = collect_responses(model, asked, emotions=emotions, out=out, templates=templates, **write)
@@ -191,7 +195,8 @@ def study(
             summary["evoking"] = turned(model, vectors, evoking, setting, best, judges[0], out / "evoking", write)
     if not plan.quick:
         with stage("intensity"):
-            summary["intensity"] = intensity(model, vectors.emotions, report, judges[-1], out, progress)
+            asks = {"max_new_tokens": plan.max_new_tokens, "progress": progress}
+            summary["intensity"] = intensity(model, vectors.emotions, report, judges[-1], out, **asks)
     # Claims and methods know no breaking alphas: they get vectors of which one is where text breaks, in the mean.
     broken = Steering(vectors, dict.fromkeys(vectors.emotions, 1.0), **setting).in_vectors()
     long = float(np.mean(list(broken.values()))) * vectors
@@ -231,14 +236,32 @@ def study(
 CLAIM_DOSES = (0.25, 0.5, 1.0, 2.0)  # in breaking alphas, averaged over emotions
 
 
-def _questions(queries: pd.DataFrame | str | None, plan: Plan) -> list[pd.DataFrame]:
-    """Questions to extract, to choose and to report with, and such as evoke an emotion themselves."""
-    n_extract, n_choose, n_report = plan.n_queries
+def _plan(plan: Plan | None, quick: bool) -> Plan:
+    if plan is None:
+        return QUICK if quick else FULL
+    if not isinstance(plan, Plan):
+        raise EmolabError(f"plan is {shown(plan)}; expected an emolab.pipeline.Plan, such as FULL or QUICK")
+    return plan
+
+
+def _emotions(emotions: Sequence[str]) -> list[str]:
+    """Each one once, without neutral, which every study has."""
+    named = need_texts("emotions", [emotions] if isinstance(emotions, str) else emotions, filled=True)
+    found = [emotion for emotion in dict.fromkeys(named) if emotion != NEUTRAL]
+    if not found:
+        raise EmolabError(f"emotions are {shown(emotions)}; expected labels beside neutral (at least one emotion)")
+    return found
+
+
+def _questions(queries: pd.DataFrame | str | None, emotions: Sequence[str], plan: Plan) -> list[pd.DataFrame]:
+    """Questions to extract, to choose and to report with, and such as evoke one of these emotions themselves."""
+    selection.need_sizes(plan.n_queries)
     if queries is not None:
         table = queries if isinstance(queries, pd.DataFrame) else load_queries(queries)
         return [*selection.split_queries(table, plan.n_queries), table.head(0)]
+    n_extract, n_choose, n_report = plan.n_queries
     heldout = load_queries("general", split="heldout")
-    evoking = heldout[heldout["emotion"] != NEUTRAL]
+    evoking = heldout[heldout["emotion"].isin(emotions)]
     return [
         load_queries("general", split="train", n=n_extract),
         load_queries("everyday", split="train", n=n_choose),
@@ -247,13 +270,16 @@ def _questions(queries: pd.DataFrame | str | None, plan: Plan) -> list[pd.DataFr
     ]
 
 
-def _wording(model: Model, queries: pd.DataFrame, emotions: Sequence[str], judge: Any, out: Path) -> dict:
+def _wording(
+    model: Model, queries: pd.DataFrame, emotions: Sequence[str], judge: Any, out: Path, max_new_tokens: int
+) -> dict:
     """The wording of the instruction that this model follows best, kept in `wording.json`."""
     path = out / "wording.json"
     of = {"fingerprint": model.fingerprint, "emotions": list(emotions), "queries": digest(list(queries["query"]))}
+    of |= {"judge": stable(judge), "max_new_tokens": max_new_tokens, "writing": Writing().settings()}
     if path.exists() and (found := read_json(path, "remove it, and it is chosen again")).get("of") == of:
         return found
-    choice = choose_wording(model, queries, emotions, judges=judge)
+    choice = choose_wording(model, queries, emotions, judges=judge, max_new_tokens=max_new_tokens)
     rows = choice.chosen.itertuples()
     following = {row.emotion: [round(float(x), 4) for x in (row.following, row.lo, row.hi)] for row in rows}
     told = {"name": choice.wording, "following": following, "not_followed": list(choice.not_followed)}
@@ -264,7 +290,6 @@ def _wording(model: Model, queries: pd.DataFrame, emotions: Sequence[str], judge
 
 def _check(emotions: Sequence[str], judges: Sequence[Any], methods: Sequence[str]) -> None:
     """EmolabError for what would be found out only after hours."""
-    need_texts("emotions", emotions, filled=True)
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
         raise EmolabError(f"unknown method {unknown[0]!r}; expected some of {', '.join(METHODS)}")

@@ -16,19 +16,20 @@ import pandas as pd
 
 from emolab.breaking import find_breaking
 from emolab.emotions import NEUTRAL
-from emolab.errors import EmolabError, need_number
+from emolab.errors import EmolabError, FileError, MismatchError, ResourceError, need_number, need_numbers
 from emolab.experiments import sweep
 from emolab.models import Model
 from emolab.queries import query_table, spread
 from emolab.scored import headline
 from emolab.scoring import score
-from emolab.steering import Steering
-from emolab.storage import read_json, write_json
+from emolab.steering import CHOICES, Steering
+from emolab.storage import digest, read_json, write_json
 from emolab.vectors import EmotionVectors
 
 # Of the breaking alpha: eight doses, from what is hardly seen to well past the first damage. Text of a small chat model
 # shows an emotion where the worst tokens pay one to two nats, so that the ladder does not end at 1.
 DOSES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+WINDOWS = ("all", "late", "thirds", "single")
 AS_GOOD = 0.98  # of the best score: what a few queries cannot tell from it
 _BROKEN_ON = 4  # unsteered texts on which the breaking alpha of a setting is found
 _TOKENS = 40  # of each text that is written to choose by
@@ -36,7 +37,10 @@ _TOKENS = 40  # of each text that is written to choose by
 
 @dataclass(frozen=True)
 class Round:
-    """One round of the search: every setting left, at these doses, on the first `n_queries`; the best `keep` go on."""
+    """One round of the search: every setting left, at these doses, on the first `n_queries`; the best `keep` go on.
+
+    Of the last round one setting goes on, whatever its keep.
+    """
 
     n_queries: int
     alphas: tuple[float, ...]
@@ -51,31 +55,50 @@ class Search:
     {'site': 'attn', 'layers': 'all', 'part': 'whole'}
 
     windows: "all", "late" (the second half), "thirds" (early, middle, late), "single" (one layer, at five depths).
+    doses, in breaking alphas: of the last step, in which one setting meets all questions. Raises EmolabError for an
+    unknown window or part, and for a dose that is no positive number.
     """
 
-    windows: tuple[str, ...] = ("all", "late", "thirds", "single")
+    windows: tuple[str, ...] = WINDOWS
     parts: tuple[str, ...] = ("whole", "specific")
     rounds: tuple[Round, ...] = (Round(3, (0.75, 1.5), 6), Round(6, (0.5, 1.0, 1.5, 2.0), 1))
     doses: tuple[float, ...] = DOSES
 
-    def settings(self, n_layers: int, sites: Sequence[str]) -> list[dict[str, Any]]:
-        """The settings in the order of preference: of those that score alike the first is taken, the paper's own."""
+    def __post_init__(self) -> None:
+        for what, values, known in (("window", self.windows, WINDOWS), ("part", self.parts, CHOICES["part"][:2])):
+            unknown = [value for value in values if value not in known]
+            if unknown or not values:
+                told = f"unknown {what} {unknown[0]!r}" if unknown else f"there is no {what}"
+                raise EmolabError(f"{told}; expected some of {', '.join(known)}")
+        for alphas in (self.doses, *(one.alphas for one in self.rounds)):
+            if min(need_numbers("doses", alphas)) <= 0:
+                raise EmolabError(f"doses are {alphas}; expected positive numbers, in breaking alphas")
+
+    def settings(self, n_layers: int, sites: Sequence[str], n_emotions: int = 2) -> list[dict[str, Any]]:
+        """The settings in the order of preference: of those that score alike the first is taken, the paper's own.
+
+        One emotion alone has no specific part.
+        """
         found: dict[str, dict[str, Any]] = {}
+        parts = self.parts if n_emotions > 1 else ("whole",)
         for window in self.windows:
             for site in [site for site in ("attn", "resid") if site in sites]:
                 for layers in _windows(window, n_layers):
-                    for part in self.parts:
+                    for part in parts:
                         setting = {"site": site, "layers": layers, "part": part}
                         found.setdefault(str(setting), setting)
         return list(found.values())
 
     def n_texts(self, n_layers: int, sites: Sequence[str], n_emotions: int, n_queries: int) -> int:
-        """How many texts the search writes: its budget, known beforehand."""
-        n, total = len(self.settings(n_layers, sites)), 0
+        """How many texts the search writes: its budget, known beforehand.
+
+        Unsteered texts are the same in every setting, and written once.
+        """
+        n, total = len(self.settings(n_layers, sites, n_emotions)), n_queries
         for one in self.rounds:
-            total += n * n_emotions * len(one.alphas) * min(one.n_queries, n_queries)
+            total += n * n_emotions * len(set(one.alphas)) * min(one.n_queries, n_queries)
             n = min(n, one.keep)
-        return total + n * n_emotions * len(self.doses) * n_queries
+        return total + n_emotions * len(set(self.doses)) * n_queries
 
 
 QUICK = Search(windows=("all", "late"), rounds=(Round(4, (1.0, 1.75), 1),))
@@ -89,18 +112,13 @@ def _windows(window: str, n_layers: int) -> list[Any]:
         return [layers[n_layers // 2 :].tolist()]
     if window == "thirds":
         return [part.tolist() for part in np.array_split(layers, 3) if len(part)]
-    if window == "single":
-        return [[int(layer)] for layer in dict.fromkeys((np.linspace(0.2, 0.9, 5) * n_layers).astype(int))]
-    raise EmolabError(f"unknown window {window!r}; expected all, late, thirds or single")
+    return [[int(layer)] for layer in dict.fromkeys((np.linspace(0.2, 0.9, 5) * n_layers).astype(int))]
 
 
 def split_queries(queries: pd.DataFrame, sizes: tuple[int, int, int]) -> list[pd.DataFrame]:
     """Queries to extract from, to choose with and to report on; the first two share no situation."""
     queries = query_table(queries, ("query_id", "query", "emotion", "situation", "split"))
-    if len(sizes) != 3:
-        raise EmolabError(f"n_queries are {sizes}; expected three numbers: to extract, to choose and to report")
-    for size in sizes:
-        need_number("one of n_queries", size, 1, whole=True)
+    need_sizes(sizes)
     lone = queries["situation"] == ""  # a user's queries: each its own situation
     queries = queries.assign(situation=queries["situation"].mask(lone, queries["query_id"]))
     train, heldout = (spread(queries[queries["split"] == s]) for s in ("train", "heldout"))
@@ -114,6 +132,14 @@ def split_queries(queries: pd.DataFrame, sizes: tuple[int, int, int]) -> list[pd
             "needed, and training situations left over for choosing the dose: use a larger set or smaller n_queries"
         )
     return [extract, select, heldout.iloc[:n_report]]
+
+
+def need_sizes(sizes: Sequence[int]) -> None:
+    """EmolabError unless these are three numbers of questions."""
+    if len(sizes) != 3:
+        raise EmolabError(f"n_queries are {sizes}; expected three numbers: to extract, to choose and to report")
+    for size in sizes:
+        need_number("one of n_queries", size, 1, whole=True)
 
 
 def choose(tried: pd.DataFrame, instructed: pd.DataFrame) -> pd.DataFrame:
@@ -156,66 +182,105 @@ def select(
     answers: the model's own to these queries, neutral and instructed (`collect_responses`). judge: reads the texts; a
     blind one does not take the name of an emotion for the emotion. search: what is tried, in rounds in which many
     settings meet few questions, and few settings many. Also returns the vectors, which now know where every setting
-    tried breaks. Scores are the harmonic mean of emotion, topic and fluency (`headline`), fluency without perplexity:
-    the unit bounds the damage already. A search that was stopped goes on where it was.
+    tried breaks; one that breaks at no alpha, since it changes nothing, is left out. Scores are the harmonic mean of
+    emotion, topic and fluency (`headline`), fluency without perplexity: the unit bounds the damage already. A search
+    that was stopped goes on where it was.
+
+    Raises EmolabError where the model answers none of these questions with a text, and where no setting breaks text.
     """
     asked = query_table(queries)
-    told = answers.assign(emotion=answers["condition"])
-    instructed = score(told, judges=judge)
-    neutral = answers[answers["condition"] == NEUTRAL].set_index("query_id")["text"]
-    broken_on = asked.head(_BROKEN_ON)
-    texts = [str(neutral[query]) for query in broken_on["query_id"]]
-    every = dict.fromkeys(vectors.emotions, 1.0)
-    path = out / "breaking.json"
-    known = _known(path, vectors)
+    instructed = score(answers.assign(emotion=answers["condition"]), judges=judge)
+    options = {"controls": (), "progress": progress, "max_new_tokens": _TOKENS}
+    plain = sweep(model, vectors, asked, alphas=(0.0,), out=out / "unsteered", **options)
+    breaking = _Breaking.of(model, asked, answers, out / "breaking.json", vectors)
 
     def tried(settings: list[dict], n: int, alphas: Sequence[float], folder: str) -> pd.DataFrame:
-        nonlocal vectors
-        tables = []
-        for setting in settings:
-            where = Steering(vectors, every, **setting)
-            if where.setting not in known:
-                found = find_breaking(model, where, broken_on, texts=texts)
-                known[where.setting] = found.meta["breaking"][where.setting]
-                write_json(path, {"of": _identity(vectors), "alphas": known})
-        vectors = _with_breaking(vectors, known)
+        """The dose of each emotion in each of these settings; `number` is the setting's place among them."""
+        few, tables = asked.head(n), []
+        unsteered = plain[plain["query_id"].isin(few["query_id"])]
         for number, setting in enumerate(settings):
             grid = {name: [value] for name, value in {**setting, "unit": "breaking"}.items()}
-            options = {"controls": (), "progress": progress, "max_new_tokens": _TOKENS}
             place = out / folder / str(number)
-            table = sweep(model, vectors, asked.head(n), alphas=(0.0, *alphas), grid=grid, out=place, **options)
-            tables.append(choose(score(table, judges=judge), instructed).assign(number=number))
+            steered = sweep(model, breaking.vectors, few, alphas=alphas, grid=grid, out=place, **options)
+            read = score(pd.concat([unsteered, steered], ignore_index=True), judges=judge)
+            tables.append(choose(read, instructed).assign(number=number))
         return pd.concat(tables, ignore_index=True)
 
-    settings = search.settings(model.n_layers, vectors.sites)
+    settings = search.settings(model.n_layers, vectors.sites, len(vectors.emotions))
+    settings = breaking.find(settings)
     rounds = []
     for k, one in enumerate(search.rounds):
         found = tried(settings, one.n_queries, one.alphas, f"round-{k + 1}")
         rounds.append(found.drop(columns="number").to_dict("records"))
         means = found.groupby("number", sort=False)["score"].mean()
-        if one.keep == 1:  # as good as the best: the first of them, since the list begins with the paper's own setting
+        if one.keep == 1 or k == len(search.rounds) - 1:
+            # As good as the best: the first of them, since the list begins with the paper's own setting.
             settings = [settings[int(means.index[np.flatnonzero(means >= AS_GOOD * means.max())[0]])]]
         else:
             settings = [settings[int(number)] for number in sorted(means.nlargest(one.keep).index)]
-    setting = settings[0]
-    last = tried([setting], len(asked), search.doses, "doses")
+    last = tried(settings[:1], len(asked), search.doses, "doses")
     rounds.append(last.drop(columns="number").to_dict("records"))
-    setting = {**setting, "unit": "breaking"}
+    setting = {**settings[0], "unit": "breaking"}
     write_json(out / "choice.json", {"setting": setting, "rounds": rounds})
-    return setting, dict(zip(last["emotion"], map(float, last["alpha"]), strict=True)), vectors
+    return setting, dict(zip(last["emotion"], map(float, last["alpha"]), strict=True)), breaking.vectors
 
 
-def _with_breaking(vectors: EmotionVectors, known: dict[str, dict[str, float]]) -> EmotionVectors:
-    return replace(vectors, meta={**vectors.meta, "breaking": {**vectors.meta.get("breaking", {}), **known}})
+@dataclass
+class _Breaking:
+    """Where settings break text, kept in a file while a search goes on; `vectors` know what was found."""
 
+    model: Model
+    queries: pd.DataFrame
+    texts: list[str]
+    path: Path
+    vectors: EmotionVectors
 
-def _identity(vectors: EmotionVectors) -> list:
-    return [vectors.meta.get(key) for key in ("fingerprint", "corpus_hash", "token_rule")] + list(vectors.emotions)
+    @staticmethod
+    def of(model: Model, asked: pd.DataFrame, answers: pd.DataFrame, path: Path, vectors: EmotionVectors) -> _Breaking:
+        """On the model's own neutral answers, the first few that hold a text."""
+        neutral = answers[(answers["condition"] == NEUTRAL) & (answers["text"].str.strip() != "")]
+        written = neutral.set_index("query_id")["text"]
+        queries = asked[asked["query_id"].isin(written.index)].head(_BROKEN_ON)
+        if not len(queries):
+            raise EmolabError(
+                f"{model.name!r} answers none of the {len(asked)} questions to choose with: the texts are empty, and "
+                "nothing can be steered"
+            )
+        return _Breaking(model, queries, [str(written[query]) for query in queries["query_id"]], path, vectors)
 
+    def find(self, settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Those of the settings that break text at some alpha."""
+        known, reason = self._known(), None
+        kept: list[dict[str, Any]] = []
+        for setting in settings:
+            where = Steering(self.vectors, dict.fromkeys(self.vectors.emotions, 1.0), **setting)
+            if where.setting not in known:
+                try:
+                    found = find_breaking(self.model, where, self.queries, texts=self.texts)
+                    known[where.setting] = found.meta["breaking"][where.setting]
+                except (FileError, MismatchError, ResourceError):
+                    raise
+                except EmolabError as error:
+                    known[where.setting] = {}
+                    reason = error
+                write_json(self.path, {"of": self._identity(), "alphas": known})
+            if known[where.setting]:
+                kept.append(setting)
+        if not kept:
+            raise EmolabError(f"no setting can be steered with; {reason or f'remove {self.path} to try again'}")
+        alphas = {setting: found for setting, found in known.items() if found}
+        breaking = {**self.vectors.meta.get("breaking", {}), **alphas}
+        self.vectors = replace(self.vectors, meta={**self.vectors.meta, "breaking": breaking})
+        return kept
 
-def _known(path: Path, vectors: EmotionVectors) -> dict[str, dict[str, float]]:
-    """Breaking alphas that a stopped search has found for these vectors."""
-    if not path.exists():
-        return {}
-    found = read_json(path, "remove it, and the search starts again")
-    return found["alphas"] if isinstance(found, dict) and found.get("of") == _identity(vectors) else {}
+    def _identity(self) -> list[Any]:
+        """Whose alphas: these vectors', on these texts."""
+        of = [self.vectors.meta.get(key) for key in ("fingerprint", "corpus_hash", "token_rule")]
+        return [*of, list(self.vectors.emotions), digest([*self.queries["query"], *self.texts])]
+
+    def _known(self) -> dict[str, dict[str, float]]:
+        """What a stopped search has found."""
+        if not self.path.exists():
+            return {}
+        found = read_json(self.path, "remove it, and the search starts again")
+        return found["alphas"] if isinstance(found, dict) and found.get("of") == self._identity() else {}

@@ -81,7 +81,14 @@ def doses(scored: pd.DataFrame, answers: pd.DataFrame) -> dict[str, dict[str, di
 
 
 def intensity(
-    model: Model, emotions: Sequence[str], queries: pd.DataFrame, judge: Any, out: Path, progress: bool
+    model: Model,
+    emotions: Sequence[str],
+    queries: pd.DataFrame,
+    judge: Any,
+    out: Path,
+    *,
+    max_new_tokens: int = 80,
+    progress: bool = True,
 ) -> dict[str, dict[str, float | None]]:
     """Mean probability of the emotion, as the judge reads it, under "a little", plain and "great" instructions."""
     asked = list(queries["query"])
@@ -94,12 +101,13 @@ def intensity(
         ],
         columns=["condition", "intensity", "prompt"],
     )
-    settings = {"fingerprint": model.fingerprint, "writing": Writing().settings()}
+    settings = {"fingerprint": model.fingerprint, "writing": Writing().settings(), "max_new_tokens": max_new_tokens}
     settings["prompts"] = digest(list(table["prompt"]))
     path = out / "intensity.parquet"
     done = read_table(path, settings)
     if done is None:
-        texts = generate(model, list(table["prompt"]), raw=True, progress=progress)
+        options = {"max_new_tokens": max_new_tokens, "progress": progress}
+        texts = generate(model, list(table["prompt"]), raw=True, **options)
         done = write_table(table.assign(text=texts), path, settings)
     values = judge(list(done["text"]))
     own = [values[i, judge.labels.index(emotion)] for i, emotion in enumerate(done["condition"])]
@@ -120,26 +128,28 @@ def turned(
     """Questions that evoke another emotion than the one steered to: which of the two do the answers show?
 
     By emotion steered to: `target` and `own`, the shares of answers with the steered emotion and with the question's
-    own on top, at the frozen dose; `target_unsteered`, `own_unsteered`, `target_random` beside them; n answers.
+    own on top, at the frozen dose; `target_unsteered`, `own_unsteered`, `target_random` beside them; n answers. An
+    emotion for which every question is its own is left out.
     """
-    found = {}
+    evoked = queries.set_index("query_id")["emotion"]
+    some = {"emotions": [next(iter(best))], "controls": (), "out": out / "unsteered"}  # any one: dose 0
+    plain = score(sweep(model, vectors, queries, alphas=(0.0,), **some, **write), judges=judge)
+    grid, found = {name: [value] for name, value in setting.items()}, {}
     for number, (emotion, alpha) in enumerate(best.items()):
         asked = queries[queries["emotion"] != emotion]
-        evoked = asked.set_index("query_id")["emotion"]
-        grid = {name: [value] for name, value in setting.items()}
+        if not len(asked):
+            continue
         options = {"emotions": [emotion], "controls": ("random",), "grid": grid, "out": out / str(number)}
-        table = score(sweep(model, vectors, asked, alphas=(0.0, alpha), **options, **write), judges=judge)
-        own = table["top"] == table["query_id"].map(evoked)
-        hit, steered = table["top"] == emotion, table["alpha"] != 0
-        plain, random = ~steered, steered & (table["control"] == "random")
-        steered &= table["control"] == "none"
+        table = score(sweep(model, vectors, asked, alphas=(alpha,), **options, **write), judges=judge)
+        steered, random = (table[table["control"] == control] for control in ("none", "random"))
+        unsteered = plain[plain["query_id"].isin(asked["query_id"])]
         found[emotion] = {
-            "target": _rounded(hit[steered].mean()),
-            "own": _rounded(own[steered].mean()),
-            "target_unsteered": _rounded(hit[plain].mean()),
-            "own_unsteered": _rounded(own[plain].mean()),
-            "target_random": _rounded(hit[random].mean()),
-            "n": int(steered.sum()),
+            "target": _rounded((steered["top"] == emotion).mean()),
+            "own": _rounded((steered["top"] == steered["query_id"].map(evoked)).mean()),
+            "target_unsteered": _rounded((unsteered["top"] == emotion).mean()),
+            "own_unsteered": _rounded((unsteered["top"] == unsteered["query_id"].map(evoked)).mean()),
+            "target_random": _rounded((random["top"] == emotion).mean()),
+            "n": len(steered),
         }
     return found
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import emolab
-from emolab import experiments, judges, pipeline, responses, selection
+from emolab import experiments, judges, pace, pipeline, responses, selection
 from emolab import summary as summary_module
 from emolab.emotions import EMOTIONS
 from emolab.errors import EmolabError
-from emolab.pipeline import study
+from emolab.pipeline import FULL, QUICK, Plan, study
 from emolab.plot.run import read_summary, run_figures
-from emolab.selection import choose
+from emolab.selection import Round, Search, choose, select
 from tests import oracle
 from tests.mini import WEIGHTS, mini_lexicon, mini_queries
 
@@ -130,7 +132,9 @@ def test_too_few_queries_are_one_clear_error(train, heldout, sizes):
 # The whole of it, on a model of random weights and with a sentence encoder of no weight.
 
 SIZES = (4, 2, 3)
-ALPHAS = (-1.0, 0.0, 0.5, 1.0, 2.0, 6.0)
+DOSED = (0.5, 1.0, 2.0, 4.0)
+SEARCH = Search(windows=("all", "late"), rounds=(Round(1, (1.0,), 2), Round(2, (0.5, 2.0), 1)), doses=DOSED)
+PLAN = Plan(SIZES, max_new_tokens=20, search=SEARCH, methods=("instruction", "emotion vector", "random"))
 
 
 class Counted:
@@ -155,22 +159,20 @@ class Counted:
 
 def run(model, out, **options):
     queries = oracle.queries(n_train=12, n_heldout=4)
-    options = {"methods": ("instruction", "emotion vector", "random"), **options}
-    return study(model, out=out, queries=queries, n_queries=SIZES, alphas=ALPHAS, progress=False, **options)
+    return study(model, out=out, queries=queries, progress=False, **{"plan": PLAN} | options)
 
 
 def lasting(summary: dict) -> dict:
-    """What a second run must give again: all but times."""
+    """What a second run must give again: all but times, measured and expected."""
     timed = ("seconds", "speed")
     rows = {m: {k: v for k, v in row.items() if k not in timed} for m, row in summary["baselines"].items()}
-    return {k: v for k, v in summary.items() if k != "timings"} | {"baselines": rows}
+    return {k: v for k, v in summary.items() if k not in ("timings", "expected")} | {"baselines": rows}
 
 
 @pytest.fixture(scope="module")
 def light():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judges, "embed", oracle.embed)
-        patch.setattr(selection, "SELECTION_ALPHAS", (2.0, 6.0))
         yield patch
 
 
@@ -199,14 +201,19 @@ def test_summary_holds_what_it_promises(studied, talker):
     assert all(0 <= share <= 1 for share in summary["instruction_following"].values())
     for cell in summary["steering"].values():
         assert {"best_alpha", "target_share", "random_share", "adherence_ratio", "perplexity_ratio"} <= set(cell)
-        assert cell["best_alpha"] in (2.0, 6.0) and cell["n"] == 3
+        assert cell["best_alpha"] in DOSED and cell["n"] == 3
+        assert all(0 <= cell[f"{what}_share"] <= 1 for what in ("named", "refusal")) and 0 <= cell["repetition"] <= 1
         low, high = cell["target_interval"]
         assert 0 <= low <= cell["target_share"] <= high <= 1
         assert all(0 <= cell[f"{control}_share"] <= 1 for control in ("unsteered", "random", "shuffled"))
-    assert set(summary["setting"]) == {"site", "layers", "part"}
+    assert set(summary["setting"]) == {"site", "layers", "part", "unit"} and summary["setting"]["unit"] == "breaking"
+    assert set(summary["wording"]) == {"name", "following", "not_followed", "sentence"}
+    assert tuple(summary["wording"]["following"]) == EMOTIONS
     assert set(summary["intensity"]["joy"]) == {"a little", "plain", "great"}
-    stages = ["load", "responses", "vectors", "selection", "sweep", "scores", "intensity", "claims", "baselines"]
-    assert list(summary["timings"]) == [*stages, "analysis", "figures"] and min(summary["timings"].values()) >= 0
+    stages = ["wording", "responses", "vectors", "selection", "sweep", "scores", "intensity", "claims", "baselines"]
+    stages += ["analysis", "figures"]
+    assert list(summary["timings"]) == ["load", "pace", *stages] and min(summary["timings"].values()) >= 0
+    assert list(summary["expected"]) == stages and min(summary["expected"].values()) >= 0
     assert set(summary["claims"]) == {"monotone", "preservation", "linear", "additive"}
     for claim in summary["claims"].values():
         assert set(claim) == {"verdict", "condition", "evidence"} and claim["condition"].strip()
@@ -214,8 +221,10 @@ def test_summary_holds_what_it_promises(studied, talker):
     assert {"instruction", "emotion vector", "random"} <= set(summary["baselines"])
     assert set(summary["dose_response"]) == set(EMOTIONS)
     for emotion, cells in summary["dose_response"].items():
-        assert set(cells) == {f"{a:g}" for a in {*ALPHAS, summary["steering"][emotion]["best_alpha"]}}
-    assert summary["n_queries"] == {"extract": 4, "select": 2, "report": 3} and "lexicon" not in summary
+        assert set(cells) == {f"{a:g}" for a in (0.0, *DOSED)}
+    assert summary["n_queries"] == {"extract": 4, "select": 2, "report": 3}
+    assert set(summary["blind"]) == {"neutral_share", "instruction_following", "target_share"}
+    assert "evoking" not in summary, "a user's questions are one set"
 
 
 def test_files_of_a_run(studied, talker):
@@ -245,17 +254,17 @@ def test_each_query_serves_one_purpose(studied):
     reported = pd.read_parquet(out / "scores.parquet")
     assert set(reported["query_id"]) == set(report["query_id"])
     assert set(pd.read_parquet(out / "instructed_scores.parquet")["query_id"]) == set(report["query_id"])
-    for step in ("settings", "doses"):
-        assert set(pd.read_parquet(out / f"selection/{step}/sweep.parquet")["query_id"]) == set(select["query_id"])
+    for step, n in {"unsteered": 2, "round-1/0": 1, "round-2/0": 2, "doses/0": 2}.items():
+        asked = pd.read_parquet(out / f"selection/{step}/sweep.parquet")["query_id"]
+        assert set(asked) == set(select["query_id"][:n])
     means = emolab.ResponseMeans.load(out / "response_means.safetensors")
     assert set(means.index["query_id"]) <= set(extract["query_id"])
     assert emolab.EmotionVectors.load(out / "vectors.safetensors").sites == ("resid", "attn", "mlp", "head")
     assert set(reported["control"]) == {"none", "random", "shuffled"}
     setting = summary["setting"]
     layers = setting["layers"] if setting["layers"] == "all" else ",".join(map(str, setting["layers"]))
-    assert set(zip(reported["site"], reported["layers"], reported["part"], strict=True)) == {
-        (setting["site"], layers, setting["part"])
-    }
+    places = set(zip(reported["site"], reported["layers"], reported["part"], reported["unit"], strict=True))
+    assert places == {(setting["site"], layers, setting["part"], "breaking")}
 
 
 def test_figures_of_the_summary_are_those_of_the_scores(studied):
@@ -296,7 +305,8 @@ def test_a_broken_study_goes_on_where_it_was(studied, talker, light, tmp_path, m
     summary, _ = studied
     monkeypatch.setattr(pipeline, "run_figures", lambda out: [])
     monkeypatch.setattr(pipeline, "write_report", lambda out: None)
-    for finished in ("responses.parquet", "selection/settings", "selection/doses", "sweep.parquet"):
+    steps = [f"selection/{step}" for step in ("unsteered", "round-1/0", "round-1/1", "round-1/2", "round-1/3")]
+    for finished in ("wording.json", "responses.parquet", *steps):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
             Counted(patch, fail_after=1)  # one step further each time
             run(talker, tmp_path)
@@ -316,7 +326,7 @@ def test_another_study_in_the_same_folder_is_refused(studied, tiny_gpt2, light):
 def test_a_model_that_writes_nothing_gives_null_not_nan(talker, light, tmp_path, monkeypatch):
     """It answers instructions, and steered or plain it falls silent."""
     monkeypatch.setattr(experiments, "generate", lambda model, prompts, **_: [""] * len(prompts))
-    summary = run(talker, tmp_path)
+    summary = run(talker, tmp_path, plan=replace(PLAN, n_claims=0, methods=(), quick=True, wordings=False))
     assert {cell["perplexity_ratio"] for cell in summary["steering"].values()} == {None}
     assert json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail) == summary
 
@@ -327,9 +337,11 @@ def test_figures_are_drawn_again_from_the_files_alone(studied, tmp_path):
     before = data.read_bytes()
     data.unlink()
     paths = run_figures(out)
-    drawn = ["norms", "cosine_by_layer", "instruction_following", "dose_response", "effect_forest", "wrong_way"]
+    drawn = ["norms", "cosine_by_layer", "cosine_grid", "layer_map", "response_map", "probe", "reliability"]
+    drawn += ["head_map", "head_effects", "ablation", "instruction_following", "dose_response", "effect_forest"]
+    drawn += ["wrong_way", "judge_agreement"]
     drawn += [f"claim_{name}" for name in ("monotone", "preservation", "linear", "additive")]
-    assert [p.stem for p in paths] == [*drawn, "tradeoff"], "one judge agrees with nobody"
+    assert [p.stem for p in paths] == [*drawn, "tradeoff"]
     assert all(p.stat().st_size > 1000 for p in paths) and data.read_bytes() == before
     with pytest.raises(EmolabError, match="summary.json is missing or damaged; run `emolab study --out"):
         run_figures(tmp_path)
