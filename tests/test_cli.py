@@ -110,7 +110,7 @@ def test_sweep_and_score(swept, place, capsys):
 def test_study_figures_and_info(place, capsys):
     out = place / "studied"
     options = ["--queries", str(place / "queries.json"), "--n-queries", "2", "2", "2", "--emotions", "joy", "fear"]
-    options += ["--methods", "instruction", "random"]
+    options += ["--quick", "--methods", "instruction", "random"]
     assert main(["study", "--model", str(place / "talker"), "--out", str(out), *options]) == 0
     summary = json.loads((out / "summary.json").read_text(), parse_constant=pytest.fail)
     assert {"model", "instruction_following", "steering", "timings"} <= set(summary)
@@ -118,7 +118,7 @@ def test_study_figures_and_info(place, capsys):
     assert summary["n_queries"] == {"extract": 2, "select": 2, "report": 2}
     printed = capsys.readouterr().out
     assert "selection:" in printed and f"results in {out}" in printed.split("responses:")[0], "where, from the start"
-    assert "18 answers for the vectors, about 132 steered texts" in printed
+    assert "18 responses" in printed and "98 sweep" in printed and "Expected on this machine: " in printed
     assert main(["info", str(out)]) == 0
     assert json.loads(capsys.readouterr().out) == summary
     (out / "figures/norms.png").unlink()
