@@ -237,6 +237,8 @@ def page(results: list[dict]) -> str:
         "What emolab costs, on models of random weights. Every figure is a ratio of two cases measured in turn in one",
         "run: the median over rounds, with the lowest and the highest round in brackets. Times depend on the machine,",
         "ratios much less. `make bench` measures all of it again and rewrites this page.", "",
+        "The benchmarks of scaling run `mini`, the toy model of the tests (`tests/mini`): what they measure is the",
+        "work around a model, and with a larger one it is a smaller part of the whole.", "",
     ]  # fmt: skip
     for told in dict.fromkeys(told_machine(x["machine"]) for x in results):
         lines.append(f"Machine: {told}.")

@@ -114,7 +114,7 @@ MISTAKES = [
     ("split", lambda v: v.mean(0), "expected two tensors"),
     ("split", lambda v: (v - v.mean(0), v.mean(0)), "swapped"),
     ("split", lambda v: (v.mean(0, keepdim=True), v - v.mean(0)), "of size 1"),
-    ("split", lambda v: (v.sum(0), v - v.sum(0)), "base is a sum"),
+    ("split", lambda v: (v.sum(0), v - v.sum(0)), "shared part is a sum"),
     ("split", lambda v: (v.mean(1), v - v.mean(0)), "mean over layers"),
     ("split", lambda v: (v.mean(), v - v.mean()), "mean of everything"),
     ("split", lambda v: (v.median(0).values, v - v.median(0).values), "median"),

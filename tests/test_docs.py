@@ -48,7 +48,7 @@ def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):
     names = {}
     exec(compile(code, "<README.md>", "exec"), names)
     assert capsys.readouterr().out.strip(), "a steered text"
-    assert set(names["table"]["alpha"]) == {0, 0.5, 1} and names["fig"].axes
+    assert set(names["table"]["alpha"]) == {0, 0.75, 1.5} and names["fig"].axes
     plt.close("all")
 
 

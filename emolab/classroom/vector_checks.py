@@ -1,4 +1,4 @@
-"""Checks for exercises 1 to 4: emotion vectors, cosines, base and specific, random directions."""
+"""Checks for exercises 1 to 4: emotion vectors, cosines, shared and specific part, random directions."""
 
 from __future__ import annotations
 
@@ -70,38 +70,38 @@ def check_cosine(cosine: Callable[[Tensor], Tensor]) -> None:
 
 
 def check_split(split: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
-    """`split(vectors)`, [emotion, layer, d_model] -> base [layer, d_model] and specific [emotion, layer, d_model]."""
+    """`split(vectors)`, [emotion, layer, d_model] -> shared [layer, d_model] and specific [emotion, layer, d_model]."""
     name = "split"
     v = _toy(4, 3, 5, seed=4)
     got = attempt(name, split, v)
     if not isinstance(got, tuple | list) or len(got) != 2:
-        raise Wrong(f"{name}: expected two tensors, `return base, specific`; got {type(got).__name__}.")
-    base, specific = (tensor(name, x) for x in got)
+        raise Wrong(f"{name}: expected two tensors, `return shared, specific`; got {type(got).__name__}.")
+    shared, specific = (tensor(name, x) for x in got)
     mean = v.mean(0)
-    if base.shape == v.shape and specific.shape in (mean.shape, (1, *mean.shape)):
-        raise Wrong(f"{name}: the two are swapped; expected `return base, specific`.")
+    if shared.shape == v.shape and specific.shape in (mean.shape, (1, *mean.shape)):
+        raise Wrong(f"{name}: the two are swapped; expected `return shared, specific`.")
     whats = {
-        "the base still has an axis for emotions, of size 1. It belongs to all of them: take .mean(0) without "
+        "the shared part still has an axis for emotions, of size 1. It belongs to all of them: take .mean(0) without "
         "keepdim.": mean[None],
-        "the base is a sum over emotions; it should be their mean.": v.sum(0),
-        "the base is a mean over layers. Every layer has its own base; the mean runs over emotions, the first axis.":
+        "the shared part is a sum over emotions; it should be their mean.": v.sum(0),
+        "the shared part is a mean over layers. Every layer has its own; the mean runs over emotions, the first axis.":
             v.mean(1),
-        "the base is one number, the mean of everything. The mean runs over emotions alone.": v.mean(),
-        "the base is a median. Only the mean makes the specific parts sum to zero.": v.median(0).values,
+        "the shared part is one number, the mean of everything. The mean runs over emotions alone.": v.mean(),
+        "the shared part is a median. Only the mean makes the specific parts sum to zero.": v.median(0).values,
     }  # fmt: skip
-    same(name, base, mean, "layer d_model", whats, what="shared")
+    same(name, shared, mean, "layer d_model", whats, what="shared part")
     unit = normalize(mean, dim=-1)
     whats = {
-        "the specific part is still the whole vector. Subtract the base.": v,
-        "the specific part has the wrong sign: it is the vector less the base, not the base less the vector.": mean - v,
-        "the base was added, not subtracted.": v + mean,
-        "the base's direction was projected out. That takes away all of it, from some emotions more than from others; "
-        "then base + specific does not give the vector back.": v - (v * unit).sum(-1, keepdim=True) * unit,
-        "the specific parts have length 1. Keep their length: base + specific should give the vector back.":
+        "the specific part is still the whole vector. Subtract the shared part.": v,
+        "the specific part has the wrong sign: it is the vector less the shared part, not the reverse.": mean - v,
+        "the shared part was added, not subtracted.": v + mean,
+        "the shared part's direction was projected out. That takes away all of it, from some emotions more than from "
+        "others; then shared + specific does not give the vector back.": v - (v * unit).sum(-1, keepdim=True) * unit,
+        "the specific parts have length 1. Keep their length: shared + specific should give the vector back.":
             normalize(v - mean, dim=-1),
     }  # fmt: skip
     same(name, specific, v - mean, "emotion layer d_model", whats, what="specific part")
-    done(name, "base + specific gives the vector back, and the specific parts sum to zero.")
+    done(name, "shared + specific gives the vector back, and the specific parts sum to zero.")
 
 
 def check_random_like(random_like: Callable[[Tensor, torch.Generator], Tensor]) -> None:
