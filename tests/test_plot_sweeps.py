@@ -122,6 +122,16 @@ def test_site_map_names_what_differs():
     assert list(one.emolab_data["setting"].unique()) == [""] and one.emolab_info["n"] == "8 queries, attn, dose 1.5"
 
 
+def test_site_map_names_layers_in_a_row_by_their_ends():
+    rows = []
+    for layers in ("0,1,2,3", "20,21", "0,2,3", "7", "all"):
+        for control in ("none", "random"):
+            rows += texts("joy", 4, layers=layers, control=control)
+    named = ["layers 0-3", "layers 20,21", "layers 0,2,3", "layers 7", "layers all"]
+    assert list(site_map(pd.DataFrame(rows)).emolab_data["setting"].unique()) == named
+    assert site_map(pd.DataFrame(rows[: 2 * N])).emolab_info["n"] == "8 queries, attn, layers 0-3, dose 4"
+
+
 def test_mixture_map_tells_mixed_texts_from_mixed_shares():
     half = "0.5 anger + 0.5 joy"
     rows = texts(half, 0, alpha=0.0) + texts(half, N) + texts("joy", N) + texts("joy", 0, control="random")

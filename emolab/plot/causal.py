@@ -68,7 +68,8 @@ def head_forest(table: pd.DataFrame, *, top: int = 5, level: float = 0.05, model
         test, measure = table["test"].iloc[0], table["measure"].iloc[0]
         unit = _UNITS.get(measure, f"judge's probability ({measure})")
         handles = dict(zip(*axes[0, 0].get_legend_handles_labels()[::-1], strict=True))
-        title = f"{_TESTS[test].capitalize()}: change in {unit} (filled: q < {level:g}; each emotion has its own scale)"
+        title = f"{_TESTS[test].capitalize()}: change in {unit}" + (" " if columns > 3 else "\n")
+        title += f"(filled: q < {level:g}; each emotion has its own scale)"
         top_legend(fig, handles.values(), handles.keys(), 2, title=title)
         for ax in axes[-1]:
             ax.set_xlabel("effect")
