@@ -40,10 +40,10 @@ from emolab.selection import Search
 from emolab.steering import Steering
 from emolab.storage import (
     digest,
+    need_same,
     provenance,
     read_json,
     read_table,
-    stable,
     user_path,
     write_json,
     write_parquet,
@@ -276,8 +276,10 @@ def _wording(
     """The wording of the instruction that this model follows best, kept in `wording.json`."""
     path = out / "wording.json"
     of = {"fingerprint": model.fingerprint, "emotions": list(emotions), "queries": digest(list(queries["query"]))}
-    of |= {"judge": stable(judge), "max_new_tokens": max_new_tokens, "writing": Writing().settings()}
-    if path.exists() and (found := read_json(path, "remove it, and it is chosen again")).get("of") == of:
+    of |= {"judge": judge.name, "max_new_tokens": max_new_tokens, "writing": Writing().settings()}
+    if path.exists():
+        found = read_json(path, "remove it, and it is chosen again")
+        need_same(path, found["of"], of)
         return found
     choice = choose_wording(model, queries, emotions, judges=judge, max_new_tokens=max_new_tokens)
     rows = choice.chosen.itertuples()

@@ -210,11 +210,16 @@ def read_table(path: str | Path | None, settings: dict) -> pd.DataFrame | None:
         stored = dict(table.attrs["emolab"])
     except Exception as error:  # pyarrow raises a zoo of its own
         raise FileError(f"{path} is damaged or was not written by emolab; move it away") from error
+    need_same(path, stored, settings)
+    return table
+
+
+def need_same(path: str | Path, stored: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """MismatchError unless a file was made with these settings."""
     differing = [key for key in {**stored, **settings} if stored.get(key) != settings.get(key)]
     if differing:
         told = "; ".join(f"{key}: there {stored.get(key)!r}, here {settings.get(key)!r}" for key in differing)
         raise MismatchError(f"{path} was made with other settings ({told}); choose another out folder")
-    return table
 
 
 def kept(path: str | Path, settings: dict, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:

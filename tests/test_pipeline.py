@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,7 @@ from emolab.errors import EmolabError
 from emolab.pipeline import FULL, QUICK, Plan, study
 from emolab.plot.run import read_summary, run_figures
 from emolab.selection import Round, Search, choose, select
-from tests import oracle
+from tests import oracle, tiny
 from tests.mini import WEIGHTS, mini_lexicon, mini_queries
 
 DOSES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
@@ -220,7 +219,7 @@ def test_summary_holds_what_it_promises(studied, talker):
         assert claim["verdict"] in ("supported", "not supported", "mixed")
     assert {"instruction", "emotion vector", "random"} <= set(summary["baselines"])
     assert set(summary["dose_response"]) == set(EMOTIONS)
-    for emotion, cells in summary["dose_response"].items():
+    for cells in summary["dose_response"].values():
         assert set(cells) == {f"{a:g}" for a in (0.0, *DOSED)}
     assert summary["n_queries"] == {"extract": 4, "select": 2, "report": 3}
     assert set(summary["blind"]) == {"neutral_share", "instruction_following", "target_share"}
@@ -317,10 +316,12 @@ def test_a_broken_study_goes_on_where_it_was(studied, talker, light, tmp_path, m
 
 def test_another_study_in_the_same_folder_is_refused(studied, tiny_gpt2, light):
     _, out = studied
-    before = (out / "summary.json").read_bytes()
-    with pytest.raises(EmolabError, match="made with other settings"):
+    before = [(out / f"{name}.json").read_bytes() for name in ("summary", "wording")]
+    with pytest.raises(EmolabError, match="wording.json was made with other settings .fingerprint"):
         run(tiny_gpt2, out)
-    assert (out / "summary.json").read_bytes() == before
+    with pytest.raises(EmolabError, match="responses.parquet was made with other settings"):
+        run(tiny_gpt2, out, plan=replace(PLAN, wordings=False))
+    assert [(out / f"{name}.json").read_bytes() for name in ("summary", "wording")] == before
 
 
 def test_a_model_that_writes_nothing_gives_null_not_nan(talker, light, tmp_path, monkeypatch):
@@ -338,8 +339,7 @@ def test_figures_are_drawn_again_from_the_files_alone(studied, tmp_path):
     data.unlink()
     paths = run_figures(out)
     drawn = ["norms", "cosine_by_layer", "cosine_grid", "layer_map", "response_map", "probe", "reliability"]
-    drawn += ["head_map", "head_effects", "ablation", "instruction_following", "dose_response", "effect_forest"]
-    drawn += ["wrong_way", "judge_agreement"]
+    drawn += ["instruction_following", "dose_response", "effect_forest", "wrong_way", "judge_agreement"]
     drawn += [f"claim_{name}" for name in ("monotone", "preservation", "linear", "additive")]
     assert [p.stem for p in paths] == [*drawn, "tradeoff"]
     assert all(p.stat().st_size > 1000 for p in paths) and data.read_bytes() == before
@@ -359,6 +359,222 @@ def test_the_perplexity_of_the_figure_is_that_of_the_summary(studied):
             assert value.item() == pytest.approx(cell["perplexity_ratio"], rel=1e-3)
             compared += 1
     assert compared
+
+
+# What is known beforehand: settings, texts, seconds.
+
+
+def test_settings_in_the_order_of_preference():
+    """All layers first, then windows ever smaller; attention before the residual stream, whole before specific."""
+    thirds, layers = [[0, 1, 2], [3, 4, 5], [6, 7, 8]], [[1], [3], [4], [6], [8]]
+    windows = ["all", [4, 5, 6, 7, 8], *thirds, *layers]
+    found = Search().settings(9, ("resid", "attn", "head"))
+    assert [s for s in found if s["site"] == "attn"] == [
+        {"site": "attn", "layers": window, "part": part} for window in windows for part in ("whole", "specific")
+    ]
+    assert len(found) == 2 * len(windows) * 2, "heads are not searched"
+    order = [("all", s) for s in ("attn", "attn", "resid", "resid")]
+    assert [(s["layers"], s["site"]) for s in found[:4]] == order
+    assert [s["site"] for s in found[8:20]] == ["attn"] * 6 + ["resid"] * 6, "the thirds of one site together"
+    assert selection.QUICK.settings(30, ("attn", "resid")) == [
+        {"site": site, "layers": layers, "part": part}
+        for layers in ("all", list(range(15, 30)))
+        for site in ("attn", "resid")
+        for part in ("whole", "specific")
+    ]
+    few = Search().settings(2, ("resid",), n_emotions=1)
+    assert few == [{"site": "resid", "layers": x, "part": "whole"} for x in ("all", [1], [0])], "equal ones once"
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"windows": ("half",)}, "unknown window 'half'; expected some of all, late, thirds, single"),
+        ({"parts": ("shared",)}, "unknown part 'shared'; expected some of whole, specific"),
+        ({"windows": ()}, "there is no window"),
+        ({"doses": (0.0, 1.0)}, "expected positive numbers, in breaking alphas"),
+        ({"doses": (1.0, float("nan"))}, "one of doses is nan"),
+        ({"rounds": (Round(3, (), 1),)}, "at least one number"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused_at_once(fields, match):
+    with pytest.raises(EmolabError, match=match):
+        Search(**fields)
+
+
+def written(talker, tmp_path, queries, vectors, search, **options):
+    """What `select` gives, the number of texts that it wrote, and how often it looked for a breaking alpha."""
+    answers = responses.collect_responses(talker, queries, emotions=vectors.emotions, max_new_tokens=20, progress=False)
+    looked = []
+    find = selection.find_breaking
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "find_breaking", lambda *a, **k: looked.append(a[1].setting) or find(*a, **k))
+        counted = Counted(patch, **options)
+        judge = judges.default_judge(vectors.emotions)
+        found = select(talker, vectors, queries, answers, judge=judge, out=tmp_path, search=search, progress=False)
+    return found, counted.texts, looked
+
+
+@pytest.mark.parametrize(
+    ("rounds", "doses"),
+    [
+        ((Round(1, (1.0,), 3), Round(2, (0.5, 1.0, 2.0), 2), Round(9, (1.0,), 5)), (0.5, 1.0)),
+        ((Round(2, (1.0, 1.0), 1),), (0.5, 1.0, 0.5)),
+        ((), (1.0,)),
+    ],
+)
+def test_a_search_writes_as_many_texts_as_it_says(talker, light, tmp_path, rounds, doses):
+    vectors = tiny.random_vectors(talker, emotions=("fear", "joy"), scale=0.5)
+    queries, search = oracle.queries(3, 0), Search(windows=("all", "single"), rounds=rounds, doses=doses)
+    _, n, looked = written(talker, tmp_path, queries, vectors, search)
+    assert n == search.n_texts(talker.n_layers, vectors.sites, 2, len(queries))
+    settings = search.settings(talker.n_layers, vectors.sites)
+    assert looked == [emolab.Steering(vectors, {"joy": 1.0}, **s).setting for s in settings], "each once, in order"
+
+
+def test_a_search_goes_on_without_looking_again_where_text_breaks(talker, light, tmp_path):
+    vectors = tiny.random_vectors(talker, emotions=("fear", "joy"), scale=0.5)
+    given = (tmp_path, oracle.queries(3, 0), vectors, SEARCH)
+    with pytest.raises(RuntimeError, match="power cut"):
+        written(talker, *given, fail_after=3)
+    kept = (tmp_path / "breaking.json").read_bytes()
+    found, n, looked = written(talker, *given)
+    assert not looked and 0 < n < SEARCH.n_texts(talker.n_layers, vectors.sites, 2, 3)
+    assert (tmp_path / "breaking.json").read_bytes() == kept
+    setting, best, marked = found
+    assert json.loads((tmp_path / "choice.json").read_text())["setting"] == setting and set(best) == {"fear", "joy"}
+    assert marked.meta["breaking"] == json.loads(kept)["alphas"]
+    again, n, looked = written(talker, *given)
+    assert (n, looked) == (0, []) and again[:2] == found[:2] and again[2].meta == marked.meta
+    emolab.Steering(marked, best, **setting)  # with doses in that unit
+    other = tiny.random_vectors(talker, emotions=("fear", "joy"), seed=5, scale=0.5)
+    _, _, looked = written(talker, tmp_path / "other", given[1], other, SEARCH)
+    assert len(looked) == len(SEARCH.settings(3, vectors.sites)), "alphas of other vectors say nothing"
+
+
+def test_a_setting_that_moves_nothing_is_left_out(talker, light, tmp_path):
+    vectors = tiny.random_vectors(talker, emotions=("fear", "joy"), scale=0.5)
+    vectors.data["attn"][:] = 0
+    search = replace(SEARCH, windows=("all",), parts=("whole",))
+    given = (tmp_path, oracle.queries(3, 0), vectors, search)
+    setting, _, marked = written(talker, *given)[0]
+    assert setting["site"] == "resid" and len(marked.meta["breaking"]) == 1
+    assert written(talker, *given)[1:] == (0, []), "found once and for all"
+    vectors.data["resid"][:] = 0
+    with pytest.raises(EmolabError, match="no setting can be steered with; no alpha breaks text for fear"):
+        written(talker, tmp_path / "other", *given[1:])
+
+
+def test_a_model_that_answers_nothing_cannot_be_steered(talker, light, tmp_path):
+    vectors, queries = tiny.random_vectors(talker, emotions=("fear", "joy")), oracle.queries(3, 0)
+    answers = oracle.responses(talker, queries["query"], ("fear", "joy")).assign(text=" ")
+    with pytest.raises(EmolabError, match="answers none of the 3 questions"):
+        select(talker, vectors, queries, answers, judge=judges.default_judge(("fear", "joy")), out=tmp_path)
+
+
+def test_as_many_texts_are_announced_as_are_written(studied, talker):
+    """Of every stage but claims and methods."""
+    summary, out = studied
+    found = pace.count_texts(talker, PLAN, {"extract": 4, "choose": 2, "report": 3, "evoking": 0}, 5)
+
+    assert found["responses"] == len(pd.read_parquet(out / "responses.parquet")) == 9 * 6
+    assert found["sweep"] == len(pd.read_parquet(out / "sweep.parquet")) - 4 * 3, "unsteered ones once"
+    assert found["intensity"] == len(pd.read_parquet(out / "intensity.parquet")) == 3 * 5 * 3
+    assert found["wording"] == 66 and list(found) == ["wording", "responses", "selection", "sweep", "intensity"]
+
+
+@pytest.mark.parametrize(
+    ("plan", "n_evoking"), [(FULL, 10), (FULL, 0), (QUICK, 0), (replace(FULL, methods=(), n_claims=0), 10)]
+)
+def test_seconds_are_expected_of_every_stage_that_will_be(talker, plan, n_evoking):
+    sizes = {"extract": 40, "choose": 12, "report": 16, "evoking": n_evoking}
+    found = pace.expect(talker, plan, sizes, 5, {"write": 200.0, "read": 700.0})
+    left = {"claims": plan.n_claims, "baselines": plan.methods, "evoking": n_evoking, "intensity": not plan.quick}
+    stages = [name for name in pace.STAGES if left.get(name, True) and (name != "wording" or plan.wordings)]
+    assert list(found) == stages and min(found.values()) > 0
+    texts = pace.count_texts(talker, plan, sizes, 5)
+    assert set(texts) <= set(found)
+    assert found["sweep"] == pytest.approx(texts["sweep"] * plan.max_new_tokens / 200, abs=0.05)
+    slow = pace.expect(talker, plan, sizes, 5, {"write": 100.0, "read": 350.0})
+    for name in set(found) - {"analysis", "figures"}:  # which hold what no pace changes
+        assert slow[name] == pytest.approx(2 * found[name], abs=0.11), name
+
+
+def test_the_overview_says_what_will_be_written_and_for_how_long(talker, tmp_path):
+    sizes = {"extract": 4, "choose": 2, "report": 3, "evoking": 0}
+    text = pace.overview(talker, tmp_path, PLAN, sizes, 5, {"sweep": 90.0, "figures": 30.0})
+    counts = pace.count_texts(talker, PLAN, sizes, 5)
+    assert f"results in {tmp_path}" in text and "0.0 million parameters, float32 on cpu" in text
+    assert (
+        f"\n{sum(counts.values()):,} texts: 66 wording, 54 responses" in text and "; claims and methods beside" in text
+    )
+    assert "Expected on this machine: 2 minutes" in text
+    bare = pace.overview(talker, tmp_path, replace(PLAN, methods=(), n_claims=0), sizes, 5, {})
+    assert "claims" not in bare
+
+
+def test_the_pace_is_that_of_answers_written_and_read(talker):
+    found = pace.measure_pace(talker)
+    assert set(found) == {"write", "read"} and min(found.values()) > 0
+
+
+# Questions that evoke another emotion.
+
+
+class Echo:
+    """Reads what a text ends with."""
+
+    name, labels = "echo", ("fear", "joy", "neutral")
+
+    def __call__(self, texts):
+        return np.array([[float(text.endswith(label)) for label in self.labels] for text in texts])
+
+
+def test_questions_that_evoke_an_emotion_are_turned_round_or_not(talker, light, tmp_path, monkeypatch):
+    """Written by hand: unsteered text shows what the question evokes, a steered one its target where dosed as told."""
+    vectors = tiny.random_vectors(talker, emotions=("fear", "joy"), scale=0.5)
+    queries = oracle.queries(4, 0).assign(emotion=["joy", "joy", "fear", "neutral"])
+    evoked = dict(zip(queries["query"], queries["emotion"], strict=True))
+    asked = []
+
+    def generate(model, prompts, *, steering, **_):
+        own = [next(emotion for query, emotion in evoked.items() if query in prompt) for prompt in prompts]
+        asked.extend(own)
+        found = []
+        for i, (emotion, row) in enumerate(zip(own, steering, strict=True)):
+            turned = row is not None and row.vectors is vectors and i != 1
+            found.append(f"so {next(iter(row.doses))}" if turned else f"so {emotion}")
+        return found
+
+    monkeypatch.setattr(experiments, "generate", generate)
+    setting, best = {"site": "attn", "layers": "late", "part": "whole", "unit": "vector"}, {"fear": 2.0, "joy": 1.0}
+    write = {"max_new_tokens": 8, "progress": False, "client": None}
+    found = summary_module.turned(talker, vectors, queries, setting, best, Echo(), tmp_path, write)
+    assert found == {
+        "fear": {  # two of joy, one neutral; of these the second is not moved
+            "target": 0.6667, "own": 0.3333, "target_unsteered": 0.0, "own_unsteered": 1.0, "target_random": 0.0, "n": 3
+        },
+        "joy": {  # one of fear, one neutral: the latter is not moved
+            "target": 0.5, "own": 0.5, "target_unsteered": 0.0, "own_unsteered": 1.0, "target_random": 0.0, "n": 2
+        },
+    }  # fmt: skip
+    assert len(asked) == 4 + 2 * 3 + 2 * 2
+    again = summary_module.turned(talker, vectors, queries, setting, best, Echo(), tmp_path, write)
+    assert again == found and len(asked) == 14, "kept"
+    joyful = queries.head(2)
+    left = summary_module.turned(talker, vectors, joyful, setting, best, Echo(), tmp_path / "joy", write)
+    assert set(left) == {"fear"}, "every question evokes joy"
+
+
+def test_evoking_questions_are_held_out_and_evoke_what_is_studied():
+    extract, choosing, report, evoking = pipeline._questions(None, ("joy", "fear"), FULL)
+    assert [len(t) for t in (extract, choosing, report)] == list(FULL.n_queries)
+    assert len(evoking) == FULL.n_evoking and set(evoking["split"]) == {"heldout"}
+    assert evoking["emotion"].value_counts().to_dict() == {"joy": 5, "fear": 5}
+    assert set(choosing["emotion"]) | set(report["emotion"]) == {"neutral"}
+    ids = pd.concat([extract, choosing, report, evoking])
+    assert ids["query_id"].is_unique and not set(choosing["situation"]) & set(report["situation"])
+    assert not len(pipeline._questions(None, ("awe",), FULL)[3])
 
 
 # The bundled model.
