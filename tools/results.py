@@ -1,6 +1,8 @@
 """What vectors of three sources do on the default model: the table of docs/results.md and of the README.
 
-    python -m tools.results [--out runs/results]        # about ten minutes on two cores; goes on where it was stopped
+    python -m tools.results [--sources frames] [--out runs/results]
+
+About five minutes for each source on two cores; it goes on where it was stopped.
 
 For each source of vectors (the model's own answers, written texts, frames around an emotion word) and each part (whole,
 specific): setting and doses are chosen on training questions by a judge that does not see the names of emotions
@@ -133,12 +135,13 @@ def _row(name: str, alpha: str, values: list[float], interval: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sources", nargs="+", choices=list(SOURCES), default=list(SOURCES), help="default: all")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "results")
     parser.add_argument("--dtype", default="bfloat16" if fast_bfloat16() else "float32")
     a = parser.parse_args()
     model = emolab.load_model("smollm2", dtype=a.dtype)
     results = {}
-    for source in SOURCES:
+    for source in a.sources:
         for part in ("whole", "specific"):
             results[source, part] = measure(model, source, part, a.out)
             print(source, part, *rows(results[source, part]), sep="\n", flush=True)
