@@ -1,7 +1,7 @@
 """How long a study will take on this machine: measured before it begins, and said.
 
 >>> pace = measure_pace(model)
->>> sum(expect(model, FULL, sizes, 5, pace).values()) / 60          # minutes
+>>> sum(expect(model, FULL, sizes, 5, pace).values()) / 60          # minutes # doctest: +SKIP
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Choices made before the report: which queries serve which purpose, and on which setting and dose to freeze.
 
 >>> extract, choosing, report = split_queries(load_queries("general"), (40, 20, 26))
->>> setting, best, vectors = select(model, vectors, choosing, answers, judge=judge, out=Path("runs/x/selection"))
+>>> setting, best, vectors = select(model, vectors, choosing, answers, judge=judge, out=folder)  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -175,8 +175,9 @@ def select(
 ) -> tuple[dict[str, Any], dict[str, float], EmotionVectors]:
     """Site, layers and part, then with these each emotion's dose in breaking alphas; all on training queries.
 
-    >>> setting, best, vectors = select(model, vectors, choosing, answers, judge=judge, out=folder)
-    >>> setting, best
+    >>> chosen = select(model, vectors, choosing, answers, judge=judge, out=folder)  # doctest: +SKIP
+    >>> setting, best, vectors = chosen  # doctest: +SKIP
+    >>> setting, best  # doctest: +SKIP
     ({'site': 'attn', 'layers': [15, ...], 'part': 'whole', 'unit': 'breaking'}, {'joy': 1.25, ...})
 
     answers: the model's own to these queries, neutral and instructed (`collect_responses`). judge: reads the texts; a

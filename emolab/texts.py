@@ -1,7 +1,7 @@
 """Written texts to extract vectors from, and human ratings of emotion words; all bundled, read without a model.
 
 >>> from emolab import load_texts
->>> load_texts("topics", split="train").groupby("label").size().loc["joy"]
+>>> load_texts("topics", split="train").groupby("label").size().loc["joy"].item()
 30
 >>> load_texts("frames", labels=["joy", "nostalgia"]).loc[1, "text"]
 'There was nostalgia in his voice when he spoke. Everyone in the room turned to him.'
@@ -65,8 +65,8 @@ def load_ratings() -> pd.DataFrame:
     A selection from the Glasgow Norms (Scott, Keitel, Becirspahic, Yao and Sereno 2019, Behavior Research Methods 51,
     1258-1270; CC BY 4.0), numbers unchanged. `form` is noun (64) or adjective (39); the nouns come first.
 
-    >>> load_ratings().loc[0, ["word", "form", "valence", "arousal"]].to_list()
-    ['joy', 'noun', 8.061, 6.941]
+    >>> load_ratings().loc[0, ["word", "form"]].to_list(), load_ratings().loc[0, "valence"].item()
+    (['joy', 'noun'], 8.061)
     """
     return pd.read_csv(RATINGS)
 

@@ -78,7 +78,7 @@ def templates_of(wording: str, emotions: Sequence[str]) -> dict[str, str] | None
 class WordingChoice:
     """The wording that a model followed best, and how each one fared.
 
-    >>> choice.wording, choice.not_followed
+    >>> choice.wording, choice.not_followed                                             # doctest: +SKIP
     ('second person, adjective', ('disgust',))
 
     wording     its name.

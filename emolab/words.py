@@ -2,7 +2,7 @@
 
 >>> from emolab.words import is_refusal, named, words_of
 >>> words_of("I don’t know, 我很高兴"), named("It saddened me.", "sadness"), is_refusal("As an AI, I have no feelings.")
-(["i", "don't", "know", "我", "很", "高", "兴"], True, True)
+(['i', "don't", 'know', '我', '很', '高', '兴'], True, True)
 
 Refusals, negations and the endings of words are English.
 """

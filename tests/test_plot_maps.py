@@ -154,7 +154,7 @@ def test_confusion_map_numbers(figures):
     assert data["whole", "joy", "joy"] == 1 and data["shared", "joy", "joy"] == 0
     titles = [ax.get_title(loc="left") for ax in figures["confusion_map"].axes]
     assert "Whole vector: target 1.00, other 0.00" in titles
-    assert "Base: target 0.00, other 1.00" in titles
+    assert "Shared: target 0.00, other 1.00" in titles
 
 
 def test_one_layer_and_other_labels(means):

@@ -101,7 +101,7 @@ CASES = [
         for fade in (0, -2, NAN, "8", True)],
     ("steering: fade with positions", lambda w: w.steering(fade=4, positions="all"), "fade= goes with positions"),
     ("steering: ablate, unequal", lambda w: w.steering({"joy": 1, "sadness": 0.5}, op="ablate"), "takes one share"),
-    ("steering: ablate, relative", lambda w: w.steering(op="ablate", unit="residual"), "no relative dose"),
+    ("steering: ablate, relative", lambda w: w.steering(op="ablate", unit="residual"), 'unit "vector"'),
     ("steering: table of clamp", lambda w: w.steering(op="clamp").table(), 'only "add" has a table'),
     ("steering: clamp along nothing", lambda w: w.generate(steering=Steering(w.vectors * 0.0, {"joy": 1.0},
         op="clamp")), "a vector is zero"),

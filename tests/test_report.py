@@ -21,6 +21,7 @@ HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)> & "quotes" {{
 def run(tmp_path):
     cell = {"best_alpha": 1.5, "target_share": 0.75, "target_interval": [0.5, 0.9], "unsteered_share": 0.1}
     cell |= {"random_share": 0.125, "shuffled_share": 0.2, "adherence_ratio": 0.8, "perplexity_ratio": None, "n": 4}
+    cell |= {"repetition": 0.02, "named_share": 0.4, "refusal_share": 0.0}
     summary = {"model": "a <b>model</b>", "seed": 3, "n_queries": {"extract": 4, "select": 2, "report": 3}}
     summary |= {"setting": {"site": "attn", "layers": "all", "part": "whole"}, "steering": {"joy": cell}}
     summary |= {"instruction_following": {"joy": 1.0}, "geometry": {"not_measured": "too few"}}

@@ -224,6 +224,7 @@ def assert_dead(html: str, *, scripts: int = 0, images: int = 0) -> Page:
 def test_the_report_shows_texts_as_texts(tmp_path, text):
     cell = {"best_alpha": 1.5, "target_share": 0.75, "target_interval": [0.5, 0.9], "unsteered_share": 0.1}
     cell |= {"random_share": 0.125, "shuffled_share": 0.2, "adherence_ratio": 0.8, "perplexity_ratio": None, "n": 4}
+    cell |= {"repetition": 0.02, "named_share": 0.4, "refusal_share": 0.0}
     summary = {"model": text, "seed": 3, "n_queries": {"extract": 4, "select": 2, "report": 3}}
     summary |= {"setting": {"site": text, "layers": text, "part": text}, "steering": {text: cell}}
     summary |= {"instruction_following": {text: 1.0}, "geometry": {"not_measured": text}}

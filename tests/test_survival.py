@@ -143,7 +143,7 @@ def test_an_interrupted_call_says_how_to_go_on(tiny_llama, tmp_path, monkeypatch
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "split_queries", interrupt)
+    monkeypatch.setattr(pipeline, "load_queries", interrupt)
     with pytest.raises(KeyboardInterrupt) as stop:
         emolab.study(tiny_llama, out=tmp_path, progress=False)
     assert stop.value.__notes__ == [f"What was finished is saved in {tmp_path}; the same call goes on from there."]
@@ -327,6 +327,7 @@ def test_out_of_memory_halves_the_batch(tiny_llama, room_for, run_out):
         assert generate(tiny_llama, asked, **options) == texts
         # Of ten rows first the five different prompts are read; of five rows, all.
         assert len(told) == 1 and seen[:3] == [len(QUERIES), 5, 2] == [5, 5, 2] and max(seen[3:]) == 2
+    with pytest.warns(UserWarning, match="memory ran out; going on in batches of"):
         again = token_logprobs(tiny_llama, prompts, texts, steering=rows)
         found = emolab.response_means(tiny_llama, responses, progress=False)
     assert len(told) == 3 and hooks_left(tiny_llama) == clean

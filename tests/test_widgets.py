@@ -63,10 +63,10 @@ def panel(tiny_llama, vectors, monkeypatch):
 
 
 def hooks(model):
-    """Everything that hangs on a model's modules, hook points included."""
-    return sum(
-        len(m._forward_hooks) + len(m._forward_pre_hooks) for m in (*model.hf.modules(), *model.bridge.modules())
-    )
+    """Everything that hangs on a model's modules, hook points included, but for what transformers leaves to look on."""
+    modules = (*model.hf.modules(), *model.bridge.modules())
+    found = (hook for m in modules for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values()))
+    return sum((getattr(hook, "__module__", None) or "").split(".")[0] != "transformers" for hook in found)
 
 
 def slow(panel, seconds=0.03):
