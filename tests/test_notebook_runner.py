@@ -12,7 +12,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from emolab.plot.save import read_manifest
 from tools import notebooks
-from tools.agreement import processor, tables_differ, texts_differ
+from tools.agreement import drawings_differ, processor, tables_differ, texts_differ
 from tools.notebooks import in_order, main, problems, run_notebook, tidy
 
 SOURCE = """\
@@ -299,3 +299,11 @@ for i in range(6):
     paths = [write(tmp_path / f"{name}.ipynb", code.replace("{NAME}", name)) for name in "ab"]
     assert main([*map(str, paths), "--jobs", "2"]) == 0
     assert set(read_manifest()) == {f"{name}-{i}" for name in "ab" for i in range(6)}
+
+
+def test_a_drawing_may_hold_numbers_below_zero_with_a_real_minus():
+    """matplotlib writes U+2212 where an axis goes below zero."""
+    axis = '<text x="{}">−1.0</text>'
+    assert drawings_differ(axis.format("5.1"), axis.format("5.0")) == ""
+    assert drawings_differ(axis.format("9.0"), axis.format("5.0")) == "the drawing has marks elsewhere"
+    assert drawings_differ(axis.format("5").replace("−1", "−3"), axis.format("5")) == "the drawing has marks elsewhere"

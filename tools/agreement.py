@@ -252,7 +252,7 @@ def drawings_differ(new: str, old: str) -> str:
     words = [_NUMBER.split(text) for text in bare]
     if words[0] != words[1] or any(len(found[0]) != len(found[1]) for found in (pictures, colours)):
         return "the drawing has other marks"
-    numbers = [[float(number.replace(",", "")) for number in _NUMBER.findall(text)] for text in bare]
+    numbers = [[_value(number) for number in _NUMBER.findall(text)] for text in bare]
     if any(abs(a - b) > DRAWN for a, b in zip(*numbers, strict=True)):
         return "the drawing has marks elsewhere"
     if any(abs(a - b) > SHADE for a, b in zip(*colours, strict=True)) or any(
