@@ -80,7 +80,7 @@ def test_the_page_needs_nothing_else(run):
 
 def test_numbers_are_those_of_the_summary(run):
     words = " ".join(" ".join(Page(write_report(run).read_text(encoding="utf-8")).words).split())
-    assert "joy 1.50 0.75 (0.50 to 0.90) 0.12 0.20 0.10 1.00 0.80 –" in words.replace("  ", " ")
+    assert "joy 1.50 0.75 (0.50 to 0.90) 0.12 0.20 0.10 1.00 0.80 0.02 0.40 0.00 –" in words.replace("  ", " ")
     assert "mixed" in words and "within 1 < 2" in words and "Geometry: not measured (too few)." in words
     assert "Baselines" not in words, "nothing was compared"
 
