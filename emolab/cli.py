@@ -92,7 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(
         "study", _study, "everything: responses, vectors, doses with controls, figures, summary.json", out="runs/study"
     )
-    sub.add_argument("--queries", help="bundled set or JSON file with splits (default: general)")
+    sets = "bundled set or JSON file with splits (default: general to extract, everyday to choose and report)"
+    sub.add_argument("--queries", help=sets)
     sub.set_defaults(dtype=None)  # float32, or with --quick bfloat16 where that is fast
     sub.add_argument("--quick", action="store_true", help="five minutes: fewer questions, no claims or baselines")
     sub.add_argument("--n-queries", type=int, nargs=3, metavar=("EXTRACT", "CHOOSE", "REPORT"), help="questions")
@@ -105,24 +106,25 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--emotions", nargs="+")
     _add_writing(sub)
     sub = command("steer", _steer, "write answers with emotion vectors added")
-    sub.add_argument("--vectors", type=user_path, required=True, help="a vectors.safetensors")
+    known = "a vectors.safetensors, or smollm2 (default): those that come with the package"
+    sub.add_argument("--vectors", default="smollm2", help=known)
     sub.add_argument("--set", action="append", required=True, metavar="EMOTION=ALPHA", help="several times, if wanted")
     sub.add_argument("--site", default="resid")
-    sub.add_argument("--layers", default="all", help="all, or numbers: 2,3,4")
+    sub.add_argument("--layers", default="all", help="all, late (the second half), or numbers: 2,3,4")
     sub.add_argument("--part", default="whole")
-    sub.add_argument("--unit", default="vector")
+    sub.add_argument("--unit", default="vector", help="vector (default), residual or breaking: what --set counts")
     sub.add_argument("--max-new-tokens", type=int, default=80)
     _add_writing(sub)
     sub.add_argument("prompts", nargs="+")
     sub = command("sweep", _sweep, "steer queries over a grid of doses, beside controls", out="runs/sweep")
-    sub.add_argument("--vectors", type=user_path, required=True)
+    sub.add_argument("--vectors", default="smollm2", help=known)
     sub.add_argument("--queries", help="bundled set or JSON file")
     sub.add_argument("--split", help="default: heldout, or all of a file without that split")
     sub.add_argument("--alphas", type=float, nargs="+", default=[-1, 0, 0.5, 1, 2, 4])
     sub.add_argument("--controls", nargs="*", default=["random", "shuffled"])
     sub.add_argument("--site", nargs="+", default=["resid"])
     sub.add_argument("--part", nargs="+", default=["whole"])
-    sub.add_argument("--layers", nargs="+", default=["all"], help="all, each, thirds, or numbers: 2,3,4")
+    sub.add_argument("--layers", nargs="+", default=["all"], help="all, late, each, thirds, or numbers: 2,3,4")
     sub.add_argument("--op", nargs="+", default=["add"], choices=["add", "ablate", "clamp"])
     sub.add_argument("--emotions", nargs="+", help='names or mixtures: joy "0.5 anger + 0.5 joy" (default: all)')
     sub.add_argument("--cluster", metavar="ADDRESS", help=cluster)
@@ -197,7 +199,7 @@ def _extract(a: argparse.Namespace) -> None:
 
 
 def _steer(a: argparse.Namespace) -> None:
-    from emolab import EmotionVectors, Steering, generate, load_model
+    from emolab import Steering, generate, load_model, load_vectors
 
     doses = {}
     for item in a.set:
@@ -206,8 +208,8 @@ def _steer(a: argparse.Namespace) -> None:
             doses[emotion] = float(dose)
         except ValueError:
             raise EmolabError(f"--set {item!r} is not EMOTION=NUMBER; write for example --set joy=1.5") from None
-    layers = _layers(a.layers, words=("all",))
-    vectors = EmotionVectors.load(a.vectors)
+    layers = _layers(a.layers, words=("all", "late"))
+    vectors = load_vectors(a.vectors)
     steering = Steering(vectors, doses, site=a.site, layers=layers, part=a.part, unit=a.unit)
     model = load_model(a.model, dtype=a.dtype)
     texts = generate(model, a.prompts, steering=steering, max_new_tokens=a.max_new_tokens, writing=_writing(a))
@@ -219,7 +221,7 @@ def _steer(a: argparse.Namespace) -> None:
         write_json(a.out / "steered.json", rows)
 
 
-def _layers(text: str, words: tuple[str, ...] = ("all", "each", "thirds")) -> str | list[int]:
+def _layers(text: str, words: tuple[str, ...] = ("all", "late", "each", "thirds")) -> str | list[int]:
     try:
         return text if text in words else [int(x) for x in text.split(",")]
     except ValueError:
@@ -227,11 +229,11 @@ def _layers(text: str, words: tuple[str, ...] = ("all", "each", "thirds")) -> st
 
 
 def _sweep(a: argparse.Namespace) -> None:
-    from emolab import EmotionVectors, load_model, sweep
+    from emolab import load_model, load_vectors, sweep
     from emolab.cluster import connected
 
     grid = {"site": a.site, "part": a.part, "layers": [_layers(x) for x in a.layers], "op": a.op}
-    vectors = EmotionVectors.load(a.vectors)
+    vectors = load_vectors(a.vectors)
     model = load_model(a.model, dtype=a.dtype)
     options = {"alphas": a.alphas, "emotions": a.emotions, "controls": a.controls, "grid": grid, "writing": _writing(a)}
     with connected(a.cluster) as client:

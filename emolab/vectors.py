@@ -294,18 +294,18 @@ def load_vectors(name: str | Path = "smollm2") -> EmotionVectors:
     >>> emolab.generate(model, "How was your day?", steering=emolab.Steering(vectors, {"joy": 4.0}, site="attn",
     ...     layers="late"))
 
-    "smollm2": the five default emotions at sites resid and attn, of the default model (docs/model.md says from which
-    texts, and why these). They carry the alphas at which text breaks in the usual settings, so that unit="breaking"
-    works, and no response means: a control from shuffled labels needs vectors of your own. Other weights refuse them.
-    Raises EmolabError for a name that is neither bundled nor a file.
+    "smollm2": the five default emotions at sites resid and attn, of the default model: from frames around an emotion
+    word, against the mean of 64 such words (docs/results.md shows what they do). They carry the alphas at which text
+    breaks in the usual settings, so that unit="breaking" works, and no response means: a control from shuffled labels
+    needs vectors of your own. Other weights refuse them. Raises EmolabError for a name that is neither bundled nor a
+    file.
     """
-    path = SHIPPED / f"{name}.safetensors"
-    if path.is_file():
-        return EmotionVectors.load(path)
-    if not Path(name).expanduser().is_file():
-        known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.safetensors")))
-        raise EmolabError(f"no vectors {str(name)!r}; bundled are {known}; or give the path of a saved file")
-    return EmotionVectors.load(Path(name).expanduser())
+    shipped = {file.stem: file for file in SHIPPED.glob("*.safetensors")}
+    path = shipped.get(str(name)) or (user_path(name) if isinstance(name, str | Path) else None)
+    if path is None or not path.is_file():
+        told, known = shown(str(name) if isinstance(name, Path) else name), ", ".join(sorted(shipped))
+        raise EmolabError(f"no vectors {told}; bundled are {known}; or give the path of a saved file")
+    return EmotionVectors.load(path)
 
 
 @alone

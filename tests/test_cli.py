@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pandas as pd
 import pytest
+import torch
 
 import emolab
-from emolab import judges
+from emolab import judges, pipeline
 from emolab.cli import main
+from emolab.pipeline import FULL, QUICK
 from tests import oracle, tiny
 
 COMMANDS = ("study", "extract", "steer", "sweep", "score", "figures", "info")
@@ -74,15 +77,17 @@ def test_extract(extracted, place, capsys):
     }
 
 
-def test_steer(extracted, place, capsys):
+@pytest.mark.parametrize(("layers", "unit"), [("1,2", "vector"), ("late", "residual")])
+def test_steer(extracted, place, capsys, layers, unit):
     model = emolab.load_model(str(place / "talker"))
     vectors = emolab.EmotionVectors.load(extracted / "vectors.safetensors")
-    options = {"site": "attn", "layers": [1, 2], "part": "specific"}
+    options = {"site": "attn", "layers": [1, 2], "part": "specific", "unit": unit}
     steering = emolab.Steering(vectors, {"joy": 4.0, "fear": -2.5}, **options)
     prompts = ["tell me about the cat .", "how did you feel ?"]
     expected = emolab.generate(model, prompts, steering=steering, max_new_tokens=5)
     arguments = ["steer", "--model", place / "talker", "--vectors", extracted / "vectors.safetensors"]
-    arguments += ["--set", "joy=4", "--set", "fear=-2.5", "--site", "attn", "--layers", "1,2", "--part", "specific"]
+    arguments += ["--set", "joy=4", "--set", "fear=-2.5", "--site", "attn", "--layers", layers, "--part", "specific"]
+    arguments += ["--unit", unit]
     capsys.readouterr()
     assert main([*map(str, arguments), "--max-new-tokens", "5", "--out", str(place / "steered"), *prompts]) == 0
     assert capsys.readouterr().out == "\n\n".join(expected) + "\n"
@@ -127,6 +132,21 @@ def test_study_figures_and_info(place, capsys):
     assert (out / "figures/norms.png").exists()
 
 
+def test_options_of_the_study_make_its_plan(place, monkeypatch):
+    given = []
+    monkeypatch.setattr(pipeline, "study", lambda model, **options: given.append((model, options)))
+    command = ["study", "--model", str(place / "talker"), "--out", str(place / "no"), "--seed", "3"]
+    few = ["--quick", "--methods", "random", "--n-queries", "3", "2", "1"]
+    for more in ([], ["--quick"], few, ["--methods"], ["--dtype", "float32"]):
+        assert main([*command, *more]) == 0
+    plans = [options["plan"] for _, options in given]
+    assert plans[:2] == [FULL, QUICK]
+    assert plans[2:4] == [replace(QUICK, methods=("random",), n_queries=(3, 2, 1)), replace(FULL, methods=())]
+    assert given[0][1]["queries"] is None and given[0][1]["seed"] == 3 and given[0][1]["emotions"] == emolab.EMOTIONS
+    assert {model for model, _ in given[:4]} == {str(place / "talker")}, "the study itself chooses a precision"
+    assert given[4][0].dtype == torch.float32
+
+
 def test_info_of_vectors(extracted, capsys):
     for path in (extracted / "vectors.safetensors", extracted):
         capsys.readouterr()
@@ -140,13 +160,16 @@ def test_errors_are_one_line_and_code_2(place, extracted, swept, tmp_path, capsy
     model = ["--model", place / "talker"]
     vectors = ["--vectors", extracted / "vectors.safetensors"]
     missing = tmp_path / "none.safetensors"
-    assert "no file" in fails(capsys, "steer", *model, "--vectors", missing, "--set", "joy=1", "hello")
+    no_vectors = fails(capsys, "steer", *model, "--vectors", missing, "--set", "joy=1", "hello")
+    assert f"no vectors '{missing}'; bundled are smollm2" in no_vectors
+    bundled = fails(capsys, "steer", *model, "--set", "joy=1", "hello")
+    assert "these vectors are of another model: 'smollm2'" in bundled
     assert "--set joy=1.5" in fails(capsys, "steer", *model, *vectors, "--set", "joy", "hello")
     assert "--set 'joy=much'" in fails(capsys, "steer", *model, *vectors, "--set", "joy=much", "hello")
     assert "finite" in fails(capsys, "steer", *model, *vectors, "--set", "joy=nan", "hello")
     assert "unknown emotion 'anger'" in fails(capsys, "steer", *model, *vectors, "--set", "anger=1", "hello")
     bad_layers = fails(capsys, "steer", *model, *vectors, "--set", "joy=1", "--layers", "two", "hello")
-    assert "neither all nor numbers" in bad_layers
+    assert "neither all, late nor numbers" in bad_layers
     no_model = fails(capsys, "steer", "--model", tmp_path / "nothing", *vectors, "--set", "joy=1", "hello")
     assert "no model" in no_model
     assert "no queries at" in fails(capsys, "extract", *model, "--queries", tmp_path / "q.json", "--out", tmp_path)

@@ -16,7 +16,7 @@ from emolab.controls import other_like, random_like, shuffled_like
 from emolab.directions import pca_vectors, probe_vectors
 from emolab.grid import mixtures
 from emolab.pipeline import QUICK
-from emolab.selection import split_queries
+from emolab.selection import Search, split_queries
 from tests.refusing import World, judge, refused
 
 NAN, INF = math.nan, math.inf
@@ -275,6 +275,11 @@ CASES = [
     ("study: emotion None", lambda w: study(w, emotions=(None,)), "emotions hold None"),
     ("study: no judge", lambda w: study(w, judges=[]), "there is no judge"),
     ("study: judge of other labels", lambda w: study(w, judges=[judge(("fear", "neutral"))]), "cannot tell joy"),
+    ("study: only neutral", lambda w: study(w, emotions=("neutral",)), "(at least one emotion)"),
+    ("study: plan", lambda w: study(w, plan="quick"), "plan is 'quick'; expected an emolab.pipeline.Plan"),
+    ("study: doses", lambda w: Search(doses=(1, NAN)), "one of doses is nan"),
+    ("study: dose 0", lambda w: Search(doses=(0, 1)), "expected positive numbers"),
+    ("study: window", lambda w: Search(windows=("each",)), "unknown window 'each'"),
     ("study: method", lambda w: study(w, methods=("magic",)), "unknown method .*magic"),
     ("study: number for queries", lambda w: study(w, queries=3), "are a int"),
     ("study: split queries", lambda w: split_queries(w.queries, (1, 1)), "n_queries are"),

@@ -21,10 +21,14 @@ HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)> & "quotes" {{
 def run(tmp_path):
     cell = {"best_alpha": 1.5, "target_share": 0.75, "target_interval": [0.5, 0.9], "unsteered_share": 0.1}
     cell |= {"random_share": 0.125, "shuffled_share": 0.2, "adherence_ratio": 0.8, "perplexity_ratio": None, "n": 4}
-    cell |= {"repetition": 0.02, "named_share": 0.4, "refusal_share": 0.0}
+    cell |= {"repetition": 0.03, "named_share": 0.25, "refusal_share": 0.5}
     summary = {"model": "a <b>model</b>", "seed": 3, "n_queries": {"extract": 4, "select": 2, "report": 3}}
     summary |= {"setting": {"site": "attn", "layers": "all", "part": "whole"}, "steering": {"joy": cell}}
     summary |= {"instruction_following": {"joy": 1.0}, "geometry": {"not_measured": "too few"}}
+    turned = {"target": 0.4, "own": 0.3, "target_unsteered": 0.06, "own_unsteered": 0.7, "target_random": None, "n": 9}
+    summary["evoking"] = {"joy": turned}
+    summary["wording"] = {"name": "first person", "sentence": "Followed best is <b>first person</b>."}
+    summary["collapse"] = {"joy": {"alpha_star": 1.75}}
     summary["claims"] = {"linear": {"verdict": "mixed", "condition": "within 1 < 2", "evidence": {}}}
     write_json(tmp_path / "summary.json", summary)
     write_json(tmp_path / "manifest.json", {"revision": HOSTILE})
@@ -80,7 +84,12 @@ def test_the_page_needs_nothing_else(run):
 
 def test_numbers_are_those_of_the_summary(run):
     words = " ".join(" ".join(Page(write_report(run).read_text(encoding="utf-8")).words).split())
-    assert "joy 1.50 0.75 (0.50 to 0.90) 0.12 0.20 0.10 1.00 0.80 0.02 0.40 0.00 –" in words.replace("  ", " ")
+    headline = ["dose α", "target on top", "random direction", "shuffled labels", "unsteered", "instructed"]
+    headline += ["adherence / unsteered", "repetition", "names the emotion", "refuses", "perplexity / instructed"]
+    assert " ".join(["emotion", *headline, "collapse dose α*"]) in words
+    assert "joy 1.50 0.75 (0.50 to 0.90) 0.12 0.20 0.10 1.00 0.80 0.03 0.25 0.50 – 1.75" in words
+    assert "joy 0.40 0.30 0.06 0.70 – 9" in words and "Questions that evoke another emotion" in words
+    assert "Followed best is <b>first person</b>." in words, "as text"
     assert "mixed" in words and "within 1 < 2" in words and "Geometry: not measured (too few)." in words
     assert "Baselines" not in words, "nothing was compared"
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from emolab import judges, selection
+from emolab import judges, pipeline
 from emolab.cli import main
+from emolab.pipeline import FULL
+from emolab.selection import Round, Search
 from tests import families, oracle
 
 
@@ -15,7 +18,8 @@ from tests import families, oracle
 @pytest.mark.parametrize("family", ["Qwen 2.5", "GPT-2", "Gemma 2"])
 def test_study_of_a_directory(family, tmp_path, monkeypatch):
     monkeypatch.setattr(judges, "embed", oracle.embed)
-    monkeypatch.setattr(selection, "SELECTION_ALPHAS", (0.5, 2.0))
+    search = Search(windows=("all", "single"), rounds=(Round(1, (1.0,), 1),), doses=(0.5, 1.0, 2.0))
+    monkeypatch.setattr(pipeline, "FULL", replace(FULL, search=search, max_new_tokens=20))
     folder = families.save(family, tmp_path / "a model")
     config = json.loads((folder / "config.json").read_text())
     if "max_position_embeddings" in config:  # rotary positions need no weights: room for examples in the prompt

@@ -2,7 +2,7 @@
 
     python -m tools.ship_vectors [SOURCE] [--out FILE]      # frames (default), topics or answers
 
-Of three sources of vectors (docs/model.md compares them) this takes one, reads or writes its texts with the default
+Of three sources of vectors (notebook 05 compares them) this takes one, reads or writes its texts with the default
 model in float32, and keeps the five default emotions at sites resid and attn, all layers, with the alphas at which text
 breaks in the settings that the notebooks use. Nothing is drawn at random: the same machine writes the same bytes.
 """
