@@ -26,6 +26,7 @@ NATS = 1.0  # next-token KL at the worst 5 % of tokens, at which text is said to
 TOLERANCE = 0.1  # of NATS, relative: the alpha is then right within 5 %, far less than doses are apart
 _TOKENS = 40  # of each text that the KL is read on
 _ROUNDS = 16
+_LEVELS_OFF = 5  # passes on one side of the target after which KL is taken not to grow with the square of alpha
 
 
 def find_breaking(
@@ -98,4 +99,8 @@ def _next(points: list[tuple[float, float]]) -> float:
     if low is not None and high is not None:
         return (low[0] + high[0]) / 2
     at, gap = points[-1]
-    return at - min(max(gap / 2, -math.log(4)), math.log(4))  # KL grows with the square of alpha; at most fourfold
+    slope = 2.0  # KL grows with the square of alpha
+    if len(points) >= _LEVELS_OFF and math.isfinite(gap):  # not here, it seems: then as it did in the last step
+        (before, gap_before), _ = points[-2:]
+        slope = max((gap - gap_before) / (at - before), 0.1) if math.isfinite(gap_before) else slope
+    return at - min(max(gap / slope, -math.log(4)), math.log(4))  # at most fourfold

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -82,6 +83,22 @@ def test_a_sweep_gives_controls_the_norm_of_the_vector(tiny_llama, found, monkey
         for i in rows[1:]:
             torch.testing.assert_close(norms[i], norms[rows[0]])
     assert set(table["unit"]) == {"breaking"}
+
+
+@pytest.mark.parametrize("most", [1.2, 1.5, 50.0])
+def test_an_alpha_is_found_where_damage_levels_off(tiny_llama, monkeypatch, most):
+    """KL that grows with the square of alpha at first, and then no further than to `most` nats."""
+    asked = []
+
+    def levels_off(model, prompts, texts, *, steering):
+        alphas = [next(iter(row.doses.values())) for row in steering]
+        asked.append(alphas[0])
+        return [np.array([most * alpha**2 / (400 + alpha**2)]) for alpha in alphas]
+
+    monkeypatch.setattr("emolab.breaking.next_token_kl", levels_off)
+    where = Steering(tiny.random_vectors(tiny_llama), {"joy": 1.0})
+    (alpha,) = find_breaking(tiny_llama, where, QUERIES, texts=TEXTS).meta["breaking"][where.setting].values()
+    assert most * alpha**2 / (400 + alpha**2) == pytest.approx(NATS, rel=0.11) and len(asked) <= 12
 
 
 def test_ablation_and_vectors_that_move_nothing_are_refused(tiny_llama, found):
