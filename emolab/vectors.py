@@ -303,7 +303,8 @@ def load_vectors(name: str | Path = "smollm2") -> EmotionVectors:
     shipped = {file.stem: file for file in SHIPPED.glob("*.safetensors")}
     path = shipped.get(str(name)) or (user_path(name) if isinstance(name, str | Path) else None)
     if path is None or not path.is_file():
-        told, known = shown(str(name) if isinstance(name, Path) else name), ", ".join(sorted(shipped))
+        told = repr(str(name)) if isinstance(name, str | Path) else shown(name)
+        known = ", ".join(sorted(shipped))
         raise EmolabError(f"no vectors {told}; bundled are {known}; or give the path of a saved file")
     return EmotionVectors.load(path)
 

@@ -53,7 +53,7 @@ def test_refused(world, call, pattern):
 
 
 COMMANDS = {
-    "steer --model {llama} --vectors {absent} --set joy=1 hello": "no file",
+    "steer --model {llama} --vectors {absent} --set joy=1 hello": "no vectors .*bundled are smollm2",
     "steer --model {llama} --vectors {vectors} --set joy hello": "--set 'joy' is not EMOTION=NUMBER",
     "steer --model {llama} --vectors {vectors} --set joy=nan hello": "dose of 'joy' is nan",
     "steer --model {llama} --vectors {vectors} --set jo=1 hello": "unknown emotion 'jo'",
