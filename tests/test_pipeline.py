@@ -134,6 +134,7 @@ SIZES = (4, 2, 3)
 DOSED = (0.5, 1.0, 2.0, 4.0)
 SEARCH = Search(windows=("all", "late"), rounds=(Round(1, (1.0,), 2), Round(2, (0.5, 2.0), 1)), doses=DOSED)
 PLAN = Plan(SIZES, max_new_tokens=20, search=SEARCH, methods=("instruction", "emotion vector", "random"))
+SHORT = replace(PLAN, n_claims=0, methods=())
 
 
 class Counted:
@@ -308,10 +309,11 @@ def test_a_broken_study_goes_on_where_it_was(studied, talker, light, tmp_path, m
     for finished in ("wording.json", "responses.parquet", *steps):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
             Counted(patch, fail_after=1)  # one step further each time
-            run(talker, tmp_path)
+            run(talker, tmp_path, plan=SHORT)
         assert (tmp_path / finished).exists() and not (tmp_path / "summary.json").exists()
-    again = run(talker, tmp_path)
-    assert lasting(again) == lasting(summary)
+    # What comes after the scores is killed in tests/test_survival.py, too.
+    again, found = (lasting(x | {"baselines": {}}) for x in (run(talker, tmp_path, plan=SHORT), summary))
+    assert {**again, "claims": found["claims"]} == found
 
 
 def test_another_study_in_the_same_folder_is_refused(studied, tiny_gpt2, light):
@@ -327,7 +329,7 @@ def test_another_study_in_the_same_folder_is_refused(studied, tiny_gpt2, light):
 def test_a_model_that_writes_nothing_gives_null_not_nan(talker, light, tmp_path, monkeypatch):
     """It answers instructions, and steered or plain it falls silent."""
     monkeypatch.setattr(experiments, "generate", lambda model, prompts, **_: [""] * len(prompts))
-    summary = run(talker, tmp_path, plan=replace(PLAN, n_claims=0, methods=(), quick=True, wordings=False))
+    summary = run(talker, tmp_path, plan=replace(SHORT, quick=True, wordings=False))
     assert {cell["perplexity_ratio"] for cell in summary["steering"].values()} == {None}
     assert json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail) == summary
 
