@@ -72,7 +72,7 @@ def _solve(model: Model, steering: Steering, prompts: list[str], texts: list[str
         open_ = [emotion for emotion in points if emotion not in found]
         if not open_:
             return {emotion: round(found[emotion], 4) for emotion in points}
-        rows = [replace(steering, doses={e: math.exp(here[e])}) for e in open_ for _ in texts]
+        rows: list[Steering | None] = [replace(steering, doses={e: math.exp(here[e])}) for e in open_ for _ in texts]
         kls = next_token_kl(model, prompts * len(open_), texts * len(open_), steering=rows)
         for k, emotion in enumerate(open_):
             kl = p95_kl(kls[k * len(texts) : (k + 1) * len(texts)])

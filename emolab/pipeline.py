@@ -282,8 +282,8 @@ def _wording(
         need_same(path, found["of"], of)
         return found
     choice = choose_wording(model, queries, emotions, judges=judge, max_new_tokens=max_new_tokens)
-    rows = choice.chosen.itertuples()
-    following = {row.emotion: [round(float(x), 4) for x in (row.following, row.lo, row.hi)] for row in rows}
+    shares = choice.chosen.set_index("emotion")[["following", "lo", "hi"]].to_dict("index")
+    following = {str(emotion): [round(float(x), 4) for x in row.values()] for emotion, row in shares.items()}
     told = {"name": choice.wording, "following": following, "not_followed": list(choice.not_followed)}
     found = {"of": of, "templates": choice.templates, **told, "sentence": str(choice)}
     write_json(path, found)

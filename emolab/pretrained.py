@@ -174,8 +174,9 @@ def _whole(file: Path) -> str:
 @contextlib.contextmanager
 def _without_bar() -> Iterator[None]:
     """One reader of GGUF draws a progress bar that transformers' own setting does not reach."""
-    from transformers import modeling_gguf_pytorch_utils as reader
+    from transformers import modeling_gguf_pytorch_utils
 
+    reader: Any = modeling_gguf_pytorch_utils  # the bar is not among the names that it gives out
     bar = reader.tqdm
     reader.tqdm = functools.partial(bar, disable=True)
     try:

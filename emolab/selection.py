@@ -213,12 +213,13 @@ def select(
     for k, one in enumerate(search.rounds):
         found = tried(settings, one.n_queries, one.alphas, f"round-{k + 1}")
         rounds.append(found.drop(columns="number").to_dict("records"))
-        means = found.groupby("number", sort=False)["score"].mean()
+        means = found.groupby("number")["score"].mean().to_numpy(dtype=float)  # in the order of the settings
         if one.keep == 1 or k == len(search.rounds) - 1:
             # As good as the best: the first of them, since the list begins with the paper's own setting.
-            settings = [settings[int(means.index[np.flatnonzero(means >= AS_GOOD * means.max())[0]])]]
+            settings = [settings[int(np.flatnonzero(means >= AS_GOOD * means.max())[0])]]
         else:
-            settings = [settings[int(number)] for number in sorted(means.nlargest(one.keep).index)]
+            best = np.argsort(-means, kind="stable")[: one.keep]
+            settings = [settings[number] for number in sorted(best.tolist())]
     last = tried(settings[:1], len(asked), search.doses, "doses")
     rounds.append(last.drop(columns="number").to_dict("records"))
     setting = {**settings[0], "unit": "breaking"}

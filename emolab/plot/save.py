@@ -109,7 +109,7 @@ def adopt_figures(names: Iterable[str], source: str | Path, directory: str | Pat
 
 def _record(folder: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
     with _alone(folder):
-        manifest = read_manifest(folder) | entries
+        manifest = {**read_manifest(folder), **entries}
         text = json.dumps(dict(sorted(manifest.items())), indent=1, ensure_ascii=False, default=_plain) + "\n"
         _write(folder / "manifest.json", text.encode())
 
