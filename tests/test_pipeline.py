@@ -15,6 +15,7 @@ from emolab import summary as summary_module
 from emolab.emotions import EMOTIONS
 from emolab.errors import EmolabError
 from emolab.pipeline import FULL, QUICK, Plan, study
+from emolab.plot import save
 from emolab.plot.run import read_summary, run_figures
 from emolab.selection import Round, Search, choose, select
 from tests import oracle, tiny
@@ -173,6 +174,8 @@ def lasting(summary: dict) -> dict:
 def light():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judges, "embed", oracle.embed)
+        patch.setattr(save, "DPI", 40)
+        patch.setattr(save, "SHOWN_DPI", 40)
         yield patch
 
 
