@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
 
 import numpy as np
@@ -224,7 +224,7 @@ def _maps(x: np.ndarray, methods: Sequence[str], seed: int) -> dict[str, Float[n
     if "umap" in methods:
         UMAP = compiled_umap()
         few = len(x) <= 15  # spectral initialisation needs more points than components
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings(action="ignore"), _threads_kept():
             reducer = UMAP(
                 n_neighbors=min(15, len(x) - 1), init="random" if few else "spectral", random_state=seed, n_jobs=1
             )
@@ -232,10 +232,23 @@ def _maps(x: np.ndarray, methods: Sequence[str], seed: int) -> dict[str, Float[n
     return found
 
 
+@contextlib.contextmanager
+def _threads_kept() -> Iterator[None]:
+    """numba sets OpenMP's number of threads anew when it begins, and with it torch's: all later sums would differ."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 @functools.cache
 def compiled_umap():
     """The class UMAP, its compiled functions kept on disk: numba else compiles them anew in every process (20 s)."""
     from numba.core.dispatcher import Dispatcher
+
     with warnings.catch_warnings(action="ignore"):  # it says at import that TensorFlow is not installed
         from umap import UMAP, layouts, umap_, utils
 

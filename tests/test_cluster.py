@@ -376,7 +376,7 @@ def test_a_study_whose_workers_are_killed_equals_the_serial_one(talker, tmp_path
     theirs, ours = files(tmp_path / "serial"), files(tmp_path / "cluster")
     timed = ("summary.json", ".lock", ".lock.owner")
     assert {k: v for k, v in ours.items() if k not in timed} == {k: v for k, v in theirs.items() if k not in timed}
-    assert {"sweep.parquet", "vectors.safetensors", "selection/doses/sweep.parquet", "scores.parquet"} <= set(ours)
+    assert {"sweep.parquet", "vectors.safetensors", "selection/doses/0/sweep.parquet", "scores.parquet"} <= set(ours)
 
 
 def _dies(model, number):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -265,6 +270,22 @@ def test_umap_repeats_itself_and_takes_few_responses(made):
     first, second = (embedding.embed(made, methods=("umap",), layers=[0], seed=1) for _ in range(2))
     pd.testing.assert_frame_equal(first, second)
     assert np.isfinite(embedding.embed(made.select(np.arange(6)), layers=[0])[["x", "y"]]).all(axis=None)
+
+
+def test_umap_leaves_torch_its_threads():
+    """In a process of its own, since numba sets them once."""
+    code = """
+import torch
+from emolab.embedding import embed
+from tests.made_means import make_means, orthogonal
+torch.set_num_threads(1)
+embed(make_means(orthogonal(5, 2, 8), n_queries=4), methods=("umap",), layers=[0])
+print(torch.get_num_threads())
+"""
+    threads = {name: "2" for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")}
+    options = {"cwd": Path(__file__).parents[1], "env": os.environ | threads}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, **options)
+    assert done.stdout.split()[-1] == "1"
 
 
 def test_affect_plane_finds_planted_valence_and_arousal():
