@@ -1,7 +1,7 @@
 """Wordings of the instruction: which one a model follows is tried on training questions.
 
 >>> import emolab
->>> choice = emolab.choose_wording(model, emolab.load_queries("general", split="train", n=12), emolab.EMOTIONS)
+>>> choice = emolab.choose_wording(model, training_queries, emotions=("joy", "fear"))
 >>> print(choice)
 >>> responses = emolab.collect_responses(model, queries, templates=choice.templates)
 """
@@ -135,7 +135,7 @@ def choose_wording(
 ) -> WordingChoice:
     """Try wordings of the instruction on training questions and keep the one that the model follows best.
 
-    >>> choice = choose_wording(model, load_queries("general", split="train", n=12), ("joy", "fear"))
+    >>> choice = choose_wording(model, load_queries("everyday", split="train", n=4), ("joy", "fear"))
 
     wordings  names of `WORDINGS` (default: all), or your own {name: {condition: text with "{query}"}}, neutral among
               the conditions.

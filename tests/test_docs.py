@@ -27,7 +27,13 @@ CODE = re.compile(r"^(<!-- not run: [^\n]+ -->\n)?```python\n(.*?)^```$", re.M |
 HEADING = re.compile(r"^#+ (.*)$", re.M)
 
 
-@pytest.mark.parametrize("name", [name for name in OURS if "```python" in PAGES[name]])
+LONG = ("howto.md",)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in OURS if "```python" in PAGES[n]],
+)
 def test_examples_run(name, tmp_path, monkeypatch):
     """All blocks of a page in their order, as one would type them; a page may use what the tutorial makes."""
     monkeypatch.chdir(tmp_path)

@@ -35,7 +35,8 @@ NOT_RUN = {
 SLOW = (
     "emolab", "emolab.embedding", "emolab.experiments", "emolab.plot.causal", "emolab.heads", "emolab.purity",
     "emolab.plot.heads", "emolab.plot.points", "emolab.plot.purity", "emolab.plot.sweeps", "emolab.widgets",
-    "emolab.widgets.heads", "emolab.widgets.panel", "emolab.analysis",
+    "emolab.widgets.heads", "emolab.widgets.panel", "emolab.analysis", "emolab.wordings", "emolab.plot.curves",
+    "emolab.selfcheck",
 )  # fmt: skip
 
 

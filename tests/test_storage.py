@@ -168,4 +168,4 @@ def test_a_tilde_is_the_home_folder(tiny_llama, tmp_path, monkeypatch):
     from emolab.cli import _parser
 
     parsed = _parser().parse_args(["steer", "--vectors=~/v.safetensors", "--set=joy=1", "--out=~/runs", "hi"])
-    assert (parsed.vectors, parsed.out) == (home / "v.safetensors", home / "runs")
+    assert (emolab.load_vectors(parsed.vectors).emotions, parsed.out) == (vectors.emotions, home / "runs")

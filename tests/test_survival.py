@@ -140,7 +140,7 @@ cli.main(["info", "a folder"])
 
 
 def test_an_interrupted_call_says_how_to_go_on(tiny_llama, tmp_path, monkeypatch):
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "load_queries", interrupt)
@@ -327,10 +327,10 @@ def test_out_of_memory_halves_the_batch(tiny_llama, room_for, run_out):
         assert generate(tiny_llama, asked, **options) == texts
         # Of ten rows first the five different prompts are read; of five rows, all.
         assert len(told) == 1 and seen[:3] == [len(QUERIES), 5, 2] == [5, 5, 2] and max(seen[3:]) == 2
-    with pytest.warns(UserWarning, match="memory ran out; going on in batches of"):
+    with pytest.warns(UserWarning, match="memory ran out; going on in batches of") as told:
         again = token_logprobs(tiny_llama, prompts, texts, steering=rows)
         found = emolab.response_means(tiny_llama, responses, progress=False)
-    assert len(told) == 3 and hooks_left(tiny_llama) == clean
+    assert len(told) == 2 and hooks_left(tiny_llama) == clean
     for one, other in zip(again, logprobs, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
     pd.testing.assert_frame_equal(found.index, means.index)
