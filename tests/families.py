@@ -29,7 +29,8 @@ They saw a big house. Something barked! Lily was so happy. "There you are!" she 
 How did you feel when the old man was angry? Tell me about the park, the rain, the cat and the sun over the sea.
 Answer with anger, disgust, fear, joy or sadness. You are a helpful assistant. Today Date: 26 Jul 2024.
 """
-WITHOUT_PENALTY = Writing(repetition_penalty=1.0)  # random weights repeat themselves by chance; texts are compared, not read
+# Random weights repeat themselves by chance; their texts are compared, not read.
+UNPENALISED = Writing(repetition_penalty=1.0)
 QUERIES = ["Tell me about the park.", "How?", "Was the dog sad when it rained? Tom laughed."]
 TEXTS = {
     "neutral": ["There was a park.", "They walked.", "It was cold."],
@@ -226,7 +227,7 @@ class Case:
 
     @cached_property
     def greedy(self) -> list[str]:
-        return generate(self.model, QUERIES, max_new_tokens=NEW, writing=WITHOUT_PENALTY)
+        return generate(self.model, QUERIES, max_new_tokens=NEW, writing=UNPENALISED)
 
 
 def greedy(runner: Any, batch: Batch) -> torch.Tensor:

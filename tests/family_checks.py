@@ -25,7 +25,7 @@ from emolab.models import Batch, Model, encode, load_model
 from emolab.sites import SITES, hf_modules, site_hooks
 from emolab.steering import Steering, build_edits
 from emolab.vectors import extract_vectors
-from tests.families import NEW, QUERIES, TEXTS, WITHOUT_PENALTY, Case, Family, greedy
+from tests.families import NEW, QUERIES, TEXTS, UNPENALISED, Case, Family, greedy
 
 TODAY = {"%d %b %Y": "26 Jul 2024", "%B %d, %Y": "July 26, 2024", "%Y-%m-%d": "2024-07-26"}
 
@@ -94,9 +94,9 @@ def batched_equals_single(case: Case) -> str:
     """Answers (steered, too), activations and log-probabilities of a batch are those of each row alone."""
     model, steering = case.model, Steering(case.vectors, {"joy": 1.0})
     assert len(set(case.greedy)) == 3 and all(case.greedy)
-    assert case.greedy == [generate(model, q, max_new_tokens=NEW, writing=WITHOUT_PENALTY)[0] for q in QUERIES]
-    moved = generate(model, QUERIES, steering=steering, max_new_tokens=NEW, writing=WITHOUT_PENALTY)
-    alone = [generate(model, q, steering=steering, max_new_tokens=NEW, writing=WITHOUT_PENALTY)[0] for q in QUERIES]
+    assert case.greedy == [generate(model, q, max_new_tokens=NEW, writing=UNPENALISED)[0] for q in QUERIES]
+    moved = generate(model, QUERIES, steering=steering, max_new_tokens=NEW, writing=UNPENALISED)
+    alone = [generate(model, q, steering=steering, max_new_tokens=NEW, writing=UNPENALISED)[0] for q in QUERIES]
     assert moved == alone != case.greedy
     together, apart = (response_means(model, case.responses(), batch_size=n, progress=False) for n in (6, 1))
     for site in together.sites:
@@ -198,14 +198,15 @@ def rows_are_steered_apart(case: Case) -> str:
         Steering(case.vectors, {"anger": 1.0, "joy": -2.0}, op="clamp", positions="all"),
     ]
     rows = list(zip(QUERIES, steerings, strict=True))
-    together = generate(case.model, QUERIES, steering=steerings, max_new_tokens=NEW, writing=WITHOUT_PENALTY)
-    assert together == [generate(case.model, q, steering=s, max_new_tokens=NEW, writing=WITHOUT_PENALTY)[0] for q, s in rows]
+    options = {"max_new_tokens": NEW, "writing": UNPENALISED}
+    together = generate(case.model, QUERIES, steering=steerings, **options)
+    assert together == [generate(case.model, q, steering=s, **options)[0] for q, s in rows]
     assert [a == b for a, b in zip(together, case.greedy, strict=True)] == [False, True, False]
     doses = [None, *(Steering(case.vectors, {"joy": x}, site="attn") for x in (2.0, 3.0, -2.0))]
     grid = [(q, s) for s in doses for q in QUERIES]  # prompts are read once for all their rows, where that can be
     asked, steered = ([pair[i] for pair in grid] for i in (0, 1))
-    together = generate(case.model, asked, steering=steered, max_new_tokens=NEW, writing=WITHOUT_PENALTY)
-    assert together == [generate(case.model, q, steering=s, max_new_tokens=NEW, writing=WITHOUT_PENALTY)[0] for q, s in grid]
+    together = generate(case.model, asked, steering=steered, **options)
+    assert together == [generate(case.model, q, steering=s, **options)[0] for q, s in grid]
     return "yes"
 
 
@@ -273,7 +274,7 @@ def end_tokens_of_generation_config_count(case: Case) -> str:
     config = model.hf.generation_config
     try:
         config.eos_token_id = [*stops, rows[row][stop]]
-        short = generate(model, QUERIES, max_new_tokens=NEW, writing=WITHOUT_PENALTY)[row]
+        short = generate(model, QUERIES, max_new_tokens=NEW, writing=UNPENALISED)[row]
     finally:
         config.eos_token_id = stops
     assert short == tok.decode(rows[row][:stop], skip_special_tokens=True).strip() != case.greedy[row]
@@ -289,9 +290,9 @@ def bfloat16_is_near(case: Case) -> str:
     for site in SITES:
         a, b = (torch.from_numpy(means.means[site]).double().flatten(2).flatten(0, 1) for means in (exact, rounded))
         assert torch.nn.functional.cosine_similarity(a, b, dim=-1).mean() > least, site
-    options = {"max_new_tokens": NEW, "writing": WITHOUT_PENALTY}
+    options = {"max_new_tokens": NEW, "writing": UNPENALISED}
     options |= {"steering": Steering(case.vectors, {"joy": 2.0}, positions="all")}
-    assert generate(half, QUERIES, **options) != generate(half, QUERIES, max_new_tokens=NEW, writing=WITHOUT_PENALTY)
+    assert generate(half, QUERIES, **options) != generate(half, QUERIES, max_new_tokens=NEW, writing=UNPENALISED)
     users = load_model(half.bridge, tokenizer=half.tokenizer)  # another rounding: eager attention
     assert len(generate(users, QUERIES, **options)) == 3
     return "yes"

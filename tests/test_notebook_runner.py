@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 
 import nbformat
@@ -84,6 +85,20 @@ def test_widgets_leave_only_their_static_form():
     html, warning = nb.cells[0].outputs
     assert set(html.data) == {"text/plain", "text/html"} and warning.text == "UserWarning: odd\n"
     assert problems(nb) == ["cell 1 wrote to stderr: UserWarning: odd"]
+
+
+def test_styled_tables_are_named_by_their_cells():
+    """pandas draws their ids by lot: they would differ in every run, and be equal where a cell names them itself."""
+
+    def drawn():
+        outputs = [new_output("display_data", {"text/html": pd.DataFrame({"x": [i]}).style.to_html()}) for i in (1, 2)]
+        return new_notebook(cells=[new_code_cell("x", id=name, outputs=deepcopy(outputs)) for name in ("a-1", "a-2")])
+
+    first = tidy(drawn())
+    assert first == tidy(drawn()) == tidy(deepcopy(first))
+    html = [out.data["text/html"] for cell in first.cells for out in cell.outputs]
+    ids = [re.findall(r'<table id="(T_[\w-]+)"', text) for text in html]
+    assert ids == [["T_a-1-0"], ["T_a-1-1"], ["T_a-2-0"], ["T_a-2-1"]]
 
 
 def test_a_notebook_saved_by_hand_becomes_the_one_that_was_committed():

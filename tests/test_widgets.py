@@ -198,6 +198,7 @@ def test_other_models(tiny_gpt2, tiny_llama):
     own = emolab.load_model(tiny_llama.bridge, tokenizer=tiny_llama.tokenizer)  # a bridge, without a plain twin
     tiny_gpt2(tiny_gpt2.tokenizer("the park", return_tensors="pt").input_ids)  # leaves a tensor with a graph behind
     for model in (tiny_gpt2, own):
+        generate(model, ASK, max_new_tokens=1)  # with its first pass a bridge hangs hooks of its own on its blocks
         vectors, before = random_vectors(model, ("calm", "pride")), hooks(model)
         options = {"site": "mlp", "layers": [1], "doses": {"pride": 3.0}}
         panel = SteeringPanel(model, vectors, **options, judge=False, max_new_tokens=8)

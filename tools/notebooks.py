@@ -106,7 +106,8 @@ def tidy(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
             continue
         count += bool(cell.source.strip())
         cell.execution_count = count if cell.source.strip() else None
-        cell.outputs = [out for out in map(_tidy_output, cell.outputs) if out is not None]
+        tidied = (_tidy_output(out, f"{cell.id}-{i}") for i, out in enumerate(cell.outputs))
+        cell.outputs = [out for out in tidied if out is not None]
         for out in cell.outputs:
             if "execution_count" in out:
                 out.execution_count = cell.execution_count
@@ -125,7 +126,7 @@ def _name_cells(nb) -> None:
             cell.id = next(free)
 
 
-def _tidy_output(out):
+def _tidy_output(out, name: str):
     if out.output_type == "stream":
         if out.name == "stderr":  # progress bars go, warnings stay (and are reported by `problems`)
             lines = [line for line in re.split(r"[\r\n]+", out.text) if line.strip() and not _PROGRESS.search(line)]
@@ -138,6 +139,8 @@ def _tidy_output(out):
         return None
     if "text/plain" in out.data:
         out.data["text/plain"] = re.sub(r" at 0x[0-9a-fA-F]+", "", out.data["text/plain"])
+    if "text/html" in out.data:  # pandas draws the id of a styled table by lot
+        out.data["text/html"] = re.sub(r"\bT_[0-9a-f]{5}(?![0-9A-Za-z])", f"T_{name}", out.data["text/html"])
     return out
 
 

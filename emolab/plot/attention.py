@@ -132,7 +132,6 @@ def words_table(table: pd.DataFrame, *, n: int = 8):
         kind="stable",
     )
     style = wide.style.hide(axis="index").format(escape="html")
-    style.set_uuid("words")
     style.set_properties(subset=None, **{"text-align": "left", "vertical-align": "top"})
     look = styles(e for e in wide["emotion"] if e != "shared")
     marks = [f"border-left: 4px solid {look[e][0]}" if e != "shared" else "" for e in wide["emotion"]]

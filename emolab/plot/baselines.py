@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from html import escape
 
 import numpy as np
@@ -69,8 +68,6 @@ def method_table(table: pd.DataFrame, *, at: str = "best", emotion: str = "all")
         text_color_threshold=0.2,
         subset=list(_SCORES),
     )
-    # Two tables on a page must not share their colours; labels are others' words, and this one goes into CSS.
-    style.set_uuid(re.sub(r"\W", "_", f"methods_{at}_{emotion}"))
     style.format(escape="html").format_index(escape="html", axis=0)
     style.set_properties(subset=None, **{"text-align": "right", "white-space": "nowrap"})
     whose = "All emotions" if emotion == "all" else escape(emotion)

@@ -24,7 +24,7 @@ def text_table(table: pd.DataFrame, *, rows: str = "emotion", columns: str = "al
     style = shown.style.format(escape="html")
     for axis in (0, 1):  # 0.5, not 0.500000; labels and queries are others' words, too
         style.format_index(lambda x: f"{x:g}" if isinstance(x, float) else str(x), escape="html", axis=axis)
-    style.set_uuid("texts").set_table_styles([{"selector": "th", "props": "vertical-align: top"}])
+    style.set_table_styles([{"selector": "th", "props": "vertical-align: top"}])
     css = {"text-align": "left", "vertical-align": "top", "white-space": "normal", "min-width": "9em"}
     style.set_properties(subset=None, **css)
     if highlight and highlight in table:
