@@ -71,8 +71,9 @@ test-portable: $(READY) weights  ## the numeric tests under the kernels of other
 test-browser: $(READY) weights  ## widgets and a notebook in a real JupyterLab, driven in Chromium (install that first)
 	$(BIN)/python -m pytest -m browser
 
-lint: $(READY)  ## ruff
+lint: $(READY)  ## ruff, and that rooms import in one direction only
 	$(BIN)/python -m ruff check .
+	$(BIN)/lint-imports --no-cache
 
 types: $(READY)  ## pyright, in standard mode, on emolab/
 	$(BIN)/python -m pyright --project pyproject.toml --pythonpath $(BIN)/python

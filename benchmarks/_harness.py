@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 import emolab
-from emolab.storage import write_json
+from emolab.base.storage import write_json
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results.json", HERE.parent / "docs" / "benchmarks.md"

@@ -36,7 +36,7 @@ def emolab_cases(folder: Path, data: dict) -> dict:
         found = run(last, sites=("resid",))
         np.save(folder / "emolab.npy", found.data["resid"][[found.emotions.index(e) for e in data["emotions"]]].numpy())
 
-    return {"all": lambda: run(sites=emolab.models.SITES), "resid": lambda: run(sites=("resid",)), "check": check}
+    return {"all": lambda: run(sites=emolab.models.sites.SITES), "resid": lambda: run(sites=("resid",)), "check": check}
 
 
 def peer_cases(folder: Path, data: dict) -> dict:

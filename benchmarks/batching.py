@@ -17,7 +17,8 @@ from extraction import EMOTIONS
 from steering import vectors
 
 import emolab
-from emolab import Steering, decoding, generate, response_means
+from emolab import Steering, generate, response_means
+from emolab.answers import decoding
 
 BATCH = 32 if CUDA else 8
 NEW, LONG = 16, 80
@@ -41,7 +42,7 @@ def extraction_cases(model, table: pd.DataFrame) -> dict:
         response_means(model, table, batch_size=BATCH, progress=False)
 
     def in_order():
-        with mock.patch.object(emolab.models, "plan_batches", slices):
+        with mock.patch("emolab.vectors.activations.plan_batches", slices):
             by_length()
 
     return {"file order": in_order, "by length": by_length}

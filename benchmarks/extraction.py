@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 from _harness import CUDA, arguments, measure, random_model, ratios, record, sizes, text
 
-from emolab.activations import response_means
-from emolab.models import encode
+from emolab.models.prompts import encode
+from emolab.vectors.activations import response_means
 
 EMOTIONS = ("neutral", "anger", "disgust", "fear", "joy", "sadness")
 BATCH, PROMPT, ANSWER = (32 if CUDA else 8), 28, 100

@@ -19,8 +19,8 @@ import torch
 from _harness import CUDA, arguments, judged, plain_row, random_model, record
 from extraction import responses
 
-from emolab.activations import response_means
-from emolab.models import encode
+from emolab.models.prompts import encode
+from emolab.vectors.activations import response_means
 
 ANSWER = 56  # tokens; 64 with the prompt
 BATCHES = 8, 50  # 50 is half of the few: more rows would be one batch there and larger ones of the many

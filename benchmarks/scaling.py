@@ -20,9 +20,11 @@ from distributed import Client, LocalCluster
 from distributed.protocol.pickle import dumps
 
 import emolab
-from emolab import EmotionVectors, Steering, collect_responses, experiments, responses
-from emolab.cluster import run_chunks
-from emolab.storage import atomic
+from emolab import EmotionVectors, Steering, collect_responses
+from emolab.answers import responses
+from emolab.base.storage import atomic
+from emolab.experiments import sweeps
+from emolab.models.workers import run_chunks
 
 WORKERS, PROJECTED = (1, 2), (8, 64, 512)
 LONG = (10.0, 60.0)  # seconds of work in a task, beside mini's: models of billions of parameters take as long
@@ -123,12 +125,12 @@ def traffic(model) -> dict[str, int]:
     draw = torch.Generator().manual_seed(0)
     data = {"attn": torch.randn(5, model.n_layers, model.d_model, generator=draw)}
     vectors = EmotionVectors(data, emolab.EMOTIONS, torch.ones(model.n_layers), {"fingerprint": model.fingerprint})
-    prompt = emolab.models.render_prompts(model, ["Tell me about the park."])[0]
+    prompt = emolab.models.prompts.render_prompts(model, ["Tell me about the park."])[0]
     steerings = [Steering(vectors, {e: dose}, site="attn") for e in vectors.emotions for dose in (1.0, 2.0)]
-    chunk = ([prompt + str(i) for i in range(experiments._CHUNK)], [0] * experiments._CHUNK, {"max_new_tokens": 80})
-    texts = [f"{i} " + unwritten(model, [prompt], {})[0] for i in range(experiments._CHUNK)]
+    chunk = ([prompt + str(i) for i in range(sweeps._CHUNK)], [0] * sweeps._CHUNK, {"max_new_tokens": 80})
+    texts = [f"{i} " + unwritten(model, [prompt], {})[0] for i in range(sweeps._CHUNK)]
     return {
-        f"sent for a chunk of a sweep ({experiments._CHUNK} texts)": len(dumps((experiments._written, chunk))),
+        f"sent for a chunk of a sweep ({sweeps._CHUNK} texts)": len(dumps((sweeps._written, chunk))),
         "returned for it": len(dumps(texts)),
         "sent once: 5 vectors of one site": len(dumps(steerings)),
     }

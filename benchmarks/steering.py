@@ -12,7 +12,7 @@ from _harness import CUDA, arguments, measure, plain_row, random_model, ratios, 
 
 import emolab
 from emolab import EmotionVectors, Steering, generate
-from emolab.models import encode, render_prompts
+from emolab.models.prompts import encode, render_prompts
 
 PROMPT, NEW = 32, 32
 

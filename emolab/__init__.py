@@ -9,51 +9,49 @@
 
 from __future__ import annotations
 
-from emolab.lazy import on_use
+from emolab.base.lazy import on_use
 
 __version__ = "0.1.0"
 
 # name -> module that holds it. Loaded on first use, so that `import emolab` needs neither torch nor TransformerLens.
 _PUBLIC = {
-    "EMOTIONS": "emotions",
-    "EmolabError": "errors",
-    "EmotionVectors": "vectors",
-    "Model": "models",
-    "ResponseMeans": "activations",
-    "Steering": "steering",
-    "Writing": "writing",
-    "ablation_curve": "causal",
-    "check_claims": "claim_runs",
-    "choose_wording": "wordings",
-    "collect_responses": "responses",
-    "compare_methods": "baselines",
-    "extract_vectors": "vectors",
-    "find_breaking": "breaking",
-    "generate": "generation",
-    "head_effects": "causal",
-    "load_model": "models",
-    "load_queries": "queries",
-    "load_ratings": "texts",
-    "load_texts": "texts",
-    "load_vectors": "vectors",
-    "pull_run": "hub",
-    "push_run": "hub",
-    "response_means": "activations",
-    "responses_from_texts": "responses",
+    "EMOTIONS": "base.labels",
+    "EmolabError": "base.errors",
+    "EmotionVectors": "vectors.vectors",
+    "Model": "models.model",
+    "ResponseMeans": "vectors.activations",
+    "Steering": "steering.steering",
+    "Writing": "answers.writing",
+    "ablation_curve": "heads.effects",
+    "check_claims": "comparisons.claim_runs",
+    "choose_wording": "experiments.wordings",
+    "collect_responses": "answers.responses",
+    "compare_methods": "comparisons.comparison",
+    "extract_vectors": "vectors.vectors",
+    "find_breaking": "experiments.breaking",
+    "generate": "answers.generation",
+    "head_effects": "heads.effects",
+    "load_model": "models.load",
+    "load_queries": "answers.queries",
+    "load_ratings": "answers.texts",
+    "load_texts": "answers.texts",
+    "load_vectors": "vectors.vectors",
+    "response_means": "vectors.activations",
+    "responses_from_texts": "answers.responses",
     "save_figure": "plot",
-    "score": "scoring",
-    "set_progress": "progress",
-    "steered": "steering",
-    "study": "pipeline",
-    "sweep": "experiments",
-    "versions": "storage",
+    "score": "judges.scoring",
+    "set_progress": "base.progress",
+    "steered": "steering.steering",
+    "study": "studies.pipeline",
+    "sweep": "experiments.sweeps",
+    "versions": "base.storage",
 }
-_MODULES = (
-    "attention", "attribution", "baselines", "calibration", "claims", "classroom", "dose_response", "embedding",
-    "geometry", "heads", "interop", "judges", "plot", "purity", "reliability", "widgets",
+_ROOMS = (
+    "answers", "base", "classroom", "comparisons", "experiments", "geometry", "heads", "judges", "models", "plot",
+    "steering", "studies", "vectors", "widgets",
 )  # fmt: skip
-__all__ = sorted([*_PUBLIC, *_MODULES, "__version__"])
-__getattr__ = on_use(__name__, _PUBLIC | {name: name for name in _MODULES}, __all__)
+__all__ = sorted([*_PUBLIC, *_ROOMS, "__version__"])
+__getattr__ = on_use(__name__, _PUBLIC | {name: name for name in _ROOMS}, __all__)
 
 
 def __dir__() -> list[str]:

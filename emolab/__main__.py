@@ -2,6 +2,6 @@
 
 import sys
 
-from emolab.cli import main
+from emolab.studies.cli import main
 
 sys.exit(main())

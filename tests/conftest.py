@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from emolab.fetch import fetch
-from emolab.models import load_model
+from emolab.models.fetch import fetch
+from emolab.models.load import load_model
 from tests import tiny
 
 torch.set_num_threads(1)

@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from emolab.errors import EmolabError
+from emolab.base.errors import EmolabError
 from tests.refusing import readable
 
 few = settings(

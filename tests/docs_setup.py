@@ -14,11 +14,14 @@ import safetensors.torch
 import torch
 
 import emolab
-from emolab import attention, attribution, heads, judges, models, plot
-from emolab.activations import output_weights
-from emolab.prompts import encode, render_prompts
-from emolab.storage import write_json, write_parquet
-from emolab.summary import summarise
+from emolab import plot
+from emolab.base.storage import write_json, write_parquet
+from emolab.heads import attention, attribution, head_vectors
+from emolab.judges import judges
+from emolab.models.prompts import encode, render_prompts
+from emolab.models.sites import output_weights
+from emolab.steering.gguf import to_gguf
+from emolab.studies.numbers import summarise
 from tests.mini import WEIGHTS
 
 TOKENS = 16
@@ -78,7 +81,7 @@ LATER = {
         s["model"], s["vectors"], s["heldout_responses"], ranked=made("effects"), ks=(0, 2), judge=s["judge"],
         n_queries=2, n_random=2, max_new_tokens=TOKENS, **QUIET,
     ),
-    "maps": lambda s: heads.head_maps(s["vectors"], s["means"], W_O=output_weights(s["model"]), n_splits=5),
+    "maps": lambda s: head_vectors.head_maps(s["vectors"], s["means"], W_O=output_weights(s["model"]), n_splits=5),
 }  # fmt: skip
 
 
@@ -92,7 +95,7 @@ def namespace(source: str = "") -> dict[str, Any]:
     public = {name: getattr(emolab, name) for name in emolab.__all__}
     ready = ("EmbeddingJudge", "FunctionJudge", "LexiconJudge")
     asked = {name: getattr(judges, name) for name in ready}
-    asked |= {"render_prompts": models.render_prompts, "output_weights": output_weights}
+    asked |= {"render_prompts": render_prompts, "output_weights": output_weights}
     asked |= {"emotion_tokens": attribution.emotion_tokens, "top_words": attribution.top_words, "plot": plot}
     asked |= {name: getattr(attention, name) for name in ("attention_summary", "attention_pattern")}
     asked |= {name: getattr(heads, name) for name in ("head_maps", "head_cosines", "embed_heads")}
@@ -113,7 +116,7 @@ def files(folder: Path) -> None:
         (published / f"qwen2_5_7b_{emotion}.json").write_text(text, encoding="utf-8")
     safetensors.torch.save_file({"joy": s["vectors"].get("resid", emotion="joy")}, folder / "mine.safetensors")
     for name, emotion in (("happy", "joy"), ("sad", "sadness")):
-        s["vectors"].to_gguf(folder / f"{name}.gguf", {emotion: 1.0})
+        to_gguf(s["vectors"], folder / f"{name}.gguf", {emotion: 1.0})
 
 
 def run_folder(out: Path) -> None:

@@ -16,9 +16,11 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from emolab.generation import generate
-from emolab.models import Batch, Model, encode, load_model, render_prompts
-from emolab.writing import Writing
+from emolab.answers.generation import generate
+from emolab.answers.writing import Writing
+from emolab.models.load import load_model
+from emolab.models.model import Model
+from emolab.models.prompts import Batch, encode, render_prompts
 from tests import chat_templates as chats
 from tests import tiny
 

@@ -16,15 +16,18 @@ import torch
 from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from emolab.activations import response_means
-from emolab.edits import hooked
-from emolab.errors import EmolabError
-from emolab.generation import forward, generate
-from emolab.logprobs import token_logprobs
-from emolab.models import Batch, Model, encode, load_model
-from emolab.sites import SITES, hf_modules, site_hooks
-from emolab.steering import Steering, build_edits
-from emolab.vectors import extract_vectors
+from emolab.answers.generation import generate
+from emolab.answers.logprobs import token_logprobs
+from emolab.base.errors import EmolabError
+from emolab.models.hooks import forward
+from emolab.models.load import load_model
+from emolab.models.model import Model
+from emolab.models.prompts import Batch, encode
+from emolab.models.sites import SITES, hf_modules, site_hooks
+from emolab.steering.edits import hooked
+from emolab.steering.steering import Steering, build_edits
+from emolab.vectors.activations import response_means
+from emolab.vectors.vectors import extract_vectors
 from tests.families import NEW, QUERIES, TEXTS, UNPENALISED, Case, Family, greedy
 
 TODAY = {"%d %b %Y": "26 Jul 2024", "%B %d, %Y": "July 26, 2024", "%Y-%m-%d": "2024-07-26"}

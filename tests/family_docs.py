@@ -6,7 +6,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from emolab.storage import atomic, versions
+from emolab.base.storage import atomic, versions
 from tests.families import FAMILIES, Case, save
 from tests.family_checks import CHECKS
 

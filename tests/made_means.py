@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from emolab.activations import ResponseMeans
+from emolab.vectors.activations import ResponseMeans
 
 LABELS = ("neutral", "anger", "disgust", "fear", "joy", "sadness")
 META = {"model": "made", "revision": None, "fingerprint": "abc", "corpus_hash": "def"}

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from emolab.activations import ResponseMeans
-from emolab.emotions import EMOTIONS, NEUTRAL
-from emolab.models import render_prompts
+from emolab.base.labels import EMOTIONS, NEUTRAL
+from emolab.models.prompts import render_prompts
+from emolab.vectors.activations import ResponseMeans
 from tests import tiny
 
 PLAIN = [w for w in tiny.WORDS if w.isalpha()]
@@ -74,7 +74,7 @@ def responses(model, asked: Sequence[str], emotions: Sequence[str], seed: int = 
 
 
 def embed(texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
-    """In place of `emolab.judges.embed`: unit sums of one fixed random vector a word; a text of no words is even."""
+    """In place of `judges.judges.embed`: unit sums of one fixed random vector a word; a text of no words is even."""
     found = np.full((len(texts), 64), 0.01)
     for i, text in enumerate(texts):
         for word in text.lower().replace(".", " ").replace(",", " ").split():

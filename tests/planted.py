@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from emolab.models import render_prompts
+from emolab.models.prompts import render_prompts
 from tests import tiny
 
 LAYER, HEAD = 1, 2

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 import emolab
-from emolab.errors import EmolabError
-from emolab.judges import FunctionJudge
+from emolab.base.errors import EmolabError
+from emolab.judges.judges import FunctionJudge
 from tests.planted import planted_responses
 from tests.tiny import random_vectors
 

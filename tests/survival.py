@@ -20,8 +20,10 @@ from pathlib import Path
 import torch
 
 import emolab
-from emolab import cli, judges, pipeline, scoring, selection
+from emolab.experiments import selection
+from emolab.judges import judges, scoring
 from emolab.plot import save
+from emolab.studies import cli, pipeline
 from tests import oracle, tiny
 
 torch.set_num_threads(1)

@@ -8,16 +8,18 @@ import torch
 from pandas.testing import assert_frame_equal
 from transformers import Gemma2Config, GraniteConfig, Olmo2Config
 
-from emolab import activations, models, passes
-from emolab.activations import ResponseMeans, corpus_hash, output_weights, response_means
-from emolab.emotions import NEUTRAL_QUERY
-from emolab.errors import EmolabError, MismatchError
-from emolab.models import load_model, render_prompts
-from emolab.passes import check_heads
-from emolab.responses import responses_from_texts
-from emolab.steering import Steering, steered
-from emolab.storage import digest
-from emolab.vectors import extract_vectors
+from emolab.answers.responses import responses_from_texts
+from emolab.base.errors import EmolabError, MismatchError
+from emolab.base.labels import NEUTRAL_QUERY
+from emolab.base.storage import digest
+from emolab.models.load import load_model
+from emolab.models.prompts import render_prompts
+from emolab.models.sites import output_weights
+from emolab.steering.steering import Steering, steered
+from emolab.vectors import activations, reading
+from emolab.vectors.activations import ResponseMeans, corpus_hash, response_means
+from emolab.vectors.reading import check_heads
+from emolab.vectors.vectors import extract_vectors
 from tests import tiny
 
 TEXTS = {
@@ -137,7 +139,7 @@ def test_heads_of_a_layer_sum_to_attn_minus_its_bias(kind, request):
 
 def test_heads_that_do_not_add_up_are_refused(tiny_llama, monkeypatch):
     weights = 1.01 * output_weights(tiny_llama)
-    monkeypatch.setattr("emolab.passes.output_weight", lambda model, layer, dtype: weights[layer].to(dtype))
+    monkeypatch.setattr("emolab.vectors.reading.output_weight", lambda model, layer, dtype: weights[layer].to(dtype))
     with pytest.raises(EmolabError, match="heads of layer 0 do not add up .* LlamaForCausalLM"):
         response_means(tiny_llama, answers(tiny_llama), progress=False)
 
@@ -162,8 +164,8 @@ def test_half_precision_passes_the_check_of_heads_and_misread_ones_do_not(tiny_l
 
 def test_what_does_not_count_may_be_infinite(tiny_llama, monkeypatch):
     """Some models give padding or the first token huge values, which overflow in half precision."""
-    plain, batches, own = response_means(tiny_llama, answers(tiny_llama), progress=False), [], models.encode
-    monkeypatch.setattr(models, "encode", lambda *args: batches.append(own(*args)) or batches[-1])
+    plain, batches, own = response_means(tiny_llama, answers(tiny_llama), progress=False), [], reading.encode
+    monkeypatch.setattr(reading, "encode", lambda *args: batches.append(own(*args)) or batches[-1])
 
     def overflow(module, args, output):
         whole = output[0] if isinstance(output, tuple) else output
@@ -300,7 +302,7 @@ def test_leaves_no_hook_behind(tiny_llama, monkeypatch):
     response_means(tiny_llama, answers(tiny_llama), progress=False)
     on_bridge(tiny_llama, answers(tiny_llama))
     assert hooks() == before and before[0] == []
-    monkeypatch.setattr("emolab.passes._run", lambda *args, **options: 1 / 0)
+    monkeypatch.setattr("emolab.vectors.reading._run", lambda *args, **options: 1 / 0)
     for read in (response_means, on_bridge):
         with pytest.raises(ZeroDivisionError):
             read(tiny_llama, answers(tiny_llama))
@@ -367,7 +369,7 @@ def test_each_site_alone_is_that_of_all(tiny_llama):
 
 def test_batches_are_as_large_as_asked_and_the_bar_counts_texts(tiny_llama, monkeypatch, capsys):
     sizes = []
-    own = passes.batch_means
+    own = reading.batch_means
     monkeypatch.setattr(activations, "batch_means", lambda *a: sizes.append(len(a[2])) or own(*a))
     response_means(tiny_llama, answers(tiny_llama), sites=("resid",), batch_size=2)
     assert sorted(sizes) == [1, 2, 2]

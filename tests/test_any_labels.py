@@ -12,25 +12,17 @@ import pytest
 import torch
 
 import emolab
-from emolab import (
-    attention,
-    attribution,
-    calibration,
-    causal,
-    claims,
-    dose_response,
-    embedding,
-    geometry,
-    heads,
-    interop,
-    plot,
-    purity,
-    reliability,
-)
-from emolab.activations import output_weights, response_means
-from emolab.emotions import order, styles
-from emolab.judges import EmbeddingJudge
-from emolab.models import load_model
+from emolab import plot
+from emolab.base.labels import order, styles
+from emolab.comparisons import claims
+from emolab.experiments import dose_response, parts
+from emolab.geometry import projections, reliability, similarity
+from emolab.heads import attention, attribution, effects, head_vectors
+from emolab.judges import calibration
+from emolab.judges.judges import EmbeddingJudge
+from emolab.models.load import load_model
+from emolab.models.sites import output_weights
+from emolab.vectors.activations import response_means
 from tests import claim_tables, tiny
 from tests.test_plot_baselines import make_table
 
@@ -91,15 +83,15 @@ class Study:
 
     @cached_property
     def points(self):
-        return embedding.embed(self.means, methods=("pca",))
+        return projections.embed(self.means, methods=("pca",))
 
     @cached_property
     def head_maps(self):
-        return heads.head_maps(self.vectors, self.means, W_O=self.W_O, n_splits=4)
+        return head_vectors.head_maps(self.vectors, self.means, W_O=self.W_O, n_splits=4)
 
     @cached_property
     def head_points(self):
-        """As `heads.embed_heads` gives them; a UMAP takes seconds, so here is a stand-in."""
+        """As `head_vectors.embed_heads` gives them; a UMAP takes seconds, so here is a stand-in."""
         table = self.head_maps[["layer", "head", "emotion", "norm"]].assign(method="pca", trustworthiness=0.9)
         table = table.assign(x=table["norm"], y=np.arange(len(table)) % 7)
         return pd.concat([table, table.assign(method="umap", x=-table["x"])], ignore_index=True)
@@ -107,12 +99,12 @@ class Study:
     @cached_property
     def effects(self):
         options = {"words": self.words, "test": "patch", "n_queries": 2, "progress": False}
-        return causal.head_effects(self.model, self.vectors, self.responses, **options)
+        return effects.head_effects(self.model, self.vectors, self.responses, **options)
 
     @cached_property
     def ablation(self):
         options = {"words": self.words, "n_queries": 2, "n_random": 1, "ks": (0, 2), "progress": False}
-        return causal.ablation_curve(self.model, self.vectors, self.responses, ranked=self.effects, **options)
+        return effects.ablation_curve(self.model, self.vectors, self.responses, ranked=self.effects, **options)
 
     @cached_property
     def attention(self):
@@ -133,7 +125,7 @@ class Study:
 
     @cached_property
     def purity(self):
-        return purity.part_purity(self.model, self.vectors, QUERIES[:1], judge=self.judge, max_new_tokens=3)
+        return parts.part_purity(self.model, self.vectors, QUERIES[:1], judge=self.judge, max_new_tokens=3)
 
     def labelled(self):
         """Texts and their labels, five of each."""
@@ -156,7 +148,7 @@ def made():
 
 FIGURES = {
     "agreement_curve": lambda s: plot.agreement_curve(
-        {part: interop.agreement(s.vectors, -s.vectors, part=part) for part in ("whole", "specific")}
+        {part: similarity.vector_agreement(s.vectors, -s.vectors, part=part) for part in ("whole", "specific")}
     ),
     "norms": lambda s: plot.norms(s.vectors),
     "cosine_by_layer": lambda s: plot.cosine_by_layer(s.vectors),
@@ -164,10 +156,10 @@ FIGURES = {
     "cosine_grid": lambda s: plot.cosine_grid(s.vectors, part="specific"),
     "layer_map": lambda s: plot.layer_map(s.vectors),
     "clustered_map": lambda s: plot.clustered_map(s.vectors),
-    "cka_map": lambda s: plot.cka_map(geometry.cka(s.means)),
-    "shared_energy_curve": lambda s: plot.shared_energy_curve(geometry.shared_energy(s.means, n_permutations=10)),
+    "cka_map": lambda s: plot.cka_map(similarity.cka(s.means)),
+    "shared_energy_curve": lambda s: plot.shared_energy_curve(similarity.shared_energy(s.means, n_permutations=10)),
     "denoise_curve": lambda s: plot.denoise_curve(
-        geometry.denoise_effect(s.vectors, geometry.denoise(s.vectors, s.means, W_O=s.W_O))
+        similarity.denoise_effect(s.vectors, similarity.denoise(s.vectors, s.means, W_O=s.W_O))
     ),
     "reliability_curve": lambda s: plot.reliability_curve(
         {part: reliability.split_half(s.means, part=part, n_splits=4) for part in ("whole", "specific")}
@@ -177,11 +169,15 @@ FIGURES = {
         reliability.probe_accuracy(s.means, probes=("centroid",), n_permutations=4),
         words=reliability.word_accuracy(s.responses, n_permutations=4),
     ),
-    "response_map": lambda s: plot.response_map(s.points, embedding.embed_scores(s.means, s.points, n_permutations=4)),
-    "trajectory_map": lambda s: plot.trajectory_map(embedding.trajectory(s.means, methods=("pca",))),
-    "affect_plane": lambda s: plot.affect_plane(embedding.affect_plane(s.vectors, layer=1, ratings=RATINGS)),
+    "response_map": lambda s: plot.response_map(
+        s.points, projections.embed_scores(s.means, s.points, n_permutations=4)
+    ),
+    "trajectory_map": lambda s: plot.trajectory_map(projections.trajectory(s.means, methods=("pca",))),
+    "affect_plane": lambda s: plot.affect_plane(projections.affect_plane(s.vectors, layer=1, ratings=RATINGS)),
     "head_map": lambda s: plot.head_map(s.head_maps),
-    "head_cosine_map": lambda s: plot.head_cosine_map(heads.head_cosines(s.vectors, emotion="喜び"), emotion="喜び"),
+    "head_cosine_map": lambda s: plot.head_cosine_map(
+        head_vectors.head_cosines(s.vectors, emotion="喜び"), emotion="喜び"
+    ),
     "head_umap": lambda s: plot.head_umap(s.head_points),
     "head_forest": lambda s: plot.head_forest(s.effects, top=2),
     "ablation_curve": lambda s: plot.ablation_curve(s.ablation),
@@ -213,8 +209,8 @@ FIGURES = {
     ),
     "method_table": lambda s: plot.method_table(make_table().replace(RENAMED), emotion="high valence"),
     "tradeoff": lambda s: plot.tradeoff(make_table().replace(RENAMED), emotion="high valence"),
-    "confusion_map": lambda s: plot.confusion_map(purity.confusion(s.purity)),
-    "purity_dots": lambda s: plot.purity_dots(purity.purity(s.purity)),
+    "confusion_map": lambda s: plot.confusion_map(parts.confusion(s.purity)),
+    "purity_dots": lambda s: plot.purity_dots(parts.purity(s.purity)),
 }
 
 CURVES = "norms cosine_by_layer reliability_curve convergence_curve denoise_curve probe_curve agreement_curve"
@@ -305,7 +301,7 @@ def test_vectors_hold_the_labels_and_tell_them_apart(made, tmp_path):
     made.vectors.save(tmp_path / "ev.safetensors")
     loaded = emolab.EmotionVectors.load(tmp_path / "ev.safetensors")
     assert loaded.emotions == LABELS and torch.equal(loaded.get("head"), made.vectors.get("head"))
-    cosine = geometry.cosine_matrix(made.vectors, layer=1, part="specific")
+    cosine = similarity.cosine_matrix(made.vectors, layer=1, part="specific")
     assert cosine.loc["Überraschung", "Überraschung"] == pytest.approx(1) and cosine.loc["Überraschung", "joy"] < 0.99
 
 
@@ -335,7 +331,7 @@ def test_steering_mixes_them(made):
 def test_heads_and_their_effects_name_every_label(made):
     for table in (made.head_maps, made.effects):
         assert set(table["emotion"]) == set(LABELS) and len(table) == 3 * 4 * len(LABELS)
-    found = heads.head_summary(made.effects, made.ablation)
+    found = head_vectors.head_summary(made.effects, made.ablation)
     assert set(found["apart"]) == set(LABELS)
 
 
@@ -382,9 +378,9 @@ def test_a_labelled_csv_becomes_vectors(made, tmp_path):
 
 @pytest.mark.slow
 def test_umaps_of_any_labels(made):
-    table = heads.embed_heads(made.vectors)
+    table = head_vectors.embed_heads(made.vectors)
     assert set(table["emotion"]) == set(LABELS) and set(table["method"]) == {"pca", "umap"}
     plot.head_umap(table).canvas.draw()
-    points = embedding.embed(made.means, layers=[1])
-    scores = embedding.embed_scores(made.means, points, n_permutations=4)
+    points = projections.embed(made.means, layers=[1])
+    scores = projections.embed_scores(made.means, points, n_permutations=4)
     plot.response_map(points, scores).canvas.draw()

@@ -10,21 +10,21 @@ import pytest
 import torch
 
 import emolab
-from emolab import baselines
-from emolab import judges as judging
-from emolab import methods as making
-from emolab.baselines import COLUMNS, MEASURES, compare_methods, summary_of
-from emolab.damage import next_token_kl, p95_kl
-from emolab.errors import EmolabError
-from emolab.generation import generate
-from emolab.judges import FunctionJudge
-from emolab.lora import fit_lora, merge_lora
-from emolab.methods import build_methods, few_shot_method, instruction_method, lora_method, vector_method
-from emolab.models import load_model
-from emolab.prompts import render_prompts
-from emolab.scored import headline
-from emolab.steering import Steering
-from emolab.vectors import EmotionVectors, extract_vectors
+from emolab.answers.generation import generate
+from emolab.answers.logprobs import next_token_kl, p95_kl
+from emolab.base.errors import EmolabError
+from emolab.comparisons import comparison
+from emolab.comparisons import methods as making
+from emolab.comparisons.comparison import COLUMNS, MEASURES, compare_methods, summary_of
+from emolab.comparisons.lora import fit_lora, merge_lora
+from emolab.comparisons.methods import build_methods, few_shot_method, instruction_method, lora_method, vector_method
+from emolab.experiments.headline import headline
+from emolab.judges import judges as judging
+from emolab.judges.judges import FunctionJudge
+from emolab.models.load import load_model
+from emolab.models.prompts import render_prompts
+from emolab.steering.steering import Steering
+from emolab.vectors.vectors import EmotionVectors, extract_vectors
 from tests import oracle
 from tests.mini import WEIGHTS, mini_queries
 
@@ -48,8 +48,8 @@ JUDGE = FunctionJudge(read, (*EMOTIONS, "neutral"), "words")
 def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judging, "embed", oracle.embed)
-        patch.setattr(baselines, "BOOT", 40)
-        patch.setattr(baselines, "FIRST", 6)
+        patch.setattr(comparison, "BOOT", 40)
+        patch.setattr(comparison, "FIRST", 6)
         yield
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from emolab.breaking import NATS, find_breaking
-from emolab.damage import next_token_kl, p95_kl
-from emolab.errors import EmolabError
-from emolab.experiments import sweep
-from emolab.models import render_prompts
-from emolab.steering import Steering
+from emolab.answers.logprobs import next_token_kl, p95_kl
+from emolab.base.errors import EmolabError
+from emolab.experiments.breaking import NATS, find_breaking
+from emolab.experiments.sweeps import sweep
+from emolab.models.prompts import render_prompts
+from emolab.steering.steering import Steering
 from tests import tiny
 
 QUERIES = ["tell me about the dog .", "how was the road ?", "tell me about the park ."]
@@ -74,7 +74,7 @@ def test_changed_vectors_forget_where_they_broke_and_saved_ones_do_not(found, tm
 def test_a_sweep_gives_controls_the_norm_of_the_vector(tiny_llama, found, monkeypatch):
     vectors, where = found
     made = []
-    monkeypatch.setattr("emolab.experiments._texts", lambda m, p, steerings, *rest: made.extend(steerings) or p)
+    monkeypatch.setattr("emolab.experiments.sweeps._texts", lambda m, p, steerings, *rest: made.extend(steerings) or p)
     grid = {"site": ["resid"], "layers": [[1, 2]], "part": ["specific"], "unit": ["breaking"]}
     table = sweep(tiny_llama, vectors, QUERIES, alphas=(0.5,), controls=("random",), grid=grid, progress=False)
     norms = [s.table().norm(dim=-1) for s in made]
@@ -95,7 +95,7 @@ def test_an_alpha_is_found_where_damage_levels_off(tiny_llama, monkeypatch, most
         asked.append(alphas[0])
         return [np.array([most * alpha**2 / (400 + alpha**2)]) for alpha in alphas]
 
-    monkeypatch.setattr("emolab.breaking.next_token_kl", levels_off)
+    monkeypatch.setattr("emolab.experiments.breaking.next_token_kl", levels_off)
     where = Steering(tiny.random_vectors(tiny_llama), {"joy": 1.0})
     (alpha,) = find_breaking(tiny_llama, where, QUERIES, texts=TEXTS).meta["breaking"][where.setting].values()
     assert most * alpha**2 / (400 + alpha**2) == pytest.approx(NATS, rel=0.11) and len(asked) <= 12

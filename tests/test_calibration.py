@@ -8,10 +8,10 @@ import pytest
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import cohen_kappa_score
 
-from emolab.calibration import agreement, calibrated
-from emolab.errors import EmolabError
-from emolab.judges import FunctionJudge, LexiconJudge
-from emolab.scoring import score
+from emolab.base.errors import EmolabError
+from emolab.judges.calibration import agreement, calibrated
+from emolab.judges.judges import FunctionJudge, LexiconJudge
+from emolab.judges.scoring import score
 
 LABELS = ("joy", "fear", "neutral")
 SCALE, BIAS = 2.5, np.array([1.0, -0.5, -0.5])

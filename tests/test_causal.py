@@ -7,22 +7,24 @@ import pandas as pd
 import pytest
 import torch
 
-from emolab import measures, plot
-from emolab.activations import output_weights, response_means
-from emolab.causal import FLIPS, _ranking, ablation_curve, head_effects
-from emolab.edits import Window
-from emolab.errors import EmolabError, ResourceError
-from emolab.generation import generate
-from emolab.heads import head_maps, head_summary
-from emolab.interventions import Change, HeadEdit, HeadSpace, ablated, edited, head_edits
-from emolab.judges import FunctionJudge
-from emolab.measures import Job, Judged, Words, answer_z
-from emolab.models import encode, hf_modules, load_model, render_prompts, site_hooks
-from emolab.rereading import Reading, rereads
-from emolab.sites import site_layers
-from emolab.stats import sign_flip
-from emolab.steering import Steering, steered
-from emolab.vectors import extract_vectors
+from emolab import plot
+from emolab.answers.generation import generate
+from emolab.base.errors import EmolabError, ResourceError
+from emolab.base.stats import sign_flip
+from emolab.heads import patching
+from emolab.heads.effects import FLIPS, _ranking, ablation_curve, head_effects
+from emolab.heads.head_vectors import head_maps, head_summary
+from emolab.heads.patching import Job, Judged, Words, answer_z
+from emolab.heads.rereading import Reading, rereads
+from emolab.judges.judges import FunctionJudge
+from emolab.models.load import load_model
+from emolab.models.prompts import encode, render_prompts
+from emolab.models.sites import hf_modules, output_weights, site_hooks, site_layers
+from emolab.steering.edits import Window
+from emolab.steering.head_edits import Change, HeadEdit, HeadSpace, ablated, edited, head_edits
+from emolab.steering.steering import Steering, steered
+from emolab.vectors.activations import response_means
+from emolab.vectors.vectors import extract_vectors
 from tests import tiny
 from tests.planted import HEAD, JOY, LAYER, SAD, planted_model, planted_responses
 
@@ -314,7 +316,7 @@ def test_readings_are_whole_passes(model, space, monkeypatch):
     whole = sum(len(encode(model, [job.prompt], [job.text]).input_ids[0]) for job in jobs)
     assert read < whole  # prompts, of which these jobs have few in common, are read once
     slopes = measure.slopes(model, space, jobs)
-    monkeypatch.setattr(measures, "rereads", lambda *_: False)
+    monkeypatch.setattr(patching, "rereads", lambda *_: False)
     np.testing.assert_allclose(found, measure(model, space, jobs), atol=1e-5)
     np.testing.assert_allclose(slopes, measure.slopes(model, space, jobs), atol=1e-5)
     for module, _ in hf_modules(model, "resid"):
@@ -459,13 +461,13 @@ def test_screened_tables_rank_and_draw(planted):
 def test_only_the_beginning_of_an_answer_is_read(planted):
     model, responses, vectors = planted
     long = responses.assign(text=responses["text"] + " the cat was in the house" * 20)
-    _, measure, runs = measures.setup(
+    _, measure, runs = patching.setup(
         model, vectors, long, test="patch", judge=None, words=WORDS, n_queries=3, max_new_tokens=8, seed=0
     )
     for query in (*runs.queries, *runs.others):
         text = runs.job(query, "joy").text
         ids = model.tokenizer(text, add_special_tokens=False).input_ids
-        assert len(ids) == measures.READ and runs.rows[query, "neutral"][1].startswith(text[:40])
+        assert len(ids) == patching.READ and runs.rows[query, "neutral"][1].startswith(text[:40])
 
 
 @pytest.fixture(scope="module")
@@ -525,7 +527,7 @@ def test_a_model_without_heads_is_refused_before_anything_runs(planted, monkeypa
     model, responses, vectors = planted
     names = {name: hook for name, hook in model._hook_names.items() if "attn.o" not in name}
     monkeypatch.setitem(vars(model), "_hook_names", names)
-    monkeypatch.setattr(measures, "_run", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr(patching, "_run", lambda *_: pytest.fail("it ran"))
     with pytest.raises(EmolabError, match="no layer of .* has a hook point for the site 'head'"):
         head_effects(model, vectors, responses, words=WORDS, progress=False)
 
@@ -592,7 +594,7 @@ def test_same_seed_same_table(planted):
 
 def test_one_emotion_one_head_one_query(planted):
     model, responses, vectors = planted
-    from emolab.vectors import EmotionVectors
+    from emolab.vectors.vectors import EmotionVectors
 
     joy = EmotionVectors({s: x[:1] for s, x in vectors.data.items()}, ("joy",), vectors.resid_norm, vectors.meta)
     table = head_effects(model, joy, responses, words={"joy": JOY}, heads=[(1, 1)], n_queries=1, progress=False)

@@ -9,20 +9,19 @@ import pandas as pd
 import pytest
 import torch
 
-from emolab import bench, claims
-from emolab.bench import Bench
-from emolab.claim_runs import check_claims, drift_runs, logodds_runs, pair_runs
-from emolab.controls import random_like, shuffled_like
-from emolab.damage import next_token_kl
-from emolab.errors import EmolabError
-from emolab.experiments import sweep
-from emolab.generation import generate
-from emolab.judges import FunctionJudge
-from emolab.logprobs import token_logprobs
-from emolab.prompts import render_prompts
-from emolab.scoring import score
-from emolab.steering import Steering
-from emolab.vectors import extract_vectors
+from emolab.answers.generation import generate
+from emolab.answers.logprobs import next_token_kl, token_logprobs
+from emolab.base.errors import EmolabError
+from emolab.comparisons import bench, claims
+from emolab.comparisons.bench import Bench
+from emolab.comparisons.claim_runs import check_claims, drift_runs, logodds_runs, pair_runs
+from emolab.experiments.sweeps import sweep
+from emolab.judges.judges import FunctionJudge
+from emolab.judges.scoring import score
+from emolab.models.prompts import render_prompts
+from emolab.steering.steering import Steering
+from emolab.vectors.controls import random_like, shuffled_like
+from emolab.vectors.vectors import extract_vectors
 from tests import oracle, tiny
 
 EMOTIONS = ("anger", "joy", "sadness")
@@ -31,7 +30,7 @@ SMALL = {"site": "attn", "progress": False}
 
 @pytest.fixture(autouse=True)
 def light(monkeypatch):
-    monkeypatch.setattr("emolab.judges.embed", oracle.embed)
+    monkeypatch.setattr("emolab.judges.judges.embed", oracle.embed)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +158,7 @@ def test_pairs_are_steered_by_both(tiny_llama, vectors, queries, responses):
 
 
 class Counting:
-    """A function of emolab.bench, counting the prompts it is asked for, and failing once after `fail_after` calls."""
+    """A function of comparisons.bench: counts the prompts it is asked for, fails once after `fail_after` calls."""
 
     def __init__(self, function, fail_after=None):
         self.function, self.asked, self.calls, self.fail_after = function, 0, 0, fail_after

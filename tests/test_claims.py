@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emolab import claim_fits, claims
-from emolab.dose_response import logit
-from emolab.errors import EmolabError
+from emolab.base.errors import EmolabError
+from emolab.comparisons import claim_fits, claims
+from emolab.experiments.dose_response import logit
 from tests import claim_tables as made
 
 YES, NO, MIXED = "supported", "not supported", "mixed"

@@ -12,7 +12,7 @@ import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from emolab import classroom
-from emolab.errors import EmolabError
+from emolab.base.errors import EmolabError
 from tests.classroom_mistakes import MISTAKES, gaussian, hooked, long_as, wilson, within
 from tools.editions import build, main, student_edition
 from tools.notebooks import is_student, problems, run_notebook

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import emolab
-from emolab import judges, pipeline
-from emolab.cli import main
-from emolab.pipeline import FULL, QUICK
+from emolab.judges import judges
+from emolab.studies import pipeline
+from emolab.studies.cli import main
+from emolab.studies.plan import FULL, QUICK
 from tests import oracle, tiny
 
 COMMANDS = ("study", "extract", "steer", "sweep", "score", "figures", "info")
@@ -210,7 +211,7 @@ def test_interrupted(monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("emolab.plot.run.run_figures", interrupt)
+    monkeypatch.setattr("emolab.studies.figures.run_figures", interrupt)
     assert main(["figures"]) == 130
     assert "the same command goes on from there" in capsys.readouterr().err
 

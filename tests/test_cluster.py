@@ -18,11 +18,16 @@ import pandas as pd
 import pytest
 
 import emolab
-from emolab import activations, cli, cluster, experiments, judges, memory, pipeline, responses, selection
-from emolab.causal import ablation_curve
-from emolab.errors import EmolabError
-from emolab.judges import FunctionJudge
-from emolab.writing import Writing
+from emolab.answers import responses
+from emolab.answers.writing import Writing
+from emolab.base.errors import EmolabError
+from emolab.experiments import selection, sweeps
+from emolab.heads.effects import ablation_curve
+from emolab.judges import judges
+from emolab.judges.judges import FunctionJudge
+from emolab.models import memory, workers
+from emolab.studies import cli, pipeline
+from emolab.vectors import activations
 from tests import oracle, tiny
 
 dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
@@ -42,7 +47,7 @@ def client():
     """Two workers in this process, which share one model: quick, and counted calls are seen here."""
     with local() as workers, distributed.Client(workers) as found:
         yield found
-    cluster._held.clear()
+    workers._held.clear()
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +58,7 @@ def talker(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     monkeypatch.setattr(responses, "_CHUNK", 5)
-    monkeypatch.setattr(experiments, "_CHUNK", 7)
+    monkeypatch.setattr(sweeps, "_CHUNK", 7)
 
 
 QUERIES = oracle.queries(n_train=6, n_heldout=2)
@@ -139,7 +144,8 @@ def test_a_client_that_was_cut_off_goes_on_where_it_was(talker, client, tmp_path
         emolab.collect_responses(talker, QUERIES, out=tmp_path / "cut", client=client, **options)
     assert 0 < kept[0] < kept[1] < 24 and len(pd.read_parquet(tmp_path / "cut/responses.parquet")) == kept[1]
     asked, generate = [], emolab.generate
-    monkeypatch.setattr("emolab.generation.generate", lambda m, p, **o: asked.append(len(p)) or generate(m, p, **o))
+    counting = lambda m, p, **o: asked.append(len(p)) or generate(m, p, **o)  # noqa: E731
+    monkeypatch.setattr("emolab.answers.generation.generate", counting)
     wait_until(lambda: not running(client))  # what a worker has begun it ends, though nobody waits for it
     asked.clear()
     where = client if again_on_cluster else None
@@ -186,9 +192,9 @@ def test_a_worker_halves_a_batch_that_does_not_fit(talker, client, monkeypatch):
 
 def test_without_a_client_chunks_run_one_after_the_other_when_asked_for(talker):
     seen = []
-    found = cluster.run_chunks(talker, lambda model, x: seen.append(x) or x * 10, [(1,), (2,)])
+    found = workers.run_chunks(talker, lambda model, x: seen.append(x) or x * 10, [(1,), (2,)])
     assert next(found) == {0: 10} and seen == [1] and next(found) == {1: 20} and not list(found)
-    prepared = cluster.run_chunks(talker, lambda m, s, x: (s, x), [(1,)], shared=3, prepare=lambda m, s: s + 1)
+    prepared = workers.run_chunks(talker, lambda m, s, x: (s, x), [(1,)], shared=3, prepare=lambda m, s: s + 1)
     assert list(prepared) == [{0: (4, 1)}]
 
 
@@ -198,11 +204,11 @@ def _note(model, shared, number):
 
 
 def test_the_model_is_read_once_and_what_is_shared_made_ready_once(talker, client, monkeypatch):
-    cluster._held.clear()
-    read, load = [], emolab.models.load_model
-    monkeypatch.setattr(emolab.models, "load_model", lambda *a, **k: read.append(a) or load(*a, **k))
+    workers._held.clear()
+    read, load = [], emolab.models.load.load_model
+    monkeypatch.setattr(emolab.models.load, "load_model", lambda *a, **k: read.append(a) or load(*a, **k))
     for _ in range(2):
-        cluster_call = cluster.run_chunks(
+        cluster_call = workers.run_chunks(
             talker, _note, [(i,) for i in range(9)], shared=[], prepare=_listed, client=client
         )
         found = {number: result for part in cluster_call for number, result in part.items()}
@@ -227,10 +233,10 @@ def _fails(model, number):
 
 def test_the_error_of_a_chunk_is_the_clients_at_once(talker):
     with local(1) as one, distributed.Client(one) as client:
-        list(cluster.run_chunks(talker, _note, [(0,)], shared=[], client=client))  # the model is read
+        list(workers.run_chunks(talker, _note, [(0,)], shared=[], client=client))  # the model is read
         start = time.monotonic()
         with pytest.raises(EmolabError, match="^chunk 0 holds nothing; give it something$"):
-            list(cluster.run_chunks(talker, _fails, [(i,) for i in range(40)], client=client))
+            list(workers.run_chunks(talker, _fails, [(i,) for i in range(40)], client=client))
         assert time.monotonic() - start < 5 and _ran.count(0) == 1
         wait_until(lambda: not running(client))
         assert len(_ran) < 20, "the rest is let go"
@@ -242,7 +248,7 @@ def _naps(model, number):
 
 def test_a_lost_cluster_is_one_clear_error(talker):
     with local(1) as one, distributed.Client(one) as client:
-        found = cluster.run_chunks(talker, _naps, [(i,) for i in range(50)], client=client)
+        found = workers.run_chunks(talker, _naps, [(i,) for i in range(50)], client=client)
         next(found)
         one.close()
         with pytest.raises(EmolabError, match="the cluster was lost; what was finished is saved"):
@@ -262,7 +268,7 @@ def _crowd(model, number):
 def test_threads_of_a_worker_take_turns(talker):
     with local(1, threads_per_worker=4) as crowded, distributed.Client(crowded) as client:
         with pytest.warns(UserWarning, match="one task at a time.*threads_per_worker=1"):
-            list(cluster.run_chunks(talker, _crowd, [(i,) for i in range(12)], client=client))
+            list(workers.run_chunks(talker, _crowd, [(i,) for i in range(12)], client=client))
     assert _most[0] == 1
 
 
@@ -289,8 +295,8 @@ def test_models_that_workers_cannot_read(talker, tiny_llama, client, tmp_path):
 
 
 def test_a_worker_with_other_versions_or_without_the_files_says_so(talker, client):
-    cluster._held.clear()
-    source = cluster.check_client(talker, client)
+    workers._held.clear()
+    source = workers.check_client(talker, client)
     cases = {
         "has emolab.*this process has emolab 0.0": replace(source, versions="emolab 0.0"),
         "worker .*: no model '/nowhere': there is no such directory": replace(source, path="/nowhere"),
@@ -298,18 +304,18 @@ def test_a_worker_with_other_versions_or_without_the_files_says_so(talker, clien
     }
     for match, given in cases.items():
         with pytest.raises(EmolabError, match=match):
-            client.submit(cluster._model, given, pure=False).result()
+            client.submit(workers._model, given, pure=False).result()
 
 
 def test_a_cluster_that_cannot_be_reached(monkeypatch):
-    with cluster.connected(None) as nothing:
+    with workers.connected(None) as nothing:
         assert nothing is None
-    monkeypatch.setattr(cluster, "_PATIENCE", 0.3)
+    monkeypatch.setattr(workers, "_PATIENCE", 0.3)
     for address in ("tcp://127.0.0.1:9", "nonsense://x", "10.0.0.1"):
-        with pytest.raises(EmolabError, match="no Dask scheduler answers at .*tcp://"), cluster.connected(address):
+        with pytest.raises(EmolabError, match="no Dask scheduler answers at .*tcp://"), workers.connected(address):
             pass
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(EmolabError, match=r"pip install 'emolab\[cluster\]'"), cluster.connected("tcp://127.0.0.1:9"):
+    with pytest.raises(EmolabError, match=r"pip install 'emolab\[cluster\]'"), workers.connected("tcp://127.0.0.1:9"):
         pass
 
 
@@ -387,7 +393,7 @@ def _dies(model, number):
 def test_a_chunk_that_kills_every_worker_is_given_up(talker):
     with dask.config.set({"distributed.scheduler.allowed-failures": 1}), local(1, processes=True) as workers:
         with distributed.Client(workers) as client, pytest.raises(EmolabError, match="2 workers died over it.*memory"):
-            list(cluster.run_chunks(talker, _dies, [(0,)], client=client))
+            list(workers.run_chunks(talker, _dies, [(0,)], client=client))
 
 
 @pytest.mark.slow

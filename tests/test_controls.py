@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from emolab.controls import as_long, as_strong, other_like, random_like, shuffled_like
-from emolab.emotions import EMOTIONS
-from emolab.errors import EmolabError
-from emolab.steering import Steering
-from emolab.vectors import EmotionVectors, extract_vectors, vectors_from_means
+from emolab.base.errors import EmolabError
+from emolab.base.labels import EMOTIONS
+from emolab.steering.settings import as_long
+from emolab.steering.steering import Steering
+from emolab.vectors.controls import as_strong, other_like, random_like, shuffled_like
+from emolab.vectors.vectors import EmotionVectors, extract_vectors, vectors_from_means
 from tests import oracle, tiny
 
 QUERIES = [f"tell me about the {word} ." for word in ("park", "rain", "dog", "house", "sea", "cat")]
@@ -210,7 +211,7 @@ def test_conditions_of_a_query_stay_the_same_ones(monkeypatch):
         seen.append(shuffled.index)
         return vectors_from_means(shuffled, sites=("resid",))
 
-    monkeypatch.setattr("emolab.controls.vectors_from_means", record)
+    monkeypatch.setattr("emolab.vectors.controls.vectors_from_means", record)
     shuffled_like(vectors_from_means(means, sites=("resid",)), seed=2)
     before, after = (t.groupby("query_id")["condition"].agg(sorted).to_dict() for t in (means.index, seen[0]))
     assert before == after and not seen[0]["condition"].equals(means.index["condition"])

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from emolab.damage import dose_at_damage, next_token_kl, p95_kl
-from emolab.errors import EmolabError
-from emolab.models import load_model
-from emolab.prompts import encode, render_prompts
-from emolab.steering import Steering, steered
+from emolab.answers.logprobs import next_token_kl, p95_kl
+from emolab.base.errors import EmolabError
+from emolab.comparisons.damage import dose_at_damage
+from emolab.models.load import load_model
+from emolab.models.prompts import encode, render_prompts
+from emolab.steering.steering import Steering, steered
 from tests import tiny
 
 QUERIES = ["tell me about the park .", "how did you feel about the dog and the rain ?", "the sea ?"]

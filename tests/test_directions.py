@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
-from emolab.activations import ResponseMeans
-from emolab.controls import shuffled_like
-from emolab.directions import pca_vectors, probe_vectors
-from emolab.errors import EmolabError
-from emolab.experiments import vectors_identity
-from emolab.steering import Steering
-from emolab.vectors import vectors_from_means
+from emolab.base.errors import EmolabError
+from emolab.experiments.sweeps import vectors_identity
+from emolab.steering.steering import Steering
+from emolab.vectors.activations import ResponseMeans
+from emolab.vectors.controls import shuffled_like
+from emolab.vectors.directions import pca_vectors, probe_vectors
+from emolab.vectors.vectors import vectors_from_means
 from tests.made_means import META, make_means, orthogonal
 
 LABELS = ("neutral", "joy", "calm")  # one of the five, and one that is not

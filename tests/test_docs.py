@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 import emolab
-from emolab.cli import _parser
+from emolab.studies.cli import _parser
 from tests import docs_setup
 
 ROOT = Path(__file__).parent.parent

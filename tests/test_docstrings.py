@@ -16,39 +16,44 @@ from tests import docs_setup
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 NOT_RUN = {
-    "emolab.pipeline": "a whole study takes minutes; tests/test_pipeline.py runs a small one",
-    "emolab.causal": "every head and many texts; notebook 03 runs both, tests/test_causal.py small ones",
-    "emolab.baselines": "six methods, each with its doses; tests/test_baselines.py runs small ones",
-    "emolab.claim_runs": "hundreds of texts; tests/test_claim_runs.py runs small ones",
-    "emolab.lora": "trains adapters; tests/test_lora.py trains tiny ones",
-    "emolab.methods": "methods of comparison; tests/test_baselines.py calls them",
-    "emolab.bench": "machinery of the claims, with tables of their own; tests/test_claim_runs.py",
-    "emolab.claims": "tables of the claims' runs; tests/test_claims.py makes them by hand",
-    "emolab.claim_fits": "as emolab.claims",
+    "emolab.studies.pipeline": "a whole study takes minutes; tests/test_pipeline.py runs a small one",
+    "emolab.heads.effects": "every head and many texts; notebook 03 runs both, tests/test_causal.py small ones",
+    "emolab.comparisons.comparison": "six methods, each with its doses; tests/test_baselines.py runs small ones",
+    "emolab.comparisons.claim_runs": "hundreds of texts; tests/test_claim_runs.py runs small ones",
+    "emolab.comparisons.lora": "trains adapters; tests/test_lora.py trains tiny ones",
+    "emolab.comparisons.methods": "methods of comparison; tests/test_baselines.py calls them",
+    "emolab.comparisons.bench": "machinery of the claims, with tables of their own; tests/test_claim_runs.py",
+    "emolab.comparisons.claims": "tables of the claims' runs; tests/test_claims.py makes them by hand",
+    "emolab.comparisons.claim_fits": "as emolab.comparisons.claims",
     "emolab.plot.claims": "figures of the claims; tests/test_plot_claims.py",
     "emolab.plot.baselines": "tables of compare_methods; tests/test_plot_baselines.py",
-    "emolab.damage": "texts and adapters of a comparison; tests/test_damage.py",
-    "emolab.cluster": "worker processes, and ports; tests/test_cluster.py runs the same on small studies",
-    "emolab.measures": "machinery of the head tests; tests/test_heads.py",
-    "emolab.reliability.convergence": "needs forty queries",
+    "emolab.comparisons.damage": "texts and adapters of a comparison; tests/test_damage.py",
+    "emolab.models.workers": "worker processes, and ports; tests/test_cluster.py runs the same on small studies",
+    "emolab.heads.patching": "machinery of the head tests; tests/test_heads.py",
+    "emolab.geometry.reliability.convergence": "needs forty queries",
 }
 SLOW = (
-    "emolab", "emolab.embedding", "emolab.experiments", "emolab.plot.causal", "emolab.heads", "emolab.purity",
+    "emolab", "emolab.geometry.projections", "emolab.experiments.sweeps", "emolab.plot.causal",
+    "emolab.heads.head_vectors", "emolab.experiments.parts",
     "emolab.plot.heads", "emolab.plot.points", "emolab.plot.purity", "emolab.plot.sweeps", "emolab.widgets",
-    "emolab.widgets.heads", "emolab.widgets.panel", "emolab.analysis", "emolab.wordings", "emolab.plot.curves",
-    "emolab.selfcheck",
+    "emolab.widgets.heads", "emolab.widgets.panel", "emolab.studies.analysis", "emolab.experiments.wordings",
+    "emolab.plot.curves",
+    "emolab.studies.selfcheck",
 )  # fmt: skip
 
 
 # Names that mean something else there.
 OWN = {
     **dict.fromkeys(
-        ("emolab.experiments", "emolab.purity", "emolab.plot.sweeps"), lambda s: {"queries": s["queries"].head(2)}
+        ("emolab.experiments.sweeps", "emolab.experiments.parts", "emolab.plot.sweeps"),
+        lambda s: {"queries": s["queries"].head(2)},
     ),
-    "emolab.heads": lambda s: {"queries": emolab.load_queries()},
-    "emolab.generation": lambda s: {e: emolab.Steering(s["vectors"], {e: 2.0}, site="attn") for e in ("joy", "fear")},
-    "emolab.interop": lambda s: {e: s["vectors"].get(emotion=e) for e in ("joy", "fear")},
-    "emolab.stats": lambda s: {
+    "emolab.heads.head_vectors": lambda s: {"queries": emolab.load_queries()},
+    "emolab.answers.generation": lambda s: {
+        e: emolab.Steering(s["vectors"], {e: 2.0}, site="attn") for e in ("joy", "fear")
+    },
+    "emolab.vectors.exchange": lambda s: {e: s["vectors"].get(emotion=e) for e in ("joy", "fear")},
+    "emolab.base.stats": lambda s: {
         "table": s["scored"].pivot_table(index="query_id", columns=["control", "alpha"], values="p_joy"),
         "differences": s["scored"].groupby("query_id")["p_joy"].mean() - 0.1,
     },
@@ -96,7 +101,7 @@ def test_examples(name, tmp_path, monkeypatch):
 
 def test_lists_name_what_there_is():
     names = {m.name for m in pkgutil.walk_packages(emolab.__path__, "emolab.")} | {"emolab"}
-    assert {name for name in NOT_RUN if name not in names} == {"emolab.reliability.convergence"}
+    assert {name for name in NOT_RUN if name not in names} == {"emolab.geometry.reliability.convergence"}
     assert set(SLOW) <= set(EXAMPLES), "without an example that runs"
 
 

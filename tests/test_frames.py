@@ -11,18 +11,25 @@ import pytest
 import torch
 
 import emolab
-from emolab.activations import response_means
-from emolab.contrasts import baseline, contrast_weights
-from emolab.controls import random_like, shuffled_like
-from emolab.directions import probe_vectors
-from emolab.embedding import affect_plane, embed
-from emolab.emotions import EMOTIONS
-from emolab.errors import EmolabError
-from emolab.geometry import shared_energy
-from emolab.reliability import convergence, probe_accuracy, split_half
-from emolab.resampling import bootstrap_counts, contrasts, draw_weights, label_weights, permuted_labels, query_groups
-from emolab.responses import responses_from_texts
-from emolab.vectors import EmotionVectors, extract_vectors, vectors_from_means
+from emolab.answers.responses import responses_from_texts
+from emolab.base.errors import EmolabError
+from emolab.base.labels import EMOTIONS
+from emolab.geometry.projections import affect_plane, embed
+from emolab.geometry.reliability import convergence, probe_accuracy, split_half
+from emolab.geometry.resampling import (
+    bootstrap_counts,
+    contrasts,
+    draw_weights,
+    label_weights,
+    permuted_labels,
+    query_groups,
+)
+from emolab.geometry.similarity import shared_energy
+from emolab.vectors.activations import response_means
+from emolab.vectors.contrasts import baseline, contrast_weights
+from emolab.vectors.controls import random_like, shuffled_like
+from emolab.vectors.directions import probe_vectors
+from emolab.vectors.vectors import EmotionVectors, extract_vectors, vectors_from_means
 from tests.made_means import make_means, orthogonal
 
 MOODS = (*EMOTIONS, "calm", "pride")
@@ -110,7 +117,7 @@ def test_reliability_and_geometry_hold_on_frames(made):
     probes = probe_vectors(made)
     assert torch.cosine_similarity(probes.get("resid"), vectors.get("resid"), dim=-1).min() > 0.5
     with pytest.raises(EmolabError, match="principal components need pairs"):
-        emolab.directions.pca_vectors(made)
+        emolab.vectors.directions.pca_vectors(made)
     with warnings.catch_warnings(action="error"):
         shared_energy(made, n_permutations=9), affect_plane(vectors), embed(made, methods=("pca",), layers=[-1])
 
@@ -173,7 +180,7 @@ def test_real_activations_have_no_sink_left(smollm2):
         "neutral": ["It is a day like most of them, and the shop opens at nine.", "She put the letters on the table."],
         "joy": ["What a wonderful day, I could sing!", "We laughed and danced until the sun came up over the hills."],
     }
-    for query in (emolab.emotions.NEUTRAL_QUERY, None):
+    for query in (emolab.base.labels.NEUTRAL_QUERY, None):
         means = response_means(smollm2, responses_from_texts(texts, query=query), sites=("resid",), progress=False)
         vectors = extract_vectors(smollm2, None, sites=("resid",), means=means)
         energy = vectors.get("resid", layer=14).square()[0].sort(descending=True).values

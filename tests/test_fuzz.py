@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from emolab import EmotionVectors, ResponseMeans
-from emolab.interop import from_published, from_tensors
-from emolab.llamacpp import from_gguf
+from emolab.steering.gguf import from_gguf, to_gguf
+from emolab.vectors.exchange import from_published, from_tensors
 from tests.damaging import damaged, few, json_values, outcome
 from tests.made_means import make_means, orthogonal
 
@@ -36,7 +36,7 @@ def saved(folder: Path) -> dict[str, bytes]:
     made_vectors().save(folder / "ev")
     make_means(orthogonal(5, 2, 8), n_queries=3).save(folder / "means")
     save_file({"joy": torch.ones(3, 4), "sadness.0": torch.ones(4)}, folder / "tensors")
-    made_vectors().to_gguf(folder / "gguf", {"joy": 1.0})
+    to_gguf(made_vectors(), folder / "gguf", {"joy": 1.0})
     (folder / "json").write_text(json.dumps({str(i): [[0.5, -1.0, 2.0]] for i in range(3)}))
     return {name: (folder / name).read_bytes() for name in ("ev", "means", "tensors", "gguf", "json")}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import huggingface_hub
 import nbformat
 import numpy as np
 import pandas as pd
@@ -14,15 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emolab import plot
-from emolab.errors import EmolabError, FileError
-from emolab.hub import PATTERNS, pull_run
-from emolab.lora import fit_lora
-from emolab.plot.run import read_summary, run_figures
+from emolab.answers.queries import load_queries
+from emolab.answers.responses import responses_from_texts
+from emolab.base.errors import EmolabError, FileError
+from emolab.base.storage import read_table, write_json, write_table
+from emolab.comparisons.lora import fit_lora
 from emolab.plot.save import check_figures, read_manifest
-from emolab.queries import load_queries
-from emolab.report import write_report
-from emolab.responses import responses_from_texts
-from emolab.storage import read_table, write_json, write_table
+from emolab.studies.figures import read_summary, run_figures
+from emolab.studies.report import write_report
 from tests.damaging import damaged, few, json_values, outcome
 from tests.refusing import readable
 from tests.test_report import run  # noqa: F401 - a fixture
@@ -232,27 +230,6 @@ def test_a_report_of_a_run_that_lost_a_file_is_refused(run, file, damage):  # no
 
 
 @few
-@given(names=st.lists(st.sampled_from(("vectors.safetensors", "summary.json", "x/sweep.parquet", "README.md",
-    "evil.md")), max_size=3))
-def test_what_the_hub_gives_is_a_run_or_refused(tmp_path_factory, names):
-    def snapshot_download(repo_id, *, local_dir, allow_patterns, **options):
-        assert set(allow_patterns) == set(PATTERNS) and not any(p.endswith((".py", ".pkl", ".pt", "*"))
-            for p in PATTERNS)
-        for name in names:
-            (Path(local_dir) / name).parent.mkdir(parents=True, exist_ok=True)
-            (Path(local_dir) / name).write_bytes(b"")
-
-    folder = tmp_path_factory.mktemp("pulled") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-        if {"vectors.safetensors", "summary.json"} & set(names):
-            assert pull_run("me/x", folder) == folder
-        else:
-            with pytest.raises(EmolabError, match="holds no run"):
-                pull_run("me/x", folder)
-
-
-@few
 @given(cell=json_values, metadata=json_values)
 def test_a_notebook_of_any_cells_is_read_or_refused(tmp_path, cell, metadata):
     content = json.dumps({"cells": [cell], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}).encode()
@@ -264,7 +241,7 @@ def test_a_notebook_of_any_cells_is_read_or_refused(tmp_path, cell, metadata):
 
 def test_labels_of_adapters_stay_in_their_folder(tiny_gpt2, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("emolab.lora.read_tensors", lambda path, kind: asked.append(Path(path)) or 1 / 0)
+    monkeypatch.setattr("emolab.comparisons.lora.read_tensors", lambda path, kind: asked.append(Path(path)) or 1 / 0)
     monkeypatch.setattr(Path, "exists", lambda self: True)
     table = pd.DataFrame({"query_id": [*"abc"], "query": [*"abc"], "prompt": "tell me", "text": "so it was"})
     table = pd.concat([table.assign(condition=condition) for condition in ("neutral", "../../x")])

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from emolab import decoding
-from emolab.edits import hooked
-from emolab.errors import EmolabError
-from emolab.generation import generate
-from emolab.logprobs import token_logprobs
-from emolab.models import encode, load_model, render_prompts
-from emolab.steering import Steering, build_edits, steered
-from emolab.writing import Writing
+from emolab.answers import decoding
+from emolab.answers.generation import generate
+from emolab.answers.logprobs import token_logprobs
+from emolab.answers.writing import Writing
+from emolab.base.errors import EmolabError
+from emolab.models.load import load_model
+from emolab.models.prompts import encode, render_prompts
+from emolab.steering.edits import hooked
+from emolab.steering.steering import Steering, build_edits, steered
 from tests import tiny
 from tests.test_steering import hooks_left
 
@@ -238,7 +239,7 @@ def test_no_hook_is_left(model, vectors, monkeypatch):
 def test_a_module_that_never_runs_is_an_error(tiny_llama, monkeypatch):
     steering = Steering(tiny.random_vectors(tiny_llama), {"joy": 1.0})
     lost = [(torch.nn.Linear(1, 1), "output")] * 3
-    monkeypatch.setattr("emolab.edits.hf_modules", lambda model, site, layers=None: lost)
+    monkeypatch.setattr("emolab.steering.edits.hf_modules", lambda model, site, layers=None: lost)
     with pytest.raises(EmolabError, match="resid of layer 0, resid of layer 1, resid of layer 2 never did"):
         generate(tiny_llama, QUERIES, steering=steering, max_new_tokens=2)
 

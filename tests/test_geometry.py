@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 import torch
 
-from emolab import embedding, geometry
-from emolab.activations import output_weights, response_means
-from emolab.emotions import EMOTIONS
-from emolab.errors import EmolabError
-from emolab.resampling import (
+from emolab.answers.responses import responses_from_texts
+from emolab.base.errors import EmolabError
+from emolab.base.labels import EMOTIONS
+from emolab.geometry import projections, similarity
+from emolab.geometry.resampling import (
     contrasts,
     disjoint_sets,
     draw_weights,
@@ -25,8 +25,9 @@ from emolab.resampling import (
     permuted_labels,
     query_groups,
 )
-from emolab.responses import responses_from_texts
-from emolab.vectors import EmotionVectors, extract_vectors, vectors_from_means
+from emolab.models.sites import output_weights
+from emolab.vectors.activations import response_means
+from emolab.vectors.vectors import EmotionVectors, extract_vectors, vectors_from_means
 from tests.made_means import LABELS, make_index, make_means, orthogonal
 
 
@@ -43,15 +44,16 @@ def made():
 def test_cosines_are_those_of_torch(made):
     vectors = vectors_from_means(made)
     ev = vectors.get("resid").double()
-    matrix = geometry.cosine_matrix(vectors, layer=1)
+    matrix = similarity.cosine_matrix(vectors, layer=1)
     assert matrix.loc["joy", "fear"] == pytest.approx(torch.cosine_similarity(ev[3, 1], ev[2, 1], dim=0).item())
     assert list(matrix.index) == list(matrix.columns) == list(EMOTIONS)
     np.testing.assert_allclose(np.diag(matrix), 1)
-    between = geometry.layer_cosines(vectors)
+    between = similarity.layer_cosines(vectors)
     assert between.shape == (5, 3, 3)
     assert between[2, 0, 2] == pytest.approx(torch.cosine_similarity(ev[2, 0], ev[2, 2], dim=0).item())
-    pd.testing.assert_frame_equal(geometry.cosine_matrix(vectors, layer=-1), geometry.cosine_matrix(vectors, layer=2))
-    specific = geometry.cosines(vectors_of(orthogonal(5, 2, 8)), part="specific")
+    last, same = (similarity.cosine_matrix(vectors, layer=layer) for layer in (-1, 2))
+    pd.testing.assert_frame_equal(last, same)
+    specific = similarity.cosines(vectors_of(orthogonal(5, 2, 8)), part="specific")
     np.testing.assert_allclose(specific[:, 0, 1], -1 / 4)  # centred orthogonal vectors: a regular simplex
 
 
@@ -69,14 +71,14 @@ def test_cka_of_a_rotated_and_scaled_copy_is_one_and_of_noise_zero():
     noise = rng.normal(size=(60, 20))
     means = make_means(np.zeros((5, 4, 20)), n_queries=10)
     means.means["resid"] = np.stack([x, 7 * x @ rotation + 5, noise, x + 0.5 * noise], axis=1).astype(np.float32)
-    found = geometry.cka(means)
+    found = similarity.cka(means)
     assert found.loc[0, 1] == pytest.approx(1, abs=1e-5) and np.diag(found) == pytest.approx(1)
     assert abs(found.loc[0, 2]) < 0.1 < 0.5 < found.loc[0, 3] < 1
     grams = [y @ y.T for y in means.means["resid"].astype(np.float64).transpose(1, 0, 2)]
     expected = _hsic(grams[0], grams[3]) / np.sqrt(_hsic(grams[0], grams[0]) * _hsic(grams[3], grams[3]))
     assert found.loc[0, 3] == pytest.approx(expected, abs=1e-9)
     with pytest.raises(EmolabError, match="four responses"):
-        geometry.cka(means.select([0, 1, 2]))
+        similarity.cka(means.select([0, 1, 2]))
 
 
 @pytest.mark.parametrize(
@@ -88,31 +90,31 @@ def test_cka_of_a_rotated_and_scaled_copy_is_one_and_of_noise_zero():
     ],
 )
 def test_shared_energy_exactly(planted, share):
-    found = geometry.shared_energy(make_means(planted, noise=0), n_permutations=50)
+    found = similarity.shared_energy(make_means(planted, noise=0), n_permutations=50)
     np.testing.assert_allclose(found[["share", "lo", "hi"]], share, atol=1e-6)
     assert (found["floor"] == 0.2).all() and list(found["layer"]) == [0, 1]
 
 
 def test_shared_energy_null_tells_specific_vectors_from_a_shared_one(made):
     shared = make_means(np.full((5, 2, 12), 2.0), noise=1.0, seed=3)
-    found = geometry.shared_energy(shared, n_permutations=99)
+    found = similarity.shared_energy(shared, n_permutations=99)
     assert (found["p"] > 0.05).all() and (found["null_mean"] > 0.9).all()
-    planted = geometry.shared_energy(made, n_permutations=99)
+    planted = similarity.shared_energy(made, n_permutations=99)
     assert (planted["p"] == 0.01).all() and (planted["share"] < planted["null_lo"]).all()
     ev = vectors_from_means(made).get("resid").double()
     expected = 5 * ev.mean(0).norm(dim=-1) ** 2 / (ev.norm(dim=-1) ** 2).sum(0)
     np.testing.assert_allclose(planted["share"], expected, rtol=1e-5)
-    pd.testing.assert_frame_equal(planted, geometry.shared_energy(made, n_permutations=99))  # same seed, same table
+    pd.testing.assert_frame_equal(planted, similarity.shared_energy(made, n_permutations=99))  # same seed, same table
 
 
 def test_shared_energy_by_head_is_that_of_the_head_vectors(made):
     W_O = torch.randn(3, 4, 6, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = geometry.shared_energy(made, site="head", W_O=W_O, n_permutations=9)
+    found = similarity.shared_energy(made, site="head", W_O=W_O, n_permutations=9)
     ev = vectors_from_means(made, W_O=W_O, sites=("head",)).get("head").double()
     expected = 5 * ev.mean(0).norm(dim=-1) ** 2 / (ev.norm(dim=-1) ** 2).sum(0)
     np.testing.assert_allclose(found["share"].to_numpy().reshape(3, 4), expected, rtol=1e-4)
     with pytest.raises(EmolabError, match="W_O"):
-        geometry.shared_energy(made, site="head")
+        similarity.shared_energy(made, site="head")
 
 
 def test_denoise_takes_out_what_neutral_answers_vary_in():
@@ -123,18 +125,18 @@ def test_denoise_takes_out_what_neutral_answers_vary_in():
     wild = rng.normal(size=(40, 1)) * 5
     means.means["resid"][:, :, 0] += np.repeat(wild, len(LABELS), axis=0)  # topic along axis 0, the same in all answers
     vectors = vectors_from_means(means)
-    clean = geometry.denoise(vectors, means)
+    clean = similarity.denoise(vectors, means)
     assert clean.meta["denoised"] == {"resid": [1, 1]} and "denoised 0.5" in clean.meta["steps"]
     before, after = vectors.get("resid"), clean.get("resid")
     assert after[..., 0].abs().max() < 0.02
     torch.testing.assert_close(after[..., 1:], before[..., 1:], atol=0.02, rtol=0)
-    assert torch.equal(geometry.denoise(vectors, means, variance=0).get("resid"), before)
-    twice = geometry.denoise(clean, means)
+    assert torch.equal(similarity.denoise(vectors, means, variance=0).get("resid"), before)
+    twice = similarity.denoise(clean, means)
     torch.testing.assert_close(twice.get("resid"), after, atol=1e-5, rtol=1e-5)
-    effect = geometry.denoise_effect(vectors, clean)
+    effect = similarity.denoise_effect(vectors, clean)
     np.testing.assert_allclose(effect["kept"], effect["cosine"], atol=1e-5)  # so for any projection
     with pytest.raises(EmolabError, match="variance 2"):
-        geometry.denoise(vectors, means, variance=2)
+        similarity.denoise(vectors, means, variance=2)
 
 
 def test_everything_runs_on_a_real_model_with_texts_of_ones_own(tiny_gpt2):
@@ -147,13 +149,13 @@ def test_everything_runs_on_a_real_model_with_texts_of_ones_own(tiny_gpt2):
     means = response_means(tiny_gpt2, responses, progress=False)
     vectors = extract_vectors(tiny_gpt2, None, means=means, sites=means.sites)
     W_O = output_weights(tiny_gpt2)
-    assert geometry.cka(means, site="head").shape == (2, 2)
-    assert len(geometry.shared_energy(means, site="head", W_O=W_O, n_permutations=20)) == 2 * 4
-    assert "12 texts" in geometry.shared_energy(means, n_permutations=9).attrs["about"]["n"]
-    clean = geometry.denoise(vectors, means, W_O=W_O)
-    assert clean.sites == vectors.sites and "head" not in geometry.denoise(vectors, means).sites
-    points = embedding.embed(means, methods=("pca",), layers=[-1])
-    assert len(embedding.embed_scores(means, points, n_permutations=20)) == 2
+    assert similarity.cka(means, site="head").shape == (2, 2)
+    assert len(similarity.shared_energy(means, site="head", W_O=W_O, n_permutations=20)) == 2 * 4
+    assert "12 texts" in similarity.shared_energy(means, n_permutations=9).attrs["about"]["n"]
+    clean = similarity.denoise(vectors, means, W_O=W_O)
+    assert clean.sites == vectors.sites and "head" not in similarity.denoise(vectors, means).sites
+    points = projections.embed(means, methods=("pca",), layers=[-1])
+    assert len(projections.embed_scores(means, points, n_permutations=20)) == 2
 
 
 # Weights of resampled vectors
@@ -216,8 +218,8 @@ def test_groups_stay_together_and_are_checked():
 def test_silhouette_is_that_of_scikit_learn_and_p_knows_labels(made):
     from sklearn.metrics import silhouette_score
 
-    points = embedding.embed(made, methods=("pca",), layers=[0, 2])
-    scores = embedding.embed_scores(made, points, n_permutations=99).set_index(["layer", "method"])
+    points = projections.embed(made, methods=("pca",), layers=[0, 2])
+    scores = projections.embed_scores(made, points, n_permutations=99).set_index(["layer", "method"])
     x = made.means["resid"][:, 2].astype(np.float64)
     assert scores.loc[(2, "full"), "silhouette"] == pytest.approx(
         silhouette_score(x, made.index["condition"]), abs=1e-6
@@ -228,55 +230,55 @@ def test_silhouette_is_that_of_scikit_learn_and_p_knows_labels(made):
     )
     assert scores.loc[(2, "full"), "p"] == 0.01 and scores.loc[(2, "full"), "trustworthiness"] == 1
     blank = make_means(np.zeros((5, 1, 24)), seed=5)
-    found = embedding.embed_scores(blank, embedding.embed(blank, methods=("pca",)), n_permutations=99)
+    found = projections.embed_scores(blank, projections.embed(blank, methods=("pca",)), n_permutations=99)
     assert (found["p"] > 0.05).all()
 
 
 def test_pca_is_that_of_scikit_learn(made):
     from sklearn.decomposition import PCA
 
-    points = embedding.embed(made, methods=("pca",), layers=[1])
+    points = projections.embed(made, methods=("pca",), layers=[1])
     expected = PCA(2).fit_transform(made.means["resid"][:, 1].astype(np.float64))
     np.testing.assert_allclose(np.abs(points[["x", "y"]]), np.abs(expected), atol=1e-6)
     assert list(points["condition"]) == list(made.index["condition"])
 
 
 def test_maps_refuse_what_does_not_fit(made):
-    points = embedding.embed(made, methods=("pca",), layers=[0])
+    points = projections.embed(made, methods=("pca",), layers=[0])
     with pytest.raises(EmolabError, match="same means"):
-        embedding.embed_scores(made.select(np.arange(60)), points.iloc[12:])
+        projections.embed_scores(made.select(np.arange(60)), points.iloc[12:])
     with pytest.raises(EmolabError, match="at least five"):
-        embedding.embed(made.select([0, 1, 2]))
+        projections.embed(made.select([0, 1, 2]))
     with pytest.raises(EmolabError, match="tsne"):
-        embedding.embed(made, methods=("tsne",))
+        projections.embed(made, methods=("tsne",))
     with pytest.raises(EmolabError, match="layers 0 to 2"):
-        embedding.embed(made, layers=[3])
+        projections.embed(made, layers=[3])
 
 
 def test_trajectory_starts_neutral_at_the_origin_and_scales_layers_alike(made):
-    path = embedding.trajectory(made, methods=("pca",))
+    path = projections.trajectory(made, methods=("pca",))
     assert len(path) == len(made) * 3 and 0 <= path.attrs["trustworthiness"]["pca"] <= 1
     scaled = make_means(np.zeros((5, 3, 24)))
     scaled.index, scaled.resid_norm = made.index, made.resid_norm * np.array([1, 10, 100], np.float32)
     scaled.means["resid"] = made.means["resid"] * np.array([1, 10, 100], np.float32)[:, None]
-    again = embedding.trajectory(scaled, methods=("pca",))
+    again = projections.trajectory(scaled, methods=("pca",))
     np.testing.assert_allclose(again[["x", "y"]], path[["x", "y"]], atol=1e-4)
     with pytest.raises(EmolabError, match="no neutral"):
-        embedding.trajectory(made.select((made.index["condition"] != "neutral").to_numpy()))
+        projections.trajectory(made.select((made.index["condition"] != "neutral").to_numpy()))
 
 
 @pytest.mark.slow
 def test_umap_repeats_itself_and_takes_few_responses(made):
-    first, second = (embedding.embed(made, methods=("umap",), layers=[0], seed=1) for _ in range(2))
+    first, second = (projections.embed(made, methods=("umap",), layers=[0], seed=1) for _ in range(2))
     pd.testing.assert_frame_equal(first, second)
-    assert np.isfinite(embedding.embed(made.select(np.arange(6)), layers=[0])[["x", "y"]]).all(axis=None)
+    assert np.isfinite(projections.embed(made.select(np.arange(6)), layers=[0])[["x", "y"]]).all(axis=None)
 
 
 def test_umap_leaves_torch_its_threads():
     """In a process of its own, since numba sets them once."""
     code = """
 import torch
-from emolab.embedding import embed
+from emolab.geometry.projections import embed
 from tests.made_means import make_means, orthogonal
 torch.set_num_threads(1)
 embed(make_means(orthogonal(5, 2, 8), n_queries=4), methods=("umap",), layers=[0])
@@ -289,13 +291,13 @@ print(torch.get_num_threads())
 
 
 def test_affect_plane_finds_planted_valence_and_arousal():
-    ratings = np.array([embedding.ANEW[e] for e in EMOTIONS])
+    ratings = np.array([projections.ANEW[e] for e in EMOTIONS])
     ratings = ratings - ratings.mean(0)
     ev = np.zeros((5, 1, 6))
     ev[:, 0, 0], ev[:, 0, 1] = 10 * ratings[:, 0], ratings[:, 1]
     ev[:, 0] += 3  # shared by all: not in the plane
-    plane = embedding.affect_plane(vectors_of(ev))
-    scores = embedding.affect_scores(plane).set_index(["component", "rating"])
+    plane = projections.affect_plane(vectors_of(ev))
+    scores = projections.affect_scores(plane).set_index(["component", "rating"])
     assert scores.loc[("pc1", "valence"), "r"] > 0.99 and scores.loc[("pc2", "arousal"), "r"] > 0.8
     assert scores.loc[("pc1", "valence"), "p"] >= 1 / 120 and (scores["n"] == 5).all()
     assert sum(plane.attrs["explained"]) == pytest.approx(1)
@@ -303,12 +305,12 @@ def test_affect_plane_finds_planted_valence_and_arousal():
 
 def test_affect_plane_with_other_labels():
     ev = np.random.default_rng(0).normal(size=(3, 2, 6))
-    plane = embedding.affect_plane(vectors_of(ev, ("joy", "calm", "envy")), layer=0)
+    plane = projections.affect_plane(vectors_of(ev, ("joy", "calm", "envy")), layer=0)
     assert plane["valence"].isna().sum() == 2
-    assert embedding.affect_scores(plane)["r"].isna().all()
-    rated = embedding.affect_plane(
+    assert projections.affect_scores(plane)["r"].isna().all()
+    rated = projections.affect_plane(
         vectors_of(ev, ("joy", "calm", "envy")), ratings={"joy": (8, 7), "calm": (7, 2), "envy": (3, 5)}
     )
-    assert embedding.affect_scores(rated)["r"].abs().le(1).all()
+    assert projections.affect_scores(rated)["r"].abs().le(1).all()
     with pytest.raises(EmolabError, match="three emotions"):
-        embedding.affect_plane(vectors_of(ev[:2], ("joy", "calm")))
+        projections.affect_plane(vectors_of(ev[:2], ("joy", "calm")))

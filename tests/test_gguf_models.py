@@ -11,10 +11,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from emolab import fetch
-from emolab.errors import EmolabError
-from emolab.generation import generate
-from emolab.models import encode, load_model, render_prompts
+from emolab.answers.generation import generate
+from emolab.base.errors import EmolabError
+from emolab.models import fetch
+from emolab.models.load import load_model
+from emolab.models.prompts import encode, render_prompts
 from tests import tiny_gguf
 from tests.test_fuzz import BOMBS
 

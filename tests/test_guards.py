@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from emolab import edits
-from emolab.edits import Edit, Window, counted
-from emolab.errors import EmolabError
-from emolab.generation import generate
-from emolab.logprobs import token_logprobs
-from emolab.models import encode, load_model, render_prompts
-from emolab.steering import Steering, build_edits, steered
+from emolab.answers.generation import generate
+from emolab.answers.logprobs import token_logprobs
+from emolab.base.errors import EmolabError
+from emolab.models.load import load_model
+from emolab.models.prompts import encode, render_prompts
+from emolab.steering import edits
+from emolab.steering.edits import Edit, Window, counted
+from emolab.steering.steering import Steering, build_edits, steered
 from tests import tiny
 
 QUERIES = ["tell me about the park .", "how ?", "was the rain cold today ?"]
@@ -57,7 +58,7 @@ def test_every_pass_runs_every_edit_once(model, vectors):
                 with real(model, found, plain=plain):
                     yield
 
-            patch.setattr("emolab.generation.hooked", watched)
+            patch.setattr("emolab.answers.generation.hooked", watched)
             generate(model, QUERIES, steering=steering, max_new_tokens=5)
     finally:
         handle.remove()
@@ -216,7 +217,7 @@ def test_a_hook_that_stays_is_told(tiny_llama, monkeypatch, plain):
     def forget(self):
         kept.append(self)
 
-    with pytest.raises(EmolabError, match="a steering hook is left on .*load the model again"):
+    with pytest.raises(EmolabError, match="a hook is left on .*load the model again"):
         with pytest.MonkeyPatch.context() as patch:
             if plain:
                 patch.setattr(handle, "remove", forget)

@@ -5,13 +5,15 @@ import pandas as pd
 import pytest
 import torch
 
-from emolab.activations import output_weights, response_means
-from emolab.attention import REGIONS, attention_pattern, attention_summary
-from emolab.attribution import emotion_tokens, readout, top_words, word_attribution, word_tokens
-from emolab.errors import EmolabError
-from emolab.heads import embed_heads, head_cosines, head_maps
-from emolab.models import encode, load_model
-from emolab.vectors import EmotionVectors, extract_vectors, vectors_from_means
+from emolab.base.errors import EmolabError
+from emolab.heads.attention import REGIONS, attention_pattern, attention_summary
+from emolab.heads.attribution import emotion_tokens, readout, top_words, word_attribution, word_tokens
+from emolab.heads.head_vectors import embed_heads, head_cosines, head_maps
+from emolab.models.load import load_model
+from emolab.models.prompts import encode
+from emolab.models.sites import output_weights
+from emolab.vectors.activations import response_means
+from emolab.vectors.vectors import EmotionVectors, extract_vectors, vectors_from_means
 from tests import tiny
 from tests.planted import HEAD, JOY, LAYER, SAD, planted_model, planted_responses
 
@@ -165,7 +167,7 @@ def test_attention_shares(model, responses):
 
 
 def test_regions_are_where_the_words_stand(model):
-    from emolab.attention import _regions
+    from emolab.heads.attention import _regions
 
     prompt = "<bos><system>Answer with joy.<user>how did joy feel ?<assistant>"
     batch = encode(model, [prompt], ["i was happy today ."])

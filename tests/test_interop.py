@@ -14,12 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from emolab import geometry, interop, plot
-from emolab.emotions import EMOTIONS
-from emolab.errors import EmolabError
-from emolab.models import encode
-from emolab.steering import Steering, steered
-from emolab.vectors import EmotionVectors
+from emolab import plot
+from emolab.base.errors import EmolabError
+from emolab.base.labels import EMOTIONS
+from emolab.models.prompts import encode
+from emolab.steering.gguf import from_gguf, to_gguf
+from emolab.steering.steering import Steering, steered
+from emolab.vectors.exchange import from_published, from_tensors
+from emolab.vectors.vectors import EmotionVectors
 from tests import tiny
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -63,7 +65,7 @@ def write_gguf(path, tensors, *, arch="controlvector", hint="mistral"):
 def test_published_files_come_in_exactly_with_layers_in_the_order_of_their_numbers(published):
     (published / "README.md").write_text("five emotions")
     (published / "._qwen_joy.json").write_bytes(b"\0")  # what some systems leave beside copied files
-    vectors = EmotionVectors.from_published(published)
+    vectors = from_published(published)
     assert vectors.emotions == EMOTIONS and vectors.sites == ("attn",)
     assert (vectors.n_layers, vectors.d_model) == (12, 8)
     for i, emotion in enumerate(reversed(EMOTIONS)):
@@ -73,14 +75,14 @@ def test_published_files_come_in_exactly_with_layers_in_the_order_of_their_numbe
 
 
 def test_published_vectors_go_through_everything_that_needs_no_provenance(published, tmp_path):
-    vectors = EmotionVectors.from_published(published)
+    vectors = from_published(published)
     vectors.save(tmp_path / "ev.safetensors")
     loaded = EmotionVectors.load(tmp_path / "ev.safetensors")
     assert torch.equal(loaded.get("attn"), vectors.get("attn")) and loaded.meta == vectors.meta
     assert torch.equal(loaded.resid_norm, torch.zeros(12))
     whole = vectors.part("shared") + vectors.part("specific")
     torch.testing.assert_close(whole.get("attn"), vectors.get("attn"), rtol=1e-5, atol=1e-6)
-    assert geometry.cosine_matrix(vectors, site="attn", layer=10).shape == (5, 5)
+    assert cosines.cosine_matrix(vectors, site="attn", layer=10).shape == (5, 5)
     with pytest.raises(EmolabError, match='lack the norm of the residual stream; use unit="vector"'):
         Steering(vectors, {"joy": 1.0}, site="attn", unit="residual")
     with pytest.raises(EmolabError, match="no site 'resid', only attn"):
@@ -97,7 +99,7 @@ def test_published_vectors_go_through_everything_that_needs_no_provenance(publis
 def test_published_vectors_steer_a_model_of_their_shape_and_are_bound_to_it_on_request(tiny_llama, tiny_gpt2, tmp_path):
     x = layers(3, 32)
     folder = publish(tmp_path / "EV", {"joy": x, "anger": -x})
-    free, bound = (EmotionVectors.from_published(folder, model=m) for m in (None, tiny_llama))
+    free, bound = (from_published(folder, model=m) for m in (None, tiny_llama))
     assert bound.meta["fingerprint"] == tiny_llama.fingerprint and bound.meta["source"] == "published"
     batch = encode(tiny_llama, ["<bos>tell me about the park"])
     caches = []
@@ -110,7 +112,7 @@ def test_published_vectors_steer_a_model_of_their_shape_and_are_bound_to_it_on_r
         torch.testing.assert_close(change[0, -1], torch.from_numpy(2 * x[1]), rtol=1e-4, atol=1e-4)
         assert not change[0, :-1].any()
     with pytest.raises(EmolabError, match="have 3 layers and d_model 32, .* has 2 and 32"):
-        EmotionVectors.from_published(folder, model=tiny_gpt2)
+        from_published(folder, model=tiny_gpt2)
 
 
 @pytest.mark.parametrize(
@@ -141,26 +143,26 @@ def test_what_is_wrong_with_a_published_file_is_said_of_that_file(tmp_path, cont
     folder = publish(tmp_path / "EV", {"joy": layers(2, 2)})
     (folder / "qwen_anger.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(EmolabError, match=rf"qwen_anger\.json.*{message}"):
-        EmotionVectors.from_published(folder)
+        from_published(folder)
 
 
 def test_what_is_wrong_with_a_published_folder_is_said(tmp_path, published):
     with pytest.raises(EmolabError, match="no .json file in .*absent'; expected a folder with one file an emotion"):
-        EmotionVectors.from_published(tmp_path / "absent")
+        from_published(tmp_path / "absent")
     with pytest.raises(EmolabError, match="it holds the folders EV: name one of them"):
-        EmotionVectors.from_published(tmp_path)
+        from_published(tmp_path)
     with pytest.raises(EmolabError, match="no .json file"):
-        EmotionVectors.from_published(published / "qwen2_5_7b_joy.json")
+        from_published(published / "qwen2_5_7b_joy.json")
     (published / "config.json").write_text("{}")
     with pytest.raises(EmolabError, match="config.json is no <name>_<emotion>.json"):
-        EmotionVectors.from_published(published)
+        from_published(published)
     (published / "config.json").rename(published / "llama_joy.json")
     with pytest.raises(EmolabError, match="qwen2_5_7b_joy.json is a second file of that emotion"):
-        EmotionVectors.from_published(published)
+        from_published(published)
     (published / "llama_joy.json").unlink()
     publish(published, {"calm": layers(11, 8)})
     with pytest.raises(EmolabError, match=r"differ in shape \(anger \[12, 8\], .*calm \[11, 8\]\)"):
-        EmotionVectors.from_published(published)
+        from_published(published)
 
 
 # Plain tensors
@@ -170,13 +172,13 @@ def test_tensors_come_in_by_emotion_or_by_emotion_and_layer(tmp_path):
     x, many = torch.from_numpy(layers(12)), torch.from_numpy(layers(12, seed=1))
     by_layer = {f"high valence.{i}": many[i].half() for i in range(12)}
     save_file({"joy": x, **by_layer}, tmp_path / "mine.safetensors")
-    vectors = EmotionVectors.from_tensors(tmp_path / "mine.safetensors", site="mlp")
+    vectors = from_tensors(tmp_path / "mine.safetensors", site="mlp")
     assert vectors.emotions == ("joy", "high valence") and vectors.sites == ("mlp",)
     assert torch.equal(vectors.get("mlp", emotion="joy"), x)
     assert torch.equal(vectors.get("mlp", emotion="high valence"), many.half().float())
     assert (vectors.meta["source"], vectors.meta["model"]) == ("tensors", "mine")
     save_file({"joy": torch.ones(2, 4, 8), "v1.5": torch.ones(2, 4, 8)}, tmp_path / "heads.safetensors")
-    assert EmotionVectors.from_tensors(tmp_path / "heads.safetensors", site="head").emotions == ("joy", "v1.5")
+    assert from_tensors(tmp_path / "heads.safetensors", site="head").emotions == ("joy", "v1.5")
 
 
 def test_tensors_of_another_kind_are_refused(tmp_path, tiny_llama):
@@ -195,14 +197,14 @@ def test_tensors_of_another_kind_are_refused(tmp_path, tiny_llama):
     for message, tensors in cases.items():
         save_file(tensors, path)
         with pytest.raises(EmolabError, match=message):
-            EmotionVectors.from_tensors(path, site="resid")
+            from_tensors(path, site="resid")
     tiny.random_vectors(tiny_llama).save(path)
     with pytest.raises(EmolabError, match="was written by emolab; use EmotionVectors.load"):
-        EmotionVectors.from_tensors(path, site="resid")
+        from_tensors(path, site="resid")
     with pytest.raises(EmolabError, match="unknown site 'residual'"):
-        EmotionVectors.from_tensors(path, site="residual")
+        from_tensors(path, site="residual")
     with pytest.raises(EmolabError, match="no whole safetensors file"):
-        EmotionVectors.from_tensors(tmp_path / "absent.safetensors", site="resid")
+        from_tensors(tmp_path / "absent.safetensors", site="resid")
 
 
 def test_a_pickle_is_never_opened(tmp_path):
@@ -213,9 +215,9 @@ def test_a_pickle_is_never_opened(tmp_path):
     for name, content in (("x.pt", pickle.dumps(Bomb())), ("x.safetensors", pickle.dumps({"joy": Bomb()}))):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(EmolabError, match="no whole safetensors file .*pickles are never read"):
-            EmotionVectors.from_tensors(tmp_path / name, site="resid")
+            from_tensors(tmp_path / name, site="resid")
         with pytest.raises(EmolabError, match="no GGUF file"):
-            EmotionVectors.from_gguf(tmp_path / name)
+            from_gguf(tmp_path / name)
     assert not (tmp_path / "gone off").exists()
 
 
@@ -225,7 +227,7 @@ def test_a_pickle_is_never_opened(tmp_path):
 def test_direction_i_is_what_is_added_after_block_i_and_block_0_has_none(tiny_llama, tmp_path):
     path = tmp_path / "joy.gguf"
     vectors = tiny.random_vectors(tiny_llama)
-    vectors.to_gguf(path, {"joy": 1.5, "anger": -0.5})
+    to_gguf(vectors, path, {"joy": 1.5, "anger": -0.5})
     reader = gguf.GGUFReader(path)
     assert reader.get_field("general.architecture").contents() == "controlvector"
     assert reader.get_field("controlvector.model_hint").contents() == tiny_llama.name
@@ -245,21 +247,21 @@ def test_there_and_back_is_exact_but_for_the_first_block(tiny_llama, tmp_path):
         {"resid": torch.randn(3, 3, 32, generator=torch.Generator().manual_seed(0))},
         vectors.emotions, vectors.resid_norm, vectors.meta,
     )  # fmt: skip
-    vectors.to_gguf(path, {"joy": 1.0})
-    back = EmotionVectors.from_gguf(path)
+    to_gguf(vectors, path, {"joy": 1.0})
+    back = from_gguf(path)
     assert back.emotions == ("joy",) and back.sites == ("resid",) and back.meta["source"] == "gguf"
     assert torch.equal(back.get(emotion="joy")[1:], vectors.get(emotion="joy")[1:])
     assert not back.get(layer=0).any() and back.n_layers == 3
     assert back.meta["fingerprint"] == tiny_llama.fingerprint  # a model that it was not made on goes on refusing it
     again = tmp_path / "again.gguf"
-    back.to_gguf(again, {"joy": 1.0})
-    assert torch.equal(EmotionVectors.from_gguf(again, emotion="joy").get(), back.get())
+    to_gguf(back, again, {"joy": 1.0})
+    assert torch.equal(from_gguf(again, emotion="joy").get(), back.get())
 
 
 def test_what_comes_back_steers_as_what_went_where_nothing_is_lost(tiny_llama, tmp_path):
     vectors, path = tiny.random_vectors(tiny_llama), tmp_path / "x.gguf"
-    vectors.to_gguf(path, {"joy": 0.2}, layers=[2], part="specific", unit="residual")
-    back = EmotionVectors.from_gguf(path, model=tiny_llama)
+    to_gguf(vectors, path, {"joy": 0.2}, layers=[2], part="specific", unit="residual")
+    back = from_gguf(path, model=tiny_llama)
     batch = encode(tiny_llama, ["<bos>tell me about the park"])
     own = Steering(vectors, {"joy": 0.2}, layers=[2], part="specific", unit="residual", positions="all")
     logits = []
@@ -274,30 +276,30 @@ def test_files_of_repeng_and_llama_cpp_come_in(tiny_llama, tmp_path):
     x = layers(3, 32)
     happy = write_gguf(tmp_path / "happy.gguf", {"direction.2": x[2], "direction.1": x[1]})  # repeng counts downwards
     sad = write_gguf(tmp_path / "sad.gguf", {"direction.1": x[0].astype(np.float16)})
-    vectors = EmotionVectors.from_gguf({"sadness": sad, "joy": happy}, model=tiny_llama)
+    vectors = from_gguf({"sadness": sad, "joy": happy}, model=tiny_llama)
     assert vectors.emotions == ("joy", "sadness") and vectors.n_layers == 3
     assert np.array_equal(vectors.get(emotion="joy").numpy(), np.stack([np.zeros(32), x[1], x[2]]))
     assert np.array_equal(vectors.get(emotion="sadness", layer=1).numpy(), x[0].astype(np.float16))
     assert not vectors.get(emotion="sadness")[[0, 2]].any()  # missing directions are zero
-    free = EmotionVectors.from_gguf(sad, emotion="sadness")
+    free = from_gguf(sad, emotion="sadness")
     assert (free.n_layers, free.meta["model"], free.meta["fingerprint"]) == (2, "mistral", None)
-    assert geometry.cosines(vectors).shape == (3, 2, 2) and vectors.part("specific").emotions == ("joy", "sadness")
+    assert cosines.cosines(vectors).shape == (3, 2, 2) and vectors.part("specific").emotions == ("joy", "sadness")
 
 
 def test_what_a_control_vector_cannot_hold_is_refused(tiny_llama, tmp_path):
     path, vectors = tmp_path / "x.gguf", tiny.random_vectors(tiny_llama)
     attn = EmotionVectors({"attn": vectors.get("attn")}, vectors.emotions, vectors.resid_norm, vectors.meta)
     with pytest.raises(EmolabError, match="adds to the residual stream, and these vectors are of attn"):
-        attn.to_gguf(path, {"joy": 1.0})
+        to_gguf(attn, path, {"joy": 1.0})
     with pytest.raises(EmolabError, match="no direction for layer 0"):
-        vectors.to_gguf(path, {"joy": 1.0}, layers=[0, 1])
+        to_gguf(vectors, path, {"joy": 1.0}, layers=[0, 1])
     one = EmotionVectors({"resid": vectors.get()[:, :1]}, vectors.emotions, vectors.resid_norm[:1], {})
     with pytest.raises(EmolabError, match="the only layer"):
-        one.to_gguf(path, {"joy": 1.0})
+        to_gguf(one, path, {"joy": 1.0})
     with pytest.raises(EmolabError, match="unknown emotion 'jo'"):
-        vectors.to_gguf(path, {"jo": 1.0})
+        to_gguf(vectors, path, {"jo": 1.0})
     with pytest.raises(EmolabError, match="finite number"):
-        vectors.to_gguf(path, {"joy": float("inf")})
+        to_gguf(vectors, path, {"joy": float("inf")})
     assert not list(tmp_path.iterdir())  # neither a file nor half of one
 
 
@@ -319,27 +321,27 @@ def test_files_that_are_no_control_vectors_are_refused(tiny_llama, tmp_path):
     for message, (tensors, how) in cases.items():
         write_gguf(path, tensors, **how)
         with pytest.raises(EmolabError, match=message):
-            EmotionVectors.from_gguf(path)
+            from_gguf(path)
     write_gguf(path, {"direction.1": x[0]})
     with pytest.raises(EmolabError, match="have 3 layers and d_model 8, .* has 3 and 32"):
-        EmotionVectors.from_gguf(path, model=tiny_llama)
+        from_gguf(path, model=tiny_llama)
     with pytest.raises(EmolabError, match="give either emotion= with one path"):
-        EmotionVectors.from_gguf({"joy": path}, emotion="joy")
+        from_gguf({"joy": path}, emotion="joy")
     with pytest.raises(EmolabError, match="there is no path"):
-        EmotionVectors.from_gguf({})
+        from_gguf({})
     with pytest.raises(EmolabError, match="missing, damaged or no GGUF file"):
-        EmotionVectors.from_gguf(tmp_path / "absent.gguf")
+        from_gguf(tmp_path / "absent.gguf")
 
 
 def test_a_control_vector_is_not_bound_to_a_model_that_it_was_not_made_on(tiny_llama, tmp_path):
     vectors, paths = tiny.random_vectors(tiny_llama), [tmp_path / "a.gguf", tmp_path / "b.gguf"]
     for path, mark in zip(paths, ("a" * 16, "b" * 16), strict=True):
         vectors.meta = {"model": path.stem, "fingerprint": mark}
-        vectors.to_gguf(path, {"joy": 1.0})
+        to_gguf(vectors, path, {"joy": 1.0})
     with pytest.raises(EmolabError, match=r"were made on 'a' \(a{16}\), not on"):
-        EmotionVectors.from_gguf(paths[0], model=tiny_llama)
+        from_gguf(paths[0], model=tiny_llama)
     with pytest.raises(EmolabError, match=r"of different models \(a, b\)"):
-        EmotionVectors.from_gguf({"joy": paths[0], "fear": paths[1]})
+        from_gguf({"joy": paths[0], "fear": paths[1]})
 
 
 # Damaged files: an error of ours or a sound result, never another error, and never for long
@@ -348,7 +350,7 @@ def test_a_control_vector_is_not_bound_to_a_model_that_it_was_not_made_on(tiny_l
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory, tiny_llama):
     folder = tmp_path_factory.mktemp("sound")
-    tiny.random_vectors(tiny_llama).to_gguf(folder / "x.gguf", {"joy": 1.0})
+    to_gguf(tiny.random_vectors(tiny_llama), folder / "x.gguf", {"joy": 1.0})
     save_file({"joy": torch.ones(3, 8), "fear": torch.ones(3, 8)}, folder / "x.safetensors")
     publish(folder, {"joy": layers(2, 3)}, name="x")
     return {path.suffix: path.read_bytes() for path in folder.iterdir()}
@@ -364,9 +366,9 @@ def test_damaged_files_end_in_one_clear_error(sound, tmp_path, damage, cut, kind
     for place, value in damage:
         content[int(place * len(content))] = value
     read = {
-        ".gguf": lambda p: EmotionVectors.from_gguf(p),
-        ".safetensors": lambda p: EmotionVectors.from_tensors(p, site="resid"),
-        ".json": lambda p: EmotionVectors.from_published(p.parent),
+        ".gguf": lambda p: from_gguf(p),
+        ".safetensors": lambda p: from_tensors(p, site="resid"),
+        ".json": lambda p: from_published(p.parent),
     }[kind]
     path = tmp_path / f"{kind[1:]}/x_joy{kind}"
     path.parent.mkdir(exist_ok=True)
@@ -384,7 +386,7 @@ def test_a_length_that_a_damaged_file_invents_does_not_hang_the_reader(tmp_path)
     key = np.array([1], "<u8").tobytes() + b"k" + np.array([9, 0], "<u4").tobytes()  # an array of bytes
     (tmp_path / "x.gguf").write_bytes(header + key + np.array([2**60], "<u8").tobytes())
     with pytest.raises(EmolabError, match="it ends early"):
-        EmotionVectors.from_gguf(tmp_path / "x.gguf")
+        from_gguf(tmp_path / "x.gguf")
 
 
 # Agreement with one's own
@@ -398,25 +400,26 @@ def test_agreement_is_the_cosine_of_like_with_like_beside_unlike():
     e = np.eye(4)
     ours = made(np.stack([[e[0], e[0]], [e[1], e[1]]]))
     theirs = made(np.stack([[3 * e[1], e[2]], [2 * e[0], e[0]], [e[3], e[0] + e[1]]]), ("joy", "anger", "calm"))
-    table = interop.agreement(ours, theirs, site="attn").set_index(["emotion", "layer"])
+    table = similarity.vector_agreement(ours, theirs, site="attn").set_index(["emotion", "layer"])
     assert table["cosine"].to_dict() == {("anger", 0): 1, ("anger", 1): 1, ("joy", 0): 1, ("joy", 1): 0}
     assert table["mismatched"].to_dict() == {("anger", 0): 0, ("anger", 1): 0, ("joy", 0): 0, ("joy", 1): 0}
     assert (table["random"] == 0.98).all()
-    specific = interop.agreement(ours, theirs, site="attn", part="specific").set_index(["emotion", "layer"])
+    specific = similarity.vector_agreement(ours, theirs, site="attn", part="specific").set_index(["emotion", "layer"])
     np.testing.assert_allclose(specific.loc["anger", "mismatched"].loc[0], -5 / 26**0.5)
-    lone = interop.agreement(ours, made(theirs.get("attn")[:1], ("joy",)), site="attn")
+    lone = similarity.vector_agreement(ours, made(theirs.get("attn")[:1], ("joy",)), site="attn")
     assert list(lone["emotion"].unique()) == ["joy"] and lone["mismatched"].isna().all()
     shifted = made(ours.get("attn") + 5 * torch.tensor(e[3]))
-    assert interop.agreement(ours, shifted, site="attn")["cosine"].max() < 0.2
-    np.testing.assert_allclose(interop.agreement(ours, shifted, site="attn", part="specific")["cosine"], 1, atol=1e-6)
+    assert similarity.vector_agreement(ours, shifted, site="attn")["cosine"].max() < 0.2
+    agreement = similarity.vector_agreement(ours, shifted, site="attn", part="specific")
+    np.testing.assert_allclose(agreement["cosine"], 1, atol=1e-6)
 
 
 def test_agreement_needs_something_in_common():
     ours = made(np.ones((2, 3, 4)))
     for other in (made(np.ones((2, 3, 4)), ("calm", "hope")), made(np.ones((2, 2, 4))), made(np.ones((2, 3, 5)))):
         with pytest.raises(EmolabError, match="cannot compare"):
-            interop.agreement(ours, other, site="attn")
+            similarity.vector_agreement(ours, other, site="attn")
     with pytest.raises(EmolabError, match="no site 'resid'"):
-        interop.agreement(ours, ours)
+        similarity.vector_agreement(ours, ours)
     with pytest.raises(EmolabError, match='part must be "whole" or "specific"'):
-        interop.agreement(ours, ours, site="attn", part="shared")
+        similarity.vector_agreement(ours, ours, site="attn", part="shared")

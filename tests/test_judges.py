@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 import emolab
-from emolab import judges
-from emolab.emotions import EMOTIONS, NEUTRAL
-from emolab.errors import EmolabError
-from emolab.judges import BlindJudge, EmbeddingJudge, FunctionJudge, LexiconJudge, ask, top_labels
+from emolab.base.errors import EmolabError
+from emolab.base.labels import EMOTIONS, NEUTRAL
+from emolab.judges import judges
+from emolab.judges.judges import BlindJudge, EmbeddingJudge, FunctionJudge, LexiconJudge, ask, top_labels
 from tests.sentences import CHOSEN_ON, FRESH
 
 needs_embedder = pytest.mark.skipif(
@@ -224,7 +224,7 @@ def test_judges_that_read_queries_get_them():
 
 
 def test_the_names_of_other_rooms_are_found_here_too():
-    from emolab import calibration, model_judges, scoring
+    from emolab.judges import calibration, model_judges, scoring
 
     assert judges.score is scoring.score and judges.perplexity is scoring.perplexity
     assert judges.ClassifierJudge is model_judges.ClassifierJudge and judges.calibrated is calibration.calibrated
@@ -233,6 +233,7 @@ def test_the_names_of_other_rooms_are_found_here_too():
 
 
 def test_importing_the_judges_loads_no_model_library():
-    code = "import sys, emolab.judges; print([m for m in ('torch', 'transformers', 'sklearn') if m in sys.modules])"
+    heavy = ("torch", "transformers", "sklearn")
+    code = f"import sys, emolab.judges.judges; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done

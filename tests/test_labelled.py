@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 import emolab
-from emolab.errors import EmolabError, FileError
-from emolab.labelled import GOEMOTIONS, labelled
-from emolab.responses import responses_from_texts
+from emolab.answers.labelled import GOEMOTIONS, labelled
+from emolab.answers.responses import responses_from_texts
+from emolab.base.errors import EmolabError, FileError
 
 ROWS = [("joy", "What a day!"), ("neutral", "It is a day, then"), ("joy", 'He said "yes"')]
 TABLE = pd.DataFrame(ROWS, columns=["label", "text"])

@@ -14,14 +14,15 @@ from safetensors.torch import save_file
 from transformers import FalconConfig, HeliumConfig, T5Config
 from transformers.integrations.bitnet import pack_weights
 
-from emolab.activations import response_means
-from emolab.errors import EmolabError
-from emolab.generation import generate
-from emolab.models import encode, load_model, render_prompts
-from emolab.responses import responses_from_texts
-from emolab.steering import Steering
-from emolab.storage import provenance
-from emolab.vectors import extract_vectors
+from emolab.answers.generation import generate
+from emolab.answers.responses import responses_from_texts
+from emolab.base.errors import EmolabError
+from emolab.models.load import load_model
+from emolab.models.model import provenance
+from emolab.models.prompts import encode, render_prompts
+from emolab.steering.steering import Steering
+from emolab.vectors.activations import response_means
+from emolab.vectors.vectors import extract_vectors
 from tests import families, tiny
 
 QUERIES = ["tell me about the park .", "how ?"]
@@ -91,7 +92,7 @@ def test_what_the_hub_answers(kind, says, monkeypatch):
         response = httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co/org/name"))
         raise OSError("You are trying ...\nto access\nsomething") from kind("no", response=response)
 
-    monkeypatch.setattr("emolab.pretrained.cached_file", answer)
+    monkeypatch.setattr("emolab.models.pretrained.cached_file", answer)
     assert says in refusal("org/name", revision="v9")
 
 
@@ -205,7 +206,7 @@ def test_auto_is_the_checkpoints_own_dtype_where_that_is_fast(own, fast, expecte
     kind = getattr(torch, own)
     hf = tiny.build(tiny.llama_config()).to(kind)
     tiny.save(tmp_path, hf, tiny.tokenizer())
-    monkeypatch.setattr("emolab.pretrained.fast_bfloat16", lambda: fast)
+    monkeypatch.setattr("emolab.models.pretrained.fast_bfloat16", lambda: fast)
     model = load_model(tmp_path, device="cpu", dtype="auto")
     assert model.dtype == model.bridge.cfg.dtype == getattr(torch, expected) and model.recipe["dtype"] == expected
     assert {p.dtype for p in model.hf.parameters()} == {model.dtype}
@@ -215,7 +216,7 @@ def test_auto_is_the_checkpoints_own_dtype_where_that_is_fast(own, fast, expecte
 
 
 def test_which_processors_multiply_bfloat16(monkeypatch):
-    from emolab.pretrained import fast_bfloat16
+    from emolab.models.pretrained import fast_bfloat16
 
     for found, fast in (
         ({"avx2": True, "avx512_bf16": False}, False),

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from transformers import Gemma2Config, MistralConfig
 
-from emolab import logprobs
-from emolab.damage import next_token_kl
-from emolab.logprobs import plan_texts, token_logprobs
-from emolab.models import load_model
-from emolab.prompts import render_prompts
-from emolab.steering import Steering, steered
+from emolab.answers import logprobs
+from emolab.answers.logprobs import next_token_kl, plan_texts, token_logprobs
+from emolab.models.load import load_model
+from emolab.models.prompts import render_prompts
+from emolab.steering.steering import Steering, steered
 from tests import tiny
 
 QUERIES = ["tell me about the park and the dog and the rain .", "how did you feel when it was cold and dark today ?"]

@@ -10,11 +10,10 @@ import pytest
 import torch
 
 import emolab
-from emolab.errors import EmolabError
-from emolab.generation import generate
-from emolab.judges import EmbeddingJudge
-from emolab.logprobs import token_logprobs
-from emolab.lora import (
+from emolab.answers.generation import generate
+from emolab.answers.logprobs import token_logprobs
+from emolab.base.errors import EmolabError
+from emolab.comparisons.lora import (
     Adapter,
     _factors,
     _loss,
@@ -27,8 +26,9 @@ from emolab.lora import (
     merge_lora,
     train_lora,
 )
-from emolab.models import load_model
-from emolab.prompts import encode, render_prompts
+from emolab.judges.judges import EmbeddingJudge
+from emolab.models.load import load_model
+from emolab.models.prompts import encode, render_prompts
 from tests import tiny
 from tests.mini import WEIGHTS, mini_queries
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from scipy.stats import chi2_contingency
 
 from emolab import load_model
-from emolab.emotions import EMOTIONS, NEUTRAL
-from emolab.models import encode, instruction, render_prompts
+from emolab.base.labels import EMOTIONS, NEUTRAL
+from emolab.models.prompts import encode, instruction, render_prompts
 from tests.mini import QUERIES, WEIGHTS, corpus, mini_lexicon, queries, tokenizer
 from tests.mini import train as training
 from tests.mini.corpus import INTENSITY, answer, emotion_words, example, frames, lexicon, topics

@@ -8,11 +8,12 @@ import torch
 from tokenizers import processors
 from transformers import AutoModel, AutoModelForSequenceClassification, BartConfig, BertConfig, GPT2Config, pipeline
 
-from emolab.emotions import EMOTIONS, NEUTRAL
-from emolab.errors import EmolabError
-from emolab.logprobs import token_logprobs
-from emolab.model_judges import HYPOTHESES, NAMES, WORDS, ClassifierJudge, NLIJudge, SelfReportJudge
-from emolab.models import encode, load_model, render_prompts
+from emolab.answers.logprobs import token_logprobs
+from emolab.base.errors import EmolabError
+from emolab.base.labels import EMOTIONS, NEUTRAL
+from emolab.judges.model_judges import HYPOTHESES, NAMES, WORDS, ClassifierJudge, NLIJudge, SelfReportJudge
+from emolab.models.load import load_model
+from emolab.models.prompts import encode, render_prompts
 from tests import tiny
 from tests.mini import WEIGHTS
 

@@ -8,9 +8,12 @@ import pytest
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from emolab.errors import EmolabError
-from emolab.generation import generate
-from emolab.models import Model, encode, hf_modules, instruction, load_model, plan_batches, render_prompts, site_hooks
+from emolab.answers.generation import generate
+from emolab.base.errors import EmolabError
+from emolab.models.load import load_model
+from emolab.models.model import Model
+from emolab.models.prompts import encode, instruction, plan_batches, render_prompts
+from emolab.models.sites import hf_modules, site_hooks
 from tests import chat_templates, tiny
 
 QUERY = "tell me about the park ."

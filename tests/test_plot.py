@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from emolab import EmolabError, EmotionVectors, plot
-from emolab.emotions import EMOTIONS, NEUTRAL, color, marker
+from emolab.base.labels import EMOTIONS, NEUTRAL, color, marker
 
 LABELS = [*EMOTIONS, NEUTRAL]
 META = {"model": "mini", "revision": None, "fingerprint": "abc", "n_responses": dict.fromkeys(LABELS, 12), "seed": 3}

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emolab.emotions import EMOTIONS, NEUTRAL, styles
-from emolab.errors import EmolabError
-from emolab.methods import METHODS
+from emolab.base.errors import EmolabError
+from emolab.base.labels import EMOTIONS, NEUTRAL, styles
+from emolab.comparisons.methods import METHODS
 from emolab.plot.baselines import _STYLE, method_table, tradeoff
 
 MEASURES = ("emotion", "adherence", "fluency", "overall", "damage")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from emolab import claims, plot
-from emolab.emotions import color
-from emolab.errors import EmolabError
+from emolab import plot
+from emolab.base.errors import EmolabError
+from emolab.base.labels import color
+from emolab.comparisons import claims
 from emolab.plot import claims as figures
 from tests import claim_tables as made
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emolab.errors import EmolabError
+from emolab.base.errors import EmolabError
 from emolab.plot.attention import attention_bars, attention_html, words_table
 from emolab.plot.causal import ablation_curve, head_forest
 from emolab.plot.heads import head_cosine_map, head_map, head_umap

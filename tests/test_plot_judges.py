@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emolab.errors import EmolabError
+from emolab.base.errors import EmolabError
 from emolab.plot.judges import calibration_curve, judge_agreement
 
 AGREEMENT = pd.DataFrame(

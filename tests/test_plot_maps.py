@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 import torch
 
-from emolab import embedding, geometry, reliability
-from emolab.emotions import EMOTIONS, color
-from emolab.errors import EmolabError
+from emolab.base.errors import EmolabError
+from emolab.base.labels import EMOTIONS, color
+from emolab.experiments.parts import confusion
+from emolab.experiments.parts import purity as purity_of
+from emolab.geometry import projections, reliability, similarity
 from emolab.plot import curves, maps, points, purity
 from emolab.plot.style import theme
-from emolab.purity import confusion
-from emolab.purity import purity as purity_of
-from emolab.vectors import EmotionVectors, vectors_from_means
+from emolab.vectors.vectors import EmotionVectors, vectors_from_means
 from tests.made_means import make_means, orthogonal
 from tests.test_purity import scored
 
@@ -32,27 +32,27 @@ def vectors(means):
 @pytest.fixture(scope="module")
 def figures(means, vectors):
     """Every figure once."""
-    found = embedding.embed(means, methods=("pca",), layers=[0, 2])
+    found = projections.embed(means, methods=("pca",), layers=[0, 2])
     umap = found.assign(method="umap")  # a stand-in: fitting one takes seconds
     both = pd.concat([found, umap], ignore_index=True)
-    scores = embedding.embed_scores(means, both, n_permutations=19)
-    path = embedding.trajectory(means, methods=("pca",))
+    scores = projections.embed_scores(means, both, n_permutations=19)
+    path = projections.trajectory(means, methods=("pca",))
     probes = reliability.probe_accuracy(means, n_permutations=19)
     texts = means.index.assign(text=[f"{c} {q}" for q, c in means.index[["query_id", "condition"]].to_numpy()])
-    shared = geometry.shared_energy(means, n_permutations=19)
+    shared = similarity.shared_energy(means, n_permutations=19)
     return {
         "cosine_grid": maps.cosine_grid(vectors, part="specific"),
         "layer_map": maps.layer_map(vectors),
-        "cka_map": maps.cka_map(geometry.cka(means)),
+        "cka_map": maps.cka_map(similarity.cka(means)),
         "clustered_map": maps.clustered_map(vectors),
         "response_map": points.response_map(both, scores),
         "trajectory_map": points.trajectory_map(path),
-        "affect_plane": points.affect_plane(embedding.affect_plane(vectors, layer=1)),
+        "affect_plane": points.affect_plane(projections.affect_plane(vectors, layer=1)),
         "shared_energy_curve": curves.shared_energy_curve({"resid": shared, "again": shared}),
         "reliability_curve": curves.reliability_curve(reliability.split_half(means, n_splits=9)),
         "convergence_curve": curves.convergence_curve(reliability.convergence(means, n_draws=9)),
         "probe_curve": curves.probe_curve(probes, words=reliability.word_accuracy(texts, n_permutations=19)),
-        "denoise_curve": curves.denoise_curve(geometry.denoise_effect(vectors, geometry.denoise(vectors, means))),
+        "denoise_curve": curves.denoise_curve(similarity.denoise_effect(vectors, similarity.denoise(vectors, means))),
         "confusion_map": purity.confusion_map(confusion(scored())),
         "purity_dots": purity.purity_dots(purity_of(scored())),
     }
@@ -84,10 +84,10 @@ def test_legends_lie_inside_the_figure_and_beside_the_axes(figures, name):
 
 def test_cosine_grid_and_layer_map_numbers(figures, vectors):
     data = figures["cosine_grid"].emolab_data.set_index(["layer", "emotion", "other"])["cosine"]
-    expected = geometry.cosine_matrix(vectors, layer=2, part="specific")
+    expected = similarity.cosine_matrix(vectors, layer=2, part="specific")
     assert data[2, "joy", "fear"] == pytest.approx(expected.loc["joy", "fear"]) and len(data) == 3 * 25
     data = figures["layer_map"].emolab_data.set_index(["emotion", "layer", "other"])["cosine"]
-    assert data["fear", 0, 2] == pytest.approx(geometry.layer_cosines(vectors)[2, 0, 2])
+    assert data["fear", 0, 2] == pytest.approx(similarity.layer_cosines(vectors)[2, 0, 2])
     for name in ("cosine_grid", "layer_map", "clustered_map"):
         images = [image for ax in figures[name].axes for image in ax.images]
         assert images and all(i.get_clim() == (-1, 1) and i.get_cmap().name == "RdBu_r" for i in images)
@@ -120,13 +120,13 @@ def test_response_map_prints_what_it_is_worth(figures, means):
     said = fig.axes[0].get_xlabel()
     row = fig.emolab_data.query("layer == 0 and method == 'pca'").iloc[0]
     assert f"{row.trustworthiness:.2f}" in said and f"{row.silhouette:.2f}" in said and f"p = {row.p:.3f}" in said
-    found = embedding.embed(means, methods=("pca",), layers=[1])
+    found = projections.embed(means, methods=("pca",), layers=[1])
     with pytest.raises(EmolabError, match="scores lack layer 1"):
-        points.response_map(found, embedding.embed_scores(means, found, n_permutations=9).query("method == 'full'"))
+        points.response_map(found, projections.embed_scores(means, found, n_permutations=9).query("method == 'full'"))
 
 
 def test_trajectory_and_affect_say_what_they_are_not(figures, means):
-    umap = embedding.trajectory(means, methods=("pca",)).assign(method="umap")
+    umap = projections.trajectory(means, methods=("pca",)).assign(method="umap")
     assert "no evidence" in points.trajectory_map(umap).axes[0].get_xlabel()
     warning = figures["affect_plane"].get_suptitle()
     assert "n = 5" in warning and "0.008" in warning
@@ -144,7 +144,7 @@ def test_curves_carry_their_tables(figures):
 
 
 def test_heads_are_refused_where_a_curve_needs_layers(means):
-    table = geometry.shared_energy(means, n_permutations=9).assign(head=0)
+    table = similarity.shared_energy(means, n_permutations=9).assign(head=0)
     with pytest.raises(EmolabError, match="one row a head"):
         curves.shared_energy_curve(table)
 

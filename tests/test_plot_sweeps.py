@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from emolab.emotions import EMOTIONS, NEUTRAL
-from emolab.errors import EmolabError
+from emolab.base.errors import EmolabError
+from emolab.base.labels import EMOTIONS, NEUTRAL
 from emolab.plot.style import GREY, theme
 from emolab.plot.sweeps import fade_curve, layer_curve, mixture_map, site_map
 

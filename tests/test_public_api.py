@@ -18,7 +18,7 @@ def test_importing_loads_nothing_heavy():
         "import sys, emolab; dir(emolab); emolab.EMOTIONS; emolab.EmolabError\n"
         f"heavy = {heavy}\n"
         "print([name for name in heavy if name in sys.modules])\n"
-        "import emolab.cli\n"
+        "import emolab.studies.cli\n"
         "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -65,7 +65,7 @@ def test_texts_are_written_alike_everywhere():
         parameters = inspect.signature(getattr(emolab, name)).parameters
         assert parameters["writing"].default == emolab.Writing(), name
         assert not {"temperature", "top_p", "repetition_penalty"} & set(parameters), name
-    compared = inspect.signature(emolab.baselines.compare_methods).parameters["writing"]
+    compared = inspect.signature(emolab.comparisons.comparison.compare_methods).parameters["writing"]
     assert compared.default == emolab.Writing() == emolab.Writing(0.0, 1.0, 1.1, 0)
     for name in ("collect_responses", "extract_vectors", "sweep", "study"):
         assert inspect.signature(getattr(emolab, name)).parameters["progress"].default is True

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from emolab.emotions import EMOTIONS, NEUTRAL
-from emolab.errors import EmolabError
-from emolab.judges import FunctionJudge
-from emolab.purity import PARTS, UNSTEERED, confusion, equal_norm_parts, part_purity, purity
+from emolab.base.errors import EmolabError
+from emolab.base.labels import EMOTIONS, NEUTRAL
+from emolab.experiments.parts import PARTS, UNSTEERED, confusion, equal_norm_parts, part_purity, purity
+from emolab.judges.judges import FunctionJudge
 from tests import tiny
 
 LABELS = [*EMOTIONS, NEUTRAL]
@@ -57,8 +57,8 @@ def test_every_part_is_steered_and_judged(tiny_llama):
                         max_new_tokens=5)  # fmt: skip
     assert len(table) == 3 * 5 * 2 and table.groupby("part").size().eq(6).all()
     assert table[table["part"] == UNSTEERED].groupby("query_id")["text"].nunique().eq(1).all()
-    from emolab.generation import generate
-    from emolab.steering import Steering
+    from emolab.answers.generation import generate
+    from emolab.steering.steering import Steering
 
     base = equal_norm_parts(vectors, "resid")["shared"][0]
     expected = generate(tiny_llama, [queries[1]], steering=Steering(base, {"sadness": 2}), max_new_tokens=5)[0]

@@ -4,9 +4,9 @@ import warnings
 import pandas as pd
 import pytest
 
-from emolab.emotions import EMOTIONS
-from emolab.errors import EmolabError
-from emolab.queries import _ID_LETTERS, BUNDLED, COLUMNS, load_queries
+from emolab.answers.queries import _ID_LETTERS, BUNDLED, COLUMNS, load_queries
+from emolab.base.errors import EmolabError
+from emolab.base.labels import EMOTIONS
 
 
 def write(path, content):

@@ -10,14 +10,15 @@ import pytest
 import torch
 
 import emolab
-from emolab import EmotionVectors, Steering, geometry, interop
-from emolab.damage import next_token_kl
-from emolab.interventions import ablated
-from emolab.logprobs import token_logprobs
-from emolab.models import encode, load_model, render_prompts
-from emolab.sites import output_weights
-from emolab.vectors import vectors_from_means
-from emolab.writing import Writing
+from emolab import EmotionVectors, Steering
+from emolab.answers.logprobs import next_token_kl, token_logprobs
+from emolab.answers.writing import Writing
+from emolab.geometry import similarity
+from emolab.models.load import load_model
+from emolab.models.prompts import encode, render_prompts
+from emolab.models.sites import output_weights
+from emolab.steering.head_edits import ablated
+from emolab.vectors.vectors import vectors_from_means
 from tests.refusing import World, refused
 
 NAN, INF = math.nan, math.inf
@@ -237,15 +238,15 @@ CASES = [
     ("means: rows", lambda w: w.means.select([True, False]), "or 30 times True"),
     ("means: row", lambda w: w.means.select([99]), "rows are .99.; expected positions below 30"),
     ("means: floats", lambda w: w.means.select([0.5]), "rows are .0.5.; expected positions"),
-    ("geometry: site", lambda w: geometry.cosines(w.vectors, site="x"), "hold no site 'x'"),
-    ("geometry: part", lambda w: geometry.cosines(w.vectors, part="shared"), "part must be"),
-    ("geometry: layer", lambda w: geometry.cosine_matrix(w.vectors, layer=7), "no layer 7"),
-    ("geometry: layer text", lambda w: geometry.cosine_matrix(w.vectors, layer="last"), "no layer 'last'"),
-    ("geometry: variance", lambda w: geometry.denoise(w.vectors, w.means, variance=NAN), "variance nan"),
-    ("geometry: permutations", lambda w: geometry.shared_energy(w.means, n_permutations=0), "n_permutations.* 0"),
-    ("interop: no common emotion", lambda w: interop.agreement(w.vectors, made(w, emotions=("a", "b"))),
+    ("geometry: site", lambda w: similarity.cosines(w.vectors, site="x"), "hold no site 'x'"),
+    ("geometry: part", lambda w: similarity.cosines(w.vectors, part="shared"), "part must be"),
+    ("geometry: layer", lambda w: similarity.cosine_matrix(w.vectors, layer=7), "no layer 7"),
+    ("geometry: layer text", lambda w: similarity.cosine_matrix(w.vectors, layer="last"), "no layer 'last'"),
+    ("geometry: variance", lambda w: similarity.denoise(w.vectors, w.means, variance=NAN), "variance nan"),
+    ("geometry: permutations", lambda w: similarity.shared_energy(w.means, n_permutations=0), "n_permutations.* 0"),
+    ("interop: no common emotion", lambda w: similarity.vector_agreement(w.vectors, made(w, emotions=("a", "b"))),
         "expected an emotion in common"),
-    ("interop: other shape", lambda w: interop.agreement(w.vectors, w.foreign), "cannot compare"),
+    ("interop: other shape", lambda w: similarity.vector_agreement(w.vectors, w.foreign), "cannot compare"),
     ("weights: not read", lambda w: output_weights("mini"), "model is str"),
     ("frame for text", lambda w: w.generate(pd.DataFrame({"query": ["tell me"]})),
         "prompts are .*expected a list of texts"),

@@ -9,11 +9,11 @@ import nbformat
 import pytest
 
 import emolab
-from emolab import EmotionVectors, classroom, hub
-from emolab.cli import main
-from emolab.errors import EmolabError, FileError, MismatchError
-from emolab.plot.run import run_figures
-from emolab.report import write_report
+from emolab import EmotionVectors, classroom
+from emolab.base.errors import EmolabError, FileError, MismatchError
+from emolab.studies.cli import main
+from emolab.studies.figures import run_figures
+from emolab.studies.report import write_report
 from tests.refusing import World, readable, refused
 from tests.test_refusals_runs import extract, foreign_responses
 from tools import editions
@@ -34,9 +34,6 @@ CASES = [
     # Folders, sharing, notebooks, classroom
     ("figures: no run", lambda w: run_figures(w.folder / "absent"), "summary.json is missing or damaged"),
     ("report: no run", lambda w: write_report(w.folder / "absent"), "summary.json is missing or damaged"),
-    ("push: no run", lambda w: hub.push_run(w.folder / "absent", "me/x"), "holds no run"),
-    ("pull: into a file", lambda w: hub.pull_run("me/x", __file__), "was not filled by pull_run"),
-    ("pull: odd name", lambda w: hub.pull_run("../../x y", w.folder / "pulled"), "cannot pull"),
     ("load vectors: folder", lambda w: EmotionVectors.load(w.folder), "no file"),
     ("notebook: absent", lambda w: run_notebook(w.folder / "absent.ipynb"), "no notebook .*absent.ipynb"),
     ("classroom: absent", lambda w: editions.build(w.folder / "absent_solution.ipynb"), "no .*absent_solution.ipynb"),

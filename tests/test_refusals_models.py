@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from emolab import interventions
-from emolab.errors import EmolabError
-from emolab.methods import build_methods
-from emolab.models import load_model
+from emolab.base.errors import EmolabError
+from emolab.comparisons.methods import build_methods
+from emolab.models.load import load_model
+from emolab.steering import head_edits
 from tests import tiny
 from tests.refusing import World, readable
 from tests.test_refusals_runs import extract
@@ -39,11 +39,11 @@ def test_an_encoder_is_no_model_that_continues_text(tmp_path):
 
 
 def test_heads_of_two_widths_are_refused(world, monkeypatch):
-    found = interventions.head_weights
+    found = head_edits.head_weights
     narrow = lambda model, layer: found(model, layer)[:, :4] if layer == 1 else found(model, layer)  # noqa: E731
-    monkeypatch.setattr(interventions, "head_weights", narrow)
+    monkeypatch.setattr(head_edits, "head_weights", narrow)
     with pytest.raises(EmolabError, match="differ in width .8 in layer 0, 4 in layer 1.") as caught:
-        interventions.HeadSpace(world.model, world.vectors)
+        head_edits.HeadSpace(world.model, world.vectors)
     readable(str(caught.value))
 
 

@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 
 import emolab
-from emolab import purity
-from emolab.attention import attention_pattern, attention_summary
-from emolab.claim_runs import check_claims, drift_runs, logodds_runs, pair_runs
-from emolab.controls import other_like, random_like, shuffled_like
-from emolab.directions import pca_vectors, probe_vectors
-from emolab.grid import mixtures
-from emolab.pipeline import QUICK
-from emolab.selection import Search, split_queries
+from emolab.comparisons.claim_runs import check_claims, drift_runs, logodds_runs, pair_runs
+from emolab.experiments import parts
+from emolab.experiments.selection import Search, split_queries
+from emolab.heads.attention import attention_pattern, attention_summary
+from emolab.steering.settings import mixtures
+from emolab.studies.plan import QUICK
+from emolab.vectors.controls import other_like, random_like, shuffled_like
+from emolab.vectors.directions import pca_vectors, probe_vectors
 from tests.refusing import World, judge, refused
 
 NAN, INF = math.nan, math.inf
@@ -195,11 +195,11 @@ CASES = [
     ("sweep: shuffled without means", lambda w: w.sweep(controls=("shuffled",), vectors=w.foreign),
         "another model|means"),
     ("mixtures: odd", lambda w: mixtures(3, ("joy",)), "emotions are 3"),
-    ("purity: one emotion", lambda w: purity.part_purity(w.model, extract(w, w.responses.query("condition != 'joy'")),
+    ("purity: one emotion", lambda w: parts.part_purity(w.model, extract(w, w.responses.query("condition != 'joy'")),
         ["tell me"]), "single emotion sadness"),
-    ("purity: dose missing", lambda w: purity.part_purity(w.model, w.vectors, ["tell me"], alpha={"joy": 1.0}),
+    ("purity: dose missing", lambda w: parts.part_purity(w.model, w.vectors, ["tell me"], alpha={"joy": 1.0}),
         "no dose for 'sadness'"),
-    ("purity: dose NaN", lambda w: purity.part_purity(w.model, w.vectors, ["tell me"], alpha=NAN),
+    ("purity: dose NaN", lambda w: parts.part_purity(w.model, w.vectors, ["tell me"], alpha=NAN),
         "dose of 'joy' is nan"),
     # Claims, methods, heads, attention
     ("claims: setting without site", lambda w: claims_of(w, setting={"site": "x"}),
@@ -276,7 +276,7 @@ CASES = [
     ("study: no judge", lambda w: study(w, judges=[]), "there is no judge"),
     ("study: judge of other labels", lambda w: study(w, judges=[judge(("fear", "neutral"))]), "cannot tell joy"),
     ("study: only neutral", lambda w: study(w, emotions=("neutral",)), "(at least one emotion)"),
-    ("study: plan", lambda w: study(w, plan="quick"), "plan is 'quick'; expected an emolab.pipeline.Plan"),
+    ("study: plan", lambda w: study(w, plan="quick"), "plan is 'quick'; expected an emolab.studies.plan.Plan"),
     ("study: doses", lambda w: Search(doses=(1, NAN)), "one of doses is nan"),
     ("study: dose 0", lambda w: Search(doses=(0, 1)), "expected positive numbers"),
     ("study: window", lambda w: Search(windows=("each",)), "unknown window 'each'"),

@@ -10,14 +10,18 @@ import pandas as pd
 import pytest
 
 import emolab
-from emolab import calibration, claims, dose_response, embedding, plot, purity, reliability
-from emolab.attribution import top_words, word_tokens
-from emolab.heads import embed_heads, head_cosines, head_maps, head_summary
-from emolab.judges import ClassifierJudge, EmbeddingJudge, FunctionJudge, LexiconJudge
-from emolab.model_judges import NLIJudge, SelfReportJudge
-from emolab.scored import headline
-from emolab.scoring import target_share
-from emolab.stats import bootstrap_ci, interval
+from emolab import plot
+from emolab.base.stats import bootstrap_ci, interval
+from emolab.comparisons import claims
+from emolab.experiments import dose_response, parts
+from emolab.experiments.headline import headline
+from emolab.geometry import projections, reliability
+from emolab.heads.attribution import top_words, word_tokens
+from emolab.heads.head_vectors import embed_heads, head_cosines, head_maps, head_summary
+from emolab.judges import calibration
+from emolab.judges.judges import EmbeddingJudge, FunctionJudge, LexiconJudge
+from emolab.judges.model_judges import ClassifierJudge, NLIJudge, SelfReportJudge
+from emolab.judges.scoring import target_share
 from emolab.widgets import SteeringPanel, head_view, token_view
 from tests.refusing import World, judge, refused
 
@@ -66,8 +70,8 @@ OF_TABLES = {
     )},
     "headline": headline, "target_share": target_share, "agreement": calibration.agreement, "score": emolab.score,
     "claims.monotone": claims.monotone, "claims.linear": claims.linear, "claims.additive": claims.additive,
-    "claims.preservation": claims.preservation, "purity.confusion": purity.confusion, "purity.purity": purity.purity,
-    "affect_scores": embedding.affect_scores, "head_summary": lambda t: head_summary(t, t), "head_view": head_view,
+    "claims.preservation": claims.preservation, "purity.confusion": parts.confusion, "purity.purity": parts.purity,
+    "affect_scores": projections.affect_scores, "head_summary": lambda t: head_summary(t, t), "head_view": head_view,
 }  # fmt: skip
 NOT_TABLES = {
     "nothing": None, "a list": [1, 2], "an empty table": pd.DataFrame(), "another table": pd.DataFrame({"x": [1.0,
@@ -193,11 +197,11 @@ CASES = [
     ("split half: path", lambda w: reliability.split_half("means.safetensors"), "expected ResponseMeans"),
     ("convergence: sizes", lambda w: reliability.convergence(w.means, layer=1, sizes=[99]), "use 1 to 5"),
     ("probe: itself", lambda w: reliability.probe_accuracy(w.means, test=w.means), "in both"),
-    ("map: method", lambda w: embedding.embed(w.means, methods=("tsne",)), "unknown method .*tsne"),
-    ("map: layer", lambda w: embedding.embed(w.means, layers=[7], methods=("pca",)), "no layer 7"),
-    ("map: too few", lambda w: embedding.embed(w.means.select([0, 1]), methods=("pca",)),
+    ("map: method", lambda w: projections.embed(w.means, methods=("tsne",)), "unknown method .*tsne"),
+    ("map: layer", lambda w: projections.embed(w.means, layers=[7], methods=("pca",)), "no layer 7"),
+    ("map: too few", lambda w: projections.embed(w.means.select([0, 1]), methods=("pca",)),
         "at least five responses, not 2"),
-    ("plane: two emotions", lambda w: embedding.affect_plane(w.vectors), "needs three emotions"),
+    ("plane: two emotions", lambda w: projections.affect_plane(w.vectors), "needs three emotions"),
     ("heads: emotion", lambda w: head_cosines(w.vectors, emotion="jo"), "unknown emotion 'jo'"),
     ("heads: no heads", lambda w: embed_heads(w.vectors.part("specific") * 0.0), "too few for a map"),
     ("heads: W_O of another model", lambda w: head_maps(w.vectors, w.means, W_O=np.ones(3)), "W_O"),

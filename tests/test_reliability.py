@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from emolab import reliability
-from emolab.errors import EmolabError
-from emolab.reliability import convergence, probe_accuracy, split_half, word_accuracy
-from emolab.vectors import vectors_from_means
+from emolab.base.errors import EmolabError
+from emolab.geometry import reliability
+from emolab.geometry.reliability import convergence, probe_accuracy, split_half, word_accuracy
+from emolab.vectors.vectors import vectors_from_means
 from tests.made_means import LABELS, make_means, orthogonal
 
 
@@ -50,7 +50,7 @@ def test_split_half_without_noise_is_one():
 
 def test_split_half_equals_vectors_of_the_halves(made):
     """One split, done by hand."""
-    from emolab.resampling import disjoint_sets, query_groups
+    from emolab.geometry.resampling import disjoint_sets, query_groups
 
     found = split_half(made, n_splits=1, seed=4).query("layer == 1 and emotion == 'joy'")["cosine"].item()
     first, second = disjoint_sets(query_groups(made.index), 1, np.random.default_rng(4))

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from emolab import plot
-from emolab.errors import EmolabError
-from emolab.report import write_report
-from emolab.storage import write_json
+from emolab.base.errors import EmolabError
+from emolab.base.storage import write_json
+from emolab.studies.report import write_report
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)> & "quotes" {{ model }}'
 

@@ -2,11 +2,11 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from emolab import generation
-from emolab.errors import EmolabError
-from emolab.queries import load_queries
-from emolab.responses import COLUMNS, collect_responses, responses_from_texts
-from emolab.writing import Writing
+from emolab.answers import generation
+from emolab.answers.queries import load_queries
+from emolab.answers.responses import COLUMNS, collect_responses, responses_from_texts
+from emolab.answers.writing import Writing
+from emolab.base.errors import EmolabError
 
 QUERIES = load_queries(
     {"joy": ["how was the park ?", "a walk in rain"], "fear": ["the dark house"], "neutral": ["a road"]}

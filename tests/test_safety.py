@@ -21,12 +21,14 @@ from matplotlib.figure import Figure
 from packaging.utils import canonicalize_name
 
 from emolab import plot
-from emolab.errors import EmolabError
-from emolab.models import load_model, render_prompts
+from emolab.base.errors import EmolabError
+from emolab.base.storage import write_json, write_tensors
+from emolab.models.load import load_model
+from emolab.models.prompts import render_prompts
 from emolab.plot.save import read_manifest, save_figure
-from emolab.report import write_report
-from emolab.storage import write_json, write_tensors
-from emolab.vectors import EmotionVectors
+from emolab.studies.report import write_report
+from emolab.vectors.exchange import from_tensors
+from emolab.vectors.vectors import EmotionVectors
 from emolab.widgets import SteeringPanel, head_view, token_view
 from tests import tiny
 from tools.gallery import gallery, write_gallery
@@ -106,7 +108,7 @@ def test_a_pickle_beside_safetensors_is_not_touched(tiny_llama, tiny_llama_dir, 
 
 def test_a_pickle_renamed_is_no_vectors_file(tmp_path):
     torch.save({"joy": torch.ones(2, 4)}, tmp_path / "v.safetensors")
-    for read in (EmotionVectors.load, lambda path: EmotionVectors.from_tensors(path, site="resid")):
+    for read in (EmotionVectors.load, lambda path: from_tensors(path, site="resid")):
         with pytest.raises(EmolabError, match="safetensors"):
             read(tmp_path / "v.safetensors")
 
@@ -179,7 +181,7 @@ def test_the_hub_client_writes_into_its_folder_only(tmp_path, name):
 def test_labels_become_no_paths(tiny_llama, tmp_path):
     """An emotion is any text; a file that is named by it stays in its folder."""
     pytest.importorskip("peft")
-    from emolab.lora import fit_lora
+    from emolab.comparisons.lora import fit_lora
 
     label, folder = "../../joy", tmp_path / "a" / "b" / "run"
     rows = [("q", "how ?", c, render_prompts(tiny_llama, ["how ?"])[0], "a dog .") for c in ("neutral", label)]
@@ -348,7 +350,7 @@ socket.getaddrinfo = note("getaddrinfo", socket.getaddrinfo)
 from pathlib import Path
 import pandas as pd
 import emolab
-from emolab.storage import write_json, write_parquet
+from emolab.base.storage import write_json, write_parquet
 out = Path(sys.argv[1])
 model = emolab.load_model("smollm2")
 queries = emolab.load_queries(split="train").head(2)
@@ -363,7 +365,7 @@ write_json(out / "manifest.json", {})
 counts = {"extract": 2, "select": 0, "report": 1}
 write_json(out / "summary.json", {"model": "smollm2", "seed": 0, "n_queries": counts, "steering": {}, "geometry": {},
     "setting": {"site": "resid", "layers": "all", "part": "whole"}, "instruction_following": {}})
-from emolab.report import write_report
+from emolab.studies.report import write_report
 write_report(out)
 talkers = [m for m in ("wandb", "sentry_sdk", "posthog", "segment", "opentelemetry") if m in sys.modules]
 print(json.dumps({"seen": seen, "talkers": talkers, "columns": list(scored), "n": len(scored)}))

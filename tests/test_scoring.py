@@ -10,13 +10,22 @@ import pandas as pd
 import pytest
 import torch
 
-from emolab import judges
-from emolab.emotions import EMOTIONS, NEUTRAL
-from emolab.errors import EmolabError
-from emolab.judges import EmbeddingJudge, FunctionJudge, LexiconJudge
-from emolab.models import encode, render_prompts
-from emolab.responses import responses_from_texts
-from emolab.scoring import adherence, compression, distinct2, is_loop, perplexity, repetition, score, target_share
+from emolab.answers.responses import responses_from_texts
+from emolab.base.errors import EmolabError
+from emolab.base.labels import EMOTIONS, NEUTRAL
+from emolab.judges import judges
+from emolab.judges.judges import EmbeddingJudge, FunctionJudge, LexiconJudge
+from emolab.judges.scoring import (
+    adherence,
+    compression,
+    distinct2,
+    is_loop,
+    perplexity,
+    repetition,
+    score,
+    target_share,
+)
+from emolab.models.prompts import encode, render_prompts
 from tests.sentences import FRESH
 
 needs_embedder = pytest.mark.skipif(
@@ -208,7 +217,7 @@ def test_without_a_query_the_perplexity_is_that_after_an_empty_question(tiny_lla
 
 
 def test_what_is_not_told_is_not_read_twice(tiny_llama, monkeypatch):
-    from emolab import logprobs
+    from emolab.answers import logprobs
 
     read, whole = [], logprobs.text_logits
     monkeypatch.setattr(

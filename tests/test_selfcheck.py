@@ -11,12 +11,13 @@ import transformers
 from transformers import FalconConfig, StableLmConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from emolab import selfcheck
-from emolab.cli import main
-from emolab.errors import EmolabError
-from emolab.models import load_model
-from emolab.selfcheck import CHECKS, check_model
-from emolab.sites import CHECKED
+from emolab.base.errors import EmolabError
+from emolab.models import load
+from emolab.models.load import load_model
+from emolab.models.sites import CHECKED
+from emolab.studies import selfcheck
+from emolab.studies.cli import main
+from emolab.studies.selfcheck import CHECKS, check_model
 from tests import families, tiny
 
 
@@ -107,7 +108,7 @@ def test_something_that_remains(own, monkeypatch):
 
 
 def test_heads_that_do_not_add_up(own, monkeypatch):
-    monkeypatch.setattr("emolab.passes.output_weight", lambda model, layer, dtype: torch.ones(4, 8, 32))
+    monkeypatch.setattr("emolab.vectors.reading.output_weight", lambda model, layer, dtype: torch.ones(4, 8, 32))
     assert failed(own) == ["heads add up to attention"]
 
 
@@ -160,21 +161,23 @@ def test_a_new_architecture_gets_one_line():
     with pytest.warns(UserWarning) as seen:
         model = load_model(new_architecture())
     [line] = [str(w.message) for w in seen if "not among" in str(w.message)]
-    assert line.startswith("StableLmForCausalLM is not among the architectures that emolab is tested on: answers do")
-    assert "do not depend on the batch (3 of 3 equal)" in line and "\n" not in line and seen[-1].filename == __file__
+    assert line.startswith("StableLmForCausalLM is not among the architectures that emolab is tested on: padding does")
+    assert "does not change its logits" in line and "\n" not in line and seen[-1].filename == __file__
     assert "(not among the tested ones)" in str(check_model(model)[0])
 
 
 def test_a_new_architecture_whose_batches_differ_is_told(monkeypatch):
-    alone_or_not = lambda model, p, **k: ["dog"] if isinstance(p, str) else ["cat"] * len(p)  # noqa: E731
-    monkeypatch.setattr(selfcheck, "generate", alone_or_not)
-    with pytest.warns(UserWarning, match="answers depend on the batch .*; use batch_size=1"):
+    def by_width(model, runner, batch, keep):
+        return torch.full((len(batch.input_ids), 1, 7), float(batch.input_ids.shape[1])) + torch.arange(7)
+
+    monkeypatch.setattr(load, "forward", by_width)
+    with pytest.warns(UserWarning, match="padding changes its logits by .* of their spread; use batch_size=1"):
         load_model(new_architecture())
 
     def broken(*args, **options):
         raise RuntimeError("no such\nattention")
 
-    monkeypatch.setattr(selfcheck, "generate", broken)
+    monkeypatch.setattr(load, "forward", broken)
     with pytest.warns(UserWarning, match=r"its batches cannot be checked \(no such\); use batch_size=1"):
         load_model(new_architecture())
 
@@ -183,7 +186,7 @@ def test_a_known_architecture_is_not_checked_on_load(tiny_llama_dir, monkeypatch
     def never(model):
         raise AssertionError("checked")
 
-    monkeypatch.setattr(selfcheck, "warn_if_new", never)
+    monkeypatch.setattr(load, "_padding", never)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_model(tiny_llama_dir, device="cpu")

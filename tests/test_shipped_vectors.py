@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import emolab
-from emolab.emotions import EMOTIONS
-from emolab.errors import EmolabError, MismatchError
-from emolab.vectors import SHIPPED
+from emolab.base.errors import EmolabError, MismatchError
+from emolab.base.labels import EMOTIONS
+from emolab.vectors.vectors import SHIPPED
 from tests import tiny
 from tools import ship_vectors
 

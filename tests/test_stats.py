@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import binomtest, false_discovery_control
 
 from emolab import EmolabError
-from emolab.stats import bh, bootstrap_ci, clusters_of, harmonic, interval, sign_flip
+from emolab.base.stats import bh, bootstrap_ci, clusters_of, harmonic, interval, sign_flip
 
 pytestmark = pytest.mark.filterwarnings("error")  # degenerate input gives NaN or an error, never a warning
 

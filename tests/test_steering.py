@@ -6,13 +6,15 @@ import pytest
 import torch
 import transformers
 
-from emolab.edits import hooked
-from emolab.errors import EmolabError
-from emolab.generation import generate
-from emolab.logprobs import token_logprobs
-from emolab.models import encode, hf_modules, load_model, render_prompts, site_hooks
-from emolab.steering import Steering, build_edits, steered
-from emolab.vectors import EmotionVectors
+from emolab.answers.generation import generate
+from emolab.answers.logprobs import token_logprobs
+from emolab.base.errors import EmolabError
+from emolab.models.load import load_model
+from emolab.models.prompts import encode, render_prompts
+from emolab.models.sites import hf_modules, site_hooks
+from emolab.steering.edits import hooked
+from emolab.steering.steering import Steering, build_edits, steered
+from emolab.vectors.vectors import EmotionVectors
 from tests import tiny
 
 QUERIES = ["tell me about the park .", "how did you feel ?", "a dog and a cat in the rain"]

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 import emolab
-from emolab import judges, scoring, storage
-from emolab.errors import FileError, MismatchError, ResourceError
-from emolab.judges import EmbeddingJudge, FunctionJudge, LexiconJudge
-from emolab.storage import atomic, kept, read_table, read_tensors, stable, write_json, write_table, write_tensors
+from emolab.base import storage
+from emolab.base.errors import FileError, MismatchError, ResourceError
+from emolab.base.storage import atomic, kept, read_table, read_tensors, stable, write_json, write_table, write_tensors
+from emolab.judges import judges, scoring
+from emolab.judges.judges import EmbeddingJudge, FunctionJudge, LexiconJudge
+from emolab.steering.gguf import from_gguf, to_gguf
 from tests import oracle, tiny
 
 
@@ -152,8 +154,8 @@ def test_a_tilde_is_the_home_folder(tiny_llama, tmp_path, monkeypatch):
     vectors = tiny.random_vectors(tiny_llama)
     vectors.save("~/v.safetensors")
     assert emolab.EmotionVectors.load("~/v.safetensors").emotions == vectors.emotions
-    vectors.to_gguf("~/joy.gguf", {"joy": 1.0})
-    assert emolab.EmotionVectors.from_gguf("~/joy.gguf").emotions == ("joy",)
+    to_gguf(vectors, "~/joy.gguf", {"joy": 1.0})
+    assert from_gguf("~/joy.gguf").emotions == ("joy",)
     (home / "q.json").write_text('["tell me about the park .", "a cat in the rain ."]')
     queries = emolab.load_queries("~/q.json")
     options = {"emotions": ("joy",), "max_new_tokens": 8, "out": "~/runs/x", "progress": False}
@@ -165,7 +167,7 @@ def test_a_tilde_is_the_home_folder(tiny_llama, tmp_path, monkeypatch):
     )  # fmt: skip
     found = {path.name for path in (home / "runs/x").iterdir()}
     assert {"responses.parquet", "vectors.safetensors", "sweep.parquet"} <= found and not list(here.iterdir())
-    from emolab.cli import _parser
+    from emolab.studies.cli import _parser
 
     parsed = _parser().parse_args(["steer", "--vectors=~/v.safetensors", "--set=joy=1", "--out=~/runs", "hi"])
     assert (emolab.load_vectors(parsed.vectors).emotions, parsed.out) == (vectors.emotions, home / "runs")

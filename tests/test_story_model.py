@@ -10,13 +10,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 import emolab
-from emolab.activations import response_means
-from emolab.errors import EmolabError
-from emolab.generation import generate
-from emolab.models import encode, load_model, render_prompts
-from emolab.responses import collect_responses, responses_from_texts
-from emolab.steering import Steering
-from emolab.vectors import extract_vectors
+from emolab.answers.generation import generate
+from emolab.answers.responses import collect_responses, responses_from_texts
+from emolab.base.errors import EmolabError
+from emolab.models.load import load_model
+from emolab.models.prompts import encode, render_prompts
+from emolab.steering.steering import Steering
+from emolab.vectors.activations import response_means
+from emolab.vectors.vectors import extract_vectors
 from tests import families, tiny
 
 

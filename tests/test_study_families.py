@@ -11,10 +11,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from emolab import judges, pipeline
-from emolab.cli import main
-from emolab.pipeline import FULL
-from emolab.selection import Round, Search
+from emolab.experiments.selection import Round, Search
+from emolab.judges import judges
+from emolab.studies import pipeline
+from emolab.studies.cli import main
+from emolab.studies.plan import FULL
 from tests import families, oracle
 
 

@@ -21,13 +21,15 @@ import pytest
 import torch
 
 import emolab
-from emolab import memory, models, pipeline
-from emolab.errors import EmolabError, ResourceError
-from emolab.generation import generate
-from emolab.logprobs import token_logprobs
-from emolab.memory import halving, room
-from emolab.runs import LOCK, OWNER, WAIT, writing
-from emolab.writing import Writing
+from emolab.answers.generation import generate
+from emolab.answers.logprobs import token_logprobs
+from emolab.answers.writing import Writing
+from emolab.base.errors import EmolabError, ResourceError
+from emolab.base.folders import LOCK, OWNER, WAIT, writing
+from emolab.models import memory
+from emolab.models.memory import halving, room
+from emolab.models.prompts import plan_batches, render_prompts
+from emolab.studies import pipeline
 from tests import oracle, tiny
 from tests.test_steering import hooks_left
 
@@ -119,7 +121,7 @@ def test_ctrl_c_ends_what_does_not_listen():
     """A computation that Python cannot interrupt."""
     code = """
 import time
-from emolab import cli
+from emolab.studies import cli
 def busy(arguments):
     while True:
         try:
@@ -153,7 +155,12 @@ def test_an_interrupted_call_says_how_to_go_on(tiny_llama, tmp_path, monkeypatch
 
 # Two at once.
 
-HOLD = "from emolab.runs import writing\nimport sys\nwith writing(sys.argv[1]):\n  print('held', flush=True); input()"
+HOLD = """
+import sys
+from emolab.base.folders import writing
+with writing(sys.argv[1]):
+  print("held", flush=True); input()
+"""
 
 
 @pytest.fixture
@@ -316,7 +323,7 @@ def test_out_of_memory_halves_the_batch(tiny_llama, room_for, run_out):
     vectors = tiny.random_vectors(tiny_llama, scale=0.5)
     rows = [emolab.Steering(vectors, {"joy": x}) if x else None for x in (1.0, 0, 0.5, -1.0, 0, 1.5, 0, 0, 2.0, 1.0)]
     asked = (QUERIES * 2)[: len(rows)]
-    prompts = models.render_prompts(tiny_llama, asked)
+    prompts = render_prompts(tiny_llama, asked)
     options = {"steering": rows, "max_new_tokens": 12}
     texts = generate(tiny_llama, asked, **options)
     logprobs = token_logprobs(tiny_llama, prompts, texts, steering=rows)
@@ -380,7 +387,7 @@ def test_sampled_rows_stay_different_when_halved(tiny_llama, room_for):
 
 
 def test_batches_shrink_with_the_memory_that_is_free(tiny_llama, monkeypatch):
-    lengths, plan = [50] * 300, partial(models.plan_batches, tiny_llama, cached=True)
+    lengths, plan = [50] * 300, partial(plan_batches, tiny_llama, cached=True)
     usual = plan(lengths)
     assert [len(rows) for rows in usual] == [128, 128, 44]
     monkeypatch.setattr(memory, "free_bytes", lambda device: 2**20)

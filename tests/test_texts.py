@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emolab.emotions import EMOTIONS, NEUTRAL
-from emolab.errors import EmolabError
-from emolab.judges import EmbeddingJudge
-from emolab.texts import BUNDLED_TEXTS, load_ratings, load_texts
+from emolab.answers.texts import BUNDLED_TEXTS, load_ratings, load_texts
+from emolab.base.errors import EmolabError
+from emolab.base.labels import EMOTIONS, NEUTRAL
+from emolab.judges.judges import EmbeddingJudge
 from tests.test_data import CARD, DATA, HELDOUT_TOPICS, TRAIN_USES, named, words
 
 LABELS = (*EMOTIONS, NEUTRAL)
@@ -257,7 +257,7 @@ def test_wrong_arguments_are_one_clear_error(arguments, message):
 
 
 def test_texts_make_responses(topics):
-    from emolab.responses import responses_from_texts
+    from emolab.answers.responses import responses_from_texts
 
     responses = responses_from_texts(load_texts("topics", split="train"))
     counts = defaultdict(int, responses["condition"].value_counts())

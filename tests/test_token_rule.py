@@ -11,15 +11,15 @@ import pytest
 import torch
 
 import emolab
-from emolab.activations import ResponseMeans, response_means
-from emolab.attention import attention_summary
-from emolab.controls import means_of
-from emolab.errors import EmolabError, MismatchError
-from emolab.models import load_model
-from emolab.prompts import encode
-from emolab.responses import responses_from_texts
-from emolab.token_rule import rule_name, token_pieces
-from emolab.vectors import extract_vectors
+from emolab.answers.responses import responses_from_texts
+from emolab.base.errors import EmolabError, MismatchError
+from emolab.heads.attention import attention_summary
+from emolab.models.load import load_model
+from emolab.models.prompts import encode
+from emolab.vectors.activations import ResponseMeans, response_means
+from emolab.vectors.controls import means_of
+from emolab.vectors.token_rule import rule_name, token_pieces
+from emolab.vectors.vectors import extract_vectors
 from emolab.widgets import token_projections, token_view
 from tests import tiny
 from tests.test_token_view import parts
@@ -82,7 +82,7 @@ def test_the_tokens_that_a_rule_names_are_averaged(rule, kind, request):
         assert means.meta["token_rule"] == rule
         for row, text in enumerate(responses["text"]):
             chat = model.tokenizer.chat_template and responses["prompt"].isna().all()
-            prompt = emolab.models.render_prompts(model, [emolab.emotions.NEUTRAL_QUERY])[0] if chat else ""
+            prompt = emolab.models.prompts.render_prompts(model, [emolab.base.labels.NEUTRAL_QUERY])[0] if chat else ""
             x = states(model, prompt, text)
             own = [i for i in RULES[rule](x.shape[1]) if i or prompt or model.adds_bos]
             np.testing.assert_allclose(means.means["resid"][row, :-1], x[:, own].mean(1), rtol=1e-4, atol=1e-5)
@@ -118,7 +118,7 @@ def test_start_counts_from_a_character_on(tiny_llama):
     )  # fmt: skip
     means = response_means(tiny_llama, responses, sites=("resid",), progress=False)
     assert means.index["n_tokens"].tolist() == [8, 7, 12, 7]  # "the c|at": a token that began before is left out
-    prompt = emolab.models.render_prompts(tiny_llama, [emolab.emotions.NEUTRAL_QUERY])[0]
+    prompt = emolab.models.prompts.render_prompts(tiny_llama, [emolab.base.labels.NEUTRAL_QUERY])[0]
     x = states(tiny_llama, prompt, TEXTS["neutral"][0])[:, 2:]
     np.testing.assert_allclose(means.means["resid"][0, :-1], x.mean(1), rtol=1e-4, atol=1e-5)
     both = response_means(tiny_llama, responses, sites=("resid",), tokens="from:5", progress=False)

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 import emolab
-from emolab.errors import EmolabError
-from emolab.models import encode, render_prompts, site_hooks
-from emolab.steering import Steering, steered
-from emolab.token_rule import token_pieces
+from emolab.base.errors import EmolabError
+from emolab.models.prompts import encode, render_prompts
+from emolab.models.sites import site_hooks
+from emolab.steering.steering import Steering, steered
+from emolab.vectors.token_rule import token_pieces
 from emolab.widgets import token_projections, token_view
 from emolab.widgets import tokens as tokens_module
 from emolab.widgets.page import page, signed, signed_shade

@@ -4,15 +4,16 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from emolab import activations
-from emolab.activations import ResponseMeans, output_weights, response_means
-from emolab.emotions import EMOTIONS
-from emolab.errors import EmolabError
-from emolab.models import load_model
-from emolab.passes import batch_means as passes_of
-from emolab.responses import responses_from_texts
-from emolab.steering import Steering, steered
-from emolab.vectors import EmotionVectors, contrast_weights, extract_vectors, vectors_from_means
+from emolab.answers.responses import responses_from_texts
+from emolab.base.errors import EmolabError
+from emolab.base.labels import EMOTIONS
+from emolab.models.load import load_model
+from emolab.models.sites import output_weights
+from emolab.steering.steering import Steering, steered
+from emolab.vectors import activations
+from emolab.vectors.activations import ResponseMeans, response_means
+from emolab.vectors.reading import batch_means as passes_of
+from emolab.vectors.vectors import EmotionVectors, contrast_weights, extract_vectors, vectors_from_means
 from tests import tiny
 
 SITES = ("resid", "attn", "mlp", "head")

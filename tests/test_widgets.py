@@ -16,10 +16,10 @@ import pytest
 import torch
 
 import emolab
-from emolab.errors import EmolabError
-from emolab.generation import generate
-from emolab.judges import FunctionJudge
-from emolab.steering import Steering, steered
+from emolab.answers.generation import generate
+from emolab.base.errors import EmolabError
+from emolab.judges.judges import FunctionJudge
+from emolab.steering.steering import Steering, steered
 from emolab.widgets import SteeringPanel, head_view
 from emolab.widgets import panel as panel_module
 from emolab.widgets.work import Latest, random_control
@@ -452,9 +452,10 @@ def test_head_view_escapes_and_stays_small():
 
 
 def test_head_view_takes_the_measured_tables(tiny_llama):
-    from emolab.activations import output_weights, response_means
-    from emolab.heads import head_maps
-    from emolab.vectors import vectors_from_means
+    from emolab.heads.head_vectors import head_maps
+    from emolab.models.sites import output_weights
+    from emolab.vectors.activations import response_means
+    from emolab.vectors.vectors import vectors_from_means
 
     texts = {c: [f"{c} park {i}" for i in ("dog", "cat", "sea", "sun")] for c in ("neutral", "joy", "anger")}
     means = response_means(tiny_llama, emolab.responses_from_texts(texts), sites=("head",), progress=False)

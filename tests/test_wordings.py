@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 import emolab
-from emolab import Writing, generation
-from emolab.errors import EmolabError
-from emolab.judges import FunctionJudge
-from emolab.prompts import render_prompts
-from emolab.stats import interval
-from emolab.wordings import WORDINGS, choose_wording, templates_of
+from emolab import Writing
+from emolab.answers import generation
+from emolab.base.errors import EmolabError
+from emolab.base.stats import interval
+from emolab.experiments.wordings import WORDINGS, choose_wording, templates_of
+from emolab.judges.judges import FunctionJudge
+from emolab.models.prompts import render_prompts
 
 QUERIES = emolab.load_queries(["tell me about the park .", "how ?", "a dog", "a cat", "a road", "a house"])
 EMOTIONS = ("joy", "awe")

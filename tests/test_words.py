@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from emolab.emotions import EMOTIONS
-from emolab.words import affirmed, emotion_words, is_refusal, named, unnamed, words_of
+from emolab.base.labels import EMOTIONS
+from emolab.judges.words import affirmed, emotion_words, is_refusal, named, unnamed, words_of
 from tests.sentences import CHOSEN_ON, FRESH
 
 

@@ -11,12 +11,15 @@ import torch
 from transformers import GenerationConfig
 
 import emolab
-from emolab import Steering, Writing, decoding
-from emolab.decoding import _OwnTokens
-from emolab.errors import EmolabError
-from emolab.generation import forward, generate
-from emolab.logprobs import token_logprobs
-from emolab.models import encode, load_model, render_prompts
+from emolab import Steering, Writing
+from emolab.answers import decoding
+from emolab.answers.decoding import _OwnTokens
+from emolab.answers.generation import generate
+from emolab.answers.logprobs import token_logprobs
+from emolab.base.errors import EmolabError
+from emolab.models.hooks import forward
+from emolab.models.load import load_model
+from emolab.models.prompts import encode, render_prompts
 from tests import chat_templates, tiny
 
 QUERIES = ["tell me about the park .", "how ?", "a dog and a cat in the rain", "did you feel sad today ?"]
@@ -212,7 +215,7 @@ def test_reasoning_in_a_prompt_or_an_answer_is_told(tiny_llama, monkeypatch):
     with pytest.warns(UserWarning, match="a prompt ends in <think>") as told:
         generate(tiny_llama, ["tell me <think>\n", "tell me"], raw=True, max_new_tokens=2)
     assert len(told) == 1 and told[0].filename == __file__
-    monkeypatch.setattr("emolab.generation._decode", lambda model, ids: ["<think> well"] * len(ids))
+    monkeypatch.setattr("emolab.answers.generation._decode", lambda model, ids: ["<think> well"] * len(ids))
     with pytest.warns(UserWarning, match="an answer begins with <think>") as told:
         generate(tiny_llama, QUERIES, max_new_tokens=2, batch_size=1)
     assert len(told) == 1
@@ -224,7 +227,7 @@ def test_reasoning_in_a_prompt_or_an_answer_is_told(tiny_llama, monkeypatch):
 @pytest.fixture
 def bars(monkeypatch):
     """What every bar counted, and whether it was shown."""
-    from emolab import progress
+    from emolab.base import progress
 
     seen = []
 

@@ -88,7 +88,7 @@ def save(directory: Path, model, tok) -> Path:
 
 def random_vectors(model, emotions=("anger", "joy", "sadness"), seed: int = 0, scale: float = 1.0):
     """Random EmotionVectors that fit a model, at every site; whole numbers over 64, so that sums of a few are exact."""
-    from emolab.vectors import EmotionVectors
+    from emolab.vectors.vectors import EmotionVectors
 
     draw = torch.Generator().manual_seed(seed)
     shape = (len(emotions), model.n_layers)

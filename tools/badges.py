@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell
 
-from emolab.errors import EmolabError
+from emolab.base.errors import EmolabError
 from tools import editions
 from tools.notebooks import is_student, read_notebook, tidy
 

@@ -15,7 +15,7 @@ from textwrap import indent
 import nbformat
 from nbformat.v4 import new_markdown_cell
 
-from emolab.errors import EmolabError
+from emolab.base.errors import EmolabError
 from tools.notebooks import STUDENT, read_notebook, tidy
 
 SOURCE = Path("notebooks/07_classroom_solution.ipynb")

@@ -25,9 +25,9 @@ from pathlib import Path
 
 import nbformat
 
-from emolab.errors import EmolabError, FileError
+from emolab.base.errors import EmolabError, FileError
+from emolab.base.folders import WAIT
 from emolab.plot.save import adopt_figures, figures_directory, read_manifest
-from emolab.runs import WAIT
 from tools.agreement import figures_differ, notebooks_differ, processor
 from tools.gallery import gallery_problems, write_gallery
 

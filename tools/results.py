@@ -6,7 +6,7 @@ About five minutes for each source on two cores; it goes on where it was stopped
 
 For each source of vectors (the model's own answers, written texts, frames around an emotion word) and each part (whole,
 specific): setting and doses are chosen on training questions by a judge that does not see the names of emotions
-(`emolab.selection`), and what they do is read on held-out questions that evoke nothing, beside random directions,
+(`experiments.selection`), and what they do is read on held-out questions that evoke nothing, beside random directions,
 shuffled labels and the instruction. Nothing here is drawn at random but the controls, by their seeds.
 """
 
@@ -20,13 +20,13 @@ import pandas as pd
 
 import emolab
 from emolab import EMOTIONS, Steering
-from emolab.judges import BlindJudge, EmbeddingJudge
-from emolab.pretrained import fast_bfloat16
-from emolab.scoring import kept_score
-from emolab.selection import Round, Search, select
-from emolab.storage import write_json
-from emolab.summary import summarise, turned
-from emolab.wordings import templates_of
+from emolab.base.storage import write_json
+from emolab.experiments.selection import Round, Search, select
+from emolab.experiments.wordings import templates_of
+from emolab.judges.judges import BlindJudge, EmbeddingJudge
+from emolab.judges.scoring import kept_score
+from emolab.models.pretrained import fast_bfloat16
+from emolab.studies.numbers import summarise, turned
 from tools.ship_vectors import WORDING, vectors_from
 
 ROOT = Path(__file__).parent.parent

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import emolab
 from emolab import EMOTIONS, Steering
-from emolab.wordings import templates_of
+from emolab.experiments.wordings import templates_of
 
 SITES = ("resid", "attn")
 SETTINGS = (

@@ -11,7 +11,7 @@ right. Otherwise it raises `Wrong`, which says what was expected and which commo
 
 from __future__ import annotations
 
-from ..lazy import on_use
+from emolab.base.lazy import on_use
 
 # Loaded on first use, as emolab itself.
 _PUBLIC = {

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..errors import EmolabError
+from emolab.base.errors import EmolabError
 
 
 class Wrong(EmolabError):

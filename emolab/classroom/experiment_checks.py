@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..stats import interval
-from .attempt import Wrong, attempt, done, same
+from emolab.base.stats import interval
+from emolab.classroom.attempt import Wrong, attempt, done, same
 
 
 def check_share(share: Callable[[Tensor], tuple[float, float, float]]) -> None:

@@ -11,11 +11,11 @@
 
 from __future__ import annotations
 
-from .attention import attention_bars, attention_html, words_table
-from .baselines import method_table, tradeoff
-from .causal import ablation_curve, head_forest
-from .claims import claim_additive, claim_linear, claim_monotone, claim_preservation
-from .curves import (
+from emolab.plot.attention import attention_bars, attention_html, words_table
+from emolab.plot.baselines import method_table, tradeoff
+from emolab.plot.causal import ablation_curve, head_forest
+from emolab.plot.claims import claim_additive, claim_linear, claim_monotone, claim_preservation
+from emolab.plot.curves import (
     agreement_curve,
     convergence_curve,
     denoise_curve,
@@ -23,18 +23,18 @@ from .curves import (
     reliability_curve,
     shared_energy_curve,
 )
-from .effects import effect_forest, wrong_way
-from .geometry import cosine_by_layer, cosine_map, norms
-from .heads import head_cosine_map, head_map, head_umap
-from .judges import calibration_curve, judge_agreement
-from .maps import cka_map, clustered_map, cosine_grid, layer_map
-from .points import affect_plane, response_map, trajectory_map
-from .purity import confusion_map, purity_dots
-from .save import check_figures, save_figure
-from .scores import dose_response, instruction_following
-from .style import theme
-from .sweeps import fade_curve, layer_curve, mixture_map, site_map
-from .tables import text_table
+from emolab.plot.effects import effect_forest, wrong_way
+from emolab.plot.geometry import cosine_by_layer, cosine_map, norms
+from emolab.plot.heads import head_cosine_map, head_map, head_umap
+from emolab.plot.judges import calibration_curve, judge_agreement
+from emolab.plot.maps import cka_map, clustered_map, cosine_grid, layer_map
+from emolab.plot.points import affect_plane, response_map, trajectory_map
+from emolab.plot.purity import confusion_map, purity_dots
+from emolab.plot.save import check_figures, save_figure
+from emolab.plot.scores import dose_response, instruction_following
+from emolab.plot.style import theme
+from emolab.plot.sweeps import fade_curve, layer_curve, mixture_map, site_map
+from emolab.plot.tables import text_table
 
 __all__ = [
     "ablation_curve",

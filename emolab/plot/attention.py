@@ -7,10 +7,10 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from ..emotions import order, styles
-from ..errors import EmolabError, need_table
-from .heads import _finish
-from .style import INK, new_figure, theme, top_legend
+from emolab.base.errors import EmolabError, need_table
+from emolab.base.labels import order, styles
+from emolab.plot.heads import _finish
+from emolab.plot.style import INK, new_figure, theme, top_legend
 
 _COLORS = {
     "bos": "#E4E4E4",
@@ -28,10 +28,10 @@ def attention_bars(table: pd.DataFrame, *, emotion: str | None = None, model=Non
 
     >>> fig = attention_bars(attention_summary(model, responses, heads=[(3, 4)], tokens=emotion_tokens(model, others)))
 
-    table: from `emolab.attention.attention_summary`. emotion: one of its emotions; default their mean.
+    table: from `emolab.heads.attention_summary`. emotion: one of its emotions; default their mean.
     """
     columns = ("layer", "head", "emotion", "region", "share", "lo", "hi", "uniform")
-    need_table(table, columns, "emolab.attention.attention_summary")
+    need_table(table, columns, "emolab.heads.attention.attention_summary")
     own = table if emotion is None else table[table["emotion"] == emotion]
     if own.empty:
         raise EmolabError(f"no emotion {emotion!r} in this table; it has {', '.join(order(table['emotion']))}")
@@ -81,10 +81,10 @@ def attention_html(pattern: pd.DataFrame, *, position: int | None = None) -> Htm
 
     >>> attention_html(attention_pattern(model, prompt, text, layer=3, head=4))
 
-    pattern: from `emolab.attention.attention_pattern`. position: one `from_position`; default the mean over all.
+    pattern: from `emolab.heads.attention_pattern`. position: one `from_position`; default the mean over all.
     Tokens are escaped, whatever the model wrote. Raises EmolabError for a position that is not there.
     """
-    need_table(pattern, ("from_position", "position", "token", "weight"), "emolab.attention.attention_pattern")
+    need_table(pattern, ("from_position", "position", "token", "weight"), "emolab.heads.attention.attention_pattern")
     own = pattern if position is None else pattern[pattern["from_position"] == position]
     if own.empty:
         have = f"{pattern['from_position'].min()} to {pattern['from_position'].max()}"
@@ -115,10 +115,10 @@ def words_table(table: pd.DataFrame, *, n: int = 8):
 
     >>> words_table(top_words(model, vectors))
 
-    table: from `emolab.attribution.top_words`. Returns a pandas Styler; tokens are escaped.
+    table: from `emolab.heads.top_words`. Returns a pandas Styler; tokens are escaped.
     """
     columns = ("part", "emotion", "layer", "head", "direction", "rank", "token")
-    need_table(table, columns, "emolab.attribution.top_words")
+    need_table(table, columns, "emolab.heads.attribution.top_words")
     top = table[table["rank"] <= n].sort_values("rank", kind="stable")
     top = top.assign(token=top["token"].str.strip().where(top["token"].str.strip() != "", top["token"].map(repr)))
     keys = ["part", "layer", *(["head"] if (top["head"] >= 0).any() else []), "emotion"]

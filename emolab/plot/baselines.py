@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from ..errors import EmolabError, need_table
-from .maps import finish_about
-from .style import GREY, INK, new_figure, theme, top_legend
+from emolab.base.errors import EmolabError, need_table
+from emolab.plot.maps import finish_about
+from emolab.plot.style import GREY, INK, new_figure, theme, top_legend
 
 # Colours of petroff10 that no emotion has (nor a neighbour of one), and a marker each.
 _STYLE = {

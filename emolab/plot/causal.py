@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from ..emotions import order
-from ..errors import EmolabError, need_number, need_table
-from .heads import _TESTS, _finish
-from .style import GREY, INK, emotion_kwargs, new_figure, theme, top_legend
+from emolab.base.errors import EmolabError, need_number, need_table
+from emolab.base.labels import order
+from emolab.plot.heads import _TESTS, _finish
+from emolab.plot.style import GREY, INK, emotion_kwargs, new_figure, theme, top_legend
 
 _UNITS = {"words": "nats of emotion-word probability"}
 
@@ -82,7 +82,7 @@ def ablation_curve(table: pd.DataFrame, *, model=None, seed=None):
 
     >>> fig = ablation_curve(curve)
 
-    table: from `emolab.causal.ablation_curve`. 1 is the instructed run, 0 the neutral one; bands are 95 % bootstrap
+    table: from `emolab.heads.ablation_curve`. 1 is the instructed run, 0 the neutral one; bands are 95 % bootstrap
     intervals over queries (and random sets of heads).
     """
     need_table(table, ("emotion", "order", "k", "kept", "lo", "hi"), "emolab.ablation_curve")

@@ -12,9 +12,9 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from ..emotions import order
-from ..errors import EmolabError
-from .style import GREY, INK, emotion_grid, emotion_kwargs, finish, log_axis, new_figure, panel_title, theme
+from emolab.base.errors import EmolabError
+from emolab.base.labels import order
+from emolab.plot.style import GREY, INK, emotion_grid, emotion_kwargs, finish, log_axis, new_figure, panel_title, theme
 
 _SCALES = {"judge": "judge's logit\nof the target", "log-odds": "log-odds, nats\nper token"}
 _LINES = {
@@ -65,7 +65,7 @@ def claim_preservation(claim, *, model=None, seed: int | None = None):
     exponent of its growth up to dose 1; dashed, the instructed answers. Below: the vector minus each control. Bands and
     bars: 95 % intervals over queries. The shaded strip is what counts as no more than random.
     """
-    from ..claims import MARGIN
+    from emolab.comparisons.claims import MARGIN
 
     _check(claim, "preservation")
     table, controls = claim.table, [c for c in ("none", *_LINES) if c in set(claim.table["control"])]

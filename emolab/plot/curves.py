@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from ..emotions import order
-from ..errors import EmolabError, need_table
-from .maps import finish_about, no_heads, tables_of
-from .style import GREY, INK, emotion_kwargs, layer_axis, new_figure, side_legend, theme, top_legend
+from emolab.base.errors import EmolabError, need_table
+from emolab.base.labels import order
+from emolab.plot.maps import finish_about, no_heads, tables_of
+from emolab.plot.style import GREY, INK, emotion_kwargs, layer_axis, new_figure, side_legend, theme, top_legend
 
 _PROBES = {"centroid": ("nearest centroid", INK, "o"), "logistic": ("logistic", "#56B4E9", "s")}
 
@@ -98,7 +98,7 @@ def convergence_curve(tables, *, model=None, seed: int | None = None):
 def agreement_curve(tables, *, model=None, seed: int | None = None):
     """Cosine between two sets of vectors of the same emotions, by layer: one's own beside imported ones.
 
-    >>> table = interop.agreement(ours, theirs, site="attn", part="specific")
+    >>> table = similarity.vector_agreement(ours, theirs, site="attn", part="specific")
     >>> fig = agreement_curve({"specific": table})
 
     tables: from `interop.agreement`, one or {title: table}. Dashed: mean cosine between different emotions, what any

@@ -7,9 +7,9 @@ from math import ceil
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from ..emotions import order
-from ..errors import EmolabError, need_number, need_table
-from .style import GREY, INK, emotion_kwargs, finish, new_figure, theme, top_legend
+from emolab.base.errors import EmolabError, need_number, need_table
+from emolab.base.labels import order
+from emolab.plot.style import GREY, INK, emotion_kwargs, finish, new_figure, theme, top_legend
 
 _NAMES = {
     "p_target": "judge's probability of the target",
@@ -28,13 +28,13 @@ _CONTROLS = {
 def effect_forest(table: pd.DataFrame, *, level: float = 0.05, model=None, seed: int | None = None):
     """Steered minus control at every dose, one panel an emotion, with 95 % intervals over queries.
 
-    >>> fig = effect_forest(emolab.dose_response.compare(scores, control="random"))
+    >>> fig = effect_forest(emolab.experiments.dose_response.compare(scores, control="random"))
 
-    table: from `emolab.dose_response.compare`, one control and one measure. Filled markers have q below `level`
+    table: from `emolab.experiments.compare`, one control and one measure. Filled markers have q below `level`
     (Benjamini-Hochberg over all cells of the table). Raises EmolabError for another table.
     """
     columns = ("emotion", "alpha", "difference", "lo", "hi", "q", "n", "control", "measure")
-    need_table(table, columns, "emolab.dose_response.compare")
+    need_table(table, columns, "emolab.experiments.dose_response.compare")
     need_number("level", level, 0, 1)
     for column in ("control", "measure"):
         if table[column].nunique() != 1:
@@ -69,13 +69,13 @@ def effect_forest(table: pd.DataFrame, *, level: float = 0.05, model=None, seed:
 def wrong_way(table: pd.DataFrame, *, model=None, seed: int | None = None):
     """Share of queries whose target moved against the sign of the dose, beside a random direction.
 
-    >>> fig = wrong_way(emolab.dose_response.wrong_way(scores))
+    >>> fig = wrong_way(emolab.experiments.dose_response.wrong_way(scores))
 
-    table: from `emolab.dose_response.wrong_way`. Bars are 95 % intervals over queries (Wilson). A mean that rises can
+    table: from `emolab.experiments.wrong_way`. Bars are 95 % intervals over queries (Wilson). A mean that rises can
     hide many queries that fall. Raises EmolabError for another table.
     """
     columns = ("emotion", "alpha", "share", "lo", "hi", "n", "random")
-    need_table(table, columns, "emolab.dose_response.wrong_way")
+    need_table(table, columns, "emolab.experiments.dose_response.wrong_way")
     with theme():
         fig, panels = _panels(table, height=1.9)
         for emotion, ax in panels.items():

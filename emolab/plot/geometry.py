@@ -7,9 +7,9 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from ..emotions import order, styles
-from ..errors import EmolabError, need_vectors
-from .style import (
+from emolab.base.errors import EmolabError, need_vectors
+from emolab.base.labels import order, styles
+from emolab.plot.style import (
     GREY,
     INK,
     emotion_kwargs,
@@ -37,7 +37,7 @@ def norms(vectors, *, site: str = "resid", model=None, seed: int | None = None):
     The right panel is what alpha 1 with unit="residual" would be worth; imported vectors, which do not know that
     norm, have none. Raises EmolabError for site "head".
     """
-    from ..geometry import part_array
+    from emolab.geometry.similarity import part_array
 
     ev, labels = part_array(vectors, site), list(vectors.emotions)
     length = np.linalg.norm(ev, axis=-1)  # [emotion, layer]
@@ -85,7 +85,7 @@ def cosine_by_layer(vectors, *, site: str = "resid", part: str | None = None, mo
     their mean cosine lies near -1/(k-1) whatever the model does: the dotted line. A pair's line has both colours; more
     than fifteen pairs (seven emotions) are drawn as a band.
     """
-    from ..geometry import cosines
+    from emolab.geometry.similarity import cosines
 
     need_vectors(vectors)
     parts = ("whole", "specific") if part is None else (part,)
@@ -131,8 +131,8 @@ def cosine_map(vectors, layer: int, *, site: str = "resid", part: str = "whole",
 
     Values are printed for up to eight emotions. Raises EmolabError for a layer that does not exist.
     """
-    from ..geometry import cosine_matrix
-    from ..resampling import some_layers
+    from emolab.base.tables import some_layers
+    from emolab.geometry.similarity import cosine_matrix
 
     (layer,) = some_layers(vectors.n_layers, layer)
     labels = order(vectors.emotions)

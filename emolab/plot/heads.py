@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.artist import setp
 from matplotlib.ticker import MaxNLocator
 
-from ..emotions import order
-from ..errors import EmolabError, need_table
-from .style import INK, emotion_kwargs, finish, new_figure, theme, top_legend
+from emolab.base.errors import EmolabError, need_table
+from emolab.base.labels import order
+from emolab.plot.style import INK, emotion_kwargs, finish, new_figure, theme, top_legend
 
 # name: (label, lowest, highest value of the colours); None: from the data. Signed ones are symmetric about zero.
 VALUES = {
@@ -39,7 +39,7 @@ def head_map(table: pd.DataFrame, value: str = "contribution", *, level: float =
     Signed quantities are red above zero and blue below, on one scale for all emotions. Heads that were not tested, and
     layers that have none, stay grey.
     """
-    need_table(table, ("layer", "head", "emotion"), "emolab.heads.head_maps or emolab.head_effects")
+    need_table(table, ("layer", "head", "emotion"), "emolab.heads.head_vectors.head_maps or emolab.head_effects")
     if value not in VALUES or value not in table:
         known = [v for v in VALUES if v in table]
         raise EmolabError(f"cannot show {value!r} of this table; it holds {', '.join(known) or 'no quantity of heads'}")
@@ -91,9 +91,9 @@ def head_cosine_map(cosines: pd.DataFrame, *, emotion: str, cluster: bool = Fals
 
     cosines: from `emolab.heads.head_cosines`. Clusters: average linkage on 1 - cosine. Lines part the layers.
     """
-    need_table(cosines, (), "emolab.heads.head_cosines")
+    need_table(cosines, (), "emolab.heads.head_vectors.head_cosines")
     if list(cosines.index) != list(cosines.columns):
-        raise EmolabError("the table has other rows than columns; it comes from emolab.heads.head_cosines")
+        raise EmolabError("the table has other rows than columns; it comes from emolab.heads.head_vectors.head_cosines")
     names, values = list(cosines.index), cosines.to_numpy(float)
     place = np.arange(len(names))
     if cluster:
@@ -152,7 +152,7 @@ def head_umap(table: pd.DataFrame, *, largest: int = 4, model=None, seed=None):
     of a UMAP are no evidence.
     """
     columns = ("layer", "head", "emotion", "norm", "method", "x", "y", "trustworthiness")
-    need_table(table, columns, "emolab.heads.embed_heads")
+    need_table(table, columns, "emolab.heads.head_vectors.embed_heads")
     methods = [m for m in ("pca", "umap") if (table["method"] == m).any()]
     emotions = order(table["emotion"])
     loud = table[table["method"] == methods[0]].groupby(["layer", "head"])["norm"].mean().nlargest(largest).index

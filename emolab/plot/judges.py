@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ..errors import need_table
-from ..stats import interval
-from .style import GREY, INK, finish, new_figure, theme
+from emolab.base.errors import need_table
+from emolab.base.stats import interval
+from emolab.plot.style import GREY, INK, finish, new_figure, theme
 
 _BINS = 10
 _STAGES = {"before": (GREY, "s", "as it is"), "after": (INK, "o", "calibrated, held-out folds")}
@@ -51,7 +51,7 @@ def judge_agreement(table: pd.DataFrame, *, model=None, seed: int | None = None)
 def calibration_curve(heldout: pd.DataFrame, *, model=None, seed: int | None = None):
     """Share of texts that a judge reads rightly, by how sure it is, before and after calibration.
 
-    >>> fig = calibration_curve(emolab.calibration.calibrated(judge, texts, labels).heldout)
+    >>> fig = calibration_curve(emolab.judges.calibration.calibrated(judge, texts, labels).heldout)
 
     heldout: of a judge from `calibrated`. On the diagonal a probability of .7 is right in 70 % of the texts. Ten bins
     of equal width; bars are 95 % intervals (Wilson), numbers above them texts in the bin.

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.patches import Patch
 
-from ..emotions import order, styles
-from ..errors import EmolabError, need_table, need_vectors
-from .geometry import _finish, _title
-from .style import INK, finish, name_ticks, new_figure, text_on, theme
+from emolab.base.errors import EmolabError, need_table, need_vectors
+from emolab.base.labels import order, styles
+from emolab.plot.geometry import _finish, _title
+from emolab.plot.style import INK, finish, name_ticks, new_figure, text_on, theme
 
 _COSINE = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1}
 _TICKS = [-1, -0.5, 0, 0.5, 1]
@@ -33,8 +33,8 @@ def cosine_grid(
 
     layers: default at most six, evenly spread. Values are printed for up to six emotions.
     """
-    from ..geometry import cosines
-    from ..resampling import some_layers
+    from emolab.base.tables import some_layers
+    from emolab.geometry.similarity import cosines
 
     need_vectors(vectors)
     layers = some_layers(vectors.n_layers, layers)
@@ -59,7 +59,7 @@ def layer_map(vectors, *, site: str = "resid", part: str = "whole", model=None, 
 
     >>> fig = layer_map(vectors, site="attn")
     """
-    from ..geometry import layer_cosines
+    from emolab.geometry.similarity import layer_cosines
 
     need_vectors(vectors)
     labels, n = order(vectors.emotions), vectors.n_layers
@@ -129,8 +129,8 @@ def clustered_map(
     from scipy.cluster.hierarchy import dendrogram, linkage, optimal_leaf_ordering
     from scipy.spatial.distance import squareform
 
-    from ..geometry import part_array
-    from ..resampling import some_layers
+    from emolab.base.tables import some_layers
+    from emolab.geometry.similarity import part_array
 
     need_vectors(vectors)
     layers = some_layers(vectors.n_layers, layers)

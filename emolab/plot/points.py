@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ..emotions import order, styles
-from ..errors import EmolabError, need_table
-from .maps import about, finish_about
-from .style import INK, STYLES, new_figure, side_legend, theme, top_legend
+from emolab.base.errors import EmolabError, need_table
+from emolab.base.labels import order, styles
+from emolab.plot.maps import about, finish_about
+from emolab.plot.style import INK, STYLES, new_figure, side_legend, theme, top_legend
 
 _NAMES = {"pca": "PCA", "umap": "UMAP"}
 
@@ -93,7 +93,7 @@ def affect_plane(plane: pd.DataFrame, *, model=None, seed: int | None = None):
 
     >>> fig = affect_plane(embedding.affect_plane(vectors, layer=3))
     """
-    from ..embedding import affect_scores
+    from emolab.geometry.projections import affect_scores
 
     scores = affect_scores(plane).set_index(["component", "rating"])
     explained = plane.attrs.get("explained", [np.nan, np.nan])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ..emotions import order
-from ..errors import need_table
-from .maps import about, finish_about
-from .style import GREY, INK, name_ticks, new_figure, text_on, theme
+from emolab.base.errors import need_table
+from emolab.base.labels import order
+from emolab.plot.maps import about, finish_about
+from emolab.plot.style import GREY, INK, name_ticks, new_figure, text_on, theme
 
 _PARTS = {
     "unsteered": "unsteered",

@@ -19,10 +19,10 @@ import pandas as pd
 from filelock import FileLock
 from matplotlib.figure import Figure
 
-from .. import __version__
-from ..errors import EmolabError, FileError, need_table, shown
-from ..storage import atomic, read_json, user_path
-from .style import FIXED, describe, provenance
+from emolab import __version__
+from emolab.base.errors import EmolabError, FileError, need_table, shown
+from emolab.base.storage import atomic, read_json, user_path
+from emolab.plot.style import FIXED, describe, provenance
 
 _NAME = "[a-z0-9][a-z0-9_-]*"
 DPI = 200  # of the file

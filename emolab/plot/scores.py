@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from ..dose_response import collapse, dose_table
-from ..emotions import order
-from ..errors import EmolabError, need_table
-from ..scored import Instructed
-from ..stats import interval
-from .style import (
+from emolab.base.errors import EmolabError, need_table
+from emolab.base.labels import order
+from emolab.base.stats import interval
+from emolab.experiments.dose_response import collapse, dose_table
+from emolab.experiments.headline import Instructed
+from emolab.plot.style import (
     GREY,
     INK,
     emotion_grid,
@@ -103,7 +103,7 @@ def dose_response(
 
     >>> fig = dose_response(scores, reference=instructed, best={"joy": 2.0})
 
-    table: a scored sweep of one setting, as `emolab.dose_response.dose_table` takes it, whose numbers these are.
+    table: a scored sweep of one setting, as `emolab.experiments.dose_table` takes it, whose numbers these are.
     reference: scored answers under instruction, whose level is drawn, too; or only their median perplexity by emotion.
     Rows, as far as there are scores: share of texts whose top emotion is the target; adherence over that of unsteered
     texts; median perplexity over that of instructed answers (else unsteered texts), with the limit 1.5; the headline

@@ -17,8 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from ..emotions import styles
-from ..errors import EmolabError
+from emolab.base.errors import EmolabError
+from emolab.base.labels import styles
 
 # name -> (width of a full-width figure in inches, font size in points). Print: two columns of a journal, 8 pt.
 STYLES = {"notebook": (9.6, 10.0), "print": (7.0, 8.0), "slides": (13.0, 15.0)}

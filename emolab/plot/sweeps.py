@@ -11,12 +11,23 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ..emotions import order
-from ..errors import EmolabError, need_table
-from ..grid import FIELDS, parse_mixture
-from ..scored import is_hit, is_unsteered
-from ..stats import clusters_of, interval
-from .style import GREY, INK, emotion_kwargs, finish, layer_axis, name_ticks, new_figure, text_on, theme, top_legend
+from emolab.base.errors import EmolabError, need_table
+from emolab.base.labels import order
+from emolab.base.stats import clusters_of, interval
+from emolab.experiments.headline import is_hit, is_unsteered
+from emolab.plot.style import (
+    GREY,
+    INK,
+    emotion_kwargs,
+    finish,
+    layer_axis,
+    name_ticks,
+    new_figure,
+    text_on,
+    theme,
+    top_legend,
+)
+from emolab.steering.settings import FIELDS, parse_mixture
 
 _COLUMNS = 5  # small multiples in a row
 _SAID = {"positions": "{} tokens", "fade": "half-life {}", "alpha": "dose {:g}", "layers": "layers {}"}

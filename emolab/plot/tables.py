@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ..emotions import order, styles
-from ..errors import EmolabError
+from emolab.base.errors import EmolabError
+from emolab.base.labels import order, styles
 
 
 def text_table(table: pd.DataFrame, *, rows: str = "emotion", columns: str = "alpha", highlight: str | None = "top"):

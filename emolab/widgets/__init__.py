@@ -12,8 +12,8 @@ Whatever a model or a user wrote is escaped.
 
 from __future__ import annotations
 
-from .heads import head_view
-from .panel import SteeringPanel
-from .tokens import token_projections, token_view
+from emolab.widgets.heads import head_view
+from emolab.widgets.panel import SteeringPanel
+from emolab.widgets.tokens import token_projections, token_view
 
 __all__ = ["SteeringPanel", "head_view", "token_projections", "token_view"]

@@ -7,12 +7,12 @@ from html import escape
 
 import numpy as np
 
-from ..emotions import styles
-from ..errors import EmolabError
-from ..judges import UNREAD
-from ..steering import Steering
-from ..writing import Writing
-from .page import FADED, LINE
+from emolab.answers.writing import Writing
+from emolab.base.errors import EmolabError
+from emolab.base.labels import styles
+from emolab.judges.judges import UNREAD
+from emolab.steering.steering import Steering
+from emolab.widgets.page import FADED, LINE
 
 
 def code_line(prompt: str, steering: Steering | None, max_new_tokens: int, writing: Writing) -> str:

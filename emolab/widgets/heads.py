@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 
-from ..emotions import order
-from ..errors import EmolabError, need_table
-from ..plot.heads import VALUES
-from .page import FADED, LINE, View, page
+from emolab.base.errors import EmolabError, need_table
+from emolab.base.labels import order
+from emolab.plot.heads import VALUES
+from emolab.widgets.page import FADED, LINE, View, page
 
 MAX_HEADS = 1100  # the cells of a larger map alone would outweigh the notebook
 _MAX_DATA = 28_000  # characters of numbers; the whole view then stays below 60 kB
@@ -33,7 +33,7 @@ def head_view(table: pd.DataFrame, value: str | None = None, *, emotion: str | N
     first). Of models with many heads the smaller columns are left out of the details, never of `.table`. Raises
     EmolabError for a table without such a quantity, with several rows for a head and emotion, or of over 1,100 heads.
     """
-    need_table(table, ("layer", "head", "emotion"), "emolab.heads.head_maps or emolab.head_effects")
+    need_table(table, ("layer", "head", "emotion"), "emolab.heads.head_vectors.head_maps or emolab.head_effects")
     known = [v for v in VALUES if v in table]
     value = value or next((v for v in ("share", "contribution", *known) if v in table), None)
     if value not in known:

@@ -9,16 +9,16 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from ..emotions import styles
-from ..errors import EmolabError, need_number
-from ..generation import generate
-from ..judges import judges_of
-from ..models import Model
-from ..steering import CHOICES, Steering, as_rows
-from ..vectors import EmotionVectors
-from ..writing import Writing, need_writing
-from .answers import answers, code_line, one_line
-from .work import Latest, default_judge, judged_by, own_copy, random_control
+from emolab.answers.generation import generate
+from emolab.answers.writing import Writing, need_writing
+from emolab.base.errors import EmolabError, need_number
+from emolab.base.labels import styles
+from emolab.judges.judges import judges_of
+from emolab.models.model import Model
+from emolab.steering.steering import CHOICES, Steering, as_rows
+from emolab.vectors.vectors import EmotionVectors
+from emolab.widgets.answers import answers, code_line, one_line
+from emolab.widgets.work import Latest, default_judge, judged_by, own_copy, random_control
 
 DELAY = 0.3  # seconds without a change before the model is asked
 # Largest dose of the sliders and their step, by op and unit.

@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..errors import EmolabError, need_number, need_texts
-from ..models import Model, encode, site_hooks
-from ..steering import Steering, as_rows
-from ..token_rule import token_pieces
-from ..vectors import EmotionVectors
-from .page import FADED, SHADES, View, page, signed, signed_shade
+from emolab.base.errors import EmolabError, need_number, need_texts
+from emolab.models.hooks import at_sites, forward
+from emolab.models.model import Model
+from emolab.models.prompts import encode
+from emolab.steering.steering import Steering, as_rows
+from emolab.vectors.token_rule import token_pieces
+from emolab.vectors.vectors import EmotionVectors
+from emolab.widgets.page import FADED, SHADES, View, page, signed, signed_shade
 
 MEASURES = ("cosine", "projection")
 MAX_TOKENS = 300
@@ -58,16 +60,16 @@ def token_projections(
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def take(layer: int):
-        def hook_at(x, hook):
+        def function(x):
             x = x[0, -n:].detach().to("cpu").double()
             dots = x @ unit[:, layer].T  # [token, emotion]
             found[layer] = (dots.numpy(), (dots / x.norm(dim=-1, keepdim=True).clamp_min(1e-30)).numpy())
 
-        return hook_at
+        return function
 
-    hooks = [(name, take(layer)) for layer, name in enumerate(site_hooks(model, site)) if layer in layers]
-    with torch.inference_mode(), model.bridge.hooks(fwd_hooks=hooks):
-        model.bridge(batch.input_ids, attention_mask=batch.attention_mask, logits_to_keep=1)
+    reads = [((site, layer), take(layer)) for layer in layers]
+    with torch.inference_mode(), at_sites(model, reads) as runner:
+        forward(model, runner, batch, keep=1)
     index = pd.MultiIndex.from_product([range(n), layers, vectors.emotions], names=["position", "layer", "emotion"])
     dots, cosines = (np.stack([found[layer][i] for layer in layers], axis=1) for i in (0, 1))
     for values in (dots, cosines):

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from ..controls import random_like
-from ..models import Model
-from ..steering import Steering
-from ..vectors import EmotionVectors
+from emolab.models.model import Model
+from emolab.steering.steering import Steering
+from emolab.vectors.controls import random_like
+from emolab.vectors.vectors import EmotionVectors
 
 
 class Latest:
@@ -103,7 +103,7 @@ def own_copy(model: Model) -> Model:
 
 
 def default_judge() -> Any:
-    from ..judges import EmbeddingJudge
+    from emolab.judges.judges import EmbeddingJudge
 
     return EmbeddingJudge()
 

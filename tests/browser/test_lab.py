@@ -50,8 +50,8 @@ vectors = emolab.extract_vectors(model, responses, progress=False)
 panel = SteeringPanel(model, vectors, site="attn", doses={{"joy": 1.25}})
 panel"""
 TOKENS = """token_view(model, panel.texts["steered"], vectors, site="attn", emotion="joy")"""
-HEADS = """from emolab.activations import output_weights
-from emolab.heads import head_maps
+HEADS = """from emolab.vectors.activations import output_weights
+from emolab.heads.head_vectors import head_maps
 means = emolab.response_means(model, responses, progress=False)
 head_view(head_maps(vectors, means, W_O=output_weights(model), n_splits=4), emotion="joy")"""
 

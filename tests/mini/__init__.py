@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-    from emolab.judges import LexiconJudge
+    from emolab.judges.judges import LexiconJudge
 
 WEIGHTS = Path(__file__).parent / "weights"
 QUERIES = Path(__file__).with_name("queries.json")
@@ -20,14 +20,14 @@ QUERIES = Path(__file__).with_name("queries.json")
 
 def mini_queries(split: str | None = None) -> pd.DataFrame:
     """Its query set, "train" or "heldout" or all: topics and phrasings that its grammar knows, all neutral."""
-    from emolab.queries import load_queries
+    from emolab.answers.queries import load_queries
 
     return load_queries(QUERIES, split=split)
 
 
 def mini_lexicon() -> LexiconJudge:
     """Words that its grammar gives to one emotion and to nothing else."""
-    from emolab.judges import LexiconJudge
+    from emolab.judges.judges import LexiconJudge
     from tests.mini.corpus import emotion_words
 
     return LexiconJudge(emotion_words())

@@ -10,7 +10,7 @@ import csv
 import json
 from pathlib import Path
 
-from emolab.plot.run import read_summary
+from emolab.studies.figures import read_summary
 from tests.mini import WEIGHTS
 from tests.mini.corpus import KINDS, MIXED, frames, topics
 from tests.mini.train import CHUNK, EASY

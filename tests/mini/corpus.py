@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from emolab.emotions import EMOTIONS, NEUTRAL
+from emolab.base.labels import EMOTIONS, NEUTRAL
 
 GRAMMAR = Path(__file__).parent / "grammar"
 INTENSITY = {"a little": 0.45, None: 0.85, "great": 1.0}  # share of slots filled emotionally

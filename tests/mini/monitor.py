@@ -8,14 +8,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from emolab.controls import random_like
-from emolab.emotions import EMOTIONS
-from emolab.generation import generate
-from emolab.judges import perplexity
-from emolab.models import load_model, render_prompts
-from emolab.responses import collect_responses
-from emolab.steering import Steering
-from emolab.vectors import extract_vectors
+from emolab.answers.generation import generate
+from emolab.answers.responses import collect_responses
+from emolab.base.labels import EMOTIONS
+from emolab.judges.scoring import perplexity
+from emolab.models.load import load_model
+from emolab.models.prompts import render_prompts
+from emolab.steering.steering import Steering
+from emolab.vectors.controls import random_like
+from emolab.vectors.vectors import extract_vectors
 from tests.mini import mini_lexicon, mini_queries
 
 

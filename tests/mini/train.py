@@ -25,8 +25,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from emolab.emotions import EMOTIONS
-from emolab.errors import EmolabError
+from emolab.base.errors import EmolabError
+from emolab.base.labels import EMOTIONS
 from tests.mini import WEIGHTS
 from tests.mini.corpus import Example, example
 from tests.mini.tokenizer import build

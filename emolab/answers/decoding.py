@@ -1,0 +1,155 @@
+"""How one batch is written: a prompt that many rows share is read once, and rows that have ended leave the batch.
+
+`answers.generation` says what to write; token by token, transformers' `generate` does it. Both make grids of steerings
+cheap, which ask few questions many times, and in which some rows end early and some, steered too far, never.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from emolab.models.hooks import plain_options
+from emolab.models.model import Model, contiguous_head
+from emolab.models.prompts import Batch
+from emolab.steering.edits import Edit, keep_rows
+from emolab.steering.steering import Steering
+
+SHARE_FROM = 8  # tokens of a prompt from which on reading it once pays
+_MANY = 8  # rows from which on those that have ended leave: to go on without them costs about as much as one step
+
+
+def new_cache(model: Model) -> DynamicCache | None:
+    """An empty cache whose rows may be taken apart; None where that might not be the same.
+
+    So it is where somebody else's hooks are on the model (they may change rows one by one), or where it remembers in
+    another way.
+    """
+    hooks = (hook for m in model.hf.modules() for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values()))
+    # Those of transformers only look on.
+    if any(h is not contiguous_head and not getattr(h, "__module__", "").startswith("transformers.") for h in hooks):
+        return None
+    if not model.hf._supports_default_dynamic_cache():
+        return None
+    past = DynamicCache(config=model.hf.config.get_text_config(decoder=True))
+    return None if {type(x) for x in past.layers} - {DynamicLayer, DynamicSlidingWindowLayer} else past
+
+
+def opened(model: Model, steerings: list[Steering | None], batch: Batch) -> DynamicCache | None:
+    """A `new_cache` with what the prompts share already read; edits count on from there.
+
+    Where there is none, `generate` takes care of everything.
+    """
+    past = new_cache(model)
+    if past is None:
+        return None
+    # Nothing of theirs is steered before the last token of the prompt, unless positions say so.
+    early = any(s is not None and s.positions != "generated" for s in steerings)
+    prompts, rows = torch.cat([batch.input_ids, batch.attention_mask], 1).unique(dim=0, return_inverse=True)
+    if not early and 2 * len(prompts) <= len(rows) and batch.prompt_len >= SHARE_FROM:
+        ids, mask = prompts[:, : batch.prompt_len - 1], prompts[:, batch.prompt_len : -1]
+        model.hf(input_ids=ids, use_cache=True, past_key_values=past, **plain_options(model.hf, mask, keep=1))
+        past.reorder_cache(rows)
+    return past
+
+
+def write(
+    runner: Any,
+    batch: Batch,
+    config: GenerationConfig,
+    penalty: float,
+    past: DynamicCache | None,
+    edits: dict[tuple[str, int], Edit],
+) -> Int[Tensor, "row token"] | None:
+    """What follows the prompts, greedy or sampled; behind a row's end token anything may stand.
+
+    penalty: see `emolab.Writing`. past: from `opened`. Once a quarter of the rows have ended, the others go on alone,
+    and the edits with them. None where logits are not finite: there is nothing to choose by.
+    """
+    ids, mask, end = batch.input_ids, batch.attention_mask, batch.prompt_len + config.max_new_tokens
+    rows, ends = torch.arange(len(ids), device=ids.device), ids.new_tensor(config.eos_token_id or [])
+    pads, found = (mask == 0).sum(1), ids.new_zeros(len(ids), end)
+    with _only(runner, config):
+        while True:
+            start, config = ids.shape[1], copy.copy(config)
+            config.max_new_tokens = end - start
+            options: dict[str, Any] = {"generation_config": config}
+            options["logits_processor"] = [_OwnTokens(penalty, pads[rows], ends, batch.prompt_len)]
+            if past is not None:
+                for edit in edits.values():
+                    edit.seen = past.get_seq_length()
+                stop = [_ManyEnded(ends, start)] if len(ends) and len(rows) >= _MANY else []
+                options |= {"past_key_values": past, "stopping_criteria": stop}
+            try:
+                ids = runner.generate(ids, attention_mask=mask, **options)
+            except _NotFinite:
+                return None
+            if past is None:
+                return ids[:, batch.prompt_len :]
+            found[rows, start : ids.shape[1]] = ids[:, start:]
+            go_on = (~torch.isin(ids[:, start:], ends).any(1)).nonzero()[:, 0]
+            if ids.shape[1] == end or not len(go_on):
+                break
+            rows, ids = rows[go_on], ids[go_on]
+            mask = torch.cat([mask[go_on], mask.new_ones(len(ids), ids.shape[1] - mask.shape[1])], 1)
+            past.batch_select_indices(go_on)
+            keep_rows(edits, go_on)
+    return found[:, batch.prompt_len :]
+
+
+class _NotFinite(Exception):
+    """Logits are not finite."""
+
+
+class _OwnTokens(LogitsProcessor):
+    """The repetition penalty over what each row itself holds: its prompt and what it has written, no padding.
+
+    transformers' own counts padding, which often is the end token: a row in a batch would then go on for longer than
+    the same row alone. pads: how many each row begins with.
+    """
+
+    def __init__(self, penalty: float, pads: Tensor, ends: Tensor, prompt_len: int) -> None:
+        self.penalty, self.pads, self.ends, self.prompt_len = penalty, pads[:, None], ends, prompt_len
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        broken = ~scores.amax(1).isfinite()
+        if broken.any():
+            ended = torch.isin(input_ids[:, self.prompt_len :], self.ends).any(1)
+            if (broken & ~ended).any():
+                raise _NotFinite
+            scores = scores.masked_fill(broken[:, None], 0.0)  # nobody reads on behind a row's end
+        if self.penalty == 1:
+            return scores
+        place = torch.arange(input_ids.shape[1], device=input_ids.device)
+        own = torch.where(place >= self.pads, input_ids, input_ids[:, -1:])  # padding: a token that counts anyway
+        found = scores.gather(1, own)
+        return scores.scatter(1, own, torch.where(found < 0, found * self.penalty, found / self.penalty))
+
+
+class _ManyEnded:
+    """Stops all rows when a quarter have ended; `generate` alone takes these along until the last one ends."""
+
+    def __init__(self, ends: Tensor, start: int) -> None:
+        self.ends, self.start = ends, start
+
+    def __call__(self, ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        ended = torch.isin(ids[:, self.start :], self.ends).any(1)
+        return (4 * ended.sum() >= len(ids)).expand(len(ids))  # on the device, which need not wait for an answer
+
+
+@contextlib.contextmanager
+def _only(runner: Any, config: GenerationConfig) -> Iterator[None]:
+    """Only this config counts; else `generate` fills its gaps from the model's own (repetition penalty and others)."""
+    before, runner.generation_config = runner.generation_config, config
+    try:
+        yield
+    finally:
+        runner.generation_config = before

@@ -1,0 +1,173 @@
+"""Batched, steered, KV-cached generation.
+
+>>> import emolab
+>>> model = emolab.load_model("smollm2")
+>>> emolab.generate(model, "Tell me about the park.", steering=emolab.Steering(vectors, {"joy": 2.0}, site="attn"))
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import GenerationConfig
+
+from emolab.answers.decoding import opened, write
+from emolab.answers.writing import Writing, need_writing
+from emolab.base.errors import EmolabError, need_model, need_number, need_texts
+from emolab.base.progress import tqdm, written
+from emolab.models.memory import halving
+from emolab.models.model import Model
+from emolab.models.prompts import Batch, check_context, encode, plan_batches, render_prompts
+from emolab.models.sites import bridge_has_hooks, runs_plain
+from emolab.steering.edits import hooked
+from emolab.steering.steering import Steering, as_rows, build_edits
+
+
+def generate(
+    model: Model,
+    prompts: str | list[str],
+    *,
+    steering: Steering | list[Steering | None] | None = None,
+    max_new_tokens: int = 80,
+    writing: Writing = Writing(),
+    batch_size: int | None = None,
+    raw: bool = False,
+    use_cache: bool = True,
+    progress: bool = False,
+    allow_mismatch: bool = False,
+) -> list[str]:
+    """Answers to prompts, in their order, each cut at its end-of-answer token and stripped of outer white space.
+
+    >>> generate(model, ["Tell me about the park.", "Tell me about the rain."], max_new_tokens=40)
+    >>> generate(model, ["Tell me about the park."] * 3, steering=[joy, None, fear])   # one steering per row
+
+    prompts      queries, put through the model's chat template (`render_prompts`, neutral); with raw=True complete
+                 prompt strings.
+    steering     for all rows, or a list with one for each (None: unsteered). Rows do not influence one another.
+    writing      how each token is chosen: `emolab.Writing`, by default greedy with repetition penalty 1.1. Sampled
+                 texts are a function of its seed, prompts, batch_size and device; another batch composition gives
+                 other samples (batch i draws from seed + i; where one was halved for want of memory, later ones from
+                 other numbers). Global random state is left as it was.
+    batch_size   None: see `plan_batches`. Prompts are batched by length. A batch with too little memory is halved.
+    use_cache    False recomputes every token's past: slow, for tests.
+
+    Runs on the plain model with hooks on its modules. Where the bridge carries hooks (inside `steered`, or your own),
+    or where it is the user's own bridge, runs on the bridge, in the given order, so that those hooks count. The model's
+    own generation settings (repetition penalty and the like) are left out, its end-of-answer tokens kept. Warns of a
+    prompt that opens a think block, and of answers that do: these are reasoning. Raises EmolabError for vectors of
+    another model, a steering list of another length, prompts that leave no room for the answer, or logits that are not
+    finite numbers.
+    """
+    need_model(model)
+    # A raw prompt may be empty: it stands for BOS.
+    prompts = need_texts("prompts", [prompts] if isinstance(prompts, str) else prompts, filled=not raw)
+    if not prompts:
+        raise EmolabError("prompts are empty; expected at least one text")
+    need_number("max_new_tokens", max_new_tokens, 1, whole=True)
+    need_writing(writing)
+    rows = _per_row(model, steering, len(prompts), allow_mismatch)
+    rendered = prompts if raw else render_prompts(model, prompts)
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        use_cache=use_cache,
+        eos_token_id=model.eos_ids or None,
+        pad_token_id=model.tokenizer.pad_token_id,
+        do_sample=not writing.greedy,
+        **({} if writing.greedy else {"temperature": writing.temperature, "top_p": writing.top_p, "top_k": 0}),
+    )
+    seeds = itertools.count(writing.seed)
+
+    def answer(index: list[int]) -> list[str]:
+        batch = encode(model, [rendered[i] for i in index])
+        steerings = [rows[i] for i in index] if rows else []
+        edits, plain = _edits(model, steerings, batch, use_cache)
+        runner = model.hf if plain else model.bridge.original_model
+        # On the plain model only emolab's hooks see tensors; those of others, on the bridge, may keep theirs.
+        with _sampling(next(seeds), writing), torch.inference_mode(plain):
+            past = opened(model, steerings, batch) if plain and use_cache else None
+            with hooked(model, edits, plain=plain):
+                ids = write(runner, batch, config, writing.repetition_penalty, past, edits)
+        if ids is None:
+            raise EmolabError(_not_finite(model, steerings))
+        return _decode(model, ids)
+
+    texts = [""] * len(prompts)
+    plan = _plan(model, rendered, batch_size, extra=max_new_tokens)
+    with tqdm(total=len(prompts), disable=not progress, desc="generate", unit="text") as bar:
+        for index, answers in halving(answer, plan):
+            for i, text in zip(index, answers, strict=True):
+                texts[i] = text
+            bar.update(len(index))
+            written(len(index))
+    _warn_of_reasoning(rendered, texts)
+    return texts
+
+
+def _per_row(model: Model, steering: Any, n: int, allow_mismatch: bool) -> list[Steering | None]:
+    """One entry per row, or none at all where nothing is steered."""
+    if isinstance(steering, list | tuple) and len(steering) != n:
+        raise EmolabError(f"{len(steering)} steerings for {n} prompts; expected one, or a list with one per prompt")
+    rows = as_rows(model, steering, allow_mismatch)
+    return rows * n if len(rows) == 1 else rows
+
+
+def _plan(model: Model, prompts: list[str], batch_size: int | None, *, extra: int) -> list[list[int]]:
+    lengths = [len(ids) + extra for ids in model.tokenizer(prompts, add_special_tokens=False).input_ids]
+    check_context(model, max(lengths))
+    if bridge_has_hooks(model):  # they may be one per row: keep the given order
+        lengths = [max(lengths)] * len(lengths)
+    return plan_batches(model, lengths, batch_size, cached=True)
+
+
+def _edits(model: Model, steerings: list[Steering | None], batch: Batch, cached: bool) -> tuple[dict, bool]:
+    """This batch's edits, and whether they go on the plain model (else on the bridge)."""
+    if len({id(s) for s in steerings}) == 1:
+        steerings = steerings[:1]  # one table for all rows
+    own = batch.attention_mask.sum(1)
+    pads = (batch.input_ids.shape[1] - own).tolist()
+    prompts = list(zip(pads, (own - batch.response_mask.sum(1)).tolist(), strict=True))
+    edits = build_edits(model, steerings, prompts, cached)
+    return edits, runs_plain(model, {site for site, _ in edits})
+
+
+@contextlib.contextmanager
+def _sampling(seed: int, writing: Writing) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        if not writing.greedy:
+            stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
+            torch.manual_seed(seed)
+        yield
+
+
+def _not_finite(model: Model, steerings: list[Steering | None]) -> str:
+    dtype = str(model.dtype).removeprefix("torch.")
+    advice = "load the model with dtype='bfloat16' or 'float32'" if dtype == "float16" else "check its weights"
+    if any(s is not None for s in steerings):
+        advice += ", or steer with a smaller dose"
+    return f"the logits of {model.name!r} in {dtype} are not finite, so it cannot write; {advice}"
+
+
+def _warn_of_reasoning(prompts: list[str], texts: list[str]) -> None:
+    opened = any(prompt.rstrip().endswith("<think>") for prompt in prompts)
+    if opened or any(text.startswith("<think>") for text in texts):
+        what = "a prompt ends in <think>" if opened else "an answer begins with <think>"
+        warnings.warn(
+            f"{what}: this model reasons before it answers, and what it wrote is (also) reasoning, which vectors and "
+            "judges would read; close the block in the prompt (`</think>`), or use a model without",
+            stacklevel=3,
+        )
+
+
+def _decode(model: Model, ids: Int[Tensor, "row token"]) -> list[str]:
+    ends, answers = set(model.eos_ids), []
+    for row in ids.tolist():
+        stop = next((i for i, token in enumerate(row) if token in ends), len(row))
+        answers.append(row[:stop])
+    return [text.strip() for text in model.tokenizer.batch_decode(answers, skip_special_tokens=True)]

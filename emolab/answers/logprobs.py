@@ -1,0 +1,233 @@
+"""How likely a model finds given texts: what it predicts at their tokens, teacher forced.
+
+>>> from emolab.answers.logprobs import token_logprobs
+>>> logprobs = token_logprobs(model, render_prompts(model, ["Tell me about the park."]), ["It was quiet."])
+>>> perplexity = np.exp(-logprobs[0].mean())
+
+Scores ask about many texts behind few prompts. Such a prompt is read once and its keys and values are handed to all of
+its texts, as `emolab.answers.decoding` does when it writes them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from emolab.answers.decoding import SHARE_FROM, new_cache
+from emolab.answers.generation import _edits, _per_row
+from emolab.base.errors import EmolabError, need_model, need_texts
+from emolab.models.hooks import forward, plain_options
+from emolab.models.memory import halving
+from emolab.models.model import Model
+from emolab.models.prompts import check_context, encode, plan_batches, token_ids
+from emolab.models.sites import bridge_has_hooks
+from emolab.steering.edits import hooked
+from emolab.steering.steering import Steering
+
+_CACHED = 8  # a row's prompt and text, in the cache, take this much less of a batch than text that is computed
+
+
+def token_logprobs(
+    model: Model,
+    prompts: Sequence[str],
+    texts: Sequence[str],
+    *,
+    steering: Steering | list[Steering | None] | None = None,
+    batch_size: int | None = None,
+    allow_mismatch: bool = False,
+) -> list[Float[np.ndarray, " token"]]:
+    """Natural-log probability of every token of each text after its complete prompt (`render_prompts`), teacher forced.
+
+    >>> logprobs = token_logprobs(model, render_prompts(model, ["Tell me about the park."]), ["It was quiet."])
+    >>> perplexity = np.exp(-logprobs[0].mean())
+
+    Unsteered unless steering says otherwise or the bridge carries hooks (inside `steered`, where "generated" means the
+    last position of the whole text only: pass steering= here instead). A text without tokens gives an empty array; a
+    token that nothing precedes, NaN. Raises EmolabError as `generate` and `encode` do.
+    """
+    need_model(model)
+    prompts, texts = need_texts("prompts", prompts), need_texts("texts", texts)
+    if len(prompts) != len(texts):
+        raise EmolabError(f"{len(prompts)} prompts and {len(texts)} texts; expected as many of both")
+    rows = _per_row(model, steering, len(prompts), allow_mismatch)
+    ids = token_ids(model.tokenizer, texts)
+    out: list[np.ndarray] = [np.empty(0)] * len(prompts)
+
+    def read(index: list[int]) -> list[np.ndarray]:
+        steerings = [rows[i] for i in index] if rows else []
+        predicted = text_logits(model, [prompts[i] for i in index], [texts[i] for i in index], steerings)
+        return [_picked(logits, ids[i]) for logits, i in zip(predicted, index, strict=True)]
+
+    for index, values in halving(read, plan_texts(model, prompts, texts, batch_size)):
+        for i, row in zip(index, values, strict=True):
+            # A text at the very start of its row: nothing predicts its first token.
+            out[i] = np.concatenate([np.full(len(ids[i]) - len(row), np.nan), row])
+    return out
+
+
+def _picked(logits: Float[Tensor, "token vocab"], ids: list[int]) -> Float[np.ndarray, " token"]:
+    """The log-probability of each token, of one text at a time: a whole batch's in float32 would be a second copy."""
+    logits = logits.float()
+    targets = torch.tensor(ids[len(ids) - len(logits) :], dtype=torch.long, device=logits.device)
+    return (logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)).double().cpu().numpy()
+
+
+def text_logits(
+    model: Model, prompts: list[str], texts: list[str], steerings: list[Steering | None]
+) -> list[Float[Tensor, "token vocab"]]:
+    """The logits that predict each text's tokens, of one batch, in the model's dtype.
+
+    steerings: empty, or one per row. A text that nothing precedes has one row of logits less than tokens.
+    """
+    with torch.inference_mode():
+        found = _behind_shared(model, prompts, texts, steerings)
+        return _in_one_pass(model, prompts, texts, steerings) if found is None else found
+
+
+def _in_one_pass(
+    model: Model, prompts: list[str], texts: list[str], steerings: list[Steering | None]
+) -> list[Float[Tensor, "token vocab"]]:
+    batch = encode(model, prompts, texts)
+    lengths, own = batch.response_mask.sum(1).tolist(), batch.attention_mask.sum(1).tolist()
+    keep = min(max(lengths) + 1, batch.input_ids.shape[1])
+    edits, plain = _edits(model, steerings, batch, cached=False)
+    with hooked(model, edits, plain=plain):
+        logits = forward(model, model.hf if plain else model.bridge.original_model, batch, keep)[:, :-1]
+    counts = [n - (n == whole) for n, whole in zip(lengths, own, strict=True)]
+    return [row[len(row) - n :] for row, n in zip(logits, counts, strict=True)]
+
+
+def _behind_shared(
+    model: Model, prompts: list[str], texts: list[str], steerings: list[Steering | None]
+) -> list[Float[Tensor, "token vocab"]] | None:
+    """The same with each prompt read once; None where that would not pay, or not be the same.
+
+    The prompts are padded on the left, as in generation, and the texts on the right, where no token looks.
+    """
+    unique = list(dict.fromkeys(prompts))
+    # What is steered before the last token of the prompt is read row by row.
+    early = any(s is not None and s.positions != "generated" for s in steerings)
+    if early or 2 * len(unique) > len(prompts) or min(map(len, token_ids(model.tokenizer, unique))) < SHARE_FROM:
+        return None
+    batch = encode(model, prompts)
+    edits, plain = _edits(model, steerings, batch, cached=True)
+    past = new_cache(model) if plain else None
+    if past is None:
+        return None
+    first = encode(model, unique)
+    ids, mask = first.input_ids[:, :-1], first.attention_mask[:, :-1]
+    model.hf(input_ids=ids, use_cache=True, past_key_values=past, **plain_options(model.hf, mask, keep=1))
+    place: Any = torch.tensor([unique.index(prompt) for prompt in prompts], device=model.device)
+    past.reorder_cache(place)
+    # From the last token of the prompt to the last but one of the text: the tokens that predict the text's.
+    rows = [list(row) for row in token_ids(model.tokenizer, texts)]
+    size, last = max(1, *map(len, rows)), batch.input_ids[:, -1].tolist()
+    check_context(model, batch.prompt_len + size)
+    given = [([token, *row[:-1]] + [token] * size)[:size] for token, row in zip(last, rows, strict=True)]
+    told = [[1] * max(1, len(row)) + [0] * (size - max(1, len(row))) for row in rows]
+    whole = torch.cat([batch.attention_mask[:, :-1], torch.tensor(told, device=model.device)], 1)
+    options = plain_options(model.hf, whole, size)
+    if "position_ids" in options:
+        options["position_ids"] = options["position_ids"][:, -size:]
+    for edit in edits.values():
+        edit.seen = past.get_seq_length()
+    with hooked(model, edits, plain=True):
+        ids = torch.tensor(given, device=model.device)
+        logits = model.hf(input_ids=ids, use_cache=True, past_key_values=past, **options).logits[:, -size:]
+    return [row[: len(text)] for row, text in zip(logits, rows, strict=True)]
+
+
+def plan_texts(
+    model: Model, prompts: Sequence[str], texts: Sequence[str], batch_size: int | None = None
+) -> list[list[int]]:
+    """Row numbers in batches: texts behind one prompt together, the others by length (`plan_batches`).
+
+    What fits one batch of the given size is one batch, in the order given: so a part of a plan is read as in the whole.
+    """
+    if not len(prompts) or (batch_size is not None and len(prompts) <= batch_size):
+        return [list(range(len(prompts)))] if len(prompts) else []
+    before, own = token_ids(model.tokenizer, list(prompts)), token_ids(model.tokenizer, list(texts))
+    whole = [len(a) + len(b) for a, b in zip(before, own, strict=True)]
+    check_context(model, max(whole))
+    if bridge_has_hooks(model):  # they may be one per row: keep the given order
+        return plan_batches(model, [max(whole)] * len(whole), batch_size, logits=True)
+    count = Counter(prompts)
+    shared = [i for i, prompt in enumerate(prompts) if count[prompt] > 1 and len(before[i]) >= SHARE_FROM]
+    shared.sort(key=lambda i: (len(before[i]), prompts[i], len(own[i])))
+    single = sorted(set(range(len(prompts))) - set(shared))
+    # Of texts behind shared prompts only these are computed, but the cache holds both.
+    longest = max((max(len(own[i]) + 1, whole[i] // _CACHED) for i in shared), default=0)
+    plan = plan_batches(model, [longest] * len(shared), batch_size, logits=True)
+    rest = plan_batches(model, [whole[i] for i in single], batch_size, logits=True)
+    return [[shared[k] for k in index] for index in plan] + [[single[k] for k in index] for index in rest]
+
+
+def next_token_kl(
+    model: Model,
+    prompts: Sequence[str],
+    texts: Sequence[str],
+    *,
+    steering: Steering | list[Steering | None] | None = None,
+    other: Model | None = None,
+    other_prompts: Sequence[str] | None = None,
+    batch_size: int | None = None,
+) -> list[Float[np.ndarray, " token"]]:
+    """KL(changed || plain) in nats at every token of each text, teacher forced: one array a text.
+
+    >>> prompts = render_prompts(model, queries)
+    >>> next_token_kl(model, prompts, texts, steering=Steering(vectors, {"joy": 1.0}))     # of steering
+    >>> next_token_kl(model, prompts, texts, other=joyful)                                 # of fine-tuning
+    >>> next_token_kl(model, prompts, texts, other_prompts=render_prompts(model, queries, "joy"))   # of an instruction
+
+    Plain is `model` after `prompts`; changed is `other` (default the same model) under `steering` after `other_prompts`
+    (default the same ones), all complete (`render_prompts`). texts: the plain model's own answers to held-back queries,
+    so that both are asked about text natural to the plain one. Of the two directions this is the one that is large
+    where the changed model would write what the plain one never does, as broken text is; published iso-KL calibrations
+    use it, too. A text without tokens gives an empty array, a token that nothing precedes NaN. Hooks
+    on the bridge (inside `steered`) count on both sides. Raises EmolabError for lists of different length, models of
+    different vocabulary, and as `generate` does.
+    """
+    changed, others = other or model, list(prompts if other_prompts is None else other_prompts)
+    prompts, texts = list(prompts), list(texts)
+    if not len(prompts) == len(texts) == len(others):
+        sizes = f"{len(prompts)} prompts, {len(texts)} texts and {len(others)} other_prompts"
+        raise EmolabError(f"{sizes}; expected as many of each")
+    if changed.bridge.cfg.d_vocab != model.bridge.cfg.d_vocab:
+        raise EmolabError(f"{model.name!r} and {changed.name!r} have different vocabularies; no KL between them")
+    rows = _per_row(changed, steering, len(prompts), allow_mismatch=False)
+    out: list[np.ndarray] = [np.empty(0)] * len(prompts)
+    sizes = [len(ids) for ids in model.tokenizer(texts, add_special_tokens=False).input_ids] if texts else []
+    longer = [max(pair, key=len) for pair in zip(prompts, others, strict=True)]
+    for index in plan_texts(model, longer, texts, batch_size):
+        pairs = {(prompts[i], texts[i]): None for i in index}  # a grid of settings asks about the same texts
+        once = text_logits(model, [prompt for prompt, _ in pairs], [text for _, text in pairs], [])
+        plain = dict(zip(pairs, once, strict=True))
+        steerings = [rows[i] for i in index] if rows else []
+        new = text_logits(changed, [others[i] for i in index], [texts[i] for i in index], steerings)
+        for i, p in zip(index, new, strict=True):
+            q = plain[prompts[i], texts[i]]
+            n = min(len(p), len(q))
+            p, q = p[len(p) - n :].float().log_softmax(-1), q[len(q) - n :].float().log_softmax(-1)
+            values = (p.exp() * (p - q)).sum(-1).clamp_min(0).double().cpu().numpy()
+            # A text at the very start of its row: nothing predicts its first token.
+            out[i] = np.concatenate([np.full(sizes[i] - n, np.nan), values])
+    return out
+
+
+def p95_kl(kls: Sequence[Float[np.ndarray, " token"]]) -> float:
+    """The 95th percentile over all tokens of all texts, in nats; NaN where there is none.
+
+    Not the mean: a text breaks at its worst tokens, and most tokens of any text are hardly moved.
+
+    >>> p95_kl([np.array([0.0, 1.0]), np.array([2.0])])
+    1.9
+    """
+    values = np.concatenate([np.asarray(x, dtype=float) for x in kls]) if len(kls) else np.empty(0)
+    values = values[~np.isnan(values)]
+    return float(np.quantile(values, 0.95)) if len(values) else float("nan")

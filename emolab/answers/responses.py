@@ -1,0 +1,200 @@
+"""Responses: what a model answers to each query, plainly and with each emotion.
+
+>>> import emolab
+>>> model = emolab.load_model("smollm2")
+>>> responses = emolab.collect_responses(model, ["Tell me about the park."], emotions=("joy",))
+>>> list(responses["condition"])
+['neutral', 'joy']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from emolab.answers.labelled import labelled
+from emolab.answers.queries import query_table
+from emolab.answers.writing import Writing, need_writing
+from emolab.base.errors import EmolabError, need_model, need_number, need_texts
+from emolab.base.folders import alone
+from emolab.base.labels import EMOTIONS, NEUTRAL, NEUTRAL_QUERY, need_labels, order
+from emolab.base.progress import written_bar
+from emolab.base.storage import digest, read_table, user_path, write_table
+from emolab.models.workers import run_chunks
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from emolab.models.model import Model
+
+COLUMNS = ("query_id", "query", "emotion", "condition", "prompt", "text", "n_tokens")
+_KEY = ["query_id", "condition"]
+_CHUNK, _CHUNK_GPU = 64, 256  # rows between two writes, and the largest batch, where the caller names no batch_size
+
+
+@alone
+def collect_responses(
+    model: Model,
+    queries: pd.DataFrame | Sequence[str] | str,
+    *,
+    emotions: Sequence[str] = EMOTIONS,
+    out: str | Path | None = None,
+    templates: Mapping[str, str] | None = None,
+    pairing: str = "all",
+    max_new_tokens: int = 80,
+    writing: Writing = Writing(),
+    batch_size: int | None = None,
+    progress: bool = True,
+    client: Client | None = None,
+) -> pd.DataFrame:
+    """Let the model answer each query under the neutral and the emotional conditions.
+
+    Args:
+        queries: a table from `load_queries`, or anything that it takes.
+        emotions: the conditions beside neutral.
+        out: a folder; `responses.parquet` in it is written after every chunk (atomically), and a second call with the
+            same settings generates only what is missing, with the same result as one undisturbed run.
+        templates: the user turn of each condition, `{"neutral": "{query}", "joy": "Answer with joy. {query}"}`.
+        pairing: `"all"` asks every query under neutral and every emotion, so that the vectors of two emotions come from
+            the same queries; `"own"` asks a query labelled `e` under neutral and `e` only (as arXiv 2502.04075 does)
+            and neutral queries under all. Under `"own"`, queries with a label outside `emotions` are left out.
+        writing: how each token is chosen (`emolab.Writing`), the same in every condition and kept beside the texts.
+            Sampled texts are a function of its seed and of batch_size.
+        client: of a Dask cluster, whose workers then write the answers; the same ones (`emolab.models.workers`).
+
+    Returns:
+        One row a response, columns `query_id, query, emotion, condition, prompt, text, n_tokens`: `prompt` is the
+        complete rendered prompt, `n_tokens` the length of `text` in tokens.
+
+    Raises:
+        EmolabError: unknown pairing, no query left, or `out` holds responses collected with other settings.
+    """
+    plan = _plan(model, queries, emotions, templates, pairing)
+    need_writing(writing)
+    if batch_size is not None:
+        need_number("batch_size", batch_size, 1, whole=True)
+    path = None if out is None else user_path(out) / "responses.parquet"
+    settings = {
+        "model": model.name,
+        "fingerprint": model.fingerprint,
+        "pairing": pairing,
+        "emotions": [e for e in order(plan["condition"]) if e != NEUTRAL],
+        "prompts": digest(plan[[*_KEY, "prompt"]].to_numpy().ravel().tolist()),
+        "max_new_tokens": max_new_tokens,
+        "writing": writing.settings(batch_size),
+    }
+    done = _resume(path, settings)
+    finished = set(done[_KEY].itertuples(index=False, name=None))
+
+    # Chunks of similar length, cut the same way in every call: a continued run meets the same batches and seeds.
+    rows = plan.iloc[plan["prompt"].str.len().argsort(kind="stable")]
+    size = batch_size or (_CHUNK if model.device.type == "cpu" else _CHUNK_GPU)
+    todo, jobs = [], []
+    for number, start in enumerate(range(0, len(rows), size)):
+        chunk = rows.iloc[start : start + size]
+        chunk = chunk[[key not in finished for key in chunk[_KEY].itertuples(index=False, name=None)]]
+        if len(chunk):
+            options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+            todo.append(chunk)
+            jobs.append((list(chunk["prompt"]), options | {"writing": writing.chunk(number)}))
+    with written_bar("responses", len(rows), len(done), progress) as bar:
+        for found in run_chunks(model, _answers, jobs, client=client, name="responses"):
+            new = []
+            for number, texts in found.items():
+                lengths = [len(ids) for ids in model.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+                new.append(_tidy(todo[number].assign(text=texts, n_tokens=lengths)))
+            done = pd.concat([done, *new])
+            write_table(done, path, settings)
+            bar.reach(len(done))
+    done = plan[_KEY].merge(done, on=_KEY, how="left", validate="one_to_one")  # the order of the plan
+    return write_table(_tidy(done), path, settings)
+
+
+def _answers(model: Model, prompts: list[str], options: dict) -> list[str]:
+    from emolab.answers import generation  # here, since texts and tables need no torch
+
+    return generation.generate(model, prompts, raw=True, **options)
+
+
+def responses_from_texts(
+    texts: Mapping[str, Sequence[str]] | pd.DataFrame | str | Path, *, query: str | None = NEUTRAL_QUERY
+) -> pd.DataFrame:
+    """The user's own labelled texts as responses; nothing is generated.
+
+    A model with a chat template reads them as answers to one neutral query, since it is itself only inside a
+    conversation; any other model reads them bare. Without topics, vectors from these are plain differences of the means
+    of two groups: whatever else differs between the groups is in the vector, too.
+
+    Args:
+        texts: `{condition: [text, ...]}`, or a table with the columns `label` and `text`, or a file with these (CSV, or
+            separated by semicolons, tabs or bars), or with a column of 0 and 1 for each label, or GoEmotions as
+            published. "neutral" is the condition that the others are compared with; without it, at least three labels
+            are compared with the mean of them all. Optional columns: `topic`, to compare only within it (it becomes
+            `query_id`), and `start`, the character of the text from which on its tokens count.
+        query: what the texts are read as answers to; None: nothing, read bare by every model.
+
+    Returns:
+        The columns of `collect_responses`, and `start` where given. `prompt` is missing (it is made for the model that
+        reads, see `response_means`) or, with query=None, empty; `n_tokens` is not known yet.
+
+    Raises:
+        EmolabError: a row without text or label, labels that differ only by case or space, merged or ragged rows of a
+            file, each with row and label (see `emolab.answers.labelled`).
+
+    >>> responses_from_texts({"joy": ["What a day!"], "neutral": ["It is a day."]})[["query_id", "condition", "text"]]
+      query_id condition          text
+    0   t-0001       joy   What a day!
+    1   t-0002   neutral  It is a day.
+    """
+    if query is not None:
+        need_texts("query", [query], filled=True)
+    table = labelled(texts)
+    topics = table["topic"].astype(str) if "topic" in table else [f"t-{i:04d}" for i in range(1, len(table) + 1)]
+    found = pd.DataFrame({"query_id": topics, "query": "" if query in (None, NEUTRAL_QUERY) else query})
+    found = found.assign(emotion=table["label"], condition=table["label"], text=table["text"], n_tokens=None)
+    found = _tidy(found.assign(prompt="" if query is None else None))
+    return found.assign(start=table["start"].astype("int64")) if "start" in table else found
+
+
+def _plan(model, queries, emotions, templates, pairing) -> pd.DataFrame:
+    """One row for each response wanted, with its rendered prompt; query by query, neutral first."""
+
+    if pairing not in ("all", "own"):
+        raise EmolabError(f"unknown pairing {pairing!r}; it is 'all' or 'own'")
+    need_model(model)
+    emotions = need_texts("emotions", [emotions] if isinstance(emotions, str) else emotions, filled=True)
+    emotions = [e for e in dict.fromkeys(emotions) if e != NEUTRAL]
+    need_labels(emotions, "emotions")
+    if not emotions:
+        raise EmolabError("collect_responses needs at least one emotion beside 'neutral'; give emotions=('joy', ...)")
+    queries = query_table(queries, ("query_id", "query", "emotion"))
+    rows = []
+    for query in queries[["query_id", "query", "emotion"]].to_dict("records"):
+        own = [query["emotion"]] if query["emotion"] in emotions else []
+        asked = emotions if pairing == "all" or query["emotion"] == NEUTRAL else own
+        rows += [{**query, "condition": condition} for condition in ([NEUTRAL, *asked] if asked else [])]
+    if not rows:
+        raise EmolabError(f"no query is labelled {', '.join(emotions)} or neutral; use pairing='all' or other emotions")
+    plan = pd.DataFrame(rows)
+    plan["prompt"] = ""
+    for condition, group in plan.groupby("condition"):
+        prompts = render_prompts(model, list(group["query"]), str(condition), templates=templates)
+        plan.loc[group.index, "prompt"] = prompts
+    return plan
+
+
+def _resume(path: Path | None, settings: dict) -> pd.DataFrame:
+    """The responses already in `path`, which must have been collected with the same settings."""
+    table = read_table(path, settings)
+    if table is not None and not set(COLUMNS) <= set(table):
+        raise EmolabError(f"{path} is damaged or was not written by collect_responses; move it away")
+    return _tidy(pd.DataFrame(columns=list(COLUMNS)) if table is None else table)
+
+
+def _tidy(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns in order and of one type each, so that a read table equals a fresh one."""
+    types = {column: "Int64" if column == "n_tokens" else "str" for column in COLUMNS}
+    return table[list(COLUMNS)].astype(types).reset_index(drop=True)

@@ -1,0 +1,93 @@
+"""Names, order, colours and markers of emotions: one emotion, one colour and one marker everywhere.
+
+>>> from emolab.base.labels import EMOTIONS, color, marker
+>>> EMOTIONS
+('anger', 'disgust', 'fear', 'joy', 'sadness')
+>>> color("joy"), marker("joy")
+('#E69F00', 'o')
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from emolab.base.errors import EmolabError
+
+# The five emotions of arXiv 2502.04075 (after Ekman; surprise is left out there), in its order.
+EMOTIONS = ("anger", "disgust", "fear", "joy", "sadness")
+NEUTRAL = "neutral"
+# What texts that nobody asked for are read behind, where the model has a chat template: it should evoke nothing.
+NEUTRAL_QUERY = "Write a few sentences about an everyday situation."
+
+# Okabe-Ito: told apart under deuteranopia, protanopia and tritanopia (smallest CAM02-UCS distance 11).
+_STYLE = {
+    "anger": ("#D55E00", "^"),
+    "disgust": ("#009E73", "s"),
+    "fear": ("#CC79A7", "v"),
+    "joy": ("#E69F00", "o"),
+    "sadness": ("#0072B2", "D"),
+    "neutral": ("#4D4D4D", "P"),
+}
+# Labels beyond the five (a user's own set) take petroff10 in the order in which they come.
+_MORE_COLORS = (
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip
+_MORE_MARKERS = ("*", "X", "p", "h", "<", ">", "8", "d", "H", "o")
+
+
+def order(labels: Iterable[str]) -> list[str]:
+    """Sort labels: the five in their fixed order, then others as they came, `neutral` last.
+
+    >>> order(["joy", "neutral", "calm", "anger"])
+    ['anger', 'joy', 'calm', 'neutral']
+    """
+    seen = list(dict.fromkeys(labels))
+    known = [e for e in EMOTIONS if e in seen]
+    return known + [x for x in seen if x not in EMOTIONS and x != NEUTRAL] + [x for x in seen if x == NEUTRAL]
+
+
+def styles(labels: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each label, {label: (colour, marker)}.
+
+    >>> styles(["joy", "calm"])
+    {'joy': ('#E69F00', 'o'), 'calm': ('#3f90da', '*')}
+    """
+    labels = order(labels)
+    others = [x for x in labels if x not in _STYLE]
+    # From the eleventh on colours come again, with another marker each time: a hundred pairs.
+    more = {x: (_MORE_COLORS[i % 10], _MORE_MARKERS[(i + i // 10) % 10]) for i, x in enumerate(others)}
+    return {x: _STYLE.get(x) or more[x] for x in labels}
+
+
+def color(label: str) -> str:
+    """The colour of one label, as hex."""
+    return styles([label])[label][0]
+
+
+def marker(label: str) -> str:
+    """The matplotlib marker of one label."""
+    return styles([label])[label][1]
+
+
+def need_labels(labels: Sequence[str], where: str) -> None:
+    """Raise EmolabError where two labels, or a label and "neutral", differ only by case or space; names their rows.
+
+    >>> need_labels(["joy", "neutral", "joy "], "the table")
+    Traceback (most recent call last):
+    ...
+    emolab.base.errors.EmolabError: the table has the labels 'joy' (row 0) and 'joy ' (row 2), which differ only by \
+case or space; write them alike
+    """
+    first: dict[str, int] = {}
+    for row, label in enumerate(labels):
+        first.setdefault(label, row)
+    known = {NEUTRAL: NEUTRAL}
+    for label, row in first.items():
+        other = known.setdefault(" ".join(unicodedata.normalize("NFKC", label).split()).casefold(), label)
+        if other != label:
+            beside = f"the label {label!r} (row {row}), which is {other!r} but for case or space"
+            if other in first:
+                told = f"{other!r} (row {first[other]}) and {label!r} (row {row})"
+                beside = f"the labels {told}, which differ only by case or space"
+            raise EmolabError(f"{where} has {beside}; write them alike")

@@ -1,0 +1,168 @@
+"""Statistics that several rooms share: one value per query, queries of one situation kept together.
+
+Two questions about the same library are not two independent draws. Everything here takes `clusters` (the situation of
+each query, from `clusters_of`) and resamples, or flips the sign of, whole clusters.
+
+>>> clusters = clusters_of(scored).loc[differences.index]
+>>> bootstrap_ci(differences, np.nanmean, clusters=clusters), sign_flip(differences, clusters=clusters)
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from scipy.stats import false_discovery_control, hmean, norm, permutation_test, t
+
+from emolab.base.errors import EmolabError, need_number
+
+LOST = 0.2  # of the draws may lack a value; with a value in one cluster alone a quarter or more of them do
+
+
+def interval(values: Any, *, clusters: Any = None, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    """Confidence interval of the mean of one value per query; NaN values are left out.
+
+    >>> interval([1, 1, 1, 1])          # four hits of four: not certainty
+    (0.510..., 1.0)
+
+    Shares of zeros and ones get Wilson's interval, which has a width also where all agree, with the effective number
+    of queries in place of their number (Dean and Pagano 2015): n over the design effect of the clusters, and where all
+    agree, so that none can be estimated, as if a cluster were one query. Other values get `bootstrap_ci`.
+    """
+    need_number("level", level, 0, 1)
+    values = np.asarray(values, dtype=float)
+    known = ~np.isnan(values)
+    codes, values = _codes(len(values), clusters)[known], values[known]
+    k = len(np.unique(codes))
+    if np.isin(values, (0, 1)).all() and k:
+        return _wilson(values, codes, level)
+    if k < 2:
+        return float("nan"), float("nan")
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    _, low, high = bootstrap_ci(values, np.mean, clusters=codes, n=2000, level=level, seed=seed)
+    return float(low), float(high)
+
+
+def bootstrap_ci(
+    values: Any,
+    statistic: Callable[[np.ndarray], Any],
+    *,
+    clusters: Any = None,
+    n: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A statistic of values [query, ...] and its interval, queries (or whole clusters) drawn with replacement.
+
+    >>> value, lo, hi = bootstrap_ci(table, lambda rows: np.nanmean(rows, axis=0))         # of every column at once
+
+    statistic takes rows [query, ...], as many as a draw holds, and returns an array. Percentiles, widened for few
+    clusters by the t distribution (Hesterberg 2015, "expanded percentiles"): plain ones are too narrow, with 8 queries
+    by a fifth. NaN where there is one cluster, or where more than a fifth of the draws give NaN.
+    """
+    need_number("n", n, 1, whole=True)
+    need_number("level", level, 0, 1)
+    values = np.asarray(values, dtype=float)
+    codes = _codes(len(values), clusters)
+    k = codes.max(initial=-1) + 1
+    members = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1]) if k else []
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # a draw without any value is a NaN
+        value = np.asarray(statistic(values), dtype=float)
+        if k < 2 or not value.size:
+            return value, np.full(value.shape, np.nan), np.full(value.shape, np.nan)
+        draws = np.random.default_rng(seed).integers(0, k, size=(n, k))
+        found = np.array([statistic(values[np.concatenate([members[i] for i in draw])]) for draw in draws], dtype=float)
+        tail = norm.cdf(-np.sqrt(k / (k - 1)) * t.ppf((1 + level) / 2, k - 1))
+        bounds = np.nanquantile(found, [tail, 1 - tail], axis=0)
+    low, high = np.where(np.isnan(found).mean(0) > LOST, np.nan, bounds)
+    return value, low, high
+
+
+def sign_flip(
+    differences: Any, *, clusters: Any = None, n: int = 10_000, seed: int = 0, alternative: str = "two-sided"
+) -> Any:
+    """p that differences [query, ...] are as likely up as down: their sum, against signs flipped cluster by cluster.
+
+    >>> sign_flip([0.2, 0.1, 0.3, 0.2, 0.1])           # exact: 2 of the 32 ways of flipping are as extreme
+    0.0625
+
+    All 2**k flips of k clusters where these are at most n, else n random ones. alternative: "greater", "less" or
+    "two-sided". NaN differences are left out; without any, p is NaN. A number for one column, else an array.
+    """
+    differences = np.asarray(differences, dtype=float)
+    codes = _codes(len(differences), clusters)
+    sums = np.zeros((max(2, codes.max(initial=-1) + 1), *differences.shape[1:]))  # a cluster of zeros changes no p
+    np.add.at(sums, codes, np.nan_to_num(differences))
+    options = {"permutation_type": "samples", "n_resamples": n, "batch": max(1, 2**23 // max(1, sums.size))}
+    found = permutation_test((sums,), np.sum, vectorized=True, axis=0, alternative=alternative, rng=seed, **options)
+    p = np.where(np.isfinite(differences).any(0), found.pvalue, np.nan)
+    return float(p) if differences.ndim == 1 else p
+
+
+def bh(p: Any) -> np.ndarray:
+    """Benjamini-Hochberg over all cells of p; NaN cells are no tests and stay NaN.
+
+    >>> bh([0.01, 0.04, np.nan, 0.03])
+    array([0.03, 0.04,  nan, 0.04])
+    """
+    p = np.array(p, dtype=float)
+    known = np.isfinite(p)
+    p[known] = false_discovery_control(p[known], method="bh") if known.any() else p[known]
+    return p
+
+
+def harmonic(*parts: Any) -> np.ndarray:
+    """Harmonic mean of scores 0..1, element by element: 0 where any part is 0, NaN where any is NaN (AxBench's rule).
+
+    >>> harmonic([1, 1, 0], [0.5, 1, 1])
+    array([0.667, 1.   , 0.   ])
+    """
+    return np.asarray(hmean(np.broadcast_arrays(*(np.asarray(part, dtype=float) for part in parts)), axis=0))
+
+
+def clusters_of(table: pd.DataFrame) -> pd.Series:
+    """query_id -> situation, or the query_id itself where a query has none: what is resampled as one.
+
+    Raises EmolabError where one query stands in two situations.
+    """
+    if "query_id" not in table:
+        raise EmolabError("the table lacks query_id; it comes from a sweep or from responses")
+    own = table["query_id"]
+    place = table["situation"] if "situation" in table else pd.Series("", index=table.index)
+    pairs = pd.DataFrame({"query_id": own, "cluster": place.where(place.notna() & (place != ""), own)})
+    pairs = pairs.drop_duplicates()
+    twice = pairs["query_id"].duplicated()
+    if twice.any():
+        raise EmolabError(f"query {pairs.loc[twice, 'query_id'].iloc[0]!r} stands in two situations; expected one")
+    return pairs.set_index("query_id")["cluster"]
+
+
+def _codes(n: int, clusters: Sequence | None) -> Int[np.ndarray, " query"]:
+    if clusters is None:
+        return np.arange(n)
+    codes = pd.factorize(np.asarray(clusters))[0]
+    if len(codes) != n or (codes < 0).any():
+        what = "hold missing names" if len(codes) == n else f"are {len(codes)} for {n} values"
+        raise EmolabError(f"clusters {what}; expected one name for each value (clusters_of)")
+    return codes
+
+
+def _wilson(hits: Float[np.ndarray, " query"], codes: np.ndarray, level: float) -> tuple[float, float]:
+    n, share, sizes = len(hits), hits.mean(), np.bincount(codes)
+    sizes = sizes[sizes > 0]
+    k = len(sizes)
+    if k == n:
+        effective = n
+    elif share in (0, 1) or k == 1:
+        effective = n**2 / (sizes**2).sum()
+    else:
+        between = (np.bincount(codes, hits - share) ** 2).sum() / n**2 * k / (k - 1)  # variance of the share
+        effective = min(n, 1 + share * (1 - share) / between) if between else n
+    z = norm.ppf((1 + level) / 2) ** 2 / effective
+    centre, half = (share + z / 2) / (1 + z), np.sqrt(z * share * (1 - share) + z**2 / 4) / (1 + z)
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))

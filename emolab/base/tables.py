@@ -1,0 +1,37 @@
+"""What results carry beside their numbers: how they were made, for a figure's footer; and which layers are asked for.
+
+>>> from emolab.base.tables import noted
+>>> noted(table, means.meta, n="12 queries", seed=0).attrs["about"]["n"]
+'12 queries'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from emolab.base.errors import EmolabError
+
+
+def noted(
+    table: pd.DataFrame, meta: dict, *, n: str | None = None, seed: int | None = None, params: dict | None = None
+) -> pd.DataFrame:
+    """The table with what a figure's footer says of it, in `attrs["about"]`."""
+    model = {"name": meta.get("model"), "revision": meta.get("revision"), "fingerprint": meta.get("fingerprint")}
+    table.attrs["about"] = {"model": model, "n": n, "seed": seed, "params": params or {}}
+    return table
+
+
+def some_layers(n_layers: int, layers: Sequence[int] | int | str | None, most: int = 6) -> list[int]:
+    """The layers asked for, checked, negative ones from the end; "all"; None: at most `most`, evenly spread."""
+    if isinstance(layers, str) and layers == "all":
+        return list(range(n_layers))
+    if layers is None:
+        return sorted({round(x) for x in np.linspace(0, n_layers - 1, min(most, n_layers))})
+    chosen = list(layers) if isinstance(layers, Sequence | np.ndarray) and not isinstance(layers, str) else [layers]
+    wrong = [x for x in chosen if not isinstance(x, (int, np.integer)) or not -n_layers <= x < n_layers]
+    if wrong or not chosen:
+        raise EmolabError(f"no layer {wrong[0] if wrong else chosen!r}; there are layers 0 to {n_layers - 1}")
+    return [int(layer) % n_layers for layer in chosen]

@@ -1,0 +1,224 @@
+"""What the claims are decided with: curves, slopes, the first drop, growth of drift, lines and rivals, interactions.
+
+Statistics reduce values of queries [query, ...], so that `intervals` can draw the queries again. `clusters` is
+query_id -> situation (`emolab.base.stats.clusters_of`), whole situations being drawn.
+
+>>> intervals(pd.DataFrame(values, index=query_ids), lambda x: x.mean(0), clusters, seed=0).shape       # value, lo, hi
+(5, 3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+from scipy.optimize import least_squares
+from scipy.special import expit
+from scipy.stats import f as f_distribution
+from scipy.stats import rankdata
+
+from emolab.base.errors import EmolabError, need_table
+from emolab.base.labels import order
+from emolab.base.stats import bootstrap_ci
+from emolab.experiments.dose_response import LEVEL
+
+LINE_FITS = ("slope", "curvature", "r2", "r2_parabola", "asymmetry")
+ADDITIVE_FITS = ("coefficient", "gain", "other", "joint", "share")
+_FLIPS = 8192
+_EXPONENTS = np.linspace(0, 6, 121)
+
+
+def wide_curves(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """{(emotion, control): `value` [query, dose]}; unsteered text is dose 0 of every control.
+
+    Raises EmolabError without unsteered rows or the random control.
+    """
+    found = {}
+    for emotion in order(table["emotion"]):
+        own = table[(table["emotion"] == emotion) & (table["control"] != "prompt")]
+        wide = own.groupby(["query_id", "control", "alpha"])["value"].mean().unstack(["control", "alpha"])
+        if ("none", 0.0) not in wide or "random" not in wide:
+            raise EmolabError(f'{emotion} needs unsteered rows (control "none", alpha 0) and control "random"')
+        for control in wide.columns.unique(0):
+            curve = wide[control].copy()
+            curve.loc[:, 0.0] = wide["none", 0.0]
+            found[emotion, control] = curve[sorted(curve)].dropna()
+    return found
+
+
+def intervals(
+    wide: pd.DataFrame | pd.Series, statistic: Callable[[np.ndarray], Any], clusters: pd.Series, seed: int
+) -> Float[np.ndarray, "*statistic 3"]:
+    """A statistic of rows [query, ...] with its interval: value, lo and hi on the last axis."""
+    return np.stack(bootstrap_ci(wide, statistic, clusters=clusters.loc[wide.index], seed=seed), -1)
+
+
+def means(wide: pd.DataFrame, clusters: pd.Series, seed: int, **labels: Any) -> pd.DataFrame:
+    """Mean and interval of each dose [query, dose], as rows `*labels, alpha, value, lo, hi, n`."""
+    value, lo, hi = intervals(wide, lambda x: x.mean(0), clusters, seed).T
+    return pd.DataFrame({**labels, "alpha": wide.columns, "value": value, "lo": lo, "hi": hi, "n": len(wide)})
+
+
+def slopes(wide: pd.DataFrame, reach: float) -> pd.Series:
+    """Least-squares slope of each query within |dose| <= reach; EmolabError where 0 is the only dose there."""
+    doses = [a for a in wide.columns.astype(float) if abs(a) <= reach]
+    if len(doses) < 2:
+        held = ", ".join(f"{a:g}" for a in wide)
+        raise EmolabError(f"a slope at 0 needs a dose within {reach:g} of it; the doses are {held}")
+    return pd.Series(np.polyfit(doses, wide[doses].to_numpy().T, 1)[0], wide.index)
+
+
+def spearman(wide: pd.DataFrame) -> pd.DataFrame:
+    """Rank correlation of dose and value for each query, in one column; NaN where a query does not change."""
+    ranks = rankdata(wide, axis=1) - (wide.shape[1] + 1) / 2
+    doses = np.arange(wide.shape[1]) - (wide.shape[1] - 1) / 2
+    with np.errstate(invalid="ignore"):
+        return pd.DataFrame({"rho": ranks @ doses / np.sqrt((ranks**2).sum(1) * (doses @ doses))}, index=wide.index)
+
+
+def isotonic_r2(wide: pd.DataFrame) -> float:
+    """Share of the mean curve's variance that a curve which never falls explains; high by chance, too."""
+    from sklearn.isotonic import IsotonicRegression  # slow to import
+    from sklearn.metrics import r2_score
+
+    curve = wide.mean()
+    return float(r2_score(curve, IsotonicRegression().fit_transform(curve.index, curve))) if np.ptp(curve) else np.nan
+
+
+def first_drop(wide: pd.DataFrame, clusters: pd.Series, seed: int) -> float:
+    """The lowest dose that lies significantly below some lower dose; NaN where none does, or fewer than 5 clusters.
+
+    Sign flips of whole clusters, one-sided, against the largest drop of all pairs of doses in each flip (Westfall and
+    Young's max-T): the chance to find any drop in a curve that has none is 5 %, however many doses there are.
+    """
+    values, doses = wide.to_numpy(), wide.columns.to_numpy()
+    low, high = np.triu_indices(len(doses), 1)
+    sums = pd.DataFrame(values[:, high] - values[:, low]).groupby(clusters.loc[wide.index].to_numpy()).sum().to_numpy()
+    sums = sums / np.sqrt((sums**2).sum(0)).clip(1e-12)  # the same under every flip
+    k = len(sums)
+    if 2**k <= _FLIPS:
+        flips = 1 - 2.0 * (np.arange(2**k)[:, None] >> np.arange(k) & 1)  # the first flips nothing
+    else:
+        flips = np.random.default_rng(seed).choice([-1.0, 1.0], size=(_FLIPS, k))
+        flips[0] = 1
+    drops = flips @ sums
+    p = (drops.min(1)[:, None] <= drops[0] + 1e-9).mean(0)
+    return min(doses[high[p < LEVEL]], default=np.nan)
+
+
+def drift_and_slope(
+    values: Float[np.ndarray, "query cell"], doses: Float[np.ndarray, " dose"], small: Bool[np.ndarray, " dose"]
+) -> Float[np.ndarray, "2 control column"]:
+    """Mean drift of each control at each dose, and last its log-log slope over the small ones; then the same of the
+    first control less that of each. cell: control by dose.
+
+    The slope is the exponent p of c dose**p, fitted by least squares on the drift itself, since a mean drift may be 0
+    or below and then has no logarithm; sought from 0 to 6, so that a bound of 6 is none; NaN where nothing grows.
+    """
+    mean = values.reshape(len(values), values.shape[1] // len(doses), len(doses)).mean(0)
+    near, powers = mean[:, small], doses[small] ** _EXPONENTS[:, None]
+    scale = near @ powers.T / (powers**2).sum(1)  # [control, exponent]
+    best = ((near[:, None] - scale[..., None] * powers) ** 2).sum(-1).argmin(1)
+    grows = (scale[np.arange(len(scale)), best] > 0) & (small.sum() > 1)
+    found = np.column_stack([mean, np.where(grows, _EXPONENTS[best], np.nan)])
+    return np.stack([found, found[0] - found])
+
+
+def fit_line(wide: pd.DataFrame, clusters: pd.Series, seed: int) -> Float[np.ndarray, "fit 3"]:
+    """LINE_FITS of values [query, dose] with their intervals; see `emolab.comparisons.claims.linear`."""
+    doses = wide.columns.to_numpy(dtype=float)
+    bases = [np.vander(doses, n) for n in (2, 3)]  # highest power first
+    solvers = [np.linalg.pinv(basis) for basis in bases]
+    ends = [np.flatnonzero(doses == a) for a in (-np.abs(doses).max(), 0.0, np.abs(doses).max())]
+
+    def statistic(values: np.ndarray) -> np.ndarray:
+        mean = values.mean(0)
+        fits = [solver @ mean for solver in solvers]
+        left = [((mean - basis @ fit) ** 2).sum() for basis, fit in zip(bases, fits, strict=True)]
+        r2 = 1 - np.array(left) / ((mean - mean.mean()) ** 2).sum()
+        asymmetry = np.nan
+        if all(map(len, ends)):
+            low, zero, high = (mean[i[0]] for i in ends)
+            asymmetry = (high + low - 2 * zero) / abs(high - low)
+        return np.array([fits[0][0], fits[1][0], *r2, asymmetry])
+
+    return intervals(wide, statistic, clusters, seed)
+
+
+def rivals(wide: pd.DataFrame) -> dict[str, Any]:
+    """r2_query, aic {parabola, logistic} less the line's, p_curved of values [query, dose]; see `claims.linear`.
+
+    Every query keeps its own level. The parabola has one number more than the line, the logistic curve two.
+    """
+    values, doses = wide.to_numpy(), wide.columns.to_numpy(dtype=float)
+    centred = values - values.mean(1, keepdims=True)
+    mean, size = centred.mean(0), centred.size
+
+    def rss(curve: np.ndarray) -> float:
+        return ((centred - (curve - curve.mean())) ** 2).sum()
+
+    def logistic(p: np.ndarray) -> np.ndarray:
+        return p[0] * expit((doses - p[1]) / p[2])
+
+    start = (2 * (mean[-1] - mean[0]), 0.0, np.ptp(doses) / 4)
+    best = least_squares(lambda p: logistic(p) - logistic(p).mean() - mean, start).x
+    straight, parabola = (rss(np.polyval(np.polyfit(doses, mean, degree), doses)) for degree in (1, 2))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        aic = {
+            "parabola": size * np.log(parabola / straight) + 2,
+            "logistic": size * np.log(rss(logistic(best)) / straight) + 4,
+        }
+        free = size - len(values) - 2
+        p = f_distribution.sf((straight - parabola) / (parabola / free), 1, free)
+        single = np.corrcoef(doses, values)[0, 1:] ** 2
+    return {"r2_query": np.nanmedian(single) if np.isfinite(single).any() else np.nan, "aic": aic, "p_curved": p}
+
+
+def pair_table(pairs: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `claim_runs.pair_runs` as seen from their target: its own dose, the other's, the pair and the kind.
+
+    kind: "whole", "specific" or "random". Raises EmolabError without a random pair or without doses 0 and above.
+    """
+    columns = ("query_id", "scale", "first", "second", "a", "b", "part", "control", "target", "value")
+    need_table(pairs, columns, "emolab.comparisons.claim_runs.pair_runs, with scale")
+    first = pairs["target"] == pairs["first"]
+    table = pairs.assign(own=pairs["a"].where(first, pairs["b"]), other=pairs["b"].where(first, pairs["a"]))
+    table["kind"] = table["part"].where(table["control"] == "none", table["control"])
+    table["pair"] = table["first"] + " + " + table["second"]
+    if "random" not in set(table["kind"]) or table["own"].nunique() < 2 or table["own"].min() != 0:
+        raise EmolabError("the pairs need a random one and every dose with every dose, 0 among them; see pair_runs")
+    return table
+
+
+def interactions(
+    table: pd.DataFrame, clusters: pd.Series, seed: int
+) -> tuple[Float[np.ndarray, "fit kinds sum 3"], list[str], list[tuple[str, str]], np.ndarray]:
+    """ADDITIVE_FITS of every kind, then of every kind less the random one; with kinds, sums and doses. See `claims`.
+
+    A sum is a pair and its target, at the end ("all", "all"), the mean over all of them.
+    """
+    kinds = [*(k for k in table["kind"].unique() if k != "random"), "random"]
+    sums = list(table[["pair", "target"]].drop_duplicates().itertuples(index=False, name=None))
+    levels, keys = np.array(sorted(table["own"].unique())), ["kind", "pair", "target", "own", "other"]
+    wide = table.groupby(["query_id", *keys])["value"].mean().unstack(keys)
+    wide = wide[[(k, *s, a, b) for k in kinds for s in sums for a in levels for b in levels]].dropna()
+    shape = (-1, len(kinds), len(sums), len(levels), len(levels))
+    found = intervals(wide, partial(_interaction, shape=shape, levels=levels), clusters, seed)
+    gain, share = (found[ADDITIVE_FITS.index(name)] for name in ("gain", "share"))
+    share[~(gain[..., 1] > 0)] = np.nan  # a share of nothing: a ratio of two accidents
+    return found, kinds, [*sums, ("all", "all")], levels
+
+
+def _interaction(values: np.ndarray, shape: tuple[int, ...], levels: np.ndarray) -> np.ndarray:
+    mean = values.reshape(shape).mean(0)  # [kind, sum, own, other]
+    mean = np.concatenate([mean, mean.mean(1, keepdims=True)], 1)
+    extra = mean[..., 1:, 1:] - mean[..., 1:, :1] - mean[..., :1, 1:] + mean[..., :1, :1]
+    doses = np.outer(levels[1:], levels[1:])
+    coefficient = (extra * doses).sum((-1, -2)) / (doses**2).sum()
+    gain, other, both = (mean[..., i, j] - mean[..., 0, 0] for i, j in ((-1, 0), (0, -1), (-1, -1)))
+    found = np.stack([coefficient, gain, other, both, coefficient * levels[-1] ** 2 / gain])
+    return np.concatenate([found, found - found[:, -1:]], 1)

@@ -1,0 +1,321 @@
+"""Ways of giving a model's answers an emotion, behind one interface: instructions, examples, directions, fine-tuning.
+
+>>> from emolab.comparisons.methods import instruction_method, vector_method
+>>> method = vector_method(model, vectors)
+>>> method.generate(["Tell me about the park."], "joy", 1.5)
+>>> method.generate(["Tell me about the park."], {"joy": 0.5, "fear": 0.5}, 2.0)       # a mixture, where can_mix
+>>> method.kl(["Tell me about the park."], ["It was quiet."], "joy", 1.5)              # nats a token
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from emolab.answers.generation import generate
+from emolab.answers.logprobs import next_token_kl
+from emolab.answers.writing import Writing
+from emolab.base.errors import EmolabError
+from emolab.base.labels import NEUTRAL
+from emolab.comparisons.lora import Adapter, change_weights, fit_lora, merge_lora
+from emolab.experiments.sweeps import RANDOM_DIRECTIONS
+from emolab.models.model import Model
+from emolab.models.prompts import one_bos, render_prompts
+from emolab.models.templates import past_reasoning, rendered
+from emolab.steering.steering import Steering
+from emolab.vectors.activations import response_means
+from emolab.vectors.controls import random_like
+from emolab.vectors.directions import pca_vectors, probe_vectors
+from emolab.vectors.vectors import EmotionVectors, vectors_from_means
+
+METHODS = ("instruction", "few_shot", "emotion vector", "pca", "probe", "lora", "random")
+WORDINGS = {0.5: "a little", 1.0: None, 2.0: "great"}  # the "doses" that an instruction has
+SHOTS = (1.0, 3.0)
+DOSES = (0.25, 0.4, 0.65, 1.0, 1.6, 2.5)  # even on a logarithmic scale
+SCALES = (0.25, 0.5, 0.75, 1.0, 1.5)
+Doses = Mapping[str, float]
+_DIRECTIONS = {"emotion vector": vectors_from_means, "pca": pca_vectors, "probe": probe_vectors}
+
+
+class Run(NamedTuple):
+    """What to run for some settings, each over all queries: rows are setting by setting."""
+
+    model: Model
+    prompts: list[str]
+    steering: list[Steering | None] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """One way of giving answers an emotion.
+
+    name      of the method.
+    plain     the model itself, without it.
+    runs      (queries, [{emotion: dose}, ...]) -> the runs that together cover these settings, in order.
+    doses     those worth trying. Of a vector its multiple, of LoRA its scale, of examples their number, of an
+              instruction a key of `WORDINGS`.
+    can_dose  any number is a dose, and can_mix: several emotions can be given at once, in any proportion.
+    seconds   of setting up for all emotions, beyond the `answers` of the model that it learns from.
+    setting   of a direction: where it is added.
+    """
+
+    name: str
+    plain: Model
+    runs: Callable[[list[str], list[Doses]], Iterator[Run]]
+    doses: tuple[float, ...]
+    can_dose: bool = False
+    can_mix: bool = False
+    seconds: float = 0.0
+    answers: int = 0
+    setting: str = ""
+
+    def generate(
+        self,
+        queries: Sequence[str],
+        emotion: str | Doses,
+        dose: float = 1.0,
+        *,
+        max_new_tokens: int = 80,
+        writing: Writing = Writing(),
+    ) -> list[str]:
+        """Answers to the queries. emotion: a name, or a mixture {emotion: share} where can_mix."""
+        settings = [self.mixture(emotion, dose)]
+        return self.texts(queries, settings, max_new_tokens=max_new_tokens, writing=writing)[0]
+
+    def kl(
+        self, queries: Sequence[str], texts: Sequence[str], emotion: str | Doses, dose: float = 1.0
+    ) -> list[Float[np.ndarray, " token"]]:
+        """`next_token_kl` of the plain model's answers to the queries, in nats a token."""
+        return self.kls(queries, texts, [self.mixture(emotion, dose)])[0]
+
+    def texts(
+        self,
+        queries: Sequence[str],
+        settings: Sequence[Doses],
+        *,
+        max_new_tokens: int = 80,
+        writing: Writing = Writing(),
+    ) -> list[list[str]]:
+        """Answers under every setting [setting][query], as few batches as the method allows."""
+        found: list[str] = []
+        for run in self.runs(list(queries), list(settings)):
+            options = {"max_new_tokens": max_new_tokens, "writing": writing}
+            found += generate(run.model, run.prompts, steering=run.steering, raw=True, **options)
+        return _cut(found, len(queries))
+
+    def kls(
+        self, queries: Sequence[str], texts: Sequence[str], settings: Sequence[Doses]
+    ) -> list[list[Float[np.ndarray, " token"]]]:
+        """KL at every token under every setting [setting][query]."""
+        plain, found = render_prompts(self.plain, list(queries)), []
+        for run in self.runs(list(queries), list(settings)):
+            k = len(run.prompts) // len(plain)
+            found += next_token_kl(
+                self.plain,
+                plain * k,
+                list(texts) * k,
+                steering=run.steering,
+                other=run.model,
+                other_prompts=run.prompts,
+            )
+        return _cut(found, len(queries))
+
+    def mixture(self, emotion: str | Doses, dose: float) -> Doses:
+        """{emotion: dose}; EmolabError for a mixture where the method has none, or a dose that it lacks."""
+        shares = {emotion: 1.0} if isinstance(emotion, str) else dict(emotion)
+        if len(shares) != 1 and not self.can_mix:
+            raise EmolabError(f"{self.name} gives one emotion at a time, not {', '.join(shares) or 'none'}")
+        if not self.can_dose and dose not in self.doses:
+            raise EmolabError(f"{self.name} has no dose {dose}; it has {', '.join(f'{x:g}' for x in self.doses)}")
+        return {name: share * dose for name, share in shares.items()}
+
+
+def instruction_method(model: Model) -> Method:
+    """The instruction in the prompt, in three wordings: dose 0.5 "a little", 1 plain, 2 "great"."""
+
+    def runs(queries, settings):
+        told = [(emotion, WORDINGS[dose]) for setting in settings for emotion, dose in setting.items()]
+        yield Run(model, [p for e, word in told for p in render_prompts(model, queries, e, intensity=word)])
+
+    return Method("instruction", model, runs, tuple(WORDINGS))
+
+
+def few_shot_method(model: Model, responses: pd.DataFrame, *, max_new_tokens: int = 80, seed: int = 0) -> Method:
+    """Earlier turns in which the model answered other queries with the emotion; no instruction. Dose: their number.
+
+    The examples are the model's own instructed answers, drawn once for each emotion. They are turns of the chat
+    template; without one, query and answer stand in lines of their own, an empty line between examples. Numbers of
+    examples that leave no room for the answer are left out. Raises EmolabError where none is left, or an emotion has no
+    answers with queries.
+    """
+    rng = np.random.default_rng(seed)
+    told = responses[(responses["condition"] != NEUTRAL) & (responses["query"] != "")]
+    most = int(max(SHOTS))
+    examples = {
+        emotion: rows.iloc[rng.permutation(len(rows))[:most]][["query", "text"]].to_numpy().tolist()
+        for emotion, rows in told.groupby("condition")
+    }
+
+    def runs(queries, settings):
+        prompts = []
+        for setting in settings:
+            for emotion, k in setting.items():
+                if emotion not in examples:
+                    raise EmolabError(f"no answers to queries under {emotion!r} to take examples from")
+                prompts += [_chat(model, examples[emotion][: int(k)], query) for query in queries]
+        yield Run(model, prompts)
+
+    def fits(k: float) -> bool:
+        longest = max(responses["query"], key=len)
+        texts = [_chat(model, shown[: int(k)], longest) for shown in examples.values()]
+        size = max(len(ids) for ids in model.tokenizer(texts, add_special_tokens=False).input_ids)
+        enough = all(len(shown) >= k for shown in examples.values())
+        # Twice, since other queries may be longer.
+        return enough and (model.n_ctx is None or size + 2 * max_new_tokens <= model.n_ctx)
+
+    shots = tuple(k for k in SHOTS if fits(k)) if examples else ()
+    if not shots:
+        raise EmolabError(f"no example fits the context of {model.name!r} ({model.n_ctx}); leave few_shot out")
+    return Method("few_shot", model, runs, shots, answers=most * len(examples))
+
+
+def vector_method(
+    model: Model,
+    vectors: EmotionVectors | Sequence[EmotionVectors],
+    *,
+    name: str = "emotion vector",
+    setting: Mapping[str, Any] | None = None,
+    like: EmotionVectors | None = None,
+    doses: Sequence[float] = DOSES,
+    seconds: float = 0.0,
+    answers: int = 0,
+) -> Method:
+    """Steering with vectors; of several, queries take one each in turn.
+
+    setting: fields of `Steering`. like: vectors to whose norms these are brought; where the setting names the part
+    "specific", that part of these has the norm of that part of `like`.
+    """
+    setting = dict(setting or {})
+    part = setting.pop("part", "whole")
+    if part == "shared" or setting.get("site") == "head":
+        what = 'part "shared" is the same for every emotion' if part == "shared" else 'heads sum to site "attn"'
+        raise EmolabError(f'{what}; compare methods at resid, attn or mlp, with "whole" or "specific" vectors')
+    given = [vectors] if isinstance(vectors, EmotionVectors) else vectors
+    used = [v.part("specific") if part == "specific" else v for v in given]
+    if like is not None:
+        theirs = like.part("specific") if part == "specific" else like
+        used = [_as_long(v, theirs, setting.get("site", "resid")) for v in used]
+
+    def runs(queries, settings):
+        rows = []
+        for doses in settings:
+            variants = [Steering(v, dict(doses), **setting) for v in used]
+            rows += [variants[i % len(variants)] for i in range(len(queries))]
+        yield Run(model, render_prompts(model, queries) * len(settings), rows)
+
+    told = ", ".join(f"{field} {value}" for field, value in {"site": "resid", **setting, "part": part}.items())
+    return Method(name, model, runs, tuple(doses), True, True, seconds, answers, told)
+
+
+def lora_method(
+    model: Model, adapters: Mapping[str, Adapter], *, scales: Sequence[float] = SCALES, answers: int = 0
+) -> Method:
+    """Fine-tuning, {emotion: its adapter} (`fit_lora`). Dose: the scale of the change of the weights."""
+
+    same = {name for adapter in adapters.values() for name in adapter.factors}
+    if any(set(adapter.factors) != same for adapter in adapters.values()):
+        raise EmolabError("these adapters change different weights; train all of them on this model")
+    copies: list[Model] = []
+
+    def runs(queries, settings):
+        # One copy for all doses: each run must be over before the next is taken. Its bridge is never run.
+        copies[:] = copies or [merge_lora(model, {})]
+        for doses in settings:
+            change_weights(copies[0].hf, model, {adapters[emotion]: dose for emotion, dose in doses.items()})
+            yield Run(copies[0], render_prompts(model, queries))
+
+    seconds = sum(adapter.meta["seconds"] for adapter in adapters.values())
+    return Method("lora", model, runs, tuple(scales), True, True, seconds, answers)
+
+
+def build_methods(
+    model: Model,
+    vectors: EmotionVectors,
+    responses: pd.DataFrame,
+    names: Sequence[str] = METHODS,
+    *,
+    settings: Sequence[Mapping[str, Any]] | None = None,
+    max_new_tokens: int = 80,
+    seed: int = 0,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> list[Method]:
+    """Methods by name, directions once a setting (default sites attn and resid); what each needs is made and timed.
+
+    >>> methods = build_methods(model, vectors, responses, ("instruction", "pca"), settings=[{"site": "attn"}])
+
+    Options and errors as in `emolab.comparisons.compare_methods`; out: the folder of the adapters.
+    """
+    sites = [site for site in ("attn", "resid") if site in vectors.data] or list(vectors.sites[:1])
+    settings = [{"site": site} for site in sites] if settings is None else list(settings)
+    used = list(dict.fromkeys(setting.get("site", "resid") for setting in settings))
+    means, read, found = None, 0.0, []
+    if set(_DIRECTIONS) & set(names):
+        start = time.perf_counter()
+        means = response_means(model, responses, sites=used, progress=progress)
+        read = time.perf_counter() - start
+    for name in dict.fromkeys(names):
+        if name == "instruction":
+            found.append(instruction_method(model))
+        elif name == "few_shot":
+            try:
+                found.append(few_shot_method(model, responses, max_new_tokens=max_new_tokens, seed=seed))
+            except EmolabError as error:  # a small context: no reason to lose the others
+                if len(set(names)) == 1:
+                    raise
+                warnings.warn(f"few_shot is left out: {error}", stacklevel=2)
+        elif name == "lora":
+            options = {"seed": seed, "out": out, "progress": progress}
+            adapters = {e: fit_lora(model, responses, e, **options) for e in vectors.emotions}
+            found.append(lora_method(model, adapters, answers=int(responses["condition"].isin(adapters).sum())))
+        elif name in (*_DIRECTIONS, "random"):
+            start = time.perf_counter()
+            if name == "random":
+                source = [random_like(vectors, seed=seed + i) for i in range(RANDOM_DIRECTIONS)]
+                cost: dict[str, Any] = {"seconds": np.nan}
+            else:
+                source = _DIRECTIONS[name](means, sites=used)
+                cost = {"seconds": read + time.perf_counter() - start, "answers": len(responses)}
+            source = vectors if name == "emotion vector" else source
+            found += [vector_method(model, source, name=name, setting=s, like=vectors, **cost) for s in settings]
+        else:
+            raise EmolabError(f"unknown method {name!r}; expected some of {', '.join(METHODS)}")
+    return found
+
+
+def _as_long(vectors: EmotionVectors, like: EmotionVectors, site: str) -> EmotionVectors:
+    theirs = like.get(site).double().norm(dim=-1, keepdim=True)
+    data = torch.nn.functional.normalize(vectors.get(site).double(), dim=-1, eps=1e-30) * theirs
+    return EmotionVectors({site: data}, vectors.emotions, like.resid_norm, vectors.meta)
+
+
+def _chat(model: Model, examples: Sequence[Sequence[str]], query: str) -> str:
+    tokenizer = model.tokenizer
+    if not tokenizer.chat_template:
+        return one_bos(model, "".join(f"{asked}\n{text}\n\n" for asked, text in examples) + f"{query}\n")
+    turns = [(role, text) for pair in examples for role, text in zip(("user", "assistant"), pair, strict=True)]
+    messages = [{"role": role, "content": text} for role, text in [*turns, ("user", query)]]
+    return one_bos(model, past_reasoning([rendered(tokenizer, messages)])[0])
+
+
+def _cut(rows: list, n: int) -> list[list]:
+    return [rows[i : i + n] for i in range(0, len(rows), n)]

@@ -1,0 +1,106 @@
+"""Where text breaks: the alpha that costs one nat at the worst tokens, the unit in which settings can be compared.
+
+>>> steering = emolab.Steering(vectors, {"joy": 1.0, "fear": 1.0}, site="attn", layers="late")
+>>> vectors = emolab.find_breaking(model, steering, emolab.load_queries("everyday", split="train", n=6))
+>>> emolab.Steering(vectors, {"joy": 0.6}, site="attn", layers="late", unit="breaking")
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from emolab.answers.generation import generate
+from emolab.answers.logprobs import next_token_kl, p95_kl
+from emolab.answers.queries import query_table
+from emolab.base.errors import EmolabError, need_model
+from emolab.models.model import Model
+from emolab.models.prompts import render_prompts
+from emolab.steering.steering import Steering
+from emolab.vectors.vectors import EmotionVectors
+
+NATS = 1.0  # next-token KL at the worst 5 % of tokens, at which text is said to break
+TOLERANCE = 0.1  # of NATS, relative: the alpha is then right within 5 %, far less than doses are apart
+_TOKENS = 40  # of each text that the KL is read on
+_ROUNDS = 16
+_LEVELS_OFF = 5  # passes on one side of the target after which KL is taken not to grow with the square of alpha
+
+
+def find_breaking(
+    model: Model,
+    steering: Steering,
+    queries: pd.DataFrame | Sequence[str] | str,
+    *,
+    texts: Sequence[str] | None = None,
+) -> EmotionVectors:
+    """The vectors of `steering`, which now know at which alpha its setting breaks text, emotion by emotion.
+
+    >>> vectors = find_breaking(model, Steering(vectors, {"joy": 1.0}, site="attn"), training_queries)
+    >>> vectors.meta["breaking"]
+    {'site=attn layers=0-29 part=whole op=add positions=generated': {'joy': 0...}}
+
+    Text breaks where the next-token KL(steered || unsteered) at the worst 5 % of tokens is one nat, on the model's own
+    unsteered answers to these queries: training questions, never those that a result is reported on. steering says
+    where and which emotions; the size of its doses plays no part. texts: unsteered answers, where they are at hand;
+    else they are written. KL grows about with the square of alpha, so that a few passes of all emotions at once find
+    it, within 5 % of alpha.
+
+    Raises EmolabError for op "ablate" (its alpha is a share), and for an emotion that moves nothing at any alpha.
+    """
+    need_model(model)
+    if steering.op == "ablate":
+        raise EmolabError('op "ablate" removes a share, from 0 to 1; only op "add" and "clamp" have a breaking alpha')
+    asked = list(query_table(queries)["query"])
+    prompts = render_prompts(model, asked)
+    if texts is None:
+        texts = generate(model, asked, max_new_tokens=_TOKENS)
+    alphas = _solve(model, replace(steering, unit="vector"), prompts, list(texts))
+    known = dict(steering.vectors.meta.get("breaking", {}))
+    known[steering.setting] = {**known.get(steering.setting, {}), **alphas}
+    return replace(steering.vectors, meta={**steering.vectors.meta, "breaking": known})
+
+
+def _solve(model: Model, steering: Steering, prompts: list[str], texts: list[str]) -> dict[str, float]:
+    """{emotion: alpha} by the secant rule on log alpha and log KL, for all emotions in the same passes."""
+    points: dict[str, list[tuple[float, float]]] = {emotion: [] for emotion in steering.doses}
+    here = dict.fromkeys(points, 0.0)  # log alpha
+    found: dict[str, float] = {}
+    for _ in range(_ROUNDS):
+        open_ = [emotion for emotion in points if emotion not in found]
+        if not open_:
+            return {emotion: round(found[emotion], 4) for emotion in points}
+        rows: list[Steering | None] = [replace(steering, doses={e: math.exp(here[e])}) for e in open_ for _ in texts]
+        kls = next_token_kl(model, prompts * len(open_), texts * len(open_), steering=rows)
+        for k, emotion in enumerate(open_):
+            kl = p95_kl(kls[k * len(texts) : (k + 1) * len(texts)])
+            gap = math.log(max(kl, 1e-9) / NATS) if not math.isnan(kl) else math.inf  # no number: far too much
+            points[emotion].append((here[emotion], gap))
+            if abs(gap) <= math.log1p(TOLERANCE):
+                found[emotion] = math.exp(here[emotion])
+            else:
+                here[emotion] = _next(points[emotion])
+    lost = next(emotion for emotion in points if emotion not in found)
+    raise EmolabError(
+        f"no alpha breaks text for {lost} at {steering.setting}: KL is {math.exp(points[lost][-1][1]) * NATS:.3g} nats "
+        f"at alpha {math.exp(points[lost][-1][0]):.3g}; does this setting change the model at all?"
+    )
+
+
+def _next(points: list[tuple[float, float]]) -> float:
+    """The next log alpha: between the two points around the target where there are such, else along the slope."""
+    low = max((p for p in points if p[1] < 0), default=None)
+    high = min((p for p in points if p[1] > 0), default=None)
+    if low is not None and high is not None and math.isfinite(high[1]):
+        share = low[1] / (low[1] - high[1])
+        return low[0] + min(max(share, 0.1), 0.9) * (high[0] - low[0])
+    if low is not None and high is not None:
+        return (low[0] + high[0]) / 2
+    at, gap = points[-1]
+    slope = 2.0  # KL grows with the square of alpha
+    if len(points) >= _LEVELS_OFF and math.isfinite(gap):  # not here, it seems: then as it did in the last step
+        (before, gap_before), _ = points[-2:]
+        slope = max((gap - gap_before) / (at - before), 0.1) if math.isfinite(gap_before) else slope
+    return at - min(max(gap / slope, -math.log(4)), math.log(4))  # at most fourfold

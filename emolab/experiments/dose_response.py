@@ -1,0 +1,302 @@
+"""What steering does as its dose grows: curves with intervals, trend, collapse, wrong way, and against its controls.
+
+Tables are scored sweeps (`emolab.score(emolab.sweep(...))`) of one setting. Every query counts once, whatever its
+seeds; queries of one situation are resampled together. Effects are measured on the logit of the judge's probability,
+where 0.01 to 0.1 is as far as 0.9 to 0.99.
+
+>>> table = dose_table(scored, instructed)              # the numbers of the figure and of summary.json
+>>> compare(scored, control="random").query("q < .05")  # doses that differ from a random direction of equal norm
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+from scipy.special import logit as _logit
+from scipy.stats import spearmanr
+
+from emolab.base.errors import EmolabError, need_number
+from emolab.base.labels import order
+from emolab.base.stats import bh, bootstrap_ci, clusters_of, interval, sign_flip
+from emolab.experiments.headline import (
+    Instructed,
+    fluent_level,
+    headline,
+    is_hit,
+    is_unsteered,
+    one_setting,
+    perplexity_column,
+    target_p,
+    with_instructed,
+)
+
+_SHARES = ("target", "named", "refusal", "loop")  # of texts
+MEASURES = (*_SHARES, "p_target", "adherence", "perplexity_ratio", "compression", "distinct2", "repetition", "overall")
+CLIP = 1e-4  # probabilities nearer to 0 or 1 say nothing more on the logit scale
+LEVEL = 0.05  # of false discoveries
+MARGIN = 0.1  # of fluency, which is 0..1
+
+
+def logit(p):
+    """log(p / (1 - p)), with p kept within 1e-4 and 1 - 1e-4.
+
+    >>> logit([0.5, 1.0])
+    array([0.   , 9.21])
+    """
+    return _logit(np.clip(np.asarray(p, dtype=float), CLIP, 1 - CLIP))
+
+
+def dose_table(scored: pd.DataFrame, instructed: Instructed = None, *, seed: int = 0) -> pd.DataFrame:
+    """Every measure at every dose with its 95 % interval: `emotion, control, alpha, measure, value, lo, hi, n`.
+
+    >>> dose_table(scored, instructed).query("measure == 'target' and control == 'none'")
+
+    Measures, as far as the table has them: shares of texts, with Wilson intervals, that have the target on top
+    ("target"), that name it ("named"), that refuse or speak as a machine whatever is on top ("refusal"), that loop
+    ("loop"); "p_target", the judge's probability; "adherence", mean over that of unsteered texts; "perplexity_ratio",
+    median over that of the instructed answers (`headline` says which); "compression" and "distinct2", means, low in
+    loops, and "repetition", high in them; "overall", the headline score. Control "prompt" (alpha 0) is the instruction
+    in place of steering, from rows of the table or from `instructed`. n: queries with a value; texts that the judge
+    cannot read have none of its measures. Raises EmolabError as `headline`, and for mixed settings.
+    """
+    one_setting(scored)
+    table = headline(with_instructed(scored, instructed), instructed)
+    level, perplexity = fluent_level(table, instructed), perplexity_column(table)
+    columns = {"target": "target", "p_target": "emotion_score", "adherence": "adherence"}
+    columns |= {} if perplexity is None else {"perplexity_ratio": perplexity}
+    columns |= {m: m for m in ("named", "refusal", "loop", "compression", "distinct2", "repetition", "overall")}
+    table["target"] = is_hit(table)
+    shares = [m for m in _SHARES if m in table]
+    table[shares] = table[shares].astype(float)  # where instructed answers lack one, True and False are objects
+    clusters, rows = clusters_of(table), []
+    for emotion in order(table["emotion"]):
+        own = table[table["emotion"] == emotion]
+        measures = [m for m in MEASURES if m in columns and columns[m] in own and own[columns[m]].notna().any()]
+        wide = pd.concat({m: _wide(own, columns[m]) for m in measures}, axis=1)  # [query, (measure, control, alpha)]
+        over = pd.DataFrame({"nothing": 1.0}, index=wide.index)  # what values are divided by, query by query
+        over["adherence"] = _base(own, "adherence") if "adherence" in measures else np.nan
+        over["perplexity_ratio"] = _reference(own, perplexity, instructed, level["perplexity"][emotion])
+        groups = clusters.loc[wide.index]
+        value, lo, hi = _ratios(wide, over, groups, seed)
+        cells = pd.DataFrame(list(wide.columns), columns=["measure", "control", "alpha"])
+        cells = cells.assign(emotion=emotion, value=value, lo=lo, hi=hi, n=wide.notna().sum().to_numpy())
+        for i in cells.index[cells["measure"].isin(_SHARES)]:  # also where all queries agree an interval has a width
+            cells.loc[i, ["lo", "hi"]] = interval(wide.iloc[:, i], clusters=groups, seed=seed)
+        rows.append(cells)
+    return pd.concat(rows, ignore_index=True)[["emotion", "control", "alpha", "measure", "value", "lo", "hi", "n"]]
+
+
+def trend(scored: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """Does the target rise with the dose? On the logit of its probability, for the vector and for each control.
+
+    >>> trend(scored)[["emotion", "control", "spearman", "spearman_p", "isotonic_r2", "slope0"]]
+    >>> trend(scored[scored["alpha"].abs() <= 1])                                        # near 0 alone
+
+    Returns:
+        One row an emotion and control. `spearman`: rank correlation of dose and logit within each query, mean over
+        queries, with `spearman_lo, spearman_hi` and `spearman_p` (sign flips). `isotonic_r2`: share of the variance of
+        the mean curve that a curve which never falls explains; 1 is monotone, and a curve of noise gets some, too: read
+        it beside the controls. `slope0`: logits per unit of dose, on a line through dose 0 and the nearest dose on
+        either side, with `lo, hi`. `n` queries. Unsteered text is dose 0 of every control. NaN with fewer than three
+        doses (a slope: two) or where nothing changes. Raises EmolabError without unsteered rows or for mixed settings.
+    """
+    table, base = _logits(scored)
+    rho, slopes, rows = {}, {}, []
+    for emotion, control, wide in _curves(table):
+        if 0.0 not in wide:
+            wide = wide.assign(zero=base[emotion]).rename(columns={"zero": 0.0})
+        wide = wide[sorted(wide.columns)]
+        rho[emotion, control] = wide.apply(_spearman, axis=1)
+        slopes[emotion, control] = _slopes(wide)
+        rows.append((emotion, control, _isotonic_r2(wide.mean()), len(wide)))
+    found = pd.DataFrame(rows, columns=["emotion", "control", "isotonic_r2", "n"])
+    found["spearman"], found["spearman_lo"], found["spearman_hi"], found["spearman_p"] = _means(rho, table, seed)
+    found["slope0"], found["lo"], found["hi"], _ = _means(slopes, table, seed)
+    names = ["emotion", "control", "spearman", "spearman_lo", "spearman_hi", "spearman_p", "isotonic_r2"]
+    return found[[*names, "slope0", "lo", "hi", "n"]]
+
+
+def collapse(
+    scored: pd.DataFrame, instructed: Instructed = None, *, margin: float = MARGIN, seed: int = 0
+) -> pd.DataFrame:
+    """alpha*: the first positive dose at which texts are less fluent than unsteered ones, by more than a margin.
+
+    >>> collapse(scored, instructed).set_index("emotion")["alpha_star"]            # NaN: not within these doses
+
+    `fluency_score` of `headline`, steered minus unsteered text of the same query; one-sided sign flips that it fell by
+    more than `margin` (with many queries a drop of nothing worth is significant, too; 0 asks for any drop),
+    Benjamini-Hochberg over an emotion's positive doses, q < .05.
+
+    Returns:
+        One row an emotion: `emotion, alpha_star, measure` ("fluency"), `difference, lo, hi, q, n` at alpha_star (where
+        there is none, at the dose with the smallest q), and `random_alpha_star`, the same of the random direction.
+    """
+    one_setting(scored)
+    need_number("margin", margin, 0)
+    table = headline(scored, instructed)
+    clusters, rows = clusters_of(table), []
+    for emotion in order(table["emotion"]):
+        own = table[table["emotion"] == emotion]
+        wide, base = _wide(own, "fluency_score"), _base(own, "fluency_score")
+        drops, q, star = _drops(wide, base, "none", clusters, margin, seed)
+        found = (np.nan, np.nan, np.nan, np.nan, 0)
+        if np.isfinite(q).any():
+            at = star if np.isfinite(star) else drops.columns[int(np.nanargmin(q))]
+            change = drops[at].dropna()
+            value = map(float, bootstrap_ci(change, np.mean, clusters=clusters.loc[change.index], seed=seed))
+            found = (*value, float(q[drops.columns.get_loc(at)]), len(change))
+        random = _drops(wide, base, "random", clusters, margin, seed)[2]
+        rows.append((emotion, star, "fluency", *found, random))
+    names = ["emotion", "alpha_star", "measure", "difference", "lo", "hi", "q", "n", "random_alpha_star"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def wrong_way(scored: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """Share of queries whose target logit moved against the sign of the dose: `emotion, alpha, share, lo, hi, n`.
+
+    >>> wrong_way(scored).query("alpha > 0").groupby("emotion")["share"].min()
+
+    Against the unsteered text of the same query; a query that does not move is not wrong. `random` is the same share
+    for the random direction at that dose, NaN without it. Raises EmolabError without unsteered rows.
+    """
+    table, base = _logits(scored)
+    clusters, rows, random = clusters_of(table), [], {}
+    for emotion, control, wide in _curves(table):
+        moved = wide.sub(base[emotion], axis=0).drop(columns=0.0, errors="ignore")
+        wrong = (moved.mul(np.sign(moved.columns), axis=1) < 0).astype(float).where(moved.notna())
+        if control == "random":
+            random |= {(emotion, alpha): share for alpha, share in wrong.mean().items()}
+        elif control == "none":
+            for alpha, values in wrong.items():
+                lo, hi = interval(values, clusters=clusters.loc[values.index], seed=seed)
+                rows.append((emotion, alpha, values.mean(), lo, hi, int(values.notna().sum())))
+    found = pd.DataFrame(rows, columns=["emotion", "alpha", "share", "lo", "hi", "n"])
+    return found.assign(random=[random.get(key, np.nan) for key in zip(found["emotion"], found["alpha"], strict=True)])
+
+
+def compare(scored: pd.DataFrame, *, control: str = "random", measure: str = "p_target", seed: int = 0) -> pd.DataFrame:
+    """Steered minus control at equal dose: `emotion, alpha, difference, lo, hi, p, q, n, control, measure`.
+
+    >>> compare(scored, control="shuffled", measure="target")
+
+    Query by query. control: any that the table holds, at the same dose; "prompt" (the instruction) and "unsteered"
+    stand against every dose. measure: "p_target", "target" (it is on top), or a column of numbers, such as "overall"
+    of `headline`. p from sign flips, two-sided; q after Benjamini-Hochberg over all rows. Raises EmolabError for a
+    control or measure that the table does not hold.
+    """
+    one_setting(scored)
+    table = scored.assign(p_target=target_p(scored), target=is_hit(scored))
+    held = sorted({*table["control"], *(["unsteered"] if is_unsteered(table).any() else [])} - {"none"})
+    if control not in held or measure not in table or not pd.api.types.is_numeric_dtype(table[measure]):
+        what = f"control {control!r}" if control not in held else f"measure {measure!r} of numbers"
+        raise EmolabError(f"no {what} in this table; it holds the controls {', '.join(held) or 'none'}")
+    differences = {}
+    for emotion in order(table["emotion"]):
+        own = table[table["emotion"] == emotion]
+        wide = _wide(own, measure)
+        for alpha in [a for c, a in wide.columns if c == "none" and a != 0]:
+            at = (control, 0.0 if control == "prompt" else alpha)
+            if control == "unsteered" or at in wide:
+                other = _base(own, measure) if control == "unsteered" else wide[at]
+                differences[emotion, alpha] = wide["none", alpha] - other
+    found = pd.DataFrame(list(differences), columns=["emotion", "alpha"])
+    found["difference"], found["lo"], found["hi"], found["p"] = _means(differences, table, seed)
+    n = [int(d.notna().sum()) for d in differences.values()]
+    return found.assign(q=bh(found["p"]), n=n, control=control, measure=measure)
+
+
+def _wide(own: pd.DataFrame, column: str) -> pd.DataFrame:
+    """[query, (control, alpha)], mean over seeds; unsteered rows beside a clamp are no dose of it."""
+    if "op" in own and (own["op"] == "clamp").any():
+        own = own[~is_unsteered(own)]
+    return own.groupby(["query_id", "control", "alpha"])[column].mean().unstack(["control", "alpha"]).sort_index(axis=1)
+
+
+def _base(own: pd.DataFrame, column: str) -> pd.Series:
+    """What the unsteered text of each query has."""
+    return own[is_unsteered(own)].groupby("query_id")[column].mean()
+
+
+def _reference(own: pd.DataFrame, perplexity: str | None, instructed: Instructed, level: float):
+    """What perplexities are divided by: instructed answers to the same queries, a number known, or unsteered texts."""
+    told = own[own["control"] == "prompt"]
+    if perplexity is None or isinstance(instructed, Mapping):
+        return level
+    if len(told):
+        return told.groupby("query_id")[perplexity].mean()
+    return _base(own, perplexity) if instructed is None else level
+
+
+def _ratios(wide: pd.DataFrame, over: pd.DataFrame, clusters: pd.Series, seed: int):
+    """Mean (perplexity: median) of each column over that of its divisor, which is drawn along with it."""
+    names, k = wide.columns.get_level_values(0), wide.shape[1]
+    median = np.array([*names, *over]) == "perplexity_ratio"
+    divisor = k + np.array([over.columns.get_loc(m if m in over else "nothing") for m in names])
+    both = np.column_stack([wide, over])
+    middle = np.nanmedian if np.isnan(both[:, median]).any() else np.median  # which is ten times as fast
+
+    def statistic(rows):
+        found = np.nanmean(rows, axis=0)
+        found[median] = middle(rows[:, median], axis=0)
+        return found[:k] / np.where(found > 0, found, np.nan)[divisor]
+
+    return bootstrap_ci(both, statistic, clusters=clusters, seed=seed)
+
+
+def _means(columns: dict, table: pd.DataFrame, seed: int):
+    """Mean over queries, its interval, and p that it is none, of each column: a Series over queries."""
+    values = pd.DataFrame(columns, index=table["query_id"].unique(), dtype=float)
+    options = {"clusters": clusters_of(table).loc[values.index], "seed": seed}
+    return *bootstrap_ci(values, lambda rows: np.nanmean(rows, axis=0), **options), sign_flip(values, **options)
+
+
+def _logits(scored: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, pd.Series]]:
+    """The table with `logit`, and each emotion's logits of unsteered texts by query."""
+    is_unsteered(scored, needed=True)
+    one_setting(scored)
+    table = scored.assign(logit=logit(target_p(scored)))
+    return table, {str(emotion): _base(own, "logit") for emotion, own in table.groupby("emotion")}
+
+
+def _curves(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Emotion, control and logits [query, alpha] of each curve."""
+    for emotion in order(table["emotion"]):
+        wide = _wide(table[table["emotion"] == emotion], "logit")
+        for control in [c for c in wide.columns.unique(0) if c != "prompt"]:
+            yield emotion, control, wide[[control]].droplevel(0, axis=1).dropna(how="all")
+
+
+def _drops(wide: pd.DataFrame, base: pd.Series, control: str, clusters: pd.Series, margin: float, seed: int):
+    """Change from the unsteered text [query, positive alpha], the q that it fell by more than margin, and alpha*."""
+    doses = [float(a) for c, a in wide.columns if c == control and float(a) > 0]
+    if not doses:
+        return pd.DataFrame(index=wide.index), np.array([]), np.nan
+    drops = wide[control][doses].sub(base, axis=0)
+    p = sign_flip(drops + margin, clusters=clusters.loc[drops.index], alternative="less", seed=seed)
+    q = bh(p)
+    return drops, q, next((dose for dose, x in zip(doses, q, strict=True) if x < LEVEL), np.nan)
+
+
+def _spearman(row: pd.Series) -> float:
+    row = row.dropna()
+    return float(np.asarray(spearmanr(row.index, row))[0]) if len(row) > 2 and np.ptp(row) > 0 else np.nan
+
+
+def _slopes(wide: pd.DataFrame) -> pd.Series:
+    """Least-squares slope of each query's logit over dose 0 and the nearest dose on either side."""
+    doses = [float(a) for a in wide.columns]
+    near = sorted({max((a for a in doses if a < 0), default=0.0), 0.0, min((a for a in doses if a > 0), default=0.0)})
+    centred = np.array(near) - np.mean(near)
+    return wide[near].dot(pd.Series(centred, near)) / (centred @ centred) if len(near) > 1 else wide[near[0]] * np.nan
+
+
+def _isotonic_r2(curve: pd.Series) -> float:
+    from sklearn.isotonic import IsotonicRegression  # slow to import
+    from sklearn.metrics import r2_score
+
+    curve = curve.dropna()
+    if len(curve) < 3 or np.ptp(curve) < 1e-12:
+        return np.nan
+    return float(r2_score(curve, IsotonicRegression().fit_transform(curve.index, curve)))

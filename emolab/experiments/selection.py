@@ -1,0 +1,288 @@
+"""Choices made before the report: which queries serve which purpose, and on which setting and dose to freeze.
+
+>>> extract, choosing, report = split_queries(load_queries("general"), (40, 20, 26))
+>>> setting, best, vectors = select(model, vectors, choosing, answers, judge=judge, out=folder)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from emolab.answers.queries import query_table, spread
+from emolab.base.errors import EmolabError, FileError, MismatchError, ResourceError, need_number, need_numbers
+from emolab.base.labels import NEUTRAL
+from emolab.base.storage import digest, read_json, write_json
+from emolab.experiments.breaking import find_breaking
+from emolab.experiments.headline import headline
+from emolab.experiments.sweeps import sweep
+from emolab.judges.scoring import score
+from emolab.models.model import Model
+from emolab.steering.steering import CHOICES, Steering
+from emolab.vectors.vectors import EmotionVectors
+
+# Of the breaking alpha: eight doses, from what is hardly seen to well past the first damage. Text of a small chat model
+# shows an emotion where the worst tokens pay one to two nats, so that the ladder does not end at 1.
+DOSES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+WINDOWS = ("all", "late", "thirds", "single")
+AS_GOOD = 0.98  # of the best score: what a few queries cannot tell from it
+_BROKEN_ON = 4  # unsteered texts on which the breaking alpha of a setting is found
+_TOKENS = 40  # of each text that is written to choose by
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of the search: every setting left, at these doses, on the first `n_queries`; the best `keep` go on.
+
+    Of the last round one setting goes on, whatever its keep.
+    """
+
+    n_queries: int
+    alphas: tuple[float, ...]
+    keep: int
+
+
+@dataclass(frozen=True)
+class Search:
+    """What the search tries: sites, windows of layers and parts, coarse to fine.
+
+    >>> Search().settings(30, ("resid", "attn"))[0]
+    {'site': 'attn', 'layers': 'all', 'part': 'whole'}
+
+    windows: "all", "late" (the second half), "thirds" (early, middle, late), "single" (one layer, at five depths).
+    doses, in breaking alphas: of the last step, in which one setting meets all questions. Raises EmolabError for an
+    unknown window or part, and for a dose that is no positive number.
+    """
+
+    windows: tuple[str, ...] = WINDOWS
+    parts: tuple[str, ...] = ("whole", "specific")
+    rounds: tuple[Round, ...] = (Round(3, (0.75, 1.5), 6), Round(6, (0.5, 1.0, 1.5, 2.0), 1))
+    doses: tuple[float, ...] = DOSES
+
+    def __post_init__(self) -> None:
+        for what, values, known in (("window", self.windows, WINDOWS), ("part", self.parts, CHOICES["part"][:2])):
+            unknown = [value for value in values if value not in known]
+            if unknown or not values:
+                told = f"unknown {what} {unknown[0]!r}" if unknown else f"there is no {what}"
+                raise EmolabError(f"{told}; expected some of {', '.join(known)}")
+        for alphas in (self.doses, *(one.alphas for one in self.rounds)):
+            if min(need_numbers("doses", alphas)) <= 0:
+                raise EmolabError(f"doses are {alphas}; expected positive numbers, in breaking alphas")
+
+    def settings(self, n_layers: int, sites: Sequence[str], n_emotions: int = 2) -> list[dict[str, Any]]:
+        """The settings in the order of preference: of those that score alike the first is taken, the paper's own.
+
+        One emotion alone has no specific part.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        parts = self.parts if n_emotions > 1 else ("whole",)
+        for window in self.windows:
+            for site in [site for site in ("attn", "resid") if site in sites]:
+                for layers in _windows(window, n_layers):
+                    for part in parts:
+                        setting = {"site": site, "layers": layers, "part": part}
+                        found.setdefault(str(setting), setting)
+        return list(found.values())
+
+    def n_texts(self, n_layers: int, sites: Sequence[str], n_emotions: int, n_queries: int) -> int:
+        """How many texts the search writes: its budget, known beforehand.
+
+        Unsteered texts are the same in every setting, and written once.
+        """
+        n, total = len(self.settings(n_layers, sites, n_emotions)), n_queries
+        for one in self.rounds:
+            total += n * n_emotions * len(set(one.alphas)) * min(one.n_queries, n_queries)
+            n = min(n, one.keep)
+        return total + n_emotions * len(set(self.doses)) * n_queries
+
+
+QUICK = Search(windows=("all", "late"), rounds=(Round(4, (1.0, 1.75), 1),))
+
+
+def _windows(window: str, n_layers: int) -> list[Any]:
+    layers = np.arange(n_layers)
+    if window == "all":
+        return ["all"]
+    if window == "late":
+        return [layers[n_layers // 2 :].tolist()]
+    if window == "thirds":
+        return [part.tolist() for part in np.array_split(layers, 3) if len(part)]
+    return [[int(layer)] for layer in dict.fromkeys((np.linspace(0.2, 0.9, 5) * n_layers).astype(int))]
+
+
+def split_queries(queries: pd.DataFrame, sizes: tuple[int, int, int]) -> list[pd.DataFrame]:
+    """Queries to extract from, to choose with and to report on; the first two share no situation."""
+    queries = query_table(queries, ("query_id", "query", "emotion", "situation", "split"))
+    need_sizes(sizes)
+    lone = queries["situation"] == ""  # a user's queries: each its own situation
+    queries = queries.assign(situation=queries["situation"].mask(lone, queries["query_id"]))
+    train, heldout = (spread(queries[queries["split"] == s]) for s in ("train", "heldout"))
+    n_extract, n_select, n_report = sizes
+    situations = train["situation"].iloc[:n_extract]
+    extract = train.iloc[:n_extract]
+    select = train[~train["situation"].isin(situations)].iloc[:n_select]
+    if len(extract) < n_extract or len(select) < 1 or not len(heldout):
+        raise EmolabError(
+            f"{len(train)} training and {len(heldout)} held-out queries are too few for {sizes}; both splits are "
+            "needed, and training situations left over for choosing the dose: use a larger set or smaller n_queries"
+        )
+    return [extract, select, heldout.iloc[:n_report]]
+
+
+def need_sizes(sizes: Sequence[int]) -> None:
+    """EmolabError unless these are three numbers of questions."""
+    if len(sizes) != 3:
+        raise EmolabError(f"n_queries are {sizes}; expected three numbers: to extract, to choose and to report")
+    for size in sizes:
+        need_number("one of n_queries", size, 1, whole=True)
+
+
+def choose(tried: pd.DataFrame, instructed: pd.DataFrame) -> pd.DataFrame:
+    """The dose of each setting and emotion, by the harmonic mean of emotion, adherence and fluency (`headline`).
+
+    tried: scored texts of a sweep. instructed: scored answers to the same queries under instruction. Of the doses that
+    score within 5 % of the best the middle one is taken: the edge of a plateau would not hold on other queries. One row
+    a setting and emotion: `site, layers, part, emotion, alpha, score, target, adherence, fluency`, means over texts.
+    """
+    keys = ["site", "layers", "part", "emotion"]
+    scores = {"overall": "score", "emotion_score": "target", "adherence_score": "adherence", "fluency_score": "fluency"}
+    steered = headline(tried, instructed).query("alpha != 0").groupby([*keys, "alpha"], sort=False)
+    # NaN: empty texts, which are no fluent ones
+    cells = steered[list(scores)].mean().fillna(0).rename(columns=scores).reset_index()
+    rows = []
+    for _, doses in cells.groupby(keys, sort=False):
+        doses = doses.sort_values("alpha")
+        plateau = doses[doses["score"] >= 0.95 * doses["score"].max()]
+        rows.append(plateau.iloc[len(plateau) // 2])
+    return pd.DataFrame(rows).reset_index(drop=True)
+
+
+def select(
+    model: Model,
+    vectors: EmotionVectors,
+    queries: pd.DataFrame,
+    answers: pd.DataFrame,
+    *,
+    judge: Any,
+    out: Path,
+    search: Search = Search(),
+    progress: bool = True,
+) -> tuple[dict[str, Any], dict[str, float], EmotionVectors]:
+    """Site, layers and part, then with these each emotion's dose in breaking alphas; all on training queries.
+
+    >>> chosen = select(model, vectors, choosing, answers, judge=judge, out=folder)  # doctest: +SKIP
+    >>> setting, best, vectors = chosen  # doctest: +SKIP
+    >>> setting, best  # doctest: +SKIP
+    ({'site': 'attn', 'layers': [15, ...], 'part': 'whole', 'unit': 'breaking'}, {'joy': 1.25, ...})
+
+    answers: the model's own to these queries, neutral and instructed (`collect_responses`). judge: reads the texts; a
+    blind one does not take the name of an emotion for the emotion. search: what is tried, in rounds in which many
+    settings meet few questions, and few settings many. Also returns the vectors, which now know where every setting
+    tried breaks; one that breaks at no alpha, since it changes nothing, is left out. Scores are the harmonic mean of
+    emotion, topic and fluency (`headline`), fluency without perplexity: the unit bounds the damage already. A search
+    that was stopped goes on where it was.
+
+    Raises EmolabError where the model answers none of these questions with a text, and where no setting breaks text.
+    """
+    asked = query_table(queries)
+    instructed = score(answers.assign(emotion=answers["condition"]), judges=judge)
+    options = {"controls": (), "progress": progress, "max_new_tokens": _TOKENS}
+    plain = sweep(model, vectors, asked, alphas=(0.0,), out=out / "unsteered", **options)
+    breaking = _Breaking.of(model, asked, answers, out / "breaking.json", vectors)
+
+    def tried(settings: list[dict], n: int, alphas: Sequence[float], folder: str) -> pd.DataFrame:
+        """The dose of each emotion in each of these settings; `number` is the setting's place among them."""
+        few, tables = asked.head(n), []
+        unsteered = plain[plain["query_id"].isin(few["query_id"])]
+        for number, setting in enumerate(settings):
+            grid = {name: [value] for name, value in {**setting, "unit": "breaking"}.items()}
+            place = out / folder / str(number)
+            steered = sweep(model, breaking.vectors, few, alphas=alphas, grid=grid, out=place, **options)
+            read = score(pd.concat([unsteered, steered], ignore_index=True), judges=judge)
+            tables.append(choose(read, instructed).assign(number=number))
+        return pd.concat(tables, ignore_index=True)
+
+    settings = search.settings(model.n_layers, vectors.sites, len(vectors.emotions))
+    settings = breaking.find(settings)
+    rounds = []
+    for k, one in enumerate(search.rounds):
+        found = tried(settings, one.n_queries, one.alphas, f"round-{k + 1}")
+        rounds.append(found.drop(columns="number").to_dict("records"))
+        means = found.groupby("number")["score"].mean().to_numpy(dtype=float)  # in the order of the settings
+        if one.keep == 1 or k == len(search.rounds) - 1:
+            # As good as the best: the first of them, since the list begins with the paper's own setting.
+            settings = [settings[int(np.flatnonzero(means >= AS_GOOD * means.max())[0])]]
+        else:
+            best = np.argsort(-means, kind="stable")[: one.keep]
+            settings = [settings[number] for number in sorted(best.tolist())]
+    last = tried(settings[:1], len(asked), search.doses, "doses")
+    rounds.append(last.drop(columns="number").to_dict("records"))
+    setting = {**settings[0], "unit": "breaking"}
+    write_json(out / "choice.json", {"setting": setting, "rounds": rounds})
+    return setting, dict(zip(last["emotion"], map(float, last["alpha"]), strict=True)), breaking.vectors
+
+
+@dataclass
+class _Breaking:
+    """Where settings break text, kept in a file while a search goes on; `vectors` know what was found."""
+
+    model: Model
+    queries: pd.DataFrame
+    texts: list[str]
+    path: Path
+    vectors: EmotionVectors
+
+    @staticmethod
+    def of(model: Model, asked: pd.DataFrame, answers: pd.DataFrame, path: Path, vectors: EmotionVectors) -> _Breaking:
+        """On the model's own neutral answers, the first few that hold a text."""
+        neutral = answers[(answers["condition"] == NEUTRAL) & (answers["text"].str.strip() != "")]
+        written = neutral.set_index("query_id")["text"]
+        queries = asked[asked["query_id"].isin(written.index)].head(_BROKEN_ON)
+        if not len(queries):
+            raise EmolabError(
+                f"{model.name!r} answers none of the {len(asked)} questions to choose with: the texts are empty, and "
+                "nothing can be steered"
+            )
+        return _Breaking(model, queries, [str(written[query]) for query in queries["query_id"]], path, vectors)
+
+    def find(self, settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Those of the settings that break text at some alpha."""
+        known, reason = self._known(), None
+        kept: list[dict[str, Any]] = []
+        for setting in settings:
+            where = Steering(self.vectors, dict.fromkeys(self.vectors.emotions, 1.0), **setting)
+            if where.setting not in known:
+                try:
+                    found = find_breaking(self.model, where, self.queries, texts=self.texts)
+                    known[where.setting] = found.meta["breaking"][where.setting]
+                except (FileError, MismatchError, ResourceError):
+                    raise
+                except EmolabError as error:
+                    known[where.setting] = {}
+                    reason = error
+                write_json(self.path, {"of": self._identity(), "alphas": known})
+            if known[where.setting]:
+                kept.append(setting)
+        if not kept:
+            raise EmolabError(f"no setting can be steered with; {reason or f'remove {self.path} to try again'}")
+        alphas = {setting: found for setting, found in known.items() if found}
+        breaking = {**self.vectors.meta.get("breaking", {}), **alphas}
+        self.vectors = replace(self.vectors, meta={**self.vectors.meta, "breaking": breaking})
+        return kept
+
+    def _identity(self) -> list[Any]:
+        """Whose alphas: these vectors', on these texts."""
+        of = [self.vectors.meta.get(key) for key in ("fingerprint", "corpus_hash", "token_rule")]
+        return [*of, list(self.vectors.emotions), digest([*self.queries["query"], *self.texts])]
+
+    def _known(self) -> dict[str, dict[str, float]]:
+        """What a stopped search has found."""
+        if not self.path.exists():
+            return {}
+        found = read_json(self.path, "remove it, and the search starts again")
+        return found["alphas"] if isinstance(found, dict) and found.get("of") == self._identity() else {}

@@ -1,0 +1,30 @@
+"""How vectors lie to one another, by layer: cosines, shared part, reliability, maps in two dimensions."""
+
+from __future__ import annotations
+
+from emolab.base.lazy import on_use
+
+_PUBLIC = {
+    "affect_plane": "geometry.projections",
+    "cka": "geometry.similarity",
+    "convergence": "geometry.reliability",
+    "cosine_matrix": "geometry.similarity",
+    "cosines": "geometry.similarity",
+    "denoise": "geometry.similarity",
+    "denoise_effect": "geometry.similarity",
+    "embed": "geometry.projections",
+    "embed_scores": "geometry.projections",
+    "layer_cosines": "geometry.similarity",
+    "probe_accuracy": "geometry.reliability",
+    "shared_energy": "geometry.similarity",
+    "split_half": "geometry.reliability",
+    "trajectory": "geometry.projections",
+    "vector_agreement": "geometry.similarity",
+    "word_accuracy": "geometry.reliability",
+}
+__all__ = sorted(_PUBLIC)
+__getattr__ = on_use(__name__, _PUBLIC, __all__)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,316 @@
+"""Reliability: would other queries have given the same vectors, and do activations tell emotions apart on new queries?
+
+>>> from emolab import reliability
+>>> reliability.split_half(means)                    # agreement of vectors from two halves of the queries, by layer
+>>> reliability.convergence(means, layer=3)          # the same by number of queries
+>>> reliability.probe_accuracy(means, test=heldout)  # emotion read from activations on held-out queries
+
+Queries, never single responses, are split, drawn and held out; `groups` keeps a situation's queries together:
+`groups=queries.set_index("query_id")["situation"]`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
+
+from emolab.base.errors import EmolabError, need_number
+from emolab.base.labels import order
+from emolab.base.tables import noted, some_layers
+from emolab.geometry.resampling import (
+    bootstrap_counts,
+    contrasts,
+    counted,
+    disjoint_sets,
+    draw_weights,
+    grams,
+    interval,
+    label_weights,
+    permuted_labels,
+    query_groups,
+    reweighted,
+    site_values,
+)
+from emolab.vectors.activations import ResponseMeans
+
+PROBES = ("centroid", "logistic")
+_COLUMNS = ["layer", "head", "probe", "emotion", "accuracy", "lo", "hi", "chance", "p", "n"]
+
+
+def split_half(
+    means: ResponseMeans,
+    *,
+    site: str = "resid",
+    W_O: Float[Tensor, "layer head d_head d_model"] | None = None,
+    part: str = "whole",
+    groups: pd.Series | None = None,
+    n_splits: int = 200,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Cosine between an emotion's vectors from two random halves of the queries, by layer (and head).
+
+    Args:
+        W_O: `emolab.models.output_weights(model)`, for site "head".
+        part: "whole", or "specific" for what tells emotions apart: the harder test, since a shared part alone makes
+            whole vectors agree.
+        groups: Series query_id -> situation; halves then share no situation.
+
+    Returns:
+        One row a layer (head) and emotion: `layer, head, emotion, cosine` (mean over the splits), `lo, hi` (95 % of the
+        splits: the spread over halves, which is wider than the error of the mean), `null_lo, null_hi` (95 % with the
+        conditions shuffled within each query). A half has half of the queries, so all of them agree better than this.
+
+    Raises:
+        EmolabError: fewer than two queries or groups, or no neutral responses.
+
+    >>> split_half(means, part="specific").groupby("layer")["cosine"].min()
+    """
+    need_number("n_splits", n_splits, 1, whole=True)
+    rng = np.random.default_rng(seed)
+    emotions, _ = contrasts(means.index, part=part)
+    first, second = _sets(means, groups, n_splits, rng, None)
+    shuffled = permuted_labels(means.index, n_splits, rng)
+    fresh, other = (reweighted(label_weights(means.index, shuffled), half, part=part) for half in (first, second))
+    a, b = (draw_weights(means.index, half, part=part) for half in (first, second))
+    rows = []
+    for layer, head, gram in grams(means, site, W_O):
+        found, chance = _cosine(a, b, gram), _cosine(fresh, other, gram)  # [split, emotion]
+        for e, emotion in enumerate(emotions):
+            with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+                mean = np.nanmean(found[:, e])
+            rows.append((layer, head, emotion, mean, *interval(found[:, e]), *interval(chance[:, e])))
+    columns = ["layer", "head", "emotion", "cosine", "lo", "hi", "null_lo", "null_hi"]
+    table = pd.DataFrame(rows, columns=columns).astype({"head": "Int64"})
+    params = {"site": site, "part": part, "n_splits": n_splits}
+    return noted(table, means.meta, n=counted(means.index), seed=seed, params=params)
+
+
+def convergence(
+    means: ResponseMeans,
+    *,
+    site: str = "resid",
+    layer: int = -1,
+    part: str = "whole",
+    sizes: Sequence[int] | None = None,
+    groups: pd.Series | None = None,
+    n_draws: int = 200,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Cosine between vectors from n queries and from n other queries: how well two studies of that size agree.
+
+    sizes: numbers of queries (or groups), at most half of them; default about eight from 1 up. The rest is as in
+    `split_half`, whose value is that of the largest size.
+
+    Returns:
+        One row a size and emotion: `n, emotion, cosine, lo, hi`.
+
+    >>> convergence(means, layer=3, sizes=(5, 10, 20))
+    """
+    need_number("n_draws", n_draws, 1, whole=True)
+    rng = np.random.default_rng(seed)
+    emotions, _ = contrasts(means.index, part=part)
+    (layer,) = some_layers(site_values(means, site).shape[1], layer)
+    if site == "head":
+        raise EmolabError('convergence is by layer: take site "resid", "attn" or "mlp"')
+    most = (query_groups(means.index, groups).max() + 1) // 2
+    if sizes is None:
+        sizes = sorted({int(round(x)) for x in np.geomspace(1, max(most, 1), 8)})
+    x = site_values(means, site)[:, layer].astype(np.float64)
+    x = x - x.mean(0)
+    gram = x @ x.T
+    rows = []
+    for size in sizes:
+        first, second = _sets(means, groups, n_draws, rng, size)
+        a, b = (draw_weights(means.index, half, part=part) for half in (first, second))
+        found = _cosine(a, b, gram)
+        for e, emotion in enumerate(emotions):
+            with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+                rows.append((size, emotion, np.nanmean(found[:, e]), *interval(found[:, e])))
+    table = pd.DataFrame(rows, columns=["n", "emotion", "cosine", "lo", "hi"])
+    params = {"site": site, "layer": layer, "part": part, "n_draws": n_draws}
+    return noted(table, means.meta, n=counted(means.index), seed=seed, params=params)
+
+
+def probe_accuracy(
+    means: ResponseMeans,
+    *,
+    test: ResponseMeans | None = None,
+    site: str = "resid",
+    groups: pd.Series | None = None,
+    probes: Sequence[str] = PROBES,
+    n_permutations: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Accuracy of reading the condition from activations on queries that the probe has not seen, by layer (and head).
+
+    Layers that lack the site, whose means are zero, are left out.
+
+    With `test`, probes are fitted on `means` and read `test`, which must hold other queries. Without, five-fold
+    cross-validation with whole groups held out. Standardisation is part of the fit. Site "head" reads each head's z.
+
+    Args:
+        groups: Series query_id -> situation; without it every query is a group.
+        probes: "centroid" (nearest class mean) and "logistic" (multinomial, L2).
+
+    Returns:
+        One row a layer (head), probe and emotion, and one with emotion "all": `layer, head, probe, emotion, accuracy,
+        lo, hi, chance, p, n`. For one emotion, accuracy is the share of its answers that are recognised. `lo, hi`: 95 %
+        bootstrap interval over groups. `chance`: mean accuracy of the same guesses with the conditions shuffled within
+        each query; p: the share of such shufflings that reach the accuracy (exact with `test`; in cross-validation an
+        approximation, since folds train on each other).
+
+    Raises:
+        EmolabError: a query (or group) in both sets, other layers or conditions in `test`, or fewer than two groups.
+
+    A high accuracy may come from the words of the responses: set it beside `word_accuracy`.
+
+    >>> probe_accuracy(means, test=heldout).query("emotion == 'all'")
+    """
+    unknown = [probe for probe in probes if probe not in PROBES]
+    if unknown or not len(probes):
+        raise EmolabError(f"unknown probe {unknown[:1]}; expected {' and/or '.join(PROBES)}")
+    values = site_values(means, site)
+    tested = values if test is None else site_values(test, site)
+    if tested.shape[1:] != values.shape[1:]:
+        raise EmolabError(
+            f"test has layers and dimensions {tested.shape[1:]}, the means {values.shape[1:]}; two models?"
+        )
+    folds = _folds(means.index, None if test is None else test.index, groups)
+    index = means.index if test is None else test.index
+    truth = index["condition"].to_numpy(dtype=object)
+    labels = order(means.index["condition"])
+    if len(labels) < 2:
+        raise EmolabError(f"all responses are {labels[0]}; a probe needs two conditions")
+    rng = np.random.default_rng(seed)
+    shuffled = permuted_labels(index, n_permutations, rng)
+    counts = bootstrap_counts(query_groups(index, groups), 1000, rng)
+    heads = range(values.shape[2]) if site == "head" else [None]
+    rows = []
+    for layer in range(values.shape[1]):
+        for head in heads:
+            at = (slice(None), layer) if head is None else (slice(None), layer, head)
+            if not values[at].any():  # a hybrid model's layer without this site
+                continue
+            for probe in probes:
+                guess = _predict(probe, values[at], tested[at], means.index["condition"].to_numpy(dtype=object), folds)
+                for emotion in ["all", *labels]:
+                    rows.append((layer, head, probe, emotion, *_accuracy(guess, truth, emotion, shuffled, counts)))
+    table = pd.DataFrame(rows, columns=_COLUMNS).astype({"head": "Int64"})
+    params = {"site": site, "n_permutations": n_permutations, "held_out": "test" if test is not None else "5 folds"}
+    return noted(table, means.meta, n=f"{counted(index)}, held out", seed=seed, params=params)
+
+
+def word_accuracy(
+    responses: pd.DataFrame,
+    *,
+    test: pd.DataFrame | None = None,
+    groups: pd.Series | None = None,
+    n_permutations: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The baseline of `probe_accuracy`: the same reading from the words of the responses, without any model.
+
+    Logistic regression on word counts. Responses are what an emotional model wrote, so their words alone may tell the
+    emotion; only what a layer reads beyond this is more than its words. Same columns; `layer` and `head` are missing.
+
+    >>> word_accuracy(responses, test=heldout_responses).query("emotion == 'all'")
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    index = responses if test is None else test
+    guess = np.empty(len(index), dtype=object)
+    texts, labels = responses["text"].to_numpy(dtype=object), responses["condition"].to_numpy(dtype=object)
+    for fit, read in _folds(responses, test, groups):
+        pipeline = make_pipeline(CountVectorizer(token_pattern=r"\S+"), LogisticRegression(max_iter=2000))
+        pipeline.fit(texts[fit], labels[fit].astype(str))
+        guess[read] = pipeline.predict(index["text"].to_numpy(dtype=object)[read])
+    rng = np.random.default_rng(seed)
+    shuffled = permuted_labels(index, n_permutations, rng)
+    counts = bootstrap_counts(query_groups(index, groups), 1000, rng)
+    truth = index["condition"].to_numpy(dtype=object)
+    rows = [
+        (pd.NA, pd.NA, "words", emotion, *_accuracy(guess, truth, emotion, shuffled, counts))
+        for emotion in ["all", *order(labels)]
+    ]
+    return pd.DataFrame(rows, columns=_COLUMNS).astype({"layer": "Int64", "head": "Int64"})
+
+
+def _sets(means, groups, n, rng, size) -> tuple[np.ndarray, np.ndarray]:
+    """Two disjoint sets of responses a draw, as counts."""
+    numbers = query_groups(means.index, groups)
+    if numbers.max() < 1:
+        raise EmolabError("reliability needs two queries (or groups of them) at least")
+    first, second = disjoint_sets(numbers, n, rng, size=size)
+    return first.astype(float), second.astype(float)
+
+
+def _cosine(a: np.ndarray, b: np.ndarray, gram: np.ndarray) -> Float[np.ndarray, "draw emotion"]:
+    def inner(u, v):
+        return np.einsum("ber,ber->be", u, v)
+
+    ga, gb = a @ gram, b @ gram
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.clip(inner(ga, b) / np.sqrt(inner(ga, a) * inner(gb, b)), -1, 1)
+
+
+def _folds(index: pd.DataFrame, tested: pd.DataFrame | None, groups: pd.Series | None) -> list:
+    """[(training rows, tested rows)]; no query or group is in both."""
+    if tested is None:
+        from sklearn.model_selection import GroupKFold
+
+        numbers = query_groups(index, groups)
+        k = int(numbers.max()) + 1
+        if k < 2:
+            raise EmolabError("cross-validation needs two queries (or groups of them) at least")
+        return list(GroupKFold(n_splits=min(5, k)).split(numbers, groups=numbers))
+    numbers = query_groups(pd.concat([index, tested], ignore_index=True), groups)
+    seen = set(numbers[: len(index)]) & set(numbers[len(index) :])
+    extra = sorted(set(tested["condition"]) - set(index["condition"]))
+    if seen or extra:
+        what = f"{len(seen)} queries or groups are in both sets" if seen else f"nothing was fitted on {extra[0]!r}"
+        raise EmolabError(f"{what}; a probe is read on responses to other queries, under the same conditions")
+    return [(np.arange(len(index)), np.arange(len(tested)))]
+
+
+def _predict(probe: str, train: np.ndarray, tested: np.ndarray, labels: np.ndarray, folds) -> np.ndarray:
+    """The condition read from each tested response; everything fitted is fitted on the fold's training rows."""
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import NearestCentroid
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    guess = np.empty(len(tested), dtype=object)
+    for fit, read in folds:
+        model = NearestCentroid() if probe == "centroid" else LogisticRegression(max_iter=2000)
+        steps: list[Any] = [StandardScaler()]
+        if train.shape[1] > len(fit):  # a rotation into the span of the training rows: the same probe, sooner
+            steps.append(PCA(svd_solver="full"))
+        pipeline = make_pipeline(*steps, model)
+        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # one response a class
+            warnings.filterwarnings("ignore", "self.within_class_std_dev_", UserWarning)  # a head that writes nothing
+            pipeline.fit(train[fit].astype(np.float64), labels[fit].astype(str))
+        guess[read] = pipeline.predict(tested[read].astype(np.float64))
+    return guess
+
+
+def _accuracy(guess, truth, emotion: str, shuffled: np.ndarray, counts: np.ndarray) -> tuple:
+    """accuracy, lo, hi, chance, p, n."""
+    mine = np.ones(len(truth), bool) if emotion == "all" else truth == emotion
+    if not mine.any():
+        return (np.nan, np.nan, np.nan, np.nan, np.nan, 0)
+    hit = (guess == truth) & mine
+    accuracy = hit.sum() / mine.sum()
+    null = ((shuffled == guess) & ((shuffled == emotion) | (emotion == "all"))).sum(1) / mine.sum()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        low, high = interval((counts * hit).sum(1) / (counts * mine).sum(1))
+    p = (1 + (null >= accuracy - 1e-12).sum()) / (1 + len(null))
+    return accuracy, low, high, null.mean(), p, int(mine.sum())

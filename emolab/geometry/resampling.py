@@ -1,0 +1,177 @@
+"""Resampling of emotion vectors without running a model: halves, bootstraps and permuted labels as weights.
+
+An emotion vector is `weights @ means` (`vectors.vectors.contrast_weights`), so a cosine or norm of resampled vectors is
+made of `weights @ gram @ weights`, where `gram` holds the inner products of the responses at one layer (and head). A
+thousand draws cost a few matrix products, and heads need no vectors in d_model.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+
+from emolab.base.errors import EmolabError, MismatchError
+from emolab.base.labels import NEUTRAL, order
+from emolab.vectors.activations import ResponseMeans
+from emolab.vectors.contrasts import baseline
+from emolab.vectors.vectors import contrast_weights
+
+LEVEL = (0.025, 0.975)
+
+
+def contrasts(index: pd.DataFrame, *, part: str = "whole") -> tuple[tuple[str, ...], Float[np.ndarray, "emotion row"]]:
+    """Emotions, and the weight of each response in their vectors; part "specific": without the mean over emotions.
+
+    Raises EmolabError without a baseline (`vectors.contrasts.baseline`), or for the specific part of a single emotion.
+    """
+    if not isinstance(index, pd.DataFrame):  # of a path, say, where the means themselves belong
+        raise EmolabError("these are no response means; expected ResponseMeans (response_means or ResponseMeans.load)")
+    baseline(index["condition"])  # says what is missing
+    emotions = tuple(e for e in order(index["condition"]) if e != NEUTRAL)
+    if part not in ("whole", "specific"):
+        raise EmolabError(f'part must be "whole" or "specific", not {part!r}')
+    if part == "specific" and len(emotions) < 2:
+        raise EmolabError(f'part "specific" tells emotions apart; there is only {", ".join(emotions)}')
+    weights = np.stack([contrast_weights(index, emotion) for emotion in emotions])
+    return emotions, weights if part == "whole" else weights - weights.mean(0)
+
+
+def draw_weights(
+    index: pd.DataFrame, counts: np.ndarray, *, part: str = "whole"
+) -> Float[np.ndarray, "draw emotion row"]:
+    """The weights when response r counts `counts[draw, r]` times; NaN where a draw holds nothing of an emotion."""
+    return reweighted(contrasts(index)[1], counts, part=part)
+
+
+def reweighted(
+    weights: np.ndarray, counts: np.ndarray, *, part: str = "whole"
+) -> Float[np.ndarray, "draw emotion row"]:
+    """Weights of whole vectors, [emotion, row] or [draw, emotion, row], times counts [draw, row].
+
+    Either side of each contrast, emotion and baseline, is brought back to the sum that it had.
+    """
+    drawn = weights * counts[:, None, :]
+    up, down = drawn.clip(min=0), drawn.clip(max=0)
+    size = weights.clip(min=0).sum(-1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drawn = size * (up / up.sum(-1, keepdims=True) - down / down.sum(-1, keepdims=True))
+    return drawn if part == "whole" else drawn - drawn.mean(1, keepdims=True)
+
+
+def label_weights(index: pd.DataFrame, labels: np.ndarray) -> Float[np.ndarray, "draw emotion row"]:
+    """The weights under other labels [draw, row] that are permutations of the true ones within each query."""
+    _, weights = contrasts(index)
+    query, condition = _blocks(index), index["condition"].to_numpy(dtype=object)
+    names = np.unique(condition.astype(str))
+    code = np.searchsorted(names, condition.astype(str))
+    # A response's weight depends on its query and label alone; permuting within queries keeps all counts.
+    by_label = np.zeros((len(weights), query.max() + 1, len(names)))
+    by_label[:, query, code] = weights
+    return by_label[:, query, np.searchsorted(names, labels.astype(str))].swapaxes(0, 1)
+
+
+def permuted_labels(index: pd.DataFrame, n: int, rng: np.random.Generator, *, keep_neutral: bool = False) -> np.ndarray:
+    """Conditions [draw, row] shuffled within each query, or over all texts where there are no queries."""
+    condition = index["condition"].to_numpy(dtype=object)
+    query = _blocks(index)
+    rows = np.flatnonzero(condition != NEUTRAL) if keep_neutral else np.arange(len(condition))
+    rows = rows[np.argsort(query[rows], kind="stable")]
+    result = np.tile(condition, (n, 1))
+    for draw in range(n):  # sorting by (query, random number) shuffles within queries
+        result[draw, rows] = condition[rows[np.lexsort((rng.random(len(rows)), query[rows]))]]
+    return result
+
+
+def query_groups(index: pd.DataFrame, groups: pd.Series | None = None) -> Int[np.ndarray, " row"]:
+    """A number for each response's query, or for the group of its query: `groups` is a Series query_id -> situation.
+
+    Raises EmolabError for queries that `groups` does not name, or names more than once.
+    """
+    names = index["query_id"]
+    if groups is not None:
+        groups = pd.Series(groups)
+        lost = sorted(set(names) - set(groups.index))
+        if lost or groups.index.has_duplicates:
+            what = f"lack {lost[0]!r} and {len(lost) - 1} more" if lost else "name a query_id twice"
+            raise EmolabError(f'groups {what}; pass queries.set_index("query_id")["situation"] of all the queries')
+        names = names.map(groups)
+        if names.isna().any() or (names == "").any():
+            raise EmolabError("groups hold empty names; leave groups out, then every query is its own group")
+    return pd.factorize(names)[0]
+
+
+def bootstrap_counts(
+    groups: Int[np.ndarray, " row"], n: int, rng: np.random.Generator
+) -> Float[np.ndarray, "draw row"]:
+    """How often each response counts when groups are drawn with replacement."""
+    k = groups.max() + 1
+    return rng.multinomial(k, np.full(k, 1 / k), size=n)[:, groups].astype(float)
+
+
+def disjoint_sets(
+    groups: Int[np.ndarray, " row"], n: int, rng: np.random.Generator, *, size: int | None = None
+) -> tuple[Bool[np.ndarray, "draw row"], Bool[np.ndarray, "draw row"]]:
+    """Two random sets of responses that share no group, `size` groups each (default: half of them)."""
+    k = int(groups.max()) + 1
+    size = k // 2 if size is None else size
+    if not 1 <= size <= k // 2:
+        raise EmolabError(f"{k} groups of queries do not hold two disjoint sets of {size}; use 1 to {k // 2}")
+    place = np.argsort(rng.random((n, k)), axis=1)  # each group's place in a random order
+    return (place < size)[:, groups], ((place >= size) & (place < 2 * size))[:, groups]
+
+
+def grams(
+    means: ResponseMeans, site: str, W_O: torch.Tensor | None = None
+) -> Iterator[tuple[int, int | None, Float[np.ndarray, "row row"]]]:
+    """Layer, head (None but for site "head") and inner products of the centred responses, float64.
+
+    Weights of a contrast sum to zero, so centring changes nothing but the rounding. Raises EmolabError for a site that
+    the means do not hold, and for site "head" without W_O (`emolab.models.output_weights(model)`).
+    """
+    values = site_values(means, site)
+    if site == "head" and W_O is None:
+        raise EmolabError('site "head" needs W_O; pass emolab.models.output_weights(model)')
+    if W_O is not None and site == "head" and tuple(W_O.shape[:3]) != values.shape[1:]:
+        shapes = f"{tuple(W_O.shape[:3])}, the means {values.shape[1:]}"
+        raise MismatchError(f"W_O has layers, heads and d_head {shapes}; pass emolab.models.output_weights(model)")
+    for layer in range(values.shape[1]):
+        x = values[:, layer].astype(np.float64)
+        x = x - x.mean(0)
+        if W_O is None or site != "head":
+            yield layer, None, x @ x.T
+            continue
+        for head in range(x.shape[1]):
+            w = W_O[layer, head].to("cpu", torch.float64).numpy()
+            yield layer, head, x[:, head] @ (w @ w.T) @ x[:, head].T
+
+
+def site_values(means: ResponseMeans, site: str) -> Float[np.ndarray, "row layer ..."]:
+    """The means of one site; EmolabError where they are not held."""
+    if site not in means.means:
+        raise EmolabError(f"these means hold no site {site!r}, but {', '.join(means.sites)}; collect with sites=")
+    return means.means[site]
+
+
+def interval(values: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The middle 95 % of draws; NaN draws are left out, and all-NaN gives NaN."""
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+        low, high = np.nanquantile(np.asarray(values, dtype=float), LEVEL, axis=axis)
+    return low, high
+
+
+def counted(index: pd.DataFrame) -> str:
+    """How many answers there are to how many queries, in words."""
+    if _blocks(index).max() == 0 and index["query_id"].nunique() == len(index):
+        return f"{len(index)} texts"
+    return f"{len(index)} answers to {index['query_id'].nunique()} queries"
+
+
+def _blocks(index: pd.DataFrame) -> Int[np.ndarray, " row"]:
+    """Within what labels may be exchanged: each query's answers, or all texts where every query has one."""
+    query = pd.factorize(index["query_id"])[0]
+    return query if len(query) and np.bincount(query).max() > 1 else np.zeros(len(index), int)

@@ -1,0 +1,24 @@
+"""Attention heads: their share of a vector, where they look, the words they raise, what they cause."""
+
+from __future__ import annotations
+
+from emolab.base.lazy import on_use
+
+_PUBLIC = {
+    "ablation_curve": "heads.effects",
+    "attention_pattern": "heads.attention",
+    "attention_summary": "heads.attention",
+    "embed_heads": "heads.head_vectors",
+    "emotion_tokens": "heads.attribution",
+    "head_cosines": "heads.head_vectors",
+    "head_effects": "heads.effects",
+    "head_maps": "heads.head_vectors",
+    "head_summary": "heads.head_vectors",
+    "top_words": "heads.attribution",
+}
+__all__ = sorted(_PUBLIC)
+__getattr__ = on_use(__name__, _PUBLIC, __all__)
+
+
+def __dir__() -> list[str]:
+    return __all__

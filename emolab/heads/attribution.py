@@ -1,0 +1,178 @@
+"""What vectors say in words: through the final norm and the unembedding, straight to the vocabulary.
+
+TransformerLens' `logit_readout` (the kernel of its logit lens) reads any d_model vector of a raw model. Its
+`direct_logit_attribution` takes prompts, no vectors, and wants compatibility mode, which changes the model's weights:
+so attribution to words is worked out here from the same readout.
+
+>>> from emolab.heads.attribution import emotion_tokens, top_words
+>>> top_words(model, vectors, site="resid", layer=-1, n=8)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from emolab.base.errors import EmolabError, need_number
+from emolab.base.labels import NEUTRAL, order
+from emolab.base.tables import some_layers
+from emolab.models.model import Model
+from emolab.steering.steering import check_vectors
+from emolab.vectors.vectors import EmotionVectors
+
+LEAST_Z, LEAST_PURITY = 1.96, 0.75
+
+
+def emotion_tokens(model: Model, responses: pd.DataFrame, *, n: int = 30) -> dict[str, list[int]]:
+    """The model's own words for each emotion: token ids far more frequent under it than under all other conditions.
+
+    >>> tokens = emotion_tokens(model, others)
+    >>> model.tokenizer.convert_ids_to_tokens(tokens["joy"][:3])
+
+    Weighted log-odds with an informative Dirichlet prior (Monroe et al. 2008): the n tokens with the largest z, above
+    1.96, of which at least three quarters (of the rates by condition) fall to this emotion; else words that merely go
+    with a style of sentence ("am", "!") would count. Take them from other responses than those under test where there
+    are enough. Raises EmolabError where an emotion has no such token.
+    """
+    conditions = order(responses["condition"])
+    index = {c: i for i, c in enumerate(conditions)}
+    if len(conditions) < 2:
+        raise EmolabError(
+            f"these responses are all {conditions[0]}; words of an emotion need another condition beside it"
+        )
+    special = set(model.tokenizer.all_special_ids)
+    counts = np.zeros((len(conditions), model.bridge.cfg.d_vocab))
+    encoded = model.tokenizer(list(responses["text"]), add_special_tokens=False)["input_ids"]
+    for condition, ids in zip(responses["condition"], encoded, strict=True):
+        np.add.at(counts[index[condition]], [i for i in ids if i not in special], 1)
+    total = counts.sum(0)
+    prior = 0.1 * total / len(conditions) + 1e-2  # as much as a tenth of one condition's text
+    own, other = counts + prior, total - counts + prior
+    n_own, n_other = own.sum(1, keepdims=True), other.sum(1, keepdims=True)
+    z = (np.log(own / (n_own - own)) - np.log(other / (n_other - other))) / np.sqrt(1 / own + 1 / other)
+    rates = counts / counts.sum(1, keepdims=True).clip(1)
+    pure = rates / rates.sum(0).clip(1e-12) >= LEAST_PURITY
+    found = {}
+    for c in conditions:
+        fit = np.where(pure[index[c]] & (z[index[c]] > LEAST_Z), z[index[c]], -np.inf)
+        found[c] = [int(i) for i in np.argsort(-fit, kind="stable")[:n] if np.isfinite(fit[i])]
+        if c != NEUTRAL and not found[c]:
+            raise EmolabError(
+                f"no token is typical of {c} in these {len(responses)} responses; collect more, or give words={{...}}"
+            )
+    found.pop(NEUTRAL, None)
+    return found
+
+
+def word_tokens(model: Model, words: dict[str, Sequence[str]]) -> dict[str, list[int]]:
+    """First token of each word, alone and after a space: {emotion: ids}; tokens of several emotions are left out.
+
+    >>> word_tokens(model, {"joy": ["happy", "glad"], "fear": ["afraid"]})
+    """
+    found = {}
+    for emotion, group in words.items():
+        if isinstance(group, str):
+            raise EmolabError(f"words[{emotion!r}] is a text; expected a list of words")
+        texts = [form for word in group for form in (word, " " + word)]
+        ids = model.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        unknown = model.tokenizer.unk_token_id
+        found[emotion] = {row[0] for row in ids if row and row[0] != unknown}
+    shared = {i for e in found for i in found[e] if any(i in found[x] for x in found if x != e)}
+    empty = [e for e, ids in found.items() if not ids - shared]
+    if empty:
+        raise EmolabError(f"no token of its own begins a word of {', '.join(empty)}; give other words")
+    return {e: sorted(ids - shared) for e, ids in found.items()}
+
+
+def readout(model: Model, vectors: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows vocab"]:
+    """Logits that a direction raises (above 0) and lowers: logit lens of v and of -v, half their difference, centred.
+
+    The two runs cancel biases of norm and unembedding, which are no part of the vector; the norm brings v to the length
+    of a residual stream, so only its direction counts. Zero vectors give zero.
+    """
+    from transformer_lens.tools.analysis.logit_lens import logit_readout
+
+    x = vectors.float()
+    x = x / x.norm(dim=-1, keepdim=True).clamp_min(1e-20) * x.shape[-1] ** 0.5  # so that the norm's epsilon is nothing
+    both = torch.stack([x, -x])
+    values = logit_readout(model.bridge, both.to(model.device)).values.float().cpu()
+    logits = (values[0] - values[1]) / 2
+    return (logits - logits.mean(-1, keepdim=True)).nan_to_num()
+
+
+def top_words(
+    model: Model,
+    vectors: EmotionVectors,
+    *,
+    site: str = "resid",
+    layer: int | None = None,
+    heads: Sequence[tuple[int, int]] | None = None,
+    n: int = 10,
+) -> pd.DataFrame:
+    """The words that vectors raise and lower most, by the logit lens: of each emotion, its base and its specific part.
+
+    >>> top_words(model, vectors, layer=-1).query("part == 'specific' and rank == 1")
+    >>> top_words(model, vectors, site="head", heads=[(3, 1)])
+
+    Args:
+        layer: of the vector, default the last one; not with heads.
+        heads: with site "head", (layer, head) pairs.
+
+    Returns:
+        One row a word: `part` (whole, base, specific), `emotion` ("shared" for the base), `layer`, `head` (-1: none),
+        `direction` (raised, lowered), `rank`, `token`, `logit` (centred over the vocabulary, as if the vector alone
+        were the residual stream).
+    """
+    if (site == "head") != (heads is not None) or (heads is not None and layer is not None):
+        raise EmolabError('site="head" goes with heads=[(layer, head), ...] and without layer; other sites with layer')
+    need_number("n", n, 1, whole=True)
+    check_vectors(model, vectors, False)
+    (layer,) = some_layers(vectors.n_layers, -1 if layer is None else layer)
+    places = [(layer, -1)] if heads is None else [tuple(h) for h in heads]
+    parts = {"whole": vectors, "shared": vectors.part("shared"), "specific": vectors.part("specific")}
+    if len(vectors.emotions) < 2:
+        parts = {"whole": vectors}
+    rows = []
+    for part, source in parts.items():
+        for at, head in places:
+            x = source.get(site, layer=at, head=None if head < 0 else head)
+            logits = readout(model, x)
+            for emotion, row in zip(source.emotions, logits, strict=True):
+                for direction, sign in (("raised", 1), ("lowered", -1)):
+                    top = (sign * row).topk(min(n, len(row)))
+                    for rank, (value, token) in enumerate(zip(top.values.tolist(), top.indices.tolist(), strict=True)):
+                        text = model.tokenizer.decode([token])
+                        rows.append((part, emotion, at, head, direction, rank + 1, text, sign * value))
+    columns = ["part", "emotion", "layer", "head", "direction", "rank", "token", "logit"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def word_attribution(
+    model: Model, vectors: EmotionVectors, tokens: dict[str, list[int]], *, site: str = "head"
+) -> pd.DataFrame:
+    """Direct logit attribution of vectors: how far each lifts the mean logit of its emotion's words on the direct path.
+
+    >>> word_attribution(model, vectors, emotion_tokens(model, others))
+
+    The final norm is held at the residual stream's typical length in the last layer (vectors.resid_norm), so that
+    contributions of heads add up. Columns layer, (head,) emotion, logit: mean over the emotion's tokens, against the
+    mean over the vocabulary. Later layers' reaction to the vector is not in it.
+    """
+    x = vectors.get(site)
+    if not vectors.resid_norm[-1] > 0:
+        raise EmolabError("these vectors lack the norm of the residual stream (imported ones do); extract them here")
+    scale = x.norm(dim=-1) / vectors.resid_norm[-1]
+    rows = []
+    for e, emotion in enumerate(vectors.emotions):
+        if emotion not in tokens:
+            raise EmolabError(f"tokens lack {emotion!r}; they hold {', '.join(tokens)}")
+        values = readout(model, x[e])[..., tokens[emotion]].mean(-1) * scale[e]
+        for place in np.ndindex(*values.shape):
+            rows.append((*place, emotion, float(values[place])))
+    head = ["head"] if site == "head" else []
+    return pd.DataFrame(rows, columns=["layer", *head, "emotion", "logit"])

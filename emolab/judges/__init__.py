@@ -1,0 +1,27 @@
+"""What scores texts without knowing the vector: judges, their calibration, fluency, adherence, named emotions."""
+
+from __future__ import annotations
+
+from emolab.base.lazy import on_use
+
+_PUBLIC = {
+    "BlindJudge": "judges.judges",
+    "ClassifierJudge": "judges.model_judges",
+    "EmbeddingJudge": "judges.judges",
+    "FunctionJudge": "judges.judges",
+    "LexiconJudge": "judges.judges",
+    "NLIJudge": "judges.model_judges",
+    "SelfReportJudge": "judges.model_judges",
+    "agreement": "judges.calibration",
+    "calibrated": "judges.calibration",
+    "default_judge": "judges.judges",
+    "perplexity": "judges.scoring",
+    "score": "judges.scoring",
+    "target_share": "judges.scoring",
+}
+__all__ = sorted(_PUBLIC)
+__getattr__ = on_use(__name__, _PUBLIC, __all__)
+
+
+def __dir__() -> list[str]:
+    return __all__

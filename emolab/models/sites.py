@@ -1,0 +1,186 @@
+"""Where vectors live: the hook points of a site in TransformerLens, and the same points as plain modules.
+
+>>> from emolab.models.sites import hf_modules, site_hooks
+>>> site_hooks(model, "attn")[0]
+'blocks.0.attn.hook_out'
+>>> hf_modules(model, "attn")[0]
+(LlamaAttention(...), 'output')
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from emolab.base.errors import EmolabError, need_model
+from emolab.models.model import Model
+
+SITES = ("resid", "attn", "mlp", "head")
+# Share by which logits of bridge and model may differ; in half precision, whose rounding adds up, 0.2.
+_BRIDGE_TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-6}
+# The architectures of docs/families.md; with any other, padding is tried when it is loaded.
+CHECKED = (
+    "LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM",
+    "Qwen3MoeForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration",
+    "Gemma4ForCausalLM", "PhiForCausalLM", "Phi3ForCausalLM", "GPT2LMHeadModel", "GPTNeoXForCausalLM",
+    "Olmo2ForCausalLM", "FalconForCausalLM", "GraniteForCausalLM", "GptOssForCausalLM",
+)  # fmt: skip
+_HOOKS = {"resid": "hook_out", "attn": "hook_attn_out", "mlp": "hook_mlp_out", "head": "attn.o.hook_in"}
+
+
+def is_checked(hf: Any) -> bool:
+    """Whether a model's architecture is among those of docs/families.md."""
+    return any(kind.__name__ in CHECKED for kind in type(hf).__mro__)
+
+
+def site_layers(model: Model, site: str) -> list[int]:
+    """The layers that have a site: all of them, but for heads (and attention) of hybrid models.
+
+    >>> site_layers(model, "head")
+    [0, 1, 2, ..., 29]
+
+    Raises EmolabError where no layer has it.
+    """
+    if site not in _HOOKS:
+        raise EmolabError(f"unknown site {site!r}; expected one of {', '.join(SITES)}")
+    found = [layer for layer in range(model.n_layers) if f"blocks.{layer}.{_HOOKS[site]}" in model._hook_names]
+    if not found:
+        raise EmolabError(f"no layer of {model.name!r} has a hook point for the site {site!r}; leave this site out")
+    return found
+
+
+def site_hooks(model: Model, site: str, layers: Sequence[int] | None = None) -> list[str]:
+    """Canonical TransformerLens hook name of a site, one per layer, of all layers or of these.
+
+    >>> site_hooks(model, "attn")[0]
+    'blocks.0.attn.hook_out'
+
+    attn and mlp are what a block adds to the residual stream: on models with a norm after attention that is
+    `ln1_post.hook_out`.
+    """
+    if site not in _HOOKS:
+        raise EmolabError(f"unknown site {site!r}; expected one of {', '.join(SITES)}")
+    names = [f"blocks.{layer}.{_HOOKS[site]}" for layer in (range(model.n_layers) if layers is None else layers)]
+    missing = [n for n in names if n not in model._hook_names]
+    if missing:
+        raise EmolabError(f"{model.name!r} has no hook point {missing[0]}; its architecture offers no site {site!r}")
+    return [model._hook_names[n] for n in names]
+
+
+def hf_modules(model: Model, site: str, layers: Sequence[int] | None = None) -> list[tuple[nn.Module, str]] | None:
+    """The same points as plain modules of `model.hf`: (module, "output" or "input") per layer, of all or of these.
+
+    None where there are none: the bridge is the user's own (then `hf` is its inside), or the block has no such module
+    (Granite scales the attention output by itself). Callers then hook the bridge.
+    """
+    names = site_hooks(model, site, layers)
+    if model.hf is model.bridge.original_model:
+        return None
+    found = []
+    for layer, name in zip(range(model.n_layers) if layers is None else layers, names, strict=True):
+        *parts, end = name.split(".")[2:]
+        component, path = model.bridge.blocks[layer], model.bridge.blocks[layer].name
+        for part in parts:
+            component = getattr(component, part)
+            path = f"{path}.{component.name}"
+        if end not in ("hook_in", "hook_out"):
+            return None
+        try:
+            found.append((model.hf.get_submodule(path), {"hook_in": "input", "hook_out": "output"}[end]))
+        except AttributeError:
+            return None
+    return found
+
+
+def bridge_has_hooks(model: Model) -> bool:
+    """Whether the bridge carries hooks, of `emolab.steered` or the user's own: then it is what has to run."""
+    return any(point.has_hooks() for point in model.bridge.hook_dict.values())
+
+
+def runs_plain(model: Model, sites: Iterable[str]) -> bool:
+    """Whether the plain model can stand for the bridge: it has these sites' points, and nobody hooked the bridge."""
+    own = model.hf is not model.bridge.original_model
+    return own and not bridge_has_hooks(model) and all(hf_modules(model, s, site_layers(model, s)) for s in sites)
+
+
+def check_bridge(model: Model) -> None:
+    """Raise EmolabError where the bridge does not compute what the model itself does; looked at once for a model.
+
+    TransformerLens rebuilds attention in its own code, which some variants of an architecture are not covered by:
+    Falcon with ALiBi runs there without it, and nothing says so.
+    """
+    if model.hf is model.bridge.original_model or model._bridge_checked:
+        return
+    if bridge_has_hooks(model):  # steered: it is meant to differ
+        return
+    off, allowed = bridge_gap(model)
+    if off >= allowed:  # NaN passes: what is not finite is told where it is measured
+        raise EmolabError(
+            f"TransformerLens computes {model.name!r} ({type(model.hf).__name__}) otherwise than transformers does "
+            f"(logits off by {off:.1%}); its activations would be those of another model"
+        )
+    model._bridge_checked = True
+
+
+def bridge_gap(model: Model) -> tuple[float, float]:
+    """How far the logits of bridge and model differ on a sentence, as a share of their spread; and how far they may."""
+    ids = model.tokenizer("The rain fell all day, and they stayed at home.", add_special_tokens=False).input_ids[:16]
+    batch = torch.tensor([ids], device=model.device)
+    with torch.inference_mode():
+        ours, plain = model.bridge(batch)[0].float(), model.hf(batch).logits[0].float()
+    return ((ours - plain).norm() / (plain - plain.mean()).norm()).item(), _BRIDGE_TOLERANCE.get(model.dtype, 0.2)
+
+
+def output_weights(model: Model) -> Float[Tensor, "layer head d_head d_model"]:
+    """What maps each head's mean z to its contribution to the residual stream: W_O, float64, on the CPU.
+
+    Where a norm follows attention (Gemma 2 to 4, OLMo 2, GLM 4), its gain is in here and its per-token scale in the
+    stored z; Granite's residual multiplier is in here, too. So heads sum to `attn` minus its bias everywhere. Layers
+    with narrower heads than others (Gemma 4), or without heads (hybrids), are filled up with zeros. Raises EmolabError
+    for weights that cannot be read as a matrix (quantised ones).
+    """
+    need_model(model)
+    weights = {layer: output_weight(model, layer, torch.float64) for layer in site_layers(model, "head")}
+    width, none = max(W_O.shape[1] for W_O in weights.values()), torch.zeros(model.n_heads, 0, model.d_model)
+    given = [weights.get(layer, none.double()) for layer in range(model.n_layers)]
+    return torch.stack([nn.functional.pad(W_O, (0, 0, 0, width - W_O.shape[1])) for W_O in given])
+
+
+def output_weight(model: Model, layer: int, dtype: torch.dtype) -> Float[Tensor, "head d_head d_model"]:
+    """`output_weights` of one layer, in its own width."""
+    W_O, block = head_weights(model, layer).to("cpu", dtype), model.bridge.blocks[layer]
+    if attention_norm(block) is not None:
+        W_O = W_O * attention_gain(block).to(dtype)
+    return W_O * float(getattr(model.hf.config.get_text_config(), "residual_multiplier", 1.0))
+
+
+def head_weights(model: Model, layer: int) -> Float[Tensor, "head d_head d_model"]:
+    """W_O of one layer as the model holds it. Raises EmolabError for weights that are no plain matrix."""
+    from transformer_lens.utilities.quantization import unreadable_weight_reason
+
+    attn = model.bridge.blocks[layer].attn
+    reason = unreadable_weight_reason(attn.o.weight)
+    if reason:
+        raise EmolabError(
+            f"{model.name!r} is quantised, so what each head adds cannot be told (the output projection: {reason}); "
+            "measure resid, attn or mlp, without 'head', or load the model unquantised"
+        )
+    try:
+        return attn.W_O.detach()
+    except ValueError:  # heads of another width than the config names: Gemma 4's layers of full attention
+        return attn.o.weight.detach().T.reshape(model.n_heads, -1, model.d_model)
+
+
+def attention_norm(block: nn.Module) -> nn.Module | None:
+    """The norm between attention and the residual stream, where the architecture has one."""
+    return block._modules.get("ln1_post")
+
+
+def attention_gain(block: nn.Module) -> Float[Tensor, " d_model"]:
+    """That RMS norm's gain, float64: what it returns for a large constant (some store the gain, some gain - 1)."""
+    norm = block.get_submodule("ln1_post")
+    return norm(torch.full_like(next(norm.parameters()), 1e3)).detach().to("cpu", torch.float64)

@@ -1,0 +1,158 @@
+"""Control vectors of llama.cpp and repeng, in and out: GGUF files with tensors direction.1, direction.2, ...
+
+>>> import emolab
+>>> to_gguf(vectors, "joy.gguf", {"joy": 1.0})
+>>> from_gguf("joy.gguf").get("resid", emotion="joy", layer=3)       # direction.3
+
+How layers map: llama.cpp adds `direction.i` to the residual stream after block i, counted from 0
+(`llama_adapter_cvec::apply`, `build_cvec` before `l_out-i`), and repeng measures and adds it there: it is site "resid",
+layer i. For block 0 the format has no direction: what is exported lacks that layer, what is imported has zeros there.
+(llama.cpp's own cvector-generator names `direction.i` what it measured after block i-1; it is added after block i.)
+
+What a file cannot hold: llama.cpp adds it at every position, prompt included (here: `Steering(..., positions="all")`;
+"generated" is emolab's default), only adds (no ablating, no clamping), and scales all layers by one number
+(`--control-vector-scaled joy.gguf:0.5`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from emolab import __version__
+from emolab.base.errors import EmolabError, FileError
+from emolab.base.storage import atomic, user_path
+from emolab.models.model import Model
+from emolab.steering.steering import Steering
+from emolab.vectors.exchange import assembled
+from emolab.vectors.vectors import EmotionVectors
+
+ARCH = "controlvector"
+_PROVENANCE = "emolab.provenance"  # JSON; other readers pass over keys that they do not know
+
+
+def to_gguf(
+    vectors: EmotionVectors,
+    path: str | Path,
+    doses: dict[str, float],
+    *,
+    layers: str | Sequence[int] = "all",
+    part: str = "whole",
+    unit: str = "vector",
+) -> None:
+    """Write sum of doses times vectors at site "resid" as a control vector; see the module for what is lost.
+
+    layers: "all" that the format can hold, 1 to the last, or some of these; the others get zeros. part, unit: as in
+    `Steering`. Raises EmolabError without site "resid" (what is added to an attention output also
+    passes through the block's MLP, so no vector in the residual stream is worth the same), for layer 0, a model of one
+    layer, and as `Steering`.
+
+    >>> to_gguf(vectors, "bittersweet.gguf", {"joy": 0.5, "sadness": 0.5}, layers=[2, 3, 4], part="specific")
+    """
+    import gguf
+
+    if "resid" not in vectors.data:
+        raise EmolabError(
+            f"llama.cpp adds to the residual stream, and these vectors are of {', '.join(vectors.sites)}; extract them "
+            'with sites=("resid",)'
+        )
+    table = Steering(vectors, doses, layers=layers, part=part, unit=unit).table().numpy()
+    if len(table) < 2 or (not isinstance(layers, str) and 0 in list(layers)):
+        what = "layer 0" if len(table) > 1 else "the only layer of this model"
+        raise EmolabError(f"a control vector has no direction for {what}: llama.cpp starts after the second block")
+    known = {key: vectors.meta.get(key) for key in ("model", "revision", "fingerprint")}
+    how = {"doses": {emotion: float(alpha) for emotion, alpha in doses.items()}, "part": part, "unit": unit}
+    how["layers"] = layers if isinstance(layers, str) else [int(layer) for layer in layers]
+    with atomic(path) as temporary:
+        writer = gguf.GGUFWriter(temporary, ARCH)
+        writer.add_string(f"{ARCH}.model_hint", str(known["model"] or "unknown"))
+        writer.add_uint32(f"{ARCH}.layer_count", len(table) - 1)
+        writer.add_name(" + ".join(f"{alpha:g} {emotion}" for emotion, alpha in how["doses"].items()))
+        writer.add_string(_PROVENANCE, json.dumps({**known, **how, "emolab_version": __version__}))
+        for layer, direction in enumerate(table[1:], start=1):
+            writer.add_tensor(f"direction.{layer}", direction)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+
+def from_gguf(
+    path: str | Path | Mapping[str, str | Path], *, emotion: str | None = None, model: Model | None = None
+) -> EmotionVectors:
+    """Control vectors of llama.cpp or repeng as EmotionVectors of site "resid", zero at layers without a direction.
+
+    path: a file, whose label is `emotion` or else its name; or several, {label: path}. model: binds the vectors to it,
+    and says how many layers there are where the last ones have no direction. Raises EmolabError for
+    files that are damaged or no control vectors, and for a model of another shape.
+
+    >>> vectors = from_gguf({"joy": "happy.gguf", "sadness": "sad.gguf"}, model=model)
+    """
+    if isinstance(path, Mapping) and emotion is not None:
+        raise EmolabError("give either emotion= with one path, or {label: path}")
+    paths = path if isinstance(path, Mapping) else {emotion or user_path(path).stem: path}
+    if not paths:
+        raise EmolabError("there is no path; expected a GGUF file or {label: path}")
+    found = {label: _read(user_path(file)) for label, file in paths.items()}
+    last = [max(directions) for directions, _ in found.values()]
+    n_layers = max([*last, model.n_layers - 1 if model is not None else 0]) + 1
+    data = {label: _stacked(directions, n_layers) for label, (directions, _) in found.items()}
+    origins = [known for _, known in found.values()]
+    if len({known["fingerprint"] for known in origins}) > 1:
+        raise EmolabError(f"these files are of different models ({', '.join(str(x['model']) for x in origins)})")
+    return assembled(data, "resid", "gguf", user_path(next(iter(paths.values()))), model, origins[0])
+
+
+def _stacked(directions: dict[int, np.ndarray], n_layers: int) -> torch.Tensor:
+    rows = np.zeros((n_layers, len(next(iter(directions.values())))), np.float32)
+    rows[list(directions)] = list(directions.values())
+    return torch.from_numpy(rows)
+
+
+def _read(path: Path) -> tuple[dict[int, np.ndarray], dict[str, str | None]]:
+    """Directions by layer, and the model that the file names."""
+    import gguf
+
+    class Reader(gguf.GGUFReader):
+        def _get(self, offset, dtype, count=1, override_order=None):
+            # Without this a length that a damaged file invents is read from beyond its end, element by element.
+            if int(offset) + np.dtype(dtype).itemsize * int(count) > len(self.data):
+                raise ValueError("it ends early")
+            return super()._get(offset, dtype, count, override_order)
+
+    try:
+        reader = Reader(path)
+        arch, hint, ours = (_text(reader, key) for key in ("general.architecture", f"{ARCH}.model_hint", _PROVENANCE))
+        if sum(int(x.n_bytes) for x in reader.tensors) > len(reader.data):  # many that share one place: a bomb
+            raise ValueError("its tensors are larger than the file")
+        tensors = {x.name: np.array(x.data) for x in reader.tensors} if arch == ARCH else {}
+        known = json.loads(ours or "{}")
+    except Exception as error:  # a damaged file raises whatever it makes the reader stumble over
+        raise FileError(f"{path} is missing, damaged or no GGUF file ({error})") from error
+    if arch != ARCH:
+        raise EmolabError(f"{path} has architecture {arch!r}, expected {ARCH!r}: is it a model?")
+    directions: dict[int, np.ndarray] = {}
+    for name, x in tensors.items():
+        kind, _, number = name.partition(".")
+        sound = kind == "direction" and number.isdecimal() and 0 < int(number) < 1000 and str(int(number)) == number
+        if not sound or x.ndim != 1 or x.dtype.kind != "f" or not x.size:
+            raise EmolabError(
+                f"{path} holds {name!r}, {x.dtype} {list(x.shape)}; expected direction.1, direction.2, ..., floating "
+                "point [d_model]"
+            )
+        directions[int(number)] = x
+    sizes = {len(x) for x in directions.values()}
+    if len(sizes) != 1:
+        raise EmolabError(f"{path} holds directions of lengths {sorted(sizes)}; expected one or more, of one length")
+    origin = known if isinstance(known, dict) else {}
+    origin = {key: value for key, value in origin.items() if key in ("revision", "fingerprint") and value is not None}
+    return directions, {"model": hint, "revision": None, "fingerprint": None} | {k: str(v) for k, v in origin.items()}
+
+
+def _text(reader, key: str) -> str | None:
+    field = reader.get_field(key)
+    return None if field is None else str(field.contents())

@@ -1,0 +1,213 @@
+"""Changes to single heads: the mechanics of causal tests.
+
+A head's output is o = z W_O, with z its value before the output projection. Every change here is made at z, where heads
+are still apart, and says what happens to o:
+
+    ablate   o -> o - dose (o . u) u, with u the emotion's unit direction in that head's output
+    steer    o -> o + dose EV of that head
+    patch    o -> o of the same head in another run, at the positions of the answer
+
+Each has a control of equal size: the same with a random direction in the output space of the very same head.
+
+>>> from emolab.steering.head_edits import ablated
+>>> with ablated(model, vectors, "joy", [(2, 0), (3, 1)]) as m:
+...     logits = m(tokens, attention_mask=mask)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from emolab.base.errors import EmolabError, shown
+from emolab.models.model import Model
+from emolab.models.sites import head_weights, output_weights, site_layers
+from emolab.steering.edits import Window, hooked
+from emolab.steering.steering import _one_of, check_vectors
+from emolab.vectors.vectors import EmotionVectors
+
+OPS = ("ablate", "patch", "steer")
+Heads = Sequence[tuple[int, int]]  # (layer, head)
+
+
+def head_pairs(heads: Any) -> tuple[tuple[int, int], ...]:
+    """(layer, head) pairs as whole numbers; EmolabError for anything else, or none."""
+    try:
+        found = tuple((operator.index(layer), operator.index(head)) for layer, head in heads)
+    except (TypeError, ValueError):
+        found = ()
+    if not found:
+        raise EmolabError(f"heads are {shown(heads)}; expected (layer, head) pairs, at least one")
+    return found
+
+
+class HeadSpace:
+    """The emotion directions of every head, written in that head's own z.
+
+    What lies in a vector outside a head's output space is left out: its own EV has no such part, and the rest of a
+    foreign vector is orthogonal to whatever the head writes.
+    """
+
+    def __init__(self, model: Model, vectors: EmotionVectors) -> None:
+        if "head" not in vectors.data:
+            raise EmolabError(f'these vectors hold no site "head", only {", ".join(vectors.sites)}; extract it too')
+        check_vectors(model, vectors, False)
+        self.emotions, self.model = vectors.emotions, model
+        self.vectors = replace(vectors, data={"head": vectors.data["head"]}, means=None)  # all that this is made of
+        self.layers = site_layers(model, "head")  # hybrid models have heads in some layers only
+        widths = {layer: head_weights(model, layer).shape[1] for layer in self.layers}
+        first = self.layers[0]
+        odd = next((layer for layer, width in widths.items() if width != widths[first]), None)
+        if odd is not None:
+            raise EmolabError(
+                f"heads of {model.name!r} differ in width ({widths[first]} in layer {first}, {widths[odd]} in layer "
+                f"{odd}); tests of single heads need one width: steer whole layers at site attn"
+            )
+        self.W_O = output_weights(model)
+        self.gram = self.W_O @ self.W_O.mT  # [layer, head, d_head, d_head]
+        ev = torch.einsum("elhm,lhdm->elhd", vectors.get("head").double(), self.W_O)
+        raw = torch.einsum("elhd,lhdc->elhc", ev, torch.linalg.pinv(self.gram, hermitian=True))
+        self.norm = self._length(raw)
+        tiny = 1e-9 * self.norm.max().clamp_min(1e-30)  # a head that writes nothing has no direction
+        self.unit = torch.where(self.norm[..., None] > tiny, raw / self.norm[..., None].clamp_min(1e-30), 0)
+
+    def _length(self, z: Float[Tensor, "... layer head d_head"]) -> Float[Tensor, "... layer head"]:
+        """Norm of z W_O."""
+        return torch.einsum("...lhd,lhdc,...lhc->...lh", z, self.gram, z).clamp_min(0).sqrt()
+
+    def direction(
+        self, emotion: str, seed: int | None = None
+    ) -> tuple[Float[Tensor, "layer head d_head"], Float[Tensor, "layer head"]]:
+        """(a, norm) of every head: a W_O is the unit direction, norm the length of the vector. seed: a random one."""
+        if emotion not in self.emotions:
+            raise EmolabError(f"unknown emotion {emotion!r}; these vectors hold {', '.join(self.emotions)}")
+        e = self.emotions.index(emotion)
+        if seed is None:
+            return self.unit[e], self.norm[e]
+        z = torch.randn(self.unit[e].shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        length = self._length(z)[..., None]
+        return torch.where(length > 0, z / length.clamp_min(1e-30), 0), self.norm[e]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is done to which heads. random: the seed of the control direction, None for the emotion's own."""
+
+    op: str
+    emotion: str
+    heads: tuple[tuple[int, int], ...]
+    dose: float = 1.0
+    random: int | None = None
+
+
+class HeadEdit:
+    """The edit at one layer, for every row: z [row, token, head, d_head] in, the same out. See `Edit` for the rest."""
+
+    def __init__(self, rows: int, n_heads: int, d_head: int, window: Window) -> None:
+        self.shift, self.read, self.write, self.noise = torch.zeros(4, rows, n_heads, d_head, dtype=torch.float64)
+        self.swap = torch.zeros(rows, n_heads)
+        self.source: Float[Tensor, "row answer head d_head"] | None = None  # ends where the rows end
+        self.gram: Float[Tensor, "head d_head d_head"] | None = None
+        self.window, self.calls, self.seen = window, 0, 0
+
+    def __call__(self, z: Float[Tensor, "row token head d_head"]) -> Float[Tensor, "row token head d_head"]:
+        offset = self.seen if self.window.cached else 0
+        self.calls += 1
+        self.seen += z.shape[1]
+        if len(self.shift) not in (1, len(z)):
+            raise EmolabError(f"{len(self.shift)} changes for a batch of {len(z)}; expected one, or one per row")
+        keep = self.window.keep(offset, z.shape[1], z.device)
+        if keep is False:
+            return z
+        for name in ("shift", "read", "write", "noise", "swap", "source", "gram"):
+            value = getattr(self, name)
+            if value is not None and (value.device != z.device or value.dtype != torch.float32):
+                setattr(self, name, value.to(z.device, torch.float32))
+        x = z.float()  # whatever the model's dtype, so that an ablated direction is really gone
+        y = x + self.shift[:, None] - (x * self.read[:, None]).sum(-1, keepdim=True) * self.write[:, None]
+        if self.source is not None and self.gram is not None:
+            y = y + self._patch(x, self.source, self.gram)
+        y = y.to(z.dtype)
+        return y if keep is True else torch.where(keep[..., None], y, z)
+
+    def _patch(self, x: Tensor, source: Tensor, gram: Tensor) -> Tensor:
+        n = source.shape[1]
+        delta = source - x[:, -n:]
+        plain = ~self.noise.any(-1)[:, None, :, None]
+        size = torch.einsum("bshd,hdc,bshc->bsh", delta, gram, delta).clamp_min(0).sqrt()[..., None]
+        delta = torch.where(plain, delta, size * self.noise[:, None]) * self.swap[:, None, :, None]
+        return torch.nn.functional.pad(delta, (0, 0, 0, 0, x.shape[1] - n, 0))
+
+
+def head_edits(
+    space: HeadSpace, changes: list[Change | None], window: Window, sources: list[Tensor | None] | None = None
+) -> dict[int, HeadEdit]:
+    """Edits by layer, where there is something to do. sources: z of the other run [layer, answer, head, d_head]."""
+    n_layers, n_heads, d_head = space.W_O.shape[:3]
+    edits: dict[int, HeadEdit] = {}
+    found: dict[tuple, tuple] = {}
+    for row, change in enumerate(changes):
+        if change is None:
+            continue
+        if change.op not in OPS:
+            raise EmolabError(f"unknown test {change.op!r}; expected one of {', '.join(OPS)}")
+        key = (change.emotion, change.random)
+        found[key] = found.get(key) or space.direction(*key)
+        unit, norm = found[key]
+        for layer, head in change.heads:
+            if not (0 <= layer < n_layers and 0 <= head < n_heads):
+                raise EmolabError(f"no head {head} in layer {layer}; there are {n_layers} layers of {n_heads} heads")
+            if layer not in space.layers:
+                some = ", ".join(map(str, space.layers))
+                raise EmolabError(f"layer {layer} of {space.model.name!r} has no attention heads; layers {some} have")
+            if layer not in edits:
+                edits[layer] = HeadEdit(len(changes), n_heads, d_head, window)
+            edit, a = edits[layer], unit[layer, head]
+            if change.op == "steer":
+                edit.shift[row, head] = change.dose * norm[layer, head] * a
+            elif change.op == "ablate":
+                edit.read[row, head], edit.write[row, head] = space.gram[layer, head] @ a, change.dose * a
+            else:
+                edit.swap[row, head] = 1
+                if change.random is not None:
+                    edit.noise[row, head] = a
+    for layer, edit in edits.items():
+        if edit.swap.any():
+            given = sources or []
+            size = max(s.shape[1] for s in given if s is not None)
+            edit.source, edit.gram = torch.zeros(len(changes), size, n_heads, d_head), space.gram[layer]
+            for row, source in enumerate(given):
+                if source is not None:
+                    edit.source[row, size - source.shape[1] :] = source[layer]
+    return edits
+
+
+def edited(
+    model: Model, edits: Mapping[int, Any], *, plain: bool | None = None
+) -> contextlib.AbstractContextManager[Any]:
+    """`hooked`, for edits of the heads of these layers."""
+    return hooked(model, {("head", layer): edit for layer, edit in edits.items()}, plain=plain)
+
+
+@contextlib.contextmanager
+def ablated(
+    model: Model, vectors: EmotionVectors, emotion: str, heads: Heads, *, positions: str | slice = "all"
+) -> Iterator[Model]:
+    """Inside, every TransformerLens call runs without these heads' emotion directions; outside nothing remains.
+
+    heads: (layer, head) pairs; each loses the component along its own vector and keeps all else. positions as in
+    `Steering` in a plain forward call. Raises EmolabError for an unknown emotion or head and vectors without heads.
+    """
+    if not isinstance(positions, slice):
+        _one_of("positions", positions, ("generated", "all"), " or a slice")
+    change = Change("ablate", emotion, head_pairs(heads))
+    edits = head_edits(HeadSpace(model, vectors), [change], Window([positions]))
+    with edited(model, edits, plain=False):
+        yield model

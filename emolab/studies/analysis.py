@@ -1,0 +1,164 @@
+"""The part of a study that asks where emotion lives: geometry by layer, and heads put to causal tests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from emolab.base.errors import EmolabError, FileError, MismatchError, ResourceError
+from emolab.base.storage import digest, kept, stable
+from emolab.experiments.sweeps import vectors_identity
+from emolab.experiments.wordings import ADJECTIVES
+from emolab.geometry.projections import embed, embed_scores
+from emolab.geometry.reliability import probe_accuracy, split_half, word_accuracy
+from emolab.geometry.similarity import shared_energy
+from emolab.heads.attribution import emotion_tokens
+from emolab.heads.effects import ablation_curve, head_effects
+from emolab.heads.head_vectors import head_summary
+from emolab.models.model import Model
+from emolab.models.sites import site_layers
+from emolab.vectors.activations import ResponseMeans, corpus_hash, response_means
+from emolab.vectors.vectors import EmotionVectors
+
+# How many heads and questions: for five emotions on a model of 135M parameters and two cores, four minutes, or one.
+HEADS = {"effects": {"screen": 20, "n_queries": 10}, "curve": {"n_queries": 4, "n_random": 2, "max_new_tokens": 40}}
+QUICK_HEADS = {
+    "effects": {"screen": 10, "n_queries": 4},
+    "curve": {"n_queries": 2, "n_random": 1, "max_new_tokens": 24},
+}
+GEOMETRY = ("shared", "split_half", "split_half_specific", "probe", "words", "silhouette", "points", "maps")
+
+
+def geometry_tables(
+    means: ResponseMeans, heldout: ResponseMeans, responses: pd.DataFrame, tested: pd.DataFrame, groups: pd.Series
+) -> dict[str, pd.DataFrame]:
+    """Shared energy, split halves, probes on held-out queries (beside the words alone), silhouette, PCA and UMAP.
+
+    >>> tables = geometry_tables(means, heldout_means, responses, heldout_responses, situations)
+    >>> tables["probe"].query("emotion == 'all' and probe == 'logistic'")[["layer", "accuracy", "chance", "p"]]
+
+    groups: Series query_id -> situation, for all queries.
+    """
+    everywhere = embed(means, methods=("pca",), layers=range(means.means["resid"].shape[1]))
+    points = embed(means)  # PCA beside UMAP at four layers
+    return {
+        "points": points,
+        "maps": embed_scores(means, points),
+        "shared": shared_energy(means, groups=groups),
+        "split_half": split_half(means, groups=groups),
+        "split_half_specific": split_half(means, part="specific", groups=groups),
+        "probe": probe_accuracy(means, test=heldout, groups=groups),
+        "words": word_accuracy(responses, test=tested, groups=groups),
+        "silhouette": embed_scores(means, everywhere),
+    }
+
+
+def geometry_summary(tables: dict[str, pd.DataFrame]) -> dict:
+    """What `summary.json` holds of them: one number a layer."""
+    probe = tables["probe"].query("emotion == 'all' and probe == 'logistic'").sort_values("layer")
+    words = tables["words"].query("emotion == 'all'").iloc[0]
+    full = tables["silhouette"].query("method == 'full'").sort_values("layer")
+    half = {name: tables[name].groupby("layer")["cosine"].mean() for name in ("split_half", "split_half_specific")}
+    return {
+        "shared_energy_by_layer": _rounded(tables["shared"].sort_values("layer")["share"]),
+        "shared_energy_null_by_layer": _rounded(tables["shared"].sort_values("layer")["null_mean"]),
+        "split_half_by_layer": _rounded(half["split_half"]),
+        "split_half_specific_by_layer": _rounded(half["split_half_specific"]),
+        "probe_accuracy_by_layer": _rounded(probe["accuracy"]),
+        "probe_chance": round(float(probe["chance"].mean()), 4),
+        "probe_p_by_layer": _rounded(probe["p"]),
+        "words_accuracy": round(float(words["accuracy"]), 4),
+        "silhouette_by_layer": _rounded(full["silhouette"]),
+        "silhouette_p_by_layer": _rounded(full["p"]),
+    }
+
+
+def analyse(
+    model: Model,
+    vectors: EmotionVectors,
+    means: ResponseMeans,
+    responses: pd.DataFrame,
+    tested: pd.DataFrame,
+    groups: pd.Series,
+    *,
+    judge: Any,
+    out: Path,
+    seed: int = 0,
+    progress: bool = True,
+    client: Any = None,
+    quick: bool = False,
+) -> dict:
+    """Geometry and heads for `summary.json`; writes `geometry/*.parquet`, `heads.parquet`, `ablation.parquet`.
+
+    responses: those that the vectors came from; heads are screened and ranked on them, by what patching each one into a
+    neutral run brings. tested: held-out ones, on which probes are read and ranked heads are ablated, against random
+    heads. quick: fewer heads and questions.
+    What cannot be measured is `{"not_measured": reason}`.
+    """
+
+    def geometry() -> dict:
+        tables: dict[str, pd.DataFrame] = {}
+
+        def measured(name: str) -> pd.DataFrame:
+            if not tables:
+                heldout = response_means(model, tested, sites=("resid",), progress=progress, client=client)
+                tables.update(geometry_tables(means, heldout, responses, tested, groups))
+            return tables[name]
+
+        given = {**of, "groups": digest([*groups.index, *groups.astype(str)])}
+        paths = {name: out / "geometry" / f"{name}.parquet" for name in GEOMETRY}
+        return geometry_summary({name: kept(path, given, lambda n=name: measured(n)) for name, path in paths.items()})
+
+    def heads() -> dict:
+        site_layers(model, "head")  # says at once where a model has no attention heads
+        sizes = QUICK_HEADS if quick else HEADS
+        options = {"seed": seed, "progress": progress, "client": client}
+        given = {**of, "seed": seed, "judge": stable(judge), "sizes": stable(sizes)}
+        options["words"] = _words(model, responses, vectors.emotions)
+        make = partial(head_effects, model, vectors, responses, test="patch", **sizes["effects"], **options)
+        effects = kept(out / "heads.parquet", given, make)
+        options |= sizes["curve"]
+        make = partial(ablation_curve, model, vectors, tested, ranked=effects, judge=judge, **options)
+        curve = kept(out / "ablation.parquet", given, make)
+        return head_summary(effects, curve)
+
+    of = {"fingerprint": model.fingerprint, "vectors": vectors_identity(vectors)}
+    of |= {"responses": corpus_hash(responses), "tested": corpus_hash(tested)}
+    found = {}
+    for name, measure in (("geometry", geometry), ("heads", heads)):
+        try:
+            found[name] = _without_nan(measure())
+        except (FileError, MismatchError, ResourceError):
+            raise
+        except EmolabError as error:  # few texts, or a model without emotion: the rest of the study stands without it
+            found[name] = {"not_measured": str(error)}
+            if progress:
+                print(f"{name} not measured: {error}")
+    return found
+
+
+def _words(model: Model, responses: pd.DataFrame, emotions: Sequence[str]) -> dict[str, list[str]] | None:
+    """None: the words typical of each emotion. Where an emotion has none, plain names for all, so that they compare."""
+    try:
+        emotion_tokens(model, responses)
+    except EmolabError:
+        return {emotion: [emotion, ADJECTIVES.get(emotion, emotion)] for emotion in emotions}
+    return None
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: what could not be computed is None."""
+    if isinstance(value, dict):
+        return {key: _without_nan(x) for key, x in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(x) for x in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _rounded(values: pd.Series) -> list[float]:
+    return [round(float(x), 4) for x in values]

@@ -1,0 +1,202 @@
+"""The numbers of `summary.json` that come from scored tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from emolab.answers.generation import generate
+from emolab.answers.writing import Writing
+from emolab.base.labels import NEUTRAL
+from emolab.base.stats import clusters_of, interval
+from emolab.base.storage import digest, read_table, write_table
+from emolab.experiments.dose_response import collapse, dose_table, trend, wrong_way
+from emolab.experiments.sweeps import sweep
+from emolab.judges.scoring import score, target_share
+from emolab.models.model import Model
+from emolab.models.prompts import render_prompts
+from emolab.vectors.vectors import EmotionVectors
+
+INTENSITIES = {"a little": "a little", "plain": None, "great": "great"}
+
+
+def summarise(
+    scored: pd.DataFrame, answers: pd.DataFrame, emotions: Sequence[str], best: dict[str, float], judges: Sequence[Any]
+) -> dict:
+    """What the judges say of steered texts and of answers under instruction, at the frozen doses and over all doses.
+
+    scored: of a sweep with one setting. answers: scored responses, `emotion` being what the model was told. best: the
+    frozen dose of each emotion. Shares and ratios are rounded to four places; None is what does not exist.
+    """
+    told = {e: answers[answers["condition"] == e] for e in emotions}
+    plain = answers[answers["condition"] == NEUTRAL]
+    found = {
+        "instruction_following": {e: _rounded(target_share(rows)) for e, rows in told.items()},
+        "neutral_share": _rounded(target_share(plain)),
+        "steering": {e: _at_dose(scored, told[e], e, best[e]) for e in emotions},
+        "dose_response": doses(scored, answers),
+        "trend": _records(trend(scored), "emotion", control="none"),
+        "collapse": _records(collapse(scored, answers), "emotion"),
+    }
+    for judge in judges[1:]:
+        top = f"{judge.name}_top"
+        found[judge.name] = {
+            "neutral_share": _rounded(target_share(plain, top)),
+            "instruction_following": {e: _rounded(target_share(rows, top)) for e, rows in told.items()},
+            "target_share": {e: _rounded(target_share(cell(scored, e, best[e]), top)) for e in emotions},
+        }
+    return found
+
+
+def doses(scored: pd.DataFrame, answers: pd.DataFrame) -> dict[str, dict[str, dict[str, float | None]]]:
+    """{emotion: {alpha: {target, lo, hi, random_hi, shuffled, adherence, perplexity_ratio, ...}}} of `dose_table`."""
+    table = dose_table(scored, answers).set_index(["emotion", "alpha", "control", "measure"]).sort_index()
+    cells, lost = table.to_dict("index"), {"value": np.nan, "lo": np.nan, "hi": np.nan, "n": 0}
+    moved = wrong_way(scored).set_index(["emotion", "alpha"])["share"]
+
+    def at(emotion, alpha, control, measure):
+        return cells.get((emotion, alpha, control, measure), lost)
+
+    result: dict = {}
+    none = table.xs("none", level="control")
+    levels = (none.index.get_level_values(level) for level in ("emotion", "alpha"))
+    for emotion, alpha in dict.fromkeys(zip(*levels, strict=True)):
+        target, random = at(emotion, alpha, "none", "target"), at(emotion, alpha, "random", "target")
+        # Unsteered text is where every control starts.
+        shuffled = at(emotion, alpha, "shuffled", "target") if alpha else target
+        random = random if alpha else target
+        values = {"target": target["value"], "lo": target["lo"], "hi": target["hi"], "random": random["value"]}
+        values |= {"random_hi": random["hi"], "shuffled": shuffled["value"]}
+        for measure in ("p_target", "adherence", "perplexity_ratio", "overall"):
+            values[measure] = at(emotion, alpha, "none", measure)["value"]
+        values["wrong_way"] = moved.get((emotion, alpha), np.nan)
+        result.setdefault(emotion, {})[f"{alpha:g}"] = {
+            **{key: _rounded(x) for key, x in values.items()},
+            "n": int(target["n"]),
+        }
+    return result
+
+
+def intensity(
+    model: Model,
+    emotions: Sequence[str],
+    queries: pd.DataFrame,
+    judge: Any,
+    out: Path,
+    *,
+    max_new_tokens: int = 80,
+    progress: bool = True,
+) -> dict[str, dict[str, float | None]]:
+    """Mean probability of the emotion, as the judge reads it, under "a little", plain and "great" instructions."""
+    asked = list(queries["query"])
+    table = pd.DataFrame(
+        [
+            (emotion, label, prompt)
+            for emotion in emotions
+            for label, word in INTENSITIES.items()
+            for prompt in render_prompts(model, asked, emotion, intensity=word)
+        ],
+        columns=["condition", "intensity", "prompt"],
+    )
+    settings = {"fingerprint": model.fingerprint, "writing": Writing().settings(), "max_new_tokens": max_new_tokens}
+    settings["prompts"] = digest(list(table["prompt"]))
+    path = out / "intensity.parquet"
+    done = read_table(path, settings)
+    if done is None:
+        options = {"max_new_tokens": max_new_tokens, "progress": progress}
+        texts = generate(model, list(table["prompt"]), raw=True, **options)
+        done = write_table(table.assign(text=texts), path, settings)
+    values = judge(list(done["text"]))
+    own = [values[i, judge.labels.index(emotion)] for i, emotion in enumerate(done["condition"])]
+    means = done.assign(p=own).groupby(["condition", "intensity"])["p"].mean()
+    return {emotion: {label: _rounded(means[emotion, label]) for label in INTENSITIES} for emotion in emotions}
+
+
+def turned(
+    model: Model,
+    vectors: EmotionVectors,
+    queries: pd.DataFrame,
+    setting: dict[str, Any],
+    best: dict[str, float],
+    judge: Any,
+    out: Path,
+    write: dict[str, Any],
+) -> dict[str, dict[str, float | int | None]]:
+    """Questions that evoke another emotion than the one steered to: which of the two do the answers show?
+
+    By emotion steered to: `target` and `own`, the shares of answers with the steered emotion and with the question's
+    own on top, at the frozen dose; `target_unsteered`, `own_unsteered`, `target_random` beside them; n answers. An
+    emotion for which every question is its own is left out.
+    """
+    evoked = queries.set_index("query_id")["emotion"]
+    some = {"emotions": [next(iter(best))], "controls": (), "out": out / "unsteered"}  # any one: dose 0
+    plain = score(sweep(model, vectors, queries, alphas=(0.0,), **some, **write), judges=judge)
+    grid, found = {name: [value] for name, value in setting.items()}, {}
+    for number, (emotion, alpha) in enumerate(best.items()):
+        asked = queries[queries["emotion"] != emotion]
+        if not len(asked):
+            continue
+        options = {"emotions": [emotion], "controls": ("random",), "grid": grid, "out": out / str(number)}
+        table = score(sweep(model, vectors, asked, alphas=(alpha,), **options, **write), judges=judge)
+        steered, random = (table[table["control"] == control] for control in ("none", "random"))
+        unsteered = plain[plain["query_id"].isin(asked["query_id"])]
+        found[emotion] = {
+            "target": _rounded((steered["top"] == emotion).mean()),
+            "own": _rounded((steered["top"] == steered["query_id"].map(evoked)).mean()),
+            "target_unsteered": _rounded((unsteered["top"] == emotion).mean()),
+            "own_unsteered": _rounded((unsteered["top"] == unsteered["query_id"].map(evoked)).mean()),
+            "target_random": _rounded((random["top"] == emotion).mean()),
+            "n": len(steered),
+        }
+    return found
+
+
+def cell(scored: pd.DataFrame, emotion: str, alpha: float, control: str = "none") -> pd.DataFrame:
+    """The rows of one emotion, dose and control."""
+    return scored[(scored["emotion"] == emotion) & (scored["alpha"] == alpha) & (scored["control"] == control)]
+
+
+def _at_dose(scored: pd.DataFrame, instructed: pd.DataFrame, emotion: str, alpha: float) -> dict:
+    steered, plain = cell(scored, emotion, alpha), cell(scored, emotion, 0.0)
+    hits = (steered["top"] == emotion).groupby(steered["query_id"]).mean()
+    clusters = clusters_of(steered).loc[hits.index].to_numpy()
+    perplexities = [table["perplexity_instructed"].median() for table in (steered, instructed)]
+    return {
+        "best_alpha": alpha,
+        "target_share": _rounded(target_share(steered)),
+        "target_interval": [_rounded(x) for x in interval(hits, clusters=clusters)],
+        "unsteered_share": _rounded(target_share(plain)),
+        "random_share": _rounded(target_share(cell(scored, emotion, alpha, "random"))),
+        "shuffled_share": _rounded(target_share(cell(scored, emotion, alpha, "shuffled"))),
+        "adherence_ratio": _ratio(steered["adherence"].mean(), plain["adherence"].mean()),
+        "perplexity_ratio": _ratio(*perplexities),
+        "repetition": _rounded(steered["repetition"].mean()),
+        "named_share": _rounded(steered["named"].mean()),
+        "named_share_instructed": _rounded(instructed["named"].mean()),
+        "refusal_share": _rounded(steered["refusal"].mean()),
+        "refusal_share_unsteered": _rounded(plain["refusal"].mean()),
+        "n": len(steered),
+    }
+
+
+def _records(table: pd.DataFrame, key: str, **chosen: str) -> dict[str, dict]:
+    """{value of key: the other columns}, of the rows where columns hold what is chosen."""
+    for column, value in chosen.items():
+        table = table[table[column] == value].drop(columns=column)
+    return {
+        str(name): {str(k): _rounded(v) if isinstance(v, float | np.floating) else v for k, v in row.items()}
+        for name, row in table.set_index(key).to_dict("index").items()
+    }
+
+
+def _ratio(value: float, reference: float) -> float | None:
+    return _rounded(float(value) / float(reference)) if reference else None
+
+
+def _rounded(value: Any) -> float | None:
+    """JSON knows no NaN and no infinity: None."""
+    return round(float(value), 4) if np.isfinite(value) else None

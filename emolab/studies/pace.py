@@ -1,0 +1,102 @@
+"""How long a study will take on this machine: measured before it begins, and said.
+
+>>> pace = measure_pace(model)
+>>> sum(expect(model, FULL, sizes, 5, pace).values()) / 60          # minutes # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from emolab.answers.generation import generate
+from emolab.answers.logprobs import token_logprobs
+from emolab.experiments.wordings import WORDINGS
+from emolab.models.model import Model
+from emolab.models.prompts import render_prompts
+from emolab.studies.plan import Plan
+
+# Of a study, in their order; before them it loads the model and measures its pace.
+STAGES = (
+    "wording", "responses", "vectors", "selection", "sweep", "scores", "evoking", "intensity", "claims", "baselines",
+    "analysis", "figures",
+)  # fmt: skip
+SITES = ("attn", "resid")  # that are searched
+_ROWS, _TOKENS = 48, 24
+_QUESTIONS = ("Tell me about the house.", "Tell me about the road.", "Tell me about the town.")
+
+
+def measure_pace(model: Model) -> dict[str, float]:
+    """Tokens a second, written and read, of a batch of short answers: {"write": ..., "read": ...}."""
+    asked = [_QUESTIONS[i % len(_QUESTIONS)] for i in range(_ROWS)]
+    generate(model, asked[:4], max_new_tokens=2)  # the first call of all pays for what later ones find ready
+    start = time.perf_counter()
+    texts = generate(model, asked, max_new_tokens=_TOKENS)
+    written = time.perf_counter() - start
+    prompts = render_prompts(model, asked)
+    start = time.perf_counter()
+    read = token_logprobs(model, prompts, texts)
+    seconds = time.perf_counter() - start
+    n = max(sum(map(len, read)), 1)
+    return {"write": n / written, "read": n / seconds}
+
+
+def count_texts(model: Model, plan: Plan, sizes: Mapping[str, int], n_emotions: int) -> dict[str, int]:
+    """Texts that each stage writes, in the order of the stages; claims and methods not among them.
+
+    sizes: how many questions are there to extract, choose and report with, and how many evoke one of the emotions.
+    """
+    found, n_doses = {}, len(set(plan.search.doses))
+    if plan.wordings:
+        plain = {"{query}" if pair is None else pair[0] for pair in WORDINGS.values()}
+        found["wording"] = sizes["choose"] * (len(plain) + n_emotions * len(WORDINGS))
+    found["responses"] = (sizes["extract"] + sizes["choose"] + sizes["report"]) * (n_emotions + 1)
+    found["selection"] = plan.search.n_texts(model.n_layers, SITES, n_emotions, sizes["choose"])
+    found["sweep"] = sizes["report"] * (3 * n_emotions * n_doses + 1)  # two controls; unsteered ones once
+    if sizes["evoking"]:
+        found["evoking"] = sizes["evoking"] * (2 * (n_emotions - 1) + 1)  # none towards its own emotion
+    if not plan.quick:
+        found["intensity"] = sizes["report"] * 3 * n_emotions
+    return found
+
+
+def expect(
+    model: Model, plan: Plan, sizes: Mapping[str, int], n_emotions: int, pace: Mapping[str, float]
+) -> dict[str, float]:
+    """Seconds by stage, in the order of the stages: what is counted, over the pace measured."""
+    texts, tokens = count_texts(model, plan, sizes, n_emotions), plan.max_new_tokens
+    write, read = pace["write"], pace["read"]
+    seconds = {name: n * tokens / write for name, n in texts.items()}
+    n_settings = len(plan.search.settings(model.n_layers, SITES, n_emotions))
+    # 40 tokens a text, and six passes over four texts until the breaking alpha of a setting is found.
+    seconds["selection"] = texts["selection"] * 40 / write + 6 * n_settings * n_emotions * 4 * 40 / read
+    seconds["vectors"] = sizes["extract"] * (n_emotions + 1) * tokens / read
+    seconds["scores"] = (texts["sweep"] + sizes["report"] * (n_emotions + 1)) * tokens * 2 / read
+    if plan.n_claims:
+        rows = plan.n_claims * n_emotions
+        seconds["claims"] = rows * 4 * (4 * tokens / write + 9 * tokens / read) + 36 * rows * tokens / write
+    if plan.methods:
+        n = len(plan.methods) * n_emotions * (6 * 4 + 3 * sizes["choose"] + 2 * sizes["report"])
+        seconds["baselines"] = n * tokens * (1 / write + 2 / read)
+    heads, questions = (10, 4) if plan.quick else (20, 10)
+    seconds["analysis"] = 4 * heads * questions * n_emotions * tokens / read + 20
+    seconds["figures"] = 25.0
+    return {name: round(seconds[name], 1) for name in STAGES if name in seconds}
+
+
+def overview(
+    model: Model, out: Path, plan: Plan, sizes: Mapping[str, int], n_emotions: int, expected: Mapping[str, float]
+) -> str:
+    """What lies ahead, how long it takes, and where it will lie."""
+    texts: dict[str, Any] = count_texts(model, plan, sizes, n_emotions)
+    parameters = sum(p.numel() for p in model.hf.parameters())
+    size = f"{parameters / 1e6:,.1f} million parameters, {str(model.dtype)[6:]} on {model.device}"
+    return (
+        f"study of {model.name} ({size}): results in {out}\n"
+        f"{sum(texts.values()):,} texts: {', '.join(f'{n:,} {name}' for name, n in texts.items() if n)}"
+        f"{'; claims and methods beside' if plan.n_claims or plan.methods else ''}.\n"
+        f"Expected on this machine: {sum(expected.values()) / 60:.0f} minutes, at the pace just measured, if nothing "
+        "else runs. A study that was stopped goes on where it was."
+    )

@@ -1,0 +1,332 @@
+"""The whole study of one model, from queries to a report: what `emolab study` runs.
+
+Choices (site, part, dose) are made on training queries and frozen; results are reported on held-out queries, beside
+random directions of equal norm, shuffled labels and the instruction itself, with 95 % intervals over queries.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from emolab.answers.queries import load_queries, spread
+from emolab.answers.responses import collect_responses
+from emolab.answers.writing import Writing
+from emolab.base.errors import EmolabError, FileError, MismatchError, ResourceError, need_texts, shown
+from emolab.base.folders import alone
+from emolab.base.labels import EMOTIONS, NEUTRAL
+from emolab.base.storage import (
+    digest,
+    need_same,
+    read_json,
+    read_table,
+    user_path,
+    write_json,
+    write_parquet,
+    write_table,
+)
+from emolab.comparisons.claim_runs import check_claims
+from emolab.comparisons.comparison import METHODS, compare_methods, summary_of
+from emolab.experiments import selection
+from emolab.experiments.sweeps import sweep
+from emolab.experiments.wordings import choose_wording
+from emolab.judges.judges import BlindJudge, default_judge, judges_of
+from emolab.judges.scoring import kept_score
+from emolab.models.load import load_model
+from emolab.models.model import Model, provenance
+from emolab.models.pretrained import fast_bfloat16
+from emolab.models.workers import check_client
+from emolab.steering.steering import Steering
+from emolab.studies.analysis import analyse
+from emolab.studies.figures import run_figures
+from emolab.studies.numbers import intensity, summarise, turned
+from emolab.studies.pace import expect, measure_pace, overview
+from emolab.studies.plan import FULL, QUICK, Plan
+from emolab.studies.report import write_report
+from emolab.vectors.activations import corpus_hash, response_means
+from emolab.vectors.controls import means_of
+from emolab.vectors.vectors import EmotionVectors, extract_vectors
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+SITES = ("resid", "attn", "mlp", "head")
+LORA_LIMIT = 50_000_000  # parameters
+
+
+@alone
+def study(
+    model: Model | str = "smollm2",
+    *,
+    out: str | Path,
+    queries: pd.DataFrame | str | None = None,
+    emotions: Sequence[str] = EMOTIONS,
+    judges: Sequence[Any] | None = None,
+    quick: bool = False,
+    plan: Plan | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    client: Client | None = None,
+) -> dict:
+    """Responses, vectors, choice of a setting, dose-response with controls, claims, baselines, figures, report.
+
+    >>> summary = emolab.study("smollm2", out="runs/smollm2", quick=True)
+    >>> summary["steering"]["joy"]["target_share"]
+
+    Args:
+        out: the folder that holds everything (docs/howto.md, "A run on disk").
+        queries: a table with the splits "train" and "heldout", or the name of a set. Default: vectors from the set
+            "general", choices and report on "everyday", whose questions evoke nothing, and the emotional ones of
+            "general" apart from these.
+        emotions: labels to study; what the instruction names ("Answer with joy.").
+        judges: the first one is reported, the others are read beside it. Default: `default_judge`, and the same blind
+            to the names of emotions. Settings and doses are chosen by the first one, made blind.
+        quick: five minutes on two cores for the default model, with bfloat16 where that is fast: dose-response with its
+            controls, maps, heads and report, without claims and baselines.
+        plan: how much is asked; default FULL, or QUICK.
+        client: of a Dask cluster, whose workers then do the long stages, with the same result (`models.workers`):
+            responses, vectors, sweep, scores, heads.
+
+    Returns:
+        What `summary.json` holds: `model, instruction_following{emotion: share}, neutral_share, setting, wording,
+        steering{emotion: {best_alpha, target_share, random_share, shuffled_share, adherence_ratio, ...}},
+        dose_response{emotion: {alpha: {...}}}, evoking, trend, claims, baselines, geometry, heads, expected, timings`
+        (seconds). A ratio that does not exist (a model that writes nothing) is None, in the file null.
+
+    It says beforehand how many texts it will write and how long that takes on this machine. A call with the same
+    arguments goes on where a killed one was. Raises EmolabError for too few queries of a split, and where another
+    process writes in `out`.
+    """
+    out, timings = user_path(out), {}
+    plan = _plan(plan, quick)
+
+    def stage(name: str):
+        return _stage(name, timings, progress)
+
+    with stage("load"):
+        model = load_model(model, dtype="bfloat16" if plan.quick and fast_bfloat16() else "float32")
+        check_client(model, client)
+        emotions = _emotions(emotions)
+        extract, choosing, report, evoking = _questions(queries, emotions, plan)
+        judges = [default_judge(emotions), BlindJudge(default_judge(emotions))] if judges is None else judges_of(judges)
+        if plan.methods is None:
+            affordable = [name for name in METHODS if name != "lora" or _n_parameters(model) <= LORA_LIMIT]
+            plan = replace(plan, methods=affordable)
+        methods = list(plan.methods or ())
+        _check(emotions, judges, methods)
+        chooser = judges[0] if isinstance(judges[0], BlindJudge) else BlindJudge(judges[0])
+    with stage("pace"):
+        sizes = {"extract": len(extract), "choose": len(choosing), "report": len(report), "evoking": len(evoking)}
+        expected = expect(model, plan, sizes, len(emotions), measure_pace(model))
+    if progress:
+        print(overview(model, out, plan, sizes, len(emotions), expected), flush=True)
+    options = {"seed": seed, "progress": progress}
+    write = {"max_new_tokens": plan.max_new_tokens, "client": client, "progress": progress}
+    wording = None
+    if plan.wordings:
+        with stage("wording"):
+            wording = _wording(model, choosing, emotions, judges[0], out, plan.max_new_tokens)
+    templates = None if wording is None else wording["templates"]
+    with stage("responses"):
+        asked = pd.concat([extract, choosing, report])
+        responses = collect_responses(model, asked, emotions=emotions, out=out, templates=templates, **write)
+        of = [responses[responses["query_id"].isin(part["query_id"])] for part in (extract, choosing, report)]
+    with stage("vectors"):
+        vectors = _vectors(model, of[0], out, progress, client)
+    with stage("selection"):
+        given = {"judge": chooser, "out": out / "selection", "search": plan.search, "progress": progress}
+        setting, best, vectors = selection.select(model, vectors, choosing, of[1], **given)
+        vectors.save(out / "vectors.safetensors")  # with where they break
+    with stage("sweep"):
+        grid, doses = {key: [value] for key, value in setting.items()}, sorted({*plan.search.doses, 0.0})
+        table = sweep(model, vectors, report, alphas=doses, grid=grid, out=out, seed=seed, **write)
+    with stage("scores"):
+        read = {"judges": judges, "model": model, "client": client, "progress": progress, "templates": templates}
+        scored = kept_score(table, out / "scores.parquet", **read)
+        told = of[2].assign(emotion=of[2]["condition"])
+        answers = kept_score(told, out / "instructed_scores.parquet", **read)
+    summary = {"model": model.name, "fingerprint": model.fingerprint, "seed": seed, "dtype": str(model.dtype)[6:]}
+    summary["n_queries"] = {"extract": len(extract), "select": len(choosing), "report": len(report)}
+    summary |= summarise(scored, answers, vectors.emotions, best, judges)
+    summary["setting"] = setting
+    if wording is not None:
+        summary["wording"] = {key: wording[key] for key in ("name", "following", "not_followed", "sentence")}
+    if len(evoking):
+        with stage("evoking"):
+            summary["evoking"] = turned(model, vectors, evoking, setting, best, judges[0], out / "evoking", write)
+    if not plan.quick:
+        with stage("intensity"):
+            asks = {"max_new_tokens": plan.max_new_tokens, "progress": progress}
+            summary["intensity"] = intensity(model, vectors.emotions, report, judges[-1], out, **asks)
+    # Claims and methods know no breaking alphas: they get vectors of which one is where text breaks, in the mean.
+    broken = Steering(vectors, dict.fromkeys(vectors.emotions, 1.0), **setting).in_vectors()
+    long = float(np.mean(list(broken.values()))) * vectors
+    if plan.n_claims:
+        with stage("claims"):
+            where = {key: setting[key] for key in ("site", "layers", "part")}
+            place = {"setting": where, "judge": judges[0], "out": out / "claims", "n_queries": plan.n_claims}
+            summary["claims"] = _claims(model, long, report, of[2], scored, doses=CLAIM_DOSES, **place, **options)
+    if methods:
+        with stage("baselines"):
+            given = {"methods": methods, "judges": judges[0], "out": out, "max_new_tokens": plan.max_new_tokens}
+            given["settings"] = [{key: setting[key] for key in ("site", "layers", "part")}]
+            summary["baselines"] = _baselines(model, long, of[0], choosing, report, **given, **options)
+    with stage("analysis"):
+        groups = asked.set_index("query_id")["situation"]
+        where = {"judge": judges[0], "out": out, "client": client, "quick": plan.quick, **options}
+        summary |= analyse(model, vectors, means_of(vectors), of[0], of[2], groups, **where)
+    manifest = {**provenance(model), "seed": seed, "vectors": dict(sorted(vectors.meta.items())), "setting": setting}
+    manifest["writing"] = Writing().settings()
+    summary["expected"] = expected
+    write_json(out / "manifest.json", manifest)
+    write_json(out / "summary.json", summary | {"timings": timings})
+    with stage("figures"):
+        run_figures(out)
+        write_report(out)
+    summary["timings"] = timings
+    write_json(out / "summary.json", summary)
+    if progress:
+        took = sum(timings.values())
+        print(
+            f"study of {model.name}: {took / 60:.1f} minutes (expected {sum(expected.values()) / 60:.1f}); results in "
+            f"{out}, figures in {out / 'figures'}, report in {out / 'report.html'}"
+        )
+    return summary
+
+
+CLAIM_DOSES = (0.25, 0.5, 1.0, 2.0)  # in breaking alphas, averaged over emotions
+
+
+def _plan(plan: Plan | None, quick: bool) -> Plan:
+    if plan is None:
+        return QUICK if quick else FULL
+    if not isinstance(plan, Plan):
+        raise EmolabError(f"plan is {shown(plan)}; expected an emolab.studies.plan.Plan, such as FULL or QUICK")
+    return plan
+
+
+def _emotions(emotions: Sequence[str]) -> list[str]:
+    """Each one once, without neutral, which every study has."""
+    named = need_texts("emotions", [emotions] if isinstance(emotions, str) else emotions, filled=True)
+    found = [emotion for emotion in dict.fromkeys(named) if emotion != NEUTRAL]
+    if not found:
+        raise EmolabError(f"emotions are {shown(emotions)}; expected labels beside neutral (at least one emotion)")
+    return found
+
+
+def _questions(queries: pd.DataFrame | str | None, emotions: Sequence[str], plan: Plan) -> list[pd.DataFrame]:
+    """Questions to extract, to choose and to report with, and such as evoke one of these emotions themselves."""
+    selection.need_sizes(plan.n_queries)
+    if queries is not None:
+        table = queries if isinstance(queries, pd.DataFrame) else load_queries(queries)
+        return [*selection.split_queries(table, plan.n_queries), table.head(0)]
+    n_extract, n_choose, n_report = plan.n_queries
+    heldout = load_queries("general", split="heldout")
+    evoking = heldout[heldout["emotion"].isin(emotions)]
+    return [
+        load_queries("general", split="train", n=n_extract),
+        load_queries("everyday", split="train", n=n_choose),
+        load_queries("everyday", split="heldout", n=n_report),
+        spread(evoking).head(plan.n_evoking),
+    ]
+
+
+def _wording(
+    model: Model, queries: pd.DataFrame, emotions: Sequence[str], judge: Any, out: Path, max_new_tokens: int
+) -> dict:
+    """The wording of the instruction that this model follows best, kept in `wording.json`."""
+    path = out / "wording.json"
+    of = {"fingerprint": model.fingerprint, "emotions": list(emotions), "queries": digest(list(queries["query"]))}
+    of |= {"judge": judge.name, "max_new_tokens": max_new_tokens, "writing": Writing().settings()}
+    if path.exists():
+        found = read_json(path, "remove it, and it is chosen again")
+        need_same(path, found["of"], of)
+        return found
+    choice = choose_wording(model, queries, emotions, judges=judge, max_new_tokens=max_new_tokens)
+    shares = choice.chosen.set_index("emotion")[["following", "lo", "hi"]].to_dict("index")
+    following = {str(emotion): [round(float(x), 4) for x in row.values()] for emotion, row in shares.items()}
+    told = {"name": choice.wording, "following": following, "not_followed": list(choice.not_followed)}
+    found = {"of": of, "templates": choice.templates, **told, "sentence": str(choice)}
+    write_json(path, found)
+    return found
+
+
+def _check(emotions: Sequence[str], judges: Sequence[Any], methods: Sequence[str]) -> None:
+    """EmolabError for what would be found out only after hours."""
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown:
+        raise EmolabError(f"unknown method {unknown[0]!r}; expected some of {', '.join(METHODS)}")
+    for judge in judges_of(judges):
+        unread = [e for e in (*emotions, NEUTRAL) if e not in judge.labels]
+        if unread:
+            known = ", ".join(judge.labels)
+            raise EmolabError(f"judge {judge.name!r} cannot tell {unread[0]}, only {known}; give another one")
+
+
+def _claims(model, vectors, queries, answers, scored, *, out: Path, progress: bool, **options) -> dict:
+    """Verdict, condition and evidence of each claim; "not tested" with the reason where a claim cannot be asked."""
+    try:
+        found = check_claims(model, vectors, queries, answers, scored, out=out, progress=progress, **options)
+    except (FileError, MismatchError, ResourceError):
+        raise
+    except EmolabError as error:  # too few doses or queries: the rest of the study stands without it
+        if progress:
+            print(f"claims not tested: {error}")
+        lost = {"verdict": "not tested", "condition": str(error), "evidence": {}}
+        return dict.fromkeys(("monotone", "preservation", "linear", "additive"), lost)
+    for name, claim in found.items():
+        write_parquet(out / f"{name}.parquet", claim.table)
+    told = ("verdict", "condition", "evidence")
+    return {name: {key: getattr(claim, key) for key in told} for name, claim in found.items()}
+
+
+def _baselines(model, vectors, responses, choosing, report, *, methods, out: Path, seed: int, **options) -> dict:
+    # Kept whole, since it holds times, which a second run would measure anew.
+    settings = {"fingerprint": model.fingerprint, "responses": corpus_hash(responses), "methods": list(methods)}
+    settings |= {"queries": digest([*choosing["query"], *report["query"]]), "seed": seed}
+    table = read_table(out / "baselines.parquet", settings)
+    if table is None:
+        given = {"methods": methods, "out": out, "seed": seed}
+        try:
+            table = compare_methods(model, vectors, responses, choosing, report, **given, **options)
+        except (FileError, MismatchError, ResourceError):
+            raise
+        except EmolabError as error:
+            if options["progress"]:
+                print(f"baselines not compared: {error}")
+            return {}
+        write_table(table, out / "baselines.parquet", settings)
+    return summary_of(table)
+
+
+def _n_parameters(model: Model) -> int:
+    return sum(p.numel() for p in model.hf.parameters())
+
+
+def _vectors(model: Model, responses: pd.DataFrame, out: Path, progress: bool, client: Any) -> EmotionVectors:
+    path = out / "vectors.safetensors"
+    if path.exists():
+        vectors = EmotionVectors.load(path)
+        if (
+            vectors.meta.get("corpus_hash") == corpus_hash(responses)
+            and vectors.meta.get("fingerprint") == model.fingerprint
+        ):
+            return vectors
+    means = response_means(model, responses, sites=SITES, progress=progress, client=client)
+    return extract_vectors(model, responses, sites=SITES, means=means, out=out)
+
+
+@contextlib.contextmanager
+def _stage(name: str, timings: dict[str, float], progress: bool) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    timings[name] = round(time.perf_counter() - start, 2)
+    if progress:
+        print(f"{name}: {timings[name]:.1f} s", flush=True)

@@ -1,0 +1,173 @@
+"""`report.html`: one self-contained page of a run, made from its files alone.
+
+>>> write_report("runs/smollm2")                                      # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from emolab.base.errors import FileError
+from emolab.base.storage import atomic, user_path
+from emolab.plot.save import read_manifest
+from emolab.studies.figures import of_run, read_summary
+
+SECTIONS = ("Result", "Claims", "Baselines", "Where", "Judges", "Samples", "Limits", "Provenance")
+SAMPLED = 2  # queries shown at every dose
+LIMITS = (
+    "A judge reads texts; it measures no feelings, neither of models nor of people. Its probabilities are a scale.",
+    "Greedy text shows one answer a prompt. Intervals are over queries, not over samples of one query.",
+    "Doses are in units of the breaking alpha, at which next-token predictions on unsteered answers to training "
+    "questions move by one nat at the worst 5 % of tokens. It is a yardstick of disturbance, not of quality.",
+    "Perplexity is the model's own and rewards loops; repetition and compression stand beside it for that reason.",
+)
+
+
+@of_run
+def write_report(out: str | Path) -> Path:
+    """Write `out/report.html`, with figures, tables, unpicked samples, limits and provenance; returns its path.
+
+    The page needs no other file and no network, and runs no script: whatever a model wrote is shown as text. Raises
+    EmolabError where the run is not finished.
+    """
+    import jinja2
+
+    out = user_path(out)
+    summary, figures = read_summary(out), read_manifest(out / "figures")
+    try:
+        scored = pd.read_parquet(out / "scores.parquet")
+        manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    except Exception as error:  # pyarrow raises a zoo of its own
+        raise FileError(f"{out} is no finished run ({error}); run `emolab study --out {out}` again") from error
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("emolab.studies", ""), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["cell"] = _cell
+    methods = _methods(summary)
+    page = environment.get_template("report.html.j2").render(
+        model=summary["model"],
+        setting=summary["setting"],
+        n=summary["n_queries"],
+        seed=summary["seed"],
+        sections=[name for name in SECTIONS if name != "Baselines" or methods is not None],
+        headline=_headline(summary),
+        claims=summary.get("claims", {}),
+        methods=methods,
+        where=_where(summary),
+        following=(summary.get("wording") or {}).get("sentence"),
+        evoking=_evoking(summary),
+        figures={name: _figure(out / "figures", entry) for name, entry in figures.items()},
+        samples=_samples(scored, summary),
+        samples_note=f"{SAMPLED} queries drawn with seed {summary['seed']}, not picked; every emotion at every dose.",
+        limits=LIMITS,
+        provenance=json.dumps(manifest, indent=1, ensure_ascii=False),
+    )
+    with atomic(out / "report.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return out / "report.html"
+
+
+def _figure(folder: Path, entry: Mapping[str, Any]) -> dict[str, str]:
+    # As an image, a figure cannot run scripts, and its ids do not meet those of other figures.
+    svg = base64.b64encode((folder / entry["files"]["svg"]).read_bytes()).decode()
+    return {"source": f"data:image/svg+xml;base64,{svg}", "alt": entry["alt"], "caption": entry["caption"]}
+
+
+def _headline(summary: Mapping[str, Any]) -> pd.DataFrame:
+    rows = []
+    for emotion, cell in summary["steering"].items():
+        low, high = cell["target_interval"]
+        rows.append(
+            {
+                "emotion": emotion,
+                "dose α": cell["best_alpha"],
+                "target on top": f"{_cell(cell['target_share'])} ({_cell(low)} to {_cell(high)})",
+                "random direction": cell["random_share"],
+                "shuffled labels": cell["shuffled_share"],
+                "unsteered": cell["unsteered_share"],
+                "instructed": summary["instruction_following"][emotion],
+                "adherence / unsteered": cell["adherence_ratio"],
+                "repetition": cell["repetition"],
+                "names the emotion": cell["named_share"],
+                "refuses": cell["refusal_share"],
+                "perplexity / instructed": cell["perplexity_ratio"],
+                "collapse dose α*": summary.get("collapse", {}).get(emotion, {}).get("alpha_star"),
+            }
+        )
+    return pd.DataFrame(rows).astype(object)
+
+
+def _evoking(summary: Mapping[str, Any]) -> pd.DataFrame | None:
+    if not summary.get("evoking"):
+        return None
+    rows = [{"steered to": emotion, **cell} for emotion, cell in summary["evoking"].items()]
+    names = {"target": "shows the target", "own": "shows the question's own", "n": "answers"}
+    names |= {"target_unsteered": "target, unsteered", "own_unsteered": "own, unsteered"}
+    names |= {"target_random": "target, random direction"}
+    return pd.DataFrame(rows).rename(columns=names).astype(object)
+
+
+def _methods(summary: Mapping[str, Any]) -> pd.DataFrame | None:
+    rows = []
+    for name, row in (summary.get("baselines") or {}).items():
+        best, equal = row.get("best", {}), row.get("equal damage", {})
+        cells = {measure: _interval(best.get(measure)) for measure in ("emotion", "adherence", "fluency", "overall")}
+        cells["damage (nats)"] = _interval(best.get("damage"))
+        cells["overall at equal damage"] = _interval(equal.get("overall"))
+        costs = {"set-up (s)": row["seconds"], "speed": row["speed"], "dosed": row["can_dose"], "mixed": row["can_mix"]}
+        rows.append({"method": name, **cells, **costs})
+    return pd.DataFrame(rows).astype(object) if rows else None
+
+
+def _interval(found: Sequence[float | None] | None) -> str:
+    if not found:
+        return "–"
+    value, low, high = found
+    return _cell(value) if low is None else f"{_cell(value)} ({_cell(low)} to {_cell(high)})"
+
+
+def _where(summary: Mapping[str, Any]) -> list[str]:
+    """What geometry and heads say, in sentences made of their numbers."""
+    found, geometry, heads = [], summary.get("geometry", {}), summary.get("heads", {})
+    for name, part in (("Geometry", geometry), ("Heads", heads)):
+        if "not_measured" in part:
+            found.append(f"{name}: not measured ({part['not_measured']}).")
+    if "split_half_by_layer" in geometry:
+        low, high = min(geometry["split_half_by_layer"]), max(geometry["split_half_by_layer"])
+        shared = geometry["shared_energy_by_layer"]
+        found.append(
+            f"Split-half cosine of the vectors: {low:.2f} to {high:.2f} over layers. Energy that all emotions share: "
+            f"{min(shared):.2f} to {max(shared):.2f}. Probes on held-out queries reach "
+            f"{max(geometry['probe_accuracy_by_layer']):.2f}, the words of the texts alone "
+            f"{geometry['words_accuracy']:.2f}, chance {geometry['probe_chance']:.2f}."
+        )
+    return found
+
+
+def _samples(scored: pd.DataFrame, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    own = scored[scored["control"] == "none"]
+    queries = own.drop_duplicates("query_id").sort_values("query_id")
+    drawn = queries.sample(min(SAMPLED, len(queries)), random_state=summary["seed"])
+    blocks = []
+    for query in drawn.itertuples():
+        rows = own[own["query_id"] == query.query_id]
+        plain = rows[rows["alpha"] == 0].head(1)
+        cells = [("unsteered", "0", text) for text in plain["text"]]
+        steered = rows[rows["alpha"] != 0]
+        cells += [(r.emotion, f"{r.alpha:g}", r.text) for r in steered.itertuples()]
+        blocks.append({"query": query.query, "rows": cells})
+    return blocks
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and value != value):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

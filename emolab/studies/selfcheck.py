@@ -1,0 +1,245 @@
+"""Does a model do here what emolab relies on? `emolab info --check MODEL`, and one line for a new architecture.
+
+>>> from emolab.studies.selfcheck import check_model
+>>> for check in check_model(model)[:3]: print(check)
+ok      model: smollm2, LlamaForCausalLM (tested), 30 layers, d_model 576, context 8192, float32 on cpu, ...
+ok      bridge and model agree: logits differ by ... of their spread, allowed are 0.01
+ok      batches: answers do not depend on the batch (3 of 3 equal)
+
+A forward pass or a few short answers a check: seconds on a small model. docs/families.md lists the architectures on
+which the same promises, and more, are tested with every release.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from emolab.answers.generation import generate
+from emolab.answers.logprobs import token_logprobs
+from emolab.answers.responses import responses_from_texts
+from emolab.base.errors import EmolabError
+from emolab.models.hooks import at_sites, forward
+from emolab.models.model import Model
+from emolab.models.prompts import Batch, encode, render_prompts
+from emolab.models.sites import bridge_gap, head_weights, hf_modules, is_checked, site_layers
+from emolab.steering.edits import hooked
+from emolab.steering.steering import Steering, build_edits, steered
+from emolab.vectors.vectors import EmotionVectors, extract_vectors
+
+QUERIES = ["Tell me about the park.", "How?", "Was the dog sad when it rained all day? Tell me what they did then."]
+TEXTS = {
+    "neutral": ["There was a park.", "They walked down the road.", "It was cold."],
+    "joy": ["Happy! So happy!", "What a joy.", "He laughed, and the sun came."],
+}
+NEW = 12  # tokens of an answer
+_TIE = {torch.float32: 1e-3, torch.float64: 1e-6}  # nats between two tokens that rounding may swap; in half precision:
+_HALF_TIE = 0.25
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report. state: "ok", "FAILED", or "note" for what is no fault but good to know."""
+
+    name: str
+    state: str
+    told: str
+
+    def __str__(self) -> str:
+        return f"{self.state:<7} {self.name}: {self.told}"
+
+
+def check_model(model: Model) -> list[Check]:
+    """Every check on this model, in order; nothing is left on it. A check that cannot run is a failed one.
+
+    >>> [check.name for check in check_model(model) if check.state == "FAILED"]
+    []
+    """
+    found = [Check("model", "ok", _facts(model))]
+    for name, check in CHECKS.items():
+        try:
+            state, told = check(model)
+        except EmolabError as error:
+            state, told = False, str(error)
+        found.append(Check(name, {True: "ok", False: "FAILED", None: "note"}[state], told))
+    return found
+
+
+def _facts(model: Model) -> str:
+    architecture = type(model.hf).__name__
+    known = "tested" if is_checked(model.hf) else "not among the tested ones"
+    return (
+        f"{model.name}, {architecture} ({known}), {model.n_layers} layers, d_model {model.d_model}, context "
+        f"{model.n_ctx or 'of unknown length'}, {str(model.dtype).removeprefix('torch.')} on {model.device}, "
+        f"chat template: {'yes' if model.tokenizer.chat_template else 'no'}"
+    )
+
+
+def _bridge(model: Model) -> tuple[bool | None, str]:
+    if model.hf is model.bridge.original_model:
+        return True, "the bridge is your own, and runs everything"
+    off, allowed = bridge_gap(model)
+    return off < allowed, f"logits differ by {off:.1e} of their spread, allowed are {allowed:g}"
+
+
+def _batches(model: Model, new: int = NEW) -> tuple[bool | None, str]:
+    """Alone, all together and in pairs: three neighbourhoods and three widths of padding for each query."""
+    prompts, options = render_prompts(model, QUERIES), {"max_new_tokens": new, "raw": True}
+    alone = [generate(model, p, **options)[0] for p in prompts]
+    together = generate(model, prompts, batch_size=3, **options)
+    pairs = [generate(model, [p, prompts[i - 1]], batch_size=2, **options)[0] for i, p in enumerate(prompts)]
+    return _same(model, prompts, alone, together, pairs, "answers do not depend on the batch")
+
+
+def _cache(model: Model) -> tuple[bool | None, str]:
+    prompts = render_prompts(model, QUERIES)
+    a, b = (generate(model, prompts, max_new_tokens=NEW, raw=True, use_cache=cached) for cached in (True, False))
+    return _same(model, prompts, a, b, b, "answers do not depend on the cache")
+
+
+def _same(model: Model, prompts: list[str], *ways_and_text: Any) -> tuple[bool, str]:
+    """Whether texts agree between three ways to make them, but for ties that rounding decides."""
+    *ways, text = ways_and_text
+    rows = list(zip(prompts, *ways, strict=True))
+    gaps = [max(_gap(model, p, first, other) for other in others) for p, first, *others in rows]
+    equal, worst = sum(gap == 0 for gap in gaps), max(gaps)
+    same = worst <= _TIE.get(model.dtype, _HALF_TIE)
+    ties = "" if equal == len(gaps) else f", the others part where two tokens are {worst:.2g} nats apart"
+    return same, f"{text if same else text.replace('do not ', '')} ({equal} of {len(gaps)} equal{ties})"
+
+
+def _gap(model: Model, prompt: str, a: str, b: str) -> float:
+    """How far apart, in nats, the model finds the two tokens at which two answers part; 0 for the same text."""
+    if a == b:
+        return 0.0
+    first, second = model.tokenizer([a, b], add_special_tokens=False).input_ids
+    at = next((i for i, (x, y) in enumerate(zip(first, second, strict=False)) if x != y), None)
+    if at is None:  # one ended where the other went on
+        return float("inf")
+    ours, theirs = token_logprobs(model, [prompt] * 2, [a, b], batch_size=1)
+    return abs(float(ours[at] - theirs[at]))
+
+
+def _batch(model: Model) -> tuple[Batch, list[tuple[int, int]]]:
+    batch = encode(model, render_prompts(model, QUERIES))
+    own = batch.attention_mask.sum(1).tolist()
+    return batch, [(batch.prompt_len - n, n) for n in own]
+
+
+def _states(model: Model, steering: Steering | None, plain: bool) -> list[torch.Tensor]:
+    """The residual stream after every block, on the plain model or on the bridge: [row, token, d_model] a layer."""
+    batch, spans = _batch(model)
+    kept: list[torch.Tensor] = []
+
+    def keep(x: torch.Tensor) -> None:
+        kept.append(x.clone())
+
+    reads = [(("resid", layer), keep) for layer in range(model.n_layers)]
+    with torch.inference_mode(), hooked(model, build_edits(model, [steering], spans), plain=plain):
+        with at_sites(model, reads, plain=plain) as runner:
+            forward(model, runner, batch, 1)
+    return kept
+
+
+def _random_vectors(model: Model) -> EmotionVectors:
+    draw = torch.Generator().manual_seed(0)
+    norms = torch.stack([x.float().norm(dim=-1).median().cpu() for x in _states(model, None, plain=False)])
+    unit = torch.nn.functional.normalize(torch.randn(1, model.n_layers, model.d_model, generator=draw), dim=-1)
+    return EmotionVectors({"resid": unit * norms[:, None]}, ("random",), norms, {"fingerprint": model.fingerprint})
+
+
+def _local(model: Model) -> tuple[bool | None, str]:
+    vectors, layer = _random_vectors(model), model.n_layers // 2
+    steering = Steering(vectors, {"random": 0.5}, layers=[layer], positions="all")
+    both = [True, False] if hf_modules(model, "resid") else [False]
+    before, at = [0.0], []
+    real = _batch(model)[0].attention_mask.bool()
+    for plain in both:
+        unsteered, moved = (_states(model, s, plain) for s in (None, steering))
+        expected = unsteered[layer] + steering.table(model.device, model.dtype)[layer].to(unsteered[layer])
+        before += [_off(a, b, real) for a, b in zip(moved[:layer], unsteered[:layer], strict=True)]
+        at.append(_off(moved[layer], expected, real))
+    worst, exact = np.max(before), np.max(at)  # of NaN, NaN
+    told = f"layer {layer} is off by {exact:.1e} of its activations, the {layer} before it moved by {worst:.1e}"
+    return bool(np.maximum(worst, exact) <= torch.finfo(model.dtype).eps), told
+
+
+def _off(a: torch.Tensor, b: torch.Tensor, real: torch.Tensor) -> float:
+    a, b = a[real.to(a.device)].float(), b[real.to(b.device)].float()
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def _leaves_nothing(model: Model) -> tuple[bool | None, str]:
+    def state() -> tuple[int, torch.Tensor]:
+        modules = {id(m): m for root in (model.hf, model.bridge) for m in root.modules()}.values()
+        with torch.inference_mode():
+            logits = forward(model, model.hf, _batch(model)[0], 1)
+        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules), logits
+
+    steering = Steering(_random_vectors(model), {"random": 0.5}, positions="all")
+    (hooks, before), inside = state(), None
+    generate(model, QUERIES[:1], steering=steering, max_new_tokens=2)
+    with contextlib.suppress(KeyError), steered(model, steering):
+        inside = forward(model, model.bridge.original_model, _batch(model)[0], 1)
+        raise KeyError("left by an exception")
+    left, after = state()
+    same = torch.equal(before, after)
+    moved = inside is not None and not torch.equal(inside.to(before), before)
+    told = f"{left - hooks} hooks are left, logits are {'equal' if same else 'not equal'}"
+    return same and moved and left == hooks, told
+
+
+def _heads(model: Model) -> tuple[bool | None, str]:
+    try:
+        site_layers(model, "attn")
+        head_weights(model, site_layers(model, "head")[0])
+    except EmolabError as error:
+        return None, f'no site "head" for this model ({error})'
+    found = extract_vectors(model, responses_from_texts(TEXTS), sites=("attn", "head"), progress=False)
+    heads, attention = found.get("head").double().sum(2), found.get("attn").double()
+    off, allowed = float((heads - attention).norm() / attention.norm()), 1e-3 if model.dtype.itemsize >= 4 else 5e-2
+    return off < allowed, f"their sum is off by {off:.1e}, allowed are {allowed:g}"
+
+
+def _prompts(model: Model) -> tuple[bool | None, str]:
+    bos = model.tokenizer.bos_token_id
+    starts = [ids[:2] for ids in (encode(model, [p]).input_ids[0].tolist() for p in render_prompts(model, QUERIES))]
+    count = 0 if bos is None else max(next((i for i, t in enumerate(s) if t != bos), len(s)) for s in starts)
+    once = count == 1 if model.adds_bos else count <= 1
+    return once, f"a prompt starts with {count} BOS; the tokenizer adds {'one' if model.adds_bos else 'none'} by itself"
+
+
+def _joint(model: Model) -> tuple[bool | None, str]:
+    pairs = [(p, t) for p in render_prompts(model, QUERIES) for texts in TEXTS.values() for t in texts]
+
+    def ids(text: str) -> list[int]:
+        return list(model.tokenizer(text, add_special_tokens=False).input_ids)
+
+    equal = sum(ids(p + t) == ids(p) + ids(t) for p, t in pairs)
+    told = f"{equal} of {len(pairs)} prompts with an answer have the same tokens joined as apart"
+    return (True, told) if equal == len(pairs) else (None, told + "; emolab tokenises prompt and answer apart")
+
+
+def _finite(model: Model) -> tuple[bool | None, str]:
+    peak = float(np.max([x.abs().max().item() for x in _states(model, None, plain=False)]))
+    share = peak / torch.finfo(model.dtype).max
+    room = f", {share:.1%} of what {str(model.dtype).removeprefix('torch.')} holds" if share > 1e-3 else ""
+    return bool(np.isfinite(peak)), f"the largest activation is {peak:.3g}{room}"
+
+
+CHECKS: dict[str, Callable[[Model], tuple[bool | None, str]]] = {
+    "bridge and model agree": _bridge,
+    "batches": _batches,
+    "cache": _cache,
+    "steering is exact and local": _local,
+    "nothing remains": _leaves_nothing,
+    "heads add up to attention": _heads,
+    "BOS": _prompts,
+    "prompt and answer": _joint,
+    "finite": _finite,
+}

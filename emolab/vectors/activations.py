@@ -1,0 +1,357 @@
+"""Activations: for each response, the mean over its counted tokens at every layer and site, in one forward pass.
+
+>>> import emolab
+>>> model = emolab.load_model("smollm2")
+>>> responses = emolab.responses_from_texts({"joy": ["What a lovely day!"], "neutral": ["It is a day."]})
+>>> means = emolab.response_means(model, responses, sites=("resid", "head"))
+>>> means.means["resid"].shape          # [response, layer, d_model]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from emolab.base.errors import EmolabError, FileError, MismatchError, is_text, need_model, need_table, need_texts, shown
+from emolab.base.labels import NEUTRAL_QUERY, need_labels
+from emolab.base.progress import tqdm
+from emolab.base.storage import digest, read_tensors, user_path, write_tensors
+from emolab.models.memory import halving
+from emolab.models.model import Model, provenance
+from emolab.models.prompts import plan_batches, render_prompts, warn_of_control_tokens
+from emolab.models.sites import SITES, bridge_has_hooks, check_bridge, head_weights, site_layers
+from emolab.models.sites import output_weights as output_weights  # part of this module for its users
+from emolab.models.workers import run_chunks
+from emolab.vectors.reading import attention_kind, batch_means, check_heads
+from emolab.vectors.token_rule import TokenRule, counted_tokens, prompt_and_text_lengths, rule_name
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+FORMAT = "emolab-response-means-1"
+MEANS_FILE = "response_means.safetensors"
+
+
+@dataclasses.dataclass(eq=False)
+class ResponseMeans:
+    """Per-response means of activations, the raw material of emotion vectors, maps and probes.
+
+    Attributes:
+        index: one row a response: `query_id, emotion, condition, n_tokens` (how many tokens counted).
+        means: float32 arrays by site. `resid`, `attn`, `mlp`: [response, layer, d_model]. `head`: the mean input z of
+            the output projection [response, layer, head, d_head]; `z @ W_O[layer, head]` is that head's contribution.
+        resid_norm: mean over tokens of the norm of the residual stream, float32 [response, layer].
+        meta: provenance (model, fingerprint, token rule, corpus hash, dtype, versions).
+    """
+
+    index: pd.DataFrame
+    means: dict[str, Float[np.ndarray, "response layer ..."]]
+    resid_norm: Float[np.ndarray, "response layer"]
+    meta: dict
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return tuple(self.means)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def select(self, rows: np.ndarray | pd.Series | Sequence[int]) -> ResponseMeans:
+        """The same for some of the responses, by a boolean mask or by positions: for split halves, subsets, probes."""
+        rows, n = np.asarray(rows), len(self.index)
+        rows = rows if rows.size else rows.astype(int)  # an empty list has no type
+        fits = len(rows) == n if rows.dtype == bool else rows.dtype.kind in "iu" and ((-n <= rows) & (rows < n)).all()
+        if rows.ndim != 1 or not fits:
+            told = f"expected positions below {n}, or {n} times True or False"
+            raise EmolabError(f"rows are {shown(rows.tolist())}; {told}")
+        means = {site: values[rows] for site, values in self.means.items()}
+        index = self.index.iloc[np.flatnonzero(rows) if rows.dtype == bool else rows].reset_index(drop=True)
+        return dataclasses.replace(self, index=index, means=means, resid_norm=self.resid_norm[rows])
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file (atomically); the index and the provenance travel in its header."""
+        tensors = {site: torch.from_numpy(values) for site, values in self.means.items()}
+        header = {**self.meta, "index": self.index.to_json(orient="split", index=False)}
+        write_tensors(path, FORMAT, {**tensors, "resid_norm": torch.from_numpy(self.resid_norm)}, header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ResponseMeans:
+        """Read what `save` wrote. Raises EmolabError for a damaged file or one of another kind."""
+        tensors, meta = read_tensors(path, FORMAT)
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        try:
+            index = pd.read_json(StringIO(meta.pop("index")), orient="split", dtype=False)
+            resid_norm = arrays.pop("resid_norm")
+            layers = (len(index), *resid_norm.shape[1:])
+            need_table(index, ("query_id", "emotion", "condition", "n_tokens"), "response_means")
+            for site, values in {"resid_norm": resid_norm, **arrays}.items():
+                axes = {"resid_norm": 2, "head": 4}.get(site, 3)
+                if values.shape[:2] != layers or values.ndim != axes or not np.isfinite(values).all():
+                    raise ValueError(f"{site} has another shape than rows, layers, ... or is not finite")
+            index = index.astype(dict.fromkeys(("query_id", "emotion", "condition"), "str"))
+        except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise FileError(
+                f"{path} holds response means without a fitting index ({error}); collect them again"
+            ) from error
+        return cls(index, {site: arrays[site] for site in SITES if site in arrays}, resid_norm, meta)
+
+
+def response_means(
+    model: Model,
+    responses: pd.DataFrame,
+    *,
+    sites: Sequence[str] = SITES,
+    tokens: TokenRule = "response",
+    batch_size: int | None = None,
+    out: str | Path | None = None,
+    progress: bool = True,
+    client: Client | None = None,
+) -> ResponseMeans:
+    """Run each response once behind its prompt and average activations over the tokens of its text that count.
+
+    >>> means = emolab.response_means(model, responses, sites=("resid",), tokens="from:8")
+
+    The means are taken in float64 inside the forward pass; nothing else is kept, so memory is that of the result
+    (4 bytes x responses x layers x d_model a site). Neither padding nor the batch changes a mean. Inside
+    `emolab.steered(...)` the means are those of the steered model.
+
+    Args:
+        responses: from `collect_responses` or `responses_from_texts`; `condition` and `text` are needed,
+            `prompt` is what comes before the text, and does not count. Where it is missing, the text is read behind
+            the neutral prompt of its `query` (without one, of `emotions.NEUTRAL_QUERY`) if the model has a chat
+            template, else by itself, behind BOS where the tokenizer adds one. `start`, if there: the character of the
+            text from which on its tokens count.
+        sites: any of `resid`, `attn`, `mlp`, `head`; one pass serves all.
+        tokens: the rule that says which tokens of a text count: "response" (all), "last", "from:8" (from the eighth on)
+            or a function that takes a text's tokens (list[str], white space before them included) and returns True or
+            False for each. Position 0 of a sequence never counts. Kept as `meta["token_rule"]`.
+        batch_size: default by the number of padded tokens.
+        out: a folder; `response_means.safetensors` is written into it (see `ResponseMeans.load`), and read from it
+            where it holds these means already: of the same model, responses, prompts and token rule.
+        client: of a Dask cluster, whose workers then run the same batches (`emolab.models.workers`).
+
+    Raises:
+        EmolabError: unknown site, a condition without a token that counts, a text whose only token is position 0,
+            labels that differ only by case or space, activations that are not finite, or an architecture that
+            TransformerLens computes wrongly or whose heads do not add up to its attention output.
+    """
+    sites = check_sites(sites)
+    need_model(model)
+    rule_name(tokens)
+    responses = _checked(responses)
+    check_origin(model, responses)
+    warn_of_control_tokens(model, "texts", list(responses["text"]))
+    wanted = {*sites} | ({"attn"} if "head" in sites else set())  # heads are checked against attn
+    meta = {
+        **provenance(model),
+        "attention": attention_kind(model, wanted),
+        "hooked": _hooked(model),
+        "token_rule": rule_name(tokens),
+        "corpus_hash": corpus_hash(responses),
+    }
+    responses, behind = prompted(model, responses)
+    meta |= {"template_hash": _template_hash(responses), **behind}
+    check_bridge(model)
+    if "head" in sites:
+        head_weights(model, site_layers(model, "head")[0])  # says at once where heads cannot be told apart
+    _say_missing(model, sites)
+    totals = prompt_and_text_lengths(model, responses)
+    _need_room(model, responses, totals)
+    responses, counted = counted_tokens(model, responses, tokens)
+    totals = [totals[row] for row in responses.index]
+    index = responses[["query_id", "emotion", "condition"]].assign(n_tokens=[int(x.sum()) for x in counted])
+    index = index.reset_index(drop=True)
+    if out is not None and isinstance(tokens, str) and not meta["hooked"]:  # what a function or a hook does is unknown
+        found = _kept(user_path(out), index, meta, sites)
+        if found is not None:
+            return found
+    result: dict[str, np.ndarray] = {}
+    scratch: dict[torch.device, Tensor] = {}
+    with tqdm(total=len(responses), desc="activations", unit="text", disable=not progress) as bar:
+
+        def read(rows: list[int]) -> tuple[list[str], list[str], list[np.ndarray]]:
+            some = responses.iloc[rows]  # strings of one batch at a time: a table holds them in a third of the memory
+            return some["prompt"].tolist(), some["text"].tolist(), [counted[i] for i in rows]
+
+        def measure(rows: list[int]) -> dict[str, np.ndarray]:
+            return batch_means(model, *read(rows), wanted, scratch)
+
+        plan = plan_batches(model, totals, batch_size)
+        if client is None:
+            batches = halving(measure, plan)
+        else:
+            jobs = [(*read(rows), wanted) for rows in plan]
+            chunks = run_chunks(model, _halved_means, jobs, client=client, name="activations")
+            batches = ((plan[number], batch) for found in chunks for number, batch in found.items())
+        for rows, batch in batches:
+            for name, values in batch.items():
+                if name not in result:
+                    result[name] = np.empty((len(responses), *values.shape[1:]), np.float32)
+                result[name][rows] = values
+            _need_finite(model, batch)
+            bar.update(len(rows))
+
+    if "head" in sites:
+        check_heads(model, result["head"], result["attn"])
+    means = ResponseMeans(index, {site: result[site] for site in sites}, result["resid_norm"], meta)
+    if out is not None:
+        means.save(user_path(out) / MEANS_FILE)
+    return means
+
+
+def _hooked(model: Model) -> bool:
+    """Whether hooks may change what the model computes: those of `steered`, or a user's own."""
+    hooks = (x for m in model.hf.modules() for x in (*m._forward_hooks.values(), *m._forward_pre_hooks.values()))
+    made_by = (getattr(hook, "__module__", None) or "" for hook in hooks)
+    # transformers leaves hooks that only look on; `load_model` puts one on the output head.
+    harmless = ("transformers.utils.output_capturing", "emolab.models.model")
+    return bridge_has_hooks(model) or any(name not in harmless for name in made_by)
+
+
+def _kept(out: Path, index: pd.DataFrame, meta: dict, sites: Sequence[str]) -> ResponseMeans | None:
+    """The means that a folder holds, if they are those that would be measured; a damaged file is made again."""
+    try:
+        found = ResponseMeans.load(out / MEANS_FILE)
+    except FileError:
+        return None
+    if not found.index.equals(index) or any(found.meta.get(key) != value for key, value in meta.items()):
+        return None
+    if not set(sites) <= set(found.sites):
+        return None
+    return ResponseMeans(found.index, {site: found.means[site] for site in sites}, found.resid_norm, found.meta)
+
+
+def _say_missing(model: Model, sites: Sequence[str]) -> None:
+    """Warn, once for all of them, of layers that lack a site: those without attention of a hybrid model."""
+    lacking: dict[str, list[str]] = {}
+    for site in sites:
+        layers = site_layers(model, site)
+        rest = ", ".join(str(layer) for layer in range(model.n_layers) if layer not in layers)
+        lacking.setdefault(rest, []).append(site)
+    lacking.pop("", None)
+    if lacking:
+        told = "; ".join(f"no {', '.join(found)} in layers {rest}" for rest, found in lacking.items())
+        warnings.warn(f"{model.name!r} has {told}; means and vectors are zero there", stacklevel=3)
+
+
+def check_sites(sites: Sequence[str]) -> tuple[str, ...]:
+    """The sites in their fixed order; EmolabError for an unknown or no site."""
+    sites = (sites,) if isinstance(sites, str) else tuple(sites or ())
+    unknown = [site for site in sites if site not in SITES]
+    if unknown or not sites:
+        what = f"unknown site {shown(unknown[0])}" if unknown else "no site given"
+        raise EmolabError(f"{what}; choose from {', '.join(SITES)}")
+    return tuple(site for site in SITES if site in sites)
+
+
+def corpus_hash(responses: pd.DataFrame) -> str:
+    """Hash of what the model reads and how it is grouped: query ids, conditions, prompts, texts, and their starts."""
+    table = _checked(responses)
+    if table["prompt"].isna().all():
+        table["prompt"] = "neutral prompt of " + table["query"].where(table["query"] != "", NEUTRAL_QUERY)
+    columns = [c for c in ("query_id", "condition", "prompt", "text", "start") if c in table]
+    rows = zip(*(table[column] for column in columns), strict=True)
+    return digest(str(value) for row in rows for value in row)
+
+
+def check_origin(model: Model, responses: pd.DataFrame) -> None:
+    """MismatchError for responses of another model, as far as their table knows: prompts are in that one's format."""
+    made = responses.attrs.get("emolab", {})
+    if made.get("fingerprint") not in (None, model.fingerprint):
+        raise MismatchError(
+            f"these responses are of {made.get('model')!r} ({made['fingerprint']}), prompts in its format, not of "
+            f"{model.name!r} ({model.fingerprint}); collect them again with this model"
+        )
+
+
+def _template_hash(responses: pd.DataFrame) -> str:
+    """Hash of the prompts with their queries taken out: the wording around them."""
+    pairs = zip(responses["prompt"], responses["query"], strict=True)
+    return digest(sorted({prompt.replace(query, "{query}") if query else prompt for prompt, query in pairs}))
+
+
+def _checked(responses: pd.DataFrame) -> pd.DataFrame:
+    """The table with all columns that are needed; `prompt` is missing in all rows or in none."""
+    missing = [c for c in ("condition", "text") if not isinstance(responses, pd.DataFrame) or c not in responses]
+    if missing:
+        raise EmolabError(f"responses lack {', '.join(missing)}; use collect_responses or responses_from_texts")
+    if responses.empty:
+        raise EmolabError("responses are empty; use collect_responses or responses_from_texts")
+    # Texts have no prompts; answers to many queries had some, and were told things in them.
+    many = "query" in responses and responses["query"].nunique() > 1
+    asked = "prompt" in responses and (many or not responses["prompt"].isna().all())
+    for column in ("text", "condition", "query", *(["prompt"] if asked else [])):
+        if column in responses:
+            if not all(map(is_text, responses[column])):  # one by one: a list of all of them is memory that grows
+                need_texts(f"responses' column {column!r}", responses[column].tolist())  # says which
+            if column == "condition" and not all(map(str.strip, responses[column])):
+                raise EmolabError("responses hold an empty condition; expected the name of an emotion, or neutral")
+    need_labels(responses["condition"].tolist(), "the column 'condition' of these responses")
+    default = {"prompt": None, "query": "", "emotion": responses["condition"]}
+    default["query_id"] = [f"r-{i:04d}" for i in range(1, len(responses) + 1)]
+    return responses.assign(**{c: v for c, v in default.items() if c not in responses}).reset_index(drop=True)
+
+
+def prompted(model: Model, responses: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
+    """The responses with complete prompts, and for provenance what such as had none are read behind.
+
+    Where `prompt` is missing: the neutral prompt of `query`, or of `NEUTRAL_QUERY`, if the model has a chat template,
+    else none.
+    """
+    if not responses["prompt"].isna().all():
+        return responses, {}
+    if not model.tokenizer.chat_template:
+        return responses.assign(prompt=""), {"read_behind": "nothing"}
+    queries = responses["query"].where(responses["query"] != "", NEUTRAL_QUERY)
+    asked = list(queries.unique())
+    prompts = dict(zip(asked, render_prompts(model, asked), strict=True))
+    told = asked[0] if len(asked) == 1 else f"{len(asked)} queries"
+    return responses.assign(prompt=queries.map(prompts), query=queries), {"read_behind": told}
+
+
+def _need_room(model: Model, responses: pd.DataFrame, totals: list[int]) -> None:
+    longest = int(np.argmax(totals))
+    if model.n_ctx is not None and totals[longest] > model.n_ctx:
+        raise EmolabError(
+            f"row {longest} ({responses['condition'][longest]}, {shown(responses['text'][longest])}): a sequence of "
+            f"{totals[longest]} tokens does not fit {model.name!r} ({model.n_ctx}); shorten or split the text"
+        )
+
+
+def _need_finite(model: Model, batch: dict[str, np.ndarray]) -> None:
+    """EmolabError that names the first layer that is not finite; at once, not after an hour of reading."""
+    wrong = {name: ~np.isfinite(x).all(axis=(0, *range(2, x.ndim))) for name, x in batch.items()}
+    first = {name: int(np.argmax(layers)) for name, layers in wrong.items() if layers.any()}
+    if first:
+        site = min(first, key=lambda name: (first[name], name == "resid_norm"))
+        dtype = str(model.dtype).removeprefix("torch.")
+        todo = "its weights are damaged, or a hook changes them: load it again, without"
+        if dtype == "float16":
+            todo = "load it with dtype='bfloat16' or 'float32', which hold larger numbers"
+        where = f"{site.replace('_norm', '')} from layer {first[site]} on, in {dtype}"
+        raise EmolabError(f"activations of {model.name} are not finite at {where}; {todo}")
+
+
+def _halved_means(
+    model: Model, prompts: list[str], texts: list[str], counted: list[np.ndarray], sites: set[str]
+) -> dict[str, np.ndarray]:
+    """`batch_means` of one batch in a worker, which halves it where it does not fit its memory."""
+
+    scratch: dict[torch.device, Tensor] = {}
+
+    def measure(rows: list[int]) -> dict[str, np.ndarray]:
+        some_prompts, some_texts = [prompts[i] for i in rows], [texts[i] for i in rows]
+        return batch_means(model, some_prompts, some_texts, [counted[i] for i in rows], sites, scratch)
+
+    parts = [part for _, part in halving(measure, [list(range(len(texts)))])]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

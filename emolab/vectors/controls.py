@@ -1,0 +1,121 @@
+"""Control vectors: what an emotion vector must be compared with before its effect means anything.
+
+>>> from emolab.vectors.controls import random_like, shuffled_like
+>>> control = random_like(vectors, seed=0)           # random directions of equal norm
+>>> control = shuffled_like(vectors, seed=0)         # from the same means with their labels shuffled, of equal norm
+>>> control = other_like(vectors, {"joy": "fear"})   # the vector of another emotion, as long as joy's
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from emolab.base.errors import EmolabError, need_number
+from emolab.base.labels import NEUTRAL, order
+from emolab.base.storage import digest
+from emolab.models.model import Model
+from emolab.models.sites import output_weights
+from emolab.vectors.activations import ResponseMeans
+from emolab.vectors.vectors import EmotionVectors, vectors_from_means
+
+_SAME = ("corpus_hash", "fingerprint", "token_rule")  # what means and the vectors of them have in common
+
+
+def random_like(vectors: EmotionVectors, *, seed: int = 0) -> EmotionVectors:
+    """Gaussian directions with the norm of `vectors` for every emotion, layer (and head)."""
+    need_number("seed", seed, whole=True)
+    # Not the plain seed: vectors that someone drew with the same one would be their own control.
+    generator = torch.Generator().manual_seed(int(digest(["random control", str(seed)])[:15], 16))
+    data = {site: _match(torch.randn(x.shape, generator=generator), x) for site, x in vectors.data.items()}
+    meta = {**vectors.meta, "control": "random", "seed": seed}
+    return EmotionVectors(data, vectors.emotions, vectors.resid_norm, meta)
+
+
+def shuffled_like(vectors: EmotionVectors, *, model: Model | None = None, seed: int = 0) -> EmotionVectors:
+    """Vectors from the same response means with the conditions of each query shuffled, brought to equal norm.
+
+    They keep what responses have in common (topic, length, wording) and lose what goes with the label. Of vectors that
+    `select` took out of more, the labels of all responses are shuffled, those of labels left out, too. model: needed
+    for site "head" alone, which is left out without it. Raises EmolabError where the means that the vectors came from
+    are not at hand: `extract_vectors` keeps them, and `load` finds them in the folder of the vectors' file.
+    """
+    means = means_of(vectors)
+    rng = np.random.default_rng(seed)
+    condition = means.index["condition"].to_numpy(dtype=object, copy=True)
+    groups = list(means.index.groupby("query_id").indices.values())
+    if max(map(len, groups)) == 1:  # texts without queries: one pool
+        groups = [np.arange(len(condition))]
+    for rows in groups:
+        condition[rows] = rng.permutation(condition[rows])
+    sites = [site for site in vectors.sites if site != "head" or model is not None]
+    if not sites:
+        raise EmolabError("shuffled labels for heads need their output weights; pass model= to shuffled_like")
+    W_O = output_weights(model) if model is not None and "head" in sites else None
+    shuffled = vectors_from_means(replace(means, index=means.index.assign(condition=condition)), W_O=W_O, sites=sites)
+    # Labels of a user's own come in the order of the responses, which shuffling has changed.
+    shuffled = shuffled.select([e for e in order(means.index["condition"]) if e != NEUTRAL])
+    meta, part = vectors.meta, vectors.meta.get("part", "whole")
+    if "selected" in meta:  # a part may have been taken before, among all labels, or since, among these
+        shuffled = shuffled.part(meta["selected_part"]).select(meta["selected"])
+    if part != shuffled.meta["part"]:
+        shuffled = shuffled.part(part)
+    data = {site: _match(shuffled.data[site], vectors.data[site]) for site in sites}
+    meta = {**vectors.meta, "control": "shuffled", "seed": seed}
+    return EmotionVectors(data, vectors.emotions, vectors.resid_norm, meta)
+
+
+def other_like(vectors: EmotionVectors, others: Mapping[str, str]) -> EmotionVectors:
+    """Vectors of other emotions under these names, with their norm at every layer (and head): {"joy": "fear"}.
+
+    The sharpest control: it steers to an emotion, only not to this one. Raises EmolabError for an unknown emotion and
+    for one that would control itself.
+    """
+    for emotion in [*others, *others.values()]:
+        if emotion not in vectors.emotions or others.get(emotion) == emotion:
+            raise EmolabError(
+                f"others are {dict(others)!r}; expected other ones of {', '.join(vectors.emotions)} for each emotion"
+            )
+    own, theirs = ([vectors.emotions.index(e) for e in names] for names in (others, others.values()))
+    data = {site: _match(x[theirs].double(), x[own]).float() for site, x in vectors.data.items()}
+    meta = {**vectors.meta, "control": "other", "others": dict(others)}
+    return EmotionVectors(data, tuple(others), vectors.resid_norm, meta)
+
+
+def as_strong(
+    control: EmotionVectors, vectors: EmotionVectors, heads: Mapping[int, Sequence[int]] | None = None
+) -> EmotionVectors:
+    """The control with its heads scaled together, so that their sum, which steering adds, is as long as the vectors'.
+
+    Heads of equal norm are not enough: those of an emotion point the same way more than random ones do. heads: the sum
+    is over these alone, {layer: [heads]}. Emotions that the control lacks are left out of the comparison.
+    """
+    data = vectors.get("head")[[vectors.emotions.index(e) for e in control.emotions]]
+    summed = torch.ones(data.shape[1:3], dtype=torch.float64)
+    if heads is not None:
+        summed = torch.zeros_like(summed)
+        for layer, chosen in heads.items():
+            summed[layer, list(chosen)] = 1
+    pair = (control.get("head"), data)
+    ours, theirs = ((x.double() * summed[..., None]).sum(2, keepdim=True).norm(dim=-1, keepdim=True) for x in pair)
+    head = control.get("head") * (theirs / ours.clamp_min(1e-30)).float()
+    return replace(control, data={**control.data, "head": head})
+
+
+def means_of(vectors: EmotionVectors) -> ResponseMeans:
+    """The response means that vectors came from; EmolabError where they are not at hand."""
+    means = ResponseMeans.load(vectors.means) if isinstance(vectors.means, Path) else vectors.means
+    if means is None or any(means.meta.get(key) != vectors.meta.get(key) for key in _SAME):
+        raise EmolabError(
+            "shuffled labels need the response means of these vectors; extract them with extract_vectors(..., "
+            'out=folder) and load them from that folder, or leave "shuffled" out of the controls'
+        )
+    return means
+
+
+def _match(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(x.double(), dim=-1) * like.double().norm(dim=-1, keepdim=True)

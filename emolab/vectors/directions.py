@@ -1,0 +1,111 @@
+"""Other directions from the same responses: what emotion vectors must be compared with, at equal norm.
+
+>>> from emolab.vectors.directions import pca_vectors, probe_vectors
+>>> pca = pca_vectors(means)                                    # emolab.response_means(model, responses)
+>>> emolab.generate(model, "Tell me about the park.", steering=emolab.Steering(pca, {"joy": 1.5}, site="attn"))
+
+Both are EmotionVectors as long as the emotion vectors of the same means, layer by layer, so that doses compare.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from emolab.base.errors import EmolabError, need_number
+from emolab.base.labels import NEUTRAL
+from emolab.vectors.activations import ResponseMeans
+from emolab.vectors.vectors import EmotionVectors, contrast_weights, vectors_from_means
+
+
+def pca_vectors(means: ResponseMeans, *, sites: Sequence[str] | None = None, centred: bool = False) -> EmotionVectors:
+    """The first principal component of the paired differences emotion - neutral, one a query, at every layer and site.
+
+    >>> pca_vectors(means, sites=("resid",)).get("resid", emotion="joy", layer=3).shape
+    torch.Size([576])
+
+    It points where the mean difference does and has its norm. Not centred by default, as in representation engineering
+    (arXiv 2310.01405): where pairs differ in one way only, it is the mean difference. centred=True takes the mean off
+    first, as repeng's `pca_diff` does: the direction in which pairs differ from one another. sites: of resid, attn,
+    mlp; default those that `means` holds. Raises EmolabError where an emotion and neutral share no query, since then
+    there are no pairs, and for site "head" (its vectors sum to those of attn: use these).
+    """
+    if not _paired(means):
+        raise EmolabError("principal components need pairs: the same query under neutral and the emotion; use probes")
+
+    def first(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        query = means.index["query_id"].to_numpy()[weights != 0]
+        names = np.unique(query)
+        pairs = np.where(query == names[:, None], weights[weights != 0], 0) @ x[weights != 0]
+        pairs = pairs - pairs.mean(0) if centred else pairs
+        return np.linalg.svd(pairs, full_matrices=False)[2][0]
+
+    return _directions(means, sites, "pca, centred" if centred else "pca", first)
+
+
+def probe_vectors(means: ResponseMeans, *, sites: Sequence[str] | None = None, C: float = 1.0) -> EmotionVectors:
+    """The weight vector of a logistic regression that reads the emotion against neutral, at every layer and site.
+
+    >>> probe_vectors(means, sites=("attn",), C=0.1)
+
+    Each coordinate is standardised, and the weight brought back to the units of the activations; it has the norm of the
+    mean difference. What reads an emotion best is not what writes it best: a probe also weighs coordinates by how
+    little else moves them. C: scikit-learn's inverse strength of the L2 penalty. sites as in `pca_vectors`.
+    """
+    need_number("C", C, 0)
+    if not C:
+        raise EmolabError("C is 0; expected a number above 0")
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    def weight(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        rows = np.flatnonzero(weights)
+        share = np.abs(weights[rows]) * len(rows) / 2  # every query, and either side, counts the same
+        scaler = StandardScaler().fit(x[rows], sample_weight=share)
+        with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+            probe = LogisticRegression(C=C, max_iter=2000)
+            probe.fit(scaler.transform(x[rows]), weights[rows] > 0, sample_weight=share)
+        return probe.coef_[0] / scaler.scale_
+
+    return _directions(means, sites, "probe", weight, C=C)
+
+
+def _directions(
+    means: ResponseMeans, sites: Sequence[str] | None, method: str, find: Callable, C: float | None = None
+) -> EmotionVectors:
+    """`find(x [response, d_model], contrast weights)` at every layer, with the sign and norm of the mean difference."""
+    sites = tuple(site for site in means.sites if site != "head") if sites is None else tuple(sites)
+    if "head" in sites or not sites:
+        raise EmolabError(f'{method} vectors are of resid, attn or mlp, not of {sites}; heads sum to "attn": use it')
+    vectors = vectors_from_means(means, sites=sites)
+    weights = {emotion: contrast_weights(means.index, emotion) for emotion in vectors.emotions}
+    data = {}
+    for site in vectors.sites:
+        found = torch.zeros(vectors.data[site].shape, dtype=torch.float64)
+        for layer in range(vectors.n_layers):
+            x = means.means[site][:, layer].astype(np.float64)
+            for e, emotion in enumerate(vectors.emotions):
+                found[e, layer] = _like(find(x, weights[emotion]), weights[emotion] @ x)
+        data[site] = found
+    meta = {**vectors.meta, "method": method, "steps": [*vectors.meta.get("steps", []), method]}
+    meta |= {} if C is None else {"C": C}
+    # Not the means: shuffled labels made of them would be a control of emotion vectors, not of these.
+    return EmotionVectors(data, vectors.emotions, vectors.resid_norm, meta)
+
+
+def _like(direction: Float[np.ndarray, " d"], vector: Float[np.ndarray, " d"]) -> torch.Tensor:
+    norm = np.linalg.norm(direction)
+    side = 1.0 if direction @ vector >= 0 else -1.0
+    return torch.from_numpy(side * direction * (np.linalg.norm(vector) / norm if norm else 0.0))
+
+
+def _paired(means: ResponseMeans) -> bool:
+    """Whether every emotion shares a query with neutral."""
+    query, condition = means.index["query_id"], means.index["condition"]
+    neutral = set(query[condition == NEUTRAL])
+    return all(neutral & set(query[condition == c]) for c in set(condition) - {NEUTRAL})

@@ -1,0 +1,159 @@
+"""One forward pass: per row, the mean of every site and layer over the tokens that count, in float64.
+
+The hooks do the sums, and nothing but the means is kept. `vectors.activations` puts batches together. The pass is that
+of the plain model, with its own fast attention, as in generation, and without its head: nobody reads the logits. Where
+that lacks a site's points, or where the bridge carries hooks, whose effect is then measured, it is the bridge's. Both
+compute the same up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emolab.base.errors import EmolabError
+from emolab.models.hooks import PROJECTION, at_sites, forward, plain_options
+from emolab.models.model import Model
+from emolab.models.prompts import Batch, encode
+from emolab.models.sites import (
+    attention_gain,
+    attention_norm,
+    output_weight,
+    runs_plain,
+    site_layers,
+)
+
+# How far heads may miss their layer's attention output, as a share of it; bfloat16 rounds at 0.4 %.
+_HEAD_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
+
+
+def attention_kind(model: Model, sites: Iterable[str]) -> str:
+    """The attention that computes them: the bridge's is "eager". Kinds differ by rounding, 1 % in bfloat16."""
+    return model.hf.config.get_text_config()._attn_implementation if runs_plain(model, {*sites, "resid"}) else "eager"
+
+
+def batch_means(
+    model: Model,
+    prompts: list[str],
+    texts: list[str],
+    counted: Sequence[np.ndarray],
+    sites: set[str],
+    scratch: dict[torch.device, Tensor],
+) -> dict[str, np.ndarray]:
+    """One forward pass: {site: [batch, layer, ...]} and `resid_norm` [batch, layer].
+
+    counted: which tokens of each text count, from `token_rule.counted_tokens`. scratch: {} at first; memory for all
+    layers and batches, since fresh one for each would cost more than the sums.
+    """
+    batch = encode(model, prompts, texts)
+    exact = torch.float32 if model.device.type == "mps" else torch.float64  # MPS has no float64
+    mask = torch.zeros_like(batch.response_mask)
+    for row, which in enumerate(counted):
+        mask[row, mask.shape[1] - len(which) :] = torch.from_numpy(which)
+    start = int(mask.any(0).nonzero()[0])  # nothing counts left of here
+    mask = mask[:, start:]
+    weight = mask.to(exact) / mask.sum(1, keepdim=True)
+    taken: dict[tuple[str, int], Tensor] = {}
+
+    def own(x: Tensor) -> Tensor:
+        """The tokens that count, zero elsewhere."""
+        keep = mask.to(x.device).reshape(*mask.shape, *[1] * (x.ndim - 2))
+        return torch.where(keep, x[:, start:], 0).to(exact)
+
+    def mean(x: Tensor) -> Tensor:
+        return torch.bmm(weight[:, None].to(x.device), x.flatten(2)).reshape(len(x), *x.shape[2:])
+
+    def fast(x: Tensor) -> Tensor:
+        """All tokens: weight 0 leaves out those that do not count, unless one is infinite."""
+        part = x[:, start:]
+        if part.device not in scratch or scratch[part.device].numel() < part.numel():
+            scratch[part.device] = torch.empty(part.numel(), dtype=exact, device=part.device)
+        return scratch[part.device][: part.numel()].view(part.shape).copy_(part)
+
+    values_of = fast
+
+    def plain(site: str, layer: int):
+        def take(x):
+            values = values_of(x)
+            taken[site, layer] = mean(values).float()
+            if site == "resid":
+                taken["resid_norm", layer] = mean(values.norm(dim=-1)[..., None])[:, 0].float()
+
+        return take
+
+    def normed_heads(layer: int, gain: Tensor):
+        """Attention's output is normed: out -> out * scale * gain, scale by token. Gives each token's z that scale."""
+        held: dict[str, Tensor] = {}
+
+        def take_z(x):
+            held["z"] = own(x)
+
+        def take_raw(x):
+            held["raw"] = own(x) * gain.to(x.device, exact)
+
+        def take_normed(x):
+            raw = held.pop("raw")
+            scale = (own(x) * raw).sum(-1) / (raw * raw).sum(-1).clamp_min(torch.finfo(exact).tiny)
+            taken["head", layer] = mean(held.pop("z") * scale[..., None, None]).float()
+
+        return take_z, take_raw, take_normed
+
+    reads = []
+    for site in sorted({*sites, "resid"}):
+        for layer in site_layers(model, site):
+            block = model.bridge.blocks[layer]
+            if site == "head" and attention_norm(block) is not None:
+                points = ("head", layer), (PROJECTION, layer), ("attn", layer)
+                reads += zip(points, normed_heads(layer, attention_gain(block)), strict=True)
+            else:
+                reads.append(((site, layer), plain(site, layer)))
+    with torch.inference_mode(), at_sites(model, reads) as runner:
+        _run(model, runner, batch)
+        if not all(found.isfinite().all() for found in taken.values()):  # not in the hooks: a GPU would wait at each
+            values_of = own
+            _run(model, runner, batch)
+    result = {}
+    for name in (*sites, "resid_norm"):
+        layers = {layer: taken[name, layer].cpu() for layer in range(model.n_layers) if (name, layer) in taken}
+        if len(layers) < len(site_layers(model, "resid" if name == "resid_norm" else name)):
+            raise EmolabError(f"{model.name} gave no activations at {name}; measure the other sites only")
+        widest = max(layers.values(), key=lambda x: x.shape[-1])
+        none = torch.zeros_like(widest)  # of a layer without attention (hybrid models)
+        # Heads may be of different width (Gemma 4): filled up with zeros.
+        padded = [
+            torch.nn.functional.pad(x, (0, widest.shape[-1] - x.shape[-1]))
+            for x in (layers.get(layer, none) for layer in range(model.n_layers))
+        ]
+        result[name] = torch.stack(padded, 1).numpy()
+    return result
+
+
+def _run(model: Model, runner: Any, batch: Batch) -> None:
+    """The pass itself. A head over 50,000 tokens costs a plain model up to two thirds of it, and is left out."""
+    if runner is not model.hf or model.hf is model.bridge.original_model:
+        forward(model, runner, batch, keep=1)
+        return
+    body = getattr(model.hf, model.hf.base_model_prefix, model.hf)
+    body(input_ids=batch.input_ids, use_cache=False, **plain_options(body, batch.attention_mask, keep=1))
+
+
+def check_heads(model: Model, z: np.ndarray, attn: np.ndarray) -> None:
+    """Heads must sum to `attn` up to one constant a layer (the bias): refuses architectures that we misread."""
+    dtype = torch.promote_types(model.dtype, torch.float32)
+    rows = np.linspace(0, len(z) - 1, min(len(z), 64)).astype(int)  # what is misread is so in every response
+    # In torch: NumPy's threads would go on spinning for some milliseconds, and torch's wait for them at every layer.
+    some_z, some_attn = torch.from_numpy(z[rows]), torch.from_numpy(attn[rows])
+    for layer in site_layers(model, "head"):
+        W_O, whole = output_weight(model, layer, dtype), some_attn[:, layer]
+        own = some_z[:, layer, :, : W_O.shape[1]].flatten(1).to(dtype)
+        rest = whole - own @ W_O.flatten(0, 1)
+        off = ((rest - rest.mean(0)).abs().max() / whole.abs().max().clamp_min(1e-12)).item()
+        if off > _HEAD_TOLERANCE.get(model.dtype, 5e-2):
+            raise EmolabError(
+                f"heads of layer {layer} do not add up to the attention output of {type(model.hf).__name__} "
+                f"(off by {off:.1%}); measure resid, attn or mlp, without 'head'"
+            )

@@ -1,0 +1,195 @@
+"""Which tokens of a text count: one rule for all texts, and each text's own `start`; position 0 of a sequence never.
+
+The first position of a sequence is a massive activation in most models, the same for all texts and up to a hundred
+times as long as any other: where it counts, a mean measures how long the text is.
+
+>>> emolab.extract_vectors(model, responses, tokens="from:8")                 # from the eighth token of a text on
+>>> emolab.extract_vectors(model, responses, tokens=lambda tokens: [t.isalpha() for t in tokens])
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+
+from emolab.base.errors import EmolabError, shown
+from emolab.base.labels import order
+from emolab.base.storage import digest
+from emolab.models.model import Model
+
+TokenRule = str | Callable[[list[str]], Sequence[bool]]
+_FROM = re.compile(r"from:([1-9][0-9]*)")
+_CHUNK = 64  # texts at a time: a tokenizer keeps far more than ids meanwhile
+
+
+def rule_name(tokens: TokenRule) -> str:
+    """A token rule as provenance names it; a function by its name and a hash of its source, where that is at hand.
+
+    >>> rule_name("from:8")
+    'from:8'
+    """
+    if isinstance(tokens, str) and (tokens in ("response", "last") or _FROM.fullmatch(tokens)):
+        return tokens
+    if isinstance(tokens, str) or not callable(tokens):
+        raise EmolabError(
+            f"tokens is {shown(tokens)}; expected 'response', 'last', 'from:8' (from the eighth token on) or a "
+            "function that takes a text's tokens (list[str]) and returns True or False for each"
+        )
+    name = getattr(tokens, "__qualname__", type(tokens).__qualname__)
+    try:
+        held = inspect.getclosurevars(tokens).nonlocals  # pyright: ignore[reportArgumentType] (TypeError is caught)
+        plain = {key: x for key, x in held.items() if isinstance(x, str | int | float)}
+        source = digest([inspect.getsource(tokens), repr(plain), repr(getattr(tokens, "__defaults__", None))])
+    except (OSError, TypeError):  # typed into a prompt, compiled, or an object with __call__
+        source = "source unknown"
+    return f"{tokens.__module__}.{name} ({source})"
+
+
+def token_pieces(model: Model, texts: list[str]) -> list[list[str]]:
+    """The tokens of each text as pieces of it, with the white space before them; joined, they are the text.
+
+    >>> token_pieces(model, ["so good!"])
+    [['so', ' good', '!']]
+
+    Several tokens can share one character: the first has it, the others are empty. Without a fast tokenizer, which
+    knows the places, the tokens' own wording.
+    """
+    try:
+        found = model.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    except NotImplementedError:
+        rows = model.tokenizer(texts, add_special_tokens=False).input_ids
+        return [[f" {model.tokenizer.decode([i]).strip()}" for i in ids] for ids in rows]
+    pieces = []
+    for text, offsets in zip(texts, found, strict=True):
+        own, end = [], 0
+        for _, stop in offsets:
+            own.append(text[end : max(end, stop)])
+            end = max(end, stop)
+        pieces.append(own)
+    return pieces
+
+
+def counted_tokens(
+    model: Model, responses: pd.DataFrame, tokens: TokenRule
+) -> tuple[pd.DataFrame, list[Bool[np.ndarray, " token"]]]:
+    """The responses in which some token counts, and for each of them, which of its text's tokens do.
+
+    responses: with `condition`, complete `prompt`, `text` and perhaps `start`. Texts in which nothing counts are left
+    out, with a warning that counts them by condition; the others keep their row numbers. Raises EmolabError for a
+    condition that loses all of its texts, for a text whose only token that would count stands at position 0, for a
+    `start` beyond its text, and for a function that returns something else than True or False for each token.
+    """
+    rule_name(tokens)
+    starts = None
+    if "start" in responses:
+        starts = np.array(whole_starts(responses, responses["condition"].tolist()))
+    counted: list[np.ndarray] = []
+    for some in _chunks(responses):
+        masks = _by_rule(model, some["text"].tolist(), tokens)
+        if starts is not None:
+            before = zip(masks, _begins(model, some["text"].tolist()), starts[some.index], strict=True)
+            masks = [mask & (begins >= start) for mask, begins, start in before]
+        for row, mask, lead in zip(some.index, masks, _prompt_lengths(model, some["prompt"].tolist()), strict=True):
+            if not lead and mask.any():
+                mask[0] = False
+                if not mask.any():
+                    raise EmolabError(
+                        f"row {row} ({responses['condition'][row]}, {shown(responses['text'][row])}) has no token that "
+                        "counts but its first, at position 0 of the sequence, which is the same massive activation for "
+                        "all texts and never counts; give the text a prompt, or leave it out"
+                    )
+            counted.append(mask)
+    return _kept(responses, counted, rule_name(tokens))
+
+
+def prompt_and_text_lengths(model: Model, responses: pd.DataFrame) -> list[int]:
+    """Tokens of each row's whole sequence, BOS before a bare text included."""
+    return [
+        lead + len(ids)
+        for some in _chunks(responses)
+        for lead, ids in zip(
+            _prompt_lengths(model, some["prompt"].tolist()), _ids(model, some["text"].tolist()), strict=True
+        )
+    ]
+
+
+def _by_rule(model: Model, texts: list[str], tokens: TokenRule) -> list[np.ndarray]:
+    if not isinstance(tokens, str):
+        return [_by_function(tokens, pieces) for pieces in token_pieces(model, texts)]
+    lengths = [len(ids) for ids in _ids(model, texts)]
+    if tokens == "last":
+        return [np.arange(n) == n - 1 for n in lengths]
+    place = _FROM.fullmatch(tokens)
+    return [np.arange(n) >= (int(place[1]) - 1 if place else 0) for n in lengths]
+
+
+def _by_function(rule: Callable[[list[str]], Sequence[bool]], pieces: list[str]) -> np.ndarray:
+    found = rule(list(pieces))
+    mask = np.asarray(found if hasattr(found, "__len__") else [found])
+    if mask.shape != (len(pieces),) or (len(pieces) and mask.dtype != bool):
+        raise EmolabError(
+            f"the token rule returned {shown(found)} for {len(pieces)} tokens {shown(pieces)}; expected True or False "
+            "for each of them"
+        )
+    return mask.astype(bool)  # a copy, and of an empty list, too
+
+
+def _begins(model: Model, texts: list[str]) -> list[np.ndarray]:
+    """The character at which each token begins; the white space before a word belongs to its token."""
+    try:
+        found = model.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    except NotImplementedError as error:
+        raise EmolabError(
+            "this tokenizer tells no places in a text, which a column 'start' needs; load the model with a fast one"
+        ) from error
+    return [np.array([begin for begin, _ in offsets], dtype=np.int64) for offsets in found]
+
+
+def _prompt_lengths(model: Model, prompts: list[str]) -> list[int]:
+    """Tokens before the text: the prompt's, or BOS before a bare text (see `prompts.encode`)."""
+    bos = int(model.adds_bos)
+    return [len(ids) if prompt else bos for prompt, ids in zip(prompts, _ids(model, prompts), strict=True)]
+
+
+def _ids(model: Model, texts: list[str]) -> list[list[int]]:
+    return model.tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+
+def _chunks(responses: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    return (responses.iloc[i : i + _CHUNK] for i in range(0, len(responses), _CHUNK))
+
+
+def _kept(responses: pd.DataFrame, counted: list[np.ndarray], rule: str) -> tuple[pd.DataFrame, list[np.ndarray]]:
+    kept = np.array([mask.any() for mask in counted])
+    if kept.all():
+        return responses, counted
+    lost = [c for c in order(responses["condition"]) if not kept[responses["condition"] == c].any()]
+    if lost:
+        raise EmolabError(
+            f"no text under {', '.join(lost)} holds a token that counts (tokens={rule!r}); a condition needs at least "
+            "one: give longer texts, or another rule"
+        )
+    left = responses["condition"][~kept]
+    told = ", ".join(f"{c} {(left == c).sum()}" for c in order(left))
+    what = "no token" if rule == "response" and "start" not in responses else f"no token that counts (tokens={rule!r})"
+    warnings.warn(f"{len(left)} of {len(kept)} responses hold {what} and were left out: {told}", stacklevel=4)
+    return responses[kept], [mask for mask in counted if mask.any()]
+
+
+def whole_starts(table: pd.DataFrame, labels: Sequence[str | None]) -> list[int]:
+    """The column `start` as whole numbers within each text; EmolabError that names the first row of another kind."""
+    starts = []
+    for row, (text, start) in enumerate(zip(table["text"], table["start"], strict=True)):
+        if not re.fullmatch(r"\d+(\.0)?", str(start)) or float(start) > len(text):
+            raise EmolabError(
+                f"start of row {row} ({labels[row]}) is {shown(start)}; expected a number of characters from 0 to "
+                f"{len(text)}, the length of its text {shown(text)}"
+            )
+        starts.append(int(float(start)))
+    return starts

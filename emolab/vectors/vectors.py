@@ -1,0 +1,363 @@
+"""Emotion vectors: what answering with an emotion adds to a model's activations, by layer and head.
+
+EV[e, l] = mean over queries of (activation under e - activation under neutral), each averaged over the response tokens
+(arXiv 2502.04075); where no label is neutral, the mean over all labels stands in its place. What all emotions share is
+`part("shared")`, the rest `part("specific")`; the two sum to the whole.
+
+>>> import emolab
+>>> vectors = emolab.extract_vectors(model, responses)
+>>> vectors.get("resid", emotion="joy", layer=3).shape
+torch.Size([576])
+>>> joyful = 0.5 * vectors.part("specific") + vectors.part("shared")
+>>> vectors.save("ev.safetensors")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from emolab.base.errors import EmolabError, FileError, MismatchError, is_text, need_number, shown
+from emolab.base.folders import alone
+from emolab.base.storage import read_tensors, user_path, write_tensors
+from emolab.data import FOLDER
+from emolab.models.model import Model
+from emolab.models.sites import SITES, output_weights
+from emolab.vectors.activations import MEANS_FILE, ResponseMeans, check_sites, corpus_hash, response_means
+from emolab.vectors.contrasts import contrast_weights as contrast_weights  # other modules take it from here
+from emolab.vectors.contrasts import mean_differences
+from emolab.vectors.token_rule import TokenRule, rule_name
+
+FORMAT = "emolab-vectors-1"
+SHARED = ("shared",)  # the label of the part that all emotions share
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class EmotionVectors:
+    """Vectors of several emotions at several sites, with the provenance that says which model they fit.
+
+    Attributes:
+        data: float32 tensors on the CPU by site: `resid`, `attn`, `mlp` [emotion, layer, d_model]; `head`
+            [emotion, layer, head, d_model], whose sum over heads is `attn`.
+        emotions: labels of the first axis.
+        resid_norm: [layer], the median over neutral responses (over all, where none is neutral) of the mean norm of the
+            residual stream: the unit of doses with unit="residual".
+        meta: provenance. `token_rule` says which tokens counted, `baseline` what was taken off ("neutral" or "mean of
+            64 labels"). `part` is "whole", "shared" or "specific"; `steps` lists what was done to the vectors since.
+        means: what the vectors came from, for shuffled-label controls and split halves: the response means, or after
+            `load` their file, where `response_means.safetensors` lies in the same folder.
+    """
+
+    data: dict[str, Float[Tensor, "emotion layer ..."]]
+    emotions: tuple[str, ...]
+    resid_norm: Float[Tensor, " layer"]
+    meta: dict
+    means: ResponseMeans | Path | None = None
+
+    def __post_init__(self):
+        self.emotions = tuple(self.emotions)
+        odd = [label for label in self.emotions if not is_text(label, filled=True)]
+        if odd or not self.emotions:
+            raise EmolabError(f"vectors have {f'the label {odd[0]!r}' if odd else 'no label'}; expected names")
+        tensors = [*self.data.values(), self.resid_norm] if isinstance(self.data, dict) else [self.data]
+        wrong = [x for x in tensors if not isinstance(x, Tensor)]
+        if wrong:
+            kind = type(wrong[0]).__name__
+            raise EmolabError(f"vectors' data hold {kind} {shown(wrong[0])}; expected a tensor for each site and norm")
+        check_sites(tuple(self.data))
+        self.data = {site: self.data[site].detach().to("cpu", torch.float32) for site in SITES if site in self.data}
+        self.resid_norm = self.resid_norm.detach().to("cpu", torch.float32)
+        leading = {(site, tuple(x.shape[:2]), x.ndim) for site, x in self.data.items()}
+        expected = (len(self.emotions), len(self.resid_norm))
+        wrong = [(s, shape) for s, shape, ndim in leading if shape != expected or ndim != (4 if s == "head" else 3)]
+        if wrong or len(set(self.emotions)) != len(self.emotions):
+            raise EmolabError(
+                f"vectors do not fit their {len(self.emotions)} labels and {len(self.resid_norm)} layers "
+                f"({wrong or 'a label occurs twice'}); expected [emotion, layer, d_model], with heads before d_model"
+            )
+        widths = {site: x.shape[-1] for site, x in self.data.items()}
+        if len(set(widths.values())) > 1:
+            raise EmolabError(f"vectors differ in d_model ({widths}); are they of one model?")
+        if not (self.resid_norm.isfinite() & (self.resid_norm >= 0)).all():
+            raise EmolabError(f"resid_norm is {shown(self.resid_norm.tolist())}; expected finite numbers, none below 0")
+        broken = [site for site, x in self.data.items() if not x.isfinite().all()]
+        if broken:
+            raise EmolabError(f"vectors at {', '.join(broken)} hold NaN or infinity; extract them again")
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return tuple(self.data)
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.resid_norm)
+
+    @property
+    def d_model(self) -> int:
+        return next(iter(self.data.values())).shape[-1]
+
+    def __repr__(self) -> str:
+        labels = self.emotions if len(self.emotions) <= 8 else (*self.emotions[:3], "...", self.emotions[-1])
+        number = "" if len(self.emotions) <= 8 else f"{len(self.emotions)} labels "
+        what = f"{self.meta.get('part', 'whole')}: {number}{', '.join(labels)}; {', '.join(self.sites)}"
+        made = f"minus the {self.meta['baseline']}; " if str(self.meta.get("baseline")).startswith("mean") else ""
+        made += f"tokens: {self.meta['token_rule']}; " if "token_rule" in self.meta else ""
+        return f"EmotionVectors({what}; {self.n_layers} layers, d_model {self.d_model}; {made}{self.meta.get('model')})"
+
+    def get(
+        self, site: str = "resid", *, emotion: str | None = None, layer: int | None = None, head: int | None = None
+    ) -> Float[Tensor, "*axes d_model"]:
+        """The vectors of one site, axes [emotion, layer, (head,) d_model]; each name or number given drops its axis.
+
+        A negative layer or head counts from the end. Raises EmolabError for what these vectors do not hold.
+
+        >>> vectors.get("resid").shape, vectors.get("head", emotion="joy", layer=0, head=2).shape
+        (torch.Size([5, 30, 576]), torch.Size([576]))
+        """
+        if site not in self.data:
+            raise EmolabError(f"these vectors hold no site {site!r}, but {', '.join(self.sites)}; extract with sites=")
+        x = self.data[site]
+        if head is not None:
+            if site != "head":
+                raise EmolabError(f"head={head} goes with site 'head', not {site!r}")
+            x = x.select(2, _position(head, x.shape[2], "head"))
+        if layer is not None:
+            x = x.select(1, _position(layer, self.n_layers, "layer"))
+        if emotion is not None:
+            if emotion not in self.emotions:
+                raise EmolabError(f"unknown emotion {emotion!r}; these vectors hold {', '.join(self.emotions)}")
+            x = x.select(0, self.emotions.index(emotion))
+        return x
+
+    def select(self, emotions: Sequence[str]) -> EmotionVectors:
+        """The vectors of some labels, in this order. Shared and specific part are then those of these labels alone.
+
+        >>> vectors.select(["joy", "anger"]).emotions
+        ('joy', 'anger')
+
+        The means are kept, so that controls from shuffled labels (`emolab.vectors.shuffled_like`) are drawn from the
+        responses of all labels. Raises EmolabError for a label that these vectors lack, one given twice, and none.
+        """
+        emotions = [emotions] if isinstance(emotions, str) else list(emotions)
+        wrong = [e for e in emotions if e not in self.emotions or emotions.count(e) > 1]
+        if wrong or not emotions:
+            what = f"{shown(wrong[0])}{' twice' * (wrong[0] in self.emotions)}" if wrong else "no emotion"
+            raise EmolabError(f"cannot select {what}; choose from {', '.join(self.emotions)}, each once")
+        rows = [self.emotions.index(e) for e in emotions]
+        new = {"emotions": tuple(emotions), "selected": emotions, "selected_part": self.meta.get("part", "whole")}
+        return self._each(lambda x: x[rows], f"select {', '.join(emotions)}", **new)
+
+    def part(self, name: str) -> EmotionVectors:
+        """"whole": these; "shared": their mean over emotions, under the single label "shared"; "specific": the rest.
+
+        Shared and specific sum to the whole; the specific parts of all emotions sum to zero. Nothing is shared, and the
+        shared part zero, where the baseline is the mean of these very labels.
+
+        >>> vectors.part("specific") + vectors.part("shared")
+        """
+        if name == "whole":
+            return self
+        if name == "shared":
+            return self._each(_shared, "shared", emotions=SHARED, part="shared")
+        if name == "specific":
+            return self._each(lambda x: x - _shared(x), "specific", part="specific")
+        raise EmolabError(f"unknown part {shown(name)}; expected whole, specific or shared")
+
+    def normalized(self) -> EmotionVectors:
+        """Unit norm for each emotion and layer (head: and head, so heads no longer sum to attn); zero stays zero."""
+        return self._each(lambda x: torch.nn.functional.normalize(x.double(), dim=-1, eps=1e-30).float(), "normalized")
+
+    def __add__(self, other: EmotionVectors) -> EmotionVectors:
+        if not isinstance(other, EmotionVectors):
+            return NotImplemented
+        if self.emotions == SHARED != other.emotions:  # the base belongs to every emotion
+            return other + self
+        same_model = self.meta.get("fingerprint") == other.meta.get("fingerprint")
+        same_shape = self.sites == other.sites and all(
+            x.shape[1:] == other.data[site].shape[1:] for site, x in self.data.items()
+        )
+        if not (same_model and same_shape and other.emotions in (self.emotions, SHARED)):
+            raise MismatchError(f"cannot add {other!r} to {self!r}; they must share model, sites and emotions")
+        parts = {self.meta.get("part"), other.meta.get("part")}
+        part = parts.pop() if len(parts) == 1 else "whole"
+        return self._each(lambda x, y: x + y, f"+ {other!r}", other=other, part=part)
+
+    def __sub__(self, other: EmotionVectors) -> EmotionVectors:
+        return self + -other if isinstance(other, EmotionVectors) else NotImplemented
+
+    def __mul__(self, factor: int | float) -> EmotionVectors:
+        if not isinstance(factor, Real):
+            return NotImplemented
+        need_number("the factor of vectors", factor)
+        return self._each(lambda x: x * float(factor), f"* {float(factor):g}")
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, factor: int | float) -> EmotionVectors:
+        if not isinstance(factor, Real):
+            return NotImplemented
+        need_number("the divisor of vectors", factor)
+        if not factor:
+            raise EmolabError("the divisor of vectors is 0; expected another number")
+        return self * (1 / factor)
+
+    def __neg__(self) -> EmotionVectors:
+        return self * -1.0
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file (atomically), provenance in its header."""
+        header = {**self.meta, "sites": list(self.sites), "emotions": list(self.emotions)}
+        write_tensors(path, FORMAT, {**self.data, "resid_norm": self.resid_norm}, header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> EmotionVectors:
+        """Read what `save` wrote, bit for bit. EmolabError for a missing or damaged file or one of another kind."""
+        tensors, meta = read_tensors(path, FORMAT)
+        means = user_path(path).with_name(MEANS_FILE)
+        try:
+            data = {site: tensors[site] for site in meta["sites"]}
+            found = cls(data, tuple(meta["emotions"]), tensors["resid_norm"], meta, means if means.exists() else None)
+            if not all(isinstance(meta.get(key, []), list) for key in ("sites", "emotions", "steps")):
+                raise TypeError("sites, emotions and steps are lists")
+        except KeyError as error:
+            raise FileError(f"{path} lacks {error}; it was written by another version or damaged") from error
+        except (EmolabError, TypeError, AttributeError, IndexError) as error:
+            raise FileError(f"{path} holds no sound vectors ({error}); save it again") from error
+        return found
+
+    def _each(self, change: Callable, step: str, *, other: EmotionVectors | None = None, **new) -> EmotionVectors:
+        """The vectors with `change` made at every site, and a note of it in the provenance."""
+        data = {site: change(x, other.data[site]) if other else change(x) for site, x in self.data.items()}
+        # Where text breaks was found for these very vectors.
+        meta = {key: value for key, value in self.meta.items() if key != "breaking"}
+        emotions = new.pop("emotions", self.emotions)
+        meta = {**meta, **new, "emotions": list(emotions), "steps": [*self.meta.get("steps", []), step]}
+        return EmotionVectors(data, emotions, self.resid_norm, meta, self.means)
+
+
+SHIPPED = FOLDER / "vectors"
+
+
+def load_vectors(name: str | Path = "smollm2") -> EmotionVectors:
+    """Vectors that come with the package, for a first steering in seconds; or those of a file.
+
+    >>> vectors = emolab.load_vectors("smollm2")
+    >>> emolab.generate(model, "How was your day?", steering=emolab.Steering(vectors, {"joy": 4.0}, site="attn",
+    ...     layers="late"))
+
+    "smollm2": the five default emotions at sites resid and attn, of the default model: from frames around an emotion
+    word, against the mean of 64 such words (docs/results.md shows what they do). They carry the alphas at which text
+    breaks in the usual settings, so that unit="breaking" works, and no response means: a control from shuffled labels
+    needs vectors of your own. Other weights refuse them. Raises EmolabError for a name that is neither bundled nor a
+    file.
+    """
+    shipped = {file.stem: file for file in SHIPPED.glob("*.safetensors")}
+    path = shipped.get(str(name)) or (user_path(name) if isinstance(name, str | Path) else None)
+    if path is None or not path.is_file():
+        told = repr(str(name)) if isinstance(name, str | Path) else shown(name)
+        known = ", ".join(sorted(shipped))
+        raise EmolabError(f"no vectors {told}; bundled are {known}; or give the path of a saved file")
+    return EmotionVectors.load(path)
+
+
+@alone
+def extract_vectors(
+    model: Model,
+    responses: pd.DataFrame | None,
+    *,
+    sites: Sequence[str] = ("resid", "attn", "head"),
+    tokens: TokenRule = "response",
+    means: ResponseMeans | None = None,
+    out: str | Path | None = None,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> EmotionVectors:
+    """Emotion vectors from responses: one forward pass, then differences of means (arXiv 2502.04075, section 3).
+
+    Args:
+        responses: from `collect_responses` or `responses_from_texts`, with the condition "neutral" and another one, or
+            with at least three that are not neutral: then each vector is that label minus the mean over all labels.
+        sites: any of `resid`, `attn`, `mlp`, `head`.
+        tokens: which tokens of a text count: "response" (all), "last", "from:8" (from the eighth on) or a function; see
+            `response_means`. Position 0 of a sequence never counts.
+        means: from `response_means` of the same responses: then there is no forward pass, and `responses` may be None.
+        out: a folder, into which `vectors.safetensors` and `response_means.safetensors` are written; means that it
+            holds already, of the same model, responses and tokens, are read and not measured again.
+
+    Raises:
+        EmolabError: no neutral or no emotional responses; `means` of another model, other responses, another token
+            rule or fewer sites.
+
+    >>> vectors = emolab.extract_vectors(model, responses, sites=("resid",), out="runs/x")
+    """
+    sites, rule, given = check_sites(sites), rule_name(tokens), means is not None
+    if means is None:
+        if responses is None:
+            raise EmolabError("extract_vectors needs responses or means")
+        means = response_means(
+            model, responses, sites=sites, tokens=tokens, batch_size=batch_size, out=out, progress=progress
+        )
+    elif not isinstance(means, ResponseMeans):
+        raise EmolabError(f"means are {type(means).__name__} {shown(means)}; expected ResponseMeans")
+    elif means.meta.get("fingerprint") != model.fingerprint:
+        raise MismatchError(
+            f"the means are of model {means.meta.get('model')!r} ({means.meta.get('fingerprint')}), "
+            f"not of {model.name!r} ({model.fingerprint}); compute them again with response_means"
+        )
+    elif responses is not None and means.meta.get("corpus_hash") != corpus_hash(responses):
+        raise MismatchError(
+            "the means are of other responses than those given; compute them again, or pass responses=None"
+        )
+    elif means.meta.get("token_rule") != rule:
+        raise MismatchError(
+            f"the means were taken over tokens={means.meta.get('token_rule')!r}, not {rule!r}; pass that rule, or "
+            "compute them again with response_means"
+        )
+    W_O = output_weights(model) if "head" in sites else None
+    vectors = vectors_from_means(means, W_O=W_O, sites=sites)
+    if out is not None:
+        if given:
+            means.save(user_path(out) / MEANS_FILE)
+        vectors.save(user_path(out) / "vectors.safetensors")
+    return vectors
+
+
+def vectors_from_means(
+    means: ResponseMeans,
+    *,
+    W_O: Float[Tensor, "layer head d_head d_model"] | None = None,
+    sites: Sequence[str] | None = None,
+) -> EmotionVectors:
+    """Emotion vectors from stored means, in float64; no model is run.
+
+    Differences are averaged over the queries answered under both neutral and the emotion; where there is none
+    (`responses_from_texts` without topics), the vector is the difference of the two groups' means. Where no label is
+    neutral, the mean over all labels, query by query, takes its place (`meta["baseline"]`).
+
+    Args:
+        W_O: `emolab.models.output_weights(model)`, needed for site "head".
+        sites: default all that `means` holds (`head` only if W_O is given).
+
+    >>> halves = [vectors_from_means(means.select(half)) for half in (first, second)]    # split-half reliability
+    """
+    return EmotionVectors(*mean_differences(means, W_O, sites), means)
+
+
+def _shared(x: Tensor) -> Tensor:
+    """The mean over emotions, and zero where that is rounding only: a direction of it would be noise."""
+    mean = x.double().mean(0, keepdim=True)
+    rounding = 1e-5 * x.double().norm(dim=-1, keepdim=True).mean(0, keepdim=True)
+    return torch.where(mean.norm(dim=-1, keepdim=True) > rounding, mean, 0).to(x.dtype)
+
+
+def _position(number: int, size: int, axis: str) -> int:
+    if isinstance(number, bool) or not isinstance(number, Integral) or not -size <= number < size:
+        raise EmolabError(f"{axis} {number!r} does not exist; these vectors have {size}, from 0 to {size - 1}")
+    return number % size
