@@ -2,7 +2,7 @@
 
 >>> import emolab
 >>> model = emolab.load_model("smollm2")
->>> responses = emolab.collect_responses(model, emolab.load_queries("general", split="train"))
+>>> responses = emolab.collect_responses(model, emolab.load_queries("general", split="train", n=12))
 >>> vectors = emolab.extract_vectors(model, responses)
 >>> emolab.generate(model, "Tell me about the park.", steering=emolab.Steering(vectors, {"joy": 2.0}, site="attn"))
 """

@@ -373,9 +373,9 @@ def test_a_study_whose_workers_are_killed_equals_the_serial_one(talker, tmp_path
             monkeypatch.setattr(module, "write_table", kills)
 
         kill_at(responses, tmp_path / "cluster", 2)
-        kill_at(experiments, tmp_path / "cluster", 3)
+        kill_at(sweeps, tmp_path / "cluster", 3)
         found = pipeline.study(talker, out=tmp_path / "cluster", client=client, **options)
-    assert killed == [responses, experiments]
+    assert killed == [responses, sweeps]
     for name in ("timings", "expected"):
         serial.pop(name), found.pop(name)
     assert found == serial

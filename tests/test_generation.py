@@ -239,7 +239,7 @@ def test_no_hook_is_left(model, vectors, monkeypatch):
 def test_a_module_that_never_runs_is_an_error(tiny_llama, monkeypatch):
     steering = Steering(tiny.random_vectors(tiny_llama), {"joy": 1.0})
     lost = [(torch.nn.Linear(1, 1), "output")] * 3
-    monkeypatch.setattr("emolab.steering.edits.hf_modules", lambda model, site, layers=None: lost)
+    monkeypatch.setattr("emolab.models.hooks.hf_modules", lambda model, site, layers=None: lost)
     with pytest.raises(EmolabError, match="resid of layer 0, resid of layer 1, resid of layer 2 never did"):
         generate(tiny_llama, QUERIES, steering=steering, max_new_tokens=2)
 

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from emolab import plot
 from emolab.base.errors import EmolabError
 from emolab.base.labels import EMOTIONS
+from emolab.geometry import similarity
 from emolab.models.prompts import encode
 from emolab.steering.gguf import from_gguf, to_gguf
 from emolab.steering.steering import Steering, steered
@@ -82,7 +83,7 @@ def test_published_vectors_go_through_everything_that_needs_no_provenance(publis
     assert torch.equal(loaded.resid_norm, torch.zeros(12))
     whole = vectors.part("shared") + vectors.part("specific")
     torch.testing.assert_close(whole.get("attn"), vectors.get("attn"), rtol=1e-5, atol=1e-6)
-    assert cosines.cosine_matrix(vectors, site="attn", layer=10).shape == (5, 5)
+    assert similarity.cosine_matrix(vectors, site="attn", layer=10).shape == (5, 5)
     with pytest.raises(EmolabError, match='lack the norm of the residual stream; use unit="vector"'):
         Steering(vectors, {"joy": 1.0}, site="attn", unit="residual")
     with pytest.raises(EmolabError, match="no site 'resid', only attn"):
@@ -283,7 +284,7 @@ def test_files_of_repeng_and_llama_cpp_come_in(tiny_llama, tmp_path):
     assert not vectors.get(emotion="sadness")[[0, 2]].any()  # missing directions are zero
     free = from_gguf(sad, emotion="sadness")
     assert (free.n_layers, free.meta["model"], free.meta["fingerprint"]) == (2, "mistral", None)
-    assert cosines.cosines(vectors).shape == (3, 2, 2) and vectors.part("specific").emotions == ("joy", "sadness")
+    assert similarity.cosines(vectors).shape == (3, 2, 2) and vectors.part("specific").emotions == ("joy", "sadness")
 
 
 def test_what_a_control_vector_cannot_hold_is_refused(tiny_llama, tmp_path):

@@ -223,13 +223,14 @@ def test_judges_that_read_queries_get_them():
     assert ask(LEXICON, ["glad"], ["How?"]).tolist() == LEXICON(["glad"]).tolist()
 
 
-def test_the_names_of_other_rooms_are_found_here_too():
+def test_the_room_offers_its_names():
+    from emolab import judges as room
     from emolab.judges import calibration, model_judges, scoring
 
-    assert judges.score is scoring.score and judges.perplexity is scoring.perplexity
-    assert judges.ClassifierJudge is model_judges.ClassifierJudge and judges.calibrated is calibration.calibrated
+    assert room.score is scoring.score and room.perplexity is scoring.perplexity
+    assert room.ClassifierJudge is model_judges.ClassifierJudge and room.calibrated is calibration.calibrated
     with pytest.raises(AttributeError, match="no attribute 'scores'"):
-        judges.scores  # noqa: B018
+        room.scores  # noqa: B018
 
 
 def test_importing_the_judges_loads_no_model_library():

@@ -23,6 +23,7 @@ from emolab.base.folders import alone
 from emolab.base.labels import EMOTIONS, NEUTRAL, NEUTRAL_QUERY, need_labels, order
 from emolab.base.progress import written_bar
 from emolab.base.storage import digest, read_table, user_path, write_table
+from emolab.models.prompts import render_prompts
 from emolab.models.workers import run_chunks
 
 if TYPE_CHECKING:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
 def on_use(module: str, holders: Mapping[str, str], told: Iterable[str] = ()) -> Callable[[str], Any]:
-    """A module's `__getattr__`. holders: {name: module below emolab}, itself where both are one; told: with the error.
+    """A room's `__getattr__`. holders: {name: module below emolab}, itself where both are one; told: with the error.
 
     >>> on_use("emolab.classroom", {"Wrong": "classroom.attempt"})("Wrong").__name__
     'Wrong'
@@ -16,6 +17,8 @@ def on_use(module: str, holders: Mapping[str, str], told: Iterable[str] = ()) ->
 
     def get(name: str) -> Any:
         if name not in holders:
+            if not name.startswith("_") and importlib.util.find_spec(f"{module}.{name}"):
+                return importlib.import_module(f"{module}.{name}")  # a file of this room
             known = f"; it has {', '.join(told)}" if told else ""
             raise AttributeError(f"module {module!r} has no attribute {name!r}{known}")
         found = importlib.import_module(f"emolab.{holders[name]}")

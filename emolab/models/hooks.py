@@ -40,20 +40,18 @@ def at_sites(
     functions = list(functions)
     if plain is None:
         plain = runs_plain(model, {site for (site, _), _ in functions} - {PROJECTION})
-    left: list[Callable[[], bool]] = []
     with contextlib.ExitStack() as stack:
         if plain:
             handles = [_on_module(model, site, layer, function) for (site, layer), function in functions]
             for handle in handles:
                 stack.callback(handle.remove)
-            left.append(lambda: any(handle.id in (handle.hooks_dict_ref() or ()) for handle in handles))
         else:
             pairs = [(_point(model, site, layer), _lens_hook(function)) for (site, layer), function in functions]
             stack.enter_context(model.bridge.hooks(fwd_hooks=pairs))
             points = model.bridge.hook_dict if pairs else {}
-            left.append(lambda: any(h.user_hook is run for name, run in pairs for h in points[name].fwd_hooks))
+            handles = [h.hook for name, run in pairs for h in points[name].fwd_hooks if h.user_hook is run]
         yield model.hf if plain else model.bridge.original_model
-    if any(still() for still in left):
+    if any(handle.id in (handle.hooks_dict_ref() or ()) for handle in handles):
         raise EmolabError(f"a hook is left on {model.name!r}, which stays changed; load the model again")
 
 
@@ -70,7 +68,7 @@ def _lens_hook(function: Function) -> Any:
 
 def _on_module(model: Model, site: str, layer: int, function: Function) -> Any:
     """The function on a module of the plain model; the handle that takes it off."""
-    ((module, side),) = hf_modules(model, "head" if site == PROJECTION else site, [layer]) or [(None, "")]
+    module, side = (hf_modules(model, "head" if site == PROJECTION else site, [layer]) or [(None, "")])[0]
     if module is None:
         raise EmolabError(f"{model.name!r} has no plain module for site {site!r} at layer {layer}; run the bridge")
 

@@ -145,7 +145,7 @@ def _noted(model: Model) -> Model:
     if not is_checked(model.hf):
         told, advice = _padding(model)
         text = f"{type(model.hf).__name__} is not among the architectures that emolab is tested on: {told}; {advice}"
-        warnings.warn(text, stacklevel=3)
+        warnings.warn(text, stacklevel=4)
     return model
 
 

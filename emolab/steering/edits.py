@@ -233,7 +233,7 @@ def hooked(model: Model, edits: Mapping[Place, Any], *, plain: bool | None = Non
     root = model.hf if plain else model.bridge.original_model
     with counted(root, edits) as ran, at_sites(model, edits.items(), plain=plain) as runner:
         yield runner
-    if plain or ran:
+    if ran:
         _refuse_silent([place for place, edit in edits.items() if not edit.calls])
     for (site, layer), edit in edits.items():
         if isinstance(edit, Edit):

@@ -68,7 +68,7 @@ def token_projections(
         return function
 
     reads = [((site, layer), take(layer)) for layer in layers]
-    with torch.inference_mode(), at_sites(model, reads) as runner:
+    with torch.inference_mode(), at_sites(model, reads, plain=False) as runner:
         forward(model, runner, batch, keep=1)
     index = pd.MultiIndex.from_product([range(n), layers, vectors.emotions], names=["position", "layer", "emotion"])
     dots, cosines = (np.stack([found[layer][i] for layer in layers], axis=1) for i in (0, 1))
