@@ -1,4 +1,4 @@
-"""A processor that nobody has, as a pytest plugin: `python -m pytest -p tests.other_processor tests/test_vectors.py`.
+"""A processor that nobody has, as a pytest plugin: `pytest -p tests.other_processor tests/vectors/test_vectors.py`.
 
 Matrix products, attention, softmax and layer norm come out right but for the last digits, and which elements are off
 by how much depends on the shapes: the same computation in the same shapes keeps its bits, and nothing else does. A test

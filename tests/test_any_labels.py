@@ -24,7 +24,7 @@ from emolab.models.load import load_model
 from emolab.models.sites import output_weights
 from emolab.vectors.activations import response_means
 from tests import claim_tables, tiny
-from tests.test_plot_baselines import make_table
+from tests.plot.test_plot_baselines import make_table
 
 pytestmark = pytest.mark.filterwarnings("ignore:Glyph .* missing")  # matplotlib's own font has no kanji
 WORDS = {

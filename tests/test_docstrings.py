@@ -16,20 +16,20 @@ from tests import docs_setup
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 NOT_RUN = {
-    "emolab.studies.pipeline": "a whole study takes minutes; tests/test_pipeline.py runs a small one",
-    "emolab.heads.effects": "every head and many texts; notebook 03 runs both, tests/test_causal.py small ones",
-    "emolab.comparisons.comparison": "six methods, each with its doses; tests/test_baselines.py runs small ones",
-    "emolab.comparisons.claim_runs": "hundreds of texts; tests/test_claim_runs.py runs small ones",
-    "emolab.comparisons.lora": "trains adapters; tests/test_lora.py trains tiny ones",
-    "emolab.comparisons.methods": "methods of comparison; tests/test_baselines.py calls them",
-    "emolab.comparisons.bench": "machinery of the claims, with tables of their own; tests/test_claim_runs.py",
-    "emolab.comparisons.claims": "tables of the claims' runs; tests/test_claims.py makes them by hand",
+    "emolab.studies.pipeline": "a whole study takes minutes; tests/studies/test_pipeline.py runs a small one",
+    "emolab.heads.effects": "every head and many texts; notebook 03 runs both, tests/heads/test_causal.py small ones",
+    "emolab.comparisons.comparison": "six methods; tests/comparisons/test_baselines.py runs small ones",
+    "emolab.comparisons.claim_runs": "hundreds of texts; tests/comparisons/test_claim_runs.py runs small ones",
+    "emolab.comparisons.lora": "trains adapters; tests/comparisons/test_lora.py trains tiny ones",
+    "emolab.comparisons.methods": "methods of comparison; tests/comparisons/test_baselines.py calls them",
+    "emolab.comparisons.bench": "machinery of the claims; tests/comparisons/test_claim_runs.py",
+    "emolab.comparisons.claims": "tables of the claims' runs; tests/comparisons/test_claims.py makes them by hand",
     "emolab.comparisons.claim_fits": "as emolab.comparisons.claims",
-    "emolab.plot.claims": "figures of the claims; tests/test_plot_claims.py",
-    "emolab.plot.baselines": "tables of compare_methods; tests/test_plot_baselines.py",
-    "emolab.comparisons.damage": "texts and adapters of a comparison; tests/test_damage.py",
-    "emolab.models.workers": "worker processes, and ports; tests/test_cluster.py runs the same on small studies",
-    "emolab.heads.patching": "machinery of the head tests; tests/test_heads.py",
+    "emolab.plot.claims": "figures of the claims; tests/plot/test_plot_claims.py",
+    "emolab.plot.baselines": "tables of compare_methods; tests/plot/test_plot_baselines.py",
+    "emolab.comparisons.damage": "texts and adapters of a comparison; tests/comparisons/test_damage.py",
+    "emolab.models.workers": "worker processes, and ports; tests/models/test_cluster.py runs the same on small studies",
+    "emolab.heads.patching": "machinery of the head tests; tests/heads/test_heads.py",
     "emolab.geometry.reliability.convergence": "needs forty queries",
 }
 SLOW = (

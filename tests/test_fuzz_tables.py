@@ -23,7 +23,7 @@ from emolab.studies.figures import read_summary, run_figures
 from emolab.studies.report import write_report
 from tests.damaging import damaged, few, json_values, outcome
 from tests.refusing import readable
-from tests.test_report import run  # noqa: F401 - a fixture
+from tests.studies.test_report import run  # noqa: F401 - a fixture
 from tools import editions
 from tools.gallery import gallery
 from tools.notebooks import read_notebook

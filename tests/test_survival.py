@@ -31,7 +31,7 @@ from emolab.models.memory import halving, room
 from emolab.models.prompts import plan_batches, render_prompts
 from emolab.studies import pipeline
 from tests import oracle, tiny
-from tests.test_steering import hooks_left
+from tests.steering.test_steering import hooks_left
 
 ROOT = Path(__file__).parents[1]
 QUERIES = ["tell me about the park .", "how ?", "a dog and a cat in the rain", "did you feel sad today ?", "the sun !"]

@@ -21,7 +21,7 @@ from emolab.models.load import load_model
 from emolab.studies.cli import main
 from tests import tiny_gguf
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_default_model(smollm2):

@@ -22,7 +22,7 @@ from emolab.vectors.token_rule import rule_name, token_pieces
 from emolab.vectors.vectors import extract_vectors
 from emolab.widgets import token_projections, token_view
 from tests import tiny
-from tests.test_token_view import parts
+from tests.widgets.test_token_view import parts
 
 TEXTS = {
     "neutral": ["the cat and the dog saw a house today .", "it was a road , and then rain ."],
@@ -174,7 +174,7 @@ def nth(n):
 def test_rules_have_names_that_tell_them_apart():
     names = [rule_name(x) for x in ("response", "last", "from:8", "from:10", content, nth(2), nth(3))]
     assert len(set(names)) == 7 and names[:3] == ["response", "last", "from:8"]
-    assert names[4].startswith("tests.test_token_rule.content (") and rule_name(nth(2)) == names[5]
+    assert names[4].startswith("tests.vectors.test_token_rule.content (") and rule_name(nth(2)) == names[5]
     assert "source unknown" in rule_name(functools.partial(content))
     for bad in ("first", "from:0", "from:", "from:2.5", 8, None, ["response"]):
         with pytest.raises(EmolabError, match="expected 'response', 'last', 'from:8'"):

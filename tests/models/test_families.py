@@ -7,7 +7,7 @@ from tests.family_checks import CHECKS
 from tests.family_docs import NOTES, read
 
 TABLE = read()
-# Reasoning that a template cannot switch off is closed, and told (tests/test_writing.py).
+# Reasoning that a template cannot switch off is closed, and told (tests/answers/test_writing.py).
 pytestmark = pytest.mark.filterwarnings("ignore:this model.s template ends in")
 
 

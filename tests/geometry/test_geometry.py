@@ -285,7 +285,7 @@ embed(make_means(orthogonal(5, 2, 8), n_queries=4), methods=("umap",), layers=[0
 print(torch.get_num_threads())
 """
     threads = {name: "2" for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")}
-    options = {"cwd": Path(__file__).parents[1], "env": os.environ | threads}
+    options = {"cwd": Path(__file__).parents[2], "env": os.environ | threads}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, **options)
     assert done.stdout.split()[-1] == "1"
 

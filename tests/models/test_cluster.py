@@ -32,7 +32,7 @@ from tests import oracle, tiny
 
 dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
 EMOTIONS = ("anger", "joy")
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def local(n_workers=2, *, threads_per_worker=1, processes=False):

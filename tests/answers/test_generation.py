@@ -18,7 +18,7 @@ from emolab.models.prompts import encode, render_prompts
 from emolab.steering.edits import hooked
 from emolab.steering.steering import Steering, build_edits, steered
 from tests import tiny
-from tests.test_steering import hooks_left
+from tests.steering.test_steering import hooks_left
 
 QUERIES = ["tell me about the park .", "how ?", "a dog and a cat in the rain", "did you feel sad today ?"]
 POSITIONS = ["generated", "all", slice(2, 9), slice(-2, None)]

@@ -279,5 +279,5 @@ def test_where_figures_go(tmp_path, monkeypatch):
 
 
 def test_committed_figures_match_their_manifest():
-    folder = Path(__file__).parent.parent / "figures"
+    folder = Path(__file__).parents[2] / "figures"
     assert plot.check_figures(folder) == []

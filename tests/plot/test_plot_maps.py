@@ -15,8 +15,8 @@ from emolab.geometry import projections, reliability, similarity
 from emolab.plot import curves, maps, points, purity
 from emolab.plot.style import theme
 from emolab.vectors.vectors import EmotionVectors, vectors_from_means
+from tests.experiments.test_purity import scored
 from tests.made_means import make_means, orthogonal
-from tests.test_purity import scored
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-DATA = Path(__file__).resolve().parents[1] / "emolab" / "data"
+DATA = Path(__file__).resolve().parents[2] / "emolab" / "data"
 CARD = (DATA / "README.md").read_text(encoding="utf-8")
 LABELS = ("anger", "disgust", "fear", "joy", "sadness", "neutral")
 SETS = ("general", "everyday")

@@ -14,7 +14,7 @@ from emolab.answers.texts import BUNDLED_TEXTS, load_ratings, load_texts
 from emolab.base.errors import EmolabError
 from emolab.base.labels import EMOTIONS, NEUTRAL
 from emolab.judges.judges import EmbeddingJudge
-from tests.test_data import CARD, DATA, HELDOUT_TOPICS, TRAIN_USES, named, words
+from tests.data.test_data import CARD, DATA, HELDOUT_TOPICS, TRAIN_USES, named, words
 
 LABELS = (*EMOTIONS, NEUTRAL)
 FORMS = re.compile(r"ang(er|r)|disgust|fear|(en)?joy|sad(ly|ness|den|dens|dened|der)?$|neutral")  # of the six labels
