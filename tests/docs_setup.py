@@ -15,6 +15,7 @@ import torch
 
 import emolab
 from emolab import plot
+from emolab.answers import generation
 from emolab.base.storage import write_json, write_parquet
 from emolab.heads import attention, attribution, head_vectors
 from emolab.judges import judges
@@ -22,7 +23,7 @@ from emolab.models.prompts import encode, render_prompts
 from emolab.models.sites import output_weights
 from emolab.steering.gguf import to_gguf
 from emolab.studies.numbers import summarise
-from tests.mini import WEIGHTS
+from tests.mini import WEIGHTS, mini_queries
 
 TOKENS = 16
 ADJECTIVES = dict(anger="furious", disgust="disgusted", fear="terrified", joy="overjoyed", sadness="heartbroken")
@@ -74,9 +75,21 @@ def study() -> dict[str, Any]:
     }  # fmt: skip
 
 
+@cache
+def toy() -> dict[str, Any]:
+    """In place of the default model, for examples that write hundreds of texts."""
+    model = emolab.load_model(WEIGHTS)
+    train, heldout = (mini_queries(split).groupby("situation").head(1) for split in ("train", "heldout"))
+    responses = emolab.collect_responses(model, train.head(6), **QUIET)
+    vectors = emolab.extract_vectors(model, responses, sites=("resid", "attn", "mlp"), **QUIET)
+    return {"model": model, "vectors": vectors, "queries": heldout.head(2)}
+
+
 # Made only for the examples that name them.
 LATER = {
-    "effects": lambda s: emolab.head_effects(s["model"], s["vectors"], s["responses"], n_queries=2, screen=3, **QUIET),
+    "effects": lambda s: emolab.head_effects(
+        s["model"], s["vectors"], s["responses"], words=WORDS, n_queries=2, screen=3, **QUIET
+    ),
     "curve": lambda s: emolab.ablation_curve(
         s["model"], s["vectors"], s["heldout_responses"], ranked=made("effects"), ks=(0, 2), judge=s["judge"],
         n_queries=2, n_random=2, max_new_tokens=TOKENS, **QUIET,
@@ -101,6 +114,17 @@ def namespace(source: str = "") -> dict[str, Any]:
     asked |= {name: getattr(head_vectors, name) for name in ("head_maps", "head_cosines", "embed_heads")}
     asked |= {"emolab": emolab, "np": np, "pd": pd, "torch": torch, "safetensors": safetensors, "Path": Path}
     return public | asked | study() | {name: made(name) for name in LATER if re.search(rf"\b{name}\b", source)}
+
+
+def keep_short(monkeypatch) -> None:
+    """Examples write as their reader would, 80 tokens an answer; here they have only to run."""
+    write = generation.write
+
+    def short(runner, batch, config, *rest):
+        config.max_new_tokens = min(config.max_new_tokens, TOKENS)
+        return write(runner, batch, config, *rest)
+
+    monkeypatch.setattr(generation, "write", short)
 
 
 def files(folder: Path) -> None:

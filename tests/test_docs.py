@@ -39,6 +39,7 @@ def test_examples_run(name, tmp_path, monkeypatch):
     """All blocks of a page in their order, as one would type them; a page may use what the tutorial makes."""
     monkeypatch.chdir(tmp_path)
     docs_setup.files(tmp_path)
+    docs_setup.keep_short(monkeypatch)
     docs_setup.run_folder(tmp_path / "runs" / "mine")
     names = docs_setup.namespace() | {"vectors_of_mine": docs_setup.study()["vectors"]}
     for number, (skipped, code) in enumerate(CODE.findall(PAGES[name]), 1):

@@ -14,6 +14,8 @@ import torch
 import emolab
 from tests import docs_setup
 
+# Texts of a few tokens, and those of a toy, may hold nothing to read.
+pytestmark = pytest.mark.filterwarnings("ignore:judge .* cannot read")
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 NOT_RUN = {
     "emolab.studies.pipeline": "a whole study takes minutes; tests/studies/test_pipeline.py runs a small one",
@@ -45,8 +47,7 @@ SLOW = (
 # Names that mean something else there.
 OWN = {
     **dict.fromkeys(
-        ("emolab.experiments.sweeps", "emolab.experiments.parts", "emolab.plot.sweeps"),
-        lambda s: {"queries": s["queries"].head(2)},
+        ("emolab.experiments.sweeps", "emolab.experiments.parts", "emolab.plot.sweeps"), lambda s: docs_setup.toy()
     ),
     "emolab.heads.head_vectors": lambda s: {"queries": emolab.load_queries()},
     "emolab.answers.generation": lambda s: {
@@ -88,6 +89,7 @@ def test_examples(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EMOLAB_FIGURES", str(tmp_path))
     docs_setup.files(tmp_path)
+    docs_setup.keep_short(monkeypatch)
     own = OWN.get(name, lambda study: {})(docs_setup.study())
     runner, said = doctest.DocTestRunner(Checker(), optionflags=FLAGS, verbose=False), []
     with np.printoptions(precision=3, suppress=True):

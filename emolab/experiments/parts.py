@@ -7,10 +7,10 @@ The four parts are brought to equal norm at every layer, so that the strength of
     base       what all emotions share, the same direction for every emotion
     random     Gaussian directions (three, taken in turn by the queries)
 
->>> from emolab import purity
->>> table = purity.part_purity(model, vectors, queries, alpha=1.0, site="attn")
->>> purity.confusion(table)              # emotion steered x emotion read, by part
->>> purity.purity(table)                 # target, leak to other emotions, emotional at all; and against the whole
+>>> from emolab import experiments
+>>> table = experiments.part_purity(model, vectors, queries, alpha=1.0, site="attn")
+>>> experiments.confusion(table)              # emotion steered x emotion read, by part
+>>> experiments.purity(table)                 # target, leak to other emotions, emotional at all; and against the whole
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 >>> import emolab
 >>> choice = emolab.choose_wording(model, training_queries, emotions=("joy", "fear"))
 >>> print(choice)
->>> responses = emolab.collect_responses(model, queries, templates=choice.templates)
+>>> responses = emolab.collect_responses(model, queries, emotions=("joy", "fear"), templates=choice.templates)
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Maps in two dimensions: PCA beside UMAP of the responses, their path through the layers, emotions beside ratings.
 
->>> from emolab import embedding
->>> points = embedding.embed(means, layers=[0, 2, 5], seed=0)
->>> embedding.embed_scores(means, points)                           # what the maps are worth
+>>> from emolab import geometry
+>>> points = geometry.embed(means, layers=[0, 2, 5], seed=0)
+>>> geometry.embed_scores(means, points)                           # what the maps are worth
 
 Maps come with trustworthiness, silhouette and a label-permutation p: distances between clusters of a UMAP are no
 evidence. UMAP repeats itself bit for bit on one machine (`seed`, one thread); another machine may draw another map.

@@ -1,9 +1,9 @@
 """Reliability: would other queries have given the same vectors, and do activations tell emotions apart on new queries?
 
->>> from emolab import reliability
->>> reliability.split_half(means)                    # agreement of vectors from two halves of the queries, by layer
->>> reliability.convergence(means, layer=3)          # the same by number of queries
->>> reliability.probe_accuracy(means, test=heldout)  # emotion read from activations on held-out queries
+>>> from emolab import geometry
+>>> geometry.split_half(means)                    # agreement of vectors from two halves of the queries, by layer
+>>> geometry.convergence(means, layer=3)          # the same by number of queries
+>>> geometry.probe_accuracy(means, test=heldout)  # emotion read from activations on held-out queries
 
 Queries, never single responses, are split, drawn and held out; `groups` keeps a situation's queries together:
 `groups=queries.set_index("query_id")["situation"]`.

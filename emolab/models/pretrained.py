@@ -221,7 +221,7 @@ def _reason(source: str, place: str, error: Exception, revision: str | None, ggu
         kind = re.search(r"architecture '?([\w.-]+)", text)
         told = kind[1] if kind else "unknown"
         if told == "controlvector":
-            return f"{source!r} holds control vectors, no model; read it with emolab.EmotionVectors.from_gguf"
+            return f"{source!r} holds control vectors, no model; read it with emolab.steering.from_gguf"
         return f"transformers reads no GGUF of the architecture {told} ({source!r}); take the model as safetensors"
     if "does not recognize this architecture" in text:
         return f"the installed transformers does not know the architecture of {source!r}; try a newer version of it"

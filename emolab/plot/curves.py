@@ -46,7 +46,7 @@ def shared_energy_curve(tables, *, model=None, seed: int | None = None):
 def reliability_curve(tables, *, model=None, seed: int | None = None):
     """Cosine between vectors from two halves of the queries, by layer; the band is the middle 95 % of random halves.
 
-    >>> parts = {p: reliability.split_half(means, part=p) for p in ("whole", "specific")}
+    >>> parts = {p: geometry.split_half(means, part=p) for p in ("whole", "specific")}
     >>> fig = reliability_curve(parts)
 
     tables: from `reliability.split_half`, one or {title: table}. Grey: with the conditions shuffled within each query.
@@ -73,7 +73,7 @@ def reliability_curve(tables, *, model=None, seed: int | None = None):
 def convergence_curve(tables, *, model=None, seed: int | None = None):
     """Cosine between vectors from n queries and from n others, against n; bands are the middle 95 % of draws.
 
-    >>> fig = convergence_curve(reliability.convergence(means, layer=3))
+    >>> fig = convergence_curve(geometry.convergence(means, layer=3))
 
     tables: from `reliability.convergence`, one or {title: table}.
     """
@@ -98,7 +98,7 @@ def convergence_curve(tables, *, model=None, seed: int | None = None):
 def agreement_curve(tables, *, model=None, seed: int | None = None):
     """Cosine between two sets of vectors of the same emotions, by layer: one's own beside imported ones.
 
-    >>> table = similarity.vector_agreement(ours, theirs, site="attn", part="specific")
+    >>> table = geometry.vector_agreement(ours, theirs, site="attn", part="specific")
     >>> fig = agreement_curve({"specific": table})
 
     tables: from `interop.agreement`, one or {title: table}. Dashed: mean cosine between different emotions, what any
@@ -136,7 +136,7 @@ def probe_curve(
 ):
     """Accuracy on held-out queries by layer: all conditions with both probes, and beside it each condition with one.
 
-    >>> fig = probe_curve(reliability.probe_accuracy(means, test=heldout))
+    >>> fig = probe_curve(geometry.probe_accuracy(means, test=heldout))
 
     words: from `reliability.word_accuracy`, drawn as a line: what the words of the answers tell without any model.
     probe: which one the right panel shows, default the last of the table. Bands: 95 % intervals over queries.

@@ -16,7 +16,7 @@ _STAGES = {"before": (GREY, "s", "as it is"), "after": (INK, "o", "calibrated, h
 def judge_agreement(table: pd.DataFrame, *, model=None, seed: int | None = None):
     """How often every two judges name the same emotion, beyond chance: Cohen's kappa with its 95 % interval.
 
-    >>> fig = judge_agreement(calibration.agreement(scored))
+    >>> fig = judge_agreement(judges.agreement(scored))
 
     table: from `agreement`. Colours run from 0 (as by chance, or worse) to 1 (the same).
     """

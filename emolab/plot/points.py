@@ -16,8 +16,8 @@ _NAMES = {"pca": "PCA", "umap": "UMAP"}
 def response_map(points: pd.DataFrame, scores: pd.DataFrame, *, model=None, seed: int | None = None):
     """Responses coloured by condition, one column a layer, PCA above UMAP, with what each map is worth.
 
-    >>> points = embedding.embed(means)
-    >>> fig = response_map(points, embedding.embed_scores(means, points))
+    >>> points = geometry.embed(means)
+    >>> fig = response_map(points, geometry.embed_scores(means, points))
 
     Under each map: trustworthiness, silhouette of the conditions on it, and p of that silhouette under shuffled labels;
     under the first also the silhouette in all dimensions. Raises EmolabError where scores of a map are missing.
@@ -54,7 +54,7 @@ def response_map(points: pd.DataFrame, scores: pd.DataFrame, *, model=None, seed
 def trajectory_map(points: pd.DataFrame, *, model=None, seed: int | None = None):
     """The path of each condition through the layers (medians), over the responses of all layers on one map.
 
-    >>> fig = trajectory_map(embedding.trajectory(means))
+    >>> fig = trajectory_map(geometry.trajectory(means))
 
     Numbers are layers. An illustration: on a UMAP neither lengths nor distances between paths are evidence.
     """
@@ -91,7 +91,7 @@ def trajectory_map(points: pd.DataFrame, *, model=None, seed: int | None = None)
 def affect_plane(plane: pd.DataFrame, *, model=None, seed: int | None = None):
     """The first two components of the specific vectors, and each beside the ratings it may stand for.
 
-    >>> fig = affect_plane(embedding.affect_plane(vectors, layer=3))
+    >>> fig = affect_plane(geometry.affect_plane(vectors, layer=3))
     """
     from emolab.geometry.projections import affect_scores
 

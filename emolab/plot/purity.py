@@ -27,7 +27,7 @@ _MEASURES = {
 def confusion_map(table: pd.DataFrame, *, model=None, seed: int | None = None):
     """Share of texts by emotion steered to and emotion read, one heat map a part, all at equal norm.
 
-    >>> fig = confusion_map(purity.confusion(scored))
+    >>> fig = confusion_map(experiments.confusion(scored))
 
     table: from `purity.confusion`. Unsteered texts are left out: they are the same for all emotions. Above each map:
     the share of texts read as the target, and as another emotion.
@@ -71,7 +71,7 @@ def confusion_map(table: pd.DataFrame, *, model=None, seed: int | None = None):
 def purity_dots(table: pd.DataFrame, *, model=None, seed: int | None = None):
     """How each part steers at equal norm, over all emotions: target, leak, emotional at all, with 95 % intervals.
 
-    >>> fig = purity_dots(purity.purity(scored))
+    >>> fig = purity_dots(experiments.purity(scored))
 
     table: from `purity.purity`; shares of texts. Beside each value stands the difference from the whole vector, with
     its interval over the same queries.

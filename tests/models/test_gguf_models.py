@@ -91,7 +91,7 @@ def test_what_cannot_be_read_ends_in_one_line(file, tmp_path):
     other = tiny_gguf.write(tmp_path / "other.gguf", architecture="nosuch")
     assert "no GGUF of the architecture nosuch" in refusal(other)
     vectors = tiny_gguf.write(tmp_path / "joy.gguf", architecture="controlvector")
-    assert "EmotionVectors.from_gguf" in refusal(vectors)
+    assert "steering.from_gguf" in refusal(vectors)
     assert "no such directory or GGUF file" in refusal("models/none.gguf")
     for size in (0, 3, 100, len(content) // 2, len(content) - 64):
         cut = tmp_path / "cut.gguf"

@@ -616,13 +616,12 @@ def test_the_bundled_model_follows_and_can_be_steered():
 
 
 @pytest.mark.slow
-def test_study_of_the_bundled_model(tmp_path, monkeypatch):
-    monkeypatch.setattr(selection, "SELECTION_ALPHAS", (0.5, 0.8, 1.25, 1.5, 2.0, 2.5))
-    sizes, alphas = (24, 10, 12), (-1.0, -0.5, 0.0, 0.5, 1.0, 2.0)
+def test_study_of_the_toy_model(tmp_path):
     methods = ("instruction", "emotion vector", "random")  # the others take minutes
+    sizes, search = (24, 8, 8), selection.QUICK
+    plan = Plan(sizes, n_evoking=0, max_new_tokens=40, search=search, wordings=False, n_claims=0, methods=methods)
     both = [judges.default_judge(EMOTIONS), mini_lexicon()]
-    given = {"queries": mini_queries(), "judges": both, "n_queries": sizes, "alphas": alphas, "methods": methods}
-    summary = study(WEIGHTS, out=tmp_path, progress=False, **given)
+    summary = study(WEIGHTS, out=tmp_path, progress=False, queries=mini_queries(), judges=both, plan=plan)
     steering = pd.DataFrame(summary["steering"]).T
     assert np.mean(list(summary["instruction_following"].values())) >= 0.85, summary["instruction_following"]
     # The judge reads some plain answers of this model as emotional: random directions are held against unsteered text.
