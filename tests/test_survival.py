@@ -69,6 +69,9 @@ def contents(folder: Path) -> dict[str, object]:
     return found
 
 
+POINTS = "geometry/points.parquet"
+
+
 @pytest.mark.slow
 def test_killed_anywhere_it_ends_with_the_same_files(tmp_path):
     told = json.loads(python("-m", "tests.survival", "kill", tmp_path, 1).splitlines()[-1])
@@ -79,7 +82,10 @@ def test_killed_anywhere_it_ends_with_the_same_files(tmp_path):
     for killed in ("timed", "writes"):
         found = contents(tmp_path / killed)
         assert set(found) == set(plain), "nothing is lost and nothing is left over"
-        assert [name for name in plain if found[name] != plain[name]] == [], told
+        # The last digits of a UMAP depend on where its arrays lie in memory.
+        assert [name for name in plain if found[name] != plain[name] and name != POINTS] == [], told
+        one, other = (pd.read_parquet(tmp_path / run / POINTS) for run in ("plain", killed))
+        pd.testing.assert_frame_equal(one, other, atol=1e-3, rtol=1e-3)
 
 
 def listening(command) -> subprocess.Popen:
