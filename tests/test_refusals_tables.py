@@ -55,7 +55,7 @@ def saved(w, **changes):
 # Functions that draw, or reckon with, a table of another function
 OF_TABLES = {
     **{f"plot.{name}": getattr(plot, name) for name in (
-        "ablation_curve affect_plane agreement_curve attention_bars calibration_curve cka_map confusion_map "
+        "ablation_curve affect_plane agreement_curve attention_bars cka_map confusion_map "
         "convergence_curve denoise_curve dose_response effect_forest fade_curve head_forest head_map head_umap "
         "instruction_following judge_agreement layer_curve method_table mixture_map probe_curve purity_dots "
         "reliability_curve shared_energy_curve site_map tradeoff trajectory_map words_table wrong_way attention_html"
@@ -77,7 +77,7 @@ NOT_TABLES = {
     "nothing": None, "a list": [1, 2], "an empty table": pd.DataFrame(), "another table": pd.DataFrame({"x": [1.0,
         2.0]}),
 }  # fmt: skip
-OF_VECTORS = [plot.norms, plot.cosine_by_layer, plot.cosine_grid, plot.layer_map, plot.clustered_map]
+OF_VECTORS = [plot.norms, plot.cosine_by_layer, plot.cosine_grid, plot.layer_map]
 
 CASES = [
     *[

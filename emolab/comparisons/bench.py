@@ -33,7 +33,7 @@ from emolab.experiments.sweeps import RANDOM_DIRECTIONS, vectors_identity
 from emolab.models.model import Model
 from emolab.steering.steering import Steering
 from emolab.vectors.activations import check_origin
-from emolab.vectors.controls import as_strong, random_like, shuffled_like
+from emolab.vectors.controls import match_summed_norm, random_like, shuffled_like
 from emolab.vectors.vectors import EmotionVectors
 
 _CHUNK = 256
@@ -105,7 +105,7 @@ class Bench:
         }
         found = {control: make[control]() for control in controls}
         if self.place["site"] == "head":
-            found = {c: [(s, as_strong(v, used)) for s, v in variants] for c, variants in found.items()}
+            found = {c: [(s, match_summed_norm(v, used)) for s, v in variants] for c, variants in found.items()}
         return {"none": [(-1, used)], **found}
 
     def steer(

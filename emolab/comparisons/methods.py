@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 
 from emolab.answers.generation import generate
@@ -35,7 +34,7 @@ from emolab.steering.steering import Steering
 from emolab.vectors.activations import response_means
 from emolab.vectors.controls import random_like
 from emolab.vectors.directions import pca_vectors, probe_vectors
-from emolab.vectors.vectors import EmotionVectors, vectors_from_means
+from emolab.vectors.vectors import EmotionVectors, match_norm, vectors_from_means
 
 METHODS = ("instruction", "few_shot", "emotion vector", "pca", "probe", "lora", "random")
 WORDINGS = {0.5: "a little", 1.0: None, 2.0: "great"}  # the "doses" that an instruction has
@@ -303,9 +302,8 @@ def build_methods(
 
 
 def _as_long(vectors: EmotionVectors, like: EmotionVectors, site: str) -> EmotionVectors:
-    theirs = like.get(site).double().norm(dim=-1, keepdim=True)
-    data = torch.nn.functional.normalize(vectors.get(site).double(), dim=-1, eps=1e-30) * theirs
-    return EmotionVectors({site: data}, vectors.emotions, like.resid_norm, vectors.meta)
+    data = {site: match_norm(vectors.get(site), like=like.get(site))}
+    return EmotionVectors(data, vectors.emotions, like.resid_norm, vectors.meta)
 
 
 def _chat(model: Model, examples: Sequence[Sequence[str]], query: str) -> str:

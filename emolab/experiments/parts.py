@@ -32,7 +32,7 @@ from emolab.judges.scoring import score
 from emolab.models.model import Model
 from emolab.steering.steering import Steering
 from emolab.vectors.controls import random_like
-from emolab.vectors.vectors import EmotionVectors
+from emolab.vectors.vectors import EmotionVectors, match_norm
 
 PARTS = ("whole", "specific", "shared", "random")
 UNSTEERED = "unsteered"
@@ -115,8 +115,8 @@ def equal_norm_parts(vectors: EmotionVectors, site: str, *, seed: int = 0) -> di
     data = {"whole": whole, "specific": vectors.part("specific").get(site), "shared": shared}
 
     def like(x: torch.Tensor, part: str) -> EmotionVectors:
-        x = torch.nn.functional.normalize(x.double(), dim=-1) * whole.double().norm(dim=-1, keepdim=True)
-        return EmotionVectors({site: x}, vectors.emotions, vectors.resid_norm, {**vectors.meta, "part": part})
+        data, meta = {site: match_norm(x, like=whole)}, {**vectors.meta, "part": part}
+        return EmotionVectors(data, vectors.emotions, vectors.resid_norm, meta)
 
     one = EmotionVectors({site: whole}, vectors.emotions, vectors.resid_norm, vectors.meta)
     random = [random_like(one, seed=seed + i) for i in range(_RANDOM)]

@@ -27,9 +27,9 @@ from emolab.base.storage import digest, read_table, user_path, write_table
 from emolab.models.model import Model
 from emolab.models.prompts import render_prompts
 from emolab.models.workers import run_chunks
-from emolab.steering.settings import FIELDS, as_long, combinations, described, mixtures, spoken
+from emolab.steering.settings import FIELDS, combinations, described, match_steering_norm, mixtures, spoken
 from emolab.steering.steering import Steering
-from emolab.vectors.controls import as_strong, other_like, random_like, shuffled_like
+from emolab.vectors.controls import match_summed_norm, other_like, random_like, shuffled_like
 from emolab.vectors.vectors import EmotionVectors
 
 if TYPE_CHECKING:
@@ -177,12 +177,12 @@ class _Sources:
             self._made[key] = self._controls(control, tuple(doses), setting["part"])
         for seed, source in self._made[key]:
             if setting["site"] == "head":
-                source = as_strong(source, self._part(setting["part"]), setting["heads"])
+                source = match_summed_norm(source, self._part(setting["part"]), setting["heads"])
             # They are of that part already, and as long as the vectors, whose breaking alphas so hold for them, too.
             unit = "vector" if setting["unit"] == "breaking" else setting["unit"]
             steering = Steering(source, own.in_vectors(), **{**setting, "part": "whole", "unit": unit})
             mixed = len(doses) > 1 and setting["op"] == "add"
-            found.append((seed, as_long(steering, own) if mixed else steering))
+            found.append((seed, match_steering_norm(steering, own) if mixed else steering))
         return found
 
     def _part(self, part: str) -> EmotionVectors:

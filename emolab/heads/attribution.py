@@ -150,29 +150,3 @@ def top_words(
                         rows.append((part, emotion, at, head, direction, rank + 1, text, sign * value))
     columns = ["part", "emotion", "layer", "head", "direction", "rank", "token", "logit"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def word_attribution(
-    model: Model, vectors: EmotionVectors, tokens: dict[str, list[int]], *, site: str = "head"
-) -> pd.DataFrame:
-    """Direct logit attribution of vectors: how far each lifts the mean logit of its emotion's words on the direct path.
-
-    >>> word_attribution(model, vectors, emotion_tokens(model, others))
-
-    The final norm is held at the residual stream's typical length in the last layer (vectors.resid_norm), so that
-    contributions of heads add up. Columns layer, (head,) emotion, logit: mean over the emotion's tokens, against the
-    mean over the vocabulary. Later layers' reaction to the vector is not in it.
-    """
-    x = vectors.get(site)
-    if not vectors.resid_norm[-1] > 0:
-        raise EmolabError("these vectors lack the norm of the residual stream (imported ones do); extract them here")
-    scale = x.norm(dim=-1) / vectors.resid_norm[-1]
-    rows = []
-    for e, emotion in enumerate(vectors.emotions):
-        if emotion not in tokens:
-            raise EmolabError(f"tokens lack {emotion!r}; they hold {', '.join(tokens)}")
-        values = readout(model, x[e])[..., tokens[emotion]].mean(-1) * scale[e]
-        for place in np.ndindex(*values.shape):
-            rows.append((*place, emotion, float(values[place])))
-    head = ["head"] if site == "head" else []
-    return pd.DataFrame(rows, columns=["layer", *head, "emotion", "logit"])

@@ -26,8 +26,8 @@ from emolab.plot.curves import (
 from emolab.plot.effects import effect_forest, wrong_way
 from emolab.plot.geometry import cosine_by_layer, cosine_map, norms
 from emolab.plot.heads import head_cosine_map, head_map, head_umap
-from emolab.plot.judges import calibration_curve, judge_agreement
-from emolab.plot.maps import cka_map, clustered_map, cosine_grid, layer_map
+from emolab.plot.judges import judge_agreement
+from emolab.plot.maps import cka_map, cosine_grid, layer_map
 from emolab.plot.points import affect_plane, response_map, trajectory_map
 from emolab.plot.purity import confusion_map, purity_dots
 from emolab.plot.save import check_figures, save_figure
@@ -42,14 +42,12 @@ __all__ = [
     "agreement_curve",
     "attention_bars",
     "attention_html",
-    "calibration_curve",
     "check_figures",
     "cka_map",
     "claim_additive",
     "claim_linear",
     "claim_monotone",
     "claim_preservation",
-    "clustered_map",
     "confusion_map",
     "convergence_curve",
     "cosine_by_layer",

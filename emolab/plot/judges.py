@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 from emolab.base.errors import need_table
-from emolab.base.stats import interval
 from emolab.plot.style import GREY, INK, finish, new_figure, theme
 
 _BINS = 10
@@ -46,41 +45,3 @@ def judge_agreement(table: pd.DataFrame, *, model=None, seed: int | None = None)
         fig.colorbar(image, ax=ax, label="Cohen's kappa", ticks=[0, 0.5, 1])
         n = f"{table['n'].iloc[0]} texts"
         return finish(fig, table.copy(), function="judge_agreement", model=model, n=n, seed=seed, params={})
-
-
-def calibration_curve(heldout: pd.DataFrame, *, model=None, seed: int | None = None):
-    """Share of texts that a judge reads rightly, by how sure it is, before and after calibration.
-
-    >>> fig = calibration_curve(emolab.judges.calibration.calibrated(judge, texts, labels).heldout)
-
-    heldout: of a judge from `calibrated`. On the diagonal a probability of .7 is right in 70 % of the texts. Ten bins
-    of equal width; bars are 95 % intervals (Wilson), numbers above them texts in the bin.
-    """
-    need_table(heldout, ("stage", "confidence", "correct"), "the field heldout of a judge from calibrated")
-    place = np.minimum((heldout["confidence"] * _BINS).astype(int), _BINS - 1)
-    rows = []
-    for (stage, b), cell in heldout.groupby(["stage", place]):
-        low, high = interval(cell["correct"].to_numpy(dtype=float))
-        rows.append((stage, b, cell["confidence"].mean(), cell["correct"].mean(), low, high, len(cell)))
-    data = pd.DataFrame(rows, columns=["stage", "bin", "confidence", "share", "low", "high", "n"])
-    stages = [s for s in _STAGES if s in set(data["stage"])]
-    with theme():
-        fig, axes = new_figure(1, len(stages), width=0.5 * len(stages), height=4.2, grid={"sharey": True})
-        for ax, stage in zip(axes[0], stages, strict=True):
-            color, marker, title = _STAGES[stage]
-            own = data[data["stage"] == stage]
-            ax.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
-            ax.vlines(own["confidence"], own["low"], own["high"], color=color)
-            ax.plot(own["confidence"], own["share"], marker=marker, color=color, linestyle="none")
-            for cell in own.itertuples():
-                ax.annotate(
-                    str(cell.n), (cell.confidence, cell.high), xytext=(0, 6), textcoords="offset points", ha="center",
-                    fontsize="small", color="#6B6B6B",
-                )  # fmt: skip
-            ece = (own["n"] * (own["share"] - own["confidence"]).abs()).sum() / own["n"].sum()
-            ax.set_title(f"{title.capitalize()} (calibration error {ece:.3f})")
-            ax.set(xlim=(0, 1.04), ylim=(-0.03, 1.12), xlabel="probability of the judge's top label")
-            ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
-        axes[0, 0].set_ylabel("share of texts that have it")
-        n = f"{len(heldout) // max(1, len(stages))} texts"
-        return finish(fig, data, function="calibration_curve", model=model, n=n, seed=seed, params={"bins": _BINS})

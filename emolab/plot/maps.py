@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.patches import Patch
 
 from emolab.base.errors import EmolabError, need_table, need_vectors
-from emolab.base.labels import order, styles
+from emolab.base.labels import order
 from emolab.plot.geometry import _finish, _title
-from emolab.plot.style import INK, finish, name_ticks, new_figure, text_on, theme
+from emolab.plot.style import finish, name_ticks, new_figure, text_on, theme
 
 _COSINE = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1}
 _TICKS = [-1, -0.5, 0, 0.5, 1]
@@ -106,79 +105,6 @@ def cka_map(table: pd.DataFrame, *, model=None, seed: int | None = None):
             {"layer": np.repeat(range(n), n), "other": np.tile(range(n), n), "cka": matrix.ravel()},
         )
         return finish_about(fig, data, table, "cka_map", model=model, seed=seed)
-
-
-def clustered_map(
-    vectors,
-    *,
-    site: str = "resid",
-    part: str = "specific",
-    layers: Sequence[int] | None = None,
-    model=None,
-    seed: int | None = None,
-):
-    """Cosine between the vectors of all emotions at several layers, put in order by clustering.
-
-    >>> fig = clustered_map(vectors, layers=[3])
-    >>> fig.emolab_data["row"].unique()
-
-    Average linkage of 1 - cosine with optimal leaf order; the dendrogram is on the left, the strip beside it shows the
-    emotion. layers: default at most six; one layer clusters the emotions alone. Raises EmolabError for fewer than three
-    vectors, and for vectors of norm zero.
-    """
-    from scipy.cluster.hierarchy import dendrogram, linkage, optimal_leaf_ordering
-    from scipy.spatial.distance import squareform
-
-    from emolab.base.tables import some_layers
-    from emolab.geometry.similarity import part_array
-
-    need_vectors(vectors)
-    layers = some_layers(vectors.n_layers, layers)
-    x = part_array(vectors, site, part)[:, layers]
-    names = [(e, layer) for e in vectors.emotions for layer in layers]
-    x = x.reshape(len(names), -1)
-    length = np.linalg.norm(x, axis=1)
-    if len(names) < 3 or not length.all():
-        what = "a vector is zero" if len(names) >= 3 else f"there are only {len(names)} vectors"
-        raise EmolabError(f"no order to find: {what}; take more layers or emotions")
-    unit = x / length[:, None]
-    cosine = np.clip(unit @ unit.T, -1, 1)
-    distance = squareform(np.clip(1 - cosine, 0, None), checks=False)
-    tree = optimal_leaf_ordering(linkage(distance, "average"), distance)
-    place = dendrogram(tree, no_plot=True)["leaves"]
-    text = [e if len(layers) == 1 else f"{e} {layer}" for e, layer in (names[i] for i in place)]
-    ordered = cosine[np.ix_(place, place)]
-    n = len(place)
-    with theme():
-        grid = {"gridspec_kw": {"width_ratios": [0.16, 0.025, 1], "wspace": 0.01}}
-        fig, axes = new_figure(1, 3, width=0.85, height=6.4 if n > 12 else 4.6, grid=grid)
-        left, strip, ax = axes[0]
-        with_tree = dendrogram(tree, orientation="left", ax=left, color_threshold=0, above_threshold_color=INK)
-        assert with_tree["leaves"] == place
-        left.invert_yaxis()
-        left.axis("off")
-        colors = {label: color for label, (color, _) in styles(vectors.emotions).items()}
-        for row, i in enumerate(place):
-            strip.axhspan(row - 0.5, row + 0.5, color=colors[names[i][0]], linewidth=0)
-        strip.set(ylim=(n - 0.5, -0.5), xlim=(0, 1))
-        strip.axis("off")
-        image = ax.imshow(ordered, aspect="auto", **_COSINE)
-        ax.grid(False)
-        ax.spines[:].set_visible(False)
-        ax.yaxis.tick_right()
-        ax.set_xticks([])
-        ax.set_yticks(range(n), text if n <= 40 else [""] * n)
-        ax.tick_params(length=0, labelsize="x-small" if n > 20 else "small")
-        if n <= 8:
-            text_on(ax, ordered, dark=(-0.6, 0.6), fmt="{:.2f}")
-        if n > 40:
-            fig.legend(handles=[Patch(color=c, label=e) for e, c in colors.items()], loc="outside right lower")
-        where = f"layer {layers[0]}" if len(layers) == 1 else "emotion and layer"
-        fig.suptitle(f"Clustered cosines of the {_title(vectors, part)}: {where} ({site})", fontweight="bold")
-        fig.colorbar(image, ax=ax, shrink=0.6, label="cosine", ticks=_TICKS)
-        data = pd.DataFrame({"row": np.repeat(text, n), "column": np.tile(text, n), "cosine": ordered.ravel()})
-        params = {"site": site, "part": part, "layers": layers, "linkage": "average, 1 - cosine, optimal leaf order"}
-        return _finish(fig, data, vectors, "clustered_map", params, model, seed)
 
 
 def about(table: pd.DataFrame) -> dict:

@@ -17,11 +17,10 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import torch
 
 from emolab.base.errors import EmolabError, need_number, shown
 from emolab.steering.steering import Steering
-from emolab.vectors.vectors import EmotionVectors
+from emolab.vectors.vectors import EmotionVectors, match_norm
 
 # The fields of `Steering` that a sweep varies, with its defaults, in the order in which they are combined.
 FIELDS = {
@@ -165,13 +164,13 @@ def described(setting: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def as_long(control: Steering, steering: Steering) -> Steering:
+def match_steering_norm(control: Steering, steering: Steering) -> Steering:
     """The control's steering, op "add", adding as long a vector as `steering` does at every layer.
 
     Needed for mixtures: emotions share a part, so their sum is longer than that of random vectors of their norms.
     """
     added, wanted = (s.affine()[0] for s in (control, steering))
-    added = torch.nn.functional.normalize(added, dim=-1) * wanted.norm(dim=-1, keepdim=True)
+    added = match_norm(added, like=wanted)
     site = "attn" if control.site == "head" else control.site  # where heads are summed
     source = EmotionVectors({site: added[None].float()}, ("mixture",), control.vectors.resid_norm, control.vectors.meta)
     doses = {"vectors": source, "doses": {"mixture": 1.0}, "unit": "vector", "part": "whole"}

@@ -21,7 +21,7 @@ from emolab.base.storage import digest
 from emolab.models.model import Model
 from emolab.models.sites import output_weights
 from emolab.vectors.activations import ResponseMeans
-from emolab.vectors.vectors import EmotionVectors, vectors_from_means
+from emolab.vectors.vectors import EmotionVectors, match_norm, vectors_from_means
 
 _SAME = ("corpus_hash", "fingerprint", "token_rule")  # what means and the vectors of them have in common
 
@@ -31,7 +31,7 @@ def random_like(vectors: EmotionVectors, *, seed: int = 0) -> EmotionVectors:
     need_number("seed", seed, whole=True)
     # Not the plain seed: vectors that someone drew with the same one would be their own control.
     generator = torch.Generator().manual_seed(int(digest(["random control", str(seed)])[:15], 16))
-    data = {site: _match(torch.randn(x.shape, generator=generator), x) for site, x in vectors.data.items()}
+    data = {site: match_norm(torch.randn(x.shape, generator=generator), x) for site, x in vectors.data.items()}
     meta = {**vectors.meta, "control": "random", "seed": seed}
     return EmotionVectors(data, vectors.emotions, vectors.resid_norm, meta)
 
@@ -64,7 +64,7 @@ def shuffled_like(vectors: EmotionVectors, *, model: Model | None = None, seed: 
         shuffled = shuffled.part(meta["selected_part"]).select(meta["selected"])
     if part != shuffled.meta["part"]:
         shuffled = shuffled.part(part)
-    data = {site: _match(shuffled.data[site], vectors.data[site]) for site in sites}
+    data = {site: match_norm(shuffled.data[site], vectors.data[site]) for site in sites}
     meta = {**vectors.meta, "control": "shuffled", "seed": seed}
     return EmotionVectors(data, vectors.emotions, vectors.resid_norm, meta)
 
@@ -81,12 +81,12 @@ def other_like(vectors: EmotionVectors, others: Mapping[str, str]) -> EmotionVec
                 f"others are {dict(others)!r}; expected other ones of {', '.join(vectors.emotions)} for each emotion"
             )
     own, theirs = ([vectors.emotions.index(e) for e in names] for names in (others, others.values()))
-    data = {site: _match(x[theirs].double(), x[own]).float() for site, x in vectors.data.items()}
+    data = {site: match_norm(x[theirs].double(), x[own]).float() for site, x in vectors.data.items()}
     meta = {**vectors.meta, "control": "other", "others": dict(others)}
     return EmotionVectors(data, tuple(others), vectors.resid_norm, meta)
 
 
-def as_strong(
+def match_summed_norm(
     control: EmotionVectors, vectors: EmotionVectors, heads: Mapping[int, Sequence[int]] | None = None
 ) -> EmotionVectors:
     """The control with its heads scaled together, so that their sum, which steering adds, is as long as the vectors'.
@@ -115,7 +115,3 @@ def means_of(vectors: EmotionVectors) -> ResponseMeans:
             'out=folder) and load them from that folder, or leave "shuffled" out of the controls'
         )
     return means
-
-
-def _match(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.normalize(x.double(), dim=-1) * like.double().norm(dim=-1, keepdim=True)

@@ -242,6 +242,15 @@ class EmotionVectors:
         return EmotionVectors(data, emotions, self.resid_norm, meta, self.means)
 
 
+def match_norm(x: Float[Tensor, "*shape d"], like: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape d"]:
+    """The directions of `x` with the norms of `like`, float64; zero stays zero.
+
+    >>> match_norm(torch.tensor([3.0, 4.0]), like=torch.tensor([0.0, 10.0]))
+    tensor([6., 8.], dtype=torch.float64)
+    """
+    return torch.nn.functional.normalize(x.double(), dim=-1) * like.double().norm(dim=-1, keepdim=True)
+
+
 SHIPPED = FOLDER / "vectors"
 
 

@@ -16,7 +16,7 @@ from emolab.experiments.sweeps import COLUMNS, RANDOM_DIRECTIONS, sweep
 from emolab.models.prompts import render_prompts
 from emolab.steering.settings import mixture_name, parse_mixture, spoken
 from emolab.steering.steering import Steering
-from emolab.vectors.controls import as_strong, other_like, random_like, shuffled_like
+from emolab.vectors.controls import match_summed_norm, other_like, random_like, shuffled_like
 from emolab.vectors.vectors import EmotionVectors, extract_vectors
 from tests import oracle, tiny
 
@@ -59,7 +59,7 @@ def source_of(row, model, vectors):
     used = {"whole": vectors, "specific": vectors.part("specific"), "shared": vectors.part("shared")}[row.part]
     controls = {"random": random_like, "shuffled": lambda v, seed: shuffled_like(v, model=model, seed=seed)}
     control = used if row.control == "none" else controls[row.control](used, seed=row.seed)
-    return as_strong(control, used) if row.site == "head" else control
+    return match_summed_norm(control, used) if row.site == "head" else control
 
 
 def written(model, row, steering):

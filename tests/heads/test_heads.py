@@ -7,7 +7,7 @@ import torch
 
 from emolab.base.errors import EmolabError
 from emolab.heads.attention import REGIONS, attention_pattern, attention_summary
-from emolab.heads.attribution import emotion_tokens, readout, top_words, word_attribution, word_tokens
+from emolab.heads.attribution import emotion_tokens, readout, top_words, word_tokens
 from emolab.heads.head_vectors import embed_heads, head_cosines, head_maps
 from emolab.models.load import load_model
 from emolab.models.prompts import encode
@@ -135,15 +135,6 @@ def test_top_words_of_the_planted_head(model, vectors):
     assert set(top_words(model, vectors)["layer"]) == {model.n_layers - 1}
     with pytest.raises(EmolabError, match="heads="):
         top_words(model, vectors, site="head")
-
-
-def test_attribution_of_heads_adds_up_to_their_layer(model, vectors):
-    tokens = word_tokens(model, {"joy": JOY, "sadness": SAD})
-    heads, attn = (word_attribution(model, vectors, tokens, site=site) for site in ("head", "attn"))
-    summed = heads.groupby(["layer", "emotion"])["logit"].sum()
-    np.testing.assert_allclose(summed, attn.set_index(["layer", "emotion"])["logit"].sort_index(), atol=1e-4)
-    top = heads.loc[heads["logit"].idxmax()]
-    assert (top["layer"], top["head"]) == (LAYER, HEAD)
 
 
 # --- attention ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from emolab.base.errors import EmolabError
-from emolab.plot.judges import calibration_curve, judge_agreement
+from emolab.plot.judges import judge_agreement
 
 AGREEMENT = pd.DataFrame(
     [("embedding", "lexicon", 0.91, 0.85, 0.96, 130), ("embedding", "nli", 0.42, 0.3, 0.55, 130),
@@ -37,28 +37,7 @@ def test_two_judges_are_one_cell():
     assert texts(judge_agreement(AGREEMENT.iloc[:1])) == ["0.91\n[0.85, 0.96]"]
 
 
-def test_calibration_curve_bins_confidence():
-    heldout = pd.DataFrame(
-        {
-            "stage": ["before"] * 4 + ["after"] * 4,
-            "confidence": [0.6, 0.6, 0.9, 1.0] + [0.5] * 4,
-            "correct": [True, False, True, True] + [True, True, False, False],
-        }
-    )
-    fig = calibration_curve(heldout, model="mini", seed=0)
-    data = fig.emolab_data.set_index(["stage", "bin"])
-    assert len(data) == 3 and data.loc[("before", 6), ["confidence", "share", "n"]].tolist() == [0.6, 0.5, 2]
-    assert data.loc[("before", 9), ["confidence", "share", "n"]].tolist() == [0.95, 1.0, 2]
-    assert (data["low"] <= data["share"]).all() and (data["share"] <= data["high"] + 1e-9).all()
-    assert data.loc[("before", 9), "low"] < 0.5  # two hits of two are no certainty
-    titles = [ax.get_title(loc="left") for ax in fig.axes]
-    assert titles == ["As it is (calibration error 0.075)", "Calibrated, held-out folds (calibration error 0.000)"]
-    assert texts(fig, 0) == ["2", "2"] and texts(fig, 1) == ["4"] and fig.emolab_info["n"] == "4 texts"
-
-
 @pytest.mark.parametrize("table", [pd.DataFrame({"x": [1]}), AGREEMENT.iloc[:0]])
 def test_other_tables_are_refused(table):
     with pytest.raises(EmolabError, match="comes from calibration.agreement"):
         judge_agreement(table)
-    with pytest.raises(EmolabError, match="heldout of a judge"):
-        calibration_curve(table)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from emolab.base.errors import EmolabError
-from emolab.base.labels import EMOTIONS, color
+from emolab.base.labels import EMOTIONS
 from emolab.experiments.parts import confusion
 from emolab.experiments.parts import purity as purity_of
 from emolab.geometry import projections, reliability, similarity
 from emolab.plot import curves, maps, points, purity
 from emolab.plot.style import theme
-from emolab.vectors.vectors import EmotionVectors, vectors_from_means
+from emolab.vectors.vectors import vectors_from_means
 from tests.experiments.test_purity import scored
 from tests.made_means import make_means, orthogonal
 
@@ -44,7 +43,6 @@ def figures(means, vectors):
         "cosine_grid": maps.cosine_grid(vectors, part="specific"),
         "layer_map": maps.layer_map(vectors),
         "cka_map": maps.cka_map(similarity.cka(means)),
-        "clustered_map": maps.clustered_map(vectors),
         "response_map": points.response_map(both, scores),
         "trajectory_map": points.trajectory_map(path),
         "affect_plane": points.affect_plane(projections.affect_plane(vectors, layer=1)),
@@ -59,7 +57,7 @@ def figures(means, vectors):
 
 
 NAMES = (
-    "cosine_grid layer_map cka_map clustered_map response_map trajectory_map affect_plane shared_energy_curve "
+    "cosine_grid layer_map cka_map response_map trajectory_map affect_plane shared_energy_curve "
     "reliability_curve convergence_curve probe_curve denoise_curve confusion_map purity_dots"
 ).split()
 
@@ -88,31 +86,10 @@ def test_cosine_grid_and_layer_map_numbers(figures, vectors):
     assert data[2, "joy", "fear"] == pytest.approx(expected.loc["joy", "fear"]) and len(data) == 3 * 25
     data = figures["layer_map"].emolab_data.set_index(["emotion", "layer", "other"])["cosine"]
     assert data["fear", 0, 2] == pytest.approx(similarity.layer_cosines(vectors)[2, 0, 2])
-    for name in ("cosine_grid", "layer_map", "clustered_map"):
+    for name in ("cosine_grid", "layer_map"):
         images = [image for ax in figures[name].axes for image in ax.images]
         assert images and all(i.get_clim() == (-1, 1) and i.get_cmap().name == "RdBu_r" for i in images)
     assert figures["cka_map"].axes[0].images[0].get_cmap().name == "cividis"
-
-
-def test_clustered_map_puts_an_emotion_s_layers_side_by_side(figures):
-    rows = list(dict.fromkeys(figures["clustered_map"].emolab_data["row"]))
-    assert len(rows) == 15
-    emotions = [row.split()[0] for row in rows]
-    assert len([a for a, b in zip(emotions, emotions[1:], strict=False) if a != b]) == 4  # five runs
-    strip = figures["clustered_map"].axes[1]
-    from matplotlib.colors import to_hex
-
-    assert [to_hex(p.get_facecolor()).lower() for p in strip.patches] == [color(e).lower() for e in emotions]
-
-
-def test_clustered_map_refuses_and_takes_one_layer(vectors):
-    assert len(maps.clustered_map(vectors, layers=[1]).emolab_data) == 25
-    one = EmotionVectors({"resid": torch.ones(2, 1, 4)}, ("joy", "fear"), torch.ones(1), {})
-    with pytest.raises(EmolabError, match="only 2 vectors"):
-        maps.clustered_map(one, part="whole")
-    same = EmotionVectors({"resid": torch.ones(3, 1, 4)}, ("joy", "fear", "calm"), torch.ones(1), {})
-    with pytest.raises(EmolabError, match="a vector is zero"):
-        maps.clustered_map(same)
 
 
 def test_response_map_prints_what_it_is_worth(figures, means):

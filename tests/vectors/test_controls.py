@@ -10,9 +10,9 @@ import torch
 
 from emolab.base.errors import EmolabError
 from emolab.base.labels import EMOTIONS
-from emolab.steering.settings import as_long
+from emolab.steering.settings import match_steering_norm
 from emolab.steering.steering import Steering
-from emolab.vectors.controls import as_strong, other_like, random_like, shuffled_like
+from emolab.vectors.controls import match_summed_norm, other_like, random_like, shuffled_like
 from emolab.vectors.vectors import EmotionVectors, extract_vectors, vectors_from_means
 from tests import oracle, tiny
 
@@ -128,7 +128,7 @@ def test_shuffled_refuses_the_means_of_other_responses_or_another_model(tiny_lla
 def test_the_sum_of_the_heads_is_matched_on_demand(extracted):
     vectors, _ = extracted
     loose = random_like(vectors)
-    control = as_strong(loose, vectors)
+    control = match_summed_norm(loose, vectors)
     ours, theirs = (x.get("head").sum(2).norm(dim=-1) for x in (control, vectors))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
     assert not torch.allclose(loose.get("head").sum(2).norm(dim=-1), theirs, rtol=0.05)
@@ -137,7 +137,7 @@ def test_the_sum_of_the_heads_is_matched_on_demand(extracted):
 
 def test_the_sum_of_chosen_heads_is_matched(extracted):
     vectors, _ = extracted
-    control = as_strong(random_like(vectors), vectors, {0: [1, 2], 2: [3]})
+    control = match_summed_norm(random_like(vectors), vectors, {0: [1, 2], 2: [3]})
     for layer, heads in ((0, [1, 2]), (2, [3])):
         ours, theirs = (x.get("head")[:, layer, heads].sum(1).norm(dim=-1) for x in (control, vectors))
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
@@ -170,7 +170,7 @@ def test_a_mixture_of_random_vectors_is_made_as_long(extracted, unit):
         options = {"site": site, "layers": [0, 2], "unit": unit}
         wanted = Steering(vectors, doses, **options)
         loose = Steering(random_like(vectors), doses, **options)
-        long = as_long(loose, wanted)
+        long = match_steering_norm(loose, wanted)
         assert not torch.allclose(loose.table().norm(dim=-1), wanted.table().norm(dim=-1), rtol=1e-2)
         torch.testing.assert_close(long.table().norm(dim=-1), wanted.table().norm(dim=-1), rtol=1e-5, atol=1e-6)
         cosine = torch.cosine_similarity(long.table()[[0, 2]], loose.table()[[0, 2]], dim=-1)

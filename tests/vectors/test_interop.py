@@ -93,7 +93,6 @@ def test_published_vectors_go_through_everything_that_needs_no_provenance(publis
         plot.cosine_by_layer(vectors, site="attn")
         plot.cosine_grid(vectors, site="attn", part="specific")
         plot.layer_map(vectors, site="attn")
-        plot.clustered_map(vectors, site="attn", layers=[3])
         assert "model qwen2_5_7b" in plot.cosine_map(vectors, 3, site="attn").get_supxlabel()
 
 
