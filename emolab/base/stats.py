@@ -61,9 +61,7 @@ def bootstrap_ci(
 
     >>> value, lo, hi = bootstrap_ci(table, lambda rows: np.nanmean(rows, axis=0))         # of every column at once
 
-    statistic takes rows [query, ...], as many as a draw holds, and returns an array. Percentiles, widened for few
-    clusters by the t distribution (Hesterberg 2015, "expanded percentiles"): plain ones are too narrow, with 8 queries
-    by a fifth. NaN where there is one cluster, or where more than a fifth of the draws give NaN.
+    statistic takes rows [query, ...], as many as a draw holds, and returns an array. Bounds are those of `expanded`.
     """
     need_number("n", n, 1, whole=True)
     need_number("level", level, 0, 1)
@@ -77,10 +75,26 @@ def bootstrap_ci(
             return value, np.full(value.shape, np.nan), np.full(value.shape, np.nan)
         draws = np.random.default_rng(seed).integers(0, k, size=(n, k))
         found = np.array([statistic(values[np.concatenate([members[i] for i in draw])]) for draw in draws], dtype=float)
-        tail = norm.cdf(-np.sqrt(k / (k - 1)) * t.ppf((1 + level) / 2, k - 1))
-        bounds = np.nanquantile(found, [tail, 1 - tail], axis=0)
-    low, high = np.where(np.isnan(found).mean(0) > LOST, np.nan, bounds)
-    return value, low, high
+    return value, *expanded(found, k, level=level)
+
+
+def expanded(draws: Any, k: int, *, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds of an interval from draws [draw, ...] of k clusters: percentiles, widened for few of them.
+
+    >>> [float(np.round(expanded(np.arange(1001.0), k)[1])) for k in (4, 1000)]         # not 975
+    [1000.0, 975.0]
+
+    By the t distribution (Hesterberg 2015, "expanded percentiles"): plain ones are too narrow, with 8 queries by a
+    fifth. NaN for one cluster, or where more than a fifth of the draws are NaN.
+    """
+    draws = np.asarray(draws, dtype=float)
+    if k < 2:
+        return np.full(draws.shape[1:], np.nan), np.full(draws.shape[1:], np.nan)
+    tail = norm.cdf(-np.sqrt(k / (k - 1)) * t.ppf((1 + level) / 2, k - 1))
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # all draws are NaN
+        bounds = np.nanquantile(draws, [tail, 1 - tail], axis=0)
+    low, high = np.where(np.isnan(draws).mean(0) > LOST, np.nan, bounds)
+    return low, high
 
 
 def sign_flip(

@@ -26,8 +26,8 @@ from emolab.answers.generation import generate
 from emolab.answers.queries import query_table
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import NEUTRAL, order
+from emolab.base.stats import bootstrap_ci, clusters_of
 from emolab.base.tables import noted
-from emolab.geometry.resampling import bootstrap_counts, interval
 from emolab.judges.scoring import score
 from emolab.models.model import Model
 from emolab.steering.steering import Steering
@@ -88,6 +88,8 @@ def part_purity(
                 rows.append((query["query_id"], query["query"], emotion, part, dose, site, drawn))
                 steerings.append(made[i % len(made)])
     table = pd.DataFrame(rows, columns=["query_id", "query", "emotion", "part", "alpha", "site", "seed"])
+    if "situation" in queries:
+        table.insert(2, "situation", table["query_id"].map(queries.set_index("query_id")["situation"]))
     once = {(row[1], id(s)): i for i, (row, s) in enumerate(zip(rows, steerings, strict=True))}
     todo = list(once.values())
     texts = generate(
@@ -132,7 +134,7 @@ def confusion(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (part, emotion), cell in _cells(table):
         hits = np.stack([(cell["top"] == label).to_numpy(float) for label in judged], axis=1)
-        value, low, high = _bootstrap(cell["query_id"], hits)
+        value, low, high = _bootstrap(table, cell["query_id"], hits)
         rows += [(part, emotion, label, value[j], low[j], high[j]) for j, label in enumerate(judged)]
     result = pd.DataFrame(rows, columns=["part", "emotion", "judged", "share", "lo", "hi"])
     result.attrs = dict(table.attrs)
@@ -170,7 +172,7 @@ def purity(table: pd.DataFrame) -> pd.DataFrame:
                 if "whole" in set(of["part"])
                 else a * np.nan
             )
-            value, low, high = _bootstrap(pd.Series(wide.index), np.concatenate([a, a - b], 1))
+            value, low, high = _bootstrap(table, pd.Series(wide.index), np.concatenate([a, a - b], 1))
             k = len(MEASURES)
             for j, measure in enumerate(MEASURES):
                 d = j + k
@@ -192,8 +194,6 @@ def _cells(table: pd.DataFrame):
             yield (part, emotion), table[(table["part"] == part) & (table["emotion"] == emotion)]
 
 
-def _bootstrap(queries: pd.Series, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and 95 % interval of each column, queries drawn with replacement; the same draws in every call."""
-    groups = pd.factorize(queries)[0]
-    counts = bootstrap_counts(groups, _BOOT, np.random.default_rng(0))
-    return values.mean(0), *interval(counts @ values / counts.sum(1, keepdims=True))
+def _bootstrap(table: pd.DataFrame, queries: pd.Series, values: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Mean and 95 % interval of each column, situations drawn with replacement; the same draws in every call."""
+    return bootstrap_ci(values, lambda rows: rows.mean(0), clusters=queries.map(clusters_of(table)), n=_BOOT)

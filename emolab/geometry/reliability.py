@@ -22,6 +22,7 @@ from torch import Tensor
 
 from emolab.base.errors import EmolabError, need_number
 from emolab.base.labels import order
+from emolab.base.stats import expanded
 from emolab.base.tables import noted, some_layers
 from emolab.geometry.resampling import (
     bootstrap_counts,
@@ -30,8 +31,8 @@ from emolab.geometry.resampling import (
     disjoint_sets,
     draw_weights,
     grams,
-    interval,
     label_weights,
+    middle,
     permuted_labels,
     query_groups,
     reweighted,
@@ -84,7 +85,7 @@ def split_half(
         for e, emotion in enumerate(emotions):
             with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
                 mean = np.nanmean(found[:, e])
-            rows.append((layer, head, emotion, mean, *interval(found[:, e]), *interval(chance[:, e])))
+            rows.append((layer, head, emotion, mean, *middle(found[:, e]), *middle(chance[:, e])))
     columns = ["layer", "head", "emotion", "cosine", "lo", "hi", "null_lo", "null_hi"]
     table = pd.DataFrame(rows, columns=columns).astype({"head": "Int64"})
     params = {"site": site, "part": part, "n_splits": n_splits}
@@ -131,7 +132,7 @@ def convergence(
         found = _cosine(a, b, gram)
         for e, emotion in enumerate(emotions):
             with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-                rows.append((size, emotion, np.nanmean(found[:, e]), *interval(found[:, e])))
+                rows.append((size, emotion, np.nanmean(found[:, e]), *middle(found[:, e])))
     table = pd.DataFrame(rows, columns=["n", "emotion", "cosine", "lo", "hi"])
     params = {"site": site, "layer": layer, "part": part, "n_draws": n_draws}
     return noted(table, means.meta, n=counted(means.index), seed=seed, params=params)
@@ -189,7 +190,8 @@ def probe_accuracy(
         raise EmolabError(f"all responses are {labels[0]}; a probe needs two conditions")
     rng = np.random.default_rng(seed)
     shuffled = permuted_labels(index, n_permutations, rng)
-    counts = bootstrap_counts(query_groups(index, groups), 1000, rng)
+    members = query_groups(index, groups)
+    drawn = bootstrap_counts(members, 1000, rng), members.max() + 1
     heads = range(values.shape[2]) if site == "head" else [None]
     rows = []
     for layer in range(values.shape[1]):
@@ -200,7 +202,7 @@ def probe_accuracy(
             for probe in probes:
                 guess = _predict(probe, values[at], tested[at], means.index["condition"].to_numpy(dtype=object), folds)
                 for emotion in ["all", *labels]:
-                    rows.append((layer, head, probe, emotion, *_accuracy(guess, truth, emotion, shuffled, counts)))
+                    rows.append((layer, head, probe, emotion, *_accuracy(guess, truth, emotion, shuffled, *drawn)))
     table = pd.DataFrame(rows, columns=_COLUMNS).astype({"head": "Int64"})
     params = {"site": site, "n_permutations": n_permutations, "held_out": "test" if test is not None else "5 folds"}
     return noted(table, means.meta, n=f"{counted(index)}, held out", seed=seed, params=params)
@@ -234,10 +236,11 @@ def word_accuracy(
         guess[read] = pipeline.predict(index["text"].to_numpy(dtype=object)[read])
     rng = np.random.default_rng(seed)
     shuffled = permuted_labels(index, n_permutations, rng)
-    counts = bootstrap_counts(query_groups(index, groups), 1000, rng)
+    members = query_groups(index, groups)
+    drawn = bootstrap_counts(members, 1000, rng), members.max() + 1
     truth = index["condition"].to_numpy(dtype=object)
     rows = [
-        (pd.NA, pd.NA, "words", emotion, *_accuracy(guess, truth, emotion, shuffled, counts))
+        (pd.NA, pd.NA, "words", emotion, *_accuracy(guess, truth, emotion, shuffled, *drawn))
         for emotion in ["all", *order(labels)]
     ]
     return pd.DataFrame(rows, columns=_COLUMNS).astype({"layer": "Int64", "head": "Int64"})
@@ -302,8 +305,8 @@ def _predict(probe: str, train: np.ndarray, tested: np.ndarray, labels: np.ndarr
     return guess
 
 
-def _accuracy(guess, truth, emotion: str, shuffled: np.ndarray, counts: np.ndarray) -> tuple:
-    """accuracy, lo, hi, chance, p, n."""
+def _accuracy(guess, truth, emotion: str, shuffled: np.ndarray, counts: np.ndarray, n_groups: int) -> tuple:
+    """accuracy, lo, hi, chance, p, n. counts [draw, row], of drawing among n_groups groups."""
     mine = np.ones(len(truth), bool) if emotion == "all" else truth == emotion
     if not mine.any():
         return (np.nan, np.nan, np.nan, np.nan, np.nan, 0)
@@ -311,6 +314,6 @@ def _accuracy(guess, truth, emotion: str, shuffled: np.ndarray, counts: np.ndarr
     accuracy = hit.sum() / mine.sum()
     null = ((shuffled == guess) & ((shuffled == emotion) | (emotion == "all"))).sum(1) / mine.sum()
     with np.errstate(invalid="ignore", divide="ignore"):
-        low, high = interval((counts * hit).sum(1) / (counts * mine).sum(1))
+        low, high = expanded((counts * hit).sum(1) / (counts * mine).sum(1), n_groups)
     p = (1 + (null >= accuracy - 1e-12).sum()) / (1 + len(null))
     return accuracy, low, high, null.mean(), p, int(mine.sum())

@@ -157,7 +157,7 @@ def site_values(means: ResponseMeans, site: str) -> Float[np.ndarray, "row layer
     return means.means[site]
 
 
-def interval(values: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def middle(values: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The middle 95 % of draws; NaN draws are left out, and all-NaN gives NaN."""
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
         low, high = np.nanquantile(np.asarray(values, dtype=float), LEVEL, axis=axis)

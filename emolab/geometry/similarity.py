@@ -18,6 +18,7 @@ from torch import Tensor
 
 from emolab.base.errors import EmolabError, need_number, need_vectors
 from emolab.base.labels import NEUTRAL
+from emolab.base.stats import expanded
 from emolab.base.tables import noted, some_layers
 from emolab.geometry.resampling import (
     bootstrap_counts,
@@ -25,8 +26,8 @@ from emolab.geometry.resampling import (
     counted,
     draw_weights,
     grams,
-    interval,
     label_weights,
+    middle,
     permuted_labels,
     query_groups,
     site_values,
@@ -150,14 +151,16 @@ def shared_energy(
     emotions, weights = contrasts(means.index)
     need_number("n_permutations", n_permutations, 1, whole=True)
     rng = np.random.default_rng(seed)
-    drawn = draw_weights(means.index, bootstrap_counts(query_groups(means.index, groups), 1000, rng))
+    members = query_groups(means.index, groups)
+    drawn = draw_weights(means.index, bootstrap_counts(members, 1000, rng))
     shuffled = label_weights(means.index, permuted_labels(means.index, n_permutations, rng, keep_neutral=True))
     rows = []
     for layer, head, gram in grams(means, site, W_O):
         share = float(_share(weights[None], gram)[0])
         null = _share(shuffled, gram)
         p = (1 + (null <= share + 1e-12).sum()) / (1 + n_permutations)
-        rows.append((layer, head, share, *interval(_share(drawn, gram)), null.mean(), *interval(null), p))
+        low, high = expanded(_share(drawn, gram), members.max() + 1)
+        rows.append((layer, head, share, low, high, null.mean(), *middle(null), p))
     columns = ["layer", "head", "share", "lo", "hi", "null_mean", "null_lo", "null_hi", "p"]
     table = pd.DataFrame(rows, columns=columns).assign(floor=1 / len(emotions)).astype({"head": "Int64"})
     params = {"site": site, "n_permutations": n_permutations, "bootstrap": 1000}

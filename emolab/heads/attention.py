@@ -19,8 +19,8 @@ from torch import Tensor
 
 from emolab.base.errors import EmolabError, need_number, need_table
 from emolab.base.labels import NEUTRAL, order
+from emolab.base.stats import bootstrap_ci, clusters_of
 from emolab.base.tables import noted
-from emolab.geometry.resampling import interval
 from emolab.heads.attribution import emotion_tokens
 from emolab.models.model import Model
 from emolab.models.prompts import Batch, check_context, encode, instruction, plan_batches
@@ -83,13 +83,14 @@ def attention_summary(
             for h, pattern in enumerate(patterns):
                 shares[i, h] = (pattern[row, -n:, -n:][asking].double().numpy() @ onehot).mean(0)
             shares[i, -1] = (np.cumsum(onehot, 0)[asking] / (asking[:, None] + 1)).mean(0)
-    rows = []
+    rows, clusters = [], clusters_of(told)
     for emotion in order(told["condition"]):
         own = told["condition"] == emotion
-        by_query = np.stack([shares[g.index].mean(0) for _, g in told[own].groupby("query_id")])
+        names, groups = zip(*told[own].groupby("query_id"), strict=True)
+        by_query = np.stack([shares[g.index].mean(0) for g in groups])
         n = len(by_query)
-        lo, hi = interval(np.tensordot(rng.multinomial(n, np.full(n, 1 / n), size=1000) / n, by_query, 1))
-        mean = by_query.mean(0)
+        situations = clusters.loc[names].to_numpy()
+        mean, lo, hi = bootstrap_ci(by_query, lambda rows: rows.mean(0), clusters=situations, seed=seed)
         for h, (layer, head) in enumerate(heads):
             for r, region in enumerate(REGIONS):
                 rows.append((layer, head, emotion, region, mean[h, r], lo[h, r], hi[h, r], mean[-1, r], n))

@@ -23,9 +23,8 @@ from jaxtyping import Float
 from scipy.stats import false_discovery_control
 
 from emolab.base.errors import EmolabError, need_number
-from emolab.base.stats import sign_flip
+from emolab.base.stats import bootstrap_ci, expanded, sign_flip
 from emolab.base.tables import noted
-from emolab.geometry.resampling import interval
 from emolab.heads.patching import Words, setup, words_of
 from emolab.models.model import Model
 from emolab.steering.head_edits import Change, Heads, head_pairs
@@ -321,7 +320,7 @@ def ablation_curve(
             kept = _ratio(mean.mean(1) - start.mean(1), span)
             for e, emotion in enumerate((*vectors.emotions, "all")):
                 own = slice(None) if emotion == "all" else e
-                lo, hi = interval(pd.DataFrame(np.atleast_2d(drawn.T[own])).mean().to_numpy())  # NaN of NaN alone
+                lo, hi = expanded(pd.DataFrame(np.atleast_2d(drawn.T[own])).mean().to_numpy(), n)  # NaN of NaN alone
                 over = [
                     s[key][1] for s in ([sets[e]] if emotion != "all" else sets) for key in s if key[:2] == (k, order)
                 ]
@@ -361,9 +360,7 @@ def _ratio(a, b):
 
 
 def _interval(values: Float[np.ndarray, "query ..."], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    n = len(values)
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=DRAWS) / n
-    return interval(np.tensordot(counts, values, 1))
+    return bootstrap_ci(values, lambda rows: rows.mean(0), n=DRAWS, seed=seed)[1:]
 
 
 def _ranking(ranked: pd.DataFrame | Mapping[str, Heads], emotion: str) -> tuple[tuple[int, int], ...]:
