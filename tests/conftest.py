@@ -5,11 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
+from emolab.base import progress
 from emolab.models.fetch import fetch
 from emolab.models.load import load_model
 from tests import tiny
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _bars_as_they_were(monkeypatch):
+    """What a test, or an example, says of progress bars holds for itself alone."""
+    monkeypatch.setattr(progress, "_shown", progress._shown)
 
 
 def pytest_report_header():

@@ -113,7 +113,8 @@ def test_commands_parse():
 def test_the_reference_holds_every_public_name():
     listed = re.findall(r"^::: (emolab\.\S+)$", PAGES["reference.md"], re.M)
     assert len(listed) == len(set(listed))
-    assert {f"emolab.{m}" for m in emolab._MODULES} <= set(listed)
+    for room in set(emolab._ROOMS) - {"base", "answers", "models", "steering"}:  # of these, functions alone
+        assert any(f"{dotted}.".startswith(f"emolab.{room}.") for dotted in listed), room
     last = {dotted.split(".")[-1]: dotted for dotted in listed}
     assert set(emolab._PUBLIC) <= set(last), set(emolab._PUBLIC) - set(last)
     for name in emolab._PUBLIC:

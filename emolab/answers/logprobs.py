@@ -180,10 +180,11 @@ def next_token_kl(
 ) -> list[Float[np.ndarray, " token"]]:
     """KL(changed || plain) in nats at every token of each text, teacher forced: one array a text.
 
-    >>> prompts = render_prompts(model, queries)
+    >>> asked, texts = ["How was it?", "And then?"], ["It was quiet.", "We went home."]
+    >>> prompts = render_prompts(model, asked)
     >>> next_token_kl(model, prompts, texts, steering=Steering(vectors, {"joy": 1.0}))     # of steering
-    >>> next_token_kl(model, prompts, texts, other=joyful)                                 # of fine-tuning
-    >>> next_token_kl(model, prompts, texts, other_prompts=render_prompts(model, queries, "joy"))   # of an instruction
+    >>> next_token_kl(model, prompts, texts, other=joyful)              # of fine-tuning    # doctest: +SKIP
+    >>> next_token_kl(model, prompts, texts, other_prompts=render_prompts(model, asked, "joy"))   # an instruction
 
     Plain is `model` after `prompts`; changed is `other` (default the same model) under `steering` after `other_prompts`
     (default the same ones), all complete (`render_prompts`). texts: the plain model's own answers to held-back queries,

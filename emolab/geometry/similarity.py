@@ -266,7 +266,7 @@ def vector_agreement(
     Raises:
         EmolabError: no emotion in common, other shapes, and as `emolab.geometry.similarity.part_array`.
 
-    >>> agreement(ours, theirs, site="attn", part="specific").groupby("layer")[["cosine", "mismatched"]].mean()
+    >>> vector_agreement(ours, theirs, site="attn", part="specific").groupby("layer")[["cosine", "mismatched"]].mean()
     """
     if part not in ("whole", "specific"):
         raise EmolabError(f'part must be "whole" or "specific", not {part!r}')

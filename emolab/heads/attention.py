@@ -89,7 +89,7 @@ def attention_summary(
         names, groups = zip(*told[own].groupby("query_id"), strict=True)
         by_query = np.stack([shares[g.index].mean(0) for g in groups])
         n = len(by_query)
-        situations = clusters.loc[names].to_numpy()
+        situations = clusters.loc[list(names)].to_numpy()
         mean, lo, hi = bootstrap_ci(by_query, lambda rows: rows.mean(0), clusters=situations, seed=seed)
         for h, (layer, head) in enumerate(heads):
             for r, region in enumerate(REGIONS):

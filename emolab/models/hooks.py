@@ -1,10 +1,12 @@
 """The one seam to a model: functions at its sites, on the plain twin or on TransformerLens' bridge, and its logits.
 
 >>> from emolab.models.hooks import at_sites, forward
->>> seen = []
+>>> from emolab.models.prompts import encode, render_prompts
+>>> batch, seen = encode(model, render_prompts(model, ["Tell me about the park."])), []
 >>> with at_sites(model, [(("resid", 3), seen.append)]) as runner:
 ...     logits = forward(model, runner, batch, keep=1)
->>> seen[0].shape                                                                 # [row, token, d_model]
+>>> len(seen[0].shape)                                                            # [row, token, d_model]
+3
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def local(n_workers=2, *, threads_per_worker=1, processes=False):
 @pytest.fixture(scope="module")
 def client():
     """Two workers in this process, which share one model: quick, and counted calls are seen here."""
-    with local() as workers, distributed.Client(workers) as found:
+    with local() as machines, distributed.Client(machines) as found:
         yield found
     workers._held.clear()
 
