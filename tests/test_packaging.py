@@ -168,7 +168,7 @@ def test_wheel_holds_data_and_no_tests(tmp_path):
     ]
     subprocess.run(command, cwd=ROOT, check=True)
     names = set(zipfile.ZipFile(next(tmp_path.glob("emolab-*.whl"))).namelist())
-    assert "emolab/report.html.j2" in names
+    assert "emolab/studies/report.html.j2" in names
     for folder in ("emolab/data", "emolab/widgets"):
         here = {p.relative_to(ROOT).as_posix() for p in (ROOT / folder).rglob("*") if p.is_file()}
         here = {p for p in here if "__pycache__" not in p and not p.endswith((".pt", ".ckpt"))}

@@ -35,7 +35,8 @@ _EXPONENTS = np.linspace(0, 6, 121)
 def wide_curves(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
     """{(emotion, control): `value` [query, dose]}; unsteered text is dose 0 of every control.
 
-    Raises EmolabError without unsteered rows or the random control.
+    Queries without a value at some dose are left out. Raises EmolabError without unsteered rows or the random control,
+    and where no query is left.
     """
     found = {}
     for emotion in order(table["emotion"]):
@@ -46,7 +47,12 @@ def wide_curves(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
         for control in wide.columns.unique(0):
             curve = wide[control].copy()
             curve.loc[:, 0.0] = wide["none", 0.0]
-            found[emotion, control] = curve[sorted(curve)].dropna()
+            found[emotion, control] = whole = curve[sorted(curve)].dropna()
+            if whole.empty:
+                raise EmolabError(
+                    f"no query has a value of {emotion} at every dose of control {control!r}: the judge could not read "
+                    "a text of each; take other doses, or a judge that can read them"
+                )
     return found
 
 

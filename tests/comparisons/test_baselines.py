@@ -132,6 +132,18 @@ def test_examples_are_earlier_turns_without_instruction(model, responses, tiny_g
         few_shot_method(model, responses, max_new_tokens=60)
 
 
+def test_few_shot_prompts_are_the_same_on_every_day(tiny_llama_dir):
+    """A template that prints today's date would give other prompts tomorrow."""
+    template = (
+        "{{ strftime_now('%d %b %Y') }}{% for m in messages %} {{ m.role }} : {{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %} assistant :{% endif %}"
+    )
+    model = emolab.load_model(tiny_llama_dir, device="cpu", chat_template=template)
+    examples = [("how did you feel ?", "happy !")]
+    told = making._chat(model, examples, "and the dog ?")
+    assert told.endswith("26 Jul 2024 user : how did you feel ? assistant : happy ! user : and the dog ? assistant :")
+
+
 def test_directions_steer_and_mix(model, vectors):
     method = vector_method(model, vectors, setting={"site": "resid", "layers": [2]})
     rows = [Steering(vectors, d, layers=[2]) for d in ({"joy": 1.0, "calm": -0.5}, {"calm": 2.0})]

@@ -272,3 +272,13 @@ def test_claims_want_their_controls():
 def test_four_situations_cannot_show_a_drop():
     found = claims.monotone(made.curves(line, n=8)).evidence["judge"]
     assert (found["local"], found["global"], found["n_global"]) == (YES, MIXED, 0)
+
+
+def test_texts_that_no_judge_can_read():
+    """One such text leaves its query out; a dose at which none can be read leaves nothing to say."""
+    table = made.curves(line)
+    one = table.index[(table["query_id"] == "q3") & (table["control"] == "none") & (table["alpha"] == 4)]
+    claim = claims.monotone(table.assign(value=table["value"].mask(table.index.isin(one))))
+    assert claim.verdict == YES and set(claim.table.query("control == 'none'")["n"]) == {15}
+    with pytest.raises(EmolabError, match="no query has a value of \w+ at every dose of control 'none'"):
+        claims.monotone(table.assign(value=table["value"].mask(table["alpha"] == 4)))

@@ -356,7 +356,7 @@ def test_a_study_whose_workers_are_killed_equals_the_serial_one(talker, tmp_path
     options |= {"seed": 1, "progress": False}
     serial = pipeline.study(talker, out=tmp_path / "serial", **options)
     killed = []
-    with local(2, processes=True) as workers, distributed.Client(workers) as client:
+    with local(2, processes=True) as machines, distributed.Client(machines) as client:
 
         def kill_at(module, folder, number):
             write, seen = module.write_table, []
@@ -391,8 +391,8 @@ def _dies(model, number):
 
 @pytest.mark.slow
 def test_a_chunk_that_kills_every_worker_is_given_up(talker):
-    with dask.config.set({"distributed.scheduler.allowed-failures": 1}), local(1, processes=True) as workers:
-        with distributed.Client(workers) as client, pytest.raises(EmolabError, match="2 workers died over it.*memory"):
+    with dask.config.set({"distributed.scheduler.allowed-failures": 1}), local(1, processes=True) as machines:
+        with distributed.Client(machines) as client, pytest.raises(EmolabError, match="2 workers died over it.*memory"):
             list(workers.run_chunks(talker, _dies, [(0,)], client=client))
 
 
