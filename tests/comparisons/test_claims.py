@@ -280,5 +280,5 @@ def test_texts_that_no_judge_can_read():
     one = table.index[(table["query_id"] == "q3") & (table["control"] == "none") & (table["alpha"] == 4)]
     claim = claims.monotone(table.assign(value=table["value"].mask(table.index.isin(one))))
     assert claim.verdict == YES and set(claim.table.query("control == 'none'")["n"]) == {15}
-    with pytest.raises(EmolabError, match="no query has a value of \w+ at every dose of control 'none'"):
+    with pytest.raises(EmolabError, match=r"no query has a value of \w+ at every dose of control 'none'"):
         claims.monotone(table.assign(value=table["value"].mask(table["alpha"] == 4)))
