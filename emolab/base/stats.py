@@ -89,7 +89,8 @@ def expanded(draws: Any, k: int, *, level: float = 0.95) -> tuple[np.ndarray, np
     """
     draws = np.asarray(draws, dtype=float)
     if k < 2:
-        return np.full(draws.shape[1:], np.nan), np.full(draws.shape[1:], np.nan)
+        nothing = np.full(draws.shape[1:], np.nan)[()]  # a number where a draw is one
+        return nothing, nothing
     tail = norm.cdf(-np.sqrt(k / (k - 1)) * t.ppf((1 + level) / 2, k - 1))
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # all draws are NaN
         bounds = np.nanquantile(draws, [tail, 1 - tail], axis=0)

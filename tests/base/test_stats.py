@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import binomtest, false_discovery_control
 
 from emolab import EmolabError
-from emolab.base.stats import bh, bootstrap_ci, clusters_of, harmonic, interval, sign_flip
+from emolab.base.stats import bh, bootstrap_ci, clusters_of, expanded, harmonic, interval, sign_flip
 
 pytestmark = pytest.mark.filterwarnings("error")  # degenerate input gives NaN or an error, never a warning
 
@@ -154,3 +154,11 @@ def test_clusters_of_a_table():
 def test_clusters_must_fit(clusters, message):
     with pytest.raises(EmolabError, match=message):
         sign_flip([0.1, 0.2], clusters=clusters)
+
+
+def test_one_cluster_has_no_interval_of_numbers_either():
+    """A number where a draw is one: an array without axes would make a table's column one of objects."""
+    for draws, k in ((np.arange(20.0), 1), (np.arange(20.0), 5)):
+        low, high = expanded(draws, k)
+        assert pd.DataFrame({"lo": [low], "hi": [high]}).dtypes.tolist() == [float, float]
+    assert np.isnan(expanded(np.ones((5, 3)), 1)).tolist() == [[True] * 3] * 2
