@@ -35,3 +35,15 @@ def some_layers(n_layers: int, layers: Sequence[int] | int | str | None, most: i
     if wrong or not chosen:
         raise EmolabError(f"no layer {wrong[0] if wrong else chosen!r}; there are layers 0 to {n_layers - 1}")
     return [int(layer) % n_layers for layer in chosen]
+
+
+def span(layers: str | Sequence[int]) -> str:
+    """Layers of a setting, or as in a sweep's table; three or more in a row by their ends.
+
+    >>> span([15, 16, 17]), span("3,4"), span("late")
+    ('15-17', '3,4', 'late')
+    """
+    numbers = layers.split(",") if isinstance(layers, str) else [str(int(layer)) for layer in layers]
+    if len(numbers) > 2 and numbers == [str(n) for n in range(int(numbers[0]), int(numbers[-1]) + 1)]:
+        return f"{numbers[0]}-{numbers[-1]}"
+    return ",".join(numbers)

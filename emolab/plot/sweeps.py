@@ -14,6 +14,7 @@ import pandas as pd
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import order
 from emolab.base.stats import clusters_of, interval
+from emolab.base.tables import span
 from emolab.experiments.headline import is_hit, is_unsteered
 from emolab.plot.style import (
     GREY,
@@ -268,16 +269,8 @@ def _mean(values: pd.Series, clusters: pd.Series) -> tuple[float, float, float]:
 
 
 def _said(row, varying: Sequence[str]) -> str:
-    row = [_span(value) if field == "layers" else value for field, value in zip(varying, row, strict=True)]
+    row = [span(value) if field == "layers" else value for field, value in zip(varying, row, strict=True)]
     return " · ".join(_SAID.get(field, "{}").format(value) for field, value in zip(varying, row, strict=True))
-
-
-def _span(layers: str) -> str:
-    """Layers as in a sweep's table; three or more in a row by their ends: "20-29"."""
-    numbers = str(layers).split(",")
-    if len(numbers) > 2 and numbers == [str(n) for n in range(int(numbers[0]), int(numbers[-1]) + 1)]:
-        return f"{numbers[0]}-{numbers[-1]}"
-    return str(layers)
 
 
 def _band(ax, x, rows: pd.DataFrame, look: dict) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from emolab.base.errors import EmolabError, FileError
 from emolab.base.storage import read_json, user_path
+from emolab.base.tables import span
 from emolab.comparisons.claims import Claim
 from emolab.plot.baselines import tradeoff
 from emolab.plot.causal import ablation_curve, head_forest
@@ -72,7 +73,7 @@ def run_figures(out: str | Path) -> list[Path]:
     marks = {"model": vectors.meta, "seed": summary["seed"]}
     followed, hit = summary["instruction_following"], {e: cell["target_share"] for e, cell in steering.items()}
     random = max(cell["random_share"] for cell in steering.values())
-    place = f"{setting['part']} vectors at {setting['site']}, layers {setting['layers']}"
+    place = f"{setting['part']} vectors at {setting['site']}, layers {span(setting['layers'])}"
 
     def save(fig, figure: str, caption: str, alt: str) -> None:
         save_figure(fig, figure, caption=caption, alt=alt, directory=out / "figures")

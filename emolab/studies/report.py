@@ -15,6 +15,7 @@ import pandas as pd
 
 from emolab.base.errors import FileError
 from emolab.base.storage import atomic, user_path
+from emolab.base.tables import span
 from emolab.plot.save import read_manifest
 from emolab.studies.figures import of_run, read_summary
 
@@ -48,7 +49,7 @@ def write_report(out: str | Path) -> Path:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("emolab.studies", ""), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["cell"] = _cell
+    environment.filters |= {"cell": _cell, "span": span}
     methods = _methods(summary)
     page = environment.get_template("report.html.j2").render(
         model=summary["model"],
