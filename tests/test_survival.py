@@ -147,6 +147,27 @@ cli.main(["info", "a folder"])
     assert error.splitlines()[-1] == "emolab info 'a folder'"
 
 
+def test_ctrl_c_that_a_library_turns_into_an_error_of_its_own():
+    """As transformers does in the middle of an import."""
+    code = """
+import sys, time
+from emolab.studies import cli
+def importing(arguments):
+    try:
+        print("busy", flush=True)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        raise ModuleNotFoundError("requirements")
+cli._info = importing
+sys.exit(cli.main(["info", "a folder"]))
+"""
+    process = listening([sys.executable, "-c", code])
+    assert process.stdout is not None and process.stdout.readline() == b"busy\n"
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 130 and "Traceback" not in error and error.endswith("emolab info 'a folder'\n"), error
+
+
 def test_an_interrupted_call_says_how_to_go_on(tiny_llama, tmp_path, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt

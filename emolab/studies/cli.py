@@ -23,13 +23,16 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     command = shlex.join(["emolab", *(sys.argv[1:] if argv is None else argv)])
     told = f"emolab: interrupted; what was finished is saved, the same command goes on from there:\n{command}"
-    unwatch = _watch(told)
+    unwatch, interrupted = _watch(told)
     try:
         arguments.run(arguments)
-    except (EmolabError, OSError) as error:
-        print(f"emolab: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+    except BaseException as error:
+        # Ctrl-C in the middle of an import comes out of transformers as an error of its own.
+        if not isinstance(error, KeyboardInterrupt) and not interrupted.wait(0.05):
+            if not isinstance(error, EmolabError | OSError):
+                raise
+            print(f"emolab: {error}", file=sys.stderr)
+            return 2
         print(told, file=sys.stderr)
         if argv is None:  # the command itself: taking torch and all the rest down in order would take another second
             sys.stdout.flush()
@@ -40,15 +43,16 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _watch(told: str) -> Callable[[], None]:
+def _watch(told: str) -> tuple[Callable[[], None], threading.Event]:
     """See to it that Ctrl-C ends the process in two seconds, in the middle of a long computation too.
 
     Python raises KeyboardInterrupt only between two of its own steps. The signal wakes a thread at once, which ends the
     process if that has not happened within 1.5 s: whatever is being written then is a temporary file. Returns what
-    undoes it.
+    undoes it, and the event of Ctrl-C.
     """
+    interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread() or not hasattr(os, "set_blocking"):
-        return lambda: None
+        return lambda: None, interrupted
     read, write = os.pipe()
     os.set_blocking(write, False)
     before, done = signal.set_wakeup_fd(write, warn_on_full_buffer=False), threading.Event()
@@ -56,6 +60,8 @@ def _watch(told: str) -> Callable[[], None]:
     def wait() -> None:
         while (woken := os.read(read, 1)) and woken[0] != signal.SIGINT:
             pass
+        if woken:
+            interrupted.set()
         if woken and not done.wait(1.5):
             print(told, file=sys.stderr, flush=True)
             os._exit(130)
@@ -67,7 +73,7 @@ def _watch(told: str) -> Callable[[], None]:
         os.close(write)
 
     threading.Thread(target=wait, daemon=True).start()
-    return unwatch
+    return unwatch, interrupted
 
 
 def _parser() -> argparse.ArgumentParser:
