@@ -25,3 +25,13 @@ def on_use(module: str, holders: Mapping[str, str], told: Iterable[str] = ()) ->
         return found if holders[name] == name else getattr(found, name)
 
     return get
+
+
+def offer(module: str, holders: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """`__getattr__, __dir__, __all__` of a room that offers these names, {name: module below emolab}.
+
+    >>> offer("emolab.classroom", {"Wrong": "classroom.attempt"})[2]
+    ['Wrong']
+    """
+    names = sorted(holders)
+    return on_use(module, holders, names), lambda: names, names

@@ -11,7 +11,7 @@ right. Otherwise it raises `Wrong`, which says what was expected and which commo
 
 from __future__ import annotations
 
-from emolab.base.lazy import on_use
+from emolab.base.lazy import offer
 
 # Loaded on first use, as emolab itself.
 _PUBLIC = {
@@ -26,9 +26,4 @@ _PUBLIC = {
     "check_split": "classroom.vector_checks",
     "check_steered_cache": "classroom.experiment_checks",
 }
-__all__ = sorted(_PUBLIC)
-__getattr__ = on_use(__name__, _PUBLIC, __all__)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = offer(__name__, _PUBLIC)

@@ -1,10 +1,10 @@
 """LoRA: fine-tune a copy of the model to answer plain prompts as it answers under an instruction.
 
 >>> import emolab
->>> from emolab.comparisons.lora import fit_lora, merge_lora, train_lora
->>> joyful = train_lora(model, responses, "joy")                   # an emolab Model like any other
->>> emolab.generate(joyful, "Tell me about the park.")
+>>> from emolab.comparisons.lora import fit_lora, merge_lora
 >>> joy, fear = (fit_lora(model, responses, emotion) for emotion in ("joy", "fear"))
+>>> joyful = merge_lora(model, {joy: 1.0})                         # an emolab Model like any other
+>>> emolab.generate(joyful, "Tell me about the park.")
 >>> half = merge_lora(model, {joy: 0.5})                           # a dose: the adapter's change of the weights, halved
 >>> both = merge_lora(model, {joy: 0.5, fear: 0.5})                # a mixture: the changes, summed
 
@@ -52,27 +52,6 @@ class Adapter:
     emotion: str
     factors: dict[str, tuple[Tensor, Tensor]]
     meta: dict
-
-
-def train_lora(
-    model: Model,
-    responses: pd.DataFrame,
-    emotion: str,
-    *,
-    rank: int = 4,
-    steps: int = 40,
-    lr: float = 5e-3,
-    scale: float = 1.0,
-    seed: int = 0,
-    out: str | Path | None = None,
-    progress: bool = True,
-) -> Model:
-    """A copy of the model that answers plain prompts with the emotion: `fit_lora`, merged at `scale`.
-
-    >>> joyful = train_lora(model, responses, "joy", out="runs/x")
-    """
-    options = {"rank": rank, "steps": steps, "lr": lr, "seed": seed, "out": out, "progress": progress}
-    return merge_lora(model, {fit_lora(model, responses, emotion, **options): scale})
 
 
 def fit_lora(

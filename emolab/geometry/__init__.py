@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emolab.base.lazy import on_use
+from emolab.base.lazy import offer
 
 _PUBLIC = {
     "affect_plane": "geometry.projections",
@@ -22,9 +22,4 @@ _PUBLIC = {
     "vector_agreement": "geometry.similarity",
     "word_accuracy": "geometry.reliability",
 }
-__all__ = sorted(_PUBLIC)
-__getattr__ = on_use(__name__, _PUBLIC, __all__)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = offer(__name__, _PUBLIC)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emolab.base.lazy import on_use
+from emolab.base.lazy import offer
 
 _PUBLIC = {
     "ablation_curve": "heads.effects",
@@ -16,9 +16,4 @@ _PUBLIC = {
     "head_summary": "heads.head_vectors",
     "top_words": "heads.attribution",
 }
-__all__ = sorted(_PUBLIC)
-__getattr__ = on_use(__name__, _PUBLIC, __all__)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = offer(__name__, _PUBLIC)

@@ -22,7 +22,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from emolab.base.errors import EmolabError, need_table, need_texts, shown
 from emolab.base.stats import bootstrap_ci, clusters_of
-from emolab.judges.judges import UNREAD, ask, judges_of
+from emolab.judges.judges import UNREAD, AroundJudge, ask, judges_of
 
 AT_LEAST = 5  # texts of each label; also the number of folds
 FLOOR = 1e-6  # probabilities below it count as it: a zero would be infinitely wrong
@@ -30,7 +30,7 @@ BINS = 10
 
 
 @dataclass(frozen=True, eq=False)
-class CalibratedJudge:
+class CalibratedJudge(AroundJudge):
     """A judge whose log-probabilities are scaled and shifted label by label; made by `calibrated`.
 
     heldout: one row a labelled text and stage ("before", "after"), judged by folds that have not seen it: `stage,
@@ -43,14 +43,6 @@ class CalibratedJudge:
     name: str
     heldout: pd.DataFrame = field(repr=False)
     report: pd.DataFrame = field(repr=False)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return tuple(self.judge.labels)
-
-    @property
-    def with_queries(self) -> bool:
-        return getattr(self.judge, "with_queries", False)
 
     def __call__(self, texts: Sequence[str], queries: Sequence[str] | None = None) -> Float[np.ndarray, "text label"]:
         return _apply(_log(ask(self.judge, texts, queries)), self.scale, self.bias)

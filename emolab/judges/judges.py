@@ -173,8 +173,22 @@ class EmbeddingJudge:
         return reading(tuple(texts))[1]
 
 
+class AroundJudge:
+    """What a judge that asks another one, `judge`, passes on."""
+
+    judge: Any
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.judge.labels)
+
+    @property
+    def with_queries(self) -> bool:
+        return getattr(self.judge, "with_queries", False)
+
+
 @dataclass(frozen=True)
-class BlindJudge:
+class BlindJudge(AroundJudge):
     """Another judge that does not see the names of emotions: what it reads has "something" in their place.
 
     >>> BlindJudge(EmbeddingJudge())(["I am angry, angry, angry."])        # read as "I am something, something, ..."
@@ -191,14 +205,6 @@ class BlindJudge:
         judges_of(self.judge)
         if isinstance(self.hidden, str):
             raise EmolabError(f"hidden is {self.hidden!r}; expected labels such as ('joy', 'fear')")
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return tuple(self.judge.labels)
-
-    @property
-    def with_queries(self) -> bool:
-        return getattr(self.judge, "with_queries", False)
 
     def __call__(self, texts: Sequence[str], queries: Sequence[str] | None = None) -> Float[np.ndarray, "text label"]:
         hidden = [label for label in self.labels if label != NEUTRAL] if self.hidden is None else self.hidden

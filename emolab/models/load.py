@@ -23,10 +23,7 @@ from emolab.models.hooks import forward
 from emolab.models.model import Model
 from emolab.models.pretrained import from_pretrained, quiet
 from emolab.models.prompts import encode, render_prompts
-from emolab.models.sites import is_checked
-
-# Share by which logits of a prompt alone and beside a longer one may differ; in half precision 0.2.
-PADDING_TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-6}
+from emolab.models.sites import is_checked, logit_gap
 
 
 def load_model(
@@ -159,9 +156,8 @@ def _padding(model: Model) -> tuple[str, str]:
     except Exception as error:  # whatever an unknown architecture raises, it was loaded
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return f"its batches cannot be checked ({reason})", "use batch_size=1, and see `emolab info --check`"
-    alone = torch.cat(alone)
-    off = ((together - alone).norm() / (alone - alone.mean()).norm()).item()
-    if off < PADDING_TOLERANCE.get(model.dtype, 0.2):
+    off, allowed = logit_gap(model, together, torch.cat(alone))
+    if off < allowed:
         return "padding does not change its logits", "`emolab info --check` runs all checks"
     return f"padding changes its logits by {off:.1%} of their spread", "use batch_size=1, and see `emolab info --check`"
 

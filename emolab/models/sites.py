@@ -20,8 +20,8 @@ from emolab.base.errors import EmolabError, need_model
 from emolab.models.model import Model
 
 SITES = ("resid", "attn", "mlp", "head")
-# Share by which logits of bridge and model may differ; in half precision, whose rounding adds up, 0.2.
-_BRIDGE_TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-6}
+# Share by which logits that should be the same may differ; in half precision, whose rounding adds up, 0.2.
+_LOGIT_TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-6}
 # The architectures of docs/families.md; with any other, padding is tried when it is loaded.
 CHECKED = (
     "LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM",
@@ -132,7 +132,13 @@ def bridge_gap(model: Model) -> tuple[float, float]:
     batch = torch.tensor([ids], device=model.device)
     with torch.inference_mode():
         ours, plain = model.bridge(batch)[0].float(), model.hf(batch).logits[0].float()
-    return ((ours - plain).norm() / (plain - plain.mean()).norm()).item(), _BRIDGE_TOLERANCE.get(model.dtype, 0.2)
+    return logit_gap(model, ours, plain)
+
+
+def logit_gap(model: Model, logits: Tensor, expected: Tensor) -> tuple[float, float]:
+    """How far logits are from those expected, as a share of the spread of these; and how far they may be."""
+    off = (logits - expected).norm() / (expected - expected.mean()).norm()
+    return off.item(), _LOGIT_TOLERANCE.get(model.dtype, 0.2)
 
 
 def output_weights(model: Model) -> Float[Tensor, "layer head d_head d_model"]:

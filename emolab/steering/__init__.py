@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emolab.base.lazy import on_use
+from emolab.base.lazy import offer
 
 _PUBLIC = {
     "Steering": "steering.steering",
@@ -11,9 +11,4 @@ _PUBLIC = {
     "steered": "steering.steering",
     "to_gguf": "steering.gguf",
 }
-__all__ = sorted(_PUBLIC)
-__getattr__ = on_use(__name__, _PUBLIC, __all__)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = offer(__name__, _PUBLIC)

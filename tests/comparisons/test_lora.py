@@ -24,7 +24,6 @@ from emolab.comparisons.lora import (
     change_weights,
     fit_lora,
     merge_lora,
-    train_lora,
 )
 from emolab.judges.judges import EmbeddingJudge
 from emolab.models.load import load_model
@@ -75,7 +74,7 @@ def test_the_given_model_is_left_exactly_as_it_was(responses, flag):
     model = load_model((tiny.build(tiny.llama_config()).requires_grad_(flag), tiny.tokenizer()))
     before, named = weights(model), dict(model.hf.named_modules())
     rng = torch.random.get_rng_state()
-    joyful = train_lora(model, responses, "joy", progress=False, steps=3)
+    joyful = merge_lora(model, {fit_lora(model, responses, "joy", progress=False, steps=3): 1.0})
     assert torch.equal(rng, torch.random.get_rng_state())
     assert dict(model.hf.named_modules()) == named
     assert all(torch.equal(weights(model)[name], x) for name, x in before.items()) and set(weights(model)) == set(
@@ -185,7 +184,7 @@ def test_on_the_bundled_model_plain_answers_become_joyful():
     model = load_model(WEIGHTS)
     queries = mini_queries("train").drop_duplicates("situation")
     responses = emolab.collect_responses(model, queries.head(24), emotions=("joy",), progress=False)
-    joyful = train_lora(model, responses, "joy", progress=False)
+    joyful = merge_lora(model, {fit_lora(model, responses, "joy", progress=False): 1.0})
     asked = list(mini_queries("heldout")["query"].head(12))
     judge = EmbeddingJudge()
     place = judge.labels.index("joy")
