@@ -30,7 +30,7 @@ def emolab_cases(folder: Path, data: dict) -> dict:
     )
 
     def run(table=table, **options):
-        return emolab.extract_vectors(model, table, batch_size=BATCH, progress=False, **options)
+        return emolab.extract_vectors(model, table, batch_size=BATCH, **options)
 
     def check():
         found = run(last, sites=("resid",))

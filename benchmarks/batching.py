@@ -39,7 +39,7 @@ def mixed(sizes: list[int]) -> pd.DataFrame:
 
 def extraction_cases(model, table: pd.DataFrame) -> dict:
     def by_length():
-        response_means(model, table, batch_size=BATCH, progress=False)
+        response_means(model, table, batch_size=BATCH)
 
     def in_order():
         with mock.patch("emolab.vectors.activations.plan_batches", slices):
@@ -57,7 +57,7 @@ def sweep_cases(model, queries: pd.DataFrame, texts: dict) -> dict:
     ev = vectors(model)
 
     def by_length():
-        options = {"alphas": ALPHAS, "controls": (), "max_new_tokens": NEW, "batch_size": BATCH, "progress": False}
+        options = {"alphas": ALPHAS, "controls": (), "max_new_tokens": NEW, "batch_size": BATCH}
         texts["by length"] = emolab.sweep(model, ev, queries, **options)
 
     def in_order():

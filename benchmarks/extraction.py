@@ -41,7 +41,7 @@ def cases(model, table: pd.DataFrame, batch: int) -> dict:
                 runner(b.input_ids, attention_mask=b.attention_mask, logits_to_keep=1, use_cache=False)
 
     def means(**options):
-        response_means(model, table, batch_size=batch, progress=False, **options)
+        response_means(model, table, batch_size=batch, **options)
 
     return {
         "bare bridge": lambda: bare(model.bridge),

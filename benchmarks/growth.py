@@ -28,7 +28,7 @@ AXES = {"heads": "heads a layer, d_model the same"}
 
 def extracting(model, n: int):
     table = responses(n)
-    return lambda: response_means(model, table, batch_size=BATCH, progress=False)
+    return lambda: response_means(model, table, batch_size=BATCH)
 
 
 def writing(model, n: int):

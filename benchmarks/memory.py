@@ -46,7 +46,7 @@ def measure(n: int, rows: int, n_layers: int = 12, d_model: int = 256) -> dict:
     else:
         CLEAR.write_text("5")  # the peak starts again from here
         before = _status("VmRSS")
-    means = response_means(model, table, batch_size=rows, progress=False)
+    means = response_means(model, table, batch_size=rows)
     peak = torch.cuda.max_memory_allocated() / 2**20 if CUDA else _status("VmHWM")
     result = sum(x.nbytes for x in (*means.means.values(), means.resid_norm)) / 2**20
     return {"before": before, "peak": peak, "result": result, "extra": peak - before - (0 if CUDA else result)}

@@ -115,7 +115,7 @@ def asking(model, client, tasks: int) -> float:
     queries = queries.assign(query_id=[f"q-{i:05d}" for i in range(len(queries))])
     with tempfile.TemporaryDirectory() as out:
         start = time.perf_counter()
-        found = collect_responses(model, queries, out=out, batch_size=SIZE, progress=False, client=client)
+        found = collect_responses(model, queries, out=out, batch_size=SIZE, client=client)
         assert len(found) == tasks * SIZE
         return time.perf_counter() - start
 

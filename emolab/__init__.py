@@ -45,9 +45,10 @@ _PUBLIC = {
     "study": "studies.pipeline",
     "sweep": "experiments.sweeps",
     "versions": "base.storage",
+    "workers": "models.workers",
 }
 _ROOMS = (
-    "answers", "base", "classroom", "comparisons", "experiments", "geometry", "heads", "judges", "models", "plot",
+    "answers", "base", "comparisons", "experiments", "geometry", "heads", "judges", "models", "plot",
     "steering", "studies", "vectors", "widgets",
 )  # fmt: skip
 __all__ = sorted([*_PUBLIC, *_ROOMS, "__version__"])

@@ -34,7 +34,7 @@ WORDS = {
     "joy": {"happy", "joy", "glad"}, "sadness": {"sad", "sorrow", "lonely"},
 }  # fmt: skip
 LEXICON = judges.LexiconJudge(WORDS)
-QUIET = {"progress": False}
+QUIET = {}
 
 
 @cache

@@ -45,14 +45,14 @@ def measure(model: emolab.Model, source: str, part: str, out: Path) -> dict:
     judges = [judge, BlindJudge(judge)]
     choosing = emolab.load_queries("everyday", split="train", n=N_CHOOSE)
     report = emolab.load_queries("everyday", split="heldout", n=N_REPORT)
-    write = {"max_new_tokens": TOKENS, "progress": False}
+    write = {"max_new_tokens": TOKENS}
     told = [
         emolab.collect_responses(model, queries, templates=templates, out=out / name, **write)
         for name, queries in (("choosing", choosing), ("report", report))
     ]
     vectors = vectors_from(model, source, out / "answers")
     search = Search(("all", "late"), (part,), (Round(6, (1.0, 1.75), 1),))
-    chosen = select(model, vectors, choosing, told[0], judge=judges[1], out=folder, search=search, progress=False)
+    chosen = select(model, vectors, choosing, told[0], judge=judges[1], out=folder, search=search)
     setting, best, vectors = chosen
     tables = []
     for emotion, alpha in best.items():

@@ -21,7 +21,7 @@ from transformers import GenerationConfig
 from emolab.answers.decoding import opened, write
 from emolab.answers.writing import Writing, need_writing
 from emolab.base.errors import EmolabError, need_model, need_number, need_texts
-from emolab.base.progress import tqdm, written
+from emolab.base.progress import progress_bar, written
 from emolab.models.memory import halving
 from emolab.models.model import Model
 from emolab.models.prompts import Batch, check_context, encode, plan_batches, render_prompts
@@ -40,7 +40,6 @@ def generate(
     batch_size: int | None = None,
     raw: bool = False,
     use_cache: bool = True,
-    progress: bool = False,
     allow_mismatch: bool = False,
 ) -> list[str]:
     """Answers to prompts, in their order, each cut at its end-of-answer token and stripped of outer white space.
@@ -100,7 +99,7 @@ def generate(
 
     texts = [""] * len(prompts)
     plan = _plan(model, rendered, batch_size, extra=max_new_tokens)
-    with tqdm(total=len(prompts), disable=not progress, desc="generate", unit="text") as bar:
+    with progress_bar("generate", len(prompts)) as bar:
         for index, answers in halving(answer, plan):
             for i, text in zip(index, answers, strict=True):
                 texts[i] = text

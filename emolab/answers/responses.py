@@ -27,8 +27,6 @@ from emolab.models.prompts import render_prompts
 from emolab.models.workers import run_chunks
 
 if TYPE_CHECKING:
-    from distributed import Client
-
     from emolab.models.model import Model
 
 COLUMNS = ("query_id", "query", "emotion", "condition", "prompt", "text", "n_tokens")
@@ -48,8 +46,6 @@ def collect_responses(
     max_new_tokens: int = 80,
     writing: Writing = Writing(),
     batch_size: int | None = None,
-    progress: bool = True,
-    client: Client | None = None,
 ) -> pd.DataFrame:
     """Let the model answer each query under the neutral and the emotional conditions.
 
@@ -64,7 +60,6 @@ def collect_responses(
             and neutral queries under all. Under `"own"`, queries with a label outside `emotions` are left out.
         writing: how each token is chosen (`emolab.Writing`), the same in every condition and kept beside the texts.
             Sampled texts are a function of its seed and of batch_size.
-        client: of a Dask cluster, whose workers then write the answers; the same ones (`emolab.models.workers`).
 
     Returns:
         One row a response, columns `query_id, query, emotion, condition, prompt, text, n_tokens`: `prompt` is the
@@ -101,8 +96,8 @@ def collect_responses(
             options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
             todo.append(chunk)
             jobs.append((list(chunk["prompt"]), options | {"writing": writing.chunk(number)}))
-    with written_bar("responses", len(rows), len(done), progress) as bar:
-        for found in run_chunks(model, _answers, jobs, client=client, name="responses"):
+    with written_bar("responses", len(rows), len(done)) as bar:
+        for found in run_chunks(model, _answers, jobs, name="responses"):
             new = []
             for number, texts in found.items():
                 lengths = [len(ids) for ids in model.tokenizer(texts, add_special_tokens=False)["input_ids"]]

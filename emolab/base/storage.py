@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-
 def digest(parts: Iterable[str]) -> str:
     """sha256 of texts in their order, 16 hex digits; where one text ends and the next starts matters."""
     found = hashlib.sha256(b"[")

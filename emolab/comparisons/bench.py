@@ -3,7 +3,7 @@
 Every measure takes a table of rows, each with its own steering; equal work is done once, and results are written after
 every chunk.
 
->>> bench = Bench.of(model, vectors, queries, responses, "attn", "all", seed=0, out="runs/x/claims", progress=True)
+>>> bench = Bench.of(model, vectors, queries, responses, "attn", "all", seed=0, out="runs/x/claims")
 >>> cells = [(("joy", 1.0), bench.steer(bench.sources("whole", ())["none"], {"joy": 1.0}))]
 >>> table = bench.rows(cells, ("emotion", "alpha"))
 >>> bench.texts("texts", table, bench.settings(table, max_new_tokens=80))
@@ -26,7 +26,7 @@ from emolab.answers.logprobs import next_token_kl, token_logprobs
 from emolab.answers.writing import Writing
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import NEUTRAL
-from emolab.base.progress import tqdm
+from emolab.base.progress import progress_bar
 from emolab.base.stats import clusters_of
 from emolab.base.storage import digest, read_table, user_path, write_table
 from emolab.experiments.sweeps import RANDOM_DIRECTIONS, vectors_identity
@@ -54,7 +54,6 @@ class Bench:
     place: dict[str, Any]
     seed: int
     out: Path | None
-    progress: bool
     _made: dict[tuple, Steering] = field(default_factory=dict)
 
     @classmethod
@@ -68,7 +67,6 @@ class Bench:
         layers: str | Sequence[int],
         seed: int,
         out: str | Path | None,
-        progress: bool,
     ) -> Bench:
         """Raises EmolabError where fewer than two queries have all answers, and for a site that is not held."""
         need_table(responses, ("query_id", "condition", "prompt", "text"), "emolab.collect_responses")
@@ -88,7 +86,7 @@ class Bench:
         vectors.get(site)  # its error names the sites
         one = replace(vectors, data={site: vectors.data[site]})  # controls need not be made at other sites
         path = None if out is None else user_path(out)
-        return cls(model, one, asked, answers, {"site": site, "layers": layers}, seed, path, progress)
+        return cls(model, one, asked, answers, {"site": site, "layers": layers}, seed, path)
 
     def sources(self, part: str, controls: Sequence[str]) -> dict[str, list[tuple[int, EmotionVectors]]]:
         """{control: [(seed, vectors)]}, "none" among them, all of that part and as long as it at every layer.
@@ -200,7 +198,7 @@ class Bench:
         unique, path = list(dict.fromkeys(jobs)), self.path(name)
         done = read_table(path, settings)
         found = {} if done is None else dict(zip(done["job"], done["value"], strict=True))
-        with tqdm(total=len(unique), desc=name.replace("_", " "), unit="text", disable=not self.progress) as bar:
+        with progress_bar(name.replace("_", " "), len(unique)) as bar:
             for start in range(0, len(unique), _CHUNK):
                 chunk = range(start, min(start + _CHUNK, len(unique)))
                 todo = [i for i in chunk if i not in found]

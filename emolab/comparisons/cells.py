@@ -13,7 +13,7 @@ import pandas as pd
 
 from emolab.answers.writing import Writing
 from emolab.base.errors import EmolabError
-from emolab.base.progress import tqdm
+from emolab.base.progress import tracked
 from emolab.base.storage import digest, read_table, write_table
 from emolab.comparisons.methods import Method
 from emolab.experiments.headline import headline
@@ -44,10 +44,8 @@ class Cells:
     Held in memory and, with a folder, in `texts.parquet` in it, written after every method and emotion.
     """
 
-    def __init__(
-        self, folder: Path | None, identity: dict, max_new_tokens: int, writing: Writing, progress: bool
-    ) -> None:
-        self.folder, self.identity, self.progress = folder, identity, progress
+    def __init__(self, folder: Path | None, identity: dict, max_new_tokens: int, writing: Writing) -> None:
+        self.folder, self.identity = folder, identity
         self.options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "writing": writing}
         self.path = None if folder is None else folder / "texts.parquet"
         done = read_table(self.path, identity)
@@ -70,7 +68,7 @@ class Cells:
     def fill(self, jobs: Iterable[tuple[Method, str, Sequence[float]]], asked: Asked) -> list[tuple]:
         """Generate what is missing of (method, emotion, doses); the keys of all that was asked for."""
         jobs, keys = list(jobs), []
-        for method, emotion, doses in tqdm(jobs, f"baselines, {asked.split}", unit="curve", disable=not self.progress):
+        for method, emotion, doses in tracked(jobs, f"baselines, {asked.split}", "curve"):
             wanted = {dose: self._key(method, emotion, dose, asked) for dose in doses}
             keys += wanted.values()
             todo = [dose for dose, key in wanted.items() if key not in self.rows]

@@ -57,7 +57,6 @@ def drift_runs(
     max_new_tokens: int = 80,
     seed: int = 0,
     out: str | Path | None = None,
-    progress: bool = True,
 ) -> pd.DataFrame:
     """How far steered answers move from the unsteered ones, with every emotion and with controls of equal norm.
 
@@ -78,7 +77,7 @@ def drift_runs(
         EmolabError: fewer than two queries with all answers, no response means for shuffled labels, `out` of another
             run, and as `Steering`.
     """
-    bench = Bench.of(model, vectors, queries, responses, site, layers, seed, out, progress)
+    bench = Bench.of(model, vectors, queries, responses, site, layers, seed, out)
     sources = bench.sources(part, ("random", "shuffled", "shared"))
     doses = sorted({a for a in need_numbers("alphas", alphas) if a})
     if not doses:
@@ -116,7 +115,6 @@ def logodds_runs(
     part: str = "whole",
     seed: int = 0,
     out: str | Path | None = None,
-    progress: bool = True,
 ) -> pd.DataFrame:
     """The log-odds of emotional against neutral answers (see the head of this module) at every dose, with controls.
 
@@ -130,7 +128,7 @@ def logodds_runs(
     Raises:
         EmolabError: as `drift_runs`.
     """
-    bench = Bench.of(model, vectors, queries, responses, site, layers, seed, out, progress)
+    bench = Bench.of(model, vectors, queries, responses, site, layers, seed, out)
     sources = bench.sources(part, ("random", "shuffled"))
     cells = [
         ((emotion, control, alpha), bench.steer(variants, {emotion: alpha}))
@@ -159,7 +157,6 @@ def pair_runs(
     max_new_tokens: int = 80,
     seed: int = 0,
     out: str | Path | None = None,
-    progress: bool = True,
 ) -> pd.DataFrame:
     """Two emotions at once, every dose of one with every dose of the other: whole vectors, specific parts, random ones.
 
@@ -182,7 +179,7 @@ def pair_runs(
         pairs = list(dict.fromkeys((a, b) if names.index(a) < names.index(b) else (b, a) for a, b in ring))
     if not pairs or any(len(set(pair)) != 2 or not set(pair) <= set(names) for pair in pairs):
         raise EmolabError(f"pairs are {pairs!r}; expected pairs of two different ones of {', '.join(names)}")
-    bench = Bench.of(model, vectors, queries, responses, site, layers, seed, out, progress)
+    bench = Bench.of(model, vectors, queries, responses, site, layers, seed, out)
     sources = {("whole", control): v for control, v in bench.sources("whole", ("random",)).items()}
     sources[("specific", "none")] = bench.sources("specific", ())["none"]
     cells = [
@@ -213,7 +210,6 @@ def check_claims(
     n_queries: int = QUERIES,
     out: str | Path | None = None,
     seed: int = 0,
-    progress: bool = True,
 ) -> dict[str, claims.Claim]:
     """The paper's four claims on this model at one setting: monotone, preservation, linear, additive.
 
@@ -239,7 +235,7 @@ def check_claims(
     chosen = queries.loc[turn.sort_values(kind="stable").index].head(n_queries)
     place = {key: setting[key] for key in ("site", "layers") if key in setting}
     part = {"part": setting["part"]} if "part" in setting else {}
-    run = {"seed": seed, "out": out, "progress": progress, **place}
+    run = {"seed": seed, "out": out, **place}
     smooth = logodds_runs(model, vectors, chosen, responses, alphas=signed, **part, **run).assign(scale="log-odds")
     both = pd.concat([claims.judge_logits(scored), smooth])
     drift = drift_runs(model, vectors, chosen, responses, alphas=ladder, **part, **run)

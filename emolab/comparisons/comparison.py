@@ -28,7 +28,7 @@ from emolab.answers.writing import Writing, need_writing
 from emolab.base.errors import EmolabError, need_number, need_table
 from emolab.base.folders import alone
 from emolab.base.labels import NEUTRAL
-from emolab.base.progress import tqdm
+from emolab.base.progress import tracked
 from emolab.base.stats import bootstrap_ci, clusters_of
 from emolab.base.storage import digest, user_path, write_table
 from emolab.base.tables import noted
@@ -67,7 +67,6 @@ def compare_methods(
     writing: Writing = Writing(),
     seed: int = 0,
     out: str | Path | None = None,
-    progress: bool = True,
 ) -> pd.DataFrame:
     """Every method on the same queries, at its best setting and at equal damage, with 95 % intervals over queries.
 
@@ -117,13 +116,13 @@ def compare_methods(
     }
     identity |= {"queries": digest([*chosen.queries, *reported.queries])}
     folder = None if out is None else user_path(out) / "baselines"
-    cells = Cells(folder, identity, max_new_tokens, writing, progress)
+    cells = Cells(folder, identity, max_new_tokens, writing)
     study = _Study(model, emotions, judges, cells, seed)
     plain = Method(UNSTEERED, model, lambda queries, s: iter([Run(model, render_prompts(model, queries))]), (0.0,))
     seconds = sum(cells.unsteered(plain, asked) for asked in (chosen, reported))
     per_answer = seconds / (len(chosen.queries) + len(reported.queries))
     options = {"settings": settings, "max_new_tokens": max_new_tokens, "seed": seed, "out": folder}
-    candidates = build_methods(model, vectors, responses, methods, progress=progress, **options)
+    candidates = build_methods(model, vectors, responses, methods, **options)
 
     first = Asked("first", chosen.table.head(FIRST))
     cells.unsteered(plain, first)
@@ -137,8 +136,7 @@ def compare_methods(
     else:
         wording = best.get("instruction", dict.fromkeys(emotions, 1.0))
         targets = dict(zip(emotions, map(p95_kl, cells.kls(study.told, list(wording.items()), chosen)), strict=True))
-    bar = tqdm(candidates, "equal damage", unit="method", disable=not progress)
-    equal = {m.name: _equal(m, targets, best[m.name], chosen) for m in bar}
+    equal = {m.name: _equal(m, targets, best[m.name], chosen) for m in tracked(candidates, "equal damage", "method")}
     if target_kl is None and "instruction" in best:
         equal["instruction"] = best["instruction"]
     wanted = [(m, e, (d,)) for m in candidates for doses in (best, equal) for e, d in doses[m.name].items()]

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import NEUTRAL
-from emolab.base.progress import tqdm
+from emolab.base.progress import tracked
 from emolab.base.storage import digest, read_tensors, user_path, write_tensors
 from emolab.models.load import load_model
 from emolab.models.model import Model, provenance
@@ -65,7 +65,6 @@ def fit_lora(
     batch_size: int = 8,
     seed: int = 0,
     out: str | Path | None = None,
-    progress: bool = True,
 ) -> Adapter:
     """Distil the instruction into weights: LoRA (arXiv 2106.09685) on the model's own answers, behind plain prompts.
 
@@ -108,8 +107,7 @@ def fit_lora(
         learned = [p for p in tuned.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(learned, lr=lr, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1.0 / steps, total_iters=steps)
-        bar = {"desc": f"lora {emotion}", "unit": "step", "disable": not progress}
-        for batch in tqdm(_batches(rng, len(texts), batch_size, steps), **bar):
+        for batch in tracked(_batches(rng, len(texts), batch_size, steps), f"lora {emotion}", "step"):
             loss = _loss(model, tuned, [prompts[i] for i in batch], [texts[i] for i in batch])
             optimizer.zero_grad()
             loss.backward()

@@ -256,7 +256,6 @@ def build_methods(
     max_new_tokens: int = 80,
     seed: int = 0,
     out: str | Path | None = None,
-    progress: bool = True,
 ) -> list[Method]:
     """Methods by name, directions once a setting (default sites attn and resid); what each needs is made and timed.
 
@@ -270,7 +269,7 @@ def build_methods(
     means, read, found = None, 0.0, []
     if set(_DIRECTIONS) & set(names):
         start = time.perf_counter()
-        means = response_means(model, responses, sites=used, progress=progress)
+        means = response_means(model, responses, sites=used)
         read = time.perf_counter() - start
     for name in dict.fromkeys(names):
         if name == "instruction":
@@ -283,7 +282,7 @@ def build_methods(
                     raise
                 warnings.warn(f"few_shot is left out: {error}", stacklevel=2)
         elif name == "lora":
-            options = {"seed": seed, "out": out, "progress": progress}
+            options = {"seed": seed, "out": out}
             adapters = {e: fit_lora(model, responses, e, **options) for e in vectors.emotions}
             found.append(lora_method(model, adapters, answers=int(responses["condition"].isin(adapters).sum())))
         elif name in (*_DIRECTIONS, "random"):

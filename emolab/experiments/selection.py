@@ -171,7 +171,6 @@ def select(
     judge: Any,
     out: Path,
     search: Search = Search(),
-    progress: bool = True,
 ) -> tuple[dict[str, Any], dict[str, float], EmotionVectors]:
     """Site, layers and part, then with these each emotion's dose in breaking alphas; all on training queries.
 
@@ -191,7 +190,7 @@ def select(
     """
     asked = query_table(queries)
     instructed = score(answers.assign(emotion=answers["condition"]), judges=judge)
-    options = {"controls": (), "progress": progress, "max_new_tokens": _TOKENS}
+    options = {"controls": (), "max_new_tokens": _TOKENS}
     plain = sweep(model, vectors, asked, alphas=(0.0,), out=out / "unsteered", **options)
     breaking = _Breaking.of(model, asked, answers, out / "breaking.json", vectors)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -26,14 +26,11 @@ from emolab.base.progress import written_bar
 from emolab.base.storage import digest, read_table, user_path, write_table
 from emolab.models.model import Model
 from emolab.models.prompts import render_prompts
-from emolab.models.workers import run_chunks
+from emolab.models.workers import on_cluster, run_chunks
 from emolab.steering.settings import FIELDS, combinations, described, match_steering_norm, mixtures, spoken
 from emolab.steering.steering import Steering
 from emolab.vectors.controls import match_summed_norm, other_like, random_like, shuffled_like
 from emolab.vectors.vectors import EmotionVectors
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 ALPHAS = (-1.0, 0.0, 0.5, 1.0, 2.0, 4.0)
 CONTROLS = ("random", "shuffled", "other", "prompt")
@@ -58,8 +55,6 @@ def sweep(
     writing: Writing = Writing(),
     seed: int = 0,
     batch_size: int | None = None,
-    progress: bool = True,
-    client: Client | None = None,
 ) -> pd.DataFrame:
     """Steer every query with every emotion at every dose, and with controls of equal norm.
 
@@ -82,7 +77,6 @@ def sweep(
         out: a folder; `sweep.parquet` in it is written after every chunk (atomically), and the same call continues it.
         writing: how each token is chosen (`emolab.Writing`), the same for all rows and kept beside the texts.
         seed: of the random and shuffled vectors; that of sampling is `writing.seed`.
-        client: of a Dask cluster, whose workers then write the texts; the same ones (`emolab.models.workers`).
 
     Returns:
         One row a text: `query_id, query, emotion, situation, alpha, site, layers, part, op, unit, positions, heads,
@@ -134,7 +128,7 @@ def sweep(
         settings["breaking"] = digest([str({k: v for k, v in vectors.meta["breaking"].items() if k in used})])
     path = None if out is None else user_path(out) / "sweep.parquet"
     options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "writing": writing}
-    texts = _texts(model, prompts, steerings, list(table["emotion"]), path, settings, options, progress, client)
+    texts = _texts(model, prompts, steerings, list(table["emotion"]), path, settings, options)
     table = table.assign(text=texts)
     return write_table(table, path, settings)
 
@@ -234,7 +228,7 @@ def _prompts(model: Model, queries: list[str], conditions: list[str], templates:
     return [prompts[pair] for pair in zip(queries, conditions, strict=True)]
 
 
-def _texts(model, prompts, steerings, emotions, path, settings, options, progress, client) -> list[str]:
+def _texts(model, prompts, steerings, emotions, path, settings, options) -> list[str]:
     """Texts of all rows; equal (prompt, steering) once; continued from `path` where it holds the same sweep."""
     jobs: dict[tuple[str, int], int] = {}
     place = [jobs.setdefault((p, id(s)), i) for i, (p, s) in enumerate(zip(prompts, steerings, strict=True))]
@@ -252,10 +246,10 @@ def _texts(model, prompts, steerings, emotions, path, settings, options, progres
             chunks.append(chunk)
             chosen = options | {"writing": options["writing"].chunk(k)}
             todo.append(([prompts[i] for i in chunk], [number[id(steerings[i])] for i in chunk], chosen))
-    shared = list(different.values()) if client is None else _light(list(different.values()))
-    cluster = {"shared": shared, "client": client, "name": [f"sweep-{emotions[chunk[0]]}" for chunk in chunks]}
-    with written_bar("sweep", len(rows), len(texts), progress) as bar:
-        for found in run_chunks(model, _written, todo, **cluster):
+    shared = _light(list(different.values())) if on_cluster() else list(different.values())
+    names = [f"sweep-{emotions[chunk[0]]}" for chunk in chunks]
+    with written_bar("sweep", len(rows), len(texts)) as bar:
+        for found in run_chunks(model, _written, todo, shared=shared, name=names):
             for k, written in found.items():
                 texts |= dict(zip(chunks[k], written, strict=True))
             write_table(pd.DataFrame({"row": list(texts), "text": list(texts.values())}), path, settings)

@@ -15,7 +15,7 @@ same change along a random direction of that head, of equal size, and beside the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,9 +29,6 @@ from emolab.heads.patching import Words, setup, words_of
 from emolab.models.model import Model
 from emolab.steering.head_edits import Change, Heads, head_pairs
 from emolab.vectors.vectors import EmotionVectors
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 DRAWS = 1000  # of the bootstrap
 FLIPS = 20_000  # sign flips: all of up to 14 queries, else random ones
@@ -52,8 +49,6 @@ def head_effects(
     max_new_tokens: int = 80,
     seed: int = 0,
     batch_size: int | None = None,
-    progress: bool = True,
-    client: Client | None = None,
 ) -> pd.DataFrame:
     """The causal effect of heads on every emotion, with controls: of those that attribution finds, and of random ones.
 
@@ -87,7 +82,6 @@ def head_effects(
             words read.
         heads: (layer, head) pairs to test, all of them whatever their attribution; default all that the model has.
         screen: how many heads to test for each emotion, and how many random ones beside them; None tests all heads.
-        client: of a Dask cluster, whose workers then do the runs; the judge stays here (`emolab.models.workers`).
 
     Returns:
         One row a head and emotion: `layer, head, emotion, test, measure`; `attribution` in nats, on the same queries as
@@ -125,7 +119,7 @@ def head_effects(
         change = {e: Change(test, e, tuple(every), dose) for e in vectors.emotions}
         others = runs.others if screening else []
         jobs = [runs.job(query, e, change[e]) for query in (*runs.queries, *others) for e in vectors.emotions]
-        slopes = reader.slopes(model, space, jobs, progress, client).reshape(-1, *attribution.shape)
+        slopes = reader.slopes(model, space, jobs).reshape(-1, *attribution.shape)
         attribution = slopes[: len(runs.queries)].mean(0)
         choosing = slopes[len(runs.queries) :].mean(0) if others else attribution
     groups = [_screened(named, chosen, screen if screening else None, seed + e) for e, chosen in enumerate(choosing)]
@@ -136,7 +130,7 @@ def head_effects(
             for direction, some in ((None, top + random), (_seed(seed, place), top)):
                 jobs += [runs.job(query, emotion, Change(test, emotion, (head,), dose, direction)) for head in some]
     n, n_tested = len(runs.queries), sum(map(len, groups[0]))
-    values = measure(model, space, jobs, batch_size, progress, client).reshape(len(vectors.emotions), n, -1)
+    values = measure(model, space, jobs, batch_size).reshape(len(vectors.emotions), n, -1)
     base, gap = values[..., :1], (values[..., 1] - values[..., 0]).mean(1)  # [emotion]
     effect, control = np.split(values[..., 2:] - base, [n_tested], axis=-1)  # [emotion, query, head]
     lo, hi = _interval(effect.swapaxes(0, 1), seed)
@@ -247,8 +241,6 @@ def ablation_curve(
     max_new_tokens: int = 80,
     seed: int = 0,
     batch_size: int | None = None,
-    progress: bool = True,
-    client: Client | None = None,
 ) -> pd.DataFrame:
     """How much emotion is left when the first k heads of a ranking lose their emotion direction, and with random heads.
 
@@ -302,7 +294,7 @@ def ablation_curve(
                 random = _seed(seed, place) if key[1] == "random_direction" else None
                 jobs.append(runs.job(query, emotion, Change(test, emotion, chosen[key][0], dose, random)))
     n = len(runs.queries)
-    values = measure(model, space, jobs, batch_size, progress, client).reshape(len(vectors.emotions), n, -1)
+    values = measure(model, space, jobs, batch_size).reshape(len(vectors.emotions), n, -1)
     start, end = (values[..., 1], values[..., 0]) if test == "ablate" else (values[..., 0], values[..., 1])
     boot = rng.multinomial(n, np.full(n, 1 / n), size=DRAWS) / n  # [draw, query]
     columns: dict[tuple, list[int]] = {}

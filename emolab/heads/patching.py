@@ -21,7 +21,7 @@ from torch import Tensor
 from emolab.answers.generation import generate
 from emolab.base.errors import EmolabError, need_number, need_table
 from emolab.base.labels import NEUTRAL
-from emolab.base.progress import tqdm
+from emolab.base.progress import progress_bar
 from emolab.heads.attribution import emotion_tokens, word_tokens
 from emolab.heads.rereading import Reading, rereads
 from emolab.judges.judges import judges_of
@@ -30,7 +30,7 @@ from emolab.models.memory import halving
 from emolab.models.model import Model
 from emolab.models.prompts import encode, plan_batches
 from emolab.models.sites import site_layers
-from emolab.models.workers import run_chunks
+from emolab.models.workers import on_cluster, run_chunks
 from emolab.steering.edits import Window
 from emolab.steering.head_edits import OPS, Change, HeadSpace, edited, head_edits
 from emolab.vectors.activations import check_origin
@@ -184,15 +184,11 @@ class Words:
     tokens: dict[str, list[int]]
     name = "words"
 
-    def __call__(
-        self, model: Model, space: HeadSpace, jobs: list[Job], batch_size=None, progress=False, client=None
-    ) -> np.ndarray:
-        shared, plan = (_light(space, client), self.tokens, jobs[0], batch_size), _by_text(jobs)
-        return np.array(_run(model, _expected, jobs, plan, shared, _with_reading, progress, client, "heads"))
+    def __call__(self, model: Model, space: HeadSpace, jobs: list[Job], batch_size=None) -> np.ndarray:
+        shared, plan = (_light(space), self.tokens, jobs[0], batch_size), _by_text(jobs)
+        return np.array(_run(model, _expected, jobs, plan, shared, _with_reading, "heads"))
 
-    def slopes(
-        self, model: Model, space: HeadSpace, jobs: list[Job], progress=False, client=None
-    ) -> Float[np.ndarray, "job layer head"]:
+    def slopes(self, model: Model, space: HeadSpace, jobs: list[Job]) -> Float[np.ndarray, "job layer head"]:
         """The first-order effect of each job's change, by head: gradient of this measure at z times the change of z.
 
         Of the run without the change, whose text goes through the model once, forward and, for each emotion, backward.
@@ -203,8 +199,8 @@ class Words:
                 f"{model.name!r} was loaded inside torch.inference_mode() and takes no gradients, by which heads are "
                 "screened; load it outside, or test all heads (screen=None, with a judge)"
             )
-        shared, plan = (_light(space, client), self.tokens, jobs[0], None), _by_text(jobs, emotions_apart=False)
-        return np.stack(_run(model, _slopes, jobs, plan, shared, _with_reading, progress, client, "attribution"))
+        shared, plan = (_light(space), self.tokens, jobs[0], None), _by_text(jobs, emotions_apart=False)
+        return np.stack(_run(model, _slopes, jobs, plan, shared, _with_reading, "attribution"))
 
 
 @dataclass
@@ -218,25 +214,22 @@ class Judged:
     def name(self) -> str:
         return self.judge.name
 
-    def __call__(
-        self, model: Model, space: HeadSpace, jobs: list[Job], batch_size=None, progress=False, client=None
-    ) -> np.ndarray:
+    def __call__(self, model: Model, space: HeadSpace, jobs: list[Job], batch_size=None) -> np.ndarray:
         missing = {j.emotion for j in jobs} - set(self.judge.labels)
         if missing:
             raise EmolabError(f"judge {self.judge.name!r} knows no {', '.join(sorted(missing))}")
-        shared, plan = (_light(space, client), self.max_new_tokens), _batches(model, jobs, batch_size)
-        texts = _run(model, _written, jobs, plan, shared, _with_space, progress, client, "heads")
+        shared, plan = (_light(space), self.max_new_tokens), _batches(model, jobs, batch_size)
+        texts = _run(model, _written, jobs, plan, shared, _with_space, "heads")
         p = np.asarray(self.judge(texts))
         return p[np.arange(len(jobs)), [list(self.judge.labels).index(j.emotion) for j in jobs]]
 
 
-def _run(model, function, jobs, plan, shared, prepare, progress, client, name) -> list:
+def _run(model, function, jobs, plan, shared, prepare, name) -> list:
     """function of every job, by the batches of the plan."""
     out: list[Any] = [None] * len(jobs)
     chunks = [([jobs[i] for i in index],) for index in plan]
-    cluster = {"shared": shared, "prepare": prepare, "client": client, "name": name}
-    with tqdm(total=len(jobs), disable=not progress, desc=name, unit="run") as bar:
-        for found in run_chunks(model, function, chunks, **cluster):
+    with progress_bar(name, len(jobs), unit="run") as bar:
+        for found in run_chunks(model, function, chunks, shared=shared, prepare=prepare, name=name):
             for number, values in found.items():
                 for i, value in zip(plan[number], values, strict=True):
                     out[i] = value
@@ -244,9 +237,9 @@ def _run(model, function, jobs, plan, shared, prepare, progress, client, name) -
     return out
 
 
-def _light(space: HeadSpace, client: Any) -> HeadSpace | EmotionVectors:
+def _light(space: HeadSpace) -> HeadSpace | EmotionVectors:
     """What travels to workers: a head space is made again there from its vectors, and is larger than they are."""
-    return space if client is None else space.vectors
+    return space.vectors if on_cluster() else space
 
 
 def _with_space(model: Model, shared: tuple) -> tuple:

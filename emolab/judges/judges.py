@@ -82,20 +82,20 @@ def _embedder() -> Any:
     return encoder
 
 
-def embed(texts: Sequence[str], *, progress: bool = False) -> Float[np.ndarray, "text dim"]:
+def embed(texts: Sequence[str]) -> Float[np.ndarray, "text dim"]:
     """Unit sentence embeddings (all-MiniLM-L6-v2, cut at 128 tokens). Equal texts are embedded once."""
     unique = tuple(dict.fromkeys(texts))
     place = {text: i for i, text in enumerate(unique)}
-    return _embedded(unique, progress)[[place[text] for text in texts]]
+    return _embedded(unique)[[place[text] for text in texts]]
 
 
 # Judges and `adherence` ask for the same texts in turn. Whole lists: a text's bits depend on its batch.
 @lru_cache(maxsize=4)
-def _embedded(texts: tuple[str, ...], progress: bool) -> Float[np.ndarray, "text dim"]:
+def _embedded(texts: tuple[str, ...]) -> Float[np.ndarray, "text dim"]:
     if not texts:
         return np.zeros((0, 384), np.float32)
     # 16 texts stay in a CPU's caches; 64 long ones took half as long again.
-    return _embedder().encode(list(texts), normalize_embeddings=True, batch_size=16, show_progress_bar=progress)
+    return _embedder().encode(list(texts), normalize_embeddings=True, batch_size=16, show_progress_bar=False)
 
 
 @lru_cache(maxsize=4)

@@ -25,7 +25,7 @@ from scipy.special import expit, softmax
 
 from emolab.base.errors import EmolabError, need_model, need_texts
 from emolab.base.labels import EMOTIONS, NEUTRAL, order
-from emolab.base.progress import tqdm
+from emolab.base.progress import progress_bar
 from emolab.judges.judges import PROTOTYPES, _need_groups
 from emolab.models.pretrained import quiet
 from emolab.models.prompts import render_prompts
@@ -71,7 +71,6 @@ class ClassifierJudge:
     mapping: Mapping[str, str] | None = None
     name: str = "classifier"
     device: str | None = None
-    progress: bool = True
 
     def __post_init__(self) -> None:
         self._emotions  # noqa: B018 - a wrong model or mapping fails here, not after an hour of generation
@@ -103,7 +102,7 @@ class ClassifierJudge:
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "text label"]:
         unique = list(dict.fromkeys(texts))
-        logits = self._loaded.logits(unique, progress=self.progress)
+        logits = self._loaded.logits(unique)
         if self._loaded.model.config.problem_type == "multi_label_classification":
             classes = expit(logits)
             classes /= np.maximum(1, classes.sum(1, keepdims=True))
@@ -137,7 +136,6 @@ class NLIJudge:
     hypotheses: Mapping[str, str] | None = None
     name: str = "nli"
     device: str | None = None
-    progress: bool = True
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2:
@@ -163,7 +161,7 @@ class NLIJudge:
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "text label"]:
         unique, sentences = list(dict.fromkeys(texts)), list((self.hypotheses or HYPOTHESES).values())
         premises = [text for text in unique for _ in sentences]
-        logits = self._loaded.logits(premises, sentences * len(unique), progress=self.progress)
+        logits = self._loaded.logits(premises, sentences * len(unique))
         values = softmax(logits[:, self._entailment].reshape(len(unique), len(sentences)), axis=1)
         return _spread(values, unique, texts)
 
@@ -192,7 +190,6 @@ class SelfReportJudge:
     answer: str = ""
     baseline: Sequence[str] = tuple(PROTOTYPES[NEUTRAL])
     name: str = "self_report"
-    progress: bool = True
 
     def __post_init__(self) -> None:
         need_model(self.model)
@@ -210,7 +207,7 @@ class SelfReportJudge:
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "text label"]:
         unique, reports = list(dict.fromkeys(texts)), [np.zeros((0, len(self.labels)))]
-        with tqdm(total=len(unique), disable=not self.progress, desc=self.name, unit="text") as bar:
+        with progress_bar(self.name, len(unique)) as bar:
             for start in range(0, len(unique), BATCH):
                 reports.append(self._reports(unique[start : start + BATCH]))
                 bar.update(len(reports[-1]))
@@ -292,14 +289,12 @@ class _Classifier:
         classes = [config.id2label[i] for i in range(config.num_labels)]
         return cls(model.float().to(device).eval().requires_grad_(False), tokenizer, classes, int(limit))
 
-    def logits(
-        self, texts: list[str], pairs: list[str] | None = None, *, progress: bool
-    ) -> Float[np.ndarray, "text class"]:
+    def logits(self, texts: list[str], pairs: list[str] | None = None) -> Float[np.ndarray, "text class"]:
         accepted = inspect.signature(self.model.forward).parameters
         out = np.zeros((len(texts), len(self.classes)))
         by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         options = {"truncation": "only_first" if pairs else True, "max_length": self.limit}
-        with tqdm(total=len(texts), disable=not progress, desc="classify", unit="text") as bar:
+        with progress_bar("classify", len(texts)) as bar:
             for start in range(0, len(texts), BATCH):
                 index = by_length[start : start + BATCH]
                 second = [pairs[i] for i in index] if pairs else None

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,18 +20,15 @@ from jaxtyping import Float
 
 from emolab.base.errors import EmolabError, need_model, need_table, need_texts
 from emolab.base.labels import NEUTRAL
-from emolab.base.progress import tqdm
+from emolab.base.progress import tracked
 from emolab.base.storage import digest, kept, stable
 from emolab.judges import judges as judging
 from emolab.judges.judges import UNREAD, ask, judges_of, top_labels
 from emolab.judges.words import is_refusal, named, words_of
 from emolab.models.model import Model
 from emolab.models.prompts import render_prompts
-from emolab.models.workers import run_chunks
+from emolab.models.workers import on_cluster, run_chunks
 from emolab.steering.settings import parse_mixture
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 # See `is_loop`.
 _LEAST_WORDS, _LOOP_REPETITION = 8, 0.5
@@ -45,7 +42,6 @@ def score(
     judges: Any = None,
     model: Model | None = None,
     templates: dict[str, str] | None = None,
-    client: Client | None = None,
 ) -> pd.DataFrame:
     """The same rows plus what judges say of each text. Only `text` is needed; `query` for adherence.
 
@@ -98,7 +94,7 @@ def score(
     if targets is not None:
         table["named"] = [any(named(t, label) for label in of) for t, of in zip(texts, targets, strict=True)]
     table.attrs["judges"] = names
-    return table if model is None else _modelled(table, model, texts, targets, templates, client)
+    return table if model is None else _modelled(table, model, texts, targets, templates)
 
 
 def _targets(table: pd.DataFrame) -> list[list[str]] | None:
@@ -137,7 +133,7 @@ def _add_cuts(table: pd.DataFrame, judges: list[Any], texts: list[str]) -> None:
 
 
 def _modelled(
-    table: pd.DataFrame, model: Model, texts: list[str], targets: list[list[str]] | None, templates: Any, client: Any
+    table: pd.DataFrame, model: Model, texts: list[str], targets: list[list[str]] | None, templates: Any
 ) -> pd.DataFrame:
     queries = list(table["query"]) if "query" in table else [""] * len(table)
     # Plain and instructed in one go: where nothing is told they are the same, and read once.
@@ -145,7 +141,7 @@ def _modelled(
     if targets is not None:  # of a mixture all that is added is told
         conditions["perplexity_instructed"] = [" and ".join(of) or NEUTRAL for of in targets]
     n, told = len(conditions), [condition for column in conditions.values() for condition in column]
-    values = perplexity(model, queries * n, texts * n, conditions=told, templates=templates, client=client)
+    values = perplexity(model, queries * n, texts * n, conditions=told, templates=templates)
     for name, part in zip(conditions, np.split(values, n), strict=True):
         table[name] = part
     if "n_tokens" not in table:
@@ -164,12 +160,10 @@ def kept_score(
     judges: Any,
     model: Model,
     templates: dict[str, str] | None = None,
-    client: Client | None = None,
-    progress: bool = True,
 ) -> pd.DataFrame:
     """`score`, kept in a file and read from it while table, judges and model are the same; continued block by block.
 
-    >>> kept_score(table, Path("runs/smollm2/scores.parquet"), judges=None, model=model, client=None)   # doctest: +SKIP
+    >>> kept_score(table, Path("runs/smollm2/scores.parquet"), judges=None, model=model)   # doctest: +SKIP
     """
     judged = [] if judges is None else [judges] if callable(judges) else list(judges)
 
@@ -180,9 +174,8 @@ def kept_score(
 
     def make() -> pd.DataFrame:
         parts = []
-        blocks = tqdm(_blocks(table), desc="scores", unit="block", disable=not progress)
-        for number, rows in enumerate(blocks):
-            part = partial(score, rows, judges=judges, model=model, templates=templates, client=client)
+        for number, rows in enumerate(tracked(_blocks(table), "scores", "block")):
+            part = partial(score, rows, judges=judges, model=model, templates=templates)
             parts.append(kept(path.with_name(f".{path.stem}_{number}.parquet"), settings(rows), part))
         return pd.concat(parts, ignore_index=True).__finalize__(parts[0])
 
@@ -208,7 +201,6 @@ def perplexity(
     *,
     conditions: Iterable[str] | None = None,
     templates: dict[str, str] | None = None,
-    client: Client | None = None,
 ) -> Float[np.ndarray, " text"]:
     """exp(mean negative log probability) of each text after its query, unsteered; NaN where it is empty.
 
@@ -232,12 +224,12 @@ def perplexity(
             prompts[i] = prompt
     written = [key[2] for key in unique]
     plan, sizes = [list(range(len(unique)))], [None]
-    if client is not None:  # cut into the batches that `token_logprobs` would make
+    if on_cluster():  # cut into the batches that `token_logprobs` would make
         plan = plan_texts(model, prompts, written)
         sizes = [len(rows) for rows in plan]
     values: list[Any] = [None] * len(unique)
     jobs = [([prompts[i] for i in rows], [written[i] for i in rows], n) for rows, n in zip(plan, sizes, strict=True)]
-    for found in run_chunks(model, _read, jobs, client=client, name="scores"):
+    for found in run_chunks(model, _read, jobs, name="scores"):
         for number, read in found.items():
             for i, logprobs in zip(plan[number], read, strict=True):
                 values[i] = logprobs

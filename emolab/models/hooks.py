@@ -30,9 +30,7 @@ Function = Callable[[Tensor], Tensor | None]
 
 
 @contextlib.contextmanager
-def at_sites(
-    model: Model, functions: Iterable[tuple[Place, Function]], *, plain: bool | None = None
-) -> Iterator[Any]:
+def at_sites(model: Model, functions: Iterable[tuple[Place, Function]], *, plain: bool | None = None) -> Iterator[Any]:
     """Inside, each function is given the activation at its (site, layer) in every pass; yields the model to run.
 
     What it returns takes the activation's place; None leaves it. Shapes: [row, token, d_model], of heads [row, token,

@@ -4,9 +4,9 @@ The shards are the very batches of a serial run, so the results are the same, by
 the model once from where the client read it, and holds it between tasks. What a worker loses by dying, Dask gives to
 another one. Only the client writes.
 
->>> from dask.distributed import Client, LocalCluster
->>> with LocalCluster(n_workers=2, threads_per_worker=1) as cluster, Client(cluster) as client:
-...     summary = emolab.study("smollm2", out="runs/smollm2", client=client)
+>>> from dask.distributed import LocalCluster
+>>> with LocalCluster(n_workers=2, threads_per_worker=1) as cluster, emolab.workers(cluster.scheduler_address):
+...     summary = emolab.study("smollm2", out="runs/smollm2")
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import threading
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 # Nothing here imports torch on its own: Dask's scheduler loads this module, too, and only hands bytes on.
 _LOCK = threading.Lock()  # hooks on a shared model know nothing of threads
 _PATIENCE = 10.0  # seconds for a scheduler to answer
+_client: ContextVar[Client | None] = ContextVar("client", default=None)
 _held: dict[str, Any] = {}  # of a worker process: its model, and what the tasks of one call share
 
 
@@ -54,27 +56,27 @@ def run_chunks(
     *,
     shared: Any = None,
     prepare: Callable | None = None,
-    client: Client | None = None,
     name: str | Sequence[str] = "chunk",
 ) -> Iterator[dict[int, Any]]:
     """Results of function(model, *chunk) for every chunk, as they come: {number: result}, one or more at a time.
 
-    >>> for found in run_chunks(model, emolab.generate, [(["The park."],), (["The rain."],)], client=client):
+    Inside `workers` chunks come back as they are done, in any order; else they run here, one after the other.
+
+    >>> for found in run_chunks(model, emolab.generate, [(["The park."],), (["The rain."],)]):
     ...     texts |= found
 
     Args:
         function: of a module, not a lambda. With `shared` it is function(model, shared, *chunk).
         shared: what all chunks need, large perhaps: it goes to every worker once.
         prepare: called once in every process, prepare(model, shared); what it gives takes the place of `shared`.
-        client: None runs one chunk after the other here. With one, chunks come back as they are done, in any order.
         name: of the tasks on Dask's dashboard; or one for each chunk.
 
     Raises:
         EmolabError: that of a chunk, as soon as it fails; a model that workers cannot read, or that is another one
             there; workers that die again and again; a lost cluster.
     """
-    if client is not None:
-        yield from _on_workers(model, function, chunks, shared, prepare, client, name) if chunks else ()
+    if on_cluster():
+        yield from _on_workers(model, function, chunks, shared, prepare, name) if chunks else ()
         return
     if prepare is not None:
         shared = prepare(model, shared)
@@ -83,17 +85,39 @@ def run_chunks(
 
 
 @contextlib.contextmanager
-def connected(address: str | None) -> Iterator[Client | None]:
-    """A client of the Dask scheduler at this address, closed at the end; None gives None.
+def workers(cluster: Client | str | None) -> Iterator[None]:
+    """Inside, the workers of a Dask cluster do the long stages: responses, activations, sweeps, scores, heads.
 
-    >>> with connected("tcp://10.0.0.1:8786") as client:
-    ...     emolab.study("smollm2", out="runs/smollm2", client=client)
+    >>> with emolab.workers("tcp://10.0.0.1:8786"):
+    ...     emolab.study("smollm2", out="runs/smollm2")
 
-    Raises EmolabError where Dask is not installed or nobody answers.
+    cluster: the address of its scheduler, or a client of it (`dask.distributed.Client`); None: no cluster. Results are
+    the same as without. Raises EmolabError where Dask is not installed, nobody answers, or this is no client.
     """
-    if address is None:
-        yield None
-        return
+    with _connected(cluster) if isinstance(cluster, str) else contextlib.nullcontext(cluster) as client:
+        if client is not None and (
+            any(not hasattr(client, name) for name in ("map", "submit", "nthreads")) or client.asynchronous
+        ):
+            raise EmolabError(
+                f"workers are {client!r}; expected the address of a Dask scheduler, or a dask.distributed.Client that "
+                "is not asynchronous"
+            )
+        before = _client.get()
+        _client.set(client)
+        try:
+            yield
+        finally:
+            _client.set(before)
+
+
+def on_cluster() -> bool:
+    """Whether `workers` of a cluster do the work here."""
+    return _client.get() is not None
+
+
+@contextlib.contextmanager
+def _connected(address: str) -> Iterator[Client]:
+    """A client of the Dask scheduler at this address, closed at the end."""
     try:
         from distributed import Client
     except ImportError:
@@ -109,12 +133,10 @@ def connected(address: str | None) -> Iterator[Client | None]:
         yield client
 
 
-def check_client(model: Model, client: Any) -> Source | None:
-    """How workers read the model; None without a client. EmolabError where they cannot, or no client is given."""
-    if client is None:
+def check_workers(model: Model) -> Source | None:
+    """How workers read the model; None without a cluster. EmolabError where they cannot."""
+    if not on_cluster():
         return None
-    if any(not hasattr(client, name) for name in ("map", "submit", "nthreads")) or client.asynchronous:
-        raise EmolabError(f"client is {client!r}; expected a dask.distributed.Client, not asynchronous, or None")
     import torch
 
     from emolab.models.model import fingerprint_of
@@ -131,7 +153,7 @@ def check_client(model: Model, client: Any) -> Source | None:
     if bridge_has_hooks(model):
         raise EmolabError(
             f"{model.name!r} carries hooks (of `steered`, or your own), and these do not travel to workers; "
-            "leave them, or leave out client="
+            "leave them, or do this outside of `workers`"
         )
     folder = Path(model.source).expanduser()
     path = str(folder.resolve()) if model.source not in MODELS and folder.exists() else model.source
@@ -142,12 +164,12 @@ def check_client(model: Model, client: Any) -> Source | None:
     return Source(path, options, model.fingerprint, str(model.dtype), torch.get_num_threads(), versions())
 
 
-def _on_workers(model, function, chunks, shared, prepare, client, name) -> Iterator[dict[int, Any]]:
+def _on_workers(model, function, chunks, shared, prepare, name) -> Iterator[dict[int, Any]]:
     import dask.config
     from distributed import CancelledError, KilledWorker, as_completed
     from distributed.protocol.pickle import dumps
 
-    source, token = check_client(model, client), uuid.uuid4().hex[:8]
+    source, token, client = check_workers(model), uuid.uuid4().hex[:8], _client.get()
     threads = client.nthreads().values()
     if not threads:
         warnings.warn("this cluster has no workers yet; waiting for the first one", stacklevel=3)

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from emolab.base.errors import EmolabError, FileError, MismatchError, ResourceError
+from emolab.base.progress import say
 from emolab.base.storage import digest, kept, stable
 from emolab.experiments.sweeps import vectors_identity
 from emolab.experiments.wordings import ADJECTIVES
@@ -89,8 +90,6 @@ def analyse(
     judge: Any,
     out: Path,
     seed: int = 0,
-    progress: bool = True,
-    client: Any = None,
     quick: bool = False,
 ) -> dict:
     """Geometry and heads for `summary.json`; writes `geometry/*.parquet`, `heads.parquet`, `ablation.parquet`.
@@ -106,7 +105,7 @@ def analyse(
 
         def measured(name: str) -> pd.DataFrame:
             if not tables:
-                heldout = response_means(model, tested, sites=("resid",), progress=progress, client=client)
+                heldout = response_means(model, tested, sites=("resid",))
                 tables.update(geometry_tables(means, heldout, responses, tested, groups))
             return tables[name]
 
@@ -117,7 +116,7 @@ def analyse(
     def heads() -> dict:
         site_layers(model, "head")  # says at once where a model has no attention heads
         sizes = QUICK_HEADS if quick else HEADS
-        options = {"seed": seed, "progress": progress, "client": client}
+        options: dict = {"seed": seed}
         given = {**of, "seed": seed, "judge": stable(judge), "sizes": stable(sizes)}
         options["words"] = _words(model, responses, vectors.emotions)
         make = partial(head_effects, model, vectors, responses, test="patch", **sizes["effects"], **options)
@@ -137,8 +136,7 @@ def analyse(
             raise
         except EmolabError as error:  # few texts, or a model without emotion: the rest of the study stands without it
             found[name] = {"not_measured": str(error)}
-            if progress:
-                print(f"{name} not measured: {error}")
+            say(f"{name} not measured: {error}")
     return found
 
 

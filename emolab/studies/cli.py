@@ -169,7 +169,7 @@ def _writing(a: argparse.Namespace) -> Writing:
 def _study(a: argparse.Namespace) -> None:
     from emolab.base.labels import EMOTIONS
     from emolab.models.load import load_model
-    from emolab.models.workers import connected
+    from emolab.models.workers import workers
     from emolab.studies.pipeline import study
     from emolab.studies.plan import FULL, QUICK
 
@@ -178,10 +178,10 @@ def _study(a: argparse.Namespace) -> None:
         plan = replace(plan, n_queries=tuple(a.n_queries))
     if a.methods is not None:
         plan = replace(plan, methods=tuple(a.methods))
-    with connected(a.cluster) as client:
+    with workers(a.cluster):
         model = a.model if a.dtype is None else load_model(a.model, dtype=a.dtype)
         emotions = a.emotions or EMOTIONS
-        study(model, out=a.out, queries=a.queries, emotions=emotions, plan=plan, seed=a.seed, client=client)
+        study(model, out=a.out, queries=a.queries, emotions=emotions, plan=plan, seed=a.seed)
 
 
 def _queries(a: argparse.Namespace, split: str):
@@ -244,15 +244,15 @@ def _layers(text: str, words: tuple[str, ...] = ("all", "late", "each", "thirds"
 def _sweep(a: argparse.Namespace) -> None:
     from emolab.experiments.sweeps import sweep
     from emolab.models.load import load_model
-    from emolab.models.workers import connected
+    from emolab.models.workers import workers
     from emolab.vectors.vectors import load_vectors
 
     grid = {"site": a.site, "part": a.part, "layers": [_layers(x) for x in a.layers], "op": a.op}
     vectors = load_vectors(a.vectors)
     model = load_model(a.model, dtype=a.dtype)
     options = {"alphas": a.alphas, "emotions": a.emotions, "controls": a.controls, "grid": grid, "writing": _writing(a)}
-    with connected(a.cluster) as client:
-        table = sweep(model, vectors, _queries(a, "heldout"), out=a.out, seed=a.seed, client=client, **options)
+    with workers(a.cluster):
+        table = sweep(model, vectors, _queries(a, "heldout"), out=a.out, seed=a.seed, **options)
     print(f"{len(table)} texts in {a.out / 'sweep.parquet'}")
 
 

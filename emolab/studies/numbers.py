@@ -89,7 +89,6 @@ def intensity(
     out: Path,
     *,
     max_new_tokens: int = 80,
-    progress: bool = True,
 ) -> dict[str, dict[str, float | None]]:
     """Mean probability of the emotion, as the judge reads it, under "a little", plain and "great" instructions."""
     asked = list(queries["query"])
@@ -107,8 +106,7 @@ def intensity(
     path = out / "intensity.parquet"
     done = read_table(path, settings)
     if done is None:
-        options = {"max_new_tokens": max_new_tokens, "progress": progress}
-        texts = generate(model, list(table["prompt"]), raw=True, **options)
+        texts = generate(model, list(table["prompt"]), raw=True, max_new_tokens=max_new_tokens)
         done = write_table(table.assign(text=texts), path, settings)
     values = judge(list(done["text"]))
     own = [values[i, judge.labels.index(emotion)] for i, emotion in enumerate(done["condition"])]
@@ -124,7 +122,7 @@ def turned(
     best: dict[str, float],
     judge: Any,
     out: Path,
-    write: dict[str, Any],
+    max_new_tokens: int,
 ) -> dict[str, dict[str, float | int | None]]:
     """Questions that evoke another emotion than the one steered to: which of the two do the answers show?
 
@@ -134,14 +132,16 @@ def turned(
     """
     evoked = queries.set_index("query_id")["emotion"]
     some = {"emotions": [next(iter(best))], "controls": (), "out": out / "unsteered"}  # any one: dose 0
-    plain = score(sweep(model, vectors, queries, alphas=(0.0,), **some, **write), judges=judge)
+    plain = score(sweep(model, vectors, queries, alphas=(0.0,), max_new_tokens=max_new_tokens, **some), judges=judge)
     grid, found = {name: [value] for name, value in setting.items()}, {}
     for number, (emotion, alpha) in enumerate(best.items()):
         asked = queries[queries["emotion"] != emotion]
         if not len(asked):
             continue
         options = {"emotions": [emotion], "controls": ("random",), "grid": grid, "out": out / str(number)}
-        table = score(sweep(model, vectors, asked, alphas=(alpha,), **options, **write), judges=judge)
+        table = score(
+            sweep(model, vectors, asked, alphas=(alpha,), max_new_tokens=max_new_tokens, **options), judges=judge
+        )
         steered, random = (table[table["control"] == control] for control in ("none", "random"))
         unsteered = plain[plain["query_id"].isin(asked["query_id"])]
         found[emotion] = {

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from emolab.answers.writing import Writing
 from emolab.base.errors import EmolabError, FileError, MismatchError, ResourceError, need_texts, shown
 from emolab.base.folders import alone
 from emolab.base.labels import EMOTIONS, NEUTRAL
+from emolab.base.progress import say
 from emolab.base.storage import (
     digest,
     need_same,
@@ -42,7 +43,7 @@ from emolab.judges.scoring import kept_score
 from emolab.models.load import load_model
 from emolab.models.model import Model, provenance
 from emolab.models.pretrained import fast_bfloat16
-from emolab.models.workers import check_client
+from emolab.models.workers import check_workers
 from emolab.steering.steering import Steering
 from emolab.studies.analysis import analyse
 from emolab.studies.figures import run_figures
@@ -53,9 +54,6 @@ from emolab.studies.report import write_report
 from emolab.vectors.activations import corpus_hash, response_means
 from emolab.vectors.controls import means_of
 from emolab.vectors.vectors import EmotionVectors, extract_vectors
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 SITES = ("resid", "attn", "mlp", "head")
 LORA_LIMIT = 50_000_000  # parameters
@@ -72,8 +70,6 @@ def study(
     quick: bool = False,
     plan: Plan | None = None,
     seed: int = 0,
-    progress: bool = True,
-    client: Client | None = None,
 ) -> dict:
     """Responses, vectors, choice of a setting, dose-response with controls, claims, baselines, figures, report.
 
@@ -91,8 +87,6 @@ def study(
         quick: five minutes on two cores for the default model, with bfloat16 where that is fast: dose-response with its
             controls, maps, heads and report, without claims and baselines.
         plan: how much is asked; default FULL, or QUICK.
-        client: of a Dask cluster, whose workers then do the long stages, with the same result (`models.workers`):
-            responses, vectors, sweep, scores, heads.
 
     Returns:
         What `summary.json` holds: `model, instruction_following{emotion: share}, neutral_share, setting, wording,
@@ -108,11 +102,11 @@ def study(
     plan = _plan(plan, quick)
 
     def stage(name: str):
-        return _stage(name, timings, progress)
+        return _stage(name, timings)
 
     with stage("load"):
         model = load_model(model, dtype="bfloat16" if plan.quick and fast_bfloat16() else "float32")
-        check_client(model, client)
+        check_workers(model)
         emotions = _emotions(emotions)
         extract, choosing, report, evoking = _questions(queries, emotions, plan)
         judges = [default_judge(emotions), BlindJudge(default_judge(emotions))] if judges is None else judges_of(judges)
@@ -125,10 +119,7 @@ def study(
     with stage("pace"):
         sizes = {"extract": len(extract), "choose": len(choosing), "report": len(report), "evoking": len(evoking)}
         expected = expect(model, plan, sizes, len(emotions), measure_pace(model))
-    if progress:
-        print(overview(model, out, plan, sizes, len(emotions), expected), flush=True)
-    options = {"seed": seed, "progress": progress}
-    write = {"max_new_tokens": plan.max_new_tokens, "client": client, "progress": progress}
+    say(overview(model, out, plan, sizes, len(emotions), expected))
     wording = None
     if plan.wordings:
         with stage("wording"):
@@ -136,19 +127,23 @@ def study(
     templates = None if wording is None else wording["templates"]
     with stage("responses"):
         asked = pd.concat([extract, choosing, report])
-        responses = collect_responses(model, asked, emotions=emotions, out=out, templates=templates, **write)
+        responses = collect_responses(
+            model, asked, emotions=emotions, out=out, templates=templates, max_new_tokens=plan.max_new_tokens
+        )
         of = [responses[responses["query_id"].isin(part["query_id"])] for part in (extract, choosing, report)]
     with stage("vectors"):
-        vectors = _vectors(model, of[0], out, progress, client)
+        vectors = _vectors(model, of[0], out)
     with stage("selection"):
-        given = {"judge": chooser, "out": out / "selection", "search": plan.search, "progress": progress}
+        given = {"judge": chooser, "out": out / "selection", "search": plan.search}
         setting, best, vectors = selection.select(model, vectors, choosing, of[1], **given)
         vectors.save(out / "vectors.safetensors")  # with where they break
     with stage("sweep"):
         grid, doses = {key: [value] for key, value in setting.items()}, sorted({*plan.search.doses, 0.0})
-        table = sweep(model, vectors, report, alphas=doses, grid=grid, out=out, seed=seed, **write)
+        table = sweep(
+            model, vectors, report, alphas=doses, grid=grid, out=out, seed=seed, max_new_tokens=plan.max_new_tokens
+        )
     with stage("scores"):
-        read = {"judges": judges, "model": model, "client": client, "progress": progress, "templates": templates}
+        read = {"judges": judges, "model": model, "templates": templates}
         scored = kept_score(table, out / "scores.parquet", **read)
         told = of[2].assign(emotion=of[2]["condition"])
         answers = kept_score(told, out / "instructed_scores.parquet", **read)
@@ -160,11 +155,14 @@ def study(
         summary["wording"] = {key: wording[key] for key in ("name", "following", "not_followed", "sentence")}
     if len(evoking):
         with stage("evoking"):
-            summary["evoking"] = turned(model, vectors, evoking, setting, best, judges[0], out / "evoking", write)
+            summary["evoking"] = turned(
+                model, vectors, evoking, setting, best, judges[0], out / "evoking", plan.max_new_tokens
+            )
     if not plan.quick:
         with stage("intensity"):
-            asks = {"max_new_tokens": plan.max_new_tokens, "progress": progress}
-            summary["intensity"] = intensity(model, vectors.emotions, report, judges[-1], out, **asks)
+            summary["intensity"] = intensity(
+                model, vectors.emotions, report, judges[-1], out, max_new_tokens=plan.max_new_tokens
+            )
     # Claims and methods know no breaking alphas: they get vectors of which one is where text breaks, in the mean.
     broken = Steering(vectors, dict.fromkeys(vectors.emotions, 1.0), **setting).in_vectors()
     long = float(np.mean(list(broken.values()))) * vectors
@@ -172,15 +170,15 @@ def study(
         with stage("claims"):
             where = {key: setting[key] for key in ("site", "layers", "part")}
             place = {"setting": where, "judge": judges[0], "out": out / "claims", "n_queries": plan.n_claims}
-            summary["claims"] = _claims(model, long, report, of[2], scored, doses=CLAIM_DOSES, **place, **options)
+            summary["claims"] = _claims(model, long, report, of[2], scored, doses=CLAIM_DOSES, seed=seed, **place)
     if methods:
         with stage("baselines"):
             given = {"methods": methods, "judges": judges[0], "out": out, "max_new_tokens": plan.max_new_tokens}
             given["settings"] = [{key: setting[key] for key in ("site", "layers", "part")}]
-            summary["baselines"] = _baselines(model, long, of[0], choosing, report, **given, **options)
+            summary["baselines"] = _baselines(model, long, of[0], choosing, report, seed=seed, **given)
     with stage("analysis"):
         groups = asked.set_index("query_id")["situation"]
-        where = {"judge": judges[0], "out": out, "client": client, "quick": plan.quick, **options}
+        where = {"judge": judges[0], "out": out, "quick": plan.quick, "seed": seed}
         summary |= analyse(model, vectors, means_of(vectors), of[0], of[2], groups, **where)
     manifest = {**provenance(model), "seed": seed, "vectors": dict(sorted(vectors.meta.items())), "setting": setting}
     manifest["writing"] = Writing().settings()
@@ -192,12 +190,10 @@ def study(
         write_report(out)
     summary["timings"] = timings
     write_json(out / "summary.json", summary)
-    if progress:
-        took = sum(timings.values())
-        print(
-            f"study of {model.name}: {took / 60:.1f} minutes (expected {sum(expected.values()) / 60:.1f}); results in "
-            f"{out}, figures in {out / 'figures'}, report in {out / 'report.html'}"
-        )
+    say(
+        f"study of {model.name}: {sum(timings.values()) / 60:.1f} minutes (expected {sum(expected.values()) / 60:.1f}); "
+        f"results in {out}, figures in {out / 'figures'}, report in {out / 'report.html'}"
+    )
     return summary
 
 
@@ -270,15 +266,14 @@ def _check(emotions: Sequence[str], judges: Sequence[Any], methods: Sequence[str
             raise EmolabError(f"judge {judge.name!r} cannot tell {unread[0]}, only {known}; give another one")
 
 
-def _claims(model, vectors, queries, answers, scored, *, out: Path, progress: bool, **options) -> dict:
+def _claims(model, vectors, queries, answers, scored, *, out: Path, **options) -> dict:
     """Verdict, condition and evidence of each claim; "not tested" with the reason where a claim cannot be asked."""
     try:
-        found = check_claims(model, vectors, queries, answers, scored, out=out, progress=progress, **options)
+        found = check_claims(model, vectors, queries, answers, scored, out=out, **options)
     except (FileError, MismatchError, ResourceError):
         raise
     except EmolabError as error:  # too few doses or queries: the rest of the study stands without it
-        if progress:
-            print(f"claims not tested: {error}")
+        say(f"claims not tested: {error}")
         lost = {"verdict": "not tested", "condition": str(error), "evidence": {}}
         return dict.fromkeys(("monotone", "preservation", "linear", "additive"), lost)
     for name, claim in found.items():
@@ -295,12 +290,11 @@ def _baselines(model, vectors, responses, choosing, report, *, methods, out: Pat
     if table is None:
         given = {"methods": methods, "out": out, "seed": seed}
         try:
-            table = compare_methods(model, vectors, responses, choosing, report, **given, **options)
+            table = compare_methods(model, vectors, responses, choosing, report, seed=seed, **given)
         except (FileError, MismatchError, ResourceError):
             raise
         except EmolabError as error:
-            if options["progress"]:
-                print(f"baselines not compared: {error}")
+            say(f"baselines not compared: {error}")
             return {}
         write_table(table, out / "baselines.parquet", settings)
     return summary_of(table)
@@ -310,7 +304,7 @@ def _n_parameters(model: Model) -> int:
     return sum(p.numel() for p in model.hf.parameters())
 
 
-def _vectors(model: Model, responses: pd.DataFrame, out: Path, progress: bool, client: Any) -> EmotionVectors:
+def _vectors(model: Model, responses: pd.DataFrame, out: Path) -> EmotionVectors:
     path = out / "vectors.safetensors"
     if path.exists():
         vectors = EmotionVectors.load(path)
@@ -319,14 +313,13 @@ def _vectors(model: Model, responses: pd.DataFrame, out: Path, progress: bool, c
             and vectors.meta.get("fingerprint") == model.fingerprint
         ):
             return vectors
-    means = response_means(model, responses, sites=SITES, progress=progress, client=client)
+    means = response_means(model, responses, sites=SITES)
     return extract_vectors(model, responses, sites=SITES, means=means, out=out)
 
 
 @contextlib.contextmanager
-def _stage(name: str, timings: dict[str, float], progress: bool) -> Iterator[None]:
+def _stage(name: str, timings: dict[str, float]) -> Iterator[None]:
     start = time.perf_counter()
     yield
     timings[name] = round(time.perf_counter() - start, 2)
-    if progress:
-        print(f"{name}: {timings[name]:.1f} s", flush=True)
+    say(f"{name}: {timings[name]:.1f} s")

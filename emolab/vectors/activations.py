@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -24,19 +23,16 @@ from torch import Tensor
 
 from emolab.base.errors import EmolabError, FileError, MismatchError, is_text, need_model, need_table, need_texts, shown
 from emolab.base.labels import NEUTRAL_QUERY, need_labels
-from emolab.base.progress import tqdm
+from emolab.base.progress import progress_bar
 from emolab.base.storage import digest, read_tensors, user_path, write_tensors
 from emolab.models.memory import halving
 from emolab.models.model import Model, provenance
 from emolab.models.prompts import plan_batches, render_prompts, warn_of_control_tokens
 from emolab.models.sites import SITES, bridge_has_hooks, check_bridge, head_weights, site_layers
 from emolab.models.sites import output_weights as output_weights  # part of this module for its users
-from emolab.models.workers import run_chunks
+from emolab.models.workers import on_cluster, run_chunks
 from emolab.vectors.reading import attention_kind, batch_means, check_heads
 from emolab.vectors.token_rule import TokenRule, counted_tokens, prompt_and_text_lengths, rule_name
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 FORMAT = "emolab-response-means-1"
 MEANS_FILE = "response_means.safetensors"
@@ -114,8 +110,6 @@ def response_means(
     tokens: TokenRule = "response",
     batch_size: int | None = None,
     out: str | Path | None = None,
-    progress: bool = True,
-    client: Client | None = None,
 ) -> ResponseMeans:
     """Run each response once behind its prompt and average activations over the tokens of its text that count.
 
@@ -138,7 +132,6 @@ def response_means(
         batch_size: default by the number of padded tokens.
         out: a folder; `response_means.safetensors` is written into it (see `ResponseMeans.load`), and read from it
             where it holds these means already: of the same model, responses, prompts and token rule.
-        client: of a Dask cluster, whose workers then run the same batches (`emolab.models.workers`).
 
     Raises:
         EmolabError: unknown site, a condition without a token that counts, a text whose only token is position 0,
@@ -177,7 +170,7 @@ def response_means(
             return found
     result: dict[str, np.ndarray] = {}
     scratch: dict[torch.device, Tensor] = {}
-    with tqdm(total=len(responses), desc="activations", unit="text", disable=not progress) as bar:
+    with progress_bar("activations", len(responses)) as bar:
 
         def read(rows: list[int]) -> tuple[list[str], list[str], list[np.ndarray]]:
             some = responses.iloc[rows]  # strings of one batch at a time: a table holds them in a third of the memory
@@ -187,12 +180,12 @@ def response_means(
             return batch_means(model, *read(rows), wanted, scratch)
 
         plan = plan_batches(model, totals, batch_size)
-        if client is None:
-            batches = halving(measure, plan)
-        else:
+        if on_cluster():
             jobs = [(*read(rows), wanted) for rows in plan]
-            chunks = run_chunks(model, _halved_means, jobs, client=client, name="activations")
+            chunks = run_chunks(model, _halved_means, jobs, name="activations")
             batches = ((plan[number], batch) for found in chunks for number, batch in found.items())
+        else:
+            batches = halving(measure, plan)
         for rows, batch in batches:
             for name, values in batch.items():
                 if name not in result:

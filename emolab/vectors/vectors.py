@@ -155,7 +155,7 @@ class EmotionVectors:
         return self._each(lambda x: x[rows], f"select {', '.join(emotions)}", **new)
 
     def part(self, name: str) -> EmotionVectors:
-        """"whole": these; "shared": their mean over emotions, under the single label "shared"; "specific": the rest.
+        """ "whole": these; "shared": their mean over emotions, under the single label "shared"; "specific": the rest.
 
         Shared and specific sum to the whole; the specific parts of all emotions sum to zero. Nothing is shared, and the
         shared part zero, where the baseline is the mean of these very labels.
@@ -286,7 +286,6 @@ def extract_vectors(
     means: ResponseMeans | None = None,
     out: str | Path | None = None,
     batch_size: int | None = None,
-    progress: bool = True,
 ) -> EmotionVectors:
     """Emotion vectors from responses: one forward pass, then differences of means (arXiv 2502.04075, section 3).
 
@@ -310,9 +309,7 @@ def extract_vectors(
     if means is None:
         if responses is None:
             raise EmolabError("extract_vectors needs responses or means")
-        means = response_means(
-            model, responses, sites=sites, tokens=tokens, batch_size=batch_size, out=out, progress=progress
-        )
+        means = response_means(model, responses, sites=sites, tokens=tokens, batch_size=batch_size, out=out)
     elif not isinstance(means, ResponseMeans):
         raise EmolabError(f"means are {type(means).__name__} {shown(means)}; expected ResponseMeans")
     elif means.meta.get("fingerprint") != model.fingerprint:

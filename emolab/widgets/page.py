@@ -41,7 +41,7 @@ def page(kind: str, body: str, data: dict[str, Any]) -> str:
     shortcuts, unless an element says otherwise.
     """
     values = escape(json.dumps(data, separators=(",", ":"), allow_nan=False), quote=False).replace("'", "&#39;")
-    root = f"<div class=\"emolab-{kind}\" data-lm-suppress-shortcuts=\"true\" data-emolab='{values}'>"
+    root = f'<div class="emolab-{kind}" data-lm-suppress-shortcuts="true" data-emolab=\'{values}\'>'
     return f"{root}{body}</div><script>{_script(kind)}</script>"
 
 

@@ -13,6 +13,7 @@ from emolab.answers.generation import generate
 from emolab.answers.writing import Writing, need_writing
 from emolab.base.errors import EmolabError, need_number
 from emolab.base.labels import styles
+from emolab.base.progress import no_progress
 from emolab.judges.judges import judges_of
 from emolab.models.model import Model
 from emolab.steering.steering import CHOICES, Steering, as_rows
@@ -248,8 +249,9 @@ class SteeringPanel(widgets.VBox):
         texts = {} if known is None else {"unsteered": known}
         if todo:
             rows = [steerings[k] for k in todo]
-            found = generate(self._model, [request.prompt] * len(todo), steering=rows, **self._options)
-            texts |= dict(zip(todo, found, strict=True))
+            with no_progress():
+                written = generate(self._model, [request.prompt] * len(todo), steering=rows, **self._options)
+            texts |= dict(zip(todo, written, strict=True))
         self._plain = {request.prompt: texts["unsteered"]}
         return {k: texts[k] for k in steerings if k in texts}
 

@@ -161,7 +161,7 @@ def test_labels_beyond_eight_are_counted_in_the_repr(made):
 
 def test_frames_are_read_after_the_word_and_steer(tiny_llama):
     responses = frames(tiny_llama)
-    vectors = extract_vectors(tiny_llama, responses, progress=False)
+    vectors = extract_vectors(tiny_llama, responses)
     assert vectors.meta["baseline"] == "mean of 5 labels"
     after = [text[start:] for text, start in zip(responses["text"], responses["start"], strict=True)]
     counted = [len(ids) for ids in tiny_llama.tokenizer(after, add_special_tokens=False).input_ids]
@@ -181,7 +181,7 @@ def test_real_activations_have_no_sink_left(smollm2):
         "joy": ["What a wonderful day, I could sing!", "We laughed and danced until the sun came up over the hills."],
     }
     for query in (emolab.base.labels.NEUTRAL_QUERY, None):
-        means = response_means(smollm2, responses_from_texts(texts, query=query), sites=("resid",), progress=False)
+        means = response_means(smollm2, responses_from_texts(texts, query=query), sites=("resid",))
         vectors = extract_vectors(smollm2, None, sites=("resid",), means=means)
         energy = vectors.get("resid", layer=14).square()[0].sort(descending=True).values
         assert energy[:3].sum() / energy.sum() < 0.5

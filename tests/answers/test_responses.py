@@ -11,7 +11,7 @@ from emolab.base.errors import EmolabError
 QUERIES = load_queries(
     {"joy": ["how was the park ?", "a walk in rain"], "fear": ["the dark house"], "neutral": ["a road"]}
 )
-SETTINGS = {"emotions": ("joy", "fear"), "max_new_tokens": 6, "batch_size": 3, "progress": False}
+SETTINGS = {"emotions": ("joy", "fear"), "max_new_tokens": 6, "batch_size": 3}
 
 
 def test_pairing_all_asks_every_query_under_every_condition(tiny_llama):

@@ -159,7 +159,7 @@ def test_a_model_that_computes_no_numbers_writes_no_text(model, writing, dtype):
     with pytest.raises(EmolabError, match=f"logits of .* in {name} are not finite.*{advice}"):
         generate(broken(model, dtype), QUERIES, writing=writing, max_new_tokens=4)
     with pytest.raises(EmolabError, match="not finite"):
-        emolab.collect_responses(broken(model), QUERIES, emotions=("joy",), writing=writing, progress=False)
+        emolab.collect_responses(broken(model), QUERIES, emotions=("joy",), writing=writing)
 
 
 def test_only_rows_that_still_write_must_have_numbers():
@@ -261,5 +261,5 @@ def test_a_bar_moves_with_every_batch(tiny_llama, bars):
 def test_one_switch_turns_every_bar_off(tiny_llama, bars):
     emolab.set_progress(False)
     emolab.collect_responses(tiny_llama, QUERIES, emotions=("joy",), max_new_tokens=3)
-    generate(tiny_llama, QUERIES, max_new_tokens=2, progress=True)
+    generate(tiny_llama, QUERIES, max_new_tokens=2)
     assert bars and all(disable for _, disable, _ in bars)

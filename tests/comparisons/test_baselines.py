@@ -72,7 +72,7 @@ def responses(model, sets):
 @pytest.fixture(scope="module")
 def vectors(model, responses):
     """At resid towards the words of each emotion, at attn of no use."""
-    found = extract_vectors(model, responses, sites=("resid", "attn"), progress=False)
+    found = extract_vectors(model, responses, sites=("resid", "attn"))
     head = model.hf.lm_head.weight.detach()
     towards = torch.stack([head[model.tokenizer.convert_tokens_to_ids(WORDS[e])].sum(0) for e in EMOTIONS])
     data = {"resid": torch.zeros_like(found.data["resid"]), "attn": found.data["attn"] * 1e-4}
@@ -82,7 +82,7 @@ def vectors(model, responses):
 
 @pytest.fixture(scope="module")
 def options(model, vectors, responses, sets):
-    return {"judges": JUDGE, "max_new_tokens": 6, "seed": 3, "progress": False}
+    return {"judges": JUDGE, "max_new_tokens": 6, "seed": 3}
 
 
 @pytest.fixture(scope="module")
@@ -164,9 +164,9 @@ def test_directions_steer_and_mix(model, vectors):
 
 
 def test_directions_are_as_long_as_the_part_in_use(model, responses):
-    vectors = extract_vectors(model, responses, sites=("resid", "attn"), progress=False)
+    vectors = extract_vectors(model, responses, sites=("resid", "attn"))
     for setting in ({"site": "attn", "part": "specific"}, {"site": "resid"}):
-        found = build_methods(model, vectors, responses, STEERING, settings=[setting], progress=False)
+        found = build_methods(model, vectors, responses, STEERING, settings=[setting])
         part = vectors.part("specific") if "part" in setting else vectors
         norms = part.get(setting["site"]).norm(dim=-1)
         added = {}
@@ -186,7 +186,7 @@ def test_directions_are_as_long_as_the_part_in_use(model, responses):
 
 
 def test_lora_doses_do_not_add_up(model, responses):
-    adapters = {e: fit_lora(model, responses, e, steps=4, lr=0.02, progress=False) for e in EMOTIONS}
+    adapters = {e: fit_lora(model, responses, e, steps=4, lr=0.02) for e in EMOTIONS}
     method = lora_method(model, adapters)
     plain = render_prompts(model, ASKED)
     settings = [{"joy": 1.0}, {"calm": 1.5}, {"joy": 0.5, "calm": 0.5}, {"joy": 1.0}]
@@ -277,7 +277,7 @@ def test_equal_damage_is_that_of_the_instruction(compared, model, vectors, respo
         assert p95_kl(told.kl(queries, answers, emotion, wording)) == pytest.approx(target, abs=1e-3)
     names = (*STEERING, "lora")
     methods = build_methods(
-        model, vectors, responses, names, max_new_tokens=6, seed=3, out=out / "baselines", progress=False
+        model, vectors, responses, names, max_new_tokens=6, seed=3, out=out / "baselines"
     )
     taken = table.drop_duplicates("method").set_index("method")["setting"]
     for row in equal[equal.method.isin(names)].itertuples():
@@ -350,12 +350,12 @@ def test_on_the_bundled_model_vectors_and_instruction_beat_a_random_direction():
     model = load_model(WEIGHTS)
     queries = mini_queries()
     train, held = (queries[queries.split == s].drop_duplicates("situation") for s in ("train", "heldout"))
-    responses = emolab.collect_responses(model, train.head(10), emotions=("anger", "joy"), progress=False)
-    vectors = extract_vectors(model, responses, sites=("attn",), progress=False)
+    responses = emolab.collect_responses(model, train.head(10), emotions=("anger", "joy"))
+    vectors = extract_vectors(model, responses, sites=("attn",))
     names = ("instruction", "emotion vector", "random")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judging, "embed", EMBED)
-        options = {"methods": names, "settings": [{"site": "attn"}], "progress": False}
+        options = {"methods": names, "settings": [{"site": "attn"}]}
         table = compare_methods(model, vectors, responses, train.iloc[10:15], held.head(8), **options)
     rows = table[(table.emotion == "all") & (table.measure == "overall") & (table["at"] == "best")].set_index("method")
     for method in names[:2]:

@@ -25,7 +25,7 @@ from emolab.vectors.vectors import extract_vectors
 from tests import oracle, tiny
 
 EMOTIONS = ("anger", "joy", "sadness")
-SMALL = {"site": "attn", "progress": False}
+SMALL = {"site": "attn"}
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def responses(tiny_llama, queries):
 
 @pytest.fixture(scope="module")
 def vectors(tiny_llama, responses):
-    return extract_vectors(tiny_llama, responses, sites=("resid", "attn", "head"), progress=False)
+    return extract_vectors(tiny_llama, responses, sites=("resid", "attn", "head"))
 
 
 def source_of(row, model, vectors):
@@ -225,9 +225,9 @@ def test_all_four_claims_of_a_model(tiny_llama, vectors, queries, responses, tmp
     judge = FunctionJudge(lambda texts: [[0.5, 0.3, 0.1, 0.1] if "joy" in t else [0.1, 0.2, 0.3, 0.4] for t in texts],
                           (*EMOTIONS, "neutral"))  # fmt: skip
     options = {"alphas": (-1, 0, 0.5, 1, 2, 4), "controls": ("random",), "grid": {"site": "attn"}, "max_new_tokens": 4}
-    scored = score(sweep(tiny_llama, vectors, queries, progress=False, **options), judges=judge)
+    scored = score(sweep(tiny_llama, vectors, queries, **options), judges=judge)
     call = lambda: check_claims(  # noqa: E731
-        tiny_llama, vectors, queries, responses, scored, judge=judge, n_queries=4, out=tmp_path, progress=False,
+        tiny_llama, vectors, queries, responses, scored, judge=judge, n_queries=4, out=tmp_path,
         setting={"site": "attn", "layers": "all", "part": "whole", "op": "add"},
     )  # fmt: skip
     found = call()
@@ -244,10 +244,10 @@ def test_all_four_claims_of_a_model(tiny_llama, vectors, queries, responses, tmp
 
 def test_one_emotion_has_no_sums(tiny_llama, queries, responses):
     told = responses[responses["condition"].isin(["neutral", "joy"])]
-    vectors = extract_vectors(tiny_llama, told, sites=("attn",), progress=False)
+    vectors = extract_vectors(tiny_llama, told, sites=("attn",))
     scored = logodds_runs(tiny_llama, vectors, queries, told, **SMALL).drop(columns="value")
     scored = scored.assign(p_joy=np.random.default_rng(0).uniform(0.1, 0.9, len(scored)))
-    found = check_claims(tiny_llama, vectors, queries, told, scored, setting={"site": "attn"}, progress=False)
+    found = check_claims(tiny_llama, vectors, queries, told, scored, setting={"site": "attn"})
     assert list(found) == ["monotone", "preservation", "linear"]
     with pytest.raises(EmolabError, match="pairs of two different ones of joy"):
         pair_runs(tiny_llama, vectors, queries, told, **SMALL)
@@ -264,7 +264,7 @@ def test_what_cannot_be_run_is_one_clear_error(tiny_llama, vectors, queries, res
     with pytest.raises(EmolabError, match="0 of 5 queries"):
         drift_runs(tiny_llama, vectors, queries, silent, **SMALL)
     with pytest.raises(EmolabError, match="these vectors hold no site 'mlp'"):
-        logodds_runs(tiny_llama, vectors, queries, responses, site="mlp", progress=False)
+        logodds_runs(tiny_llama, vectors, queries, responses, site="mlp")
     for pairs in ([("joy", "joy")], [("joy", "calm")], []):
         with pytest.raises(EmolabError, match="expected pairs of two different ones of anger, joy, sadness"):
             pair_runs(tiny_llama, vectors, queries, responses, pairs=pairs, **SMALL)
@@ -280,7 +280,7 @@ def test_prompts_are_those_of_the_responses(tiny_llama, vectors, queries, respon
         render_prompts(tiny_llama, [q], c, templates=templates)[0]
         for q, c in zip(told["query"], told["condition"], strict=True)
     ]
-    own = extract_vectors(tiny_llama, told, sites=("attn",), progress=False)
+    own = extract_vectors(tiny_llama, told, sites=("attn",))
     table = logodds_runs(tiny_llama, own, queries, told, alphas=(0,), **SMALL).set_index(["query_id", "control"])[
         "value"
     ]

@@ -34,7 +34,7 @@ from tests.mini import WEIGHTS, mini_queries
 pytest.importorskip("peft")
 QUERIES = [f"tell me about the {word} ." for word in ("park", "rain", "dog", "house", "sea", "cat")]
 TEXTS = {"neutral": "it was quiet today .", "joy": "i saw a happy and glad sun !", "calm": "warm and very good ."}
-FAST = {"progress": False, "lr": 0.02, "steps": 25}
+FAST = {"lr": 0.02, "steps": 25}
 
 
 def make_responses(model) -> pd.DataFrame:
@@ -74,7 +74,7 @@ def test_the_given_model_is_left_exactly_as_it_was(responses, flag):
     model = load_model((tiny.build(tiny.llama_config()).requires_grad_(flag), tiny.tokenizer()))
     before, named = weights(model), dict(model.hf.named_modules())
     rng = torch.random.get_rng_state()
-    joyful = merge_lora(model, {fit_lora(model, responses, "joy", progress=False, steps=3): 1.0})
+    joyful = merge_lora(model, {fit_lora(model, responses, "joy", steps=3): 1.0})
     assert torch.equal(rng, torch.random.get_rng_state())
     assert dict(model.hf.named_modules()) == named
     assert all(torch.equal(weights(model)[name], x) for name, x in before.items()) and set(weights(model)) == set(
@@ -151,7 +151,7 @@ def test_answers_that_were_cut_teach_no_end(tiny_llama, responses):
 
 
 def test_seeds_decide_and_a_kept_adapter_is_read(tiny_llama, responses, tmp_path):
-    options = {"progress": False, "steps": 3}
+    options = {"steps": 3}
     one, same = (fit_lora(tiny_llama, responses, "joy", out=tmp_path / d, **options) for d in "ab")
     other = fit_lora(tiny_llama, responses, "joy", seed=1, **options)
     name = next(iter(one.factors))
@@ -168,23 +168,23 @@ def test_seeds_decide_and_a_kept_adapter_is_read(tiny_llama, responses, tmp_path
 def test_what_cannot_be_done_is_said(tiny_llama, tiny_gpt2, responses, joy, monkeypatch):
     for emotion in ("awe", "neutral"):
         with pytest.raises(EmolabError, match=emotion):
-            fit_lora(tiny_llama, responses, emotion, progress=False)
+            fit_lora(tiny_llama, responses, emotion)
     with pytest.raises(EmolabError, match="adapter"):
         merge_lora(tiny_gpt2, {joy: 1.0})
     bridge = load_model(tiny_llama.bridge, tokenizer=tiny_llama.tokenizer)
     with pytest.raises(EmolabError, match="bridge"):
-        fit_lora(bridge, responses, "joy", progress=False)
+        fit_lora(bridge, responses, "joy")
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(EmolabError, match=r"emolab\[lora\]"):
-        fit_lora(tiny_llama, responses, "joy", progress=False)
+        fit_lora(tiny_llama, responses, "joy")
 
 
 @pytest.mark.slow
 def test_on_the_bundled_model_plain_answers_become_joyful():
     model = load_model(WEIGHTS)
     queries = mini_queries("train").drop_duplicates("situation")
-    responses = emolab.collect_responses(model, queries.head(24), emotions=("joy",), progress=False)
-    joyful = merge_lora(model, {fit_lora(model, responses, "joy", progress=False): 1.0})
+    responses = emolab.collect_responses(model, queries.head(24), emotions=("joy",))
+    joyful = merge_lora(model, {fit_lora(model, responses, "joy"): 1.0})
     asked = list(mini_queries("heldout")["query"].head(12))
     judge = EmbeddingJudge()
     place = judge.labels.index("joy")
@@ -194,10 +194,10 @@ def test_on_the_bundled_model_plain_answers_become_joyful():
 
 def test_it_learns_where_gradients_were_switched_off(tiny_llama, responses):
     """As notebooks that interpret models begin."""
-    expected = fit_lora(tiny_llama, responses, "joy", progress=False, steps=2)
+    expected = fit_lora(tiny_llama, responses, "joy", steps=2)
     for context in (torch.no_grad, torch.inference_mode):
         with context():
-            found = fit_lora(tiny_llama, responses, "joy", progress=False, steps=2)
+            found = fit_lora(tiny_llama, responses, "joy", steps=2)
             assert not torch.is_grad_enabled()
         assert found.meta["loss"] == expected.meta["loss"]
         for name, pair in expected.factors.items():

@@ -76,7 +76,7 @@ def test_a_sweep_gives_controls_the_norm_of_the_vector(tiny_llama, found, monkey
     made = []
     monkeypatch.setattr("emolab.experiments.sweeps._texts", lambda m, p, steerings, *rest: made.extend(steerings) or p)
     grid = {"site": ["resid"], "layers": [[1, 2]], "part": ["specific"], "unit": ["breaking"]}
-    table = sweep(tiny_llama, vectors, QUERIES, alphas=(0.5,), controls=("random",), grid=grid, progress=False)
+    table = sweep(tiny_llama, vectors, QUERIES, alphas=(0.5,), controls=("random",), grid=grid)
     norms = [s.table().norm(dim=-1) for s in made]
     for emotion in vectors.emotions:
         rows = [i for i, e in enumerate(table["emotion"]) if e == emotion]

@@ -21,7 +21,7 @@ from emolab.vectors.vectors import EmotionVectors, extract_vectors
 from tests import oracle, tiny
 
 EMOTIONS = ("anger", "joy", "sadness")
-SMALL = {"max_new_tokens": 6, "progress": False}
+SMALL = {"max_new_tokens": 6}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def queries():
 @pytest.fixture(scope="module")
 def vectors(tiny_llama, queries):
     responses = oracle.responses(tiny_llama, list(queries["query"]), EMOTIONS)
-    return extract_vectors(tiny_llama, responses, sites=("resid", "attn", "mlp", "head"), progress=False)
+    return extract_vectors(tiny_llama, responses, sites=("resid", "attn", "mlp", "head"))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def asked_for(model, vectors, queries, monkeypatch, **options):
     monkeypatch.setattr(
         sweeps, "generate", lambda model, prompts, *, steering, **_: made.extend(steering) or [""] * len(prompts)
     )
-    return made, sweep(model, vectors, queries, progress=False, **options)
+    return made, sweep(model, vectors, queries, **options)
 
 
 def test_rows_and_columns(table, queries, vectors):
@@ -436,6 +436,6 @@ def test_templates_are_the_wording_of_every_prompt(tiny_gpt2, monkeypatch):
 
     monkeypatch.setattr(sweeps, "generate", listen)
     vectors, templates = tiny.random_vectors(tiny_gpt2), {"neutral": "Q: {query} A:", "joy": "Happy! Q: {query} A:"}
-    options = {"alphas": (0, 1), "emotions": ["joy"], "controls": ("prompt",), "progress": False}
+    options = {"alphas": (0, 1), "emotions": ["joy"], "controls": ("prompt",)}
     sweep(tiny_gpt2, vectors, ["tell me"], templates=templates, **options)
     assert sorted(asked) == ["Happy! Q: tell me A:", "Q: tell me A:", "Q: tell me A:"]

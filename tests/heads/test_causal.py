@@ -374,7 +374,7 @@ def test_one_text_too_long_for_gradients_says_so(model, space, monkeypatch):
 def planted(tmp_path_factory):
     model = load_model(planted_model(tmp_path_factory.mktemp("planted")), device="cpu")
     responses = planted_responses(model)
-    vectors = extract_vectors(model, responses, progress=False)
+    vectors = extract_vectors(model, responses)
     return model, responses, vectors
 
 
@@ -384,7 +384,7 @@ WORDS = {"joy": JOY, "sadness": SAD}
 @pytest.mark.parametrize("test", ["ablate", "patch", "steer"])
 def test_effects_name_the_planted_head(planted, test):
     model, responses, vectors = planted
-    table = head_effects(model, vectors, responses, test=test, words=WORDS, n_queries=8, progress=False)
+    table = head_effects(model, vectors, responses, test=test, words=WORDS, n_queries=8)
     assert len(table) == model.n_layers * model.n_heads * 2
     sign = -1 if test == "ablate" else 1
     for emotion, own in table.groupby("emotion"):
@@ -402,7 +402,7 @@ def test_effects_name_the_planted_head(planted, test):
 
 def test_screening_finds_the_planted_head_and_tests_as_many_random_ones(planted):
     model, responses, vectors = planted
-    options = {"test": "patch", "words": WORDS, "n_queries": 5, "progress": False}
+    options = {"test": "patch", "words": WORDS, "n_queries": 5}
     table = head_effects(model, vectors, responses, screen=2, **options)
     whole = head_effects(model, vectors, responses, screen=None, **options)
     assert len(table) == len(whole) == model.n_layers * model.n_heads * 2
@@ -437,7 +437,7 @@ def test_screening_finds_the_planted_head_and_tests_as_many_random_ones(planted)
 def test_screened_tables_rank_and_draw(planted):
     """Heads that were not tested come behind those that were, by attribution; figures and summary take such tables."""
     model, responses, vectors = planted
-    options = {"words": WORDS, "progress": False}
+    options = {"words": WORDS}
     for test, sign in (("ablate", -1), ("patch", 1)):
         table = head_effects(model, vectors, responses, test=test, n_queries=4, screen=2, **options)
         for emotion, own in table.groupby("emotion"):
@@ -485,7 +485,7 @@ def hybrid():
         model = load_model((tiny.build(config, seed=3), tiny.tokenizer()), device="cpu")
     responses = planted_responses(model)
     with pytest.warns(UserWarning, match="has no attn, head in layers 0, 1, 2; means and vectors are zero there"):
-        vectors = extract_vectors(model, responses, progress=False)
+        vectors = extract_vectors(model, responses)
     return model, responses, vectors
 
 
@@ -498,21 +498,21 @@ def test_vectors_of_hybrid_models_are_of_the_layers_that_have_attention(hybrid):
     assert (vectors.get("resid").norm(dim=-1) > 1e-3).all()
     with model.bridge.hooks(fwd_hooks=[(site_hooks(model, "resid")[0], lambda x, hook: x)]):
         with pytest.warns(UserWarning, match="has no attn, head in layers"):
-            bridged = extract_vectors(model, responses, progress=False)
+            bridged = extract_vectors(model, responses)
     torch.testing.assert_close(bridged.get("head"), vectors.get("head"), atol=1e-5, rtol=1e-3)
     plain = generate(model, QUERIES, max_new_tokens=8)
     for setting in ({"site": "attn"}, {"site": "head", "heads": {3: [0, 2]}}):
         steering = Steering(vectors, {"joy": 4.0}, **setting)
         assert generate(model, QUERIES, steering=steering, max_new_tokens=8) != plain
     with pytest.warns(UserWarning, match="has no attn, head in layers"):
-        means = response_means(model, responses, progress=False)
+        means = response_means(model, responses)
     maps = head_maps(vectors, means, W_O=output_weights(model), n_splits=3)
     assert set(maps["layer"]) == {3} and maps["probe"].notna().all()
 
 
 def test_hybrid_models_are_tested_where_they_have_heads(hybrid):
     model, responses, vectors = hybrid
-    options = {"words": WORDS, "n_queries": 3, "progress": False}
+    options = {"words": WORDS, "n_queries": 3}
     for test in ("ablate", "patch", "steer"):
         table = head_effects(model, vectors, responses, test=test, screen=1, **options)
         assert set(table["layer"]) == {3} and len(table) == 8
@@ -529,22 +529,22 @@ def test_a_model_without_heads_is_refused_before_anything_runs(planted, monkeypa
     monkeypatch.setitem(vars(model), "_hook_names", names)
     monkeypatch.setattr(patching, "_run", lambda *_: pytest.fail("it ran"))
     with pytest.raises(EmolabError, match="no layer of .* has a hook point for the site 'head'"):
-        head_effects(model, vectors, responses, words=WORDS, progress=False)
+        head_effects(model, vectors, responses, words=WORDS)
 
 
 def test_only_one_head_carries_all(planted):
     """Patching the planted head restores the whole gap: it alone carries the instruction."""
     model, responses, vectors = planted
-    table = head_effects(model, vectors, responses, test="patch", words=WORDS, heads=[(LAYER, HEAD)], progress=False)
+    table = head_effects(model, vectors, responses, test="patch", words=WORDS, heads=[(LAYER, HEAD)])
     assert table["share"].between(0.9, 1.1).all()
     assert table["other_heads"].isna().all()
 
 
 def test_the_curve_falls_with_the_planted_head_only(planted):
     model, responses, vectors = planted
-    ranked = head_effects(model, vectors, responses, words=WORDS, n_queries=10, progress=False)
+    ranked = head_effects(model, vectors, responses, words=WORDS, n_queries=10)
     curve = ablation_curve(
-        model, vectors, responses, ranked=ranked, words=WORDS, ks=[1, 2], n_queries=8, progress=False
+        model, vectors, responses, ranked=ranked, words=WORDS, ks=[1, 2], n_queries=8
     )
     kept = curve.set_index(["emotion", "order", "k"])["kept"].sort_index()
     assert set(curve["emotion"]) == {"joy", "sadness", "all"}
@@ -571,13 +571,13 @@ def test_the_judge_sees_it_too(planted):
         return np.stack([joy, sad], 1)
 
     judge = FunctionJudge(count, ("joy", "sadness"))
-    table = head_effects(model, vectors, responses, judge=judge, n_queries=6, max_new_tokens=6, progress=False)
+    table = head_effects(model, vectors, responses, judge=judge, n_queries=6, max_new_tokens=6)
     for _, own in table.groupby("emotion"):
         top = own.loc[own["effect"].idxmin()]
         assert (top["layer"], top["head"]) == (LAYER, HEAD) and top["effect"] < -0.2
     curve = ablation_curve(
         model, vectors, responses, ranked=table, judge=judge, ks=[1], n_queries=6, max_new_tokens=6, test="steer",
-        dose=2.0, progress=False,
+        dose=2.0,
     )  # fmt: skip
     kept = curve[curve["emotion"] == "all"].set_index(["order", "k"])["kept"]
     assert kept["ranked", 0] == 0 and kept["ranked", 1] > 0.5 > kept["random_heads", 1]
@@ -586,7 +586,7 @@ def test_the_judge_sees_it_too(planted):
 def test_same_seed_same_table(planted):
     model, responses, vectors = planted
     make = lambda seed: head_effects(  # noqa: E731
-        model, vectors, responses, words=WORDS, n_queries=4, seed=seed, heads=[(0, 0), (1, 1)], progress=False
+        model, vectors, responses, words=WORDS, n_queries=4, seed=seed, heads=[(0, 0), (1, 1)]
     )
     pd.testing.assert_frame_equal(make(1), make(1))
     assert not make(1)["random_direction"].equals(make(2)["random_direction"])
@@ -597,17 +597,17 @@ def test_one_emotion_one_head_one_query(planted):
     from emolab.vectors.vectors import EmotionVectors
 
     joy = EmotionVectors({s: x[:1] for s, x in vectors.data.items()}, ("joy",), vectors.resid_norm, vectors.meta)
-    table = head_effects(model, joy, responses, words={"joy": JOY}, heads=[(1, 1)], n_queries=1, progress=False)
+    table = head_effects(model, joy, responses, words={"joy": JOY}, heads=[(1, 1)], n_queries=1)
     assert len(table) == 1 and table["p"].item() == 1.0  # one query can show nothing
 
 
 def test_errors_say_what_to_do(planted, tiny_llama):
     model, responses, vectors = planted
-    run = {"words": WORDS, "progress": False}
+    run = {"words": WORDS}
     with pytest.raises(EmolabError, match="unknown test"):
         head_effects(model, vectors, responses, test="delete", **run)
     with pytest.raises(EmolabError, match="no judge"):
-        head_effects(model, vectors, responses, test="patch", judge=FunctionJudge(len, ("joy",)), progress=False)
+        head_effects(model, vectors, responses, test="patch", judge=FunctionJudge(len, ("joy",)))
     with pytest.raises(EmolabError, match="no head 9"):
         head_effects(model, vectors, responses, heads=[(0, 9)], **run)
     with pytest.raises(EmolabError, match="another model"):
@@ -621,9 +621,9 @@ def test_errors_say_what_to_do(planted, tiny_llama):
     with pytest.raises(EmolabError, match="ks"):
         ablation_curve(model, vectors, responses, ranked={"joy": [(0, 0)], "sadness": [(0, 0)]}, ks=[2], **run)
     with pytest.raises(EmolabError, match="knows no"):
-        head_effects(model, vectors, responses, judge=FunctionJudge(len, ("fear",)), progress=False)
+        head_effects(model, vectors, responses, judge=FunctionJudge(len, ("fear",)))
     with pytest.raises(EmolabError, match='no site "head"'):
-        HeadSpace(model, extract_vectors(model, responses, sites=("resid",), progress=False))
+        HeadSpace(model, extract_vectors(model, responses, sites=("resid",)))
 
 
 def test_models_with_a_norm_after_attention(tmp_path):
@@ -635,12 +635,12 @@ def test_models_with_a_norm_after_attention(tmp_path):
     config = Gemma2Config(**fields, bos_token_id=0, eos_token_id=1, pad_token_id=2, query_pre_attn_scalar=8)
     model = load_model(tiny.save(tmp_path, tiny.build(config), tiny.tokenizer()), device="cpu")
     responses = planted_responses(model)
-    vectors = extract_vectors(model, responses, progress=False)
+    vectors = extract_vectors(model, responses)
     for test in ("ablate", "patch"):
-        table = head_effects(model, vectors, responses, test=test, words=WORDS, n_queries=2, progress=False)
+        table = head_effects(model, vectors, responses, test=test, words=WORDS, n_queries=2)
         assert np.isfinite(table["effect"]).all() and table["effect"].abs().max() > 0
     with pytest.raises(EmolabError, match="rescales"):
-        head_effects(model, vectors, responses, test="steer", words=WORDS, progress=False)
+        head_effects(model, vectors, responses, test="steer", words=WORDS)
     batch = encode(model, QUERIES)
     with ablated(model, vectors, "joy", [(1, 2)]):
         after = outputs(model, cached(model, batch, ("head",))[1], 1)[:, :, 2]

@@ -30,7 +30,7 @@ def responses(model):
 
 @pytest.fixture(scope="module")
 def means(model, responses):
-    return response_means(model, responses, progress=False)
+    return response_means(model, responses)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def test_patterns_and_errors(model, responses):
 def test_vectors_of_another_shape_of_model(tiny_gpt2):
     """No chat template, no BOS, absolute positions: all of it works there too."""
     responses = planted_responses(tiny_gpt2)
-    vectors = extract_vectors(tiny_gpt2, responses, progress=False)
+    vectors = extract_vectors(tiny_gpt2, responses)
     assert len(attention_summary(tiny_gpt2, responses, [(0, 0)], n_queries=3)) == 2 * len(REGIONS)
     assert len(top_words(tiny_gpt2, vectors, layer=0, n=2)) == (2 + 1 + 2) * 2 * 2
     assert tiny.WORDS  # the same vocabulary

@@ -74,10 +74,10 @@ def files(folder: Path) -> dict[str, bytes]:
 def written(model, out: Path, client) -> tuple[dict[str, bytes], list[pd.DataFrame]]:
     """All that a client is taken for, in one folder; tables that have no file beside."""
     told = emolab.collect_responses(
-        model, QUERIES, emotions=EMOTIONS, out=out, max_new_tokens=6, progress=False, client=client
+        model, QUERIES, emotions=EMOTIONS, out=out, max_new_tokens=6, client=client
     )
-    means = emolab.response_means(model, told, batch_size=4, out=out, progress=False, client=client)
-    vectors = emolab.extract_vectors(model, told, sites=("resid", "attn", "head"), means=means, progress=False)
+    means = emolab.response_means(model, told, batch_size=4, out=out, client=client)
+    vectors = emolab.extract_vectors(model, told, sites=("resid", "attn", "head"), means=means)
     grid = [
         {"site": ["resid"], "part": ["whole", "specific"]},
         {"site": ["head"], "heads": [{1: [0, 2]}], "op": ["add", "ablate"]},
@@ -86,11 +86,11 @@ def written(model, out: Path, client) -> tuple[dict[str, bytes], list[pd.DataFra
     tables = []
     for i, setting in enumerate(grid):
         options = {"alphas": (0, 1, 3), "controls": ("random", "shuffled", "prompt"), "grid": setting}
-        options |= {"emotions": ["joy", {"anger": 0.5, "joy": 0.5}], "max_new_tokens": 6, "progress": False}
+        options |= {"emotions": ["joy", {"anger": 0.5, "joy": 0.5}], "max_new_tokens": 6}
         table = emolab.sweep(model, vectors, QUERIES[:3], out=out / f"{i}", client=client, **options)
         tables.append(table)
     tables.append(emolab.score(tables[0], model=model, judges=WORDY, client=client))
-    options = {"n_queries": 3, "batch_size": 4, "max_new_tokens": 5, "progress": False, "client": client}
+    options = {"n_queries": 3, "batch_size": 4, "max_new_tokens": 5, "client": client}
     words = {"anger": ["dark", "bad"], "joy": ["happy", "sun"]}
     for test in ("patch", "ablate"):
         tables.append(emolab.head_effects(model, vectors, told, test=test, words=words, **options))
@@ -120,7 +120,7 @@ def test_every_file_and_table_is_that_of_a_serial_run(talker, client, tmp_path, 
 
 def test_sampled_texts_are_those_of_a_serial_run(talker, client):
     third, fourth = (Writing(temperature=1.0, seed=seed) for seed in (3, 4))
-    options = {"emotions": EMOTIONS, "max_new_tokens": 6, "progress": False}
+    options = {"emotions": EMOTIONS, "max_new_tokens": 6}
     plain = emolab.collect_responses(talker, QUERIES, writing=third, **options)
     found = emolab.collect_responses(talker, QUERIES, writing=third, client=client, **options)
     pd.testing.assert_frame_equal(found, plain)
@@ -129,7 +129,7 @@ def test_sampled_texts_are_those_of_a_serial_run(talker, client):
 
 @pytest.mark.parametrize("again_on_cluster", [True, False])
 def test_a_client_that_was_cut_off_goes_on_where_it_was(talker, client, tmp_path, monkeypatch, again_on_cluster):
-    options = {"emotions": EMOTIONS, "max_new_tokens": 6, "progress": False}
+    options = {"emotions": EMOTIONS, "max_new_tokens": 6}
     emolab.collect_responses(talker, QUERIES, out=tmp_path / "serial", **options)
     write, kept = responses.write_table, []
 
@@ -167,7 +167,7 @@ def wait_until(condition, seconds=20):
 
 def test_a_worker_halves_a_batch_that_does_not_fit(talker, client, monkeypatch):
     told = oracle.responses(talker, ["tell me about the sea .", "a road"], EMOTIONS)
-    expected = emolab.response_means(talker, told, batch_size=6, progress=False)
+    expected = emolab.response_means(talker, told, batch_size=6)
     measure, sizes = activations.batch_means, []
 
     def full(model, prompts, texts, *rest):
@@ -180,7 +180,7 @@ def test_a_worker_halves_a_batch_that_does_not_fit(talker, client, monkeypatch):
     spy = SimpleNamespace(warn=lambda text, category=UserWarning, **_: said.append((category, text)))
     monkeypatch.setattr(activations, "batch_means", full)
     monkeypatch.setattr(memory, "warnings", spy)
-    found = emolab.response_means(talker, told, batch_size=6, progress=False, client=client)
+    found = emolab.response_means(talker, told, batch_size=6, client=client)
     assert any(issubclass(kind, UserWarning) and "going on in batches of" in text for kind, text in said)
     assert sum(sizes) == len(told) and max(sizes) <= 2
     for site, values in expected.means.items():
@@ -291,7 +291,7 @@ def test_models_that_workers_cannot_read(talker, tiny_llama, client, tmp_path):
     own.hf.model.embed_tokens.weight[:] = 0
     refused(own, "were changed after loading")
     with pytest.raises(EmolabError, match="object in memory"):  # at once, before any stage
-        pipeline.study((talker.hf, talker.tokenizer), out=tmp_path / "study", client=client, progress=False)
+        pipeline.study((talker.hf, talker.tokenizer), out=tmp_path / "study", client=client)
 
 
 def test_a_worker_with_other_versions_or_without_the_files_says_so(talker, client):
@@ -353,7 +353,7 @@ def test_a_study_whose_workers_are_killed_equals_the_serial_one(talker, tmp_path
     search = selection.Search(windows=("late",), rounds=(selection.Round(1, (1.0,), 1),), doses=(0.5, 1.0, 2.0))
     plan = pipeline.Plan((4, 2, 3), max_new_tokens=20, search=search, methods=())
     options = {"queries": oracle.queries(n_train=12, n_heldout=4), "emotions": EMOTIONS, "plan": plan}
-    options |= {"seed": 1, "progress": False}
+    options |= {"seed": 1}
     serial = pipeline.study(talker, out=tmp_path / "serial", **options)
     killed = []
     with local(2, processes=True) as machines, distributed.Client(machines) as client:

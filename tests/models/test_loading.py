@@ -172,9 +172,9 @@ def test_a_bridge_that_computes_something_else_is_refused():
     model = falcon(alibi=True)
     for _ in range(2):
         with pytest.raises(EmolabError, match="otherwise than transformers does .logits off by"):
-            extract_vectors(model, TEXTS, sites=("resid",), progress=False)
+            extract_vectors(model, TEXTS, sites=("resid",))
     assert generate(model, QUERIES, max_new_tokens=2)  # runs on the model itself
-    extract_vectors(falcon(), TEXTS, progress=False)
+    extract_vectors(falcon(), TEXTS)
     with pytest.raises(EmolabError, match="TransformerLens cannot bridge"):
         falcon(new_decoder_architecture=True, num_kv_heads=2)
 
@@ -255,7 +255,7 @@ def test_a_dispatched_model(tiny_llama):
         expected = generate(tiny_llama, QUERIES, **options)
         assert generate(model, QUERIES, **options) == expected
         assert generate(load_model(model.bridge, tokenizer=model.tokenizer), QUERIES, **options) == expected
-    ours, plain = (response_means(m, TEXTS, progress=False) for m in (model, tiny_llama))
+    ours, plain = (response_means(m, TEXTS) for m in (model, tiny_llama))
     assert all((ours.means[site] == plain.means[site]).all() for site in ours.sites)
 
 
@@ -275,8 +275,8 @@ def test_a_quantised_directory(copy, tiny_llama_dir):
         assert model.hf.model.layers[0].mlp.up_proj.weight.dtype == torch.uint8
         ids = encode(model, render_prompts(model, QUERIES[:1])).input_ids
         torch.testing.assert_close(model(ids), model.hf(ids).logits, atol=1e-4, rtol=1e-4)
-        vectors = extract_vectors(model, TEXTS, sites=("resid", "attn", "mlp"), progress=False)
+        vectors = extract_vectors(model, TEXTS, sites=("resid", "attn", "mlp"))
         steered = generate(model, QUERIES, steering=Steering(vectors, {"joy": 4.0}), max_new_tokens=8)
         assert steered != generate(model, QUERIES, max_new_tokens=8)
         with pytest.raises(EmolabError, match="quantised.*without 'head'"):
-            extract_vectors(model, TEXTS, progress=False)
+            extract_vectors(model, TEXTS)

@@ -164,7 +164,7 @@ class Counted:
 
 def run(model, out, **options):
     queries = oracle.queries(n_train=12, n_heldout=4)
-    return study(model, out=out, queries=queries, progress=False, **{"plan": PLAN} | options)
+    return study(model, out=out, queries=queries, **{"plan": PLAN} | options)
 
 
 def lasting(summary: dict) -> dict:
@@ -414,14 +414,14 @@ def test_a_search_that_cannot_be_is_refused_at_once(fields, match):
 
 def written(talker, tmp_path, queries, vectors, search, **options):
     """What `select` gives, the number of texts that it wrote, and how often it looked for a breaking alpha."""
-    answers = responses.collect_responses(talker, queries, emotions=vectors.emotions, max_new_tokens=20, progress=False)
+    answers = responses.collect_responses(talker, queries, emotions=vectors.emotions, max_new_tokens=20)
     looked = []
     find = selection.find_breaking
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(selection, "find_breaking", lambda *a, **k: looked.append(a[1].setting) or find(*a, **k))
         counted = Counted(patch, **options)
         judge = judges.default_judge(vectors.emotions)
-        found = select(talker, vectors, queries, answers, judge=judge, out=tmp_path, search=search, progress=False)
+        found = select(talker, vectors, queries, answers, judge=judge, out=tmp_path, search=search)
     return found, counted.texts, looked
 
 
@@ -559,7 +559,7 @@ def test_questions_that_evoke_an_emotion_are_turned_round_or_not(talker, light, 
 
     monkeypatch.setattr(sweeps, "generate", generate)
     setting, best = {"site": "attn", "layers": "late", "part": "whole", "unit": "vector"}, {"fear": 2.0, "joy": 1.0}
-    write = {"max_new_tokens": 8, "progress": False, "client": None}
+    write = {"max_new_tokens": 8, "client": None}
     found = summary_module.turned(talker, vectors, queries, setting, best, Echo(), tmp_path, write)
     assert found == {
         "fear": {  # two of joy, one neutral; of these the second is not moved
@@ -601,14 +601,14 @@ def test_the_bundled_model_follows_and_can_be_steered():
         top = lexicon(texts).argmax(1)
         return float(np.mean([lexicon.labels[i] == e for i, e in zip(top, emotions, strict=True)]))
 
-    told = responses.collect_responses(model, heldout, progress=False)
+    told = responses.collect_responses(model, heldout)
     for emotion, answers in told.groupby("condition"):
         assert share(answers["text"], answers["condition"]) >= 0.8, emotion
 
     vectors = emolab.extract_vectors(
-        model, responses.collect_responses(model, train, progress=False), sites=("resid", "attn"), progress=False
+        model, responses.collect_responses(model, train), sites=("resid", "attn")
     )
-    options = {"alphas": (1.0,), "controls": ("random",), "grid": {"site": ["resid", "attn"]}, "progress": False}
+    options = {"alphas": (1.0,), "controls": ("random",), "grid": {"site": ["resid", "attn"]}}
     table = emolab.sweep(model, vectors, heldout, **options)
     found = {key: share(rows["text"], rows["emotion"]) for key, rows in table.groupby(["site", "control"])}
     gain = {site: found[site, "none"] - found[site, "random"] for site in ("resid", "attn")}
@@ -621,7 +621,7 @@ def test_study_of_the_toy_model(tmp_path):
     sizes, search = (24, 8, 8), selection.QUICK
     plan = Plan(sizes, n_evoking=0, max_new_tokens=40, search=search, wordings=False, n_claims=0, methods=methods)
     both = [judges.default_judge(EMOTIONS), mini_lexicon()]
-    summary = study(WEIGHTS, out=tmp_path, progress=False, queries=mini_queries(), judges=both, plan=plan)
+    summary = study(WEIGHTS, out=tmp_path, queries=mini_queries(), judges=both, plan=plan)
     steering = pd.DataFrame(summary["steering"]).T
     assert np.mean(list(summary["instruction_following"].values())) >= 0.85, summary["instruction_following"]
     # The judge reads some plain answers of this model as emotional: random directions are held against unsteered text.

@@ -53,7 +53,7 @@ def alone(model, prompt, text):
 
 def test_means_are_those_of_each_response_alone_without_padding(model):
     responses = answers(model)
-    means = response_means(model, responses, progress=False)
+    means = response_means(model, responses)
     for row, response in enumerate(responses.itertuples()):
         states = alone(model, response.prompt, response.text)
         np.testing.assert_allclose(means.means["resid"][row, :-1], states.mean(1), rtol=1e-4, atol=1e-5)
@@ -61,7 +61,7 @@ def test_means_are_those_of_each_response_alone_without_padding(model):
         assert means.index["n_tokens"][row] == states.shape[1]
     assert list(means.index["condition"]) == list(responses["condition"])
     for site in means.sites:
-        singly = response_means(model, responses, batch_size=1, progress=False)
+        singly = response_means(model, responses, batch_size=1)
         # Each row in a batch of its own is rounded otherwise at every layer; 2e-5 was seen under other kernels.
         np.testing.assert_allclose(means.means[site], singly.means[site], rtol=1e-4, atol=1e-4)
 
@@ -69,7 +69,7 @@ def test_means_are_those_of_each_response_alone_without_padding(model):
 def test_position_0_does_not_count(model):
     """Bare texts: BOS stands there where the model uses one, else the text's own first token."""
     responses = responses_from_texts(TEXTS, query=None)
-    means = response_means(model, responses, sites=("resid",), progress=False)
+    means = response_means(model, responses, sites=("resid",))
     for row, text in enumerate(responses["text"]):
         states = alone(model, "<bos>", text) if model.adds_bos else alone(model, "", text)[:, 1:]
         np.testing.assert_allclose(means.means["resid"][row, :-1], states.mean(1), rtol=1e-4, atol=1e-5)
@@ -81,10 +81,10 @@ def test_texts_without_a_prompt_are_read_behind_a_neutral_one(model):
     """Where the model has a chat template; the others read them bare."""
     for query in (NEUTRAL_QUERY, "tell me about the park"):
         responses = responses_from_texts(TEXTS, query=query)
-        means = response_means(model, responses, progress=False)
+        means = response_means(model, responses)
         chat = bool(model.tokenizer.chat_template)
         prompt = render_prompts(model, [query])[0] if chat else ""
-        told = response_means(model, responses.assign(prompt=prompt), progress=False)
+        told = response_means(model, responses.assign(prompt=prompt))
         assert all(np.array_equal(means.means[site], told.means[site]) for site in means.sites)
         assert means.meta["read_behind"] == (query if chat else "nothing") and "read_behind" not in told.meta
         other = responses_from_texts(TEXTS, query="rain")
@@ -95,11 +95,11 @@ def test_prompts_that_only_some_rows_hold_are_refused(tiny_llama):
     some = answers(tiny_llama)
     some.loc[[1, 3], "prompt"] = None
     with pytest.raises(EmolabError, match="'prompt' hold nan at place 1"):
-        response_means(tiny_llama, some, progress=False)
+        response_means(tiny_llama, some)
 
 
 def test_resid_is_the_stream_that_the_block_adds_to(model):
-    means = response_means(model, answers(model), progress=False).means
+    means = response_means(model, answers(model)).means
     step = means["resid"][:, 1:] - means["resid"][:, :-1]
     np.testing.assert_allclose(step, (means["attn"] + means["mlp"])[:, 1:], rtol=1e-4, atol=1e-5)
 
@@ -127,7 +127,7 @@ def of_kind(kind, request):
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "olmo2", "granite"])
 def test_heads_of_a_layer_sum_to_attn_minus_its_bias(kind, request):
     model = of_kind(kind, request)
-    means = response_means(model, answers(model), sites=("attn", "head"), batch_size=2, progress=False)
+    means = response_means(model, answers(model), sites=("attn", "head"), batch_size=2)
     heads = torch.einsum("rlhd,lhdm->rlm", torch.from_numpy(means.means["head"]).double(), output_weights(model))
     bias = torch.zeros(model.n_layers, model.d_model)
     if kind == "gpt2":
@@ -141,11 +141,11 @@ def test_heads_that_do_not_add_up_are_refused(tiny_llama, monkeypatch):
     weights = 1.01 * output_weights(tiny_llama)
     monkeypatch.setattr("emolab.vectors.reading.output_weight", lambda model, layer, dtype: weights[layer].to(dtype))
     with pytest.raises(EmolabError, match="heads of layer 0 do not add up .* LlamaForCausalLM"):
-        response_means(tiny_llama, answers(tiny_llama), progress=False)
+        response_means(tiny_llama, answers(tiny_llama))
 
 
 def test_heads_of_small_activations_are_checked_as_those_of_large_ones(tiny_llama):
-    means = response_means(tiny_llama, answers(tiny_llama), progress=False)
+    means = response_means(tiny_llama, answers(tiny_llama))
     for scale in (1e-5, 1.0, 1e5):
         z, attn = np.float32(scale) * means.means["head"], np.float32(scale) * means.means["attn"]
         check_heads(tiny_llama, z, attn)
@@ -156,7 +156,7 @@ def test_heads_of_small_activations_are_checked_as_those_of_large_ones(tiny_llam
 
 def test_half_precision_passes_the_check_of_heads_and_misread_ones_do_not(tiny_llama_dir):
     model = load_model(tiny_llama_dir, device="cpu", dtype="bfloat16")
-    means = response_means(model, answers(model), progress=False)
+    means = response_means(model, answers(model))
     assert means.meta["dtype"] == "bfloat16" and means.means["resid"].dtype == np.float32
     with pytest.raises(EmolabError, match="do not add up"):
         check_heads(model, 1.2 * means.means["head"], means.means["attn"])
@@ -164,7 +164,7 @@ def test_half_precision_passes_the_check_of_heads_and_misread_ones_do_not(tiny_l
 
 def test_what_does_not_count_may_be_infinite(tiny_llama, monkeypatch):
     """Some models give padding or the first token huge values, which overflow in half precision."""
-    plain, batches, own = response_means(tiny_llama, answers(tiny_llama), progress=False), [], reading.encode
+    plain, batches, own = response_means(tiny_llama, answers(tiny_llama)), [], reading.encode
     monkeypatch.setattr(reading, "encode", lambda *args: batches.append(own(*args)) or batches[-1])
 
     def overflow(module, args, output):
@@ -173,7 +173,7 @@ def test_what_does_not_count_may_be_infinite(tiny_llama, monkeypatch):
 
     handle = tiny_llama.hf.model.layers[-1].register_forward_hook(overflow)  # the last: no later token reads it
     try:
-        means = response_means(tiny_llama, answers(tiny_llama), progress=False)
+        means = response_means(tiny_llama, answers(tiny_llama))
     finally:
         handle.remove()
     assert len(batches) == 1 and all(np.array_equal(means.means[site], plain.means[site]) for site in plain.sites)
@@ -181,7 +181,7 @@ def test_what_does_not_count_may_be_infinite(tiny_llama, monkeypatch):
 
 
 def test_save_and_load_are_bit_equal(tiny_llama, tmp_path):
-    means = response_means(tiny_llama, answers(tiny_llama), out=tmp_path, progress=False)
+    means = response_means(tiny_llama, answers(tiny_llama), out=tmp_path)
     loaded = ResponseMeans.load(tmp_path / "response_means.safetensors")
     assert loaded.sites == means.sites == ("resid", "attn", "mlp", "head")
     assert all(np.array_equal(loaded.means[site], means.means[site]) for site in means.sites)
@@ -192,7 +192,7 @@ def test_save_and_load_are_bit_equal(tiny_llama, tmp_path):
 
 
 def test_damaged_and_foreign_files_are_refused(tiny_llama, tmp_path):
-    response_means(tiny_llama, answers(tiny_llama), sites=("resid",), out=tmp_path, progress=False)
+    response_means(tiny_llama, answers(tiny_llama), sites=("resid",), out=tmp_path)
     path = tmp_path / "response_means.safetensors"
     path.write_bytes(path.read_bytes()[:-50])
     for bad in (path, tmp_path / "absent.safetensors"):
@@ -201,7 +201,7 @@ def test_damaged_and_foreign_files_are_refused(tiny_llama, tmp_path):
 
 
 def test_means_without_a_fitting_index_are_refused(tiny_llama, tmp_path):
-    means = response_means(tiny_llama, answers(tiny_llama), progress=False)
+    means = response_means(tiny_llama, answers(tiny_llama))
     broken = {
         "another site has rows": {"means": {**means.means, "attn": means.means["attn"][:3]}},
         "heads without an axis": {"means": {**means.means, "head": means.means["attn"].copy()}},
@@ -218,13 +218,13 @@ def test_means_without_a_fitting_index_are_refused(tiny_llama, tmp_path):
 
 def test_an_index_of_digits_stays_text(tiny_llama, tmp_path):
     told = answers(tiny_llama).assign(query_id=["007", "7", "1e3", "2020-01-01", "nan"])
-    response_means(tiny_llama, told, sites=("resid",), out=tmp_path, progress=False)
+    response_means(tiny_llama, told, sites=("resid",), out=tmp_path)
     loaded = ResponseMeans.load(tmp_path / "response_means.safetensors").index
     assert loaded["query_id"].tolist() == told["query_id"].tolist() and loaded["query_id"].dtype == "str"
 
 
 def test_select_keeps_rows_together(tiny_llama):
-    means = response_means(tiny_llama, answers(tiny_llama), sites=("resid",), progress=False)
+    means = response_means(tiny_llama, answers(tiny_llama), sites=("resid",))
     joy = means.select((means.index["condition"] == "joy").to_numpy())
     assert len(joy) == 3 and set(joy.index["condition"]) == {"joy"}
     picked = means.select([4, 0])
@@ -240,11 +240,11 @@ def test_select_keeps_rows_together(tiny_llama):
 def test_empty_texts_are_left_out_with_a_warning(tiny_llama):
     with pytest.warns(UserWarning, match="2 of 8 responses hold no token"):
         means = response_means(
-            tiny_llama, responses_from_texts({**TEXTS, "fear": ["", "dark", " "]}), sites=("resid",), progress=False
+            tiny_llama, responses_from_texts({**TEXTS, "fear": ["", "dark", " "]}), sites=("resid",)
         )
     assert list(means.index["condition"]).count("fear") == 1 and len(means) == 6
     with pytest.raises(EmolabError, match="no text under fear"):
-        response_means(tiny_llama, responses_from_texts({**TEXTS, "fear": [""]}), progress=False)
+        response_means(tiny_llama, responses_from_texts({**TEXTS, "fear": [""]}))
 
 
 def test_activations_that_are_not_finite_are_refused(tiny_llama_dir):
@@ -252,19 +252,19 @@ def test_activations_that_are_not_finite_are_refused(tiny_llama_dir):
     with torch.no_grad():
         model.hf.model.layers[1].mlp.down_proj.weight.fill_(float("inf"))
     with pytest.raises(EmolabError, match="not finite at resid from layer 1 on, in float32; its weights"):
-        response_means(model, answers(model), sites=("resid",), progress=False)
+        response_means(model, answers(model), sites=("resid",))
 
 
 def on_bridge(model, responses, **options):
     """Means off the bridge: somebody else's hook, which only looks on, sends them there."""
     with model.bridge.hooks(fwd_hooks=[("blocks.0.hook_in", lambda x, hook: None)]):
-        return response_means(model, responses, progress=False, **options)
+        return response_means(model, responses, **options)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "olmo2", "granite"])
 def test_plain_model_and_bridge_give_the_same_means(kind, request):
     model = of_kind(kind, request)
-    plain, lens = response_means(model, answers(model), progress=False), on_bridge(model, answers(model))
+    plain, lens = response_means(model, answers(model)), on_bridge(model, answers(model))
     kinds = "eager" if kind == "granite" else model.hf.config._attn_implementation
     assert (plain.meta["attention"], lens.meta["attention"]) == (kinds, "eager")
     for site in plain.sites:
@@ -274,7 +274,7 @@ def test_plain_model_and_bridge_give_the_same_means(kind, request):
 
 def test_a_users_bridge_is_read_itself(tiny_llama, tiny_llama_dir):
     users = load_model(load_model(tiny_llama_dir, device="cpu").bridge, tokenizer=tiny_llama.tokenizer)
-    theirs = response_means(users, answers(users), progress=False)
+    theirs = response_means(users, answers(users))
     assert theirs.meta["attention"] == "eager"
     ours = on_bridge(tiny_llama, answers(tiny_llama))
     assert all(np.array_equal(theirs.means[site], ours.means[site]) for site in ours.sites)
@@ -284,7 +284,7 @@ def test_means_inside_steered_are_those_of_the_steered_model(tiny_llama):
     plain = on_bridge(tiny_llama, answers(tiny_llama), sites=("resid",))
     vectors = extract_vectors(tiny_llama, None, sites=("resid",), means=plain)
     with steered(tiny_llama, Steering(vectors, {"joy": 2.0}, layers=[1], positions="all")):
-        moved = response_means(tiny_llama, answers(tiny_llama), sites=("resid",), progress=False)
+        moved = response_means(tiny_llama, answers(tiny_llama), sites=("resid",))
     shift = moved.means["resid"] - plain.means["resid"]
     assert not shift[:, 0].any()
     np.testing.assert_allclose(
@@ -299,7 +299,7 @@ def test_leaves_no_hook_behind(tiny_llama, monkeypatch):
         return own, [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in tiny_llama.hf.modules()]
 
     before = hooks()
-    response_means(tiny_llama, answers(tiny_llama), progress=False)
+    response_means(tiny_llama, answers(tiny_llama))
     on_bridge(tiny_llama, answers(tiny_llama))
     assert hooks() == before and before[0] == []
     monkeypatch.setattr("emolab.vectors.reading._run", lambda *args, **options: 1 / 0)
@@ -312,7 +312,7 @@ def test_leaves_no_hook_behind(tiny_llama, monkeypatch):
 def test_the_hash_of_the_templates_is_that_of_the_wording_around_the_queries(tiny_llama):
     def found(prompts, queries):
         table = answers(tiny_llama).head(2).assign(prompt=prompts, query=queries)
-        return response_means(tiny_llama, table, sites=("resid",), progress=False).meta["template_hash"]
+        return response_means(tiny_llama, table, sites=("resid",)).meta["template_hash"]
 
     told = found(["<bos>tell me about rain", "<bos>tell me about park"], ["rain", "park"])
     assert told == found(["<bos>tell me about sea", "<bos>tell me about dog"], ["sea", "dog"])
@@ -324,10 +324,10 @@ def test_the_hash_of_the_templates_is_that_of_the_wording_around_the_queries(tin
 def test_responses_of_another_model_are_refused(tiny_llama):
     ours, theirs = answers(tiny_llama), answers(tiny_llama)
     ours.attrs["emolab"] = {"model": tiny_llama.name, "fingerprint": tiny_llama.fingerprint}
-    response_means(tiny_llama, ours, sites=("resid",), progress=False)
+    response_means(tiny_llama, ours, sites=("resid",))
     theirs.attrs["emolab"] = {"model": "other", "fingerprint": "0123"}
     with pytest.raises(MismatchError, match="these responses are of 'other' \\(0123\\)"):
-        response_means(tiny_llama, theirs, sites=("resid",), progress=False)
+        response_means(tiny_llama, theirs, sites=("resid",))
 
 
 def test_bad_requests(tiny_llama):
@@ -339,11 +339,11 @@ def test_bad_requests(tiny_llama):
 
 def test_a_bare_table_of_texts_and_conditions_is_enough(tiny_llama):
     bare = answers(tiny_llama)[["condition", "text"]].set_index(pd.Index([9, 7, 5, 3, 1]))
-    means = response_means(tiny_llama, bare, sites=("resid",), progress=False)
+    means = response_means(tiny_llama, bare, sites=("resid",))
     full = answers(tiny_llama).assign(
         query_id=[f"r-000{i}" for i in range(1, 6)], query="", prompt=None, emotion=bare["condition"].tolist()
     )
-    told = response_means(tiny_llama, full, sites=("resid",), progress=False)
+    told = response_means(tiny_llama, full, sites=("resid",))
     assert_frame_equal(means.index, told.index)
     assert means.index["query_id"].tolist() == ["r-0001", "r-0002", "r-0003", "r-0004", "r-0005"]
     assert means.index.columns.tolist() == ["query_id", "emotion", "condition", "n_tokens"]
@@ -355,15 +355,15 @@ def test_a_column_that_holds_no_texts_is_refused(tiny_llama, column):
     table = answers(tiny_llama).astype({column: object})
     table.loc[3, column] = float("nan")
     with pytest.raises(EmolabError, match=f"responses' column '{column}' hold nan at place 3"):
-        response_means(tiny_llama, table, progress=False)
+        response_means(tiny_llama, table)
     with pytest.raises(EmolabError, match="empty condition"):
         response_means(tiny_llama, answers(tiny_llama).assign(condition=["neutral", "neutral", "joy", " ", "joy"]))
 
 
 def test_each_site_alone_is_that_of_all(tiny_llama):
-    whole = response_means(tiny_llama, answers(tiny_llama), progress=False)
+    whole = response_means(tiny_llama, answers(tiny_llama))
     for site in whole.sites:
-        single = response_means(tiny_llama, answers(tiny_llama), sites=site, progress=False)
+        single = response_means(tiny_llama, answers(tiny_llama), sites=site)
         assert single.sites == (site,) and np.array_equal(single.means[site], whole.means[site])
 
 
@@ -375,5 +375,5 @@ def test_batches_are_as_large_as_asked_and_the_bar_counts_texts(tiny_llama, monk
     assert sorted(sizes) == [1, 2, 2]
     shown = capsys.readouterr().err
     assert "activations: 100%" in shown and "5/5" in shown and "text/s" in shown
-    response_means(tiny_llama, answers(tiny_llama), sites=("resid",), progress=False)
+    response_means(tiny_llama, answers(tiny_llama), sites=("resid",))
     assert not capsys.readouterr().err and sizes[3:] == [5]

@@ -38,7 +38,7 @@ def extracted(tiny_llama, tmp_path_factory):
     out = tmp_path_factory.mktemp("extracted")
     table = oracle.responses(tiny_llama, QUERIES, ("anger", "joy", "sadness"))
     sites = ("resid", "attn", "mlp", "head")
-    return extract_vectors(tiny_llama, table, sites=sites, out=out, progress=False), out
+    return extract_vectors(tiny_llama, table, sites=sites, out=out), out
 
 
 def test_random_has_the_norm_of_every_vector_and_its_seed_decides(tiny_llama):
@@ -114,7 +114,7 @@ def test_shuffled_refuses_the_means_of_other_responses_or_another_model(tiny_lla
     vectors.save(tmp_path / "vectors.safetensors")
     path = tmp_path / "response_means.safetensors"
     others = oracle.responses(tiny_llama, QUERIES, ("anger", "joy", "sadness"), seed=9)
-    extract_vectors(tiny_llama, others, sites=("resid",), progress=False).means.save(path)
+    extract_vectors(tiny_llama, others, sites=("resid",)).means.save(path)
     with pytest.raises(EmolabError, match="need the response means of these vectors"):
         shuffled_like(EmotionVectors.load(tmp_path / "vectors.safetensors"))
     of_another = dataclasses.replace(vectors.means, meta={**vectors.means.meta, "fingerprint": "0123456789abcdef"})

@@ -63,7 +63,7 @@ def test_labels_that_differ_only_by_case_or_space_are_refused(labels, told, tiny
         with pytest.raises(EmolabError, match=told):
             responses_from_texts(source)
     with pytest.raises(EmolabError, match=told):
-        emolab.response_means(tiny_llama, table.rename(columns={"label": "condition"}), progress=False)
+        emolab.response_means(tiny_llama, table.rename(columns={"label": "condition"}))
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
@@ -139,7 +139,7 @@ def test_topics_pair_texts(tiny_llama):
     assert list(responses["query_id"]) == ["park", "sea", "rain", "park", "sea"]
     assert list(responses["condition"]) == ["joy"] * 3 + ["neutral"] * 2
     with pytest.warns(UserWarning, match="1 responses under joy have no neutral one to the same query"):
-        vectors = emolab.extract_vectors(tiny_llama, responses, sites=("resid",), progress=False)
+        vectors = emolab.extract_vectors(tiny_llama, responses, sites=("resid",))
     assert vectors.meta["n_pairs"] == {"joy": 2}
     x = vectors.means.means["resid"].astype(np.float64)
     np.testing.assert_allclose(vectors.get("resid")[0], (x[0] + x[1] - x[3] - x[4]) / 2, rtol=1e-4, atol=1e-5)

@@ -60,7 +60,7 @@ def test_a_sink_at_position_0_changes_nothing(tiny_gpt2):
     tail = " and then the road was quiet and very cold so it was"
 
     def vectors(joy, neutral):
-        return extract_vectors(model, responses_from_texts({"joy": joy, "neutral": neutral}), progress=False)
+        return extract_vectors(model, responses_from_texts({"joy": joy, "neutral": neutral}))
 
     found = vectors(short, long), vectors([x + tail for x in short], [x[:20] for x in long])
     assert torch.cosine_similarity(*(v.get("resid", emotion="joy")[0] for v in found), dim=-1) > -0.5
@@ -78,7 +78,7 @@ def test_a_sink_at_position_0_changes_nothing(tiny_gpt2):
 def test_the_tokens_that_a_rule_names_are_averaged(rule, kind, request):
     model = request.getfixturevalue(f"tiny_{kind}")
     for responses in (responses_from_texts(TEXTS), responses_from_texts(TEXTS, query=None)):
-        means = response_means(model, responses, sites=("resid",), tokens=rule, progress=False)
+        means = response_means(model, responses, sites=("resid",), tokens=rule)
         assert means.meta["token_rule"] == rule
         for row, text in enumerate(responses["text"]):
             chat = model.tokenizer.chat_template and responses["prompt"].isna().all()
@@ -102,7 +102,7 @@ def test_a_function_gets_the_pieces_of_the_text(tiny_llama):
         return content(tokens)
 
     responses = responses_from_texts(TEXTS, query=None)
-    means = response_means(tiny_llama, responses, sites=("resid",), tokens=rule, progress=False)
+    means = response_means(tiny_llama, responses, sites=("resid",), tokens=rule)
     assert ["".join(x) for x in seen] == list(responses["text"]) and seen[0][:3] == ["the", " cat", " and"]
     assert seen == token_pieces(tiny_llama, list(responses["text"]))
     for row, text in enumerate(responses["text"]):
@@ -116,20 +116,20 @@ def test_start_counts_from_a_character_on(tiny_llama):
         pd.DataFrame([(label, t, 5 + i) for label, x in TEXTS.items() for i, t in enumerate(x)],
                      columns=["label", "text", "start"])
     )  # fmt: skip
-    means = response_means(tiny_llama, responses, sites=("resid",), progress=False)
+    means = response_means(tiny_llama, responses, sites=("resid",))
     assert means.index["n_tokens"].tolist() == [8, 7, 12, 7]  # "the c|at": a token that began before is left out
     prompt = emolab.models.prompts.render_prompts(tiny_llama, [emolab.base.labels.NEUTRAL_QUERY])[0]
     x = states(tiny_llama, prompt, TEXTS["neutral"][0])[:, 2:]
     np.testing.assert_allclose(means.means["resid"][0, :-1], x.mean(1), rtol=1e-4, atol=1e-5)
-    both = response_means(tiny_llama, responses, sites=("resid",), tokens="from:5", progress=False)
+    both = response_means(tiny_llama, responses, sites=("resid",), tokens="from:5")
     assert both.index["n_tokens"].tolist() == [6, 5, 10, 5]
     hashes = {means.meta["corpus_hash"], response_means(
-        tiny_llama, responses.drop(columns="start"), sites=("resid",), progress=False
+        tiny_llama, responses.drop(columns="start"), sites=("resid",)
     ).meta["corpus_hash"]}  # fmt: skip
     assert len(hashes) == 2
     for start, told in ((99, "99; expected .* from 0 to 31"), (-1, "-1"), (2.5, "2.5"), (None, "nan|None")):
         with pytest.raises(EmolabError, match=f"start of row 1 \\(neutral\\) is {told}"):
-            response_means(tiny_llama, responses.assign(start=[0, start, 0, 0]), progress=False)
+            response_means(tiny_llama, responses.assign(start=[0, start, 0, 0]))
 
 
 def test_texts_that_are_too_short_are_left_out_and_counted(tiny_llama):
@@ -142,29 +142,29 @@ def test_texts_that_are_too_short_are_left_out_and_counted(tiny_llama):
         UserWarning, match=r"3 of 8 responses hold no token .*'from:8'.* left out: fear 1, joy 2$"
     ) as told:
         means = response_means(
-            tiny_llama, responses_from_texts(more), sites=("resid",), tokens="from:8", progress=False
+            tiny_llama, responses_from_texts(more), sites=("resid",), tokens="from:8"
         )
     assert len(told) == 1 and len(means) == 5
     with pytest.raises(EmolabError, match="no text under fear, joy holds a token that counts"):
         short = responses_from_texts({**more, "joy": ["happy !"], "fear": ["dark"]})
-        response_means(tiny_llama, short, sites=("resid",), tokens="from:8", progress=False)
+        response_means(tiny_llama, short, sites=("resid",), tokens="from:8")
 
 
 def test_a_text_that_is_position_0_alone_is_named(tiny_gpt2, tiny_llama):
     texts = {**TEXTS, "joy": ["happy", *TEXTS["joy"]]}
     for rule in ("response", "last"):
         with pytest.raises(EmolabError, match=r"row 2 \(joy, 'happy'\) has no token that counts but its first"):
-            response_means(tiny_gpt2, responses_from_texts(texts), tokens=rule, progress=False)
+            response_means(tiny_gpt2, responses_from_texts(texts), tokens=rule)
     behind = responses_from_texts(texts).assign(prompt="tell me .")
-    assert response_means(tiny_gpt2, behind, sites=("resid",), progress=False).index["n_tokens"][2] == 1
+    assert response_means(tiny_gpt2, behind, sites=("resid",)).index["n_tokens"][2] == 1
     bare = responses_from_texts(texts, query=None)
-    assert response_means(tiny_llama, bare, sites=("resid",), progress=False).index["n_tokens"][2] == 1, "BOS is there"
+    assert response_means(tiny_llama, bare, sites=("resid",)).index["n_tokens"][2] == 1, "BOS is there"
 
 
 def test_a_text_beyond_the_context_is_named(tiny_llama):
     long = {**TEXTS, "joy": [TEXTS["joy"][0], "so good ! " * 60]}
     with pytest.raises(EmolabError, match=r"row 3 \(joy, 'so good .* does not fit .* \(128\); shorten"):
-        response_means(tiny_llama, responses_from_texts(long), progress=False)
+        response_means(tiny_llama, responses_from_texts(long))
 
 
 def nth(n):
@@ -184,12 +184,12 @@ def test_rules_have_names_that_tell_them_apart():
 def test_a_function_must_answer_for_each_token(tiny_llama):
     for rule in (lambda t: [True], lambda t: True, lambda t: [1] * len(t), lambda t: ["yes"] * len(t)):
         with pytest.raises(EmolabError, match="the token rule returned"):
-            response_means(tiny_llama, responses_from_texts(TEXTS), tokens=rule, progress=False)
+            response_means(tiny_llama, responses_from_texts(TEXTS), tokens=rule)
 
 
 def test_kept_means_of_another_rule_are_refused(tiny_llama, tmp_path):
     responses = responses_from_texts(TEXTS)
-    vectors = extract_vectors(tiny_llama, responses, sites=("resid",), tokens="last", out=tmp_path, progress=False)
+    vectors = extract_vectors(tiny_llama, responses, sites=("resid",), tokens="last", out=tmp_path)
     assert vectors.meta["token_rule"] == "last" and "tokens: last" in repr(vectors)
     means = ResponseMeans.load(tmp_path / "response_means.safetensors")
     assert torch.equal(extract_vectors(tiny_llama, responses, sites=("resid",), tokens="last", means=means).get(),
@@ -199,7 +199,7 @@ def test_kept_means_of_another_rule_are_refused(tiny_llama, tmp_path):
             extract_vectors(tiny_llama, None, sites=("resid",), tokens=rule, means=means)
     loaded = emolab.EmotionVectors.load(tmp_path / "vectors.safetensors")
     assert len(means_of(loaded)) == 4
-    extract_vectors(tiny_llama, responses, sites=("resid",), tokens="from:3", progress=False).means.save(
+    extract_vectors(tiny_llama, responses, sites=("resid",), tokens="from:3").means.save(
         tmp_path / "response_means.safetensors"
     )
     with pytest.raises(EmolabError, match="need the response means of these vectors"):

@@ -45,7 +45,7 @@ def paired():
 
 @pytest.fixture(scope="module")
 def means(tiny_llama):
-    return response_means(tiny_llama, paired(), progress=False)
+    return response_means(tiny_llama, paired())
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +65,13 @@ def test_a_vector_is_the_mean_difference_from_neutral(vectors, means):
 @pytest.mark.parametrize("fixture", ["tiny_llama", "tiny_gpt2"])
 def test_heads_sum_to_attn(fixture, request):
     model = request.getfixturevalue(fixture)
-    vectors = extract_vectors(model, paired(), progress=False)
+    vectors = extract_vectors(model, paired())
     heads, attn = vectors.get("head").sum(2), vectors.get("attn")
     assert ((heads - attn).norm() / attn.norm()).item() < 1e-5
 
 
 def test_stored_means_give_the_same_vectors(tiny_llama, vectors, tmp_path):
-    fresh = extract_vectors(tiny_llama, paired(), sites=SITES, out=tmp_path, progress=False)
+    fresh = extract_vectors(tiny_llama, paired(), sites=SITES, out=tmp_path)
     stored = ResponseMeans.load(tmp_path / "response_means.safetensors")
     from_file = EmotionVectors.load(tmp_path / "vectors.safetensors")
     for other in (from_file, extract_vectors(tiny_llama, paired(), sites=SITES, means=stored)):
@@ -268,7 +268,7 @@ def test_means_must_fit_model_responses_and_sites(tiny_llama, tiny_gpt2, means):
     assert "head" not in vectors_from_means(means).sites
     with pytest.raises(EmolabError, match="needs neutral"):
         vectors_from_means(means.select(means.index["condition"] != "neutral"))
-    resid = response_means(tiny_llama, paired(), sites=("resid",), progress=False)
+    resid = response_means(tiny_llama, paired(), sites=("resid",))
     with pytest.raises(EmolabError, match="no site 'attn'"):
         extract_vectors(tiny_llama, None, means=resid)
 
@@ -309,7 +309,7 @@ def test_extraction_recovers_planted_directions():
     directions = torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(0))).Q[:5] * 12
     model = planted_model(directions)
     responses = responses_from_texts(planted_texts())
-    vectors = extract_vectors(model, responses, sites=("resid",), progress=False)
+    vectors = extract_vectors(model, responses, sites=("resid",))
     assert vectors.emotions == EMOTIONS
     cosine = torch.nn.functional.cosine_similarity(vectors.get("resid")[:, :, None], directions[None, None], dim=-1)
     own = cosine.diagonal(dim1=0, dim2=2)  # [layer, emotion]
@@ -318,7 +318,7 @@ def test_extraction_recovers_planted_directions():
 
     # The control: with labels dealt out at random there is nothing to recover.
     shuffled = responses.assign(condition=np.random.default_rng(0).permutation(responses["condition"]))
-    nothing = extract_vectors(model, shuffled, sites=("resid",), progress=False).get("resid")
+    nothing = extract_vectors(model, shuffled, sites=("resid",)).get("resid")
     assert torch.nn.functional.cosine_similarity(nothing, directions[:, None], dim=-1).abs().mean() < 0.5
 
 
@@ -331,7 +331,7 @@ def test_extraction_names_the_one_head_that_carries_a_planted_direction():
             kept = layer.self_attn.o_proj.weight[:, 16:24].clone() if number == 1 else 0
             layer.self_attn.o_proj.weight.zero_()
             layer.self_attn.o_proj.weight[:, 16:24] = kept
-    vectors = extract_vectors(model, responses_from_texts(planted_texts()), progress=False)
+    vectors = extract_vectors(model, responses_from_texts(planted_texts()))
     norms = vectors.get("head").norm(dim=-1)
     assert (norms > 0).nonzero()[:, 1:].unique(dim=0).tolist() == [[1, 2]] and norms[:, 1, 2].min() > 0
     torch.testing.assert_close(vectors.get("head", layer=1, head=2), vectors.get("attn", layer=1), rtol=1e-4, atol=1e-5)
@@ -349,7 +349,7 @@ def test_means_that_a_folder_holds_are_not_measured_again(tiny_llama, tmp_path, 
     passes = []
     monkeypatch.setattr(activations, "batch_means", lambda *a: passes.append(len(a[1])) or passes_of(*a))
     call = lambda table=None, **o: extract_vectors(  # noqa: E731
-        tiny_llama, paired() if table is None else table, **{"sites": SITES, "out": tmp_path, "progress": False, **o}
+        tiny_llama, paired() if table is None else table, **{"sites": SITES, "out": tmp_path, **o}
     )
 
     def measured(**options) -> int:
