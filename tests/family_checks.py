@@ -62,14 +62,14 @@ def vectors_equal_hidden_states(case: Case) -> str:
             before, own = (tok(t, add_special_tokens=False).input_ids for t in (prompt, text))
             rows.append(_states(hf, case.family, before + own)[:, len(before) :].double().mean(1))
         means[condition] = torch.stack(rows).mean(0)
-    found = extract_vectors(case.model, case.responses(), sites=("resid",), batch_size=3, progress=False)
+    found = extract_vectors(case.model, case.responses(), sites=("resid",), batch_size=3)
     close(found.get("resid", emotion="joy"), means["joy"] - means["neutral"])
     return "yes"
 
 
 def attention_and_mlp_are_what_a_block_adds(case: Case) -> str:
     """`attn` + `mlp` is the step from one residual stream to the next."""
-    means = response_means(case.model, case.responses(), sites=("resid", "attn", "mlp"), progress=False).means
+    means = response_means(case.model, case.responses(), sites=("resid", "attn", "mlp")).means
     step, added = np.diff(means["resid"], axis=1), (means["attn"] + means["mlp"])[:, 1:]
     if case.name.startswith("Gemma 4"):
         with pytest.raises(AssertionError):
@@ -81,7 +81,7 @@ def attention_and_mlp_are_what_a_block_adds(case: Case) -> str:
 
 def heads_sum_to_attention(case: Case) -> str:
     """Head vectors sum to `attn`; steering with them works."""
-    vectors = extract_vectors(case.model, case.responses(), sites=("attn", "head"), progress=False)
+    vectors = extract_vectors(case.model, case.responses(), sites=("attn", "head"))
     close(vectors.get("head").sum(2), vectors.get("attn"))
     assert vectors.get("head").abs().amax(-1).min() > 0, "a head without vector"
     steering = Steering(case.vectors, {"joy": 1.0}, site="head")
@@ -101,7 +101,7 @@ def batched_equals_single(case: Case) -> str:
     moved = generate(model, QUERIES, steering=steering, max_new_tokens=NEW, writing=UNPENALISED)
     alone = [generate(model, q, steering=steering, max_new_tokens=NEW, writing=UNPENALISED)[0] for q in QUERIES]
     assert moved == alone != case.greedy
-    together, apart = (response_means(model, case.responses(), batch_size=n, progress=False) for n in (6, 1))
+    together, apart = (response_means(model, case.responses(), batch_size=n) for n in (6, 1))
     for site in together.sites:
         close(together.means[site], apart.means[site])
     prompts, texts = case.prompts["neutral"], TEXTS["joy"]
@@ -288,7 +288,7 @@ def bfloat16_is_near(case: Case) -> str:
     """In bfloat16: same fingerprint, activations within rounding, steering works on both models."""
     half = load_model(case.directory, device="cpu", dtype="bfloat16")
     assert half.fingerprint == case.model.fingerprint and half.dtype == half.bridge.cfg.dtype == torch.bfloat16
-    exact, rounded = (response_means(m, case.responses(), progress=False) for m in (case.model, half))
+    exact, rounded = (response_means(m, case.responses()) for m in (case.model, half))
     least = 0.97 if any("expert" in key for key in case.family.fields) else 0.995  # rounding sends tokens elsewhere
     for site in SITES:
         a, b = (torch.from_numpy(means.means[site]).double().flatten(2).flatten(0, 1) for means in (exact, rounded))

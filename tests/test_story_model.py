@@ -48,17 +48,17 @@ def test_the_whole_path_on_a_story_model(bos, eos, tmp_path):
     assert render_prompts(model, ASKED[:1], "joy") == ["<s>" * bos + f"Answer with joy. {ASKED[0]}\n"]
     first = encode(model, ["", "Tom"], ["Lily", " was"])
     assert first.attention_mask.sum(1).tolist()[0] == bos + first.response_mask.sum(1).tolist()[0]
-    options = {"max_new_tokens": 10, "out": tmp_path, "progress": False}
+    options = {"max_new_tokens": 10, "out": tmp_path}
     responses = collect_responses(model, ASKED, emotions=("joy", "fear"), **options)
     assert len(responses) == 12
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a random model may answer nothing here and there
-        vectors = extract_vectors(model, responses, sites=("resid", "attn", "mlp", "head"), progress=False)
+        vectors = extract_vectors(model, responses, sites=("resid", "attn", "mlp", "head"))
     steering = Steering(vectors, {"joy": 2.0, "fear": -1.0})
     texts = generate(model, ASKED, steering=steering, max_new_tokens=10)
     assert len(texts) == 4 and texts != generate(model, ASKED, max_new_tokens=10)
     table = emolab.sweep(
-        model, vectors, ASKED[:2], alphas=(0, 1), controls=("random",), max_new_tokens=6, out=tmp_path, progress=False
+        model, vectors, ASKED[:2], alphas=(0, 1), controls=("random",), max_new_tokens=6, out=tmp_path
     )
     assert len(table) and table["text"].map(type).eq(str).all()
 
@@ -68,28 +68,28 @@ def test_answers_that_never_stop_and_answers_that_are_empty(tmp_path):
     tok, config = model.tokenizer, model.hf.generation_config
     config.eos_token_id = model.hf.config.eos_token_id = tok.eos_token_id = None
     assert model.eos_ids == []
-    free = collect_responses(model, ASKED, emotions=("joy",), max_new_tokens=8, progress=False)
+    free = collect_responses(model, ASKED, emotions=("joy",), max_new_tokens=8)
     assert free["text"].str.len().gt(0).all()
     batch = encode(model, list(free["prompt"]))
     first = model.hf(batch.input_ids, attention_mask=batch.attention_mask).logits[:, -1].argmax(-1)
     # Every answer that begins as the first one is now empty: one pair in four at least.
     config.eos_token_id = int(first[0])
-    some = collect_responses(model, ASKED, emotions=("joy",), max_new_tokens=8, progress=False)
+    some = collect_responses(model, ASKED, emotions=("joy",), max_new_tokens=8)
     assert list(some["text"] == "") == (first == first[0]).tolist() and (some["n_tokens"] == 0).sum() in range(1, 8)
     lone = pytest.warns(UserWarning, match="have no neutral one to the same query")
     with lone, pytest.warns(UserWarning, match="hold no token and were left out"):
-        vectors = extract_vectors(model, some, progress=False)
+        vectors = extract_vectors(model, some)
     complete = some.groupby("query_id")["n_tokens"].min().gt(0)
     assert vectors.meta["n_pairs"] == {"joy": int(complete.sum())}
     kept = some[some["query_id"].map(complete)]
-    expected = extract_vectors(model, kept, progress=False)
+    expected = extract_vectors(model, kept)
     torch.testing.assert_close(vectors.get("resid"), expected.get("resid"), atol=1e-5, rtol=1e-4)
     config.eos_token_id = sorted(set(first.tolist()))
-    none = collect_responses(model, ASKED, emotions=("joy",), max_new_tokens=8, progress=False)
+    none = collect_responses(model, ASKED, emotions=("joy",), max_new_tokens=8)
     assert none["text"].eq("").all() and none["n_tokens"].eq(0).all()
     with pytest.raises(EmolabError, match="no text under joy, neutral holds a token"):
-        extract_vectors(model, none, progress=False)
-    swept = emolab.sweep(model, vectors, ASKED[:1], alphas=(0,), controls=(), max_new_tokens=4, progress=False)
+        extract_vectors(model, none)
+    swept = emolab.sweep(model, vectors, ASKED[:1], alphas=(0,), controls=(), max_new_tokens=4)
     assert swept["text"].eq("").all()
 
 
@@ -98,8 +98,8 @@ def test_prompts_beyond_the_context_are_refused(tmp_path):
     long = "Tom was sad. " * 60
     for call in (
         lambda: generate(model, ["Tom", long]),
-        lambda: collect_responses(model, [long], emotions=("joy",), progress=False),
-        lambda: response_means(model, responses_from_texts({"joy": [long], "neutral": ["Tom"]}), progress=False),
+        lambda: collect_responses(model, [long], emotions=("joy",)),
+        lambda: response_means(model, responses_from_texts({"joy": [long], "neutral": ["Tom"]})),
     ):
         with pytest.raises(EmolabError, match=r"does not fit .* \(128\); shorten"):
             call()

@@ -1,4 +1,4 @@
-"""Progress bars: tqdm's, which one switch turns off for a whole notebook, and which move with every batch of texts.
+"""Progress bars: tqdm's, one at a time, which one switch turns off, and which move with every batch of texts.
 
 >>> import emolab
 >>> emolab.set_progress(False)
@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
-from tqdm.auto import tqdm as _tqdm
+from tqdm.auto import tqdm
 
+T = TypeVar("T")
+_DELAY = 2.0  # seconds: what is done sooner shows no bar
 _shown = os.environ.get("EMOLAB_PROGRESS", "1") != "0"
+_open: ContextVar[bool] = ContextVar("open", default=False)  # a bar stands already: what runs inside shows none
 _waiting: ContextVar[Callable[[int], Any] | None] = ContextVar("waiting", default=None)
 
 
 def set_progress(shown: bool) -> None:
-    """Show progress bars from here on, or none at all, whatever single calls say.
+    """Show progress bars and the lines of a study from here on, or none at all.
 
     >>> set_progress(False)
 
@@ -29,31 +32,66 @@ def set_progress(shown: bool) -> None:
     _shown = bool(shown)
 
 
-def tqdm(*args: Any, disable: bool = False, **options: Any) -> Any:
-    """tqdm's bar, off where the call or `set_progress` says so."""
-    return _tqdm(*args, disable=disable or not _shown, **options)
+def say(text: str) -> None:
+    """Print a line about what goes on, unless `set_progress` turned that off."""
+    if _shown:
+        print(text, flush=True)
+
+
+@contextlib.contextmanager
+def no_progress() -> Iterator[None]:
+    """Inside, no bar is shown."""
+    before = _open.get()
+    _open.set(True)
+    try:
+        yield
+    finally:
+        _open.set(before)
+
+
+@contextlib.contextmanager
+def progress_bar(desc: str, total: int, *, unit: str = "text", initial: int = 0) -> Iterator[tqdm]:
+    """A bar, the only one while it stands: what runs inside shows none of its own."""
+    hidden = _open.get() or not _shown
+    with tqdm(total=total, initial=initial, desc=desc, unit=unit, disable=hidden, delay=_DELAY) as bar, no_progress():
+        yield bar
+
+
+def tracked(items: Iterable[T], desc: str, unit: str) -> Iterator[T]:
+    """The items one by one, under a bar."""
+    items = items if isinstance(items, Sized) else list(items)
+    with progress_bar(desc, len(items), unit=unit) as bar:
+        for item in items:
+            yield item
+            bar.update(1)
 
 
 class _Texts:
     """A bar of texts that are written in chunks, each of several batches."""
 
-    def __init__(self, bar: Any) -> None:
-        self._bar = bar
+    def __init__(self, bar: tqdm, initial: int) -> None:
+        self._bar, self._n = bar, initial
+
+    def add(self, n: int) -> None:
+        self._bar.update(n)
+        self._n += n
 
     def reach(self, n: int) -> None:
         """n texts are there by now, some of which the bar may have counted batch by batch."""
-        self._bar.update(n - self._bar.n)
+        self.add(n - self._n)
 
 
 @contextlib.contextmanager
-def written_bar(desc: str, total: int, initial: int, shown: bool) -> Iterator[_Texts]:
+def written_bar(desc: str, total: int, initial: int = 0) -> Iterator[_Texts]:
     """A bar over `total` texts that moves with every batch which `generate` writes inside, in this process."""
-    with tqdm(total=total, initial=initial, desc=desc, unit="text", disable=not shown) as bar:
-        before = _waiting.set(bar.update)
+    with progress_bar(desc, total, initial=initial) as bar:
+        texts = _Texts(bar, initial)
+        before = _waiting.get()
+        _waiting.set(texts.add)
         try:
-            yield _Texts(bar)
+            yield texts
         finally:
-            _waiting.reset(before)
+            _waiting.set(before)
 
 
 def written(n: int) -> None:

@@ -158,12 +158,12 @@ def test_a_tilde_is_the_home_folder(tiny_llama, tmp_path, monkeypatch):
     assert from_gguf("~/joy.gguf").emotions == ("joy",)
     (home / "q.json").write_text('["tell me about the park .", "a cat in the rain ."]')
     queries = emolab.load_queries("~/q.json")
-    options = {"emotions": ("joy",), "max_new_tokens": 8, "out": "~/runs/x", "progress": False}
+    options = {"emotions": ("joy",), "max_new_tokens": 8, "out": "~/runs/x"}
     responses = emolab.collect_responses(tiny_llama, queries, **options)
-    emolab.extract_vectors(tiny_llama, responses, sites=("resid",), out="~/runs/x", progress=False)
+    emolab.extract_vectors(tiny_llama, responses, sites=("resid",), out="~/runs/x")
     emolab.sweep(
         tiny_llama, vectors, queries, alphas=(0, 1), controls=(), grid={"site": ["attn"]}, max_new_tokens=2,
-        out="~/runs/x", progress=False,
+        out="~/runs/x",
     )  # fmt: skip
     found = {path.name for path in (home / "runs/x").iterdir()}
     assert {"responses.parquet", "vectors.safetensors", "sweep.parquet"} <= found and not list(here.iterdir())

@@ -146,7 +146,7 @@ def test_everything_runs_on_a_real_model_with_texts_of_ones_own(tiny_gpt2):
         "dread": ["dark rain", "the cold sea", "bad rain", "i feel it"],
     }
     responses = responses_from_texts(texts)
-    means = response_means(tiny_gpt2, responses, progress=False)
+    means = response_means(tiny_gpt2, responses)
     vectors = extract_vectors(tiny_gpt2, None, means=means, sites=means.sites)
     W_O = output_weights(tiny_gpt2)
     assert similarity.cka(means, site="head").shape == (2, 2)

@@ -73,7 +73,7 @@ def classifier_dir(tmp_path_factory):
 
 def test_labels_are_grouped_and_the_rest_is_neutral(tmp_path):
     p = np.array([0.1, 0.2, 0.3, 0.15, 0.25])
-    judge = ClassifierJudge(write(tmp_path, bert(CLASSES), bias=np.log(p).tolist()), progress=False)
+    judge = ClassifierJudge(write(tmp_path, bert(CLASSES), bias=np.log(p).tolist()))
     assert judge.labels == ("anger", "joy", NEUTRAL) and judge.name == "classifier"
     np.testing.assert_allclose(judge(["happy", "sad"]), [[0.55, 0.1, 0.35]] * 2, atol=1e-6)
 
@@ -85,12 +85,12 @@ def test_labels_are_grouped_and_the_rest_is_neutral(tmp_path):
 def test_multi_label_heads_are_scaled_down_never_up(tmp_path, sigmoids, expected):
     p = np.array(sigmoids)
     config = bert(CLASSES, problem_type="multi_label_classification")
-    judge = ClassifierJudge(write(tmp_path, config, bias=np.log(p / (1 - p)).tolist()), progress=False)
+    judge = ClassifierJudge(write(tmp_path, config, bias=np.log(p / (1 - p)).tolist()))
     np.testing.assert_allclose(judge(["happy"]), [expected], atol=1e-6)
 
 
 def test_a_batch_is_what_single_texts_are_and_both_are_the_models_own(classifier_dir):
-    judge = ClassifierJudge(classifier_dir, mapping={c: f"{c}!" for c in CLASSES if c != "neutral"}, progress=False)
+    judge = ClassifierJudge(classifier_dir, mapping={c: f"{c}!" for c in CLASSES if c != "neutral"})
     assert judge.labels == ("joy!", "surprise!", "anger!", "Annoyance!", NEUTRAL)
     expected = soft(by_hand(classifier_dir, TEXTS))[:, [0, 1, 2, 4, 3]]
     assert np.ptp(expected, axis=0).max() > 0.05  # texts differ
@@ -103,12 +103,12 @@ def test_a_batch_is_what_single_texts_are_and_both_are_the_models_own(classifier
 
 def test_many_texts_run_in_several_batches(classifier_dir):
     texts = [" ".join(tiny.WORDS[i : i + 1 + i % 7]) for i in range(40)]
-    judge = ClassifierJudge(classifier_dir, progress=False)
+    judge = ClassifierJudge(classifier_dir)
     np.testing.assert_allclose(judge(texts)[[0, 17, 39]], judge([texts[i] for i in (0, 17, 39)]), atol=1e-5)
 
 
 def test_long_texts_are_cut_at_the_models_limit(classifier_dir):
-    judge = ClassifierJudge(classifier_dir, progress=False)
+    judge = ClassifierJudge(classifier_dir)
     words = [w for w in tiny.WORDS if w.isalpha()] * 4
     # 32 positions less two for RoBERTa's kin; one is BOS
     np.testing.assert_allclose(judge([" ".join(words)]), judge([" ".join(words[:29])]), atol=1e-6)
@@ -120,7 +120,7 @@ def test_a_decoder_without_pad_token_is_a_classifier_too(tmp_path):
         vocab_size=len(tiny.tokenizer()), n_embd=16, n_layer=1, n_head=2, n_positions=40,
         id2label={0: "sad", 1: "happy", 2: "other"}, label2id={"sad": 0, "happy": 1, "other": 2},
     )  # fmt: skip
-    judge = ClassifierJudge(write(tmp_path, config, tiny.tokenizer(pad=False, add_bos=False)), progress=False)
+    judge = ClassifierJudge(write(tmp_path, config, tiny.tokenizer(pad=False, add_bos=False)))
     texts = [t for t in TEXTS if t]
     assert judge.labels == ("joy", "sadness", NEUTRAL)
     np.testing.assert_allclose(judge(texts), np.concatenate([judge([t]) for t in texts]), atol=1e-5)
@@ -167,7 +167,7 @@ def nli_dir(tmp_path_factory):
 
 
 def test_entailment_logits_are_compared_over_labels(nli_dir):
-    judge, n = NLIJudge(nli_dir, SENTENCES, progress=False), len(SENTENCES)
+    judge, n = NLIJudge(nli_dir, SENTENCES), len(SENTENCES)
     assert judge.labels == tuple(SENTENCES) and NLIJudge(nli_dir).labels == (*EMOTIONS, NEUTRAL) == tuple(HYPOTHESES)
     logits = by_hand(nli_dir, [t for t in TEXTS for _ in range(n)], [*SENTENCES.values()] * len(TEXTS))
     expected = soft(logits[:, 2].reshape(len(TEXTS), n))
@@ -179,7 +179,7 @@ def test_entailment_logits_are_compared_over_labels(nli_dir):
 
 
 def test_the_text_is_cut_never_the_hypothesis(nli_dir):
-    judge = NLIJudge(nli_dir, SENTENCES, progress=False)
+    judge = NLIJudge(nli_dir, SENTENCES)
     words = [w for w in tiny.WORDS if w.isalpha()] * 4
     long, short = judge([" ".join(words)]), [" ".join(words[: 29 - len(s.split())]) for s in SENTENCES.values()]
     expected = soft(by_hand(nli_dir, short, [*SENTENCES.values()])[:, 2])
@@ -187,7 +187,7 @@ def test_the_text_is_cut_never_the_hypothesis(nli_dir):
     # a hypothesis longer than the text is kept whole, too
     wide = {"joy": " ".join(words[:16]), "fear": " ".join(words[5:21])}
     expected = soft(by_hand(nli_dir, [" ".join(words[:13])] * 2, [*wide.values()])[:, 2])
-    np.testing.assert_allclose(NLIJudge(nli_dir, wide, progress=False)([" ".join(words[:15])])[0], expected, atol=1e-5)
+    np.testing.assert_allclose(NLIJudge(nli_dir, wide)([" ".join(words[:15])])[0], expected, atol=1e-5)
 
 
 def test_an_encoder_decoder_reads_pairs_too(tmp_path):
@@ -202,7 +202,7 @@ def test_an_encoder_decoder_reads_pairs_too(tmp_path):
         eos_token_id=1, pad_token_id=2, decoder_start_token_id=1,
         id2label=dict(enumerate(classes)), label2id={"not_entailment": 0, "entailment": 1},
     )  # fmt: skip
-    judge = NLIJudge(write(tmp_path, config, tok), SENTENCES, progress=False)
+    judge = NLIJudge(write(tmp_path, config, tok), SENTENCES)
     whole = judge(TEXTS)
     np.testing.assert_allclose(whole, np.concatenate([judge([t]) for t in TEXTS]), atol=1e-5)
     theirs = pipeline("zero-shot-classification", model=judge.source, device="cpu")
@@ -239,7 +239,7 @@ def reported(model, text, answer="") -> np.ndarray:
 def test_self_report_is_what_it_is_by_hand(request, name, answer):
     model = request.getfixturevalue(name)
     baseline = ["a road", "it was a walk"]
-    judge = SelfReportJudge(model, "how did they feel ?", OWN, answer, baseline, progress=False)
+    judge = SelfReportJudge(model, "how did they feel ?", OWN, answer, baseline)
     assert judge.labels == tuple(OWN)
     reference = np.mean([reported(model, t, answer) for t in baseline], axis=0)
     expected = np.array([soft(reported(model, t, answer) - reference) for t in TEXTS[:4]])
@@ -250,14 +250,14 @@ def test_self_report_is_what_it_is_by_hand(request, name, answer):
 
 
 def test_a_text_like_the_baseline_says_nothing(tiny_llama):
-    judge = SelfReportJudge(tiny_llama, words=OWN, baseline=[TEXTS[0]], progress=False)
+    judge = SelfReportJudge(tiny_llama, words=OWN, baseline=[TEXTS[0]])
     np.testing.assert_allclose(judge(TEXTS[:1]), [[1 / 3] * 3], atol=1e-5)
     assert abs(judge(TEXTS[1:2]) - 1 / 3).max() > 0.01
     assert judge([]).shape == (0, 3)
 
 
 def test_texts_that_fill_the_context_are_cut(tiny_llama):
-    judge = SelfReportJudge(tiny_llama, words=OWN, progress=False)
+    judge = SelfReportJudge(tiny_llama, words=OWN)
     words = [w for w in tiny.WORDS if w.isalpha()] * 6  # of a context of 128
     found = judge([" ".join(words), " ".join(words[:-60]), TEXTS[0]])
     assert np.isfinite(found).all() and len(words) > 250
@@ -281,7 +281,7 @@ def test_the_bundled_model_reads_plain_emotion():
         "joy": "What a wonderful day at the beach! We laughed and danced, and I was so happy.",
         "sadness": "I wept at the station. My friend is gone and I feel so lonely. I was heartbroken.",
     }
-    judge = SelfReportJudge(model, progress=False)
+    judge = SelfReportJudge(model)
     assert judge.labels == tuple(WORDS)
     p = judge(list(texts.values()))
     assert [judge.labels[i] for i in p.argmax(1)] == list(texts)

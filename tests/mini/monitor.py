@@ -38,8 +38,8 @@ def check(hf, tokenizer, *, alpha: float = 0.8) -> dict[str, float]:
         return np.array([judge.labels[i] for i in judge(texts).argmax(1)]) == np.array(labels)
 
     instructed = generate(model, [p for e in EMOTIONS for p in render_prompts(model, asked, e)], raw=True)
-    responses = collect_responses(model, train, progress=False)
-    vectors = extract_vectors(model, responses, sites=("resid",), progress=False)
+    responses = collect_responses(model, train)
+    vectors = extract_vectors(model, responses, sites=("resid",))
 
     def steer(source) -> list[str]:
         each = {e: Steering(source, {e: alpha}) for e in EMOTIONS}

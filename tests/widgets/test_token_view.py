@@ -191,8 +191,8 @@ def test_tokens_that_share_a_character(tiny_llama, monkeypatch):
 def test_the_bundled_model():
     model = emolab.load_model(WEIGHTS)
     queries = mini_queries("train").groupby("situation").head(1).head(8)
-    responses = emolab.collect_responses(model, queries, progress=False)
-    vectors = emolab.extract_vectors(model, responses, sites=("attn",), progress=False)
+    responses = emolab.collect_responses(model, queries)
+    vectors = emolab.extract_vectors(model, responses, sites=("attn",))
     means = {}
     for condition in ("neutral", "joy"):
         row = responses[responses["condition"] == condition].iloc[0]

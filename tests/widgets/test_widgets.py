@@ -458,7 +458,7 @@ def test_head_view_takes_the_measured_tables(tiny_llama):
     from emolab.vectors.vectors import vectors_from_means
 
     texts = {c: [f"{c} park {i}" for i in ("dog", "cat", "sea", "sun")] for c in ("neutral", "joy", "anger")}
-    means = response_means(tiny_llama, emolab.responses_from_texts(texts), sites=("head",), progress=False)
+    means = response_means(tiny_llama, emolab.responses_from_texts(texts), sites=("head",))
     W_O = output_weights(tiny_llama)
     maps = head_maps(vectors_from_means(means, W_O=W_O), means, W_O=W_O, n_splits=2)
     view = head_view(maps, emotion="joy")
