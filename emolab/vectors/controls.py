@@ -23,6 +23,7 @@ from emolab.models.sites import output_weights
 from emolab.vectors.activations import ResponseMeans
 from emolab.vectors.vectors import EmotionVectors, match_norm, vectors_from_means
 
+DRAWN = 3  # random (or shuffled) vectors of a run, which its queries take in turn
 _SAME = ("corpus_hash", "fingerprint", "token_rule")  # what means and the vectors of them have in common
 
 
@@ -67,6 +68,20 @@ def shuffled_like(vectors: EmotionVectors, *, model: Model | None = None, seed: 
     data = {site: match_norm(shuffled.data[site], vectors.data[site]) for site in sites}
     meta = {**vectors.meta, "control": "shuffled", "seed": seed}
     return EmotionVectors(data, vectors.emotions, vectors.resid_norm, meta)
+
+
+def drawn_like(
+    vectors: EmotionVectors, control: str, *, model: Model | None = None, seed: int = 0
+) -> dict[int, EmotionVectors]:
+    """{seed: vectors} of a control that is drawn, "random" or "shuffled": three, which the queries of a run take in turn.
+
+    >>> list(drawn_like(vectors, "random", seed=7))
+    [7, 8, 9]
+    """
+    seeds = range(seed, seed + DRAWN)
+    if control == "random":
+        return {number: random_like(vectors, seed=number) for number in seeds}
+    return {number: shuffled_like(vectors, model=model, seed=number) for number in seeds}
 
 
 def other_like(vectors: EmotionVectors, others: Mapping[str, str]) -> EmotionVectors:
