@@ -73,7 +73,7 @@ def shuffled_like(vectors: EmotionVectors, *, model: Model | None = None, seed: 
 def drawn_like(
     vectors: EmotionVectors, control: str, *, model: Model | None = None, seed: int = 0
 ) -> dict[int, EmotionVectors]:
-    """{seed: vectors} of a control that is drawn, "random" or "shuffled": three, which the queries of a run take in turn.
+    """{seed: vectors} of a control that is drawn ("random" or "shuffled"): three, which a run's queries take in turn.
 
     >>> list(drawn_like(vectors, "random", seed=7))
     [7, 8, 9]
