@@ -58,7 +58,7 @@ def main() -> None:
     training = emolab.load_queries("everyday", split="train", n=6)
     for steering in settings(vectors):
         vectors = emolab.find_breaking(model, replace(steering, vectors=vectors), training)
-        print(steering.setting, vectors.meta["breaking"][steering.setting], flush=True)
+        print(steering.breaking_key, vectors.meta["breaking"][steering.breaking_key], flush=True)
     vectors = replace(vectors, meta={**vectors.meta, "source": a.source}, means=None)
     a.out.parent.mkdir(parents=True, exist_ok=True)
     vectors.save(a.out)

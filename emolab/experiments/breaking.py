@@ -57,9 +57,11 @@ def find_breaking(
     prompts = render_prompts(model, asked)
     if texts is None:
         texts = generate(model, asked, max_new_tokens=_TOKENS)
-    alphas = _solve(model, replace(steering, unit="vector"), prompts, list(texts))
+    unscaled = replace(steering, unit="vector")
+    unscaled = replace(unscaled, doses=unscaled.in_vectors())  # the shared part is one direction, whatever the emotions
+    alphas = _solve(model, unscaled, prompts, list(texts))
     known = dict(steering.vectors.meta.get("breaking", {}))
-    known[steering.setting] = {**known.get(steering.setting, {}), **alphas}
+    known[steering.breaking_key] = {**known.get(steering.breaking_key, {}), **alphas}
     return replace(steering.vectors, meta={**steering.vectors.meta, "breaking": known})
 
 
@@ -84,7 +86,8 @@ def _solve(model: Model, steering: Steering, prompts: list[str], texts: list[str
                 here[emotion] = _next(points[emotion])
     lost = next(emotion for emotion in points if emotion not in found)
     raise EmolabError(
-        f"no alpha breaks text for {lost} at {steering.setting}: KL is {math.exp(points[lost][-1][1]) * NATS:.3g} nats "
+        f"no alpha breaks text for {lost} at {steering.breaking_key}: KL is "
+        f"{math.exp(points[lost][-1][1]) * NATS:.3g} nats "
         f"at alpha {math.exp(points[lost][-1][0]):.3g}; does this setting change the model at all?"
     )
 

@@ -23,7 +23,8 @@ from emolab.experiments.headline import headline
 from emolab.experiments.sweeps import sweep
 from emolab.judges.scoring import score
 from emolab.models.model import Model
-from emolab.steering.steering import CHOICES, Steering
+from emolab.steering.settings import CHOICES
+from emolab.steering.steering import Steering
 from emolab.vectors.vectors import EmotionVectors
 
 # Of the breaking alpha: eight doses, from what is hardly seen to well past the first damage. Text of a small chat model
@@ -255,17 +256,17 @@ class _Breaking:
         kept: list[dict[str, Any]] = []
         for setting in settings:
             where = Steering(self.vectors, dict.fromkeys(self.vectors.emotions, 1.0), **setting)
-            if where.setting not in known:
+            if where.breaking_key not in known:
                 try:
                     found = find_breaking(self.model, where, self.queries, texts=self.texts)
-                    known[where.setting] = found.meta["breaking"][where.setting]
+                    known[where.breaking_key] = found.meta["breaking"][where.breaking_key]
                 except (FileError, MismatchError, ResourceError):
                     raise
                 except EmolabError as error:
-                    known[where.setting] = {}
+                    known[where.breaking_key] = {}
                     reason = error
                 write_json(self.path, {"of": self._identity(), "alphas": known})
-            if known[where.setting]:
+            if known[where.breaking_key]:
                 kept.append(setting)
         if not kept:
             raise EmolabError(f"no setting can be steered with; {reason or f'remove {self.path} to try again'}")

@@ -27,8 +27,8 @@ from emolab.base.storage import digest, read_table, user_path, write_table
 from emolab.models.model import Model
 from emolab.models.prompts import render_prompts
 from emolab.models.workers import on_cluster, run_chunks
-from emolab.steering.settings import FIELDS, combinations, described, match_steering_norm, mixtures, spoken
-from emolab.steering.steering import Steering
+from emolab.steering.settings import FIELDS, Setting, combinations, described, mixtures, spoken
+from emolab.steering.steering import Steering, match_steering_norm
 from emolab.vectors.controls import match_summed_norm, other_like, random_like, shuffled_like
 from emolab.vectors.vectors import EmotionVectors
 
@@ -105,6 +105,7 @@ def sweep(
     sources = _Sources(model, vectors, seed)
     for setting in combinations(grid, model.n_layers, model.n_heads):
         made: dict[tuple, list[tuple[int, Steering | None]]] = {}
+        told = described(Setting(**setting), model.n_layers)
         for emotion, weights, control, alpha in _cells(blends, controls, alphas, setting):
             # The base is the same for every emotion: its texts are made once.
             doses = {"shared": sum(weights.values())} if setting["part"] == "shared" else weights
@@ -113,7 +114,7 @@ def sweep(
                 made[key] = sources.steerings(control, doses, alpha, setting)
             for i, query in enumerate(queries.to_dict("records")):
                 control_seed, steering = made[key][i % len(made[key])]
-                rows.append(_row(query, emotion, alpha, setting, control, control_seed))
+                rows.append(_row(query, emotion, alpha, told, control, control_seed))
                 steerings.append(steering)
                 conditions.append(spoken(emotion) if control == "prompt" else NEUTRAL)
     table = pd.DataFrame(rows, columns=[c for c in COLUMNS if c != "text"])
@@ -123,7 +124,7 @@ def sweep(
     settings |= {"vectors": vectors_identity(vectors), "prompts": digest(list(dict.fromkeys(prompts)))}
     settings["rows"] = digest(table.astype(str).to_numpy().ravel().tolist())
     # What the doses are worth; where other settings break does not matter here.
-    used = {s.setting for s in steerings if s is not None and s.unit == "breaking"}
+    used = {s.breaking_key for s in steerings if s is not None and s.unit == "breaking"}
     if used:
         settings["breaking"] = digest([str({k: v for k, v in vectors.meta["breaking"].items() if k in used})])
     path = None if out is None else user_path(out) / "sweep.parquet"
@@ -215,7 +216,7 @@ def vectors_identity(vectors: EmotionVectors) -> str:
 
 def _row(query: dict, emotion: str, alpha: float, setting: dict, control: str, seed: int) -> tuple:
     place = query.get("situation", query["query_id"])
-    return (query["query_id"], query["query"], emotion, place, alpha, *described(setting).values(), control, seed)
+    return (query["query_id"], query["query"], emotion, place, alpha, *setting.values(), control, seed)
 
 
 def _prompts(model: Model, queries: list[str], conditions: list[str], templates: dict[str, str] | None) -> list[str]:

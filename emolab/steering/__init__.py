@@ -5,8 +5,13 @@ from __future__ import annotations
 from emolab.base.lazy import offer
 
 _PUBLIC = {
+    "Setting": "steering.settings",
     "Steering": "steering.steering",
     "ablated": "steering.head_edits",
+    "at": "steering.steering",
+    "each_head": "steering.settings",
+    "each_layer": "steering.settings",
+    "each_third": "steering.settings",
     "from_gguf": "steering.gguf",
     "steered": "steering.steering",
     "to_gguf": "steering.gguf",

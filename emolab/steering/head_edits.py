@@ -30,8 +30,8 @@ from emolab.base.errors import EmolabError, shown
 from emolab.models.model import Model
 from emolab.models.sites import head_weights, output_weights, site_layers
 from emolab.steering.edits import Window, hooked
-from emolab.steering.steering import _one_of, check_vectors
-from emolab.vectors.vectors import EmotionVectors
+from emolab.steering.settings import need_positions
+from emolab.vectors.vectors import EmotionVectors, check_vectors
 
 OPS = ("ablate", "patch", "steer")
 Heads = Sequence[tuple[int, int]]  # (layer, head)
@@ -58,7 +58,7 @@ class HeadSpace:
     def __init__(self, model: Model, vectors: EmotionVectors) -> None:
         if "head" not in vectors.data:
             raise EmolabError(f'these vectors hold no site "head", only {", ".join(vectors.sites)}; extract it too')
-        check_vectors(model, vectors, False)
+        check_vectors(model, vectors)
         self.emotions, self.model = vectors.emotions, model
         self.vectors = replace(vectors, data={"head": vectors.data["head"]}, means=None)  # all that this is made of
         self.layers = site_layers(model, "head")  # hybrid models have heads in some layers only
@@ -205,8 +205,7 @@ def ablated(
     heads: (layer, head) pairs; each loses the component along its own vector and keeps all else. positions as in
     `Steering` in a plain forward call. Raises EmolabError for an unknown emotion or head and vectors without heads.
     """
-    if not isinstance(positions, slice):
-        _one_of("positions", positions, ("generated", "all"), " or a slice")
+    need_positions(positions)
     change = Change("ablate", emotion, head_pairs(heads))
     edits = head_edits(HeadSpace(model, vectors), [change], Window([positions]))
     with edited(model, edits, plain=False):

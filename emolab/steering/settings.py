@@ -1,6 +1,8 @@
-"""The cells of a sweep: combinations of settings, mixtures of emotions, and how both read in a table.
+"""Settings: where and how to steer, mixtures of emotions, and how both read in a table.
 
->>> from emolab.steering.settings import mixture_name, parse_mixture
+>>> from emolab.steering.settings import Setting, mixture_name, parse_mixture
+>>> Setting(site="attn", layers="late").unit
+'vector'
 >>> mixture_name({"anger": 0.5, "joy": 0.5})
 '0.5 anger + 0.5 joy'
 >>> parse_mixture("0.5 anger + 0.5 joy"), parse_mixture("joy")
@@ -10,29 +12,175 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 
 from emolab.base.errors import EmolabError, need_number, shown
-from emolab.steering.steering import Steering
-from emolab.vectors.vectors import EmotionVectors, match_norm
+from emolab.models.sites import SITES
+from emolab.vectors.vectors import EmotionVectors
 
-# The fields of `Steering` that a sweep varies, with its defaults, in the order in which they are combined.
-FIELDS = {
-    "site": "resid",
-    "layers": "all",
-    "part": "whole",
-    "op": "add",
-    "unit": "vector",
-    "positions": "generated",
-    "heads": None,
-    "fade": None,
+CHOICES = {
+    "site": SITES,
+    "op": ("add", "ablate", "clamp"),
+    "unit": ("vector", "residual", "breaking"),
+    "part": ("whole", "specific", "shared"),
 }
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how to steer, whatever the emotions and doses: the fields of `Steering`, with the same defaults.
+
+    >>> setting = emolab.Setting(site="attn", layers="late", unit="breaking")
+    >>> joyful = emolab.at(vectors, setting, ["joy"])[0]
+
+    See `Steering` for what each field means. Raises EmolabError for an unknown word, positions that hold none, heads
+    at another site than "head", and a fade that is no half-life; what vectors must hold is checked by `Steering`.
+    """
+
+    site: str = "resid"
+    layers: str | Sequence[int] = "all"
+    part: str = "whole"
+    op: str = "add"
+    unit: str = "vector"
+    positions: str | slice = "generated"
+    heads: dict[int, list[int]] | None = None
+    fade: float | None = None
+
+    def __post_init__(self) -> None:
+        for field, choices in CHOICES.items():
+            need_one_of(field, getattr(self, field), choices)
+        need_positions(self.positions)
+        numbered = hasattr(self.layers, "__iter__") and not isinstance(self.layers, str)
+        if numbered:
+            object.__setattr__(self, "layers", tuple(self.layers))
+        if not self.layers if numbered else self.layers not in ("all", "late"):
+            raise EmolabError(f'layers is {shown(self.layers)}; expected "all", "late" or a list of layer numbers')
+        if self.heads is not None:
+            if self.site != "head":
+                raise EmolabError(f'heads= goes with site="head", not with site={self.site!r}')
+            lists = list(self.heads.values()) if isinstance(self.heads, Mapping) else []
+            if not lists or not all(isinstance(x, list | tuple | range | np.ndarray) and len(x) for x in lists):
+                raise EmolabError(f"heads are {shown(self.heads)}; expected {{layer: [heads]}}, or None for every head")
+        if self.fade is not None:
+            if isinstance(self.fade, bool) or not isinstance(self.fade, int | float | np.number) or not self.fade > 0:
+                raise EmolabError(f"fade is {self.fade!r}; expected a half-life in tokens above 0, or None")
+            if self.positions != "generated":
+                raise EmolabError(f'fade= goes with positions="generated", not with positions={self.positions!r}')
+
+
+# The columns of a setting in tables, in this order, with their defaults.
+FIELDS = {field.name: field.default for field in fields(Setting)}
+
+
+def need_one_of(field: str, value: Any, choices: Sequence[str], more: str = "") -> None:
+    """EmolabError unless the value is one of these words."""
+    if not isinstance(value, str) or value not in choices:
+        raise EmolabError(f"unknown {field} {shown(value)}; expected one of {', '.join(choices)}{more}")
+
+
+def need_positions(positions: Any) -> None:
+    """EmolabError unless positions are "generated", "all", or a slice that can hold one."""
+    if not isinstance(positions, slice):
+        need_one_of("positions", positions, ("generated", "all"), " or a slice")
+        return
+    start, stop, step = positions.start, positions.stop, positions.step
+    if not all(x is None or isinstance(x, int) for x in (start, stop, step)) or (step is not None and step < 1):
+        raise EmolabError(f"positions are {positions}; expected whole numbers and a step of at least 1")
+    start = start or 0
+    if stop is not None and start >= stop and (start < 0) == (stop < 0):
+        raise EmolabError(f"positions {positions} hold no position; expected start before stop")
+
+
+def each_layer(vectors: EmotionVectors, setting: Setting = Setting()) -> list[Setting]:
+    """The setting at every single layer.
+
+    >>> steerings = emolab.at(vectors, each_layer(vectors, Setting(site="attn")), ["joy"])
+    """
+    return [replace(setting, layers=[layer]) for layer in range(vectors.n_layers)]
+
+
+def each_third(vectors: EmotionVectors, setting: Setting = Setting()) -> list[Setting]:
+    """The setting at the early, the middle and the late third of the layers.
+
+    >>> [len(third.layers) for third in each_third(vectors)]
+    [10, 10, 10]
+    """
+    thirds = np.array_split(np.arange(vectors.n_layers), 3)
+    return [replace(setting, layers=third.tolist()) for third in thirds if len(third)]
+
+
+def each_head(vectors: EmotionVectors, setting: Setting = Setting(site="head")) -> list[Setting]:
+    """The setting at every single head of its layers.
+
+    >>> steerings = emolab.at(vectors, each_head(vectors, Setting(site="head", layers=[3])), ["joy"])
+    """
+    n_heads = vectors.get("head").shape[2]
+    settings = []
+    for layer in layer_numbers(setting, vectors.n_layers):
+        layers = "all" if setting.layers == "all" else [layer]
+        settings += [replace(setting, layers=layers, heads={layer: [head]}) for head in range(n_heads)]
+    return settings
+
+
+def layer_numbers(setting: Setting, n_layers: int) -> list[int]:
+    """The layers of a setting by number: "late" is the second half; "all" with heads, the layers that these name.
+
+    >>> layer_numbers(Setting(layers="late"), 4)
+    [2, 3]
+
+    Raises EmolabError for a layer that the model does not have.
+    """
+    if setting.layers == "late":
+        return list(range(n_layers // 2, n_layers))
+    if setting.layers == "all":
+        layers = range(n_layers) if setting.heads is None else setting.heads
+    else:
+        layers = setting.layers
+    return [need_place("layer", layer, n_layers) for layer in layers]
+
+
+def need_place(axis: str, number: Any, size: int) -> int:
+    """The number of a layer or head as an int; EmolabError unless there is one of that number."""
+    try:
+        place = -1 if isinstance(number, bool) else operator.index(number)
+    except TypeError:
+        place = -1
+    if not 0 <= place < size:
+        raise EmolabError(f"unknown {axis} {number!r}; expected a whole number from 0 to {size - 1}")
+    return place
+
+
+def described(setting: Setting, n_layers: int) -> dict[str, Any]:
+    """A setting as it stands in a table, one word or number a field (`FIELDS`), without missing values.
+
+    >>> described(Setting(site="attn", layers="late"), 4)["layers"]
+    '2,3'
+
+    layers "all" or "0,2"; heads "all" or "2.0,3.1" (layer.head); positions "generated", "all" or "0:4"; fade in
+    tokens, infinite where nothing fades.
+    """
+    layers, heads, positions = setting.layers, setting.heads, setting.positions
+    if isinstance(positions, slice):
+        ends = [positions.start, positions.stop, *([positions.step] if positions.step else [])]
+        positions = ":".join("" if end is None else str(end) for end in ends)
+    if layers != "all":
+        layers = ",".join(map(str, layer_numbers(setting, n_layers)))
+    if heads is not None:
+        heads = ",".join(f"{layer}.{head}" for layer, chosen in heads.items() for head in chosen)
+    return {
+        **{field: getattr(setting, field) for field in FIELDS},
+        "layers": layers,
+        "positions": positions,
+        "heads": "all" if heads is None else heads,
+        "fade": math.inf if setting.fade is None else setting.fade,
+    }
 
 
 def mixture_name(doses: Mapping[str, float]) -> str:
@@ -107,13 +255,13 @@ def combinations(grid: Mapping[str, Any] | None, n_layers: int, n_heads: int) ->
     values = {field: grid.get(field, [default]) for field, default in FIELDS.items()}
     if "head" not in values["site"] and any(heads is not None for heads in values["heads"]):
         raise EmolabError('heads in grid go with site "head"; add "site": ["head"]')
-    values["layers"] = [layers for v in values["layers"] for layers in _layers(v, n_layers)]
+    values["layers"] = [layers for v in values["layers"] for layers in _named_layers(v, n_layers)]
     found = {}
     for cell in product(*values.values()):
         setting = dict(zip(values, cell, strict=True))
         for heads in _heads(setting, n_layers, n_heads):
             one = {**setting, "heads": heads}
-            found.setdefault(tuple(map(str, described(one).values())), one)
+            found.setdefault(tuple(map(str, described(Setting(**one), n_layers).values())), one)
     return list(found.values())
 
 
@@ -121,7 +269,7 @@ def _values(values: Any) -> list[Any]:
     return [values] if values is None or isinstance(values, str | Mapping | slice | int | float) else list(values)
 
 
-def _layers(value: Any, n_layers: int) -> list[Any]:
+def _named_layers(value: Any, n_layers: int) -> list[Any]:
     if isinstance(value, str) and value == "each":
         return [[layer] for layer in range(n_layers)]
     if isinstance(value, str) and value == "late":  # as Steering takes it, and with the numbers in the table
@@ -139,39 +287,3 @@ def _heads(setting: Mapping[str, Any], n_layers: int, n_heads: int) -> list[Any]
         raise EmolabError(f'heads in grid are {heads!r}; expected None (all), "each" or {{layer: [heads]}}')
     layers = range(n_layers) if isinstance(layers, str) else layers
     return [{layer: [head]} for layer in layers for head in range(n_heads)]
-
-
-def described(setting: Mapping[str, Any]) -> dict[str, Any]:
-    """A setting as it stands in a table, one word or number a field, without missing values.
-
-    layers "all" or "0,2"; heads "all" or "2.0,3.1" (layer.head); positions "generated", "all" or "0:4"; fade in
-    tokens, infinite where nothing fades.
-    """
-    layers, heads, positions = setting["layers"], setting["heads"], setting["positions"]
-    if isinstance(positions, slice):
-        ends = (positions.start, positions.stop, *([positions.step] if positions.step else []))
-        positions = ":".join("" if end is None else str(end) for end in ends)
-    if isinstance(layers, Sequence | np.ndarray) and not isinstance(layers, str):
-        layers = ",".join(map(str, layers))
-    if isinstance(heads, Mapping):
-        heads = ",".join(f"{layer}.{head}" for layer, chosen in heads.items() for head in chosen)
-    return {
-        **setting,
-        "layers": layers,
-        "positions": positions,
-        "heads": "all" if heads is None else heads,
-        "fade": math.inf if setting["fade"] is None else setting["fade"],
-    }
-
-
-def match_steering_norm(control: Steering, steering: Steering) -> Steering:
-    """The control's steering, op "add", adding as long a vector as `steering` does at every layer.
-
-    Needed for mixtures: emotions share a part, so their sum is longer than that of random vectors of their norms.
-    """
-    added, wanted = (s.affine()[0] for s in (control, steering))
-    added = match_norm(added, like=wanted)
-    site = "attn" if control.site == "head" else control.site  # where heads are summed
-    source = EmotionVectors({site: added[None].float()}, ("mixture",), control.vectors.resid_norm, control.vectors.meta)
-    doses = {"vectors": source, "doses": {"mixture": 1.0}, "unit": "vector", "part": "whole"}
-    return replace(control, site=site, heads=None, layers="all", **doses)

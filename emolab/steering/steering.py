@@ -20,30 +20,20 @@ from __future__ import annotations
 
 import contextlib
 import math
-import operator
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from emolab.base.errors import EmolabError, MismatchError, need_model, need_number, need_vectors, shown
+from emolab.base.errors import EmolabError, need_model, need_number, need_vectors
 from emolab.models.model import Model
-from emolab.models.sites import SITES, site_hooks, site_layers
+from emolab.models.sites import site_hooks, site_layers
 from emolab.steering.edits import Edit, Window, hooked
-
-if TYPE_CHECKING:
-    from emolab.vectors.vectors import EmotionVectors
-
-CHOICES = {
-    "site": SITES,
-    "op": ("add", "ablate", "clamp"),
-    "unit": ("vector", "residual", "breaking"),
-    "part": ("whole", "specific", "shared"),
-}
+from emolab.steering.settings import FIELDS, Setting, layer_numbers, mixtures, need_one_of, need_place
+from emolab.vectors.vectors import EmotionVectors, check_vectors, match_norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,20 +72,20 @@ class Steering:
 
     vectors: EmotionVectors
     doses: dict[str, float]
-    site: str = "resid"
-    layers: str | Sequence[int] = "all"
-    positions: str | slice = "generated"
-    op: str = "add"
-    unit: str = "vector"
-    part: str = "whole"
-    heads: dict[int, list[int]] | None = None
-    fade: float | None = None
-    _layers: ClassVar[list[int]]  # the layers as whole numbers: of each steering, but no field of the dataclass
+    site: str = Setting.site
+    layers: str | Sequence[int] = Setting.layers
+    positions: str | slice = Setting.positions
+    op: str = Setting.op
+    unit: str = Setting.unit
+    part: str = Setting.part
+    heads: dict[int, list[int]] | None = Setting.heads
+    fade: float | None = Setting.fade
+    setting: Setting = field(init=False, repr=False)
+    layer_numbers: list[int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         need_vectors(self.vectors)
-        for field, choices in CHOICES.items():
-            _one_of(field, getattr(self, field), choices)
+        object.__setattr__(self, "setting", Setting(**{name: getattr(self, name) for name in FIELDS}))
         if self.site not in self.vectors.data:
             raise EmolabError(
                 f"these vectors hold no site {self.site!r}, only {', '.join(self.vectors.data)}; extract it too"
@@ -104,96 +94,67 @@ class Steering:
             raise EmolabError(f"doses are {self.doses!r}; expected at least one {{emotion: number}}")
         if self.part == "specific" and len(self.vectors.emotions) < 2:
             raise EmolabError('part "specific" is what tells emotions apart, and these vectors hold only one')
-        if self.unit == "residual" and not (torch.as_tensor(self.vectors.resid_norm) > 0).all():
+        if self.unit == "residual" and not (self.vectors.resid_norm > 0).all():
             raise EmolabError('these vectors lack the norm of the residual stream; use unit="vector"')
+        known = [*self.vectors.emotions, *(["shared"] if self.part == "shared" else [])]
         for emotion, value in self.doses.items():
-            _one_of("emotion", emotion, self._emotions)
+            need_one_of("emotion", emotion, known)
             need_number(f"the dose of {emotion!r}", value)
         if self.op == "ablate" and (self.unit != "vector" or len(set(self.doses.values())) > 1):
             raise EmolabError('op "ablate" takes one share for all its emotions (1 removes all), unit "vector"')
-        if isinstance(self.positions, slice):
-            ends = (self.positions.start, self.positions.stop, self.positions.step)
-            if not all(x is None or isinstance(x, int) for x in ends) or (ends[2] is not None and ends[2] < 1):
-                raise EmolabError(f"positions are {self.positions}; expected whole numbers and a step of at least 1")
-            if ends[1] is not None and (ends[0] or 0) >= ends[1] and ((ends[0] or 0) < 0) == (ends[1] < 0):
-                raise EmolabError(f"positions {self.positions} hold no position; expected start before stop")
-        else:
-            _one_of("positions", self.positions, ("generated", "all"), " or a slice")
-        if self.heads is not None and self.site != "head":
-            raise EmolabError(f'heads= goes with site="head", not with site={self.site!r}')
-        if self.fade is not None:
-            if isinstance(self.fade, bool) or not isinstance(self.fade, int | float | np.number) or not self.fade > 0:
-                raise EmolabError(f"fade is {self.fade!r}; expected a half-life in tokens above 0, or None")
-            if self.positions != "generated":
-                raise EmolabError(f'fade= goes with positions="generated", not with positions={self.positions!r}')
-        object.__setattr__(self, "_layers", self._check_layers())
-        self.in_vectors()  # with unit "breaking" an unknown setting is refused here, not in the middle of a run
-
-    @property
-    def _emotions(self) -> tuple[str, ...]:
-        return ("shared",) if self.part == "shared" else tuple(self.vectors.emotions)
-
-    def _check_layers(self) -> list[int]:
-        shape = self.vectors.data[self.site].shape
-        heads, kinds = self.heads, list | tuple | range | np.ndarray
-        if heads is not None and not (
-            isinstance(heads, dict) and heads and all(isinstance(x, kinds) and len(x) for x in heads.values())
-        ):
-            raise EmolabError(f"heads are {shown(heads)}; expected {{layer: [heads]}}, or None for every head")
-        everything = list(range(shape[1])) if heads is None else list(heads)
-        layers = self.layers
-        if isinstance(layers, str):
-            named = {"all": everything, "late": list(range(shape[1] // 2, shape[1]))}
-            layers = named.get(layers, layers)
-        if isinstance(layers, str) or not hasattr(layers, "__iter__"):
-            raise EmolabError(f'layers is {layers!r}; expected "all", "late" or a list of layer numbers')
-        layers = [_number("layer", x, shape[1]) for x in layers]
-        if not layers:
-            raise EmolabError('layers is empty; expected "all" or at least one layer number')
+        layers = layer_numbers(self.setting, self.vectors.n_layers)
+        object.__setattr__(self, "layer_numbers", layers)
         for layer, heads in (self.heads or {}).items():
-            _number("layer", layer, shape[1])
+            need_place("layer", layer, self.vectors.n_layers)
             for head in heads:
-                _number("head", head, shape[2])
+                need_place("head", head, self.vectors.data["head"].shape[2])
         bare = [layer for layer in layers if self.heads is not None and layer not in self.heads]
         if bare:
             raise EmolabError(f"layer {bare[0]} is to be steered, and heads names no head of it; name one")
-        return layers
+        self.in_vectors()  # with unit "breaking" an unknown setting is refused here, not in the middle of a run
 
     @property
-    def setting(self) -> str:
+    def breaking_key(self) -> str:
         """Site, layers, part, op and positions (and heads) in one line: what a breaking alpha belongs to.
 
-        >>> Steering(vectors, {"joy": 1.0}, site="attn", layers="late").setting
+        >>> Steering(vectors, {"joy": 1.0}, site="attn", layers="late").breaking_key
         'site=attn layers=15-29 part=whole op=add positions=generated'
         """
-        first, last = min(self._layers), max(self._layers)
-        span = sorted(self._layers) == list(range(first, last + 1))
-        layers = f"{first}-{last}" if span else ",".join(map(str, sorted(self._layers)))
+        layers = sorted(self.layer_numbers)
+        span = layers == list(range(layers[0], layers[-1] + 1))
+        named = f"{layers[0]}-{layers[-1]}" if span else ",".join(map(str, layers))
         heads = "" if self.heads is None else f" heads={sorted((k, sorted(v)) for k, v in self.heads.items())}"
-        return f"site={self.site} layers={layers} part={self.part} op={self.op} positions={self.positions}{heads}"
+        return f"site={self.site} layers={named} part={self.part} op={self.op} positions={self.positions}{heads}"
 
     def in_vectors(self) -> dict[str, float]:
         """The doses as multiples of the vector (of the residual's norm with unit "residual"): breaking alphas resolved.
 
-        Raises EmolabError with unit "breaking" where it was not found for this setting and emotion.
+        Part "shared" is the same for every emotion: {"shared": the sum of the doses}. Raises EmolabError with unit
+        "breaking" where it was not found for this setting and emotion.
         """
+        doses = {emotion: float(alpha) for emotion, alpha in self.doses.items()}
+        if self.part == "shared":
+            doses = {"shared": sum(doses.values())}
         if self.unit != "breaking":
-            return {emotion: float(alpha) for emotion, alpha in self.doses.items()}
-        known = (self.vectors.meta or {}).get("breaking", {}).get(self.setting, {})
-        lacking = [emotion for emotion in self.doses if emotion not in known]
+            return doses
+        known = self.vectors.meta.get("breaking", {}).get(self.breaking_key, {})
+        lacking = [emotion for emotion in doses if emotion not in known]
         if lacking:
             raise EmolabError(
-                f"these vectors do not know where text breaks for {lacking[0]} at {self.setting}; find it first: "
+                f"these vectors do not know where text breaks for {lacking[0]} at {self.breaking_key}; find it first: "
                 "vectors = emolab.find_breaking(model, steering, queries)"
             )
-        return {emotion: float(alpha) * known[emotion] for emotion, alpha in self.doses.items()}
+        return {emotion: alpha * known[emotion] for emotion, alpha in doses.items()}
 
     def directions(self) -> Float[Tensor, "emotion layer d_model"]:
-        """The vectors in use, one for each emotion in `doses`, in float64."""
+        """The vectors in use, one for each emotion in `in_vectors`, in float64."""
         data = self.vectors.data[self.site].double()
         shared = data.mean(0, keepdim=True)
-        data = {"whole": data, "specific": data - shared, "shared": shared}[self.part]
-        data = data[[self._emotions.index(e) for e in self.doses]]
+        if self.part == "shared":
+            data = shared
+        else:
+            data = data - shared if self.part == "specific" else data
+            data = data[[self.vectors.emotions.index(emotion) for emotion in self.doses]]
         if self.site == "head":
             if self.heads is not None:
                 chosen = torch.zeros(data.shape[1:3], dtype=data.dtype)
@@ -215,16 +176,16 @@ class Steering:
         """b [layer, d_model], A [layer, d_model, k] and B [layer, k, d_model] of the formula; zero at other layers."""
         v = self.directions()
         on = torch.zeros(v.shape[1], dtype=v.dtype)
-        on[self._layers] = 1
+        on[self.layer_numbers] = 1
         doses = torch.tensor(list(self.in_vectors().values()), dtype=v.dtype)
         norm = v.norm(dim=-1)
-        if (self.op != "add" or self.unit == "residual") and not norm[:, self._layers].all():
+        if (self.op != "add" or self.unit == "residual") and not norm[:, self.layer_numbers].all():
             raise EmolabError(
                 f'a vector is zero at a chosen layer, without direction; op "{self.op}" and unit "{self.unit}" need it'
             )
         unit = v / norm.clamp_min(torch.finfo(v.dtype).tiny)[..., None]
         residual = self.unit == "residual"
-        scale = torch.as_tensor(self.vectors.resid_norm).to(v).expand_as(norm) if residual else norm
+        scale = self.vectors.resid_norm.to(v).expand_as(norm) if residual else norm
         # Without the residual's norm the vector itself is multiplied: norm times unit would not give back its bits.
         target = unit * (doses[:, None] * scale)[..., None] if residual else v * doses[:, None, None]
         rows = unit.transpose(0, 1)  # [layer, emotion, d_model]
@@ -241,19 +202,47 @@ class Steering:
         return b * on[:, None], a, back * on[:, None, None]
 
 
-def _one_of(field: str, value: Any, choices: Sequence[str], more: str = "") -> None:
-    if not isinstance(value, str) or value not in choices:
-        raise EmolabError(f"unknown {field} {shown(value)}; expected one of {', '.join(choices)}{more}")
+def at(
+    vectors: EmotionVectors,
+    setting: Setting | Sequence[Setting] = Setting(),
+    emotions: Sequence[str | Mapping[str, float]] | None = None,
+) -> list[Steering]:
+    """One steering per setting and emotion, with dose 1: directions whose doses a sweep multiplies.
+
+    >>> emolab.at(vectors, emolab.Setting(site="attn", layers="late"), ["joy", "0.5 anger + 0.5 joy"])[1].doses
+    {'anger': 0.5, 'joy': 0.5}
+
+    emotions: names, names of mixtures, or mixtures {emotion: weight}; default all of the vectors'. Several settings,
+    such as those of `emolab.steering.each_layer`, follow one another. Raises EmolabError as `Steering`, for an emotion
+    that is neither a name nor a mixture, and for none.
+    """
+    settings = [setting] if isinstance(setting, Setting) else list(setting)
+    blends = mixtures(emotions, vectors.emotions)
+    return [
+        Steering(vectors, doses, **{name: getattr(one, name) for name in FIELDS})
+        for one in settings
+        for doses in blends.values()
+    ]
 
 
-def _number(what: str, value: Any, n: int) -> int:
-    try:
-        number = -1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = -1
-    if not 0 <= number < n:
-        raise EmolabError(f"unknown {what} {value!r}; expected a whole number from 0 to {n - 1}")
-    return number
+def match_steering_norm(control: Steering, steering: Steering) -> Steering:
+    """The control's steering, op "add", adding as long a vector as `steering` does at every layer.
+
+    Needed for mixtures: emotions share a part, so their sum is longer than that of random vectors of their norms.
+    """
+    added = match_norm(control.affine()[0], like=steering.affine()[0])
+    site = "attn" if control.site == "head" else control.site  # where heads are summed
+    vectors = EmotionVectors({site: added[None]}, ("mixture",), control.vectors.resid_norm, control.vectors.meta)
+    return replace(
+        control,
+        vectors=vectors,
+        doses={"mixture": 1.0},
+        site=site,
+        layers="all",
+        heads=None,
+        unit="vector",
+        part="whole",
+    )
 
 
 def as_rows(model: Model, steering: Any, allow_mismatch: bool = False) -> list[Steering | None]:
@@ -268,26 +257,12 @@ def as_rows(model: Model, steering: Any, allow_mismatch: bool = False) -> list[S
                 f"steering is {type(s).__name__}; expected a Steering, None, or a list of these, one per row"
             )
     for s in {id(s): s for s in rows if s is not None}.values():
-        check_vectors(model, s.vectors, allow_mismatch)
+        check_vectors(model, s.vectors.for_model(model) if allow_mismatch else s.vectors)
         if s.site == "head" and site_hooks(model, "attn", site_layers(model, "attn")[:1])[0].split(".")[2] != "attn":
             raise EmolabError(
                 f'{model.name!r} rescales attention before adding it, so heads have no vector there; use site="attn"'
             )
     return rows if any(s is not None for s in rows) else []
-
-
-def check_vectors(model: Model, vectors: EmotionVectors, allow_mismatch: bool) -> None:
-    data, meta = next(iter(vectors.data.values())), vectors.meta or {}
-    theirs, ours = (data.shape[1], data.shape[-1]), (model.n_layers, model.d_model)
-    mark = meta.get("fingerprint")
-    if theirs == ours and (allow_mismatch or mark in (None, "", model.fingerprint)):
-        return
-    advice = "shapes must agree" if theirs != ours else "allow_mismatch=True uses them all the same"
-    raise MismatchError(
-        f"these vectors are of another model: {meta.get('model', 'unnamed')!r} ({theirs[0]} layers, d_model "
-        f"{theirs[1]}, fingerprint {mark}), and this is {model.name!r} ({ours[0]} layers, d_model {ours[1]}, "
-        f"fingerprint {model.fingerprint}); {advice}"
-    )
 
 
 def build_edits(

@@ -211,6 +211,20 @@ class EmotionVectors:
     def __neg__(self) -> EmotionVectors:
         return self * -1.0
 
+    def for_model(self, model: Model) -> EmotionVectors:
+        """The same vectors, said by hand to belong to this model, which then takes them: of its sister, or unbound.
+
+        >>> steering = emolab.Steering(vectors.for_model(finetuned), {"joy": 1.5})
+
+        `meta["made_on"]` keeps whose they were. Raises MismatchError for a model with another number of layers or
+        d_model.
+        """
+        if (self.n_layers, self.d_model) != (model.n_layers, model.d_model):
+            raise MismatchError(f"{_whose(self, model)}; shapes must agree")
+        origin = {"model": self.meta.get("model"), "fingerprint": self.meta.get("fingerprint")}
+        bound = {"model": model.name, "revision": model.revision, "fingerprint": model.fingerprint}
+        return self._each(lambda x: x, f"for {model.name}", **bound, made_on=self.meta.get("made_on", origin))
+
     def save(self, path: str | Path) -> None:
         """Write one safetensors file (atomically), provenance in its header."""
         header = {**self.meta, "sites": list(self.sites), "emotions": list(self.emotions)}
@@ -249,6 +263,22 @@ def match_norm(x: Float[Tensor, "*shape d"], like: Float[Tensor, "*shape d"]) ->
     tensor([6., 8.], dtype=torch.float64)
     """
     return torch.nn.functional.normalize(x.double(), dim=-1) * like.double().norm(dim=-1, keepdim=True)
+
+
+def check_vectors(model: Model, vectors: EmotionVectors) -> None:
+    """MismatchError for vectors of another model, or of another shape; vectors of unknown origin fit by their shape."""
+    if (vectors.n_layers, vectors.d_model) != (model.n_layers, model.d_model):
+        raise MismatchError(f"{_whose(vectors, model)}; shapes must agree")
+    if vectors.meta.get("fingerprint") not in (None, "", model.fingerprint):
+        raise MismatchError(f"{_whose(vectors, model)}; vectors.for_model(model) uses them all the same")
+
+
+def _whose(vectors: EmotionVectors, model: Model) -> str:
+    return (
+        f"these vectors are of another model: {vectors.meta.get('model', 'unnamed')!r} ({vectors.n_layers} layers, "
+        f"d_model {vectors.d_model}, fingerprint {vectors.meta.get('fingerprint')}), and this is {model.name!r} "
+        f"({model.n_layers} layers, d_model {model.d_model}, fingerprint {model.fingerprint})"
+    )
 
 
 SHIPPED = FOLDER / "vectors"

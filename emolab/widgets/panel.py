@@ -16,7 +16,8 @@ from emolab.base.labels import styles
 from emolab.base.progress import no_progress
 from emolab.judges.judges import judges_of
 from emolab.models.model import Model
-from emolab.steering.steering import CHOICES, Steering, as_rows
+from emolab.steering.settings import CHOICES
+from emolab.steering.steering import Steering, as_rows
 from emolab.vectors.vectors import EmotionVectors
 from emolab.widgets.answers import answers, code_line, one_line
 from emolab.widgets.work import Latest, default_judge, judged_by, own_copy, random_control
@@ -76,7 +77,7 @@ class SteeringPanel(widgets.VBox):
         self._options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "writing": writing}
         start = Steering(vectors, doses or {vectors.emotions[0]: 0.0}, site=site, layers=layers)
         as_rows(model, start)
-        span = sorted(start._layers)
+        span = sorted(start.layer_numbers)
         if span != list(range(span[0], span[-1] + 1)):
             raise EmolabError(f'layers are {layers}; the panel steers "all" or neighbouring layers, such as [2, 3, 4]')
         self._model, self._vectors = own_copy(model), vectors

@@ -30,7 +30,7 @@ def found(tiny_llama):
 
 def test_the_alpha_found_costs_one_nat_at_the_worst_tokens(tiny_llama, found):
     vectors, where = found
-    alphas = vectors.meta["breaking"][where.setting]
+    alphas = vectors.meta["breaking"][where.breaking_key]
     assert set(alphas) == set(vectors.emotions) and min(alphas.values()) > 0
     for emotion, alpha in alphas.items():
         steering = replace(where, vectors=vectors, doses={emotion: alpha})
@@ -40,7 +40,7 @@ def test_the_alpha_found_costs_one_nat_at_the_worst_tokens(tiny_llama, found):
 
 def test_one_in_the_unit_is_that_alpha(found):
     vectors, where = found
-    alphas = vectors.meta["breaking"][where.setting]
+    alphas = vectors.meta["breaking"][where.breaking_key]
     for share in (1.0, -0.5):
         by_unit = replace(where, vectors=vectors, unit="breaking", doses=dict.fromkeys(alphas, share))
         by_hand = replace(where, vectors=vectors, doses={e: share * alpha for e, alpha in alphas.items()})
@@ -49,8 +49,8 @@ def test_one_in_the_unit_is_that_alpha(found):
 
 def test_the_setting_says_where_and_names_layers_as_numbers(found):
     vectors, where = found
-    assert where.setting == "site=resid layers=1-2 part=specific op=add positions=generated"
-    assert replace(where, layers=[1, 2]).setting == where.setting != replace(where, layers=[0, 2]).setting
+    assert where.breaking_key == "site=resid layers=1-2 part=specific op=add positions=generated"
+    assert replace(where, layers=[1, 2]).breaking_key == where.breaking_key != replace(where, layers=[0, 2]).breaking_key
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_an_alpha_is_found_where_damage_levels_off(tiny_llama, monkeypatch, most
 
     monkeypatch.setattr("emolab.experiments.breaking.next_token_kl", levels_off)
     where = Steering(tiny.random_vectors(tiny_llama), {"joy": 1.0})
-    (alpha,) = find_breaking(tiny_llama, where, QUERIES, texts=TEXTS).meta["breaking"][where.setting].values()
+    (alpha,) = find_breaking(tiny_llama, where, QUERIES, texts=TEXTS).meta["breaking"][where.breaking_key].values()
     assert most * alpha**2 / (400 + alpha**2) == pytest.approx(NATS, rel=0.11) and len(asked) <= 12
 
 

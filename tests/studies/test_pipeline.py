@@ -418,7 +418,7 @@ def written(talker, tmp_path, queries, vectors, search, **options):
     looked = []
     find = selection.find_breaking
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "find_breaking", lambda *a, **k: looked.append(a[1].setting) or find(*a, **k))
+        patch.setattr(selection, "find_breaking", lambda *a, **k: looked.append(a[1].breaking_key) or find(*a, **k))
         counted = Counted(patch, **options)
         judge = judges.default_judge(vectors.emotions)
         found = select(talker, vectors, queries, answers, judge=judge, out=tmp_path, search=search)
@@ -439,7 +439,7 @@ def test_a_search_writes_as_many_texts_as_it_says(talker, light, tmp_path, round
     _, n, looked = written(talker, tmp_path, queries, vectors, search)
     assert n == search.n_texts(talker.n_layers, vectors.sites, 2, len(queries))
     settings = search.settings(talker.n_layers, vectors.sites)
-    assert looked == [emolab.Steering(vectors, {"joy": 1.0}, **s).setting for s in settings], "each once, in order"
+    assert looked == [emolab.Steering(vectors, {"joy": 1.0}, **s).breaking_key for s in settings], "each once, in order"
 
 
 def test_a_search_goes_on_without_looking_again_where_text_breaks(talker, light, tmp_path):
@@ -559,7 +559,7 @@ def test_questions_that_evoke_an_emotion_are_turned_round_or_not(talker, light, 
 
     monkeypatch.setattr(sweeps, "generate", generate)
     setting, best = {"site": "attn", "layers": "late", "part": "whole", "unit": "vector"}, {"fear": 2.0, "joy": 1.0}
-    write = {"max_new_tokens": 8, "client": None}
+    write = {"max_new_tokens": 8}
     found = summary_module.turned(talker, vectors, queries, setting, best, Echo(), tmp_path, write)
     assert found == {
         "fear": {  # two of joy, one neutral; of these the second is not moved

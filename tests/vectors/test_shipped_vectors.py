@@ -40,10 +40,10 @@ def test_they_say_where_they_come_from(shipped, smollm2):
 
 def test_their_breaking_alphas_are_those_of_the_scripts_settings(shipped):
     steerings = list(ship_vectors.settings(shipped))
-    assert list(shipped.meta["breaking"]) == [steering.setting for steering in steerings] and len(steerings) == 5
+    assert list(shipped.meta["breaking"]) == [steering.breaking_key for steering in steerings] and len(steerings) == 5
     for setting in ship_vectors.SETTINGS:
         steering = emolab.Steering(shipped, dict.fromkeys(EMOTIONS, 2.0), unit="breaking", **setting)
-        alphas = shipped.meta["breaking"][steering.setting]
+        alphas = shipped.meta["breaking"][steering.breaking_key]
         assert tuple(alphas) == EMOTIONS and min(alphas.values()) > 0
         assert steering.in_vectors() == {emotion: 2 * alpha for emotion, alpha in alphas.items()}
     with pytest.raises(EmolabError, match="do not know where text breaks for joy at site=resid layers=0-29"):
