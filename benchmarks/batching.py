@@ -17,7 +17,7 @@ from extraction import EMOTIONS
 from steering import vectors
 
 import emolab
-from emolab import Steering, generate, response_means
+from emolab import Steering, Writing, generate, response_means
 from emolab.answers import decoding
 
 BATCH = 32 if CUDA else 8
@@ -57,7 +57,7 @@ def sweep_cases(model, queries: pd.DataFrame, texts: dict) -> dict:
     ev = vectors(model)
 
     def by_length():
-        options = {"alphas": ALPHAS, "controls": (), "max_new_tokens": NEW, "batch_size": BATCH}
+        options = {"alphas": ALPHAS, "controls": (), "max_new_tokens": NEW, "writing": Writing(batch_size=BATCH)}
         texts["by length"] = emolab.sweep(model, ev, queries, **options)
 
     def in_order():
@@ -66,7 +66,7 @@ def sweep_cases(model, queries: pd.DataFrame, texts: dict) -> dict:
         rows = [steerings[key] for key in zip(table["emotion"], table["alpha"], strict=True)]
         found = []
         for i in range(0, len(rows), BATCH):
-            options = {"steering": rows[i : i + BATCH], "max_new_tokens": NEW, "batch_size": BATCH}
+            options = {"steering": rows[i : i + BATCH], "max_new_tokens": NEW, "writing": Writing(batch_size=BATCH)}
             found += generate(model, list(table["query"][i : i + BATCH]), **options)
         texts["file order"] = found
 
@@ -80,7 +80,7 @@ def prefix_cases(model, n: int, prompt: int, texts: dict) -> dict:
     steerings = [Steering(ev, {ev.emotions[i % len(ev.emotions)]: 1 + i / n}, site="attn") for i in range(n)]
 
     def shared(case="read once, shared"):
-        options = {"steering": steerings, "max_new_tokens": NEW, "batch_size": n}
+        options = {"steering": steerings, "max_new_tokens": NEW, "writing": Writing(batch_size=n)}
         texts[case] = generate(model, [text(prompt, 0)] * n, **options)
 
     def whole():
@@ -97,7 +97,8 @@ def ending_cases(model, n: int, texts: dict) -> dict:
 
     def leave(case="those that have ended leave"):
         with mock.patch.object(model.hf.generation_config, "eos_token_id", list(range(ENDS, WORDS, ENDS))):
-            texts[case] = generate(model, prompts, steering=steerings, max_new_tokens=LONG, batch_size=n)
+            writing = Writing(batch_size=n)
+            texts[case] = generate(model, prompts, steering=steerings, max_new_tokens=LONG, writing=writing)
 
     def stay():
         with mock.patch.object(decoding, "_MANY", n + 1):

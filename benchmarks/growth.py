@@ -16,7 +16,7 @@ from _harness import CUDA, PAGE, RUN, arguments, machine, measure, plain_row, ra
 from extraction import responses
 from steering import NEW, grid
 
-from emolab import generate, response_means
+from emolab import Writing, generate, response_means
 from emolab.plot.style import GREY, INK, new_figure, theme
 
 BATCH = 8
@@ -33,7 +33,8 @@ def extracting(model, n: int):
 
 def writing(model, n: int):
     prompts, steerings = grid(model, n)
-    return lambda: generate(model, prompts, steering=steerings, max_new_tokens=NEW, batch_size=n)
+    writing = Writing(batch_size=n)
+    return lambda: generate(model, prompts, steering=steerings, max_new_tokens=NEW, writing=writing)
 
 
 def panels(quick: bool) -> dict[str, dict[int, Callable[[], object]]]:

@@ -11,7 +11,7 @@ import torch
 from _harness import CUDA, arguments, measure, plain_row, random_model, ratios, record, sizes, text
 
 import emolab
-from emolab import EmotionVectors, Steering, generate
+from emolab import EmotionVectors, Steering, Writing, generate
 from emolab.models.prompts import encode, render_prompts
 
 PROMPT, NEW = 32, 32
@@ -31,7 +31,7 @@ def cases(model, batch: int, new: int = NEW, *, bridge: bool) -> dict:
     ready = encode(model, render_prompts(model, prompts))
     steering = Steering(vectors(model), {"joy": 1.0})
     # On the GPU plan_batches would choose 512 rows, on the CPU 128: one batch in every case.
-    options = {"max_new_tokens": new, "batch_size": batch}
+    options = {"max_new_tokens": new, "writing": Writing(batch_size=batch)}
 
     def bare():
         with torch.inference_mode():
@@ -85,8 +85,8 @@ def main() -> None:
             texts["single"] = [generate(model, p, steering=s, max_new_tokens=new)[0] for p, s in pairs]
 
         def together(model=model, prompts=prompts, steerings=steerings, texts=texts, new=new):
-            found = generate(model, prompts, steering=steerings, max_new_tokens=new, batch_size=len(prompts))
-            texts["together"] = found
+            writing = Writing(batch_size=len(prompts))
+            texts["together"] = generate(model, prompts, steering=steerings, max_new_tokens=new, writing=writing)
 
         seconds = measure({"one batch": together, "one at a time": single}, repeats=min(a.repeats, 3))
         rows = ratios(seconds, against="one at a time", goals={"one batch": (">=", 6)}, speed=True)

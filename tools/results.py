@@ -41,13 +41,13 @@ def measure(model: emolab.Model, source: str, part: str, out: Path) -> dict:
     done = folder / "result.json"
     if done.exists():
         return json.loads(done.read_text(encoding="utf-8"))
-    templates, judge = templates_of(WORDING, EMOTIONS), EmbeddingJudge()
+    writing = emolab.Writing(templates=templates_of(WORDING, EMOTIONS))
+    judge = EmbeddingJudge()
     judges = [judge, BlindJudge(judge)]
     choosing = emolab.load_queries("everyday", split="train", n=N_CHOOSE)
     report = emolab.load_queries("everyday", split="heldout", n=N_REPORT)
-    write = {"max_new_tokens": TOKENS}
     told = [
-        emolab.collect_responses(model, queries, templates=templates, out=out / name, **write)
+        emolab.collect_responses(model, queries, out=out / name, max_new_tokens=TOKENS, writing=writing)
         for name, queries in (("choosing", choosing), ("report", report))
     ]
     vectors = vectors_from(model, source, out / "answers")
@@ -56,19 +56,19 @@ def measure(model: emolab.Model, source: str, part: str, out: Path) -> dict:
     setting, best, vectors = chosen
     tables = []
     for emotion, alpha in best.items():
-        grid = {name: [value] for name, value in setting.items()}
-        options = {"emotions": [emotion], "controls": ("random", "shuffled"), "grid": grid, "out": folder / emotion}
-        tables.append(emolab.sweep(model, vectors, report, alphas=(0.0, alpha), **options, **write))
+        direction = emolab.at(vectors, emolab.Setting(**setting), [emotion])
+        table = emolab.sweep(model, direction, report, alphas=(0.0, alpha), out=folder / emotion, max_new_tokens=TOKENS)
+        tables.append(table)
     table = pd.concat(tables, ignore_index=True)
-    scored = kept_score(table, folder / "scores.parquet", judges=judges, model=model, templates=templates)
-    instructed = kept_score(told[1], out / "report" / "scores.parquet", judges=judges, model=model, templates=templates)
+    scored = kept_score(table, folder / "scores.parquet", judges=judges, model=model, writing=writing)
+    instructed = kept_score(told[1], out / "report" / "scores.parquet", judges=judges, model=model, writing=writing)
     found = summarise(scored, instructed, vectors.emotions, best, judges)
     result = {key: found[key] for key in ("steering", "instruction_following", "blind")} | {"setting": setting}
     result |= {"best": best, "in_vectors": Steering(vectors, best, **setting).in_vectors(), "n": len(report)}
     if part == "whole":
         heldout = emolab.load_queries("general", split="heldout")
         evoking = heldout[heldout["emotion"] != "neutral"].groupby("emotion").head(N_EVOKING // 5)
-        result["evoking"] = turned(model, vectors, evoking, setting, best, judge, folder / "evoking", write)
+        result["evoking"] = turned(model, vectors, evoking, setting, best, judge, folder / "evoking", TOKENS)
     write_json(done, result)
     return result
 

@@ -35,8 +35,8 @@ def vectors_from(model: emolab.Model, source: str, out: Path | None = None) -> e
     """Vectors of the five emotions, with the means that they came from."""
     if source == "answers":
         queries = emolab.load_queries("general", split="train", n=N_QUERIES)
-        templates = templates_of(WORDING, EMOTIONS)
-        responses = emolab.collect_responses(model, queries, templates=templates, max_new_tokens=60, out=out)
+        writing = emolab.Writing(templates=templates_of(WORDING, EMOTIONS))
+        responses = emolab.collect_responses(model, queries, out=out, max_new_tokens=60, writing=writing)
     else:
         responses = emolab.responses_from_texts(emolab.load_texts(source, split="train"))
     return emolab.extract_vectors(model, responses, sites=SITES).select(EMOTIONS)

@@ -37,10 +37,7 @@ def generate(
     steering: Steering | list[Steering | None] | None = None,
     max_new_tokens: int = 80,
     writing: Writing = Writing(),
-    batch_size: int | None = None,
     raw: bool = False,
-    use_cache: bool = True,
-    allow_mismatch: bool = False,
 ) -> list[str]:
     """Answers to prompts, in their order, each cut at its end-of-answer token and stripped of outer white space.
 
@@ -50,12 +47,12 @@ def generate(
     prompts      queries, put through the model's chat template (`render_prompts`, neutral); with raw=True complete
                  prompt strings.
     steering     for all rows, or a list with one for each (None: unsteered). Rows do not influence one another.
-    writing      how each token is chosen: `emolab.Writing`, by default greedy with repetition penalty 1.1. Sampled
-                 texts are a function of its seed, prompts, batch_size and device; another batch composition gives
-                 other samples (batch i draws from seed + i; where one was halved for want of memory, later ones from
-                 other numbers). Global random state is left as it was.
-    batch_size   None: see `plan_batches`. Prompts are batched by length. A batch with too little memory is halved.
-    use_cache    False recomputes every token's past: slow, for tests.
+    writing      how each token is chosen, how many rows at once, and the wording of the neutral prompt:
+                 `emolab.Writing`, by default greedy with repetition penalty 1.1. Prompts are batched by length; a batch
+                 with too little memory is halved. Sampled texts are a function of seed, prompts, batch_size and device;
+                 another batch composition gives other samples (batch i draws from seed + i; where one was halved, later
+                 ones from other numbers). Global random state is left as it was.
+    raw          whether prompts are complete already.
 
     Runs on the plain model with hooks on its modules. Where the bridge carries hooks (inside `steered`, or your own),
     or where it is the user's own bridge, runs on the bridge, in the given order, so that those hooks count. The model's
@@ -71,34 +68,27 @@ def generate(
         raise EmolabError("prompts are empty; expected at least one text")
     need_number("max_new_tokens", max_new_tokens, 1, whole=True)
     need_writing(writing)
-    rows = _per_row(model, steering, len(prompts), allow_mismatch)
-    rendered = prompts if raw else render_prompts(model, prompts)
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        use_cache=use_cache,
-        eos_token_id=model.eos_ids or None,
-        pad_token_id=model.tokenizer.pad_token_id,
-        do_sample=not writing.greedy,
-        **({} if writing.greedy else {"temperature": writing.temperature, "top_p": writing.top_p, "top_k": 0}),
-    )
+    rows = per_row(model, steering, len(prompts))
+    rendered = prompts if raw else render_prompts(model, prompts, templates=writing.templates)
+    config = generation_config(model, max_new_tokens, writing)
     seeds = itertools.count(writing.seed)
 
     def answer(index: list[int]) -> list[str]:
         batch = encode(model, [rendered[i] for i in index])
         steerings = [rows[i] for i in index] if rows else []
-        edits, plain = _edits(model, steerings, batch, use_cache)
+        edits, plain = edits_of(model, steerings, batch, cached=True)
         runner = model.hf if plain else model.bridge.original_model
         # On the plain model only emolab's hooks see tensors; those of others, on the bridge, may keep theirs.
         with _sampling(next(seeds), writing), torch.inference_mode(plain):
-            past = opened(model, steerings, batch) if plain and use_cache else None
+            past = opened(model, steerings, batch) if plain else None
             with hooked(model, edits, plain=plain):
                 ids = write(runner, batch, config, writing.repetition_penalty, past, edits)
         if ids is None:
             raise EmolabError(_not_finite(model, steerings))
-        return _decode(model, ids)
+        return decoded(model, ids)
 
     texts = [""] * len(prompts)
-    plan = _plan(model, rendered, batch_size, extra=max_new_tokens)
+    plan = _plan(model, rendered, writing.batch_size, extra=max_new_tokens)
     with progress_bar("generate", len(prompts)) as bar:
         for index, answers in halving(answer, plan):
             for i, text in zip(index, answers, strict=True):
@@ -109,11 +99,26 @@ def generate(
     return texts
 
 
-def _per_row(model: Model, steering: Any, n: int, allow_mismatch: bool) -> list[Steering | None]:
+def generation_config(model: Model, max_new_tokens: int, writing: Writing) -> GenerationConfig:
+    """What transformers is told; the repetition penalty is applied by `decoding.write`."""
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        eos_token_id=model.eos_ids or None,
+        pad_token_id=model.tokenizer.pad_token_id,
+        do_sample=not writing.greedy,
+    )
+    if not writing.greedy:
+        config.temperature = writing.temperature
+        config.top_p = writing.top_p
+        config.top_k = 0
+    return config
+
+
+def per_row(model: Model, steering: Any, n: int) -> list[Steering | None]:
     """One entry per row, or none at all where nothing is steered."""
     if isinstance(steering, list | tuple) and len(steering) != n:
         raise EmolabError(f"{len(steering)} steerings for {n} prompts; expected one, or a list with one per prompt")
-    rows = as_rows(model, steering, allow_mismatch)
+    rows = as_rows(model, steering)
     return rows * n if len(rows) == 1 else rows
 
 
@@ -125,7 +130,7 @@ def _plan(model: Model, prompts: list[str], batch_size: int | None, *, extra: in
     return plan_batches(model, lengths, batch_size, cached=True)
 
 
-def _edits(model: Model, steerings: list[Steering | None], batch: Batch, cached: bool) -> tuple[dict, bool]:
+def edits_of(model: Model, steerings: list[Steering | None], batch: Batch, *, cached: bool) -> tuple[dict, bool]:
     """This batch's edits, and whether they go on the plain model (else on the bridge)."""
     if len({id(s) for s in steerings}) == 1:
         steerings = steerings[:1]  # one table for all rows
@@ -164,7 +169,8 @@ def _warn_of_reasoning(prompts: list[str], texts: list[str]) -> None:
         )
 
 
-def _decode(model: Model, ids: Int[Tensor, "row token"]) -> list[str]:
+def decoded(model: Model, ids: Int[Tensor, "row token"]) -> list[str]:
+    """The answers as texts, each up to its end-of-answer token and without outer white space."""
     ends, answers = set(model.eos_ids), []
     for row in ids.tolist():
         stop = next((i for i, token in enumerate(row) if token in ends), len(row))

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolab.answers.decoding import SHARE_FROM, new_cache
-from emolab.answers.generation import _edits, _per_row
+from emolab.answers.generation import edits_of, per_row
 from emolab.base.errors import EmolabError, need_model, need_texts
 from emolab.models.hooks import forward, plain_options
 from emolab.models.memory import halving
@@ -40,7 +40,6 @@ def token_logprobs(
     *,
     steering: Steering | list[Steering | None] | None = None,
     batch_size: int | None = None,
-    allow_mismatch: bool = False,
 ) -> list[Float[np.ndarray, " token"]]:
     """Natural-log probability of every token of each text after its complete prompt (`render_prompts`), teacher forced.
 
@@ -55,7 +54,7 @@ def token_logprobs(
     prompts, texts = need_texts("prompts", prompts), need_texts("texts", texts)
     if len(prompts) != len(texts):
         raise EmolabError(f"{len(prompts)} prompts and {len(texts)} texts; expected as many of both")
-    rows = _per_row(model, steering, len(prompts), allow_mismatch)
+    rows = per_row(model, steering, len(prompts))
     ids = token_ids(model.tokenizer, texts)
     out: list[np.ndarray] = [np.empty(0)] * len(prompts)
 
@@ -96,7 +95,7 @@ def _in_one_pass(
     batch = encode(model, prompts, texts)
     lengths, own = batch.response_mask.sum(1).tolist(), batch.attention_mask.sum(1).tolist()
     keep = min(max(lengths) + 1, batch.input_ids.shape[1])
-    edits, plain = _edits(model, steerings, batch, cached=False)
+    edits, plain = edits_of(model, steerings, batch, cached=False)
     with hooked(model, edits, plain=plain):
         logits = forward(model, model.hf if plain else model.bridge.original_model, batch, keep)[:, :-1]
     counts = [n - (n == whole) for n, whole in zip(lengths, own, strict=True)]
@@ -116,7 +115,7 @@ def _behind_shared(
     if early or 2 * len(unique) > len(prompts) or min(map(len, token_ids(model.tokenizer, unique))) < SHARE_FROM:
         return None
     batch = encode(model, prompts)
-    edits, plain = _edits(model, steerings, batch, cached=True)
+    edits, plain = edits_of(model, steerings, batch, cached=True)
     past = new_cache(model) if plain else None
     if past is None:
         return None
@@ -201,7 +200,7 @@ def next_token_kl(
         raise EmolabError(f"{sizes}; expected as many of each")
     if changed.bridge.cfg.d_vocab != model.bridge.cfg.d_vocab:
         raise EmolabError(f"{model.name!r} and {changed.name!r} have different vocabularies; no KL between them")
-    rows = _per_row(changed, steering, len(prompts), allow_mismatch=False)
+    rows = per_row(changed, steering, len(prompts))
     out: list[np.ndarray] = [np.empty(0)] * len(prompts)
     sizes = [len(ids) for ids in model.tokenizer(texts, add_special_tokens=False).input_ids] if texts else []
     longer = [max(pair, key=len) for pair in zip(prompts, others, strict=True)]

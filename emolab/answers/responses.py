@@ -11,26 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pandas as pd
 
+from emolab.answers.jobs import Store, write_texts
 from emolab.answers.labelled import labelled
 from emolab.answers.queries import query_table
 from emolab.answers.writing import Writing, need_writing
-from emolab.base.errors import EmolabError, need_model, need_number, need_texts
+from emolab.base.errors import EmolabError, need_model, need_texts
 from emolab.base.folders import alone
 from emolab.base.labels import EMOTIONS, NEUTRAL, NEUTRAL_QUERY, need_labels, order
-from emolab.base.progress import written_bar
-from emolab.base.storage import digest, read_table, user_path, write_table
-from emolab.models.prompts import render_prompts
-from emolab.models.workers import run_chunks
-
-if TYPE_CHECKING:
-    from emolab.models.model import Model
+from emolab.base.storage import digest, user_path, write_table
+from emolab.models.model import Model
+from emolab.models.prompts import render_prompts, token_ids
 
 COLUMNS = ("query_id", "query", "emotion", "condition", "prompt", "text", "n_tokens")
-_KEY = ["query_id", "condition"]
 _CHUNK, _CHUNK_GPU = 64, 256  # rows between two writes, and the largest batch, where the caller names no batch_size
 
 
@@ -41,11 +37,9 @@ def collect_responses(
     *,
     emotions: Sequence[str] = EMOTIONS,
     out: str | Path | None = None,
-    templates: Mapping[str, str] | None = None,
     pairing: str = "all",
     max_new_tokens: int = 80,
     writing: Writing = Writing(),
-    batch_size: int | None = None,
 ) -> pd.DataFrame:
     """Let the model answer each query under the neutral and the emotional conditions.
 
@@ -53,13 +47,14 @@ def collect_responses(
         queries: a table from `load_queries`, or anything that it takes.
         emotions: the conditions beside neutral.
         out: a folder; `responses.parquet` in it is written after every chunk (atomically), and a second call with the
-            same settings generates only what is missing, with the same result as one undisturbed run.
-        templates: the user turn of each condition, `{"neutral": "{query}", "joy": "Answer with joy. {query}"}`.
+            same settings generates only what is missing, with the same result as one undisturbed run. While texts are
+            missing the file holds the texts alone, by number.
         pairing: `"all"` asks every query under neutral and every emotion, so that the vectors of two emotions come from
             the same queries; `"own"` asks a query labelled `e` under neutral and `e` only (as arXiv 2502.04075 does)
             and neutral queries under all. Under `"own"`, queries with a label outside `emotions` are left out.
-        writing: how each token is chosen (`emolab.Writing`), the same in every condition and kept beside the texts.
-            Sampled texts are a function of its seed and of batch_size.
+        writing: how each token is chosen (`emolab.Writing`), the same in every condition and kept beside the texts, and
+            `templates`, the user turn of each condition: `{"neutral": "{query}", "joy": "Be glad. {query}"}`. Sampled
+            texts are a function of its seed and of batch_size.
 
     Returns:
         One row a response, columns `query_id, query, emotion, condition, prompt, text, n_tokens`: `prompt` is the
@@ -68,51 +63,38 @@ def collect_responses(
     Raises:
         EmolabError: unknown pairing, no query left, or `out` holds responses collected with other settings.
     """
-    plan = _plan(model, queries, emotions, templates, pairing)
     need_writing(writing)
-    if batch_size is not None:
-        need_number("batch_size", batch_size, 1, whole=True)
+    plan = _plan(model, queries, emotions, pairing, writing.templates)
     path = None if out is None else user_path(out) / "responses.parquet"
     settings = {
         "model": model.name,
         "fingerprint": model.fingerprint,
         "pairing": pairing,
         "emotions": [e for e in order(plan["condition"]) if e != NEUTRAL],
-        "prompts": digest(plan[[*_KEY, "prompt"]].to_numpy().ravel().tolist()),
+        "prompts": digest(plan[["query_id", "condition", "prompt"]].to_numpy().ravel().tolist()),
         "max_new_tokens": max_new_tokens,
-        "writing": writing.settings(batch_size),
+        "writing": writing.settings(),
     }
-    done = _resume(path, settings)
-    finished = set(done[_KEY].itertuples(index=False, name=None))
-
+    store = Store(path, settings)
+    finished = store.finished()
+    if finished is not None:
+        return finished
     # Chunks of similar length, cut the same way in every call: a continued run meets the same batches and seeds.
-    rows = plan.iloc[plan["prompt"].str.len().argsort(kind="stable")]
-    size = batch_size or (_CHUNK if model.device.type == "cpu" else _CHUNK_GPU)
-    todo, jobs = [], []
-    for number, start in enumerate(range(0, len(rows), size)):
-        chunk = rows.iloc[start : start + size]
-        chunk = chunk[[key not in finished for key in chunk[_KEY].itertuples(index=False, name=None)]]
-        if len(chunk):
-            options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-            todo.append(chunk)
-            jobs.append((list(chunk["prompt"]), options | {"writing": writing.chunk(number)}))
-    with written_bar("responses", len(rows), len(done)) as bar:
-        for found in run_chunks(model, _answers, jobs, name="responses"):
-            new = []
-            for number, texts in found.items():
-                lengths = [len(ids) for ids in model.tokenizer(texts, add_special_tokens=False)["input_ids"]]
-                new.append(_tidy(todo[number].assign(text=texts, n_tokens=lengths)))
-            done = pd.concat([done, *new])
-            write_table(done, path, settings)
-            bar.reach(len(done))
-    done = plan[_KEY].merge(done, on=_KEY, how="left", validate="one_to_one")  # the order of the plan
-    return write_table(_tidy(done), path, settings)
-
-
-def _answers(model: Model, prompts: list[str], options: dict) -> list[str]:
-    from emolab.answers import generation  # here, since texts and tables need no torch
-
-    return generation.generate(model, prompts, raw=True, **options)
+    asked = plan.iloc[plan["prompt"].str.len().argsort(kind="stable")]
+    chunk = writing.batch_size or (_CHUNK if model.device.type == "cpu" else _CHUNK_GPU)
+    texts = write_texts(
+        model,
+        list(asked["prompt"]),
+        [None] * len(asked),
+        chunk=chunk,
+        max_new_tokens=max_new_tokens,
+        writing=writing,
+        name="responses",
+        store=store,
+    )
+    plan["text"] = pd.Series(texts, index=asked.index)
+    plan["n_tokens"] = [len(ids) for ids in token_ids(model.tokenizer, list(plan["text"]))]
+    return write_table(_tidy(plan), path, settings)
 
 
 def responses_from_texts(
@@ -155,9 +137,8 @@ def responses_from_texts(
     return found.assign(start=table["start"].astype("int64")) if "start" in table else found
 
 
-def _plan(model, queries, emotions, templates, pairing) -> pd.DataFrame:
+def _plan(model: Model, queries: Any, emotions: Any, pairing: str, templates: Mapping[str, str] | None) -> pd.DataFrame:
     """One row for each response wanted, with its rendered prompt; query by query, neutral first."""
-
     if pairing not in ("all", "own"):
         raise EmolabError(f"unknown pairing {pairing!r}; it is 'all' or 'own'")
     need_model(model)
@@ -180,14 +161,6 @@ def _plan(model, queries, emotions, templates, pairing) -> pd.DataFrame:
         prompts = render_prompts(model, list(group["query"]), str(condition), templates=templates)
         plan.loc[group.index, "prompt"] = prompts
     return plan
-
-
-def _resume(path: Path | None, settings: dict) -> pd.DataFrame:
-    """The responses already in `path`, which must have been collected with the same settings."""
-    table = read_table(path, settings)
-    if table is not None and not set(COLUMNS) <= set(table):
-        raise EmolabError(f"{path} is damaged or was not written by collect_responses; move it away")
-    return _tidy(pd.DataFrame(columns=list(COLUMNS)) if table is None else table)
 
 
 def _tidy(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Choices made before the report: which queries serve which purpose, and on which setting and dose to freeze.
 
 >>> extract, choosing, report = split_queries(load_queries("general"), (40, 20, 26))
->>> setting, best, vectors = select(model, vectors, choosing, answers, judge=judge, out=folder)  # doctest: +SKIP
+>>> setting, doses, vectors = select(model, vectors, choosing, answers, judge=judge, out=folder)  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from emolab.experiments.headline import headline
 from emolab.experiments.sweeps import sweep
 from emolab.judges.scoring import score
 from emolab.models.model import Model
-from emolab.steering.settings import CHOICES
-from emolab.steering.steering import Steering
+from emolab.steering.settings import CHOICES, Setting
+from emolab.steering.steering import Steering, at
 from emolab.vectors.vectors import EmotionVectors
 
 # Of the breaking alpha: eight doses, from what is hardly seen to well past the first damage. Text of a small chat model
 # shows an emotion where the worst tokens pay one to two nats, so that the ladder does not end at 1.
 DOSES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 WINDOWS = ("all", "late", "thirds", "single")
+PARTS = ("whole", "specific")
 AS_GOOD = 0.98  # of the best score: what a few queries cannot tell from it
 _BROKEN_ON = 4  # unsteered texts on which the breaking alpha of a setting is found
 _TOKENS = 40  # of each text that is written to choose by
@@ -52,8 +53,8 @@ class Round:
 class Search:
     """What the search tries: sites, windows of layers and parts, coarse to fine.
 
-    >>> Search().settings(30, ("resid", "attn"))[0]
-    {'site': 'attn', 'layers': 'all', 'part': 'whole'}
+    >>> Search().settings(30, ("resid", "attn"))[1].part
+    'specific'
 
     windows: "all", "late" (the second half), "thirds" (early, middle, late), "single" (one layer, at five depths).
     doses, in breaking alphas: of the last step, in which one setting meets all questions. Raises EmolabError for an
@@ -61,34 +62,35 @@ class Search:
     """
 
     windows: tuple[str, ...] = WINDOWS
-    parts: tuple[str, ...] = ("whole", "specific")
+    parts: tuple[str, ...] = PARTS
     rounds: tuple[Round, ...] = (Round(3, (0.75, 1.5), 6), Round(6, (0.5, 1.0, 1.5, 2.0), 1))
     doses: tuple[float, ...] = DOSES
 
     def __post_init__(self) -> None:
-        for what, values, known in (("window", self.windows, WINDOWS), ("part", self.parts, CHOICES["part"][:2])):
+        for field, values, known in (("window", self.windows, WINDOWS), ("part", self.parts, PARTS)):
             unknown = [value for value in values if value not in known]
             if unknown or not values:
-                told = f"unknown {what} {unknown[0]!r}" if unknown else f"there is no {what}"
-                raise EmolabError(f"{told}; expected some of {', '.join(known)}")
+                problem = f"unknown {field} {unknown[0]!r}" if unknown else f"there is no {field}"
+                raise EmolabError(f"{problem}; expected some of {', '.join(known)}")
         for alphas in (self.doses, *(one.alphas for one in self.rounds)):
             if min(need_numbers("doses", alphas)) <= 0:
                 raise EmolabError(f"doses are {alphas}; expected positive numbers, in breaking alphas")
 
-    def settings(self, n_layers: int, sites: Sequence[str], n_emotions: int = 2) -> list[dict[str, Any]]:
+    def settings(self, n_layers: int, sites: Sequence[str], n_emotions: int = 2) -> list[Setting]:
         """The settings in the order of preference: of those that score alike the first is taken, the paper's own.
 
         One emotion alone has no specific part.
         """
-        found: dict[str, dict[str, Any]] = {}
         parts = self.parts if n_emotions > 1 else ("whole",)
-        for window in self.windows:
-            for site in [site for site in ("attn", "resid") if site in sites]:
-                for layers in _windows(window, n_layers):
-                    for part in parts:
-                        setting = {"site": site, "layers": layers, "part": part}
-                        found.setdefault(str(setting), setting)
-        return list(found.values())
+        sites = [site for site in ("attn", "resid") if site in sites]
+        settings = [
+            Setting(site=site, layers=layers, part=part, unit="breaking")
+            for window in self.windows
+            for site in sites
+            for layers in _windows(window, n_layers)
+            for part in parts
+        ]
+        return list(dict.fromkeys(settings))
 
     def n_texts(self, n_layers: int, sites: Sequence[str], n_emotions: int, n_queries: int) -> int:
         """How many texts the search writes: its budget, known beforehand.
@@ -172,13 +174,13 @@ def select(
     judge: Any,
     out: Path,
     search: Search = Search(),
-) -> tuple[dict[str, Any], dict[str, float], EmotionVectors]:
+) -> tuple[Setting, dict[str, float], EmotionVectors]:
     """Site, layers and part, then with these each emotion's dose in breaking alphas; all on training queries.
 
     >>> chosen = select(model, vectors, choosing, answers, judge=judge, out=folder)  # doctest: +SKIP
-    >>> setting, best, vectors = chosen  # doctest: +SKIP
-    >>> setting, best  # doctest: +SKIP
-    ({'site': 'attn', 'layers': [15, ...], 'part': 'whole', 'unit': 'breaking'}, {'joy': 1.25, ...})
+    >>> setting, doses, vectors = chosen  # doctest: +SKIP
+    >>> setting.site, setting.unit, doses  # doctest: +SKIP
+    ('attn', 'breaking', {'joy': 1.25, ...})
 
     answers: the model's own to these queries, neutral and instructed (`collect_responses`). judge: reads the texts; a
     blind one does not take the name of an emotion for the emotion. search: what is tried, in rounds in which many
@@ -191,29 +193,34 @@ def select(
     """
     asked = query_table(queries)
     instructed = score(answers.assign(emotion=answers["condition"]), judges=judge)
-    options = {"controls": (), "max_new_tokens": _TOKENS}
-    plain = sweep(model, vectors, asked, alphas=(0.0,), out=out / "unsteered", **options)
+    plain = sweep(model, vectors, asked, alphas=(0.0,), controls=(), out=out / "unsteered", max_new_tokens=_TOKENS)
     breaking = _Breaking.of(model, asked, answers, out / "breaking.json", vectors)
 
-    def tried(settings: list[dict], n: int, alphas: Sequence[float], folder: str) -> pd.DataFrame:
+    def tried(settings: list[Setting], n: int, alphas: Sequence[float], folder: str) -> pd.DataFrame:
         """The dose of each emotion in each of these settings; `number` is the setting's place among them."""
-        few, tables = asked.head(n), []
+        few = asked.head(n)
         unsteered = plain[plain["query_id"].isin(few["query_id"])]
+        tables = []
         for number, setting in enumerate(settings):
-            grid = {name: [value] for name, value in {**setting, "unit": "breaking"}.items()}
-            place = out / folder / str(number)
-            steered = sweep(model, breaking.vectors, few, alphas=alphas, grid=grid, out=place, **options)
-            read = score(pd.concat([unsteered, steered], ignore_index=True), judges=judge)
-            tables.append(choose(read, instructed).assign(number=number))
+            steered = sweep(
+                model,
+                at(breaking.vectors, setting),
+                few,
+                alphas=alphas,
+                controls=(),
+                out=out / folder / str(number),
+                max_new_tokens=_TOKENS,
+            )
+            scored = score(pd.concat([unsteered, steered], ignore_index=True), judges=judge)
+            tables.append(choose(scored, instructed).assign(number=number))
         return pd.concat(tables, ignore_index=True)
 
-    settings = search.settings(model.n_layers, vectors.sites, len(vectors.emotions))
-    settings = breaking.find(settings)
+    settings = breaking.find(search.settings(model.n_layers, vectors.sites, len(vectors.emotions)))
     rounds = []
     for k, one in enumerate(search.rounds):
-        found = tried(settings, one.n_queries, one.alphas, f"round-{k + 1}")
-        rounds.append(found.drop(columns="number").to_dict("records"))
-        means = found.groupby("number")["score"].mean().to_numpy(dtype=float)  # in the order of the settings
+        doses = tried(settings, one.n_queries, one.alphas, f"round-{k + 1}")
+        rounds.append(doses.drop(columns="number").to_dict("records"))
+        means = doses.groupby("number")["score"].mean().to_numpy(dtype=float)  # in the order of the settings
         if one.keep == 1 or k == len(search.rounds) - 1:
             # As good as the best: the first of them, since the list begins with the paper's own setting.
             settings = [settings[int(np.flatnonzero(means >= AS_GOOD * means.max())[0])]]
@@ -222,9 +229,18 @@ def select(
             settings = [settings[number] for number in sorted(best.tolist())]
     last = tried(settings[:1], len(asked), search.doses, "doses")
     rounds.append(last.drop(columns="number").to_dict("records"))
-    setting = {**settings[0], "unit": "breaking"}
-    write_json(out / "choice.json", {"setting": setting, "rounds": rounds})
-    return setting, dict(zip(last["emotion"], map(float, last["alpha"]), strict=True)), breaking.vectors
+    write_json(out / "choice.json", {"setting": setting_row(settings[0]), "rounds": rounds})
+    return settings[0], dict(zip(last["emotion"], map(float, last["alpha"]), strict=True)), breaking.vectors
+
+
+def setting_row(setting: Setting) -> dict[str, Any]:
+    """What JSON files say of a chosen setting.
+
+    >>> setting_row(Setting(site="attn", layers=[3, 4], unit="breaking"))
+    {'site': 'attn', 'layers': [3, 4], 'part': 'whole', 'unit': 'breaking'}
+    """
+    layers = setting.layers if isinstance(setting.layers, str) else list(setting.layers)
+    return {"site": setting.site, "layers": layers, "part": setting.part, "unit": setting.unit}
 
 
 @dataclass
@@ -250,30 +266,30 @@ class _Breaking:
             )
         return _Breaking(model, queries, [str(written[query]) for query in queries["query_id"]], path, vectors)
 
-    def find(self, settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def find(self, settings: list[Setting]) -> list[Setting]:
         """Those of the settings that break text at some alpha."""
         known, reason = self._known(), None
-        kept: list[dict[str, Any]] = []
+        breaking = []
         for setting in settings:
-            where = Steering(self.vectors, dict.fromkeys(self.vectors.emotions, 1.0), **setting)
-            if where.breaking_key not in known:
+            steerings = at(self.vectors, replace(setting, unit="vector"))
+            key = steerings[0].breaking_key
+            if key not in known:
                 try:
-                    found = find_breaking(self.model, where, self.queries, texts=self.texts)
-                    known[where.breaking_key] = found.meta["breaking"][where.breaking_key]
+                    vectors = find_breaking(self.model, steerings, self.queries, texts=self.texts)
+                    known[key] = vectors.meta["breaking"][key]
                 except (FileError, MismatchError, ResourceError):
                     raise
                 except EmolabError as error:
-                    known[where.breaking_key] = {}
+                    known[key] = {}
                     reason = error
                 write_json(self.path, {"of": self._identity(), "alphas": known})
-            if known[where.breaking_key]:
-                kept.append(setting)
-        if not kept:
+            if known[key]:
+                breaking.append(setting)
+        if not breaking:
             raise EmolabError(f"no setting can be steered with; {reason or f'remove {self.path} to try again'}")
-        alphas = {setting: found for setting, found in known.items() if found}
-        breaking = {**self.vectors.meta.get("breaking", {}), **alphas}
-        self.vectors = replace(self.vectors, meta={**self.vectors.meta, "breaking": breaking})
-        return kept
+        alphas = {**self.vectors.meta.get("breaking", {}), **{key: found for key, found in known.items() if found}}
+        self.vectors = replace(self.vectors, meta={**self.vectors.meta, "breaking": alphas})
+        return breaking
 
     def _identity(self) -> list[Any]:
         """Whose alphas: these vectors', on these texts."""
@@ -284,5 +300,5 @@ class _Breaking:
         """What a stopped search has found."""
         if not self.path.exists():
             return {}
-        found = read_json(self.path, "remove it, and the search starts again")
-        return found["alphas"] if isinstance(found, dict) and found.get("of") == self._identity() else {}
+        stored = read_json(self.path, "remove it, and the search starts again")
+        return stored["alphas"] if isinstance(stored, dict) and stored.get("of") == self._identity() else {}

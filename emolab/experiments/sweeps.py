@@ -1,4 +1,4 @@
-"""Experiments: steer a grid of doses, settings and mixtures beside its controls.
+"""Experiments: steer with directions at many doses, beside their controls.
 
 >>> import emolab
 >>> table = emolab.sweep(model, vectors, queries, alphas=(0, 1, 2), controls=("random", "shuffled"))
@@ -8,33 +8,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from emolab.answers.generation import generate
+from emolab.answers.jobs import Store, write_texts
 from emolab.answers.queries import query_table
 from emolab.answers.writing import Writing, need_writing
-from emolab.base.errors import EmolabError, need_model, need_number, need_numbers, need_vectors
+from emolab.base.errors import EmolabError, need_model, need_numbers, shown
 from emolab.base.folders import alone
 from emolab.base.labels import NEUTRAL
-from emolab.base.progress import written_bar
-from emolab.base.storage import digest, read_table, user_path, write_table
+from emolab.base.storage import digest, user_path, write_table
 from emolab.models.model import Model
 from emolab.models.prompts import render_prompts
-from emolab.models.workers import on_cluster, run_chunks
-from emolab.steering.settings import FIELDS, Setting, combinations, described, mixtures, spoken
-from emolab.steering.steering import Steering, match_steering_norm
-from emolab.vectors.controls import match_summed_norm, other_like, random_like, shuffled_like
+from emolab.steering.settings import FIELDS, described, mixture_name, spoken
+from emolab.steering.steering import Steering, at, match_steering_norm
+from emolab.vectors.controls import drawn_like, match_summed_norm, other_like
 from emolab.vectors.vectors import EmotionVectors
 
 ALPHAS = (-1.0, 0.0, 0.5, 1.0, 2.0, 4.0)
 CONTROLS = ("random", "shuffled", "other", "prompt")
-RANDOM_DIRECTIONS = 3  # different random (or shuffled) vectors, taken in turn by the queries
 COLUMNS = ("query_id", "query", "emotion", "situation", "alpha", *FIELDS, "control", "seed", "text")
 _CHUNK = 256
 
@@ -42,155 +38,202 @@ _CHUNK = 256
 @alone
 def sweep(
     model: Model,
-    vectors: EmotionVectors,
+    vectors: EmotionVectors | Steering | Sequence[Steering],
     queries: pd.DataFrame | Sequence[str] | str,
     *,
     alphas: Sequence[float] = ALPHAS,
-    emotions: Sequence[str | Mapping[str, float]] | None = None,
     controls: Sequence[str] = ("random", "shuffled"),
-    grid: Mapping[str, Any] | None = None,
-    templates: dict[str, str] | None = None,
     out: str | Path | None = None,
     max_new_tokens: int = 80,
     writing: Writing = Writing(),
-    seed: int = 0,
-    batch_size: int | None = None,
 ) -> pd.DataFrame:
-    """Steer every query with every emotion at every dose, and with controls of equal norm.
+    """Steer every query with every direction at every dose, and with controls of equal norm.
 
-    >>> table = emolab.sweep(model, vectors, queries, alphas=(0, 1, 2), grid={"site": ["resid", "attn"]})
-    >>> table = emolab.sweep(model, vectors, queries, alphas=(0, 4), grid={"layers": "each"})
-    >>> table = emolab.sweep(model, vectors, queries, emotions=["joy", {"anger": 0.5, "joy": 0.5}])
+    >>> table = emolab.sweep(model, vectors, queries, alphas=(0, 1, 2))
+    >>> late = emolab.Setting(site="attn", layers="late", unit="breaking")
+    >>> table = emolab.sweep(model, emolab.at(vectors, late), queries, alphas=(0, 1))
+    >>> table = emolab.sweep(model, emolab.at(vectors, emolab.each_layer(vectors), ["joy"]), queries, alphas=(0, 4))
+    >>> table = emolab.sweep(model, emolab.Steering(vectors, {"anger": 0.5, "joy": 0.5}), queries)
 
     Args:
-        alphas: doses (`Steering`); 0 is unsteered (but with op "clamp"), generated once per query and repeated for
-            every emotion.
-        emotions: names or mixtures {emotion: weight}, whose weights the dose multiplies; default all of the vectors'.
+        vectors: the directions. Each is one `Steering`, of an emotion or a mixture at one setting; the alphas multiply
+            its doses. `emolab.at` makes them; EmotionVectors alone are each of their emotions, in the residual stream
+            of all layers.
+        alphas: doses; 0 is unsteered (but with op "clamp"), generated once per query and repeated for every direction.
         controls: any of "random" (Gaussian directions), "shuffled" (vectors from shuffled labels) and "other" (the
-            vectors of other emotions; the base has none), all with the norm of the vector at every layer and taken in
-            turn by the queries, three random and three shuffled ones; and "prompt" (unsteered, but instructed).
-        grid: values for the fields site, layers, part, op, unit, positions, heads and fade of `Steering`, as in
-            scikit-learn's ParameterGrid; every combination is run. layers may be "each" (every single layer) or
-            "thirds" (early, middle, late), heads "each" (every single one; heads count for site "head" alone).
-            Default: the residual stream of all layers, whole vectors, added.
-        templates: wording of the prompts, as in `collect_responses`; "neutral" for all but control "prompt".
+            vectors of other emotions; the shared part has none), all with the norm of the vector at every layer and
+            taken in turn by the queries, three random and three shuffled ones; and "prompt" (unsteered, but
+            instructed).
         out: a folder; `sweep.parquet` in it is written after every chunk (atomically), and the same call continues it.
-        writing: how each token is chosen (`emolab.Writing`), the same for all rows and kept beside the texts.
-        seed: of the random and shuffled vectors; that of sampling is `writing.seed`.
+            While texts are missing the file holds the texts alone, by number.
+        writing: how each token is chosen (`emolab.Writing`), the same for all rows and kept beside the texts; its seed
+            is also that of the random and shuffled vectors. `templates` are the wording of the prompts, "neutral" for
+            all but control "prompt".
 
     Returns:
         One row a text: `query_id, query, emotion, situation, alpha, site, layers, part, op, unit, positions, heads,
-        fade, control, seed, text`. Control "none" is the emotion vector itself; a mixture's `emotion` reads
-        "0.5 anger + 0.5 joy" (`grid.parse_mixture`), and settings as `grid.described` says. `seed` is the control's (of
-        "other" the place of that emotion among the vectors'), -1 where there is none. "prompt" has alpha 0.
+        fade, control, seed, text`. Control "none" is the direction itself; a mixture's `emotion` reads
+        "0.5 anger + 0.5 joy" (`parse_mixture`), and settings as `described` says. `seed` is the control's (of "other"
+        the place of that emotion among the vectors'), -1 where there is none. "prompt" has alpha 0.
 
     Raises:
-        EmolabError: unknown control or field, shuffled labels without response means, no other emotion left, `out` of
-            another sweep, and as `Steering`.
+        EmolabError: no direction, two that the table could not tell apart, an unknown control, shuffled labels without
+            response means, no other emotion left, `out` of another sweep, and as `Steering`.
     """
     need_model(model)
-    need_vectors(vectors)
-    need_number("seed", seed, whole=True)
     need_writing(writing)
     queries = query_table(queries)
-    blends = mixtures(emotions, vectors.emotions)
+    directions = _directions(vectors)
     alphas = need_numbers("alphas", alphas)
-    controls = [controls] if isinstance(controls, str) else list(controls or ())
-    unknown = [c for c in controls if c not in CONTROLS]
-    if unknown or not blends:
-        what = f"unknown control {unknown[0]!r}" if unknown else "no emotion"
-        raise EmolabError(f"{what}; controls are {', '.join(CONTROLS)}, and a sweep needs at least one emotion")
+    controls = _known_controls(controls)
+    variants = _Variants(model, writing.seed)
     rows, steerings, conditions = [], [], []
-    controls = [c for c in CONTROLS if c in controls]
-    sources = _Sources(model, vectors, seed)
-    for setting in combinations(grid, model.n_layers, model.n_heads):
-        made: dict[tuple, list[tuple[int, Steering | None]]] = {}
-        told = described(Setting(**setting), model.n_layers)
-        for emotion, weights, control, alpha in _cells(blends, controls, alphas, setting):
-            # The base is the same for every emotion: its texts are made once.
-            doses = {"shared": sum(weights.values())} if setting["part"] == "shared" else weights
-            key = (control, alpha, *doses.items())
-            if key not in made:
-                made[key] = sources.steerings(control, doses, alpha, setting)
+    for direction in directions:
+        emotion = mixture_name(direction.doses)
+        setting = described(direction.setting, direction.vectors.n_layers)
+        for control, alpha in _cells(direction, controls, alphas):
+            made = variants.of(direction, control, alpha)
             for i, query in enumerate(queries.to_dict("records")):
-                control_seed, steering = made[key][i % len(made[key])]
-                rows.append(_row(query, emotion, alpha, told, control, control_seed))
+                seed, steering = made[i % len(made)]
+                asked = (query["query_id"], query["query"], emotion, query.get("situation", query["query_id"]))
+                rows.append((*asked, alpha, *setting.values(), control, seed))
                 steerings.append(steering)
                 conditions.append(spoken(emotion) if control == "prompt" else NEUTRAL)
-    table = pd.DataFrame(rows, columns=[c for c in COLUMNS if c != "text"])
-    settings = {"model": model.name, "fingerprint": model.fingerprint, "max_new_tokens": max_new_tokens, "seed": seed}
-    settings["writing"] = writing.settings(batch_size)
-    prompts = _prompts(model, list(table["query"]), conditions, templates)
-    settings |= {"vectors": vectors_identity(vectors), "prompts": digest(list(dict.fromkeys(prompts)))}
-    settings["rows"] = digest(table.astype(str).to_numpy().ravel().tolist())
-    # What the doses are worth; where other settings break does not matter here.
-    used = {s.breaking_key for s in steerings if s is not None and s.unit == "breaking"}
-    if used:
-        settings["breaking"] = digest([str({k: v for k, v in vectors.meta["breaking"].items() if k in used})])
+    table = pd.DataFrame(rows, columns=[column for column in COLUMNS if column != "text"])
+    prompts = _prompts(model, list(table["query"]), conditions, writing)
+    settings = {
+        "model": model.name,
+        "fingerprint": model.fingerprint,
+        "max_new_tokens": max_new_tokens,
+        "seed": writing.seed,
+        "writing": writing.settings(),
+        "vectors": _identity(directions),
+        "prompts": digest(list(dict.fromkeys(prompts))),
+        "rows": digest(table.astype(str).to_numpy().ravel().tolist()),
+    }
+    breaking = _breaking(directions)
+    if breaking:
+        settings["breaking"] = digest(breaking)
     path = None if out is None else user_path(out) / "sweep.parquet"
-    options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "writing": writing}
-    texts = _texts(model, prompts, steerings, list(table["emotion"]), path, settings, options)
-    table = table.assign(text=texts)
-    return write_table(table, path, settings)
+    store = Store(path, settings)
+    finished = store.finished()
+    if finished is not None:
+        return finished
+    # Unsteered texts, and those of the part that all emotions share, are written once.
+    keys = [(prompt, id(steering)) for prompt, steering in zip(prompts, steerings, strict=True)]
+    jobs = dict(zip(keys, steerings, strict=True))
+    texts = write_texts(
+        model,
+        [prompt for prompt, _ in jobs],
+        list(jobs.values()),
+        chunk=_CHUNK,
+        max_new_tokens=max_new_tokens,
+        writing=writing,
+        name="sweep",
+        store=store,
+    )
+    written = dict(zip(jobs, texts, strict=True))
+    return write_table(table.assign(text=[written[key] for key in keys]), path, settings)
 
 
-def _cells(
-    blends: dict[str, dict[str, float]], controls, alphas, setting
-) -> Iterator[tuple[str, dict[str, float], str, float]]:
-    """(emotion, weights, control, alpha) of a setting: what is unsteered has no controls, the prompt no dose."""
-    for (emotion, weights), control in product(blends.items(), ("none", *controls)):
-        if control == "prompt" and spoken(emotion):
-            yield emotion, weights, control, 0.0
-        elif control != "prompt" and not (control == "other" and setting["part"] == "shared"):
+def _directions(vectors: Any) -> list[Steering]:
+    """One steering for each emotion or mixture and setting; equal ones once."""
+    if isinstance(vectors, EmotionVectors):
+        return at(vectors)
+    directions = [vectors] if isinstance(vectors, Steering) else vectors
+    if not isinstance(directions, list | tuple) or not all(isinstance(one, Steering) for one in directions):
+        raise EmolabError(
+            f"vectors are {shown(vectors)}; expected EmotionVectors, a Steering or a list of these, as emolab.at gives"
+        )
+    if not directions:
+        raise EmolabError("a sweep needs at least one direction; give emolab.at(vectors, setting, emotions)")
+    different: dict[tuple, Steering] = {}
+    for one in directions:
+        name = (mixture_name(one.doses), *described(one.setting, one.vectors.n_layers).values())
+        if different.setdefault(name, one).vectors is not one.vectors:
+            raise EmolabError(
+                f"two different vectors are called {name[0]!r} at one setting, and the table could not tell them "
+                "apart; sweep them one after the other"
+            )
+    return list(different.values())
+
+
+def _known_controls(controls: Any) -> list[str]:
+    """In the order of `CONTROLS`."""
+    controls = [controls] if isinstance(controls, str) else list(controls or ())
+    unknown = [control for control in controls if control not in CONTROLS]
+    if unknown:
+        raise EmolabError(f"unknown control {shown(unknown[0])}; controls are {', '.join(CONTROLS)}")
+    return [control for control in CONTROLS if control in controls]
+
+
+def _cells(direction: Steering, controls: list[str], alphas: list[float]) -> Iterator[tuple[str, float]]:
+    """(control, alpha) of a direction: what is unsteered has no controls, the prompt no dose."""
+    for control in ("none", *controls):
+        if control == "prompt":
+            if spoken(mixture_name(direction.doses)):
+                yield control, 0.0
+        elif control != "other" or direction.part != "shared":
             for alpha in dict.fromkeys(alphas):
-                if control == "none" or _steers(alpha, setting):
-                    yield emotion, weights, control, float(alpha)
+                if control == "none" or _steers(alpha, direction):
+                    yield control, alpha
 
 
-def _steers(alpha: float, setting: dict) -> bool:
-    return alpha != 0 or setting["op"] == "clamp"  # a component held at 0 is an edit
+def _steers(alpha: float, direction: Steering) -> bool:
+    return alpha != 0 or direction.op == "clamp"  # a component held at 0 is an edit
 
 
-class _Sources:
-    """Steerings with the vectors and with their controls, which are made once for all settings."""
+class _Variants:
+    """Steerings with directions and with their controls, which are made once for all settings."""
 
-    def __init__(self, model: Model, vectors: EmotionVectors, seed: int) -> None:
-        self.model, self.vectors, self.seed = model, vectors, seed
-        self._made: dict[tuple, Any] = {}
+    def __init__(self, model: Model, seed: int) -> None:
+        self.model, self.seed = model, seed
+        self._drawn: dict[tuple, dict[int, EmotionVectors]] = {}
+        self._shared: dict[tuple, list[tuple[int, Steering | None]]] = {}
 
-    def steerings(
-        self, control: str, doses: dict[str, float], alpha: float, setting: dict
-    ) -> list[tuple[int, Steering | None]]:
+    def of(self, direction: Steering, control: str, alpha: float) -> list[tuple[int, Steering | None]]:
         """(seed, steering) of each variant; one alone, with seed -1, where there is no control vector."""
-        own = Steering(self.vectors, {e: alpha * weight for e, weight in doses.items()}, **setting)
-        if control == "prompt" or not _steers(alpha, setting):
+        if control == "prompt" or not _steers(alpha, direction):
             return [(-1, None)]
+        doses = {emotion: alpha * weight for emotion, weight in direction.doses.items()}
+        own = replace(direction, doses=doses)
+        if direction.part != "shared":
+            return self._made(own, control)
+        # The same for every emotion: its texts are written once.
+        setting = described(own.setting, own.vectors.n_layers)
+        key = (id(own.vectors), control, sum(doses.values()), *setting.values())
+        if key not in self._shared:
+            self._shared[key] = self._made(own, control)
+        return self._shared[key]
+
+    def _made(self, own: Steering, control: str) -> list[tuple[int, Steering | None]]:
         if control == "none":
             return [(-1, own)]
-        key, found = (control, setting["part"], *(doses if control == "other" else ())), []
-        if key not in self._made:
-            self._made[key] = self._controls(control, tuple(doses), setting["part"])
-        for seed, source in self._made[key]:
-            if setting["site"] == "head":
-                source = match_summed_norm(source, self._part(setting["part"]), setting["heads"])
-            # They are of that part already, and as long as the vectors, whose breaking alphas so hold for them, too.
-            unit = "vector" if setting["unit"] == "breaking" else setting["unit"]
-            steering = Steering(source, own.in_vectors(), **{**setting, "part": "whole", "unit": unit})
-            mixed = len(doses) > 1 and setting["op"] == "add"
-            found.append((seed, match_steering_norm(steering, own) if mixed else steering))
-        return found
+        used = own.vectors.part(own.part)
+        doses = own.in_vectors()
+        # They are of that part already, and as long as the vectors, whose breaking alphas so hold for them, too.
+        unit = "vector" if own.unit == "breaking" else own.unit
+        made = []
+        for seed, source in self._controls(own, used, control).items():
+            if own.site == "head":
+                source = match_summed_norm(source, used, own.heads)
+            steering = replace(own, vectors=source, doses=doses, part="whole", unit=unit)
+            mixed = len(doses) > 1 and own.op == "add"
+            made.append((seed, match_steering_norm(steering, own) if mixed else steering))
+        return made
 
-    def _part(self, part: str) -> EmotionVectors:
-        return self.vectors.part(part)
-
-    def _controls(self, control: str, emotions: tuple[str, ...], part: str) -> list[tuple[int, EmotionVectors]]:
-        """(seed, vectors) of each variant, made of the part in use, so that norms agree."""
-        used, seeds = self._part(part), range(self.seed, self.seed + RANDOM_DIRECTIONS)
-        if control == "random":
-            return [(seed, random_like(used, seed=seed)) for seed in seeds]
-        if control == "shuffled":
-            return [(seed, shuffled_like(used, model=self.model, seed=seed)) for seed in seeds]
-        return [(used.emotions.index(turn[emotions[0]]), other_like(used, turn)) for turn in _turns(used, emotions)]
+    def _controls(self, own: Steering, used: EmotionVectors, control: str) -> dict[int, EmotionVectors]:
+        """{seed: vectors} of each variant, made of the part in use, so that norms agree."""
+        emotions = tuple(own.doses) if control == "other" else ()
+        key = (id(own.vectors), own.part, control, *emotions)
+        if key not in self._drawn:
+            if control == "other":
+                turns = _turns(used, emotions)
+                drawn = {used.emotions.index(turn[emotions[0]]): other_like(used, turn) for turn in turns}
+            else:
+                drawn = drawn_like(used, control, model=self.model, seed=self.seed)
+            self._drawn[key] = drawn
+        return self._drawn[key]
 
 
 def _turns(vectors: EmotionVectors, emotions: tuple[str, ...]) -> list[dict[str, str]]:
@@ -214,62 +257,27 @@ def vectors_identity(vectors: EmotionVectors) -> str:
     return digest([source, *vectors.meta.get("steps", [])])
 
 
-def _row(query: dict, emotion: str, alpha: float, setting: dict, control: str, seed: int) -> tuple:
-    place = query.get("situation", query["query_id"])
-    return (query["query_id"], query["query"], emotion, place, alpha, *setting.values(), control, seed)
+def _identity(directions: list[Steering]) -> str:
+    sources = [vectors_identity(vectors) for vectors in {id(d.vectors): d.vectors for d in directions}.values()]
+    return sources[0] if len(sources) == 1 else digest(sources)
 
 
-def _prompts(model: Model, queries: list[str], conditions: list[str], templates: dict[str, str] | None) -> list[str]:
+def _breaking(directions: list[Steering]) -> list[str]:
+    """What the doses are worth; where other settings break does not matter here."""
+    keys: dict[int, set[str]] = {}
+    for direction in directions:
+        if direction.unit == "breaking":
+            keys.setdefault(id(direction.vectors), set()).add(direction.breaking_key)
+    vectors = {id(direction.vectors): direction.vectors for direction in directions}
+    known = {number: vectors[number].meta["breaking"] for number in keys}
+    return [str({key: known[number][key] for key in known[number] if key in used}) for number, used in keys.items()]
+
+
+def _prompts(model: Model, queries: list[str], conditions: list[str], writing: Writing) -> list[str]:
     """Complete prompts, each rendered once."""
     prompts = {}
     for condition in dict.fromkeys(conditions):
         asked = list(dict.fromkeys(q for q, c in zip(queries, conditions, strict=True) if c == condition))
-        rendered = render_prompts(model, asked, condition, templates=templates)
+        rendered = render_prompts(model, asked, condition, templates=writing.templates)
         prompts |= {(query, condition): prompt for query, prompt in zip(asked, rendered, strict=True)}
     return [prompts[pair] for pair in zip(queries, conditions, strict=True)]
-
-
-def _texts(model, prompts, steerings, emotions, path, settings, options) -> list[str]:
-    """Texts of all rows; equal (prompt, steering) once; continued from `path` where it holds the same sweep."""
-    jobs: dict[tuple[str, int], int] = {}
-    place = [jobs.setdefault((p, id(s)), i) for i, (p, s) in enumerate(zip(prompts, steerings, strict=True))]
-    done = read_table(path, settings)
-    texts = dict(zip(done["row"], done["text"], strict=True)) if done is not None and "row" in done else {}
-    if done is not None and "row" not in done:
-        return list(done["text"])
-    rows = list(jobs.values())
-    different = {id(s): s for s in steerings}
-    number = {key: k for k, key in enumerate(different)}
-    chunks, todo = [], []
-    for k, start in enumerate(range(0, len(rows), _CHUNK)):
-        chunk = [i for i in rows[start : start + _CHUNK] if i not in texts]
-        if chunk:
-            chunks.append(chunk)
-            chosen = options | {"writing": options["writing"].chunk(k)}
-            todo.append(([prompts[i] for i in chunk], [number[id(steerings[i])] for i in chunk], chosen))
-    shared = _light(list(different.values())) if on_cluster() else list(different.values())
-    names = [f"sweep-{emotions[chunk[0]]}" for chunk in chunks]
-    with written_bar("sweep", len(rows), len(texts)) as bar:
-        for found in run_chunks(model, _written, todo, shared=shared, name=names):
-            for k, written in found.items():
-                texts |= dict(zip(chunks[k], written, strict=True))
-            write_table(pd.DataFrame({"row": list(texts), "text": list(texts.values())}), path, settings)
-            bar.reach(len(texts))
-    return [texts[i] for i in place]
-
-
-def _written(model: Model, steerings: list, prompts: list[str], rows: list[int], options: dict) -> list[str]:
-    return generate(model, prompts, steering=[steerings[k] for k in rows], raw=True, **options)
-
-
-def _light(steerings: list[Steering | None]) -> list[Steering | None]:
-    """The same, their vectors without what they do not use: these travel to every worker."""
-    sites: dict[int, set[str]] = {}
-    vectors = {id(s.vectors): s.vectors for s in steerings if s is not None}
-    for s in steerings:
-        if s is not None:
-            sites.setdefault(id(s.vectors), set()).add(s.site)
-    light = {
-        key: replace(v, data={site: v.data[site] for site in sites[key]}, means=None) for key, v in vectors.items()
-    }
-    return [s if s is None else replace(s, vectors=light[id(s.vectors)]) for s in steerings]

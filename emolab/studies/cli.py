@@ -12,10 +12,15 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from emolab.answers.writing import Writing
 from emolab.base.errors import EmolabError
 from emolab.base.storage import user_path
+
+if TYPE_CHECKING:
+    from emolab.steering.settings import Setting
+    from emolab.vectors.vectors import EmotionVectors
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -202,8 +207,8 @@ def _extract(a: argparse.Namespace) -> None:
     from emolab.vectors.vectors import extract_vectors
 
     model = load_model(a.model, dtype=a.dtype)
-    options = {"emotions": a.emotions or EMOTIONS, "out": a.out, "writing": _writing(a)}
-    responses = collect_responses(model, _queries(a, "train"), **options)
+    emotions = a.emotions or EMOTIONS
+    responses = collect_responses(model, _queries(a, "train"), emotions=emotions, out=a.out, writing=_writing(a))
     print(extract_vectors(model, responses, sites=("resid", "attn", "mlp", "head"), out=a.out))
     print(f"saved {a.out / 'vectors.safetensors'}")
 
@@ -241,18 +246,38 @@ def _layers(text: str, words: tuple[str, ...] = ("all", "late", "each", "thirds"
         raise EmolabError(f"--layers {text!r} is neither {', '.join(words)} nor numbers like 2,3,4") from None
 
 
+def _windows(vectors: EmotionVectors, site: str, layers: str | list[int]) -> list[Setting]:
+    from emolab.steering.settings import Setting, each_layer, each_third
+
+    if layers == "each":
+        return each_layer(vectors, Setting(site=site))
+    if layers == "thirds":
+        return each_third(vectors, Setting(site=site))
+    return [Setting(site=site, layers=layers)]
+
+
 def _sweep(a: argparse.Namespace) -> None:
     from emolab.experiments.sweeps import sweep
     from emolab.models.load import load_model
     from emolab.models.workers import workers
+    from emolab.steering.steering import at
     from emolab.vectors.vectors import load_vectors
 
-    grid = {"site": a.site, "part": a.part, "layers": [_layers(x) for x in a.layers], "op": a.op}
+    windows = [_layers(text) for text in a.layers]
     vectors = load_vectors(a.vectors)
+    settings = [
+        replace(window, part=part, op=op)
+        for site in a.site
+        for layers in windows
+        for window in _windows(vectors, site, layers)
+        for part in a.part
+        for op in a.op
+    ]
+    directions = at(vectors, settings, a.emotions)
     model = load_model(a.model, dtype=a.dtype)
-    options = {"alphas": a.alphas, "emotions": a.emotions, "controls": a.controls, "grid": grid, "writing": _writing(a)}
+    queries = _queries(a, "heldout")
     with workers(a.cluster):
-        table = sweep(model, vectors, _queries(a, "heldout"), out=a.out, seed=a.seed, **options)
+        table = sweep(model, directions, queries, alphas=a.alphas, controls=a.controls, out=a.out, writing=_writing(a))
     print(f"{len(table)} texts in {a.out / 'sweep.parquet'}")
 
 

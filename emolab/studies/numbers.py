@@ -19,6 +19,8 @@ from emolab.experiments.sweeps import sweep
 from emolab.judges.scoring import score, target_share
 from emolab.models.model import Model
 from emolab.models.prompts import render_prompts
+from emolab.steering.settings import Setting
+from emolab.steering.steering import at
 from emolab.vectors.vectors import EmotionVectors
 
 INTENSITIES = {"a little": "a little", "plain": None, "great": "great"}
@@ -131,17 +133,26 @@ def turned(
     emotion for which every question is its own is left out.
     """
     evoked = queries.set_index("query_id")["emotion"]
-    some = {"emotions": [next(iter(best))], "controls": (), "out": out / "unsteered"}  # any one: dose 0
-    plain = score(sweep(model, vectors, queries, alphas=(0.0,), max_new_tokens=max_new_tokens, **some), judges=judge)
-    grid, found = {name: [value] for name, value in setting.items()}, {}
+    anywhere = at(vectors, emotions=[next(iter(best))])  # any one: dose 0
+    plain = sweep(
+        model, anywhere, queries, alphas=(0.0,), controls=(), out=out / "unsteered", max_new_tokens=max_new_tokens
+    )
+    plain = score(plain, judges=judge)
+    found = {}
     for number, (emotion, alpha) in enumerate(best.items()):
         asked = queries[queries["emotion"] != emotion]
         if not len(asked):
             continue
-        options = {"emotions": [emotion], "controls": ("random",), "grid": grid, "out": out / str(number)}
-        table = score(
-            sweep(model, vectors, asked, alphas=(alpha,), max_new_tokens=max_new_tokens, **options), judges=judge
+        table = sweep(
+            model,
+            at(vectors, Setting(**setting), [emotion]),
+            asked,
+            alphas=(alpha,),
+            controls=("random",),
+            out=out / str(number),
+            max_new_tokens=max_new_tokens,
         )
+        table = score(table, judges=judge)
         steered, random = (table[table["control"] == control] for control in ("none", "random"))
         unsteered = plain[plain["query_id"].isin(asked["query_id"])]
         found[emotion] = {

@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from emolab.answers.generation import generate
+from emolab.answers.decoding import write
+from emolab.answers.generation import decoded, generate, generation_config
 from emolab.answers.logprobs import token_logprobs
 from emolab.answers.responses import responses_from_texts
+from emolab.answers.writing import Writing
 from emolab.base.errors import EmolabError
 from emolab.models.hooks import at_sites, forward
 from emolab.models.model import Model
@@ -89,17 +91,26 @@ def _bridge(model: Model) -> tuple[bool | None, str]:
 
 def _batches(model: Model, new: int = NEW) -> tuple[bool | None, str]:
     """Alone, all together and in pairs: three neighbourhoods and three widths of padding for each query."""
-    prompts, options = render_prompts(model, QUERIES), {"max_new_tokens": new, "raw": True}
-    alone = [generate(model, p, **options)[0] for p in prompts]
-    together = generate(model, prompts, batch_size=3, **options)
-    pairs = [generate(model, [p, prompts[i - 1]], batch_size=2, **options)[0] for i, p in enumerate(prompts)]
+    prompts = render_prompts(model, QUERIES)
+    in_threes, in_twos = Writing(batch_size=3), Writing(batch_size=2)
+    alone = [generate(model, prompt, max_new_tokens=new, raw=True)[0] for prompt in prompts]
+    together = generate(model, prompts, max_new_tokens=new, writing=in_threes, raw=True)
+    pairs = [
+        generate(model, [prompt, prompts[i - 1]], max_new_tokens=new, writing=in_twos, raw=True)[0]
+        for i, prompt in enumerate(prompts)
+    ]
     return _same(model, prompts, alone, together, pairs, "answers do not depend on the batch")
 
 
 def _cache(model: Model) -> tuple[bool | None, str]:
     prompts = render_prompts(model, QUERIES)
-    a, b = (generate(model, prompts, max_new_tokens=NEW, raw=True, use_cache=cached) for cached in (True, False))
-    return _same(model, prompts, a, b, b, "answers do not depend on the cache")
+    cached = generate(model, prompts, max_new_tokens=NEW, raw=True)
+    config = generation_config(model, NEW, Writing())
+    config.use_cache = False
+    with torch.inference_mode():
+        ids = write(model.hf, encode(model, prompts), config, Writing().repetition_penalty, None, {})
+    plain = [""] * len(prompts) if ids is None else decoded(model, ids)
+    return _same(model, prompts, cached, plain, plain, "answers do not depend on the cache")
 
 
 def _same(model: Model, prompts: list[str], *ways_and_text: Any) -> tuple[bool, str]:
