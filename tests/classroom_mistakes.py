@@ -47,7 +47,7 @@ def at_last(vector):
 
 
 def everywhere(model, tokens, hook_name, vector):
-    hooks = [(f"blocks.{i}.hook_out", lambda x, hook: x + vector) for i in (1, 2)]
+    hooks = [(f"blocks.{i}", lambda x, hook: x + vector) for i in (1, 2)]
     with model.hooks(fwd_hooks=hooks):
         return model.run_with_cache(tokens)[1]
 
@@ -60,7 +60,7 @@ def left_behind(model, tokens, hook_name, vector):
 def too_late(model, tokens, hook_name, vector):
     before = model.run_with_cache(tokens)[1]
     after = hooked(lambda v: lambda x, hook: x + v)(model, tokens, hook_name, vector)
-    return {n: after[n] if n == "blocks.2.hook_out" else before[n] for n in before}
+    return {n: after[n] if n == "blocks.2" else before[n] for n in before}
 
 
 def within(table, change):
@@ -159,7 +159,7 @@ MISTAKES = [
     ("steered_cache", hooked(lambda v: lambda x, hook: x + 2 * v), "twice"),
     ("steered_cache", hooked(at_last), "last token alone"),
     ("steered_cache", hooked(lambda v: lambda x, hook: x + v / v.norm()), "length 1"),
-    ("steered_cache", hooked(lambda v: lambda x, hook: x + v, "blocks.0.hook_out"), "layer 0 is changed"),
+    ("steered_cache", hooked(lambda v: lambda x, hook: x + v, "blocks.0"), "layer 0 is changed"),
     ("steered_cache", everywhere, "at every layer"),
     ("steered_cache", left_behind, "still there"),
     ("steered_cache", too_late, "before the hook came"),

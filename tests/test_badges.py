@@ -58,6 +58,8 @@ def test_with_an_address_and_without(repository):
         assert title.startswith("# ") and rest.startswith(f"\n{badges(HERE, name)}\n\n") and rest.count("mybinder") == 2
         install = next(c for c in nb.cells if c.cell_type == "code")
         assert install.metadata["tags"] == ["colab"] and f"git+{HERE}@main" in install.source
+        checks = "https://raw.githubusercontent.com/some-one/emo.lab/main/notebooks/classroom_checks.py"
+        assert (checks in install.source) is name.startswith("07_classroom")
         nbformat.validate(nb)
         assert problems(nb) == []
         assert is_student(name) or tidy(nb) == nbformat.reads(first[name], as_version=4)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import re
+import shutil
 import time
 from pathlib import Path
 
@@ -9,9 +12,9 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from classroom_checks import EXERCISES, Unfinished, Wrong, accepted
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from emolab import classroom
 from emolab.base.errors import EmolabError
 from tests.classroom_mistakes import MISTAKES, gaussian, hooked, long_as, wilson, within
 from tools.editions import build, main, student_edition
@@ -57,7 +60,7 @@ def test_the_solution_passes_quickly_and_the_stub_is_unfinished(exercise, check,
     stub = next(c for c in student_edition(notebook()).cells if c.id == exercise.id)
     given = namespace()
     exec(stub.source, given)
-    with pytest.raises(classroom.Unfinished, match="nothing here yet"):
+    with pytest.raises(Unfinished, match="nothing here yet"):
         exec(check.source, given)
 
 
@@ -82,56 +85,92 @@ def test_every_exercise_says_how_hard_it_is_and_gives_hints():
     assert len(set(ids)) == len(ids) == 2 * len(exercises())
 
 
-def test_the_story_does_not_depend_on_an_answer():
-    """No other cell uses what an exercise defines."""
-    own = {c.source.split("def ")[1].split("(")[0] for c, _ in exercises()}
+def test_the_notebook_goes_on_with_accepted_answers_only():
+    """Where another cell uses what an exercise defines, it stands in `classroom_checks.accepted(...)`."""
+    names = {exercise.source.split("def ")[1].split("(")[0] for exercise, _ in exercises()}
+    assert names == set(EXERCISES)
+    used = set()
     for cell in notebook().cells:
         if cell.cell_type == "code" and not {"exercise", "check"} & set(cell.metadata.get("tags", [])):
-            names = set(compile(cell.source, cell.id, "exec").co_names)
-            assert not {n for n in own & names if f".{n}" not in cell.source}, cell.id
+            call = r"classroom_checks\.accepted\((\w+)\)"
+            used |= set(re.findall(call, cell.source))
+            tree = ast.parse(re.sub(call, "accepted", cell.source))
+            assert not names & {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}, cell.id
+    assert used == {"cosine", "split", "steered_cache", "choose_layer"}
 
 
 # ---------------------------------------------------------------- mistakes and their explanations
 
-CHECK = {
-    "emotion_vector": classroom.check_emotion_vector,
-    "cosine": classroom.check_cosine,
-    "split": classroom.check_split,
-    "random_like": classroom.check_random_like,
-    "share": classroom.check_share,
-    "steered_cache": classroom.check_steered_cache,
-    "shuffle_labels": classroom.check_shuffle_labels,
-    "choose_layer": classroom.check_choose_layer,
-}
-
 
 @pytest.mark.parametrize(("name", "answer", "words"), MISTAKES, ids=[f"{m[0]}-{i}" for i, m in enumerate(MISTAKES)])
 def test_a_mistake_gets_its_explanation(name, answer, words):
-    with pytest.raises(classroom.Wrong, match=words) as caught:
-        CHECK[name](answer)
+    with pytest.raises(Wrong, match=words) as caught:
+        EXERCISES[name][0](answer)
     text = str(caught.value)
     assert text.startswith(f"{name}: ") and caught.value._render_traceback_() == text.splitlines()
 
 
-def test_other_ways_of_being_right(capsys):
-    classroom.check_emotion_vector(lambda e, n: (e.mean(0) - n.mean(0)).numpy())
-    classroom.check_cosine(lambda v: torch.cosine_similarity(v[:, None], v[None], dim=-1).tolist())
-    classroom.check_split(lambda v: [v.mean(0), v - v.mean(0, keepdim=True)])
-    classroom.check_share(wilson)
-    classroom.check_share(lambda h: np.array([float(x) for x in wilson(h, 1.959964)]))
-    shuffled = classroom.check_shuffle_labels  # as a Series in any order: pandas puts it back by its index
-    shuffled(lambda t, r: within(t, lambda s: r.permutation(s.to_numpy())).sample(frac=1, random_state=0))
-    classroom.check_choose_layer(lambda h, n: (h[:, :n].sum(1).argmax(), h[0, n:].float().mean()))
-    assert capsys.readouterr().out.count(": right. ") == 7
+RIGHT = [
+    *[(name, ours) for name, (_, _, ours) in EXERCISES.items()],
+    ("emotion_vector", lambda e, n: (e.mean(0) - n.mean(0)).numpy()),
+    ("cosine", lambda v: torch.cosine_similarity(v[:, None], v[None], dim=-1).tolist()),
+    ("split", lambda v: [v.mean(0), v - v.mean(0, keepdim=True)]),
+    ("share", wilson),
+    ("share", lambda h: np.array([float(x) for x in wilson(h, 1.959964)])),
+    # As a Series in any order: pandas puts it back by its index.
+    ("shuffle_labels", lambda t, r: within(t, lambda s: r.permutation(s.to_numpy())).sample(frac=1, random_state=0)),
+    ("choose_layer", lambda h, n: (h[:, :n].sum(1).argmax(), h[0, n:].float().mean())),
+]
+
+
+@pytest.mark.parametrize(("name", "answer"), RIGHT, ids=[f"{name}-{i}" for i, (name, _) in enumerate(RIGHT)])
+def test_ways_of_being_right(name, answer, capsys):
+    EXERCISES[name][0](answer)
+    assert capsys.readouterr().out.startswith(f"{name}: right. ")
 
 
 def test_checks_leave_random_states_alone():
     torch.manual_seed(0)
     first = torch.rand(3)
     torch.manual_seed(0)
-    classroom.check_random_like(lambda v, g: long_as(gaussian(v, g), v))
-    classroom.check_steered_cache(hooked(lambda v: lambda x, hook: x + v))
+    EXERCISES["random_like"][0](lambda v, g: long_as(gaussian(v, g), v))
+    EXERCISES["steered_cache"][0](hooked(lambda v: lambda x, hook: x + v))
     assert torch.equal(torch.rand(3), first)
+
+
+# ---------------------------------------------------------------- answers that the notebook goes on with
+
+
+def split_right(vectors):
+    return [vectors.mean(0).numpy(), (vectors - vectors.mean(0)).tolist()]
+
+
+def split_wrong(vectors):
+    return vectors.mean(0), vectors
+
+
+def split_open(vectors):
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize(("answer", "own"), [(split_right, True), (split_wrong, False), (split_open, False)])
+def test_an_accepted_answer_is_used_and_any_other_replaced(answer, own, capsys):
+    vectors, calls = torch.randn(3, 2, 4), []
+
+    def split(x):
+        calls.append(x)
+        return answer(x)
+
+    go_on = accepted(split)
+    calls.clear()
+    shared, specific = go_on(vectors)
+    assert torch.allclose(shared, vectors.mean(0).double()) and torch.allclose(specific + shared, vectors.double())
+    assert bool(calls) is own and capsys.readouterr().out == ""
+
+
+def test_an_answer_of_another_name_is_refused():
+    with pytest.raises(Wrong, match="split_right is no exercise; expected .*emotion_vector, cosine, split"):
+        accepted(split_right)
 
 
 # ---------------------------------------------------------------- editions
@@ -197,12 +236,14 @@ def test_build_writes_only_what_is_stale(tmp_path, capsys):
     student.write_text(student.read_text().replace("YOUR CODE", "MY CODE"))
     assert build(source, check=True)
     assert main([str(student)]) == 1 and "no solution edition" in capsys.readouterr().out
+    assert main([str(tmp_path / "b_solution.ipynb")]) == 1 and "no " in capsys.readouterr().out
 
 
 def test_a_notebook_shows_the_words_and_no_stack_trace(tmp_path):
     """Unfinished is expected of a student's check; any other error there is a problem."""
     nb = small("def cosine(v):\n    ### BEGIN SOLUTION\n    return v\n    ### END SOLUTION")
-    nb.cells[3].source = "from emolab import classroom\nclassroom.check_cosine(cosine)"
+    nb.cells[3].source = "import classroom_checks\nclassroom_checks.check_cosine(cosine)"
+    shutil.copy(SOURCE.parent / "classroom_checks.py", tmp_path)
     nbformat.write(nb, tmp_path / "a_solution.ipynb")
     build(tmp_path / "a_solution.ipynb")
     path = tmp_path / "a_student.ipynb"

@@ -9,7 +9,6 @@ import pkgutil
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-import torch
 
 import emolab
 from tests import docs_setup
@@ -58,7 +57,6 @@ OWN = {
         "table": s["scored"].pivot_table(index="query_id", columns=["control", "alpha"], values="p_joy"),
         "differences": s["scored"].groupby("query_id")["p_joy"].mean() - 0.1,
     },
-    "emolab.classroom.attempt": lambda s: {"vectors": 2 * torch.eye(3), "expected": torch.eye(3)},
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 import emolab
-from emolab import EmotionVectors, classroom
+from emolab import EmotionVectors
 from emolab.base.errors import EmolabError, FileError, MismatchError
 from emolab.studies.cli import main
 from emolab.studies.figures import run_figures
@@ -31,16 +31,14 @@ def exercise():
 
 
 CASES = [
-    # Folders, sharing, notebooks, classroom
+    # Folders, notebooks
     ("figures: no run", lambda w: run_figures(w.folder / "absent"), "summary.json is missing or damaged"),
     ("report: no run", lambda w: write_report(w.folder / "absent"), "summary.json is missing or damaged"),
     ("load vectors: folder", lambda w: EmotionVectors.load(w.folder), "no file"),
     ("notebook: absent", lambda w: run_notebook(w.folder / "absent.ipynb"), "no notebook .*absent.ipynb"),
-    ("classroom: absent", lambda w: editions.build(w.folder / "absent_solution.ipynb"), "no .*absent_solution.ipynb"),
-    ("classroom: name", lambda w: editions.student_path("07.ipynb"), "no solution edition"),
-    ("classroom: no check", lambda w: editions.student_edition(exercise()), "no check"),
-    ("classroom: answer of the wrong kind", lambda w: classroom.check_cosine(lambda x: "high"), "cosine: "),
-    ("classroom: no function", lambda w: classroom.check_cosine(3), "needs the function itself"),
+    ("editions: absent", lambda w: editions.build(w.folder / "absent_solution.ipynb"), "no .*absent_solution.ipynb"),
+    ("editions: name", lambda w: editions.student_path("07.ipynb"), "no solution edition"),
+    ("editions: no check", lambda w: editions.student_edition(exercise()), "no check"),
 ]  # fmt: skip
 
 

@@ -26,6 +26,8 @@ import sys
 
 if "google.colab" in sys.modules:  # a machine that has no emolab yet
     get_ipython().system("pip install -q 'emolab @ git+{address}@{branch}'")"""
+_CHECKS = """
+    get_ipython().system("wget -q https://raw.githubusercontent.com/{place}/{branch}/notebooks/classroom_checks.py")"""
 
 
 def address(root: str | Path = ".") -> str | None:
@@ -77,6 +79,9 @@ def notebook_with_badges(nb: nbformat.NotebookNode, name: str, repository: str |
     if repository:
         first = next(i for i, cell in enumerate(nb.cells) if cell.cell_type == "code")
         source = _INSTALL.format(address=repository, branch=BRANCH)
+        # Colab opens a notebook without the folder that it lies in.
+        if any("import classroom_checks" in cell.source for cell in nb.cells):
+            source += _CHECKS.format(place=repository.removeprefix("https://github.com/"), branch=BRANCH)
         cell = new_code_cell(source, id=f"{nb.cells[0].id.split('-')[0]}-{COLAB}", metadata={"tags": [COLAB]})
         nb.cells.insert(first, cell)
     return tidy(nb)

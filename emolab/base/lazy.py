@@ -11,8 +11,8 @@ from typing import Any
 def on_use(module: str, holders: Mapping[str, str], told: Iterable[str] = ()) -> Callable[[str], Any]:
     """A room's `__getattr__`. holders: {name: module below emolab}, itself where both are one; told: with the error.
 
-    >>> on_use("emolab.classroom", {"Wrong": "classroom.attempt"})("Wrong").__name__
-    'Wrong'
+    >>> on_use("emolab.base", {"shown": "base.errors"})("shown").__name__
+    'shown'
     """
 
     def get(name: str) -> Any:
@@ -30,8 +30,8 @@ def on_use(module: str, holders: Mapping[str, str], told: Iterable[str] = ()) ->
 def offer(module: str, holders: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """`__getattr__, __dir__, __all__` of a room that offers these names, {name: module below emolab}.
 
-    >>> offer("emolab.classroom", {"Wrong": "classroom.attempt"})[2]
-    ['Wrong']
+    >>> offer("emolab.base", {"shown": "base.errors"})[2]
+    ['shown']
     """
     names = sorted(holders)
     return on_use(module, holders, names), lambda: names, names
