@@ -53,7 +53,7 @@ a site, or its heads do not add up to its attention output, emolab says so and d
 - `attn` and `mlp` are what is added to the residual stream, so behind a norm where the family has one there (Gemma,
   OLMo 2), and scaled where it scales (Granite). In parallel blocks (GPT-NeoX, Phi 2, Falcon) both read the same input.
 - An emotion's prompt is the neutral prompt plus the instruction; nothing is taken away. As a system turn where that
-  holds, else at the start of the user's turn. `templates=` replaces the wording of the user's turn.
+  holds, else at the start of the user's turn. `Writing(templates=...)` replaces the wording of the user's turn.
 - Dates that a chat template prints are fixed at 26 July 2024: the same prompt tomorrow as today.
 - Templates that can switch reasoning off are told to (`enable_thinking=False`). A model that reasons all the same
   (gpt-oss) has its reasoning counted as part of the response.

@@ -17,10 +17,10 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from emolab.models.hooks import plain_options
+from emolab.models.hooks import Place, plain_options
 from emolab.models.model import Model, contiguous_head
 from emolab.models.prompts import Batch
-from emolab.steering.edits import Edit, keep_rows
+from emolab.steering.edits import AffineEdit, keep_rows
 from emolab.steering.steering import Steering
 
 SHARE_FROM = 8  # tokens of a prompt from which on reading it once pays
@@ -67,7 +67,7 @@ def write(
     config: GenerationConfig,
     penalty: float,
     past: DynamicCache | None,
-    edits: dict[tuple[str, int], Edit],
+    edits: dict[Place, AffineEdit],
 ) -> Int[Tensor, "row token"] | None:
     """What follows the prompts, greedy or sampled; behind a row's end token anything may stand.
 

@@ -26,7 +26,7 @@ from emolab.base.storage import digest, user_path, write_table
 from emolab.models.model import Model
 from emolab.models.prompts import render_prompts, token_ids
 
-COLUMNS = ("query_id", "query", "emotion", "condition", "prompt", "text", "n_tokens")
+COLUMNS = ("query_id", "situation", "query", "emotion", "condition", "prompt", "text", "n_tokens")
 _CHUNK, _CHUNK_GPU = 64, 256  # rows between two writes, and the largest batch, where the caller names no batch_size
 
 
@@ -57,8 +57,9 @@ def collect_responses(
             texts are a function of its seed and of batch_size.
 
     Returns:
-        One row a response, columns `query_id, query, emotion, condition, prompt, text, n_tokens`: `prompt` is the
-        complete rendered prompt, `n_tokens` the length of `text` in tokens.
+        One row a response, columns `query_id, situation, query, emotion, condition, prompt, text, n_tokens`: `situation`
+        is the query's (queries of one situation are resampled together), `prompt` the complete rendered prompt,
+        `n_tokens` the length of `text` in tokens.
 
     Raises:
         EmolabError: unknown pairing, no query left, or `out` holds responses collected with other settings.
@@ -132,7 +133,8 @@ def responses_from_texts(
     table = labelled(texts)
     topics = table["topic"].astype(str) if "topic" in table else [f"t-{i:04d}" for i in range(1, len(table) + 1)]
     found = pd.DataFrame({"query_id": topics, "query": "" if query in (None, NEUTRAL_QUERY) else query})
-    found = found.assign(emotion=table["label"], condition=table["label"], text=table["text"], n_tokens=None)
+    found = found.assign(situation="", emotion=table["label"], condition=table["label"])
+    found = found.assign(text=table["text"], n_tokens=None)
     found = _tidy(found.assign(prompt="" if query is None else None))
     return found.assign(start=table["start"].astype("int64")) if "start" in table else found
 
@@ -148,8 +150,9 @@ def _plan(model: Model, queries: Any, emotions: Any, pairing: str, templates: Ma
     if not emotions:
         raise EmolabError("collect_responses needs at least one emotion beside 'neutral'; give emotions=('joy', ...)")
     queries = query_table(queries, ("query_id", "query", "emotion"))
+    queries = queries.assign(situation=queries["situation"].fillna("") if "situation" in queries else "")
     rows = []
-    for query in queries[["query_id", "query", "emotion"]].to_dict("records"):
+    for query in queries[["query_id", "situation", "query", "emotion"]].to_dict("records"):
         own = [query["emotion"]] if query["emotion"] in emotions else []
         asked = emotions if pairing == "all" or query["emotion"] == NEUTRAL else own
         rows += [{**query, "condition": condition} for condition in ([NEUTRAL, *asked] if asked else [])]

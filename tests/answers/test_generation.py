@@ -3,6 +3,7 @@
 import functools
 import itertools
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from emolab.models.prompts import encode, render_prompts
 from emolab.steering.edits import hooked
 from emolab.steering.steering import Steering, build_edits, steered
 from tests import tiny
+from tests.answers.uncached import uncached
 from tests.steering.test_steering import hooks_left
 
 QUERIES = ["tell me about the park .", "how ?", "a dog and a cat in the rain", "did you feel sad today ?"]
@@ -38,7 +40,8 @@ def test_batched_equals_single(model, vectors):
     for steering in (None, Steering(vectors, {"joy": 1.0})):
         together = generate(model, QUERIES, steering=steering, max_new_tokens=20)
         assert together == [generate(model, q, steering=steering, max_new_tokens=20)[0] for q in QUERIES]
-        assert together == generate(model, QUERIES, steering=steering, max_new_tokens=20, batch_size=3)
+        threes = Writing(batch_size=3)
+        assert together == generate(model, QUERIES, steering=steering, max_new_tokens=20, writing=threes)
     assert len(set(together)) > 1 and all(together)
 
 
@@ -149,7 +152,8 @@ def test_left_padded_equals_unpadded(model):
 def test_cached_equals_uncached(model, vectors, positions, op):
     steering = Steering(vectors, {"joy": 1.0}, positions=positions, op=op)
     fast = generate(model, QUERIES, steering=steering, max_new_tokens=16)
-    assert fast == generate(model, QUERIES, steering=steering, max_new_tokens=16, use_cache=False)
+    with uncached():
+        assert fast == generate(model, QUERIES, steering=steering, max_new_tokens=16)
     assert fast != generate(model, QUERIES, max_new_tokens=16)
 
 
@@ -240,7 +244,7 @@ def test_a_module_that_never_runs_is_an_error(tiny_llama, monkeypatch):
     steering = Steering(tiny.random_vectors(tiny_llama), {"joy": 1.0})
     lost = [(torch.nn.Linear(1, 1), "output")] * 3
     monkeypatch.setattr("emolab.models.hooks.hf_modules", lambda model, site, layers=None: lost)
-    with pytest.raises(EmolabError, match="resid of layer 0, resid of layer 1, resid of layer 2 never did"):
+    with pytest.raises(EmolabError, match="resid of layer 0 ran 0 times in one forward pass"):
         generate(tiny_llama, QUERIES, steering=steering, max_new_tokens=2)
 
 
@@ -272,13 +276,13 @@ def test_sampling_reproduces_and_leaves_global_state_alone(model):
     torch.rand(3)
     assert first == generate(model, QUERIES, writing=third, max_new_tokens=12)
     assert first != generate(model, QUERIES, writing=fourth, max_new_tokens=12)
-    batches = generate(model, QUERIES[:1] * 4, writing=third, batch_size=2, max_new_tokens=12)
+    batches = generate(model, QUERIES[:1] * 4, writing=replace(third, batch_size=2), max_new_tokens=12)
     assert batches[:2] != batches[2:], "two batches drew the same numbers"
 
 
 def test_order_raw_and_empty(tiny_llama):
     one = [generate(tiny_llama, q, max_new_tokens=8)[0] for q in QUERIES]
-    assert generate(tiny_llama, QUERIES[::-1], max_new_tokens=8, batch_size=1) == one[::-1]
+    assert generate(tiny_llama, QUERIES[::-1], max_new_tokens=8, writing=Writing(batch_size=1)) == one[::-1]
     assert generate(tiny_llama, render_prompts(tiny_llama, QUERIES), raw=True, max_new_tokens=8) == one
     with pytest.raises(EmolabError, match="prompts are empty"):
         generate(tiny_llama, [])
@@ -296,7 +300,7 @@ def test_refusals(model, vectors):
     foreign.meta = {**foreign.meta, "fingerprint": "f" * 16}
     with pytest.raises(EmolabError, match="another model"):
         generate(model, QUERIES, steering=Steering(foreign, {"joy": 1.0}))
-    generate(model, QUERIES[1], steering=Steering(foreign, {"joy": 1.0}), max_new_tokens=1, allow_mismatch=True)
+    generate(model, QUERIES[1], steering=Steering(foreign.for_model(model), {"joy": 1.0}), max_new_tokens=1)
 
 
 def test_token_logprobs(model, vectors):

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from emolab.answers import generation
+from emolab.answers import jobs
 from emolab.answers.queries import load_queries
 from emolab.answers.responses import COLUMNS, collect_responses, responses_from_texts
 from emolab.answers.writing import Writing
@@ -11,7 +11,7 @@ from emolab.base.errors import EmolabError
 QUERIES = load_queries(
     {"joy": ["how was the park ?", "a walk in rain"], "fear": ["the dark house"], "neutral": ["a road"]}
 )
-SETTINGS = {"emotions": ("joy", "fear"), "max_new_tokens": 6, "batch_size": 3}
+SETTINGS = {"emotions": ("joy", "fear"), "max_new_tokens": 6, "writing": Writing(batch_size=3)}
 
 
 def test_pairing_all_asks_every_query_under_every_condition(tiny_llama):
@@ -37,15 +37,17 @@ def test_pairing_own_asks_a_query_under_its_own_emotion(tiny_llama):
 
 def test_templates_replace_the_wording(tiny_llama):
     templates = {"neutral": "{query} then", "joy": "happy {query}"}
-    table = collect_responses(tiny_llama, ["a road"], templates=templates, **{**SETTINGS, "emotions": ("joy",)})
+    table = collect_responses(
+        tiny_llama, ["a road"], emotions=("joy",), max_new_tokens=6, writing=Writing(templates=templates)
+    )
     assert ["a road then" in table["prompt"][0], "happy a road" in table["prompt"][1]] == [True, True]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_killed_run_goes_on_where_it_was(tiny_llama, tmp_path, monkeypatch, temperature):
-    settings = {**SETTINGS, "writing": Writing(temperature, seed=3)}
+    settings = {**SETTINGS, "writing": Writing(temperature, seed=3, batch_size=3)}
     undisturbed = collect_responses(tiny_llama, QUERIES, **settings)
-    generate, calls = generation.generate, []
+    generate, calls = jobs.generate, []
 
     def dies_in_the_third_call(model, prompts, **options):
         if len(calls) == 2:
@@ -53,13 +55,13 @@ def test_a_killed_run_goes_on_where_it_was(tiny_llama, tmp_path, monkeypatch, te
         calls.append(len(prompts))
         return generate(model, prompts, **options)
 
-    monkeypatch.setattr(generation, "generate", dies_in_the_third_call)
+    monkeypatch.setattr(jobs, "generate", dies_in_the_third_call)
     with pytest.raises(KeyboardInterrupt):
         collect_responses(tiny_llama, QUERIES, out=tmp_path, **settings)
     assert len(pd.read_parquet(tmp_path / "responses.parquet")) == sum(calls) == 6
 
     counted = []
-    monkeypatch.setattr(generation, "generate", lambda m, p, **o: counted.append(len(p)) or generate(m, p, **o))
+    monkeypatch.setattr(jobs, "generate", lambda m, p, **o: counted.append(len(p)) or generate(m, p, **o))
     resumed = collect_responses(tiny_llama, QUERIES, out=tmp_path, **settings)
     assert sum(counted) == 12 - 6
     assert_frame_equal(resumed, undisturbed)
@@ -75,7 +77,8 @@ def test_a_run_with_other_settings_is_refused(tiny_llama, tmp_path):
     with pytest.raises(EmolabError, match="max_new_tokens: there 6, here 7"):
         collect_responses(tiny_llama, QUERIES, out=tmp_path, **{**SETTINGS, "max_new_tokens": 7})
     with pytest.raises(EmolabError, match="writing: there .*penalty.: 1.1}, here .*penalty.: 1.0}"):
-        collect_responses(tiny_llama, QUERIES, out=tmp_path, **SETTINGS, writing=Writing(repetition_penalty=1))
+        other = {**SETTINGS, "writing": Writing(repetition_penalty=1)}
+        collect_responses(tiny_llama, QUERIES, out=tmp_path, **other)
     with pytest.raises(EmolabError, match="prompts"):
         collect_responses(tiny_llama, QUERIES[:2], out=tmp_path, **SETTINGS)
     (tmp_path / "responses.parquet").write_bytes(b"PAR1 cut short")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from emolab.models.hooks import forward
 from emolab.models.load import load_model
 from emolab.models.prompts import encode, render_prompts
 from tests import chat_templates, tiny
+from tests.answers.uncached import uncached
 
 QUERIES = ["tell me about the park .", "how ?", "a dog and a cat in the rain", "did you feel sad today ?"]
 OPENINGS = [
@@ -80,8 +82,9 @@ def test_the_penalty_knows_no_padding_no_cache_and_no_neighbours(model, monkeypa
     queries, steerings = map(list, zip(*rows, strict=True))
     options = {"steering": steerings, **written}
     assert generate(model, queries, **options) == alone
-    assert generate(model, queries, use_cache=False, **options) == alone
-    assert generate(model, queries, batch_size=5, **options) == alone
+    with uncached():
+        assert generate(model, queries, **options) == alone
+    assert generate(model, queries, **{**options, "writing": replace(STRONG, batch_size=5)}) == alone
     monkeypatch.setattr(decoding, "SHARE_FROM", 10**6)
     assert generate(model, queries, **options) == alone
     monkeypatch.undo()
@@ -113,7 +116,8 @@ def test_real_text_is_the_same_alone_and_in_company(smollm2, monkeypatch):
     together = generate(padded, OPENINGS * 3, **options)  # every prompt in three rows: read once
     assert together == together[:4] * 3
     assert together[:4] == [own(padded, prompt, 16, 1.1) for prompt in OPENINGS]
-    assert together[:4] == generate(padded, OPENINGS, use_cache=False, **options)
+    with uncached():
+        assert together[:4] == generate(padded, OPENINGS, **options)
     assert len({len(tokenizer(text).input_ids) for text in together}) > 2, "rows leave the batch"
 
 
@@ -135,10 +139,16 @@ def test_perplexity_is_read_without_the_penalty(model):
 
 
 def test_what_a_text_depends_on():
-    assert Writing(top_p=0.5, seed=3).settings(8) == Writing().settings() != Writing(repetition_penalty=1).settings()
-    sampled = Writing(0.7, 0.9, 1, 5)
+    greedy = Writing(top_p=0.5, seed=3, batch_size=8)
+    assert greedy.settings() == Writing().settings() != Writing(repetition_penalty=1).settings()
+    sampled = Writing(0.7, 0.9, 1, 5, batch_size=8)
     told = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.0, "seed": 5, "batch_size": 8}
-    assert sampled.settings(8) == told
+    assert sampled.settings() == told
+    worded = Writing(templates={"neutral": "{query}"})
+    assert worded.settings() == Writing().settings() | {"templates": {"neutral": "{query}"}} and worded != Writing()
+    assert sampled == Writing(0.7, 0.9, 1, 5) and len({sampled, worded, Writing()}) == 3
+    assert repr(sampled) == "Writing(temperature=0.7, top_p=0.9, repetition_penalty=1, seed=5, batch_size=8)"
+    assert repr(Writing()) == "Writing()"
     assert sampled.chunk(2) == Writing(0.7, 0.9, 1, 2005) and Writing().chunk(2) == Writing()
 
 
@@ -215,51 +225,20 @@ def test_reasoning_in_a_prompt_or_an_answer_is_told(tiny_llama, monkeypatch):
     with pytest.warns(UserWarning, match="a prompt ends in <think>") as told:
         generate(tiny_llama, ["tell me <think>\n", "tell me"], raw=True, max_new_tokens=2)
     assert len(told) == 1 and told[0].filename == __file__
-    monkeypatch.setattr("emolab.answers.generation._decode", lambda model, ids: ["<think> well"] * len(ids))
+    monkeypatch.setattr("emolab.answers.generation.decoded", lambda model, ids: ["<think> well"] * len(ids))
     with pytest.warns(UserWarning, match="an answer begins with <think>") as told:
-        generate(tiny_llama, QUERIES, max_new_tokens=2, batch_size=1)
+        generate(tiny_llama, QUERIES, max_new_tokens=2, writing=Writing(batch_size=1))
     assert len(told) == 1
 
 
 # Progress.
 
 
-@pytest.fixture
-def bars(monkeypatch):
-    """What every bar counted, and whether it was shown."""
-    from emolab.base import progress
-
-    seen = []
-
-    class Bar:
-        def __init__(self, disable, initial=0, desc=None, **_):
-            self.n, self.moves = initial, []
-            seen.append((desc, disable, self.moves))
-
-        def update(self, n):
-            self.n += n
-            self.moves.append(n)
-
-        __enter__ = lambda self: self  # noqa: E731
-        __exit__ = lambda self, *_: None  # noqa: E731
-
-    monkeypatch.setattr(progress, "_tqdm", Bar)
-    yield seen
-    progress.set_progress(True)
-
-
 def test_a_bar_moves_with_every_batch(tiny_llama, bars):
-    options = {"emotions": ("joy",), "max_new_tokens": 3}
-    emolab.collect_responses(tiny_llama, QUERIES, batch_size=3, **options)
-    vectors = tiny.random_vectors(tiny_llama)
-    emolab.sweep(tiny_llama, vectors, QUERIES, alphas=(0, 1), controls=(), batch_size=2, **options)
-    shown = {desc: moves for desc, disable, moves in bars if not disable}
-    moved = {desc: [n for n in moves if n] for desc, moves in shown.items()}
-    assert moved == {"responses": [3, 3, 2], "sweep": [2] * 4}
-
-
-def test_one_switch_turns_every_bar_off(tiny_llama, bars):
-    emolab.set_progress(False)
-    emolab.collect_responses(tiny_llama, QUERIES, emotions=("joy",), max_new_tokens=3)
-    generate(tiny_llama, QUERIES, max_new_tokens=2)
-    assert bars and all(disable for _, disable, _ in bars)
+    threes, twos = Writing(batch_size=3), Writing(batch_size=2)
+    emolab.collect_responses(tiny_llama, QUERIES, emotions=("joy",), max_new_tokens=3, writing=threes)
+    joy = Steering(tiny.random_vectors(tiny_llama), {"joy": 1.0})
+    emolab.sweep(tiny_llama, joy, QUERIES, alphas=(0, 1), controls=(), max_new_tokens=3, writing=twos)
+    assert [(bar.desc, [n for n in bar.moves if n]) for bar in bars if bar.shown] == [
+        ("responses", [3, 3, 2]), ("sweep", [2] * 4)
+    ]  # fmt: skip

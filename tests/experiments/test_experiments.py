@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from emolab.answers import jobs
 from emolab.answers.generation import generate
+from emolab.answers.writing import Writing
 from emolab.base.errors import EmolabError
 from emolab.experiments import sweeps
-from emolab.experiments.sweeps import COLUMNS, RANDOM_DIRECTIONS, sweep
+from emolab.experiments.sweeps import COLUMNS, sweep
 from emolab.models.prompts import render_prompts
-from emolab.steering.settings import mixture_name, parse_mixture, spoken
-from emolab.steering.steering import Steering
-from emolab.vectors.controls import match_summed_norm, other_like, random_like, shuffled_like
+from emolab.steering.settings import Setting, each_head, each_layer, each_third, mixture_name, parse_mixture, spoken
+from emolab.steering.steering import Steering, at
+from emolab.vectors.controls import DRAWN, match_summed_norm, other_like, random_like, shuffled_like
 from emolab.vectors.vectors import EmotionVectors, extract_vectors
 from tests import oracle, tiny
 
 EMOTIONS = ("anger", "joy", "sadness")
 SMALL = {"max_new_tokens": 6}
+FOUR = Writing(seed=4)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,7 @@ def vectors(tiny_llama, queries):
 
 @pytest.fixture(scope="module")
 def table(tiny_llama, vectors, queries):
-    return sweep(tiny_llama, vectors, queries, alphas=(-2, 0, 3, 9), seed=4, **SMALL)
+    return sweep(tiny_llama, vectors, queries, alphas=(-2, 0, 3, 9), writing=FOUR, **SMALL)
 
 
 class Counting:
@@ -66,13 +70,13 @@ def written(model, row, steering):
     return generate(model, row.query, steering=steering, max_new_tokens=6)[0]
 
 
-def asked_for(model, vectors, queries, monkeypatch, **options):
+def asked_for(model, directions, queries, monkeypatch, **options):
     """The steerings that a sweep would generate with, and its table with empty texts."""
     made = []
     monkeypatch.setattr(
-        sweeps, "generate", lambda model, prompts, *, steering, **_: made.extend(steering) or [""] * len(prompts)
+        jobs, "generate", lambda model, prompts, *, steering, **_: made.extend(steering) or [""] * len(prompts)
     )
-    return made, sweep(model, vectors, queries, **options)
+    return made, sweep(model, directions, queries, **options)
 
 
 def test_rows_and_columns(table, queries, vectors):
@@ -96,7 +100,7 @@ def test_rows_and_columns(table, queries, vectors):
 def test_the_seed_column_names_the_control(table):
     assert set(table.loc[table["control"] == "none", "seed"]) == {-1}
     controls = table[table["control"] != "none"]
-    assert set(controls["seed"]) == {4 + i for i in range(RANDOM_DIRECTIONS)}
+    assert set(controls["seed"]) == {4 + i for i in range(DRAWN)}
     taken = controls.groupby(["query_id", "control"])["seed"].nunique()
     assert (taken == 1).all(), "a query keeps its direction at every dose and emotion, so that doses can be compared"
 
@@ -119,14 +123,15 @@ def test_every_text_is_that_of_its_steering_alone(table, tiny_llama, vectors):
 
 @pytest.mark.parametrize("part", ["whole", "specific", "shared"])
 def test_controls_are_as_long_as_what_they_control(tiny_llama, vectors, queries, part, monkeypatch):
-    grid = {"part": [part], "site": ["attn", "head"], "layers": [[0, 2]]}
-    made, found = asked_for(tiny_llama, vectors, queries, monkeypatch, alphas=(2,), grid=grid)
+    settings = [Setting(site=site, part=part, layers=[0, 2]) for site in ("attn", "head")]
+    made, found = asked_for(tiny_llama, at(vectors, settings), queries, monkeypatch, alphas=(2,))
     assert len(found) == 2 * 3 * len(EMOTIONS) * len(queries) and set(found["layers"]) == {"0,2"}
     by_control = {}
     for steering in made:
         label = steering.vectors.meta.get("control", "none")
         norm = steering.table().norm(dim=-1)  # what is added; with heads, their sum
-        by_control.setdefault((steering.site, *steering.doses), {}).setdefault(label, []).append(norm)
+        emotions = ["shared"] if part == "shared" else steering.doses
+        by_control.setdefault((steering.site, *emotions), {}).setdefault(label, []).append(norm)
     assert len(by_control) == 2 * (1 if part == "shared" else len(EMOTIONS))
     for norms in by_control.values():
         assert set(norms) == {"none", "random", "shuffled"}
@@ -135,23 +140,15 @@ def test_controls_are_as_long_as_what_they_control(tiny_llama, vectors, queries,
                 torch.testing.assert_close(norm, norms["none"][0], rtol=1e-5, atol=1e-6)
 
 
-def test_a_grid_runs_every_combination(tiny_llama, vectors, queries):
-    grid = {
-        "site": ["resid", "head"],
-        "part": ["whole", "specific", "shared"],
-        "layers": ["all", [1]],
-        "unit": ["residual"],
-    }
-    found = sweep(
-        tiny_llama,
-        vectors,
-        queries.head(2),
-        alphas=(0, 0.7),
-        emotions=["joy"],
-        controls=("random",),
-        grid=grid,
-        **SMALL,
-    )
+def test_every_setting_stands_in_the_table_as_it_is(tiny_llama, vectors, queries):
+    settings = [
+        Setting(site=site, layers=layers, part=part, unit="residual")
+        for site in ("resid", "head")
+        for layers in ("all", [1])
+        for part in ("whole", "specific", "shared")
+    ]
+    directions = at(vectors, settings, ["joy"])
+    found = sweep(tiny_llama, directions, queries.head(2), alphas=(0, 0.7), controls=("random",), **SMALL)
     cells = found.groupby(["site", "layers", "part", "unit"]).size()
     assert len(cells) == 12 and set(cells) == {2 * (1 + 2)}
     for row in found.sample(12, random_state=0).itertuples():
@@ -165,9 +162,9 @@ def test_a_grid_runs_every_combination(tiny_llama, vectors, queries):
 
 def test_the_base_is_one_vector_for_all_emotions(tiny_llama, vectors, queries, monkeypatch):
     counting = Counting()
-    monkeypatch.setattr(sweeps, "generate", counting)
-    options = {"alphas": (0, 2), "grid": {"part": "shared"}, "controls": ("random",)}
-    found = sweep(tiny_llama, vectors, queries, **options, **SMALL)
+    monkeypatch.setattr(jobs, "generate", counting)
+    directions = at(vectors, Setting(part="shared"))
+    found = sweep(tiny_llama, directions, queries, alphas=(0, 2), controls=("random",), **SMALL)
     assert set(found["part"]) == {"shared"} and set(found["emotion"]) == set(EMOTIONS)
     assert found.groupby(["query_id", "control", "alpha"])["text"].nunique().eq(1).all()
     assert counting.asked == 3 * len(queries), "unsteered, base and random: once for every query"
@@ -175,15 +172,16 @@ def test_the_base_is_one_vector_for_all_emotions(tiny_llama, vectors, queries, m
 
 def test_mixtures_multiply_their_weights(tiny_llama, vectors, queries):
     half = {"anger": 0.5, "joy": 0.5}
-    options = {"alphas": (0, -2, 3), "controls": (), "grid": {"unit": ["vector", "residual"]}}
-    found = sweep(tiny_llama, vectors, queries, emotions=["joy", half, "1 joy - 0.5 anger"], **options, **SMALL)
+    settings = [Setting(unit="vector"), Setting(unit="residual")]
+    directions = at(vectors, settings, ["joy", half, "1 joy - 0.5 anger"])
+    found = sweep(tiny_llama, directions, queries, alphas=(0, -2, 3), controls=(), **SMALL)
     assert set(found["emotion"]) == {"joy", "0.5 anger + 0.5 joy", "1 joy - 0.5 anger"}
     for row in found[found["alpha"] != 0].itertuples():
         doses = {e: row.alpha * w for e, w in parse_mixture(row.emotion).items()}
         assert written(tiny_llama, row, Steering(vectors, doses, unit=row.unit)) == row.text, row
-    one = sweep(tiny_llama, vectors, queries, emotions=half, alphas=(3,), controls=(), **SMALL)
+    one = sweep(tiny_llama, Steering(vectors, half), queries, alphas=(3,), controls=(), **SMALL)
     same = (found["alpha"] == 3) & (found["unit"] == "vector") & found["emotion"].str.startswith("0.5")
-    assert list(one["text"]) == list(found.loc[same, "text"]), "a mixture alone needs no list"
+    assert list(one["text"]) == list(found.loc[same, "text"]), "a direction alone needs no list"
 
 
 @pytest.mark.parametrize("unit", ["vector", "residual"])
@@ -192,13 +190,9 @@ def test_controls_of_a_mixture_add_as_long_a_vector(tiny_llama, vectors, queries
     doses = {"anger": 0.25, "joy": 0.75}
     data = {s: torch.cat([x, 2 * x.flip(-1)[:2]]) for s, x in vectors.data.items()}  # "other" needs some outside
     vectors = EmotionVectors(data, (*EMOTIONS, "calm", "pride"), vectors.resid_norm, vectors.meta)
-    options = {
-        "emotions": doses,
-        "alphas": (-2,),
-        "controls": ("random", "other"),
-        "grid": {"site": site, "unit": unit},
-    }
-    made, found = asked_for(tiny_llama, vectors, queries, monkeypatch, **options)
+    directions = at(vectors, Setting(site=site, unit=unit), doses)
+    options = {"alphas": (-2,), "controls": ("random", "other")}
+    made, found = asked_for(tiny_llama, directions, queries, monkeypatch, **options)
     wanted = Steering(vectors, {e: -2 * w for e, w in doses.items()}, site=site, unit=unit).table()
     for row, steering in zip(found.itertuples(), made, strict=True):
         torch.testing.assert_close(steering.table().norm(dim=-1), wanted.norm(dim=-1), rtol=1e-5, atol=1e-6)
@@ -208,8 +202,8 @@ def test_controls_of_a_mixture_add_as_long_a_vector(tiny_llama, vectors, queries
 
 
 def test_other_is_the_next_emotion_in_turn(tiny_llama, vectors, queries):
-    options = {"alphas": (0, 3), "controls": ("other",), "grid": {"part": ["whole", "specific", "shared"]}}
-    found = sweep(tiny_llama, vectors, queries, **options, **SMALL)
+    directions = at(vectors, [Setting(part=part) for part in ("whole", "specific", "shared")])
+    found = sweep(tiny_llama, directions, queries, alphas=(0, 3), controls=("other",), **SMALL)
     other = found[found["control"] == "other"]
     assert set(other["part"]) == {"whole", "specific"} and set(other["alpha"]) == {3.0}
     for part, used in (("whole", vectors), ("specific", vectors.part("specific"))):
@@ -224,10 +218,10 @@ def test_other_is_the_next_emotion_in_turn(tiny_llama, vectors, queries):
 
 def test_the_prompt_stands_once_for_every_emotion_and_setting(tiny_llama, vectors, queries, monkeypatch):
     counting = Counting()
-    monkeypatch.setattr(sweeps, "generate", counting)
-    options = {"alphas": (2, 3), "controls": ("prompt",), "grid": {"site": ["resid", "attn"]}}
+    monkeypatch.setattr(jobs, "generate", counting)
     blends = ["joy", {"anger": 0.5, "joy": 0.5}, {"joy": -1.0}]
-    found = sweep(tiny_llama, vectors, queries, emotions=blends, **options, **SMALL)
+    directions = at(vectors, [Setting(site="resid"), Setting(site="attn")], blends)
+    found = sweep(tiny_llama, directions, queries, alphas=(2, 3), controls=("prompt",), **SMALL)
     told = found[found["control"] == "prompt"]
     assert len(told) == 2 * 2 * len(queries), "nothing can be said of less joy"
     assert set(told["alpha"]) == {0.0} and set(told["seed"]) == {-1} and set(told["site"]) == {"resid", "attn"}
@@ -239,18 +233,19 @@ def test_the_prompt_stands_once_for_every_emotion_and_setting(tiny_llama, vector
         assert list(own["text"]) == expected
 
 
-def test_every_layer_head_position_and_fade_of_a_grid(tiny_llama, vectors, queries, monkeypatch):
-    def cells(grid):
-        options = {"alphas": (1,), "emotions": "joy", "controls": (), "grid": grid}
-        made, found = asked_for(tiny_llama, vectors, queries.head(1), monkeypatch, **options)
-        return made, found
+def test_every_layer_head_position_and_fade_by_name(tiny_llama, vectors, queries, monkeypatch):
+    def cells(*settings):
+        directions = at(vectors, settings, ["joy"])
+        return asked_for(tiny_llama, directions, queries.head(1), monkeypatch, alphas=(1,), controls=())
 
-    made, found = cells({"layers": ["each", "all", "thirds", [0, 2]]})
+    made, found = cells(*each_layer(vectors), Setting(), *each_third(vectors), Setting(layers=[0, 2]))
     assert list(found["layers"]) == ["0", "1", "2", "all", "0,2"], "thirds of three layers are the layers again"
-    assert [s.layers for s in made] == [[0], [1], [2], "all", [0, 2]]
-    made, found = cells({"site": ["attn", "head"], "heads": [None, "each", {0: [1, 2], 2: [0]}]})
+    assert [s.layer_numbers for s in made] == [[0], [1], [2], [0, 1, 2], [0, 2]]
+    assert list(cells(Setting(layers="late"))[1]["layers"]) == ["1,2"]
+    some = Setting(site="head", heads={0: [1, 2], 2: [0]})
+    made, found = cells(Setting(site="attn"), Setting(site="head"), *each_head(vectors), some)
     assert list(found["heads"]) == ["all", "all", *(f"{x}.{h}" for x in range(3) for h in range(4)), "0.1,0.2,2.0"]
-    assert list(found["site"]) == ["attn"] + ["head"] * 14, "heads count at their site alone"
+    assert list(found["site"]) == ["attn"] + ["head"] * 14
     v = vectors.get("head", emotion="joy")
     for row, steering in zip(found.itertuples(), made, strict=True):
         if "." in row.heads:
@@ -259,17 +254,17 @@ def test_every_layer_head_position_and_fade_of_a_grid(tiny_llama, vectors, queri
             for layer, head in chosen:
                 expected[layer] += v[layer, head]
             torch.testing.assert_close(steering.table(), expected)
-    assert len(cells({"site": "head", "layers": [[1]], "heads": "each"})[0]) == 4
-    made, found = cells({"positions": ["all", slice(0, 4), slice(None, -1, 2)]})
+    assert len(cells(*each_head(vectors, Setting(site="head", layers=[1])))[0]) == 4
+    made, found = cells(*(Setting(positions=positions) for positions in ("all", slice(0, 4), slice(None, -1, 2))))
     assert list(found["positions"]) == ["all", "0:4", ":-1:2"] and made[1].positions == slice(0, 4)
-    made, found = cells({"fade": [None, 8, 2.5]})
+    made, found = cells(*(Setting(fade=fade) for fade in (None, 8, 2.5)))
     assert list(found["fade"]) == [float("inf"), 8, 2.5] and [s.fade for s in made] == [None, 8, 2.5]
 
 
 def test_controls_of_chosen_heads_are_as_long_as_their_sum(tiny_llama, vectors, queries, monkeypatch):
-    grid = {"site": "head", "heads": [{0: [1, 2], 2: [0]}]}
-    options = {"alphas": (2,), "emotions": "joy", "controls": ("random", "shuffled", "other"), "grid": grid}
-    made, found = asked_for(tiny_llama, vectors, queries, monkeypatch, **options)
+    direction = Steering(vectors, {"joy": 1.0}, site="head", heads={0: [1, 2], 2: [0]})
+    options = {"alphas": (2,), "controls": ("random", "shuffled", "other")}
+    made, found = asked_for(tiny_llama, direction, queries, monkeypatch, **options)
     wanted = made[0].table().norm(dim=-1)
     assert wanted[1] == 0 and set(found["control"]) == {"none", "random", "shuffled", "other"}
     for steering in made:
@@ -277,8 +272,8 @@ def test_controls_of_chosen_heads_are_as_long_as_their_sum(tiny_llama, vectors, 
 
 
 def test_faded_texts_are_those_of_their_steering(tiny_llama, vectors, queries):
-    options = {"alphas": (9,), "emotions": "joy", "controls": ("random",), "grid": {"fade": [None, 1.5]}}
-    found = sweep(tiny_llama, vectors, queries, seed=4, **options, **SMALL)
+    directions = at(vectors, [Setting(), Setting(fade=1.5)], "joy")
+    found = sweep(tiny_llama, directions, queries, alphas=(9,), controls=("random",), writing=FOUR, **SMALL)
     for row in found.itertuples():
         used = source_of(row, tiny_llama, vectors)
         assert written(tiny_llama, row, Steering(used, {"joy": 9.0}, fade=row.fade)) == row.text, row
@@ -310,8 +305,8 @@ def test_plain_names_stay_what_they_are():
 
 
 def test_holding_a_component_at_zero_is_no_unsteered_text(tiny_llama, vectors, queries):
-    options = {"alphas": (0,), "emotions": ["joy"], "grid": {"op": ["clamp"], "site": ["resid"]}}
-    found = sweep(tiny_llama, vectors, queries, controls=("random",), **options, **SMALL)
+    direction = Steering(vectors, {"joy": 1.0}, op="clamp")
+    found = sweep(tiny_llama, direction, queries, alphas=(0,), controls=("random",), **SMALL)
     assert set(found["control"]) == {"none", "random"}
     steering = Steering(vectors, {"joy": 0.0}, op="clamp")
     expected = generate(tiny_llama, list(queries["query"]), steering=steering, max_new_tokens=6)
@@ -320,17 +315,20 @@ def test_holding_a_component_at_zero_is_no_unsteered_text(tiny_llama, vectors, q
 
 def test_a_broken_sweep_goes_on_where_it_was(table, tiny_llama, vectors, queries, tmp_path, monkeypatch):
     monkeypatch.setattr(sweeps, "_CHUNK", 16)
-    call = lambda: sweep(tiny_llama, vectors, queries, alphas=(-2, 0, 3, 9), seed=4, out=tmp_path, **SMALL)  # noqa: E731
-    jobs = len(queries) * (1 + 3 * 3 * len(EMOTIONS))
+
+    def call():
+        return sweep(tiny_llama, vectors, queries, alphas=(-2, 0, 3, 9), out=tmp_path, writing=FOUR, **SMALL)
+
+    n_texts = len(queries) * (1 + 3 * 3 * len(EMOTIONS))
     broken = Counting(fail_after=4)
-    monkeypatch.setattr(sweeps, "generate", broken)
+    monkeypatch.setattr(jobs, "generate", broken)
     with pytest.raises(RuntimeError, match="power cut"):
         call()
     assert broken.asked == 64 and len(pd.read_parquet(tmp_path / "sweep.parquet")) == 64
-    monkeypatch.setattr(sweeps, "generate", rest := Counting())
+    monkeypatch.setattr(jobs, "generate", rest := Counting())
     pd.testing.assert_frame_equal(call(), table)
-    assert rest.asked == jobs - 64, "an unsteered text is made once, not once for every emotion"
-    monkeypatch.setattr(sweeps, "generate", nothing := Counting())
+    assert rest.asked == n_texts - 64, "an unsteered text is made once, not once for every emotion"
+    monkeypatch.setattr(jobs, "generate", nothing := Counting())
     pd.testing.assert_frame_equal(call(), table)
     assert nothing.asked == 0
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "sweep.parquet"), table)
@@ -338,23 +336,28 @@ def test_a_broken_sweep_goes_on_where_it_was(table, tiny_llama, vectors, queries
 
 
 def test_a_folder_of_another_sweep_is_refused(tiny_llama, vectors, queries, tmp_path):
-    options = {"alphas": (0, 1), "controls": ("random",), "seed": 0, "out": tmp_path, "emotions": ["joy"], **SMALL}
-    sweep(tiny_llama, vectors, queries, **options)
+    joy = Steering(vectors, {"joy": 1.0})
+    options = {"alphas": (0, 1), "controls": ("random",), "out": tmp_path, **SMALL}
+    sweep(tiny_llama, joy, queries, **options)
     changes = [
-        {"alphas": (0, 2)}, {"seed": 1}, {"max_new_tokens": 7}, {"emotions": ["anger"]}, {"controls": ()},
-        {"grid": {"site": ["attn"]}}, {"grid": {"fade": [4]}}, {"emotions": [{"joy": 0.5}]}, {"controls": ("other",)},
+        {"alphas": (0, 2)}, {"writing": Writing(seed=1)}, {"max_new_tokens": 7}, {"controls": ()},
+        {"controls": ("other",)}, {"writing": Writing(repetition_penalty=1)},
     ]  # fmt: skip
     for change in changes:
         with pytest.raises(EmolabError, match="made with other settings.*choose another out folder"):
-            sweep(tiny_llama, vectors, queries, **{**options, **change})
-    for others in (2 * vectors, vectors.part("specific"), tiny.random_vectors(tiny_llama)):
+            sweep(tiny_llama, joy, queries, **{**options, **change})
+    others = [
+        *({"doses": doses} for doses in ({"anger": 1.0}, {"joy": 0.5})), {"site": "attn"}, {"fade": 4},
+        *({"vectors": v} for v in (2 * vectors, vectors.part("specific"), tiny.random_vectors(tiny_llama))),
+    ]  # fmt: skip
+    for change in others:
         with pytest.raises(EmolabError, match="made with other settings"):
-            sweep(tiny_llama, others, queries, **options)
+            sweep(tiny_llama, replace(joy, **change), queries, **options)
     with pytest.raises(EmolabError, match="made with other settings"):
-        sweep(tiny_llama, vectors, queries.head(2), **options)
+        sweep(tiny_llama, joy, queries.head(2), **options)
     (tmp_path / "sweep.parquet").write_bytes(b"PAR1")
     with pytest.raises(EmolabError, match="damaged"):
-        sweep(tiny_llama, vectors, queries, **options)
+        sweep(tiny_llama, joy, queries, **options)
 
 
 def test_vectors_of_unknown_source_are_told_apart_by_their_numbers(tiny_llama, queries, tmp_path):
@@ -368,34 +371,28 @@ def test_vectors_of_unknown_source_are_told_apart_by_their_numbers(tiny_llama, q
     ("options", "message"),
     [
         ({"controls": ("placebo",)}, "unknown control 'placebo'; controls are random, shuffled, other, prompt"),
-        (
-            {"grid": {"sites": ["attn"]}},
-            "unknown field 'sites' in grid; expected site, layers, part, op, unit, positions",
-        ),
-        ({"grid": {"site": []}}, "grid names no value for 'site'"),
-        ({"grid": {"site": ["residual"]}}, "unknown site 'residual'"),
-        ({"grid": {"part": ["half"]}}, "unknown part 'half'; expected one of whole, specific, shared"),
-        ({"grid": {"layers": [0, 1]}}, "a list of layer numbers"),
-        ({"grid": {"op": ["double"]}}, "unknown op 'double'"),
-        ({"grid": {"heads": "each"}}, 'heads in grid go with site "head"'),
-        ({"grid": {"site": "head", "heads": [[0, 1]]}}, 'heads in grid are [0, 1]; expected None (all), "each" or'),
-        ({"grid": {"fade": 4, "positions": "all"}}, 'fade= goes with positions="generated"'),
-        ({"alphas": (0,), "grid": {"part": ["half"]}}, "unknown part 'half'"),
         ({"alphas": ()}, "at least one number"),
         ({"alphas": (float("nan"),)}, "expected a finite number"),
-        ({"emotions": ()}, "one emotion"),
-        ({"emotions": ["calm"]}, "unknown emotion 'calm'; expected one of anger, joy, sadness"),
-        ({"alphas": (0,), "emotions": ["calm"]}, "unknown emotion 'calm'; expected one of anger, joy, sadness"),
-        ({"emotions": ["0.5 calm + 0.5 joy"]}, "unknown emotion 'calm'; expected one of anger, joy, sadness"),
-        ({"emotions": [{}]}, "the mixture {} is none"),
-        ({"emotions": [{"joy": "much"}]}, "the mixture {'joy': 'much'} is none"),
-        ({"emotions": [{"joy": 1, "anger": 1}], "controls": ("other",)}, 'control "other" needs another emotion for'),
+        ({"vectors": []}, "a sweep needs at least one direction"),
+        ({"vectors": "ev.safetensors"}, "expected EmotionVectors, a Steering or a list of these"),
+        ({"vectors": [{"joy": 1.0}]}, "expected EmotionVectors, a Steering or a list of these"),
     ],
 )
 def test_what_cannot_be_swept_is_one_clear_error(tiny_llama, vectors, queries, options, message):
     with pytest.raises(EmolabError) as error:
-        sweep(tiny_llama, vectors, queries, **{"alphas": (1,), "controls": (), **options}, **SMALL)
+        sweep(tiny_llama, **{"vectors": vectors, "queries": queries, "alphas": (1,), "controls": (), **options})
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_directions_that_the_table_cannot_tell_apart_are_refused(tiny_llama, vectors, queries):
+    joy = Steering(vectors, {"joy": 1.0})
+    twice = sweep(tiny_llama, [joy, *at(vectors, emotions="joy")], queries.head(1), alphas=(1,), controls=(), **SMALL)
+    assert len(twice) == 1, "the same one counts once"
+    with pytest.raises(EmolabError, match="two different vectors are called 'joy'"):
+        sweep(tiny_llama, [joy, replace(joy, vectors=2 * vectors)], queries, alphas=(1,), controls=(), **SMALL)
+    both = Steering(vectors, {"joy": 1, "anger": 1})
+    with pytest.raises(EmolabError, match='control "other" needs another emotion for'):
+        sweep(tiny_llama, both, queries, alphas=(1,), controls=("other",), **SMALL)
 
 
 def test_queries_must_be_some(tiny_llama, vectors, queries):
@@ -406,7 +403,7 @@ def test_queries_must_be_some(tiny_llama, vectors, queries):
     with pytest.raises(EmolabError, match="need the response means"):
         sweep(tiny_llama, tiny.random_vectors(tiny_llama), queries, alphas=(1,), **SMALL)
     own = sweep(
-        tiny_llama, vectors, ["tell me about the dog ."], alphas=(0, 1, 1.0), controls=(), emotions="joy", **SMALL
+        tiny_llama, at(vectors, emotions="joy"), ["tell me about the dog ."], alphas=(0, 1, 1.0), controls=(), **SMALL
     )
     assert (
         list(own["query_id"]) == ["u-0001"] * 2 and list(own["alpha"]) == [0.0, 1.0] and set(own["emotion"]) == {"joy"}
@@ -434,8 +431,8 @@ def test_templates_are_the_wording_of_every_prompt(tiny_gpt2, monkeypatch):
         asked.extend(prompts)
         return ["a walk"] * len(prompts)
 
-    monkeypatch.setattr(sweeps, "generate", listen)
+    monkeypatch.setattr(jobs, "generate", listen)
     vectors, templates = tiny.random_vectors(tiny_gpt2), {"neutral": "Q: {query} A:", "joy": "Happy! Q: {query} A:"}
-    options = {"alphas": (0, 1), "emotions": ["joy"], "controls": ("prompt",)}
-    sweep(tiny_gpt2, vectors, ["tell me"], templates=templates, **options)
+    joy, writing = Steering(vectors, {"joy": 1.0}), Writing(templates=templates)
+    sweep(tiny_gpt2, joy, ["tell me"], alphas=(0, 1), controls=("prompt",), writing=writing)
     assert sorted(asked) == ["Happy! Q: tell me A:", "Q: tell me A:", "Q: tell me A:"]
