@@ -63,3 +63,11 @@ def tiny_llama(tiny_llama_dir):
 @pytest.fixture(scope="session")
 def tiny_gpt2(tiny_gpt2_dir):
     return load_model(tiny_gpt2_dir, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def world(tiny_llama, tiny_gpt2, tmp_path_factory):
+    """What bad input stands beside (tests/refusing.py)."""
+    from tests.refusing import World
+
+    return World(tiny_llama, tiny_gpt2, tmp_path_factory.mktemp("refusals"))

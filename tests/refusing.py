@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Iterable
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,10 @@ LONGEST = 400  # characters of a message, paths left out
 
 def judge(labels=LABELS, name="fixed") -> FunctionJudge:
     return FunctionJudge(lambda texts: np.tile(np.linspace(0.1, 0.6, len(labels)), (len(texts), 1)), labels, name)
+
+
+def head_test(**options):
+    return emolab.HeadTest(**{"n_queries": 2, "words": {"joy": ["happy"], "sadness": ["sad"]}} | options)
 
 
 class World:
@@ -44,7 +48,7 @@ class World:
 
     @cached_property
     def means(self):
-        return emolab.response_means(self.model, self.responses, progress=False)
+        return emolab.response_means(self.model, self.responses)
 
     @cached_property
     def vectors(self):
@@ -82,19 +86,32 @@ class World:
         return emolab.generate(self.model, prompts, **{"max_new_tokens": 2} | options)
 
     def sweep(self, queries=None, **options):
-        options = {"alphas": (0, 1), "controls": (), "max_new_tokens": 2, "progress": False} | options
-        return emolab.sweep(self.model, options.pop("vectors", self.vectors), self.queries if queries is None
-            else queries, **options)
+        options = {"alphas": (0, 1), "controls": (), "max_new_tokens": 2} | options
+        queries = self.queries if queries is None else queries
+        return emolab.sweep(self.model, options.pop("vectors", self.vectors), queries, **options)
 
     def collect(self, queries=("tell me about the park",), **options):
-        options = {"emotions": ("joy",), "max_new_tokens": 2, "progress": False} | options
+        options = {"emotions": ("joy",), "max_new_tokens": 2} | options
         queries = list(queries) if isinstance(queries, tuple) else queries
         return emolab.collect_responses(self.model, queries, **options)
 
     def heads(self, **options):
-        options = {"heads": [(0, 0)], "n_queries": 2, "words": {"joy": ["happy"], "sadness": ["sad"]}} | options
+        options = {"heads": [(0, 0)], "test": head_test()} | options
         vectors, responses = options.pop("vectors", self.vectors), options.pop("responses", self.responses)
-        return emolab.head_effects(self.model, vectors, responses, progress=False, **options)
+        return emolab.head_effects(self.model, vectors, responses, **options)
+
+
+Case = tuple[Callable[[World], object], str]
+
+
+def each(call: Callable, rows: Iterable[tuple[object, str]]) -> list[Case]:
+    """Cases of one call: call(world, given), and the pattern of its error, for each (given, pattern)."""
+    return [(partial(call, given=given), pattern) for given, pattern in rows]
+
+
+def table(cases: list[Case]) -> pytest.MarkDecorator:
+    """A test of (call, pattern); each case is named after what its error says."""
+    return pytest.mark.parametrize(("call", "pattern"), cases, ids=[pattern for _, pattern in cases])
 
 
 def refused(call: Callable[[], object], pattern: str) -> None:

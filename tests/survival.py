@@ -21,7 +21,7 @@ import torch
 
 import emolab
 from emolab.experiments import selection
-from emolab.judges import judges, scoring
+from emolab.judges import judges
 from emolab.plot import save
 from emolab.studies import cli, pipeline
 from tests import oracle, tiny
@@ -43,13 +43,13 @@ def figures(out: Path) -> None:
 def light() -> None:
     """Whatever takes time and is not what is tested here: a sentence encoder, many doses, sharp figures."""
     judges.embed, save.DPI, save.SHOWN_DPI = oracle.embed, 40, 40
-    pipeline.run_figures, scoring._BLOCK = figures, 12
+    pipeline.run_figures = figures
 
 
 def study(model: emolab.Model, out: Path) -> None:
     search = selection.Search(windows=("late",), rounds=(selection.Round(1, (1.0,), 1),), doses=(1.0, 2.0))
     plan = pipeline.Plan((4, 2, 3), max_new_tokens=20, search=search, n_claims=2, methods=("instruction",))
-    pipeline.study(model, out=out, queries=oracle.queries(12, 4), emotions=EMOTIONS, plan=plan, progress=False)
+    pipeline.study(model, out=out, queries=oracle.queries(12, 4), emotions=EMOTIONS, plan=plan)
 
 
 def start(model: emolab.Model, out: Path, on_write=None) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from functools import cached_property
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -22,9 +21,11 @@ from emolab.judges import calibration
 from emolab.judges.judges import EmbeddingJudge
 from emolab.models.load import load_model
 from emolab.models.sites import output_weights
+from emolab.steering.settings import Setting, each_layer
 from emolab.vectors.activations import response_means
 from tests import claim_tables, tiny
-from tests.plot.test_plot_baselines import make_table
+from tests.plot.layout import faults
+from tests.plot.made import methods
 
 pytestmark = pytest.mark.filterwarnings("ignore:Glyph .* missing")  # matplotlib's own font has no kanji
 WORDS = {
@@ -34,14 +35,20 @@ WORDS = {
 }  # fmt: skip
 LABELS = ("joy", *(label for label in WORDS if label != "joy"))  # known ones first, then as they come
 TEMPLATES = {"neutral": "{query}", **{label: f"{word} {word} {{query}}" for label, word in WORDS.items()}}
+WORDED = emolab.Writing(templates=TEMPLATES)
 QUERIES = ["tell me about the park", "did you see the dog ?", "a walk in the rain", "how did you feel today ?"]
 RISING = dict.fromkeys(LABELS, np.tanh)  # tables in which a claim holds by construction
 RENAMED = {"joy": "high valence", "fear": "Überraschung", "anger": "50% calm"}
-RATINGS = {label: (1.0 + i % 5, 1.0 + i % 7) for i, label in enumerate(LABELS)}
 
 
 class Study:
     """Each step of a study on a random model, made when first asked for."""
+
+    queries = emolab.load_queries({"neutral": QUERIES})
+    words = {label: [word] for label, word in WORDS.items()}
+    judge = EmbeddingJudge(
+        {**{label: [f"I feel {word}."] for label, word in WORDS.items()}, "neutral": ["It is a house."]}
+    )
 
     @cached_property
     def model(self):
@@ -51,17 +58,14 @@ class Study:
         return load_model((hf, tiny.tokenizer()))
 
     @cached_property
-    def queries(self):
-        return emolab.load_queries({"neutral": QUERIES})
-
-    @cached_property
     def responses(self):
-        options = {"templates": TEMPLATES, "max_new_tokens": 6, "progress": False}
-        return emolab.collect_responses(self.model, self.queries, emotions=list(WORDS), **options)
+        return emolab.collect_responses(
+            self.model, self.queries, emotions=list(WORDS), max_new_tokens=6, writing=WORDED
+        )
 
     @cached_property
     def means(self):
-        return response_means(self.model, self.responses, progress=False)
+        return response_means(self.model, self.responses)
 
     @cached_property
     def W_O(self):
@@ -73,72 +77,56 @@ class Study:
         return emolab.extract_vectors(self.model, self.responses, sites=sites, means=self.means)
 
     @cached_property
-    def judge(self):
-        told = {label: [f"I feel {word}."] for label, word in WORDS.items()}
-        return EmbeddingJudge({**told, "neutral": ["It is a house."]})
-
-    @cached_property
-    def words(self):
-        return {label: [word] for label, word in WORDS.items()}
-
-    @cached_property
-    def points(self):
-        return projections.embed(self.means, methods=("pca",))
-
-    @cached_property
     def head_maps(self):
         return head_vectors.head_maps(self.vectors, self.means, W_O=self.W_O, n_splits=4)
 
     @cached_property
-    def head_points(self):
-        """As `head_vectors.embed_heads` gives them; a UMAP takes seconds, so here is a stand-in."""
-        table = self.head_maps[["layer", "head", "emotion", "norm"]].assign(method="pca", trustworthiness=0.9)
-        table = table.assign(x=table["norm"], y=np.arange(len(table)) % 7)
-        return pd.concat([table, table.assign(method="umap", x=-table["x"])], ignore_index=True)
-
-    @cached_property
     def effects(self):
-        options = {"words": self.words, "test": "patch", "n_queries": 2, "progress": False}
-        return effects.head_effects(self.model, self.vectors, self.responses, **options)
+        return effects.head_effects(
+            self.model, self.vectors, self.responses, test=emolab.HeadTest("patch", words=self.words, n_queries=2)
+        )
 
     @cached_property
     def ablation(self):
-        options = {"words": self.words, "n_queries": 2, "n_random": 1, "ks": (0, 2), "progress": False}
-        return effects.ablation_curve(self.model, self.vectors, self.responses, ranked=self.effects, **options)
-
-    @cached_property
-    def attention(self):
-        tokens = attribution.word_tokens(self.model, self.words)
-        return attention.attention_summary(self.model, self.responses, heads=[(1, 0)], tokens=tokens, n_queries=2)
+        test = emolab.HeadTest(words=self.words, n_queries=2)
+        return emolab.ablation_curve(
+            self.model, self.vectors, self.responses, ranked=self.effects, test=test, ks=(0, 2), n_random=1
+        )
 
     @cached_property
     def scored(self):
-        options = {"alphas": (0, 1, 2), "max_new_tokens": 4, "progress": False}
-        table = emolab.sweep(self.model, self.vectors, self.queries.head(2), **options)
-        return emolab.score(table, judges=self.judge, model=self.model, templates=TEMPLATES)
-
-    def swept(self, *, emotions=LABELS[1:3], **options):
-        """A scored sweep of two queries and few labels."""
-        options |= {"emotions": list(emotions), "max_new_tokens": 3, "progress": False, "controls": ("random",)}
-        table = emolab.sweep(self.model, self.vectors, self.queries.head(2), **options)
-        return emolab.score(table, judges=self.judge)
+        table = emolab.sweep(self.model, self.vectors, self.queries.head(2), alphas=(0, 1, 2), max_new_tokens=4)
+        return emolab.score(table, judges=self.judge, model=self.model, writing=WORDED)
 
     @cached_property
     def purity(self):
         return parts.part_purity(self.model, self.vectors, QUERIES[:1], judge=self.judge, max_new_tokens=3)
 
-    def labelled(self):
-        """Texts and their labels, five of each."""
-        labels = [*LABELS, "neutral"] * 5
-        return [f"I feel {WORDS.get(label, 'the house')} {i}." for i, label in enumerate(labels)], labels
+    def swept(self, *settings, emotions=LABELS[1:3]):
+        """A scored sweep of two queries and few labels."""
+        directions = emolab.at(self.vectors, settings, emotions)
+        queries = self.queries.head(2)
+        table = emolab.sweep(self.model, directions, queries, alphas=(0, 1), controls=("random",), max_new_tokens=3)
+        return emolab.score(table, judges=self.judge)
 
-    def two_judges(self):
-        other = EmbeddingJudge(self.judge.prototypes, temperature=0.5, name="other")
-        return emolab.score(self.responses.head(20), judges=[self.judge, other])
+    def head_points(self):
+        """As `head_vectors.embed_heads` gives them; a UMAP takes seconds, so here is a stand-in."""
+        table = self.head_maps[["layer", "head", "name", "emotion", "norm"]].assign(method="pca", trustworthiness=0.9)
+        table = table.assign(x=table["norm"], y=np.arange(len(table)) % 7)
+        return pd.concat([table, table.assign(method="umap", x=-table["x"])], ignore_index=True)
 
-    def pattern(self):
+    def response_map(self):
+        points = projections.embed(self.means, methods=("pca",))
+        return plot.response_map(points, projections.embed_scores(self.means, points, n_permutations=4))
+
+    def attention_html(self):
         row = self.responses[self.responses["condition"] == "high valence"].iloc[0]
-        return attention.attention_pattern(self.model, row["prompt"], row["text"], layer=1, head=0)
+        return plot.attention_html(attention.attention_pattern(self.model, row["prompt"], row["text"], layer=1, head=0))
+
+    def judge_agreement(self):
+        other = EmbeddingJudge(self.judge.prototypes, temperature=0.5, name="other")
+        scored = emolab.score(self.responses.head(20), judges=[self.judge, other])
+        return plot.judge_agreement(calibration.agreement(scored, n=20))
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +143,6 @@ FIGURES = {
     "cosine_map": lambda s: plot.cosine_map(s.vectors, 1),
     "cosine_grid": lambda s: plot.cosine_grid(s.vectors, part="specific"),
     "layer_map": lambda s: plot.layer_map(s.vectors),
-    "cka_map": lambda s: plot.cka_map(similarity.cka(s.means)),
     "shared_energy_curve": lambda s: plot.shared_energy_curve(similarity.shared_energy(s.means, n_permutations=10)),
     "denoise_curve": lambda s: plot.denoise_curve(
         similarity.denoise_effect(s.vectors, similarity.denoise(s.vectors, s.means, W_O=s.W_O))
@@ -163,38 +150,29 @@ FIGURES = {
     "reliability_curve": lambda s: plot.reliability_curve(
         {part: reliability.split_half(s.means, part=part, n_splits=4) for part in ("whole", "specific")}
     ),
-    "convergence_curve": lambda s: plot.convergence_curve(reliability.convergence(s.means, layer=1, n_draws=4)),
     "probe_curve": lambda s: plot.probe_curve(
         reliability.probe_accuracy(s.means, probes=("centroid",), n_permutations=4),
         words=reliability.word_accuracy(s.responses, n_permutations=4),
     ),
-    "response_map": lambda s: plot.response_map(
-        s.points, projections.embed_scores(s.means, s.points, n_permutations=4)
-    ),
-    "trajectory_map": lambda s: plot.trajectory_map(projections.trajectory(s.means, methods=("pca",))),
-    "affect_plane": lambda s: plot.affect_plane(projections.affect_plane(s.vectors, layer=1, ratings=RATINGS)),
+    "response_map": Study.response_map,
     "head_map": lambda s: plot.head_map(s.head_maps),
-    "head_cosine_map": lambda s: plot.head_cosine_map(
-        head_vectors.head_cosines(s.vectors, emotion="喜び"), emotion="喜び"
-    ),
-    "head_umap": lambda s: plot.head_umap(s.head_points),
+    "head_umap": lambda s: plot.head_umap(s.head_points()),
     "head_forest": lambda s: plot.head_forest(s.effects, top=2),
     "ablation_curve": lambda s: plot.ablation_curve(s.ablation),
-    "attention_bars": lambda s: plot.attention_bars(s.attention, emotion="high valence"),
-    "attention_html": lambda s: plot.attention_html(s.pattern()),
+    "attention_html": Study.attention_html,
     "words_table": lambda s: plot.words_table(attribution.top_words(s.model, s.vectors, n=2)),
     "dose_response": lambda s: plot.dose_response(s.scored, best=dict.fromkeys(LABELS, 1.0)),
     "instruction_following": lambda s: plot.instruction_following(emolab.score(s.responses, judges=s.judge)),
     "text_table": lambda s: plot.text_table(s.scored),
     "effect_forest": lambda s: plot.effect_forest(dose_response.compare(s.scored)),
     "wrong_way": lambda s: plot.wrong_way(dose_response.wrong_way(s.scored)),
-    "layer_curve": lambda s: plot.layer_curve(s.swept(alphas=(0, 1), grid={"layers": "each"})),
-    "site_map": lambda s: plot.site_map(s.swept(alphas=(0, 1), grid={"site": ["resid", "attn"]})),
-    "fade_curve": lambda s: plot.fade_curve(s.swept(alphas=(0, 1), grid={"fade": [None, 2]})),
+    "layer_curve": lambda s: plot.layer_curve(s.swept(*each_layer(s.vectors))),
+    "site_map": lambda s: plot.site_map(s.swept(Setting(), Setting(site="attn"))),
+    "fade_curve": lambda s: plot.fade_curve(s.swept(Setting(), Setting(fade=2))),
     "mixture_map": lambda s: plot.mixture_map(
-        s.swept(alphas=(0, 1), emotions=["50% calm", {"50% calm": 0.5, "Überraschung": 0.5}])
+        s.swept(Setting(), emotions=["50% calm", {"50% calm": 0.5, "Überraschung": 0.5}])
     ),
-    "judge_agreement": lambda s: plot.judge_agreement(calibration.agreement(s.two_judges(), n=20)),
+    "judge_agreement": Study.judge_agreement,
     "claim_monotone": lambda s: plot.claim_monotone(claims.monotone(claim_tables.curves(RISING, n=8))),
     "claim_linear": lambda s: plot.claim_linear(
         claims.linear(claim_tables.curves({e: np.tanh for e in LABELS[1:4]}, n=8))
@@ -205,19 +183,17 @@ FIGURES = {
     "claim_additive": lambda s: plot.claim_additive(
         claims.additive(claim_tables.pairs({k: np.add for k in ("whole", "specific", "random")}, n=8).replace(RENAMED))
     ),
-    "method_table": lambda s: plot.method_table(make_table().replace(RENAMED), emotion="high valence"),
-    "tradeoff": lambda s: plot.tradeoff(make_table().replace(RENAMED), emotion="high valence"),
+    "tradeoff": lambda s: plot.tradeoff(methods().replace(RENAMED), emotion="high valence"),
     "confusion_map": lambda s: plot.confusion_map(parts.confusion(s.purity)),
     "purity_dots": lambda s: plot.purity_dots(parts.purity(s.purity)),
 }
 
-CURVES = "norms cosine_by_layer reliability_curve convergence_curve denoise_curve probe_curve agreement_curve"
 # These are drawn of a few labels.
 SOME = "layer_curve site_map fade_curve mixture_map claim_linear claim_preservation claim_additive"
 
 
 def test_every_figure_is_drawn_here():
-    missing = set(plot.__all__) - {"theme", "save_figure", "check_figures"} - set(FIGURES)
+    missing = set(plot.__all__) - {"theme", "save_figure", "check_figures", "signature"} - set(FIGURES)
     assert not missing, f"draw {', '.join(sorted(missing))} with labels of one's own, too"
 
 
@@ -235,62 +211,34 @@ def test_figure(made, name):
         warnings.simplefilter("error")  # a legend that leaves no room for the axes, a value that cannot be drawn
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # matplotlib's own font has no kanji
         fig.canvas.draw()
-    for legend in fig.legends:
-        box = legend.get_window_extent()
-        inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= fig.bbox.x1 and box.y1 <= fig.bbox.y1
-        assert inside, f"{name}: the legend leaves the figure"
-    if name in CURVES.split():
-        assert fig.axes[0].get_position().height > 0.4, f"{name}: the legend leaves no room"
+    assert faults(fig) == []
     if name in ("dose_response", "claim_monotone", "effect_forest", "wrong_way"):
         drawn = {line.get_color() for ax in fig.axes for line in ax.lines}
         assert {color for color, _ in styles(LABELS).values()} <= drawn, f"{name}: labels share a colour"
 
 
-def boxes(fig):
-    """Where words stand outside of the axes: titles, names of axes, numbers along them, legends; slanted ones apart."""
-    for ax in [ax for ax in fig.axes if ax.get_visible()]:
-        texts = [ax.title, ax._left_title, ax._right_title, ax.xaxis.label, ax.yaxis.label]
-        for axis in (ax.xaxis, ax.yaxis):
-            low, high = sorted(axis.get_view_interval())
-            inside = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
-            texts += [label for tick in inside for label in (tick.label1, tick.label2)]
-        texts = [text for text in texts if text.get_visible() and text.get_text().strip()]
-        yield from ((text.get_text(), text.get_window_extent()) for text in texts if text.get_rotation() % 90 == 0)
-    yield from (("legend", legend.get_window_extent()) for legend in fig.legends)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("style", ["print", "slides"])
+@pytest.mark.parametrize("style", ["paper", "slides"])
 @pytest.mark.parametrize("name", FIGURES)
 def test_figure_in_print_and_on_slides(made, name, style):
-    """The same figure at 8 pt on a journal's width, and on a slide: no word runs into another or off the page."""
+    """The same figure on a journal's width, and on a slide: no word runs into another or off the page."""
     with plot.theme(style):
         fig = FIGURES[name](made)
-    if not hasattr(fig, "emolab_data"):
-        return
-    assert fig.get_figwidth() <= {"print": 7.0, "slides": 13.0}[style] + 1e-9
-    fig.canvas.draw()
-    assert all(ax.xaxis.label.get_size() >= 0.69 * plot.style.STYLES[style][1] for ax in fig.axes)
-    found = list(boxes(fig))
-    off = [t for t, b in found if min(b.x0, b.y0) < -1 or b.x1 > fig.bbox.x1 + 1 or b.y1 > fig.bbox.y1 + 1]
-    assert not off, f"off the page: {off}"
-    for (text, a), (other, b) in combinations(found, 2):
-        over = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
-        assert min(over) < 2, f"{text!r} runs into {other!r}"
+    if hasattr(fig, "emolab_data"):
+        assert fig.get_figwidth() <= {"paper": 7.0, "slides": 13.0}[style] + 1e-9 and faults(fig) == []
 
 
 def test_a_dozen_labels_go_on_below_and_share_their_scale(made):
-    """Six panels side by side; of one row of the figure all panels have one y axis, in whatever block."""
+    """Four panels side by side; of one row of the figure all panels have one y axis, in whatever block."""
     fig = FIGURES["dose_response"](made)
     titled = [ax for ax in fig.axes if ax.get_title(loc="left")]
     assert [ax.get_title(loc="left") for ax in titled] == list(LABELS)
-    assert len({round(ax.get_position().x0, 3) for ax in titled}) == 6
-    assert len({round(ax.get_position().y0, 3) for ax in titled}) == 2
-    rows = [fig.axes[i : i + 6] + fig.axes[i + 6 * 4 : i + 6 * 5] for i in range(0, 24, 6)]
-    assert all(len({ax.get_ylim() for ax in row}) == 1 for row in rows)
+    assert len({round(ax.get_position().x0, 3) for ax in titled}) == 4
+    assert len({round(ax.get_position().y0, 3) for ax in titled}) == 3
+    assert len({ax.get_ylim() for ax in titled}) == 1
     assert all("mathdefault" not in t.get_text() for ax in fig.axes for t in ax.get_yticklabels())
     shown = made.scored[made.scored["emotion"].isin(LABELS[:7])]
-    assert len(plot.dose_response(shown).axes) == 4 * 7, "no empty panel"
+    assert len(plot.dose_response(shown).axes) == 2 * 7, "no empty panel"
 
 
 def test_vectors_hold_the_labels_and_tell_them_apart(made, tmp_path):
@@ -304,9 +252,7 @@ def test_vectors_hold_the_labels_and_tell_them_apart(made, tmp_path):
 
 
 def test_without_templates_the_instruction_names_the_label(made):
-    told = emolab.collect_responses(
-        made.model, QUERIES[:1], emotions=["high valence"], max_new_tokens=2, progress=False
-    )
+    told = emolab.collect_responses(made.model, QUERIES[:1], emotions=["high valence"], max_new_tokens=2)
     assert "Answer with high valence." in told["prompt"].iloc[1]
 
 
@@ -320,12 +266,6 @@ def test_judge_scores_and_controls_know_the_labels(made):
     assert [made.judge.labels[i] for i in found.argmax(1)] == ["low valence", "neutral"]
 
 
-def test_steering_mixes_them(made):
-    steering = emolab.Steering(made.vectors, {"high valence": 1.0, "Überraschung": -0.5}, part="specific")
-    texts = emolab.generate(made.model, QUERIES[:1] * 2, steering=[steering, None], max_new_tokens=4)
-    assert len(texts) == 2 and all(texts)
-
-
 def test_heads_and_their_effects_name_every_label(made):
     for table in (made.head_maps, made.effects):
         assert set(table["emotion"]) == set(LABELS) and len(table) == 3 * 4 * len(LABELS)
@@ -333,14 +273,11 @@ def test_heads_and_their_effects_name_every_label(made):
     assert set(found["apart"]) == set(LABELS)
 
 
-def test_styles_of_many_labels_are_told_apart():
-    assert len(set(styles([f"label {i}" for i in range(60)] + ["joy", "neutral"]).values())) == 62
-
-
 def test_tables_give_each_label_its_own_colour(made):
     for html in (FIGURES["text_table"](made).to_html(), FIGURES["words_table"](made).to_html()):
         shown = {color for color, _ in styles(LABELS).values() if color in html}
         assert len(shown) > 2, "all labels have the colour of the first one"
+    assert len(set(styles([f"label {i}" for i in range(60)] + ["joy", "neutral"]).values())) == 62
 
 
 def test_a_label_is_drawn_as_it_is_written(made):
@@ -348,7 +285,7 @@ def test_a_label_is_drawn_as_it_is_written(made):
     odd = emolab.EmotionVectors({"resid": x.get()[:2]}, ("$^$", "50% of $5"), x.resid_norm, x.meta)
     fig = plot.norms(odd)
     fig.canvas.draw()  # as mathematics the first one cannot be parsed
-    assert [t.get_text() for t in fig.legends[0].get_texts()][1:] == ["$^$", "50% of $5"]
+    assert [t.get_text() for t in fig.legends[0].get_texts()][:2] == ["$^$", "50% of $5"]
 
 
 def test_vectors_that_do_not_know_the_residual_stream_have_norms_but_no_share_of_it(made):
@@ -366,7 +303,7 @@ def test_a_labelled_csv_becomes_vectors(made, tmp_path):
     pd.DataFrame(rows, columns=["label", "text"]).to_csv(path, index=False)
     groups = pd.read_csv(path, dtype=str).groupby("label", sort=False)["text"]
     responses = emolab.responses_from_texts({label: list(texts) for label, texts in groups})
-    vectors = emolab.extract_vectors(made.model, responses, sites=("resid",), progress=False)
+    vectors = emolab.extract_vectors(made.model, responses, sites=("resid",))
     assert vectors.emotions == ("low arousal", "7")
     assert vectors.meta["n_responses"] == {"low arousal": 2, "7": 1, "neutral": 1}
 

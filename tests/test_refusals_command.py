@@ -1,51 +1,18 @@
-"""Bad input on the command line and to what shares results, and the kinds of errors that a program can catch."""
+"""Bad input on the command line, and the kinds of errors that a program can catch."""
 
 from __future__ import annotations
 
 import json
 import re
 
-import nbformat
 import pytest
 
 import emolab
 from emolab import EmotionVectors
 from emolab.base.errors import EmolabError, FileError, MismatchError
 from emolab.studies.cli import main
-from emolab.studies.figures import run_figures
-from emolab.studies.report import write_report
-from tests.refusing import World, readable, refused
+from tests.refusing import readable
 from tests.test_refusals_runs import extract, foreign_responses
-from tools import editions
-from tools.notebooks import run_notebook
-
-
-@pytest.fixture(scope="module")
-def world(tiny_llama, tiny_gpt2, tmp_path_factory):
-    return World(tiny_llama, tiny_gpt2, tmp_path_factory.mktemp("refusals"))
-
-
-def exercise():
-    source = "### BEGIN SOLUTION\nx = 1\n### END SOLUTION"
-    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source, metadata={"tags": ["exercise"]})])
-
-
-CASES = [
-    # Folders, notebooks
-    ("figures: no run", lambda w: run_figures(w.folder / "absent"), "summary.json is missing or damaged"),
-    ("report: no run", lambda w: write_report(w.folder / "absent"), "summary.json is missing or damaged"),
-    ("load vectors: folder", lambda w: EmotionVectors.load(w.folder), "no file"),
-    ("notebook: absent", lambda w: run_notebook(w.folder / "absent.ipynb"), "no notebook .*absent.ipynb"),
-    ("editions: absent", lambda w: editions.build(w.folder / "absent_solution.ipynb"), "no .*absent_solution.ipynb"),
-    ("editions: name", lambda w: editions.student_path("07.ipynb"), "no solution edition"),
-    ("editions: no check", lambda w: editions.student_edition(exercise()), "no check"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("call", "pattern"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_refused(world, call, pattern):
-    refused(lambda: call(world), pattern)
-
 
 COMMANDS = {
     "steer --model {llama} --vectors {absent} --set joy=1 hello": "no vectors .*bundled are smollm2",
@@ -78,8 +45,8 @@ def places(world, tiny_llama_dir):
     world.vectors.save(world.folder / "ev.safetensors")
     world.foreign.save(world.folder / "foreign.safetensors")
     (world.folder / "queries.json").write_text(json.dumps(["tell me about the park", "tell me about the sea"]))
-    files = {"vectors": "ev.safetensors", "foreign": "foreign.safetensors", "queries": "queries.json",
-        "absent": "absent", "out": "out"}
+    files = {"vectors": "ev.safetensors", "foreign": "foreign.safetensors", "queries": "queries.json"}
+    files |= {"absent": "absent", "out": "out"}
     return {name: world.folder / file for name, file in files.items()} | {"llama": tiny_llama_dir}
 
 

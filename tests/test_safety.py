@@ -1,4 +1,7 @@
-"""A file or a text from a stranger cannot hurt: no pickle, no path out of its folder, no live HTML, no network."""
+"""A file or a text from a stranger cannot hurt: no pickle, no path out of its folder, no live HTML, no network.
+
+Damaged and forged files, and manifests that lead out of their folder: tests/test_fuzz.py.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +19,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from huggingface_hub._local_folder import get_local_download_paths
 from matplotlib.figure import Figure
 from packaging.utils import canonicalize_name
 
 from emolab import plot
 from emolab.base.errors import EmolabError
-from emolab.base.storage import write_json, write_tensors
+from emolab.base.storage import write_json
 from emolab.models.load import load_model
 from emolab.models.prompts import render_prompts
-from emolab.plot.save import read_manifest, save_figure
+from emolab.plot.save import save_figure
 from emolab.studies.report import write_report
-from emolab.vectors.exchange import from_tensors
-from emolab.vectors.vectors import EmotionVectors
 from emolab.widgets import SteeringPanel, head_view, token_view
 from tests import tiny
-from tools.gallery import gallery, write_gallery
+from tools.gallery import gallery
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</script><b onmouseover='x()'>", "a&lt;b")
@@ -106,87 +106,18 @@ def test_a_pickle_beside_safetensors_is_not_touched(tiny_llama, tiny_llama_dir, 
     assert load_model(tmp_path, device="cpu").fingerprint == tiny_llama.fingerprint
 
 
-def test_a_pickle_renamed_is_no_vectors_file(tmp_path):
-    torch.save({"joy": torch.ones(2, 4)}, tmp_path / "v.safetensors")
-    for read in (EmotionVectors.load, lambda path: from_tensors(path, site="resid")):
-        with pytest.raises(EmolabError, match="safetensors"):
-            read(tmp_path / "v.safetensors")
-
-
-# --- no header before it is checked
-
-
-def test_a_header_is_checked_before_tensors_are_used(tmp_path):
-    """Sizes that do not fit the file, and the kind and the shapes that the header promises."""
-    path = tmp_path / "v.safetensors"
-    for header in (b'{"x":{"dtype":"F32","shape":[1000000000],"data_offsets":[0,4000000000]}}', b"{", b"[]"):
-        path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 16)
-        with pytest.raises(EmolabError, match="damaged|no whole"):
-            EmotionVectors.load(path)
-    path.write_bytes((2**62).to_bytes(8, "little") + b"{}")
-    with pytest.raises(EmolabError, match="damaged"):
-        EmotionVectors.load(path)
-    write_tensors(path, "another-kind", {"resid": torch.ones(1, 2, 4)}, {})
-    with pytest.raises(EmolabError, match="'another-kind'"):
-        EmotionVectors.load(path)
-
-
 # --- no path out of its folder
-
-ESCAPES = ("../secret.svg", "/etc/passwd", "a/../../secret.svg", "data/../../../secret.svg")
-
-
-@pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/b", "x.png", "..", "", "a\0b", "X", "-x"])
-def test_save_figure_writes_no_such_name(tmp_path, name):
-    with pytest.raises(EmolabError, match="use small letters"):
-        save_figure(Figure(), name, caption="c", alt="a", data=pd.DataFrame({"x": [1]}), directory=tmp_path / "figures")
-    assert not list(tmp_path.rglob("*"))
-
-
-def _manifest(folder: Path, **changes) -> None:
-    fig = Figure()
-    fig.subplots().plot([0, 1])
-    save_figure(fig, "norms", caption="c", alt="a", data=pd.DataFrame({"x": [1]}), directory=folder)
-    entry = {**read_manifest(folder)["norms"], **changes}
-    (folder / "manifest.json").write_text(json.dumps({"norms": entry}))
-
-
-@pytest.mark.parametrize("file", ESCAPES)
-def test_a_manifest_leads_nowhere_else(tmp_path, file):
-    folder = tmp_path / "run" / "figures"
-    (tmp_path / "secret.svg").write_text("secret")
-    _manifest(folder, files={"svg": file, "png": "norms.png", "csv": "data/norms.csv"})
-    for read in (read_manifest, write_gallery):
-        with pytest.raises(EmolabError, match=r"manifest\.json"):
-            read(folder)
-
-
-def test_a_manifest_leads_nowhere_else_through_a_link(tmp_path):
-    folder = tmp_path / "run" / "figures"
-    _manifest(folder)
-    (tmp_path / "secret.svg").write_text("secret")
-    (folder / "norms.svg").unlink()
-    (folder / "norms.svg").symlink_to(tmp_path / "secret.svg")
-    with pytest.raises(EmolabError, match=r"manifest\.json"):
-        read_manifest(folder)
-
-
-@pytest.mark.parametrize("name", ["../x.json", "/etc/x.json", "a/../../x.json", "C:\\x.json", "..\\x.json"])
-def test_the_hub_client_writes_into_its_folder_only(tmp_path, name):
-    """`pull_run` leaves this to huggingface_hub: it must go on doing so."""
-    with pytest.raises(ValueError):
-        get_local_download_paths(tmp_path, name)
 
 
 def test_labels_become_no_paths(tiny_llama, tmp_path):
     """An emotion is any text; a file that is named by it stays in its folder."""
     pytest.importorskip("peft")
-    from emolab.comparisons.lora import fit_lora
+    from emolab.comparisons.lora import Training, fit_lora
 
     label, folder = "../../joy", tmp_path / "a" / "b" / "run"
     rows = [("q", "how ?", c, render_prompts(tiny_llama, ["how ?"])[0], "a dog .") for c in ("neutral", label)]
     answers = pd.DataFrame(rows, columns=["query_id", "query", "condition", "prompt", "text"])
-    fit_lora(tiny_llama, answers, label, rank=1, steps=1, out=folder, progress=False)
+    fit_lora(tiny_llama, answers, label, training=Training(rank=1, steps=1), out=folder)
     [file] = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert file.parent == folder and file.name.startswith("lora_")
 
@@ -238,7 +169,9 @@ def test_the_report_shows_texts_as_texts(tmp_path, text):
     rows = [("q0", text, text, alpha, "none", text) for alpha in (0.0, 1.5)]
     table = pd.DataFrame(rows, columns=["query_id", "query", "emotion", "alpha", "control", "text"])
     table.to_parquet(tmp_path / "scores.parquet", index=False)
-    _manifest(tmp_path / "figures", caption=text, alt=text)
+    fig = Figure()
+    fig.subplots().plot([0, 1])
+    save_figure(fig, "norms", caption=text, alt=text, data=pd.DataFrame({"x": [1]}), directory=tmp_path / "figures")
     html = write_report(tmp_path).read_text(encoding="utf-8")
     page = assert_dead(html, images=1)  # the figure
     assert page.words.count(text) >= 8 and "script-src" not in html and "default-src 'none'" in html
@@ -275,24 +208,17 @@ def test_the_panel_without_a_kernel_shows_texts_as_texts(tiny_llama, monkeypatch
 @hostile
 def test_tables_show_texts_as_texts(text):
     rows = pd.DataFrame({"emotion": [text, "joy"], "alpha": [0.0, 1.0], "text": [text, text], "top": [text, "joy"]})
-    assert text in assert_dead(plot.text_table(rows).to_html()).words
     words = {"part": "whole", "emotion": text, "layer": 1, "head": -1, "direction": "raised", "rank": 0, "token": text}
-    assert text in assert_dead(plot.words_table(pd.DataFrame([words])).to_html()).words
-    assert_dead(rows._repr_html_())
-
-
-@hostile
-def test_the_table_of_methods_shows_labels_as_texts(text):
-    measures = [*plot.baselines._SCORES, "damage"]
-    rows = [
-        {"emotion": text, "method": method, "at": "best", "measure": m, "value": 0.5, "lo": 0.4, "hi": 0.6}
+    measured = [
+        {"emotion": text, "method": method, "at": "best", "measure": measure, "value": 0.5, "lo": 0.4, "hi": 0.6}
         | {"seconds": 1.0, "speed": 1.0, "can_dose": True, "can_mix": True, "dose": 1.0, "split": "report"}
         for method in (text, "unsteered")
-        for m in measures
+        for measure in (*plot.baselines._SCORES, "damage")
     ]
-    html = plot.method_table(pd.DataFrame(rows), emotion=text).to_html()
-    assert text in assert_dead(html).words
-    assert not re.search(r"[<>\"']", re.search(r"<style[^>]*>(.*?)</style>", html, re.S)[1].replace("\\", ""))
+    methods = plot.method_table(pd.DataFrame(measured), emotion=text).to_html()
+    for html in (plot.text_table(rows).to_html(), plot.words_table(pd.DataFrame([words])).to_html(), methods):
+        assert text in assert_dead(html).words
+    assert not re.search(r"[<>\"']", re.search(r"<style[^>]*>(.*?)</style>", methods, re.S)[1].replace("\\", ""))
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, "x](javascript:alert(1)) [y", "` <b>", "a\n\n# b"], ids=range(7))
@@ -354,11 +280,10 @@ from emolab.base.storage import write_json, write_parquet
 out = Path(sys.argv[1])
 model = emolab.load_model("smollm2")
 queries = emolab.load_queries(split="train").head(2)
-options = {"progress": False}
-answers = emolab.collect_responses(model, queries, emotions=("joy", "fear"), out=out, max_new_tokens=8, **options)
-vectors = emolab.extract_vectors(model, answers, sites=("resid",), out=out, **options)
+answers = emolab.collect_responses(model, queries, emotions=("joy", "fear"), out=out, max_new_tokens=8)
+vectors = emolab.extract_vectors(model, answers, sites=("resid",), out=out)
 held = emolab.load_queries(split="heldout").head(1)
-table = emolab.sweep(model, vectors, held, alphas=(0, 1), controls=("random",), out=out, max_new_tokens=8, **options)
+table = emolab.sweep(model, vectors, held, alphas=(0, 1), controls=("random",), out=out, max_new_tokens=8)
 scored = emolab.score(table, model=model)
 write_parquet(out / "scores.parquet", scored)
 write_json(out / "manifest.json", {})
