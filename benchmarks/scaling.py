@@ -20,15 +20,15 @@ from distributed import Client, LocalCluster
 from distributed.protocol.pickle import dumps
 
 import emolab
-from emolab import EmotionVectors, Steering, collect_responses
-from emolab.answers import responses
+from emolab import EmotionVectors, Steering, Writing, collect_responses
+from emolab.answers.jobs import Store, run_jobs
 from emolab.base.storage import atomic
-from emolab.experiments import sweeps
 from emolab.models.workers import run_chunks
 
 WORKERS, PROJECTED = (1, 2), (8, 64, 512)
 LONG = (10.0, 60.0)  # seconds of work in a task, beside mini's: models of billions of parameters take as long
 SIZE = 48  # texts in a task: eight queries under six conditions
+SWEEP = 256  # texts in a task of a sweep
 ROOT = Path(__file__).parent.parent
 DOCS, MINI = ROOT / "docs", ROOT / "tests" / "mini"  # the toy model: what is measured is the work around a model
 
@@ -36,20 +36,19 @@ DOCS, MINI = ROOT / "docs", ROOT / "tests" / "mini"  # the toy model: what is me
 def main() -> None:
     a = arguments()
     torch.set_num_threads(1)  # workers compute with as many threads as this process
-    model, tasks, empty = emolab.load_model(MINI / "weights", device="cpu"), 2 if a.quick else 6, 40 if a.quick else 400
+    model = emolab.load_model(MINI / "weights", device="cpu")
+    tasks, empty = (2, 40) if a.quick else (6, 400)
     seconds: dict[int, list[float]] = {}
     costs: dict[str, dict[int, float]] = {"empty task": {}, "task of 48 answers without the model's work": {}}
     for workers in [w for w in WORKERS if w <= (os.cpu_count() or 1)]:
         options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": None}
-        with LocalCluster(**options) as cluster, Client(cluster) as client:
+        with LocalCluster(**options) as cluster, Client(cluster) as client, emolab.workers(client):
             client.wait_for_workers(workers)
-            run(model, client, nothing, 20 * workers)  # every worker reads the model
-            run(model, client, answer, workers)
-            seconds[workers] = [asking(model, client, tasks * workers) for _ in range(min(a.repeats, 5))]
-            costs["empty task"][workers] = run(model, client, nothing, empty) / empty
-            responses._answers, kept = unwritten, responses._answers
-            costs["task of 48 answers without the model's work"][workers] = asking(model, client, empty) / empty
-            responses._answers = kept
+            run(model, nothing, 20 * workers)  # every worker reads the model
+            run(model, answer, workers)
+            seconds[workers] = [asking(model, tasks * workers) for _ in range(min(a.repeats, 5))]
+            costs["empty task"][workers] = run(model, nothing, empty) / empty
+            costs["task of 48 answers without the model's work"][workers] = keeping(model, empty) / empty
     base = statistics.median(seconds[1])
     rows = [
         {"case": f"{w} workers", "median_s": round(statistics.median(found), 4), "against": "1 workers"}
@@ -88,10 +87,10 @@ def projection(task: float, cost: float) -> dict[int, float]:
     return {w: task / max(task + cost, w * cost) for w in sorted({*(2 ** (i / 8) for i in range(73)), *PROJECTED})}
 
 
-def run(model, client, function, n: int) -> float:
+def run(model, function, n: int) -> float:
     """Seconds for n tasks through the path that all go."""
     start = time.perf_counter()
-    assert sum(map(len, run_chunks(model, function, [(i,) for i in range(n)], client=client))) == n
+    assert sum(map(len, run_chunks(model, function, [(i,) for i in range(n)]))) == n
     return time.perf_counter() - start
 
 
@@ -104,18 +103,28 @@ def answer(model, number: int) -> int:
     return len(emolab.generate(model, "Tell me about the park.", max_new_tokens=2))
 
 
-def unwritten(model, prompts: list[str], options: dict) -> list[str]:
+def unwritten(model, prompts: list[str]) -> list[str]:
     return ["It was a quiet day, and I walked home along the river before the rain came. " * 3] * len(prompts)
 
 
-def asking(model, client, tasks: int) -> float:
+def keeping(model, tasks: int) -> float:
+    """Seconds for so many tasks of texts that cost nothing, written to disk as they come."""
+    prompts = [f"Tell me about the park. {i}" for i in range(tasks * SIZE)]
+    plan = [range(start, start + SIZE) for start in range(0, len(prompts), SIZE)]
+    with tempfile.TemporaryDirectory() as out:
+        start = time.perf_counter()
+        run_jobs(model, unwritten, prompts, plan, name="texts", store=Store(Path(out, "texts.parquet"), {}))
+        return time.perf_counter() - start
+
+
+def asking(model, tasks: int) -> float:
     """Seconds to collect the answers of so many tasks, written to disk as they come."""
     known = emolab.load_queries(MINI / "queries.json", split="train")
     queries = known.iloc[[i % len(known) for i in range(tasks * SIZE // 6)]]
     queries = queries.assign(query_id=[f"q-{i:05d}" for i in range(len(queries))])
     with tempfile.TemporaryDirectory() as out:
         start = time.perf_counter()
-        found = collect_responses(model, queries, out=out, batch_size=SIZE, client=client)
+        found = collect_responses(model, queries, out=out, writing=Writing(batch_size=SIZE))
         assert len(found) == tasks * SIZE
         return time.perf_counter() - start
 
@@ -127,10 +136,10 @@ def traffic(model) -> dict[str, int]:
     vectors = EmotionVectors(data, emolab.EMOTIONS, torch.ones(model.n_layers), {"fingerprint": model.fingerprint})
     prompt = emolab.models.prompts.render_prompts(model, ["Tell me about the park."])[0]
     steerings = [Steering(vectors, {e: dose}, site="attn") for e in vectors.emotions for dose in (1.0, 2.0)]
-    chunk = ([prompt + str(i) for i in range(sweeps._CHUNK)], [0] * sweeps._CHUNK, {"max_new_tokens": 80})
-    texts = [f"{i} " + unwritten(model, [prompt], {})[0] for i in range(sweeps._CHUNK)]
+    jobs = [(prompt + str(i), i % len(steerings), Writing()) for i in range(SWEEP)]
+    texts = [f"{i} " + unwritten(model, [prompt])[0] for i in range(SWEEP)]
     return {
-        f"sent for a chunk of a sweep ({sweeps._CHUNK} texts)": len(dumps((sweeps._written, chunk))),
+        f"sent for a chunk of a sweep ({SWEEP} texts)": len(dumps((unwritten, (jobs,)))),
         "returned for it": len(dumps(texts)),
         "sent once: 5 vectors of one site": len(dumps(steerings)),
     }

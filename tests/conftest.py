@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import pytest
 import torch
 
@@ -14,9 +16,49 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def _bars_as_they_were(monkeypatch):
+def _no_bars(monkeypatch):
     """What a test, or an example, says of progress bars holds for itself alone."""
-    monkeypatch.setattr(progress, "_shown", progress._shown)
+    monkeypatch.setattr(progress, "_shown", False)
+
+
+@dataclass
+class Bar:
+    """In place of tqdm's bar: whether it was shown, and what it counted."""
+
+    desc: str
+    total: int
+    unit: str
+    initial: int
+    disable: bool
+    delay: float
+    moves: list[int] = field(default_factory=list)
+
+    @property
+    def shown(self) -> bool:
+        return not self.disable
+
+    def update(self, n: int) -> None:
+        self.moves.append(n)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """Every bar that was opened; bars are turned on."""
+    opened: list[Bar] = []
+
+    def open_bar(**options):
+        opened.append(Bar(**options))
+        return opened[-1]
+
+    monkeypatch.setattr(progress, "tqdm", open_bar)
+    progress.set_progress(True)
+    return opened
 
 
 def pytest_report_header():

@@ -34,7 +34,6 @@ WORDS = {
     "joy": {"happy", "joy", "glad"}, "sadness": {"sad", "sorrow", "lonely"},
 }  # fmt: skip
 LEXICON = judges.LexiconJudge(WORDS)
-QUIET = {}
 
 
 @cache
@@ -46,15 +45,16 @@ def study() -> dict[str, Any]:
         every[every["split"] == split].groupby("situation").head(1).head(n).reset_index(drop=True)
         for split, n in (("train", 8), ("heldout", 2))
     )
-    writing = {"templates": TEMPLATES, "max_new_tokens": TOKENS, **QUIET}
-    responses, told = (emolab.collect_responses(model, asked, **writing) for asked in (train, queries))
+    writing = emolab.Writing(templates=TEMPLATES)
+    responses, told = (
+        emolab.collect_responses(model, asked, max_new_tokens=TOKENS, writing=writing) for asked in (train, queries)
+    )
     sites = ("resid", "attn", "mlp", "head")
-    means, heldout = (emolab.response_means(model, table, sites=sites, **QUIET) for table in (responses, told))
+    means, heldout = (emolab.response_means(model, table, sites=sites) for table in (responses, told))
     vectors = emolab.extract_vectors(model, responses, sites=sites, means=means)
-    table = emolab.sweep(
-        model, vectors, queries, alphas=(-1, 0, 0.5, 1), controls=("random", "shuffled", "prompt"),
-        grid={"site": ["attn"]}, max_new_tokens=TOKENS, **QUIET,
-    )  # fmt: skip
+    directions = emolab.at(vectors, emolab.Setting(site="attn"))
+    controls = ("random", "shuffled", "prompt")
+    table = emolab.sweep(model, directions, queries, alphas=(-1, 0, 0.5, 1), controls=controls, max_new_tokens=TOKENS)
     both = [judges.EmbeddingJudge(), LEXICON]
     batch = encode(model, render_prompts(model, ["Tell me about the park."] * 2))
     scored = emolab.score(table, judges=both, model=model)
@@ -80,19 +80,19 @@ def toy() -> dict[str, Any]:
     """In place of the default model, for examples that write hundreds of texts."""
     model = emolab.load_model(WEIGHTS)
     train, heldout = (mini_queries(split).groupby("situation").head(1) for split in ("train", "heldout"))
-    responses = emolab.collect_responses(model, train.head(6), **QUIET)
-    vectors = emolab.extract_vectors(model, responses, sites=("resid", "attn", "mlp"), **QUIET)
+    responses = emolab.collect_responses(model, train.head(6))
+    vectors = emolab.extract_vectors(model, responses, sites=("resid", "attn", "mlp"))
     return {"model": model, "vectors": vectors, "queries": heldout.head(2)}
 
 
 # Made only for the examples that name them.
 LATER = {
     "effects": lambda s: emolab.head_effects(
-        s["model"], s["vectors"], s["responses"], words=WORDS, n_queries=2, screen=3, **QUIET
+        s["model"], s["vectors"], s["responses"], test=emolab.HeadTest(words=WORDS, n_queries=2), screen=3
     ),
     "curve": lambda s: emolab.ablation_curve(
-        s["model"], s["vectors"], s["heldout_responses"], ranked=made("effects"), ks=(0, 2), judge=s["judge"],
-        n_queries=2, n_random=2, max_new_tokens=TOKENS, **QUIET,
+        s["model"], s["vectors"], s["heldout_responses"], ranked=made("effects"), ks=(0, 2), n_random=2,
+        test=emolab.HeadTest(judge=s["judge"], n_queries=2, max_new_tokens=TOKENS),
     ),
     "maps": lambda s: head_vectors.head_maps(s["vectors"], s["means"], W_O=output_weights(s["model"]), n_splits=5),
 }  # fmt: skip

@@ -73,7 +73,7 @@ def responses(model, asked: Sequence[str], emotions: Sequence[str], seed: int = 
     return pd.DataFrame(rows, columns=columns)
 
 
-def embed(texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
+def embed(texts: Sequence[str]) -> np.ndarray:
     """In place of `judges.judges.embed`: unit sums of one fixed random vector a word; a text of no words is even."""
     found = np.full((len(texts), 64), 0.01)
     for i, text in enumerate(texts):

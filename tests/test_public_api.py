@@ -65,7 +65,9 @@ def test_texts_are_written_alike_everywhere():
         parameters = inspect.signature(getattr(emolab, name)).parameters
         assert parameters["writing"].default == emolab.Writing(), name
         assert not {"temperature", "top_p", "repetition_penalty"} & set(parameters), name
-    compared = inspect.signature(emolab.comparisons.comparison.compare_methods).parameters["writing"]
+    compared = inspect.signature(emolab.comparisons.compare.compare_methods).parameters["writing"]
     assert compared.default == emolab.Writing() == emolab.Writing(0.0, 1.0, 1.1, 0)
-    for name in ("collect_responses", "extract_vectors", "sweep", "study"):
-        assert inspect.signature(getattr(emolab, name)).parameters["progress"].default is True
+    for name in emolab.__all__:
+        function = getattr(emolab, name)
+        parameters = inspect.signature(function).parameters if inspect.isfunction(function) else {}
+        assert not {"progress", "client"} & set(parameters), f"{name}: emolab.set_progress and emolab.workers do that"

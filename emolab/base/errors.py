@@ -120,11 +120,11 @@ def need_texts(name: str, values: Any, *, filled: bool = False) -> list[str]:
     """
     if isinstance(values, str) or not hasattr(values, "__iter__") or hasattr(values, "columns"):
         raise EmolabError(f"{name} are {shown(values)}; expected a list of texts")
-    values = list(values)
-    for place, value in enumerate(values):
-        if not is_text(value, filled=filled):
-            raise EmolabError(f"{name} hold {shown(value)} at place {place}; expected texts{' with words' * filled}")
-    return values
+    texts = list(values)
+    for i, text in enumerate(texts):
+        if not is_text(text, filled=filled):
+            raise EmolabError(f"{name} hold {shown(text)} at place {i}; expected texts{' with words' * filled}")
+    return texts
 
 
 def need_table(table: Any, columns: Iterable[str], source: str) -> None:
@@ -137,7 +137,8 @@ def need_table(table: Any, columns: Iterable[str], source: str) -> None:
     """
     if not hasattr(table, "columns") or not hasattr(table, "iloc"):
         raise EmolabError(f"the table is {type(table).__name__} {shown(table)}; it comes from {source}")
-    missing = [c for c in columns if c not in table]
-    if missing or not len(table):
-        what = f"lacks {', '.join(missing)}" if missing else "is empty"
-        raise EmolabError(f"the table {what}; it comes from {source}")
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise EmolabError(f"the table lacks {', '.join(missing)}; it comes from {source}")
+    if not len(table):
+        raise EmolabError(f"the table is empty; it comes from {source}")

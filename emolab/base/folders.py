@@ -8,28 +8,24 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from filelock import FileLock, Timeout
 
 from emolab.base.errors import EmolabError, ResourceError
-from emolab.base.storage import atomic, unwritable, user_path
+from emolab.base.storage import unwritable, user_path
 
 P = ParamSpec("P")
 R = TypeVar("R")
-# `.lock` is locked by the kernel, which lets go of it when its process ends, however it ends; the owner is told beside.
-LOCK, OWNER = ".lock", ".lock.owner"
+LOCK = ".lock"  # locked by the kernel, which lets go of it when its process ends, however it ends
 WAIT = "EMOLAB_WAIT"
-_LEFT = re.compile(r"\..+\.(\d+)\.tmp")  # what `storage.atomic` names a file that is not finished
-_held: set[tuple[int, Path]] = set()  # with the process, since a forked one holds nothing
+_UNFINISHED = re.compile(r"\..+\.(\d+)\.tmp")  # as `storage.atomic` names a file, with the number of its process
+_held: set[Path] = set()
 
 
 @contextmanager
@@ -44,35 +40,29 @@ def writing(folder: str | Path | None) -> Iterator[None]:
     """
     if not isinstance(folder, str | Path | None):
         raise EmolabError(f"out is {folder!r}; expected the path of a folder")
-    place = None if folder is None else user_path(folder).resolve()
-    if place is None or any((os.getpid(), held) in _held for held in (place, *place.parents)):
+    path = None if folder is None else user_path(folder).resolve()
+    if path is None or not _held.isdisjoint((path, *path.parents)):
         yield
         return
-    lock = FileLock(place / LOCK, thread_local=False)
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=float(os.environ.get(WAIT) or 0))
+        path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path / LOCK, timeout=float(os.environ.get(WAIT) or 0), thread_local=False).acquire()
     except Timeout:
         raise ResourceError(
-            f"{folder} is being written by {_owner(place)}; wait until it has ended, or choose another out folder"
+            f"{folder} is being written by another process; wait until it has ended, or choose another out folder"
         ) from None
     except OSError as error:
-        raise unwritable(Path(str(folder)), error) from error
-    _held.add((os.getpid(), place))
-    try:
-        _clear(place)
-        with atomic(place / OWNER) as temporary:
-            since = datetime.now().astimezone().isoformat(" ", "seconds")
-            temporary.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
-        yield
-    except KeyboardInterrupt as stop:
-        stop.add_note(f"What was finished is saved in {folder}; the same call goes on from there.")
-        raise
-    finally:
-        _held.discard((os.getpid(), place))
-        with suppress(OSError):
-            (place / OWNER).unlink(missing_ok=True)
-        lock.release()
+        raise unwritable(path, error) from error
+    with lock:
+        _held.add(path)
+        try:
+            _clear(path)
+            yield
+        except KeyboardInterrupt as stop:
+            stop.add_note(f"What was finished is saved in {folder}; the same call goes on from there.")
+            raise
+        finally:
+            _held.discard(path)
 
 
 def alone(function: Callable[P, R]) -> Callable[P, R]:
@@ -87,28 +77,13 @@ def alone(function: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-def _owner(place: Path) -> str:
-    try:
-        told = json.loads((place / OWNER).read_text(encoding="utf-8"))
-        return f"process {told['pid']} on {told['host']} since {told['since']}"
-    except (OSError, ValueError, KeyError, TypeError):  # it holds the folder since this very moment
-        return "another process"
-
-
-def _clear(place: Path) -> None:
-    """Remove unfinished files of processes that are gone; a run's folder is three levels deep."""
-    for depth in ("", "*/", "*/*/"):
-        for path in place.glob(f"{depth}.*.tmp"):
-            left = _LEFT.fullmatch(path.name)
-            if left and not _runs(int(left[1])):
-                with suppress(OSError):
-                    path.unlink()
-
-
-def _runs(pid: int) -> bool:
-    """Whether another process of that number runs here."""
-    if pid == os.getpid():
-        return False
+def _clear(folder: Path) -> None:
+    """Remove unfinished files of processes that are gone: others may just now save a file of their own here."""
     import psutil
 
-    return psutil.pid_exists(pid)
+    for pattern in (".*.tmp", "*/.*.tmp", "*/*/.*.tmp"):  # a run's folder is three levels deep
+        for path in folder.glob(pattern):
+            process = _UNFINISHED.fullmatch(path.name)
+            if process and (int(process[1]) == os.getpid() or not psutil.pid_exists(int(process[1]))):
+                with suppress(OSError):
+                    path.unlink()

@@ -70,6 +70,15 @@ def marker(label: str) -> str:
     return styles([label])[label][1]
 
 
+def head_name(layer: int, head: int) -> str:
+    """An attention head's name, both numbers from 0.
+
+    >>> head_name(18, 3)
+    'L18H3'
+    """
+    return f"L{layer}H{head}"
+
+
 def need_labels(labels: Sequence[str], where: str) -> None:
     """Raise EmolabError where two labels, or a label and "neutral", differ only by case or space; names their rows.
 
@@ -85,9 +94,12 @@ case or space; write them alike
     known = {NEUTRAL: NEUTRAL}
     for label, row in first.items():
         other = known.setdefault(" ".join(unicodedata.normalize("NFKC", label).split()).casefold(), label)
-        if other != label:
-            beside = f"the label {label!r} (row {row}), which is {other!r} but for case or space"
-            if other in first:
-                told = f"{other!r} (row {first[other]}) and {label!r} (row {row})"
-                beside = f"the labels {told}, which differ only by case or space"
-            raise EmolabError(f"{where} has {beside}; write them alike")
+        if other == label:
+            continue
+        if other in first:
+            pair = (
+                f"labels {other!r} (row {first[other]}) and {label!r} (row {row}), which differ only by case or space"
+            )
+        else:
+            pair = f"label {label!r} (row {row}), which is {other!r} but for case or space"
+        raise EmolabError(f"{where} has the {pair}; write them alike")

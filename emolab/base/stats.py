@@ -74,8 +74,8 @@ def bootstrap_ci(
         if k < 2 or not value.size:
             return value, np.full(value.shape, np.nan), np.full(value.shape, np.nan)
         draws = np.random.default_rng(seed).integers(0, k, size=(n, k))
-        found = np.array([statistic(values[np.concatenate([members[i] for i in draw])]) for draw in draws], dtype=float)
-    return value, *expanded(found, k, level=level)
+        drawn = np.array([statistic(values[np.concatenate([members[i] for i in draw])]) for draw in draws], dtype=float)
+    return value, *expanded(drawn, k, level=level)
 
 
 def expanded(draws: Any, k: int, *, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
@@ -113,9 +113,18 @@ def sign_flip(
     codes = _codes(len(differences), clusters)
     sums = np.zeros((max(2, codes.max(initial=-1) + 1), *differences.shape[1:]))  # a cluster of zeros changes no p
     np.add.at(sums, codes, np.nan_to_num(differences))
-    options = {"permutation_type": "samples", "n_resamples": n, "batch": max(1, 2**23 // max(1, sums.size))}
-    found = permutation_test((sums,), np.sum, vectorized=True, axis=0, alternative=alternative, rng=seed, **options)
-    p = np.where(np.isfinite(differences).any(0), found.pvalue, np.nan)
+    flipped = permutation_test(
+        (sums,),
+        np.sum,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=n,
+        batch=max(1, 2**23 // max(1, sums.size)),
+        alternative=alternative,
+        axis=0,
+        rng=seed,
+    )
+    p = np.where(np.isfinite(differences).any(0), flipped.pvalue, np.nan)
     return float(p) if differences.ndim == 1 else p
 
 
@@ -147,10 +156,10 @@ def clusters_of(table: pd.DataFrame) -> pd.Series:
     """
     if "query_id" not in table:
         raise EmolabError("the table lacks query_id; it comes from a sweep or from responses")
-    own = table["query_id"]
-    place = table["situation"] if "situation" in table else pd.Series("", index=table.index)
-    pairs = pd.DataFrame({"query_id": own, "cluster": place.where(place.notna() & (place != ""), own)})
-    pairs = pairs.drop_duplicates()
+    queries = table["query_id"]
+    situations = table["situation"] if "situation" in table else pd.Series("", index=table.index)
+    known = situations.notna() & (situations != "")
+    pairs = pd.DataFrame({"query_id": queries, "cluster": situations.where(known, queries)}).drop_duplicates()
     twice = pairs["query_id"].duplicated()
     if twice.any():
         raise EmolabError(f"query {pairs.loc[twice, 'query_id'].iloc[0]!r} stands in two situations; expected one")
@@ -161,9 +170,10 @@ def _codes(n: int, clusters: Sequence | None) -> Int[np.ndarray, " query"]:
     if clusters is None:
         return np.arange(n)
     codes = pd.factorize(np.asarray(clusters))[0]
-    if len(codes) != n or (codes < 0).any():
-        what = "hold missing names" if len(codes) == n else f"are {len(codes)} for {n} values"
-        raise EmolabError(f"clusters {what}; expected one name for each value (clusters_of)")
+    if len(codes) != n:
+        raise EmolabError(f"clusters are {len(codes)} for {n} values; expected one name for each value (clusters_of)")
+    if (codes < 0).any():
+        raise EmolabError("clusters hold missing names; expected one name for each value (clusters_of)")
     return codes
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
+from importlib import metadata
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +25,26 @@ if TYPE_CHECKING:
 
 def digest(parts: Iterable[str]) -> str:
     """sha256 of texts in their order, 16 hex digits; where one text ends and the next starts matters."""
-    found = hashlib.sha256(b"[")
+    sha = hashlib.sha256(b"[")
     for number, part in enumerate(parts):  # as json.dumps of the list, never all of it in memory
-        found.update(f"{', ' if number else ''}{json.dumps(part)}".encode())
-    found.update(b"]")
-    return found.hexdigest()[:16]
+        sha.update(f"{', ' if number else ''}{json.dumps(part)}".encode())
+    sha.update(b"]")
+    return sha.hexdigest()[:16]
+
+
+def package_versions(*packages: str) -> dict[str, str | None]:
+    """{"emolab": its version, package: its version, without the build (CPU, CUDA); None where it is not installed}.
+
+    >>> list(package_versions("torch", "no-such-package").values())
+    ['0.1.0', '2.13.0', None]
+    """
+    found: dict[str, str | None] = {"emolab": __version__}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package).split("+")[0]
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
 
 
 def versions() -> str:
@@ -35,10 +53,8 @@ def versions() -> str:
     >>> print(emolab.versions())
     emolab 0.1.0 | transformer-lens 4.3.0 | torch 2.13.0 | transformers 5.23.0
     """
-    from importlib.metadata import version
-
-    others = (f"{name} {version(name).split('+')[0]}" for name in ("transformer-lens", "torch", "transformers"))
-    return " | ".join((f"emolab {__version__}", *others))
+    installed = package_versions("transformer-lens", "torch", "transformers")
+    return " | ".join(f"{package} {version}" for package, version in installed.items())
 
 
 def user_path(path: str | Path) -> Path:
@@ -63,10 +79,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            _to_disk(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
             os.replace(temporary, path)
-            with suppress(OSError):  # some file systems cannot sync a folder; the file itself is whole
-                _to_disk(path.parent)
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -80,14 +95,6 @@ def unwritable(path: Path, error: OSError) -> EmolabError:
         f"cannot write {path} ({error.strerror or error}); what was written before is whole: make room there or choose "
         "another out folder, and run the same again"
     )
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], meta: dict) -> None:
@@ -129,13 +136,13 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
         with safe_open(str(path), framework="pt") as file:
             meta = dict(sorted((file.metadata() or {}).items()))  # it comes in another order every time
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        found = meta.pop("format", "none")
-        if found == kind:
+        stored_kind = meta.pop("format", "none")
+        if stored_kind == kind:
             coded = [key for key in meta.pop("json", "").split(",") if key]
             return tensors, {**meta, **{key: json.loads(meta[key]) for key in coded}}
     except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise FileError(f"{path} is damaged or no safetensors file ({error}); save it again") from error
-    raise FileError(f"{path} has format {found!r}, expected {kind!r}; it was not written by this part of emolab")
+    raise FileError(f"{path} has format {stored_kind!r}, expected {kind!r}; it was not written by this part of emolab")
 
 
 def read_json(path: str | Path, expected: str) -> Any:
@@ -145,10 +152,10 @@ def read_json(path: str | Path, expected: str) -> Any:
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):  # json would keep the last one and lose the others
-            raise ValueError(f"a key of {', '.join(list(found)[:5])} occurs twice")
-        return found
+        content = dict(pairs)
+        if len(content) < len(pairs):  # json would keep the last one and lose the others
+            raise ValueError(f"a key of {', '.join(list(content)[:5])} occurs twice")
+        return content
 
     try:
         return json.loads(user_path(path).read_bytes(), object_pairs_hook=once)
@@ -160,6 +167,27 @@ def write_json(path: str | Path, data: Any) -> None:
     """One JSON file, atomically; NaN is refused, since JSON knows none."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def for_json(value: Any, *, decimals: int | None = None, digits: int | None = None) -> Any:
+    """A value as JSON takes it: plain numbers, lists and dicts; NaN and infinity, which JSON does not know, are None.
+
+    decimals: numbers are rounded to so many places; digits: to so many significant ones. Whole numbers stay whole.
+
+    >>> for_json({"share": np.float32(2 / 3), "by layer": np.array([0.12345, np.nan]), "n": 3}, decimals=4)
+    {'share': 0.6667, 'by layer': [0.1235, None], 'n': 3}
+    """
+    value = value.tolist() if hasattr(value, "tolist") else value  # of numpy, pandas or torch
+    if isinstance(value, Mapping):
+        return {str(key): for_json(item, decimals=decimals, digits=digits) for key, item in value.items()}
+    if value is None or isinstance(value, str | bool | Integral):
+        return value
+    if not isinstance(value, Real):
+        return [for_json(item, decimals=decimals, digits=digits) for item in value]
+    if not math.isfinite(value):
+        return None
+    number = float(value) if decimals is None else round(float(value), decimals)
+    return number if digits is None else float(f"{number:.{digits}g}")
 
 
 def write_parquet(path: Path, table: pd.DataFrame) -> None:
@@ -195,8 +223,8 @@ def need_same(path: str | Path, stored: Mapping[str, Any], settings: Mapping[str
     """MismatchError unless a file was made with these settings."""
     differing = [key for key in {**stored, **settings} if stored.get(key) != settings.get(key)]
     if differing:
-        told = "; ".join(f"{key}: there {stored.get(key)!r}, here {settings.get(key)!r}" for key in differing)
-        raise MismatchError(f"{path} was made with other settings ({told}); choose another out folder")
+        both = "; ".join(f"{key}: there {stored.get(key)!r}, here {settings.get(key)!r}" for key in differing)
+        raise MismatchError(f"{path} was made with other settings ({both}); choose another out folder")
 
 
 def kept(path: str | Path, settings: dict, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
@@ -205,14 +233,14 @@ def kept(path: str | Path, settings: dict, make: Callable[[], pd.DataFrame]) -> 
     It is what the file holds in either case, so that a continued run goes on from the same as an undisturbed one.
     """
     try:
-        found = read_table(path, settings)
+        table = read_table(path, settings)
     except EmolabError:  # made from something else, or damaged: it can be made again
-        found = None
-    if found is None:
+        table = None
+    if table is None:
         write_table(make(), path, settings)
-        found = read_table(path, settings)
-    assert found is not None
-    return found
+        table = read_table(path, settings)
+    assert table is not None
+    return table
 
 
 def stable(value: Any) -> str:

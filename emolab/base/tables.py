@@ -7,7 +7,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,13 +16,49 @@ import pandas as pd
 from emolab.base.errors import EmolabError
 
 
+def origin(source: Any) -> dict[str, str | None]:
+    """Which model something was made with: its name, revision and fingerprint, None where they are not known.
+
+    source: a Model; what carries provenance in `meta` (vectors, means), or that itself; or a model's name.
+
+    >>> origin(vectors)["name"], origin("my model")
+    ('smollm2', {'name': 'my model', 'revision': None, 'fingerprint': None})
+    """
+    if isinstance(source, str):
+        meta: Mapping[str, Any] = {"name": source}
+    elif isinstance(source, Mapping):
+        meta = source
+    else:
+        meta = vars(source).get("meta", vars(source))
+    known = {"name": meta.get("name") or meta.get("model")}
+    known |= {key: meta.get(key) for key in ("revision", "fingerprint")}
+    return {key: None if value is None else str(value) for key, value in known.items()}
+
+
 def noted(
-    table: pd.DataFrame, meta: dict, *, n: str | None = None, seed: int | None = None, params: dict | None = None
+    table: pd.DataFrame, source: Any, *, n: str | None = None, seed: int | None = None, params: dict | None = None
 ) -> pd.DataFrame:
-    """The table with what a figure's footer says of it, in `attrs["about"]`."""
-    model = {"name": meta.get("model"), "revision": meta.get("revision"), "fingerprint": meta.get("fingerprint")}
-    table.attrs["about"] = {"model": model, "n": n, "seed": seed, "params": params or {}}
+    """The table with what a figure's footer says of it, in `attrs["about"]`; source: as for `origin`."""
+    table.attrs["about"] = {"model": origin(source), "n": n, "seed": seed, "params": params or {}}
     return table
+
+
+def about(result: Any) -> dict[str, Any]:
+    """Who made a table, or vectors: {"model": ..., "n": ..., "seed": ..., "params": {...}}, for a figure's footer.
+
+    >>> about(noted(table, vectors, n="12 queries"))["n"]
+    '12 queries'
+
+    Tables bring what `noted` wrote; sweeps and responses, the settings that they were written with.
+    """
+    if hasattr(result, "meta"):
+        meta, n = result.meta, result.meta.get("n_responses")
+    elif "about" in result.attrs:
+        return {"model": None, "n": None, "seed": None, "params": {}} | result.attrs["about"]
+    else:
+        meta = result.attrs.get("emolab", {})
+        n = f"{result['query_id'].nunique()} queries" if "query_id" in result else None
+    return {"model": origin(meta) if meta.get("model") else None, "n": n, "seed": meta.get("seed"), "params": {}}
 
 
 def some_layers(n_layers: int, layers: Sequence[int] | int | str | None, most: int = 6) -> list[int]:

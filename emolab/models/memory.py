@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import gc
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -19,7 +18,6 @@ from emolab.models.model import Model
 T = TypeVar("T")
 SMALL = 2**31  # bytes: batches below are planned the same whatever is free, so that small models always give one plan
 SHARE = 0.5  # of the free memory, for the estimate is one
-_FULL = ("DefaultCPUAllocator", "MPS backend out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def halving(run: Callable[[list[int]], T], plan: Iterable[list[int]]) -> Iterator[tuple[list[int], T]]:
@@ -32,38 +30,37 @@ def halving(run: Callable[[list[int]], T], plan: Iterable[list[int]]) -> Iterato
 
     Raises ResourceError where a single row does not fit.
     """
-    limit, fitted, waiting = None, True, [list(rows) for rows in plan][::-1]
+    from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+    waiting = [list(rows) for rows in plan][::-1]
+    limit: int | None = None
+    to_tell = False
     while waiting:
         rows = waiting.pop()
         if limit is not None and len(rows) > limit:
             waiting += [rows[i : i + limit] for i in range(0, len(rows), limit)][::-1]
             continue
         try:
-            found = run(rows)
+            result = run(rows)
         except (MemoryError, RuntimeError) as error:
-            if not _is_full(error):
+            if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
                 raise
-            full = (str(error).splitlines() or ["MemoryError"])[0]
+            reason = (str(error).splitlines() or ["MemoryError"])[0]
         else:
-            if not fitted:
+            if to_tell:
                 warnings.warn(f"memory ran out; going on in batches of {limit}", stacklevel=3)
-                fitted = True
-            yield rows, found
+                to_tell = False
+            yield rows, result
             continue
-        gc.collect()  # only out here has the failed attempt let go of its tensors
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        clear_device_cache(garbage_collection=True)  # only out here has the failed attempt let go of its tensors
         if len(rows) == 1:
             raise ResourceError(
-                f"memory ran out with one text alone ({full}); use shorter texts, a smaller max_new_tokens, "
+                f"memory ran out with one text alone ({reason}); use shorter texts, a smaller max_new_tokens, "
                 "dtype='bfloat16' or a device with more memory"
             )
-        limit, fitted = len(rows) // 2, False
+        limit = len(rows) // 2
+        to_tell = True
         waiting.append(rows)
-
-
-def _is_full(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(mark in str(error) for mark in _FULL)
 
 
 def room(model: Model, longest: int, *, logits: bool = False) -> float:

@@ -105,8 +105,8 @@ class Model:
         """
         owners = (self.hf.generation_config, self.hf.config.get_text_config(), self.tokenizer)
         named = [getattr(owner, "eos_token_id", None) for owner in owners] + [self._turn_end]
-        ids = [i for found in named for i in (found if isinstance(found, list | tuple) else [found]) if i is not None]
-        return list(dict.fromkeys(map(int, ids)))
+        every = [i for ids in named for i in (ids if isinstance(ids, list | tuple) else [ids]) if i is not None]
+        return list(dict.fromkeys(map(int, every)))
 
     @cached_property
     def _turn_end(self) -> int | None:
@@ -182,11 +182,12 @@ def _read_head_whole(hf: Any) -> None:
 
 def _keep_dtype(bridge: Any, dtype: torch.dtype) -> None:
     """Rotation in float32 (OLMo 2) must hand back the model's dtype, as it does outside TransformerLens."""
+    if dtype == torch.float32:
+        return
     for block in bridge.blocks:
         points = getattr(block, "attn", block)._modules
-        for name in ("hook_rot_q", "hook_rot_k"):
-            if dtype != torch.float32 and name in points:
-                points[name].register_forward_hook(lambda module, args, x: x.to(dtype))
+        for name in {"hook_rot_q", "hook_rot_k"} & set(points):
+            points[name].register_forward_hook(lambda module, args, x: x.to(dtype))
 
 
 def fingerprint_of(hf: Any) -> str:

@@ -27,6 +27,7 @@ from emolab.base.errors import EmolabError, FileError
 
 # Weights as transformers and peft may read them, with pickle inside.
 _PICKLES = ("pytorch_model*.bin", "adapter_model*.bin", "*.pt", "*.pth", "*.ckpt")
+_OFFLINE = (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError)
 
 
 def from_pretrained(
@@ -43,21 +44,20 @@ def from_pretrained(
 
     commit is that of the hub, also where `revision` is a branch or nothing; of a directory, `revision`.
 
-    Raises EmolabError, in one line with what to do, for whatever keeps them from being read: no such name, a gated
-    one, the hub out of reach, missing or damaged files, weights that do not cover the model. Warns of weights that the
-    model has no place for.
+    Raises EmolabError, in one line, for whatever keeps them from being read: no such name, a gated one, the hub out of
+    reach, a pickle, missing or damaged files, weights that do not cover the model. Warns of weights that the model has
+    no place for.
     """
-    auto, known = dtype == "auto", getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not auto and (not isinstance(known, torch.dtype) or not known.is_floating_point):
-        raise EmolabError(f"unknown dtype {dtype!r}; expected 'float32', 'bfloat16', 'float16', 'auto' or one of torch")
+    if dtype != "auto":
+        dtype = _known_dtype(dtype)
     if device is not None and device_map is not None:
         raise EmolabError("give device= for one device or device_map= for several, not both")
-    device = _device(device)
+    device = _usable_device(device)
     place, gguf = _place(source)
     try:
         file = cached_file(place, gguf or "config.json", revision=revision)
         commit = extract_commit_hash(file, None) or revision  # one commit for config, tokenizer and weights
-        options = {"revision": commit, "trust_remote_code": trust_remote_code}
+        options: dict[str, Any] = {"revision": commit, "trust_remote_code": trust_remote_code}
         if gguf is not None:
             options["gguf_file"] = gguf
         # None: a folder with nothing but an adapter, which names its base model.
@@ -67,7 +67,7 @@ def from_pretrained(
             options["config"] = config
         if gguf is not None and hasattr(transformers, "GgufConfig"):  # newer versions would keep some blocks packed
             options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-        options["dtype"] = known if not auto else "auto" if gguf is None else torch.float32
+        options["dtype"] = torch.float32 if dtype == "auto" and gguf is not None else dtype
         with _without_bar():  # a pair, with output_loading_info
             hf, info = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
                 place, device_map=device_map, use_safetensors=True, output_loading_info=True, **options
@@ -77,22 +77,38 @@ def from_pretrained(
         # A quantised model is put on its device while it is read, and cannot be moved.
         quantised = getattr(hf, "is_quantized", False)
         hf = hf if device_map is not None or quantised else hf.to(device)
-        if auto and not quantised and hf.device.type == "cpu" and _slow_here(hf.dtype):
+        if dtype == "auto" and not quantised and hf.device.type == "cpu" and _slow_here(hf.dtype):
             hf, hf.config.dtype = hf.float(), torch.float32
     except EmolabError:
         raise
     except Exception as error:  # transformers, safetensors, torch and the hub raise a zoo of their own
-        raise EmolabError(_reason(source, place, error, revision, gguf is not None)) from error
-    name, lost, left = type(hf).__name__, sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    if lost:  # transformers would draw them at random and say so in a log
-        raise EmolabError(
-            f"the weights of {source!r} lack {len(lost)} of the tensors of {name}, the first is {lost[0]}; save the "
-            "whole model again with save_pretrained, or fetch it again"
-        )
-    if left:
-        text = f"{len(left)} tensors in the weights of {source!r} have no place in {name}, the first is {left[0]}"
-        warnings.warn(f"{text}; they were left out", stacklevel=3)
+        raise EmolabError(_reason(source, error, gguf is not None)) from error
+    _check_coverage(source, hf, info)
     return hf, tokenizer, commit
+
+
+def _known_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(known, torch.dtype) or not known.is_floating_point:
+        raise EmolabError(f"unknown dtype {dtype!r}; expected 'float32', 'bfloat16', 'float16', 'auto' or one of torch")
+    return known
+
+
+def _check_coverage(source: str, hf: Any, info: dict[str, Any]) -> None:
+    """Raise EmolabError where weights are missing, which transformers would draw at random; warn of those too many."""
+    name = type(hf).__name__
+    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    if missing:
+        raise EmolabError(
+            f"the weights of {source!r} lack {len(missing)} of the tensors of {name}, the first is {missing[0]}; save "
+            "the whole model again with save_pretrained, or fetch it again"
+        )
+    if unexpected:
+        warnings.warn(
+            f"{len(unexpected)} tensors in the weights of {source!r} have no place in {name}, the first is "
+            f"{unexpected[0]}; they were left out",
+            stacklevel=4,
+        )
 
 
 def _slow_here(dtype: torch.dtype) -> bool:
@@ -116,7 +132,7 @@ def fast_bfloat16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def _device(device: str | torch.device | None) -> str | torch.device:
+def _usable_device(device: str | torch.device | None) -> str | torch.device:
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)
@@ -128,38 +144,34 @@ def _device(device: str | torch.device | None) -> str | torch.device:
 def _place(source: str) -> tuple[str, str | None]:
     """The directory that `source` names, or `source` where it can only be a hub id; and the GGUF file to read there."""
     path = Path(source).expanduser()
-    if not source.strip():
-        raise EmolabError(
-            f"no model {source!r}; expected 'smollm2', a directory, a .gguf file or a hub id like 'org/name'"
-        )
     if path.is_file() and path.suffix.lower() == ".gguf":
         return str(path.parent), _whole(path)
-    if path.is_dir():
-        if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
-            files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".gguf")
-            if len(files) == 1:
-                return str(path), _whole(files[0])
-            if files:
-                names = ", ".join(file.name for file in files[:4]) + (", ..." if len(files) > 4 else "")
-                raise EmolabError(f"directory {source!r} holds {len(files)} GGUF files ({names}); give the path of one")
-            raise EmolabError(
-                f"directory {source!r} holds no config.json; expected a Hugging Face model as save_pretrained writes "
-                "it, or one GGUF file"
-            )
-        pickles = sorted(file.name for kind in _PICKLES for file in path.glob(kind))
-        if pickles and not any(path.glob("*.safetensors")):
-            raise FileError(
-                f"directory {source!r} holds weights as {pickles[0]}, a pickle, which can run code when it is read: "
-                "emolab never reads one; if you trust it, read it with transformers, and save_pretrained it again"
-            )
-        return str(path), None
-    here = path.exists() or source.lower().endswith(".gguf")
-    if here or source.startswith((".", "~", os.sep)) or source.count("/") > 1:
+    if source.strip() and path.is_dir():
+        return str(path), _gguf_alone(path)
+    no_hub_id = path.exists() or source.lower().endswith(".gguf") or source.startswith((".", "~", os.sep))
+    if no_hub_id or source.count("/") > 1 or not source.strip():
         raise EmolabError(
             f"no model {source!r}: there is no such directory or GGUF file; expected 'smollm2', a directory with a "
             "Hugging Face model, a .gguf file, or a hub id like 'org/name'"
         )
     return source, None
+
+
+def _gguf_alone(folder: Path) -> str | None:
+    """The one GGUF file of a folder without a Hugging Face model; EmolabError where weights can only be a pickle."""
+    if any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        pickles = sorted(file.name for kind in _PICKLES for file in folder.glob(kind))
+        if pickles and not any(folder.glob("*.safetensors")):
+            raise FileError(
+                f"directory {str(folder)!r} holds weights as {pickles[0]}, a pickle, which can run code when it is "
+                "read: emolab never reads one; if you trust it, read it with transformers, and save_pretrained it again"
+            )
+        return None
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".gguf")
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files[:4]) + (", ..." if len(files) > 4 else "")
+        raise EmolabError(f"directory {str(folder)!r} holds {len(files)} GGUF files ({names}); give the path of one")
+    return _whole(files[0]) if files else None
 
 
 def _whole(file: Path) -> str:
@@ -203,62 +215,44 @@ def _tokenizer(source: str, place: str, options: dict[str, Any]) -> Any:
         ) from error
 
 
-def _reason(source: str, place: str, error: Exception, revision: str | None, gguf: bool) -> str:
-    """One line: what went wrong and what to do."""
-    causes: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in causes:
-        causes.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    text = " ".join(str(c) for c in causes)
-
-    def of(*kinds: type) -> bool:
-        return any(isinstance(c, kinds) for c in causes)
-
+def _reason(source: str, error: Exception, gguf: bool) -> str:
+    """One line: transformers' own, but where it does not say what to do here."""
+    causes = list(_causes(error))
+    text = " ".join(map(str, causes))
     if "trust_remote_code" in text:
         return f"{source!r} brings its own code; read it, and if you trust it, load_model(..., trust_remote_code=True)"
-    if "GGUF model with architecture" in text or "GGUF architecture" in text:
-        kind = re.search(r"architecture '?([\w.-]+)", text)
-        told = kind[1] if kind else "unknown"
-        if told == "controlvector":
-            return f"{source!r} holds control vectors, no model; read it with emolab.steering.from_gguf"
-        return f"transformers reads no GGUF of the architecture {told} ({source!r}); take the model as safetensors"
-    if "does not recognize this architecture" in text:
-        return f"the installed transformers does not know the architecture of {source!r}; try a newer version of it"
-    if "cannot be loaded with `safetensors`" in text:
-        return f"{source!r} holds no safetensors, and pickles are never read; ask its authors for them, or convert it"
-    if "for this kind of AutoModel" in text:
-        return f"{source!r} is no causal language model; emolab needs one that continues text"
-    if "ignore_mismatched_sizes" in text:
-        return f"the weights of {source!r} have other shapes than its config.json says; save or fetch it again"
-    if isinstance(error, ImportError):
-        return f"{source!r} needs a package that is not installed: {_line(error)}"
-    if isinstance(error, torch.OutOfMemoryError):
-        return f"{source!r} does not fit the memory; try dtype='bfloat16', device_map='auto' or device='cpu'"
-    if of(hub.GatedRepoError):
+    if gguf and "controlvector" in text:
+        return f"{source!r} holds control vectors, no model; read it with emolab.steering.from_gguf"
+    if any(isinstance(cause, hub.GatedRepoError) for cause in causes):
         page = f"https://huggingface.co/{source}"
         return f"{source!r} is gated: accept its terms at {page}, then log in (`hf auth login`) or set HF_TOKEN"
-    if of(hub.RevisionNotFoundError):
-        return f"{source!r} has no revision {revision!r} on the hub; see https://huggingface.co/{source}/commits"
-    if of(hub.RepositoryNotFoundError):
-        return f"the hub has no model {source!r}, or it is private; check the hub id, or log in (`hf auth login`)"
-    if of(hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError):
+    if any(isinstance(cause, _OFFLINE) for cause in causes):
         why = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
         return (
             f"no model {source!r}: neither 'smollm2' nor a directory, and as a hub id not in the local cache while the "
             f"hub is out of reach{why}; where there is a network, `hf download {source} --local-dir DIR`, then "
             "load_model('DIR')"
         )
+    if "ignore_mismatched_sizes" in text:  # the message names a report, which `quiet` keeps off
+        return f"the weights of {source!r} have other shapes than its config.json says; save or fetch it again"
     if gguf:
-        return f"cannot read {source!r} ({_line(error)}): damaged, cut, or no GGUF of a model; fetch it again"
-    kind = "" if Path(place).is_dir() else ", taken as a hub id"
-    return f"cannot load {source!r}{kind}: {_line(error)}; check its files, or save or fetch it again"
+        return (
+            f"cannot read {source!r} ({_line(error)}): it is damaged, cut, no model, or of an architecture that "
+            "transformers does not read from GGUF"
+        )
+    return f"cannot load {source!r}: {_line(error)}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _line(error: Exception) -> str:
-    """The first line of a message, at most 200 characters."""
-    text = " ".join(next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).split())
-    return text if len(text) <= 200 else text[:197] + "..."
+    """A message on one line, at most 300 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
 
 
 @contextlib.contextmanager

@@ -66,7 +66,7 @@ def render_prompts(
     intensity.
     """
     need_model(model)
-    tokenizer, told, queries = model.tokenizer, "", need_texts("queries", queries)
+    queries = need_texts("queries", queries)
     warn_of_control_tokens(model, "queries", queries)
     if not isinstance(condition, str) or not condition.strip():
         raise EmolabError(f"the emotion is {shown(condition)}; expected its name, such as 'joy'")
@@ -76,28 +76,28 @@ def render_prompts(
         text = templates.get(condition)
         if not isinstance(text, str) or "{query}" not in text:
             raise EmolabError(f'templates[{condition!r}] is {text!r}; expected a text with "{{query}}" in it')
-        turns = [text.replace("{query}", q) for q in queries]
+        system, turns = "", [text.replace("{query}", query) for query in queries]
+    elif condition == NEUTRAL:
+        system, turns = "", queries
     else:
-        told = "" if condition == NEUTRAL else instruction(condition, intensity)
-        turns = list(queries)
-    chat = bool(tokenizer.chat_template)
-    if told and not (chat and has_system_role(tokenizer, told)):
-        turns, told = [f"{told} {q}" for q in turns], ""
-    if chat:
-        texts = past_reasoning([one_turn(tokenizer, told, turn) for turn in turns])
+        system, turns = instruction(condition, intensity), queries
+    if system and not (model.tokenizer.chat_template and has_system_role(model.tokenizer, system)):
+        system, turns = "", [f"{system} {query}" for query in queries]
+    if model.tokenizer.chat_template:
+        prompts = past_reasoning([one_turn(model.tokenizer, system, turn) for turn in turns])
     else:
-        texts = turns if templates is not None else [turn + "\n" for turn in turns]
-    return [one_bos(model, text) for text in texts]
+        prompts = turns if templates is not None else [turn + "\n" for turn in turns]
+    return [one_bos(model, prompt) for prompt in prompts]
 
 
 def warn_of_control_tokens(model: Model, name: str, texts: list[str]) -> None:
     """Warn where texts of a user hold what the tokenizer reads as a token of its own, such as the end of a turn."""
-    found = [token for token in model.control_tokens if any(token in text for text in texts)]
-    if found:
-        many = sum(any(token in text for token in found) for text in texts)
+    tokens = [token for token in model.control_tokens if any(token in text for text in texts)]
+    if tokens:
+        n_texts = sum(any(token in text for token in tokens) for text in texts)
         warnings.warn(
-            f"{many} of {len(texts)} {name} hold {', '.join(found[:3])}, which {model.name!r} reads as a control token "
-            "and not as text; take it out, or write it otherwise",
+            f"{n_texts} of {len(texts)} {name} hold {', '.join(tokens[:3])}, which {model.name!r} reads as a control "
+            "token and not as text; take it out, or write it otherwise",
             stacklevel=3,
         )
 
@@ -135,25 +135,27 @@ def encode(model: Model, prompts: list[str], texts: list[str] | None = None) -> 
     adds one. Raises EmolabError for a row without any token, for lists of different length, and for rows longer than
     the model's context.
     """
-    tokenizer, device = model.tokenizer, model.device
+    tokenizer = model.tokenizer
     texts = [""] * len(prompts) if texts is None else texts
     if not prompts or len(prompts) != len(texts):
         raise EmolabError(f"{len(prompts)} prompts and {len(texts)} texts; expected as many of both, and at least one")
     start = [tokenizer.bos_token_id] if model.adds_bos else []
-    first = [ids if p else start for p, ids in zip(prompts, token_ids(tokenizer, prompts), strict=True)]
-    second = token_ids(tokenizer, texts)
-    rows = [a + b for a, b in zip(first, second, strict=True)]
+    before = [ids if prompt else start for prompt, ids in zip(prompts, token_ids(tokenizer, prompts), strict=True)]
+    counted = token_ids(tokenizer, texts)
+    rows = [prompt + text for prompt, text in zip(before, counted, strict=True)]
+    if [] in rows:
+        raise EmolabError(f"row {rows.index([])} has no token; give it a prompt or a text")
     size = max(map(len, rows))
-    if not min(map(len, rows)):
-        raise EmolabError(f"row {[len(r) for r in rows].index(0)} has no token; give it a prompt or a text")
     check_context(model, size)
     ids = torch.full((len(rows), size), 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
-    mask, response = torch.zeros_like(ids), torch.zeros(len(rows), size, dtype=torch.bool)
-    for i, (row, text) in enumerate(zip(rows, second, strict=True)):
+    mask = torch.zeros_like(ids)
+    response = torch.zeros_like(ids, dtype=torch.bool)
+    for i, (row, text) in enumerate(zip(rows, counted, strict=True)):
         ids[i, size - len(row) :] = torch.tensor(row)
         mask[i, size - len(row) :] = 1
         response[i, size - len(text) :] = True
-    return Batch(ids.to(device), mask.to(device), response.to(device), max(map(len, first)))
+    ids, mask, response = (tensor.to(model.device) for tensor in (ids, mask, response))
+    return Batch(ids, mask, response, max(map(len, before)))
 
 
 def token_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
@@ -182,16 +184,18 @@ def plan_batches(
     """
     if batch_size is not None:
         need_number("batch_size", batch_size, 1, whole=True)
-    tokens, rows = (16_384 if cached else 2048, 128) if model.device.type == "cpu" else (65_536, 512)
+    if model.device.type == "cpu":
+        max_tokens, max_rows = 16_384 if cached else 2048, 128
+    else:
+        max_tokens, max_rows = 65_536, 512
     if logits:
-        tokens = min(tokens, 2**28 // model.bridge.cfg.d_vocab)
+        max_tokens = min(max_tokens, 2**28 // model.bridge.cfg.d_vocab)
     if batch_size is None and lengths:
-        tokens = int(min(tokens, room(model, max(lengths), logits=logits)))
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+        max_tokens = int(min(max_tokens, room(model, max(lengths), logits=logits)))
     plan: list[list[int]] = []
-    for i in order:  # rows come by length, so the newest is the longest of its batch
-        full = batch_size or max(1, min(rows, tokens // max(1, lengths[i])))
-        if not plan or len(plan[-1]) >= full:
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):  # so the newest is the longest of its batch
+        size = batch_size or max(1, min(max_rows, max_tokens // max(1, lengths[i])))
+        if not plan or len(plan[-1]) >= size:
             plan.append([])
         plan[-1].append(i)
     return plan

@@ -45,12 +45,11 @@ def site_layers(model: Model, site: str) -> list[int]:
 
     Raises EmolabError where no layer has it.
     """
-    if site not in _HOOKS:
-        raise EmolabError(f"unknown site {site!r}; expected one of {', '.join(SITES)}")
-    found = [layer for layer in range(model.n_layers) if f"blocks.{layer}.{_HOOKS[site]}" in model._hook_names]
-    if not found:
+    point = _point(site)
+    layers = [layer for layer in range(model.n_layers) if f"blocks.{layer}.{point}" in model._hook_names]
+    if not layers:
         raise EmolabError(f"no layer of {model.name!r} has a hook point for the site {site!r}; leave this site out")
-    return found
+    return layers
 
 
 def site_hooks(model: Model, site: str, layers: Sequence[int] | None = None) -> list[str]:
@@ -62,13 +61,18 @@ def site_hooks(model: Model, site: str, layers: Sequence[int] | None = None) -> 
     attn and mlp are what a block adds to the residual stream: on models with a norm after attention that is
     `ln1_post.hook_out`.
     """
-    if site not in _HOOKS:
-        raise EmolabError(f"unknown site {site!r}; expected one of {', '.join(SITES)}")
-    names = [f"blocks.{layer}.{_HOOKS[site]}" for layer in (range(model.n_layers) if layers is None else layers)]
-    missing = [n for n in names if n not in model._hook_names]
+    point = _point(site)
+    names = [f"blocks.{layer}.{point}" for layer in (range(model.n_layers) if layers is None else layers)]
+    missing = [name for name in names if name not in model._hook_names]
     if missing:
         raise EmolabError(f"{model.name!r} has no hook point {missing[0]}; its architecture offers no site {site!r}")
-    return [model._hook_names[n] for n in names]
+    return [model._hook_names[name] for name in names]
+
+
+def _point(site: str) -> str:
+    if site not in _HOOKS:
+        raise EmolabError(f"unknown site {site!r}; expected one of {', '.join(SITES)}")
+    return _HOOKS[site]
 
 
 def hf_modules(model: Model, site: str, layers: Sequence[int] | None = None) -> list[tuple[nn.Module, str]] | None:
@@ -80,20 +84,19 @@ def hf_modules(model: Model, site: str, layers: Sequence[int] | None = None) -> 
     names = site_hooks(model, site, layers)
     if model.hf is model.bridge.original_model:
         return None
-    found = []
+    modules = []
     for layer, name in zip(range(model.n_layers) if layers is None else layers, names, strict=True):
-        *parts, end = name.split(".")[2:]
-        component, path = model.bridge.blocks[layer], model.bridge.blocks[layer].name
+        *parts, point = name.split(".")[2:]
+        component = model.bridge.blocks[layer]
+        path = component.name
         for part in parts:
             component = getattr(component, part)
             path = f"{path}.{component.name}"
-        if end not in ("hook_in", "hook_out"):
-            return None
         try:
-            found.append((model.hf.get_submodule(path), {"hook_in": "input", "hook_out": "output"}[end]))
-        except AttributeError:
+            modules.append((model.hf.get_submodule(path), {"hook_in": "input", "hook_out": "output"}[point]))
+        except (AttributeError, KeyError):
             return None
-    return found
+    return modules
 
 
 def bridge_has_hooks(model: Model) -> bool:
@@ -103,8 +106,9 @@ def bridge_has_hooks(model: Model) -> bool:
 
 def runs_plain(model: Model, sites: Iterable[str]) -> bool:
     """Whether the plain model can stand for the bridge: it has these sites' points, and nobody hooked the bridge."""
-    own = model.hf is not model.bridge.original_model
-    return own and not bridge_has_hooks(model) and all(hf_modules(model, s, site_layers(model, s)) for s in sites)
+    if model.hf is model.bridge.original_model or bridge_has_hooks(model):
+        return False
+    return all(hf_modules(model, site, site_layers(model, site)) for site in sites)
 
 
 def check_bridge(model: Model) -> None:
@@ -113,10 +117,8 @@ def check_bridge(model: Model) -> None:
     TransformerLens rebuilds attention in its own code, which some variants of an architecture are not covered by:
     Falcon with ALiBi runs there without it, and nothing says so.
     """
-    if model.hf is model.bridge.original_model or model._bridge_checked:
-        return
-    if bridge_has_hooks(model):  # steered: it is meant to differ
-        return
+    if model.hf is model.bridge.original_model or model._bridge_checked or bridge_has_hooks(model):
+        return  # a bridge with hooks is meant to differ
     off, allowed = bridge_gap(model)
     if off >= allowed:  # NaN passes: what is not finite is told where it is measured
         raise EmolabError(
@@ -151,14 +153,17 @@ def output_weights(model: Model) -> Float[Tensor, "layer head d_head d_model"]:
     """
     need_model(model)
     weights = {layer: output_weight(model, layer, torch.float64) for layer in site_layers(model, "head")}
-    width, none = max(W_O.shape[1] for W_O in weights.values()), torch.zeros(model.n_heads, 0, model.d_model)
-    given = [weights.get(layer, none.double()) for layer in range(model.n_layers)]
-    return torch.stack([nn.functional.pad(W_O, (0, 0, 0, width - W_O.shape[1])) for W_O in given])
+    width = max(W_O.shape[1] for W_O in weights.values())
+    filled = torch.zeros(model.n_layers, model.n_heads, width, model.d_model, dtype=torch.float64)
+    for layer, W_O in weights.items():
+        filled[layer, :, : W_O.shape[1]] = W_O
+    return filled
 
 
 def output_weight(model: Model, layer: int, dtype: torch.dtype) -> Float[Tensor, "head d_head d_model"]:
     """`output_weights` of one layer, in its own width."""
-    W_O, block = head_weights(model, layer).to("cpu", dtype), model.bridge.blocks[layer]
+    W_O = head_weights(model, layer).to("cpu", dtype)
+    block = model.bridge.blocks[layer]
     if attention_norm(block) is not None:
         W_O = W_O * attention_gain(block).to(dtype)
     return W_O * float(getattr(model.hf.config.get_text_config(), "residual_multiplier", 1.0))

@@ -41,7 +41,7 @@ def one_turn(tokenizer: Any, system: str, user: str) -> str:
 def rendered(tokenizer: Any, messages: Sequence[dict[str, str]], *, prompt: bool = True) -> str:
     """Turns, each {"role": ..., "content": ...}, as the model reads them; prompt: open for the assistant's answer."""
     # Templates that print today's date would give other prompts, and other vectors, tomorrow.
-    template = _NOW.sub(lambda found: repr(_DATE.strftime(found[2])), tokenizer.get_chat_template())
+    template = _NOW.sub(lambda call: repr(_DATE.strftime(call[2])), tokenizer.get_chat_template())
     # enable_thinking is read by the templates of reasoning models and ignored by all others: the answer itself is the
     # response.
     return tokenizer.apply_chat_template(
@@ -79,20 +79,22 @@ def turn_end(tokenizer: Any) -> int | None:
         text = rendered(tokenizer, [_turn("user", "What?"), _turn("assistant", answer)], prompt=False)
     except Exception:  # no template, or one that cannot be used, which `render_prompts` says
         return None
-    _, found, behind = text.rpartition(answer)
-    ids = tokenizer(behind.lstrip(), add_special_tokens=False).input_ids if found and behind.strip() else []
+    if answer not in text:
+        return None
+    behind = text.rpartition(answer)[2].lstrip()
+    ids = tokenizer(behind, add_special_tokens=False).input_ids if behind else []
     return ids[0] if ids and ids[0] in tokenizer.added_tokens_decoder else None
 
 
-def has_system_role(tokenizer: Any, told: str) -> bool:
+def has_system_role(tokenizer: Any, system: str) -> bool:
     """Whether a system turn adds to the prompt and takes nothing from it."""
     plain = one_turn(tokenizer, "", "query")
     try:
-        whole = one_turn(tokenizer, told, "query")
+        whole = one_turn(tokenizer, system, "query")
     except EmolabError:
         return False
     same = len(os.path.commonprefix([plain, whole]))
-    return told in whole and whole.endswith(plain[same:])
+    return system in whole and whole.endswith(plain[same:])
 
 
 def _turn(role: str, text: str) -> dict[str, str]:

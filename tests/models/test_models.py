@@ -72,30 +72,35 @@ def test_unknown_dtype_and_compatibility_mode(tiny_llama_dir):
         load_model(bridge)
 
 
-def test_chat_template_survives_and_bos_occurs_once(tiny_llama):
-    assert tiny_llama.tokenizer.chat_template == tiny.CHAT == tiny_llama.bridge.tokenizer.chat_template
-    [plain], [joy] = render_prompts(tiny_llama, [QUERY]), render_prompts(tiny_llama, [QUERY], "joy")
-    assert plain == f"<bos><user>{QUERY}<assistant>"
-    assert joy == f"<bos><system>Answer with joy.<user>{QUERY}<assistant>"
-    for chat in (tiny.CHAT, tiny.CHAT.replace("{{ bos_token }}", ""), "{{ bos_token }}" + tiny.CHAT):
-        model = changed(tiny_llama, tiny.tokenizer(chat=chat))
-        ids = encode(model, render_prompts(model, [QUERY, QUERY], "joy")).input_ids
-        assert (ids == 0).sum(1).tolist() == [1, 1] and (ids[:, 0] == 0).all()
-
-
-def test_no_bos_where_the_tokenizer_uses_none(tiny_llama):
-    model = changed(tiny_llama, tiny.tokenizer(add_bos=False, chat=tiny.CHAT.replace("{{ bos_token }}", "")))
-    assert not model.adds_bos and not (encode(model, render_prompts(model, [QUERY])).input_ids == 0).any()
+DROPS_SYSTEM = tiny.CHAT.replace("for m in messages", "for m in messages if m['role'] != 'system'")
+WANTS_SYSTEM = "{% if messages[0]['role'] != 'system' %}{{ raise_exception('need system') }}{% endif %}" + tiny.CHAT
+NO_BOS = tiny.CHAT.replace("{{ bos_token }}", "")
+PLAIN, JOY = f"<user>{QUERY}<assistant>", f"<system>Answer with joy.<user>{QUERY}<assistant>"
+IN_USER_TURN = f"<user>Answer with joy. {QUERY}<assistant>"
 
 
 @pytest.mark.parametrize(
-    "chat", [tiny.NO_SYSTEM_CHAT, tiny.CHAT.replace("for m in messages", "for m in messages if m['role'] != 'system'")]
+    ("chat", "neutral", "joy"),
+    [
+        (tiny.CHAT, PLAIN, JOY),
+        (NO_BOS, PLAIN, JOY),
+        ("{{ bos_token }}" + tiny.CHAT, PLAIN, JOY),
+        (tiny.NO_SYSTEM_CHAT, PLAIN, IN_USER_TURN),
+        (DROPS_SYSTEM, PLAIN, IN_USER_TURN),
+        (WANTS_SYSTEM, "<system>" + PLAIN, JOY),
+        (None, f"{QUERY}\n", f"Answer with joy. {QUERY}\n"),
+    ],
+    ids=["chat", "no BOS", "BOS twice", "refuses system", "drops system", "wants system", "no chat"],
 )
-def test_without_system_role_the_user_turn_gets_the_instruction(tiny_llama, chat):
-    """The first template refuses a system turn, the second drops it silently."""
-    model = changed(tiny_llama, tiny.tokenizer(chat=chat))
-    assert render_prompts(model, [QUERY], "joy") == [f"<bos><user>Answer with joy. {QUERY}<assistant>"]
-    assert render_prompts(model, [QUERY]) == [f"<bos><user>{QUERY}<assistant>"]
+def test_prompts_of_every_kind_of_template_start_with_bos_once(tiny_llama, chat, neutral, joy):
+    for adds_bos in (True, False):
+        model = changed(tiny_llama, tiny.tokenizer(chat=chat, add_bos=adds_bos))
+        prompts = [*render_prompts(model, [QUERY]), *render_prompts(model, [QUERY], "joy")]
+        has_bos = adds_bos or (chat not in (None, NO_BOS))
+        assert model.adds_bos == adds_bos and prompts == ["<bos>" * has_bos + text for text in (neutral, joy)]
+        ids = encode(model, prompts).input_ids
+        assert (ids == 0).sum(1).tolist() == [has_bos] * 2
+    assert tiny_llama.tokenizer.chat_template == tiny.CHAT == tiny_llama.bridge.tokenizer.chat_template
 
 
 @pytest.mark.parametrize("chat", [chat_templates.QWEN25, chat_templates.GRANITE])
@@ -128,15 +133,11 @@ def test_one_of_several_chat_templates_is_chosen():
         with_template(None, chat_template="rag")
 
 
-def test_a_template_that_wants_a_system_turn_gets_an_empty_one():
-    wants = "{% if messages[0]['role'] != 'system' %}{{ raise_exception('need system') }}{% endif %}" + tiny.CHAT
-    model = with_template(wants)
-    assert render_prompts(model, ["hi"]) == ["<bos><system><user>hi<assistant>"]
-    assert render_prompts(model, ["hi"], "joy") == ["<bos><system>Answer with joy.<user>hi<assistant>"]
-    for never in ("{{ raise_exception('not today') }}", "{% if %}", "{{ nothing.at.all }}"):
-        with pytest.raises(EmolabError, match=r"cannot be used \(.*\); give another one: load_model") as error:
-            render_prompts(with_template(never), ["hi"], "joy")
-        assert len(str(error.value).splitlines()) == 1
+@pytest.mark.parametrize("never", ["{{ raise_exception('not today') }}", "{% if %}", "{{ nothing.at.all }}"])
+def test_a_template_that_cannot_be_used_is_one_clear_error(tiny_llama, never):
+    with pytest.raises(EmolabError, match=r"cannot be used \(.*\); give another one: load_model") as error:
+        render_prompts(changed(tiny_llama, tiny.tokenizer(chat=never)), ["hi"], "joy")
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_control_tokens_in_a_query_are_told(tiny_llama, smollm2):
@@ -158,22 +159,20 @@ def test_dates_in_templates_are_fixed(tiny_llama):
         assert prompt.count(day) == 1 and "strftime_now" in model.tokenizer.chat_template
 
 
-def test_prompts_without_chat_template(tiny_gpt2, tiny_llama):
-    assert render_prompts(tiny_gpt2, [QUERY], "joy") == [f"Answer with joy. {QUERY}\n"]
-    assert render_prompts(changed(tiny_llama, tiny.tokenizer(chat=None)), [QUERY]) == [f"<bos>{QUERY}\n"]
-
-
 def test_templates_and_intensity(tiny_llama, tiny_gpt2):
     templates = {"neutral": "Q: {query}", "calm": "Be calm. {query} {x}"}
     assert render_prompts(tiny_gpt2, [QUERY], "calm", templates=templates) == [f"Be calm. {QUERY} {{x}}"]
     assert render_prompts(tiny_llama, [QUERY], templates=templates) == [f"<bos><user>Q: {QUERY}<assistant>"]
     assert "Answer with great joy." in render_prompts(tiny_llama, [QUERY], "joy", intensity="great")[0]
     assert instruction("fear", "a little") == "Answer with a little fear."
-    for options in ({"condition": "joy", "templates": templates}, {"templates": {"neutral": "x"}}):
-        with pytest.raises(EmolabError, match="query"):
-            render_prompts(tiny_llama, [QUERY], **options)
-    with pytest.raises(EmolabError, match="intensity"):
-        render_prompts(tiny_llama, [QUERY], "joy", intensity="much")
+    assert render_prompts(tiny_gpt2, [QUERY], "joy") == [f"Answer with joy. {QUERY}\n"]
+    for given, match in (
+        ({"condition": "joy", "templates": templates}, "query"),
+        ({"templates": {"neutral": "x"}}, "query"),
+        ({"condition": "joy", "intensity": "much"}, "intensity"),
+    ):
+        with pytest.raises(EmolabError, match=match):
+            render_prompts(tiny_llama, [QUERY], **given)
 
 
 def test_encode_pads_left_and_marks_the_text(tiny_llama):

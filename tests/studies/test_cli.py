@@ -114,6 +114,7 @@ def test_sweep_and_score(swept, place, capsys):
 
 
 def test_study_figures_and_info(place, capsys):
+    emolab.set_progress(True)
     out = place / "studied"
     options = ["--queries", str(place / "queries.json"), "--n-queries", "2", "2", "2", "--emotions", "joy", "fear"]
     options += ["--quick", "--methods", "instruction", "random"]

@@ -367,13 +367,11 @@ def test_each_site_alone_is_that_of_all(tiny_llama):
         assert single.sites == (site,) and np.array_equal(single.means[site], whole.means[site])
 
 
-def test_batches_are_as_large_as_asked_and_the_bar_counts_texts(tiny_llama, monkeypatch, capsys):
+def test_batches_are_as_large_as_asked_and_the_bar_counts_texts(tiny_llama, monkeypatch, bars):
     sizes = []
     own = reading.batch_means
     monkeypatch.setattr(activations, "batch_means", lambda *a: sizes.append(len(a[2])) or own(*a))
     response_means(tiny_llama, answers(tiny_llama), sites=("resid",), batch_size=2)
-    assert sorted(sizes) == [1, 2, 2]
-    shown = capsys.readouterr().err
-    assert "activations: 100%" in shown and "5/5" in shown and "text/s" in shown
+    assert sorted(sizes) == [1, 2, 2] and [(bar.desc, sum(bar.moves)) for bar in bars] == [("activations", 5)]
     response_means(tiny_llama, answers(tiny_llama), sites=("resid",))
-    assert not capsys.readouterr().err and sizes[3:] == [5]
+    assert sizes[3:] == [5]
