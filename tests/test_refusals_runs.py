@@ -125,7 +125,7 @@ CASES = [
     (lambda w: probe_vectors(w.means, sites=("resid",), C=0), "C is 0"),
     # Sweeps
     (lambda w: emolab.sweep("mini", w.vectors, ["tell me"]), "model is str"),
-    (lambda w: w.sweep(vectors="ev.safetensors"), "vectors are str"),
+    (lambda w: w.sweep(vectors="ev.safetensors"), "vectors are 'ev.safetensors'; expected EmotionVectors"),
     (lambda w: w.sweep(vectors=w.foreign), "another model"),
     (lambda w: w.sweep(controls=("shuffled",), vectors=w.foreign), "another model|means"),
     (lambda w: w.sweep(alphas=(0, NAN)), "one of alphas is nan"),

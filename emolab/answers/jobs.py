@@ -21,6 +21,7 @@ from emolab.base.errors import EmolabError
 from emolab.base.progress import written_bar
 from emolab.base.storage import read_table, write_table
 from emolab.models.model import Model
+from emolab.models.prompts import render_prompts
 from emolab.models.workers import on_cluster, run_chunks
 from emolab.steering.steering import Steering
 
@@ -95,6 +96,21 @@ def run_jobs(
                 store.write(values)
             bar.reach(len(values))
     return [values[number] for number in range(len(jobs))]
+
+
+def prompts_of(
+    model: Model, queries: Sequence[str], conditions: Sequence[str], writing: Writing = Writing()
+) -> list[str]:
+    """The complete prompt of each query under its condition, in the writing's wording; equal ones are rendered once.
+
+    >>> plain, joyful = prompts_of(model, ["Tell me about the park."] * 2, ["neutral", "joy"])
+    """
+    prompts = {}
+    for condition in dict.fromkeys(conditions):
+        asked = list(dict.fromkeys(q for q, c in zip(queries, conditions, strict=True) if c == condition))
+        rendered = render_prompts(model, asked, condition, templates=writing.templates)
+        prompts |= {(query, condition): prompt for query, prompt in zip(asked, rendered, strict=True)}
+    return [prompts[pair] for pair in zip(queries, conditions, strict=True)]
 
 
 def write_texts(

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -26,16 +25,6 @@ COLUMNS = ("query_id", "query", "emotion", "situation", "split")
 _ID_LETTERS = {"general": "g", "everyday": "a"}  # how the ids of a bundled set begin
 BUNDLED = {name: FOLDER / "queries" / f"{name}.json" for name in _ID_LETTERS}
 _EXPECTED = 'expected {"joy": ["...", ...], ...} or ["...", ...]'
-# What a generator wrote around the question and nobody took off: 38 of the paper's 500 queries.
-_SCAFFOLD = re.compile(r"\bin the context of\b|\bthe (?:\w+ )?question (?:is|could be)\b", re.IGNORECASE)
-# Beginnings of words that name an emotion outright; of other labels, the label itself.
-_NAMES = {
-    "anger": "anger angr furi fury rage raging outrag",
-    "disgust": "disgust revolt repuls gross nause",
-    "fear": "fear afraid scar(e|y|ing) fright terrif anxi",
-    "joy": "joy happi happy delight cheer excit",
-    "sadness": "sad(ly|ness|den|der)?$ sorrow grie[fv] heartbr unhapp",
-}
 
 
 def load_queries(
@@ -63,8 +52,7 @@ def load_queries(
         `emotion` (that the query naturally evokes, or neutral), `situation` (empty for a user's own), `split`.
 
     Queries that are equal but for case and spaces are one query: within an emotion the first is kept. One warning
-    counts what was left out, what also stands in the extraction set, and what was kept though it may mislead: a
-    generator's wording ("In the context of ..., the question is: ..."), and items that name their own emotion.
+    counts what was left out, and what also stands in the extraction set.
 
     The authors of arXiv 2502.04075 publish 500 queries, {emotion: [100 strings]}, and an evaluation list of 400 strings
     without labels, by content 50 for each emotion in alphabetical order, then 150 neutral ones:
@@ -84,38 +72,39 @@ def load_queries(
     >>> len(load_queries(["What is a map?", "What is a boat?"]))
     2
     """
-    prefix = _ID_LETTERS.get(str(source), "u") if isinstance(source, (str, Path)) else "u"
     if n is not None:
         need_number("n", n, 1, whole=True)
-    where, table = _rows(source)
-    folded, notes = table["query"].map(_fold), []
-    doubled = table.assign(query=folded).duplicated(["query", "emotion"])
-    if doubled.any():
-        notes.append(f"{doubled.sum()} repeated queries were left out (equal but for case and spaces)")
+    prefix = _ID_LETTERS.get(str(source), "u") if isinstance(source, str | Path) else "u"
+    name, table = _named_rows(source)
+    folded = table["query"].map(_fold)
+    notes = []
+    repeated = table.assign(query=folded).duplicated(["query", "emotion"])
+    if repeated.any():
+        notes.append(f"{repeated.sum()} repeated queries were left out (equal but for case and spaces)")
     if against is not None:
-        known = against if isinstance(against, pd.DataFrame) else _rows(against)[1]
+        known = against if isinstance(against, pd.DataFrame) else _named_rows(against)[1]
         need_table(known, ("query",), "emolab.load_queries")
         seen = folded.isin(set(known["query"].map(_fold)))
-        prefix, table["split"] = "e", np.where(seen, "train", "heldout")
+        prefix = "e"
+        table["split"] = np.where(seen, "train", "heldout")
         if seen.any():
             fate = "left out" if split == "heldout" else 'kept, with the split "train"'
             notes.append(f"{seen.sum()} of {len(table)} stand in the extraction set too ({fate})")
-    notes += _doubts(table)
     if notes:
-        warnings.warn(f"{where}: " + "; ".join(notes), stacklevel=2)
-    table = table[~doubled].reset_index(drop=True)
+        warnings.warn(f"{name}: " + "; ".join(notes), stacklevel=2)
+    table = table[~repeated].reset_index(drop=True)
     # Numbered before the split is taken, so that an id names one query whichever part is loaded.
     table.insert(0, "query_id", [f"{prefix}-{i:04d}" for i in range(1, len(table) + 1)])
     if split is not None:
-        known = sorted(table["split"].unique())
-        if split not in known:
+        splits = sorted(table["split"].unique())
+        if split not in splits:
             raise EmolabError(
-                f"{where} have no split {split!r}; they have {', '.join(known)}; use one of these or None"
+                f"{name} have no split {split!r}; they have {', '.join(splits)}; use one of these or None"
             )
         table = table[table["split"] == split].reset_index(drop=True)
     if n is not None:
         if n > len(table):
-            raise EmolabError(f"{where} are {len(table)}, n is {n}; take a smaller n or a larger set")
+            raise EmolabError(f"{name} are {len(table)}, n is {n}; take a smaller n or a larger set")
         table = spread(table).head(n).reset_index(drop=True)
     return table
 
@@ -153,31 +142,13 @@ def _fold(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _doubts(table: pd.DataFrame) -> list[str]:
-    """Counts of items that are kept but may mislead."""
-    notes = []
-    scaffold = table["query"].str.contains(_SCAFFOLD).sum()
-    if scaffold:
-        notes.append(f'{scaffold} keep a generator\'s wording ("In the context of", "the question is")')
-    named = {}
-    for label, queries in table.groupby("emotion", sort=False)["query"]:
-        emotion = str(label)
-        if emotion != NEUTRAL:
-            stems = _NAMES[emotion].split() if emotion in _NAMES else [re.escape(emotion.casefold())]
-            pattern = re.compile("|".join(rf"\b{stem}".replace("$", r"\b") for stem in stems))
-            named[emotion] = sum(bool(pattern.search(query.casefold())) for query in queries)
-    if any(named.values()):
-        counts = ", ".join(f"{emotion} {n}" for emotion, n in named.items() if n)
-        notes.append(f"{sum(named.values())} name their own emotion ({counts})")
-    return notes
-
-
-def _rows(source: object) -> tuple[str, pd.DataFrame]:
+def _named_rows(source: object) -> tuple[str, pd.DataFrame]:
     """What errors and warnings call it, and its queries as they are, without ids."""
-    where = "these queries"
-    if isinstance(source, (str, Path)):
-        where, source = f"queries {str(source)!r}", _read(source)
-    return where, pd.DataFrame(_records(source, where), columns=list(COLUMNS[1:]))
+    name = "these queries"
+    if isinstance(source, str | Path):
+        name = f"queries {str(source)!r}"
+        source = _read(source)
+    return name, pd.DataFrame(_records(source, name), columns=list(COLUMNS[1:]))
 
 
 def _read(source: str | Path) -> object:
@@ -189,29 +160,28 @@ def _read(source: str | Path) -> object:
     return read_json(path, _EXPECTED)
 
 
-def _records(source: object, where: str) -> list[dict]:
+def _records(source: object, name: str) -> list[dict]:
     """Rows from the three accepted shapes: bundled {"queries": [{...}]}, {emotion: [str]}, [str]."""
     bundled = source.get("queries") if isinstance(source, dict) else None
     if bundled and isinstance(bundled, list) and all(isinstance(row, dict) for row in bundled):
         source = bundled
-    if isinstance(source, (list, tuple)):
+    if isinstance(source, list | tuple):
         rows = [row if isinstance(row, dict) else {"query": row} for row in source]
     elif isinstance(source, dict):
-        wrong = [label for label, queries in source.items() if not isinstance(queries, (list, tuple))]
-        if wrong:
-            raise EmolabError(f"{where}: {wrong[0]!r} holds no list of queries; {_EXPECTED}")
+        for label, queries in source.items():
+            if not isinstance(queries, list | tuple):
+                raise EmolabError(f"{name}: {label!r} holds no list of queries; {_EXPECTED}")
         rows = [{"query": query, "emotion": label} for label, queries in source.items() for query in queries]
     else:
-        raise EmolabError(f"{where} are a {type(source).__name__}; {_EXPECTED}")
+        raise EmolabError(f"{name} are a {type(source).__name__}; {_EXPECTED}")
     if not rows:
-        raise EmolabError(f"{where} are empty; {_EXPECTED}")
-    defaults = {"emotion": NEUTRAL, "situation": "", "split": "train"}
-    rows = [{**defaults, **row} for row in rows]
+        raise EmolabError(f"{name} are empty; {_EXPECTED}")
+    rows = [{"emotion": NEUTRAL, "situation": "", "split": "train", **row} for row in rows]
     for number, row in enumerate(rows, 1):
-        if not is_text(row.get("query"), filled=True):
-            raise EmolabError(f"{where}: number {number} is {row.get('query')!r}, not a text; {_EXPECTED}")
+        for key, kind in (("query", "a text"), ("emotion", "a name"), ("split", "a name")):
+            if not is_text(row.get(key), filled=True):
+                raise EmolabError(
+                    f"{name}: the {key} of number {number} is {row.get(key)!r}, expected {kind}; {_EXPECTED}"
+                )
         row["query"] = row["query"].strip()
-        for key in ("emotion", "split"):
-            if not is_text(row[key], filled=True):
-                raise EmolabError(f"{where}: number {number} has the {key} {row[key]!r}; expected a name")
     return rows

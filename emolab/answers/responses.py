@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from emolab.answers.jobs import Store, write_texts
+from emolab.answers.jobs import Store, prompts_of, write_texts
 from emolab.answers.labelled import labelled
 from emolab.answers.queries import query_table
 from emolab.answers.writing import Writing, need_writing
@@ -24,7 +24,7 @@ from emolab.base.folders import alone
 from emolab.base.labels import EMOTIONS, NEUTRAL, NEUTRAL_QUERY, need_labels, order
 from emolab.base.storage import digest, user_path, write_table
 from emolab.models.model import Model
-from emolab.models.prompts import render_prompts, token_ids
+from emolab.models.prompts import token_ids
 
 COLUMNS = ("query_id", "situation", "query", "emotion", "condition", "prompt", "text", "n_tokens")
 _CHUNK, _CHUNK_GPU = 64, 256  # rows between two writes, and the largest batch, where the caller names no batch_size
@@ -57,16 +57,15 @@ def collect_responses(
             texts are a function of its seed and of batch_size.
 
     Returns:
-        One row a response, columns `query_id, situation, query, emotion, condition, prompt, text, n_tokens`: `situation`
-        is the query's (queries of one situation are resampled together), `prompt` the complete rendered prompt,
-        `n_tokens` the length of `text` in tokens.
+        One row a response, columns `query_id, situation, query, emotion, condition, prompt, text, n_tokens`:
+        `situation` is the query's (queries of one situation are resampled together), `prompt` the complete rendered
+        prompt, `n_tokens` the length of `text` in tokens.
 
     Raises:
         EmolabError: unknown pairing, no query left, or `out` holds responses collected with other settings.
     """
     need_writing(writing)
-    plan = _plan(model, queries, emotions, pairing, writing.templates)
-    path = None if out is None else user_path(out) / "responses.parquet"
+    plan = _plan(model, queries, emotions, pairing, writing)
     settings = {
         "model": model.name,
         "fingerprint": model.fingerprint,
@@ -76,7 +75,7 @@ def collect_responses(
         "max_new_tokens": max_new_tokens,
         "writing": writing.settings(),
     }
-    store = Store(path, settings)
+    store = Store(None if out is None else user_path(out) / "responses.parquet", settings)
     finished = store.finished()
     if finished is not None:
         return finished
@@ -95,7 +94,7 @@ def collect_responses(
     )
     plan["text"] = pd.Series(texts, index=asked.index)
     plan["n_tokens"] = [len(ids) for ids in token_ids(model.tokenizer, list(plan["text"]))]
-    return write_table(_tidy(plan), path, settings)
+    return write_table(_tidy(plan), store.path, settings)
 
 
 def responses_from_texts(
@@ -132,14 +131,19 @@ def responses_from_texts(
         need_texts("query", [query], filled=True)
     table = labelled(texts)
     topics = table["topic"].astype(str) if "topic" in table else [f"t-{i:04d}" for i in range(1, len(table) + 1)]
-    found = pd.DataFrame({"query_id": topics, "query": "" if query in (None, NEUTRAL_QUERY) else query})
-    found = found.assign(situation="", emotion=table["label"], condition=table["label"])
-    found = found.assign(text=table["text"], n_tokens=None)
-    found = _tidy(found.assign(prompt="" if query is None else None))
-    return found.assign(start=table["start"].astype("int64")) if "start" in table else found
+    responses = pd.DataFrame({"query_id": topics, "emotion": table["label"], "condition": table["label"]})
+    responses = responses.assign(
+        situation="",
+        query="" if query in (None, NEUTRAL_QUERY) else query,
+        prompt="" if query is None else None,
+        text=table["text"],
+        n_tokens=None,
+    )
+    responses = _tidy(responses)
+    return responses.assign(start=table["start"].astype("int64")) if "start" in table else responses
 
 
-def _plan(model: Model, queries: Any, emotions: Any, pairing: str, templates: Mapping[str, str] | None) -> pd.DataFrame:
+def _plan(model: Model, queries: Any, emotions: Any, pairing: str, writing: Writing) -> pd.DataFrame:
     """One row for each response wanted, with its rendered prompt; query by query, neutral first."""
     if pairing not in ("all", "own"):
         raise EmolabError(f"unknown pairing {pairing!r}; it is 'all' or 'own'")
@@ -153,17 +157,13 @@ def _plan(model: Model, queries: Any, emotions: Any, pairing: str, templates: Ma
     queries = queries.assign(situation=queries["situation"].fillna("") if "situation" in queries else "")
     rows = []
     for query in queries[["query_id", "situation", "query", "emotion"]].to_dict("records"):
-        own = [query["emotion"]] if query["emotion"] in emotions else []
-        asked = emotions if pairing == "all" or query["emotion"] == NEUTRAL else own
+        everything = pairing == "all" or query["emotion"] == NEUTRAL
+        asked = [emotion for emotion in emotions if everything or emotion == query["emotion"]]
         rows += [{**query, "condition": condition} for condition in ([NEUTRAL, *asked] if asked else [])]
     if not rows:
         raise EmolabError(f"no query is labelled {', '.join(emotions)} or neutral; use pairing='all' or other emotions")
     plan = pd.DataFrame(rows)
-    plan["prompt"] = ""
-    for condition, group in plan.groupby("condition"):
-        prompts = render_prompts(model, list(group["query"]), str(condition), templates=templates)
-        plan.loc[group.index, "prompt"] = prompts
-    return plan
+    return plan.assign(prompt=prompts_of(model, list(plan["query"]), list(plan["condition"]), writing))
 
 
 def _tidy(table: pd.DataFrame) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from emolab.answers.jobs import Store, write_texts
+from emolab.answers.jobs import Store, prompts_of, write_texts
 from emolab.answers.queries import query_table
 from emolab.answers.writing import Writing, need_writing
 from emolab.base.errors import EmolabError, need_model, need_numbers, shown
@@ -23,7 +23,6 @@ from emolab.base.folders import alone
 from emolab.base.labels import NEUTRAL
 from emolab.base.storage import digest, user_path, write_table
 from emolab.models.model import Model
-from emolab.models.prompts import render_prompts
 from emolab.steering.settings import FIELDS, described, mixture_name, spoken
 from emolab.steering.steering import Steering, at, match_steering_norm
 from emolab.vectors.controls import drawn_like, match_summed_norm, other_like
@@ -100,7 +99,7 @@ def sweep(
                 steerings.append(steering)
                 conditions.append(spoken(emotion) if control == "prompt" else NEUTRAL)
     table = pd.DataFrame(rows, columns=[column for column in COLUMNS if column != "text"])
-    prompts = _prompts(model, list(table["query"]), conditions, writing)
+    prompts = prompts_of(model, list(table["query"]), conditions, writing)
     settings = {
         "model": model.name,
         "fingerprint": model.fingerprint,
@@ -114,8 +113,7 @@ def sweep(
     breaking = _breaking(directions)
     if breaking:
         settings["breaking"] = digest(breaking)
-    path = None if out is None else user_path(out) / "sweep.parquet"
-    store = Store(path, settings)
+    store = Store(None if out is None else user_path(out) / "sweep.parquet", settings)
     finished = store.finished()
     if finished is not None:
         return finished
@@ -133,7 +131,7 @@ def sweep(
         store=store,
     )
     written = dict(zip(jobs, texts, strict=True))
-    return write_table(table.assign(text=[written[key] for key in keys]), path, settings)
+    return write_table(table.assign(text=[written[key] for key in keys]), store.path, settings)
 
 
 def _directions(vectors: Any) -> list[Steering]:
@@ -271,13 +269,3 @@ def _breaking(directions: list[Steering]) -> list[str]:
     vectors = {id(direction.vectors): direction.vectors for direction in directions}
     known = {number: vectors[number].meta["breaking"] for number in keys}
     return [str({key: known[number][key] for key in known[number] if key in used}) for number, used in keys.items()]
-
-
-def _prompts(model: Model, queries: list[str], conditions: list[str], writing: Writing) -> list[str]:
-    """Complete prompts, each rendered once."""
-    prompts = {}
-    for condition in dict.fromkeys(conditions):
-        asked = list(dict.fromkeys(q for q, c in zip(queries, conditions, strict=True) if c == condition))
-        rendered = render_prompts(model, asked, condition, templates=writing.templates)
-        prompts |= {(query, condition): prompt for query, prompt in zip(asked, rendered, strict=True)}
-    return [prompts[pair] for pair in zip(queries, conditions, strict=True)]

@@ -173,7 +173,7 @@ def assembled(
         if meta["fingerprint"] not in (None, model.fingerprint):
             raise EmolabError(
                 f"the vectors in {path} were made on {meta['model']!r} ({meta['fingerprint']}), not on {model.name!r} "
-                f"({model.fingerprint}); load them without model=, and steer with vectors.for_model(model) if you mean it"
+                f"({model.fingerprint}); load them without model=, and steer with vectors.for_model(model)"
             )
         meta |= {"model": model.name, "revision": model.revision, "fingerprint": model.fingerprint}
     meta |= {"source": source, "file": path.name, "sites": [site], "emotions": emotions, "part": "whole"}

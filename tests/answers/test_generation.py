@@ -242,8 +242,8 @@ def test_no_hook_is_left(model, vectors, monkeypatch):
 
 def test_a_module_that_never_runs_is_an_error(tiny_llama, monkeypatch):
     steering = Steering(tiny.random_vectors(tiny_llama), {"joy": 1.0})
-    lost = [(torch.nn.Linear(1, 1), "output")] * 3
-    monkeypatch.setattr("emolab.models.hooks.hf_modules", lambda model, site, layers=None: lost)
+    lost = (torch.nn.Linear(1, 1), "output")
+    monkeypatch.setattr("emolab.models.hooks.hf_modules", lambda model, site, layers: [lost] * len(layers))
     with pytest.raises(EmolabError, match="resid of layer 0 ran 0 times in one forward pass"):
         generate(tiny_llama, QUERIES, steering=steering, max_new_tokens=2)
 

@@ -52,8 +52,8 @@ def test_repeated_queries_are_left_out_with_a_warning():
         ([], "empty"),
         ({}, "empty"),
         ({"joy": "a string"}, "'joy' holds no list"),
-        (["fine", "  "], "number 2"),
-        (["fine", 3], "number 2 is 3"),
+        (["fine", "  "], "query of number 2"),
+        (["fine", 3], "query of number 2 is 3"),
         (7, "are a int"),
     ],
 )
@@ -115,49 +115,12 @@ def warned(call):
     return table, str(caught[0].message)
 
 
-# As the paper's sets have them: doubled but for case and spaces, with a generator's wording, naming the emotion.
-PAPER = {
-    "anger": ["How do you feel about the delay?", "how do you feel  about the delay?", "What makes you furious here?"],
-    "fear": [
-        'In the context of a person alone at night, the question is:\n\n"How do you feel when you hear steps?',
-        "In the context of a storm, how do you feel about the roof?",
-        "Reflecting on it, the question could be: what do you see?",
-        "How do you feel about the storm?",
-    ],
-    "joy": [
-        "What brought you joy?",
-        "How happy were you at the party?",
-        "How was the joyful day? What a scare!",
-        "Who won?",
-    ],
-}
-
-
-def test_one_warning_counts_what_is_doubtful(tmp_path):
-    table, message = warned(lambda: load_queries(write(tmp_path / "q.json", PAPER)))
-    assert "1 repeated queries were left out (equal but for case and spaces)" in message
-    assert '3 keep a generator\'s wording ("In the context of", "the question is")' in message
-    assert "4 name their own emotion (anger 1, joy 3)" in message and "q.json" in message
-    assert len(table) == 10, "only what is repeated is left out"
-    assert list(table["query"])[:2] == [PAPER["anger"][0], PAPER["anger"][2]], (
-        "the first of the equal ones stays, as it is"
-    )
-
-
 def test_clean_queries_warn_of_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        load_queries({"joy": ["Who won?"], "fear": ["Who won?"], "neutral": ["Were you sad, happy or afraid?"]})
-        load_queries(["What is the context of this joke?", "How do you like scarves?"])
+        load_queries({"joy": ["Who won?"], "fear": ["Who won?"]})
         for name in BUNDLED:
             load_queries(name)
-
-
-def test_a_label_of_ones_own_is_named_by_itself():
-    _, message = warned(
-        lambda: load_queries({"quiet calm": ["What is Quiet Calm to you?", "What is calm?"], "awe": ["Awesome?"]})
-    )
-    assert "2 name their own emotion (quiet calm 1, awe 1)" in message
 
 
 def test_evaluation_items_of_the_extraction_set_are_marked_or_dropped(tmp_path):
@@ -179,7 +142,7 @@ def test_evaluation_items_of_the_extraction_set_are_marked_or_dropped(tmp_path):
 
 
 def test_against_takes_a_file_and_warns_of_the_evaluation_set_alone(tmp_path):
-    extraction = write(tmp_path / "train.json", PAPER)
+    extraction = write(tmp_path / "train.json", {"joy": ["Who won?", "who WON?"]})
     table, message = warned(lambda: load_queries({"joy": ["who WON?", "New?"]}, against=extraction))
     assert message == 'these queries: 1 of 2 stand in the extraction set too (kept, with the split "train")'
     with pytest.raises(EmolabError, match="no split 'heldout'"), pytest.warns(UserWarning):

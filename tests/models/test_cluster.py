@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,14 +19,14 @@ import pandas as pd
 import pytest
 
 import emolab
-from emolab.answers import responses
+from emolab.answers import generation, responses
 from emolab.answers.writing import Writing
 from emolab.base.errors import EmolabError
 from emolab.experiments import selection, sweeps
-from emolab.heads.effects import ablation_curve
 from emolab.judges import judges
 from emolab.judges.judges import FunctionJudge
 from emolab.models import memory, workers
+from emolab.steering.settings import Setting
 from emolab.studies import cli, pipeline
 from emolab.vectors import activations
 from tests import oracle, tiny
@@ -45,8 +46,8 @@ def local(n_workers=2, *, threads_per_worker=1, processes=False):
 @pytest.fixture(scope="module")
 def client():
     """Two workers in this process, which share one model: quick, and counted calls are seen here."""
-    with local() as machines, distributed.Client(machines) as found:
-        yield found
+    with local() as machines, distributed.Client(machines) as connected:
+        yield connected
     workers._held.clear()
 
 
@@ -71,31 +72,31 @@ def files(folder: Path) -> dict[str, bytes]:
 # The central promise: the same bytes.
 
 
-def written(model, out: Path, client) -> tuple[dict[str, bytes], list[pd.DataFrame]]:
-    """All that a client is taken for, in one folder; tables that have no file beside."""
-    told = emolab.collect_responses(
-        model, QUERIES, emotions=EMOTIONS, out=out, max_new_tokens=6, client=client
-    )
-    means = emolab.response_means(model, told, batch_size=4, out=out, client=client)
-    vectors = emolab.extract_vectors(model, told, sites=("resid", "attn", "head"), means=means)
-    grid = [
-        {"site": ["resid"], "part": ["whole", "specific"]},
-        {"site": ["head"], "heads": [{1: [0, 2]}], "op": ["add", "ablate"]},
-        {"site": ["attn"], "positions": [slice(0, 3)], "op": ["clamp"]},
+def written(model, out: Path) -> tuple[dict[str, bytes], list[pd.DataFrame]]:
+    """All that workers take part in, in one folder; tables that have no file beside."""
+    responses = emolab.collect_responses(model, QUERIES, emotions=EMOTIONS, out=out, max_new_tokens=6)
+    means = emolab.response_means(model, responses, batch_size=4, out=out)
+    vectors = emolab.extract_vectors(model, responses, sites=("resid", "attn", "head"), means=means)
+    places = [
+        [Setting(), Setting(part="specific")],
+        [Setting(site="head", heads={1: [0, 2]}, op=op) for op in ("add", "ablate")],
+        [Setting(site="attn", positions=slice(0, 3), op="clamp")],
     ]
     tables = []
-    for i, setting in enumerate(grid):
-        options = {"alphas": (0, 1, 3), "controls": ("random", "shuffled", "prompt"), "grid": setting}
-        options |= {"emotions": ["joy", {"anger": 0.5, "joy": 0.5}], "max_new_tokens": 6}
-        table = emolab.sweep(model, vectors, QUERIES[:3], out=out / f"{i}", client=client, **options)
+    for i, settings in enumerate(places):
+        directions = emolab.at(vectors, settings, ["joy", {"anger": 0.5, "joy": 0.5}])
+        options = {"alphas": (0, 1, 3), "controls": ("random", "shuffled", "prompt"), "max_new_tokens": 6}
+        table = emolab.sweep(model, directions, QUERIES[:3], out=out / f"{i}", **options)
         tables.append(table)
-    tables.append(emolab.score(tables[0], model=model, judges=WORDY, client=client))
-    options = {"n_queries": 3, "batch_size": 4, "max_new_tokens": 5, "client": client}
+    tables.append(emolab.score(tables[0], model=model, judges=WORDY))
+    given = {"n_queries": 3, "max_new_tokens": 5, "writing": Writing(batch_size=4)}
     words = {"anger": ["dark", "bad"], "joy": ["happy", "sun"]}
-    for test in ("patch", "ablate"):
-        tables.append(emolab.head_effects(model, vectors, told, test=test, words=words, **options))
-    tables.append(ablation_curve(model, vectors, told, ranked=tables[-1], judge=WORDY, ks=[2], n_random=1, **options))
-    return files(out), tables
+    for op in ("patch", "ablate"):
+        test = emolab.HeadTest(op, words=words, **given)
+        tables.append(emolab.head_effects(model, vectors, responses, test=test))
+    test = emolab.HeadTest(judge=WORDY, **given)
+    curve = emolab.ablation_curve(model, vectors, responses, ranked=tables[-1], test=test, ks=[2], n_random=1)
+    return files(out), [*tables, curve]
 
 
 def _wordy(texts):
@@ -108,50 +109,67 @@ WORDY = FunctionJudge(_wordy, (*EMOTIONS, "neutral"), name="wordy")
 
 def test_every_file_and_table_is_that_of_a_serial_run(talker, client, tmp_path, monkeypatch):
     monkeypatch.setattr(judges, "embed", oracle.embed)
-    serial, expected = written(talker, tmp_path / "serial", None)
-    found, tables = written(talker, tmp_path / "cluster", client)
-    assert serial == found and {"responses.parquet", "response_means.safetensors", "2/sweep.parquet"} <= set(found)
+    serial, expected = written(talker, tmp_path / "serial")
+    with emolab.workers(client):
+        shared, tables = written(talker, tmp_path / "cluster")
+    assert serial == shared and {"responses.parquet", "response_means.safetensors", "2/sweep.parquet"} <= set(shared)
     for ours, theirs in zip(tables, expected, strict=True):
         pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
     assert expected[0]["text"].nunique() > 6, "texts that differ, or equality would say little"
     prefixes = set(client.cluster.scheduler.task_prefixes)
-    assert {"responses", "activations", "sweep-joy", "heads", "scores", "shared"} <= prefixes, "names on the dashboard"
+    assert {"responses", "activations", "sweep", "heads", "scores", "shared"} <= prefixes, "names on the dashboard"
 
 
 def test_sampled_texts_are_those_of_a_serial_run(talker, client):
     third, fourth = (Writing(temperature=1.0, seed=seed) for seed in (3, 4))
     options = {"emotions": EMOTIONS, "max_new_tokens": 6}
-    plain = emolab.collect_responses(talker, QUERIES, writing=third, **options)
-    found = emolab.collect_responses(talker, QUERIES, writing=third, client=client, **options)
-    pd.testing.assert_frame_equal(found, plain)
-    assert not emolab.collect_responses(talker, QUERIES, writing=fourth, **options).equals(plain)
+    serial = emolab.collect_responses(talker, QUERIES, writing=third, **options)
+    with emolab.workers(client):
+        pd.testing.assert_frame_equal(emolab.collect_responses(talker, QUERIES, writing=third, **options), serial)
+    assert not emolab.collect_responses(talker, QUERIES, writing=fourth, **options).equals(serial)
 
 
 @pytest.mark.parametrize("again_on_cluster", [True, False])
-def test_a_client_that_was_cut_off_goes_on_where_it_was(talker, client, tmp_path, monkeypatch, again_on_cluster):
+def test_a_process_that_was_cut_off_goes_on_where_it_was(talker, client, tmp_path, monkeypatch, again_on_cluster):
     options = {"emotions": EMOTIONS, "max_new_tokens": 6}
     emolab.collect_responses(talker, QUERIES, out=tmp_path / "serial", **options)
-    write, kept = responses.write_table, []
-
-    def cut_off(table, path, settings):
-        if len(kept) == 2:
-            raise KeyboardInterrupt
-        kept.append(len(table))
-        return write(table, path, settings)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(responses, "write_table", cut_off)
-        emolab.collect_responses(talker, QUERIES, out=tmp_path / "cut", client=client, **options)
-    assert 0 < kept[0] < kept[1] < 24 and len(pd.read_parquet(tmp_path / "cut/responses.parquet")) == kept[1]
-    asked, generate = [], emolab.generate
-    counting = lambda m, p, **o: asked.append(len(p)) or generate(m, p, **o)  # noqa: E731
-    monkeypatch.setattr("emolab.answers.generation.generate", counting)
+    file = tmp_path / "cut/responses.parquet"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), emolab.workers(client):
+        at_write(patch, file, 3, lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        emolab.collect_responses(talker, QUERIES, out=tmp_path / "cut", **options)
+    kept = len(pd.read_parquet(file))
+    assert 0 < kept < 24
     wait_until(lambda: not running(client))  # what a worker has begun it ends, though nobody waits for it
-    asked.clear()
-    where = client if again_on_cluster else None
-    emolab.collect_responses(talker, QUERIES, out=tmp_path / "cut", client=where, **options)
-    assert sum(asked) == 24 - kept[1], "only what is missing"
+    asked = counted_texts(monkeypatch)
+    with emolab.workers(client if again_on_cluster else None):
+        emolab.collect_responses(talker, QUERIES, out=tmp_path / "cut", **options)
+    assert sum(asked) == 24 - kept, "only what is missing"
     assert files(tmp_path / "cut") == files(tmp_path / "serial")
+
+
+def at_write(patch, file: Path, number: int, act) -> None:
+    """Act before a file takes its name for the so-manieth time."""
+    replace, seen = os.replace, []
+
+    def counting(temporary, path):
+        seen.extend([path] if Path(path) == file else [])
+        if Path(path) == file and len(seen) == number:
+            act()
+        replace(temporary, path)
+
+    patch.setattr(os, "replace", counting)
+
+
+def counted_texts(monkeypatch) -> list[int]:
+    """How many texts each call of `generate` is asked for from here on."""
+    asked, write = [], generation.halving
+
+    def counting(run, plan):
+        asked.append(sum(map(len, plan)))
+        return write(run, plan)
+
+    monkeypatch.setattr(generation, "halving", counting)
+    return asked
 
 
 def running(client) -> list:
@@ -166,8 +184,8 @@ def wait_until(condition, seconds=20):
 
 
 def test_a_worker_halves_a_batch_that_does_not_fit(talker, client, monkeypatch):
-    told = oracle.responses(talker, ["tell me about the sea .", "a road"], EMOTIONS)
-    expected = emolab.response_means(talker, told, batch_size=6)
+    responses = oracle.responses(talker, ["tell me about the sea .", "a road"], EMOTIONS)
+    expected = emolab.response_means(talker, responses, batch_size=6)
     measure, sizes = activations.batch_means, []
 
     def full(model, prompts, texts, *rest):
@@ -180,20 +198,21 @@ def test_a_worker_halves_a_batch_that_does_not_fit(talker, client, monkeypatch):
     spy = SimpleNamespace(warn=lambda text, category=UserWarning, **_: said.append((category, text)))
     monkeypatch.setattr(activations, "batch_means", full)
     monkeypatch.setattr(memory, "warnings", spy)
-    found = emolab.response_means(talker, told, batch_size=6, client=client)
+    with emolab.workers(client):
+        halved = emolab.response_means(talker, responses, batch_size=6)
     assert any(issubclass(kind, UserWarning) and "going on in batches of" in text for kind, text in said)
-    assert sum(sizes) == len(told) and max(sizes) <= 2
+    assert sum(sizes) == len(responses) and max(sizes) <= 2
     for site, values in expected.means.items():
-        np.testing.assert_allclose(found.means[site], values, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(halved.means[site], values, rtol=1e-5, atol=1e-6)
 
 
 # How chunks run.
 
 
-def test_without_a_client_chunks_run_one_after_the_other_when_asked_for(talker):
+def test_without_workers_chunks_run_one_after_the_other_when_asked_for(talker):
     seen = []
-    found = workers.run_chunks(talker, lambda model, x: seen.append(x) or x * 10, [(1,), (2,)])
-    assert next(found) == {0: 10} and seen == [1] and next(found) == {1: 20} and not list(found)
+    results = workers.run_chunks(talker, lambda model, x: seen.append(x) or x * 10, [(1,), (2,)])
+    assert next(results) == {0: 10} and seen == [1] and next(results) == {1: 20} and not list(results)
     prepared = workers.run_chunks(talker, lambda m, s, x: (s, x), [(1,)], shared=3, prepare=lambda m, s: s + 1)
     assert list(prepared) == [{0: (4, 1)}]
 
@@ -207,13 +226,13 @@ def test_the_model_is_read_once_and_what_is_shared_made_ready_once(talker, clien
     workers._held.clear()
     read, load = [], emolab.models.load.load_model
     monkeypatch.setattr(emolab.models.load, "load_model", lambda *a, **k: read.append(a) or load(*a, **k))
-    for _ in range(2):
-        cluster_call = workers.run_chunks(
-            talker, _note, [(i,) for i in range(9)], shared=[], prepare=_listed, client=client
-        )
-        found = {number: result for part in cluster_call for number, result in part.items()}
-        assert sorted(found) == list(range(9)) and all(found[i][0] == i for i in found)
-        assert sorted(n for _, n in found.values()) == list(range(1, 10)), "one list for all nine, a new one each call"
+    with emolab.workers(client):
+        for _ in range(2):
+            parts = workers.run_chunks(talker, _note, [(i,) for i in range(9)], shared=[], prepare=_listed)
+            results = {number: result for part in parts for number, result in part.items()}
+            assert sorted(results) == list(range(9)) and all(results[i][0] == i for i in results)
+            lengths = sorted(length for _, length in results.values())
+            assert lengths == list(range(1, 10)), "one list for all nine, a new one each call"
     assert len(read) == 1 and read[0] == (str(Path(talker.source).resolve()),)
 
 
@@ -231,12 +250,12 @@ def _fails(model, number):
     time.sleep(0.2)
 
 
-def test_the_error_of_a_chunk_is_the_clients_at_once(talker):
-    with local(1) as one, distributed.Client(one) as client:
-        list(workers.run_chunks(talker, _note, [(0,)], shared=[], client=client))  # the model is read
+def test_the_error_of_a_chunk_is_the_callers_at_once(talker):
+    with local(1) as one, distributed.Client(one) as client, emolab.workers(client):
+        list(workers.run_chunks(talker, _note, [(0,)], shared=[]))  # the model is read
         start = time.monotonic()
         with pytest.raises(EmolabError, match="^chunk 0 holds nothing; give it something$"):
-            list(workers.run_chunks(talker, _fails, [(i,) for i in range(40)], client=client))
+            list(workers.run_chunks(talker, _fails, [(i,) for i in range(40)]))
         assert time.monotonic() - start < 5 and _ran.count(0) == 1
         wait_until(lambda: not running(client))
         assert len(_ran) < 20, "the rest is let go"
@@ -247,12 +266,12 @@ def _naps(model, number):
 
 
 def test_a_lost_cluster_is_one_clear_error(talker):
-    with local(1) as one, distributed.Client(one) as client:
-        found = workers.run_chunks(talker, _naps, [(i,) for i in range(50)], client=client)
-        next(found)
+    with local(1) as one, emolab.workers(one.scheduler_address):
+        results = workers.run_chunks(talker, _naps, [(i,) for i in range(50)])
+        next(results)
         one.close()
         with pytest.raises(EmolabError, match="the cluster was lost; what was finished is saved"):
-            list(found)
+            list(results)
 
 
 _inside, _most = [0], [0]
@@ -266,37 +285,82 @@ def _crowd(model, number):
 
 
 def test_threads_of_a_worker_take_turns(talker):
-    with local(1, threads_per_worker=4) as crowded, distributed.Client(crowded) as client:
+    with local(1, threads_per_worker=4) as crowded, emolab.workers(crowded.scheduler_address):
         with pytest.warns(UserWarning, match="one task at a time.*threads_per_worker=1"):
-            list(workers.run_chunks(talker, _crowd, [(i,) for i in range(12)], client=client))
+            list(workers.run_chunks(talker, _crowd, [(i,) for i in range(12)]))
     assert _most[0] == 1
+
+
+# Which workers.
+
+
+def test_workers_are_those_of_an_address_a_client_or_nobody(client):
+    address = client.cluster.scheduler_address
+    assert not workers.on_cluster()
+    with emolab.workers(client):
+        assert workers.on_cluster()
+        with emolab.workers(None):
+            assert not workers.on_cluster()
+        with pytest.raises(KeyError), emolab.workers(address):
+            assert workers._client.get() is not client and workers._client.get().scheduler.address == address
+            connected = workers._client.get()
+            raise KeyError
+        assert connected.status == "closed" and workers._client.get() is client
+    assert not workers.on_cluster() and client.status == "running"
+
+
+@pytest.mark.parametrize("none", [3, "nonsense://x", "tcp://127.0.0.1:9", "10.0.0.1", object()])
+def test_what_are_no_workers(none, monkeypatch):
+    monkeypatch.setattr(workers, "_PATIENCE", 0.3)
+    says = "no Dask scheduler answers at .*tcp://" if isinstance(none, str) else "workers are .*expected the address"
+    with pytest.raises(EmolabError, match=says), emolab.workers(none):
+        pass
+
+
+def test_an_asynchronous_client_and_no_dask(monkeypatch):
+    with pytest.raises(EmolabError, match="not asynchronous"):
+        with emolab.workers(SimpleNamespace(map=1, submit=1, nthreads=1, asynchronous=True)):
+            pass
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(EmolabError, match=r"pip install 'emolab\[cluster\]'"), emolab.workers("tcp://127.0.0.1:9"):
+        pass
+
+
+def test_threads_of_ones_own_are_on_no_cluster(client):
+    """A worker's thread, in this process, must not hand its chunks on, and a widget writes here."""
+    seen = []
+    with emolab.workers(client):
+        thread = threading.Thread(target=lambda: seen.append(workers.on_cluster()))
+        thread.start()
+        thread.join()
+    assert seen == [False]
 
 
 # What cannot run there.
 
 
-def test_models_that_workers_cannot_read(talker, tiny_llama, client, tmp_path):
-    def refused(model, match, where=client):
-        with pytest.raises(EmolabError, match=match):
-            emolab.collect_responses(model, QUERIES, out=tmp_path, client=where)
+def test_models_that_workers_cannot_read(talker, client, tmp_path):
+    def refused(model, match):
+        with pytest.raises(EmolabError, match=match), emolab.workers(client):
+            emolab.collect_responses(model, QUERIES, out=tmp_path)
         assert not (tmp_path / "responses.parquet").exists()
 
     refused(emolab.load_model((talker.hf, talker.tokenizer)), "object in memory.*save_pretrained")
     with emolab.steered(talker, emolab.Steering(tiny.random_vectors(talker), {"joy": 1.0})):
         refused(talker, "carries hooks")
-    refused(talker, "client is 'tcp://x'; expected a dask.distributed.Client", "tcp://x")
     own = emolab.load_model(tiny.save(tmp_path / "own", *oracle.talker()), device="cpu")
     tiny.save(tmp_path / "own", tiny.build(tiny.llama_config(), seed=5), tiny.tokenizer())
     refused(own, "reads another model from .*own': fingerprint .* and here .*same files")
     own.hf.model.embed_tokens.weight[:] = 0
     refused(own, "were changed after loading")
-    with pytest.raises(EmolabError, match="object in memory"):  # at once, before any stage
-        pipeline.study((talker.hf, talker.tokenizer), out=tmp_path / "study", client=client)
+    with pytest.raises(EmolabError, match="object in memory"), emolab.workers(client):  # at once, before any stage
+        pipeline.study((talker.hf, talker.tokenizer), out=tmp_path / "study")
 
 
 def test_a_worker_with_other_versions_or_without_the_files_says_so(talker, client):
     workers._held.clear()
-    source = workers.check_client(talker, client)
+    with emolab.workers(client):
+        source = workers.check_workers(talker)
     cases = {
         "has emolab.*this process has emolab 0.0": replace(source, versions="emolab 0.0"),
         "worker .*: no model '/nowhere': there is no such directory": replace(source, path="/nowhere"),
@@ -307,38 +371,17 @@ def test_a_worker_with_other_versions_or_without_the_files_says_so(talker, clien
             client.submit(workers._model, given, pure=False).result()
 
 
-def test_a_cluster_that_cannot_be_reached(monkeypatch):
-    with workers.connected(None) as nothing:
-        assert nothing is None
-    monkeypatch.setattr(workers, "_PATIENCE", 0.3)
-    for address in ("tcp://127.0.0.1:9", "nonsense://x", "10.0.0.1"):
-        with pytest.raises(EmolabError, match="no Dask scheduler answers at .*tcp://"), workers.connected(address):
-            pass
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(EmolabError, match=r"pip install 'emolab\[cluster\]'"), workers.connected("tcp://127.0.0.1:9"):
-        pass
-
-
 def test_dask_is_imported_only_where_it_is_used():
     for path in sorted((ROOT / "emolab").rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in tree.body:  # `if TYPE_CHECKING:` and functions lie deeper
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not [n for n in names if n.split(".")[0] in ("dask", "distributed")], path
+        assert not re.search(r"^(from|import) (dask|distributed)", path.read_text(encoding="utf-8"), re.MULTILINE), path
 
 
-def test_the_command_line_hands_the_client_on(talker, client, tmp_path, monkeypatch):
-    given, address = [], client.cluster.scheduler_address
-
-    def study(model, **options):
-        given.append(options["client"])
-        assert options["client"] is None or options["client"].scheduler.address == address
-
-    monkeypatch.setattr(pipeline, "study", study)
-    assert cli.main(["study", "--model", talker.source, "--out", str(tmp_path), "--cluster", address]) == 0
-    assert given[0].status == "closed"
-    assert cli.main(["study", "--model", talker.source, "--out", str(tmp_path)]) == 0 and given[1] is None
+def test_the_command_line_names_the_workers(talker, client, tmp_path, monkeypatch):
+    clients = []
+    monkeypatch.setattr(pipeline, "study", lambda model, **_: clients.append(workers._client.get()))
+    command = ["study", "--model", talker.source, "--out", str(tmp_path)]
+    assert cli.main([*command, "--cluster", client.cluster.scheduler_address]) == cli.main(command) == 0
+    assert clients[0].scheduler.address == client.cluster.scheduler_address and clients[1] is None
 
 
 # Processes of their own, killed without a word.
@@ -356,31 +399,22 @@ def test_a_study_whose_workers_are_killed_equals_the_serial_one(talker, tmp_path
     options |= {"seed": 1}
     serial = pipeline.study(talker, out=tmp_path / "serial", **options)
     killed = []
-    with local(2, processes=True) as machines, distributed.Client(machines) as client:
+    with local(2, processes=True) as machines, distributed.Client(machines) as client, emolab.workers(client):
 
-        def kill_at(module, folder, number):
-            write, seen = module.write_table, []
+        def kill_a_busy_worker():
+            busy = [address for address, tasks in client.processing().items() if tasks]
+            os.kill(client.run(os.getpid, workers=busy[:1])[busy[0]], signal.SIGKILL)
+            killed.append(busy[0])
 
-            def kills(table, path, settings):
-                seen.append(path)
-                if len([p for p in seen if Path(p).parent == folder]) == number and module not in killed:
-                    busy = [address for address, tasks in client.processing().items() if tasks]
-                    pid = client.run(os.getpid, workers=busy[:1])[busy[0]]
-                    os.kill(pid, signal.SIGKILL)
-                    killed.append(module)
-                return write(table, path, settings)
-
-            monkeypatch.setattr(module, "write_table", kills)
-
-        kill_at(responses, tmp_path / "cluster", 2)
-        kill_at(sweeps, tmp_path / "cluster", 3)
-        found = pipeline.study(talker, out=tmp_path / "cluster", client=client, **options)
-    assert killed == [responses, sweeps]
+        at_write(monkeypatch, tmp_path / "cluster/responses.parquet", 2, kill_a_busy_worker)
+        at_write(monkeypatch, tmp_path / "cluster/sweep.parquet", 3, kill_a_busy_worker)
+        found = pipeline.study(talker, out=tmp_path / "cluster", **options)
+    assert len(killed) == 2
     for name in ("timings", "expected"):
         serial.pop(name), found.pop(name)
     assert found == serial
     theirs, ours = files(tmp_path / "serial"), files(tmp_path / "cluster")
-    timed = ("summary.json", ".lock", ".lock.owner")
+    timed = ("summary.json", ".lock")
     assert {k: v for k, v in ours.items() if k not in timed} == {k: v for k, v in theirs.items() if k not in timed}
     assert {"sweep.parquet", "vectors.safetensors", "selection/doses/0/sweep.parquet", "scores.parquet"} <= set(ours)
 
@@ -392,8 +426,9 @@ def _dies(model, number):
 @pytest.mark.slow
 def test_a_chunk_that_kills_every_worker_is_given_up(talker):
     with dask.config.set({"distributed.scheduler.allowed-failures": 1}), local(1, processes=True) as machines:
-        with distributed.Client(machines) as client, pytest.raises(EmolabError, match="2 workers died over it.*memory"):
-            list(workers.run_chunks(talker, _dies, [(0,)], client=client))
+        with emolab.workers(machines.scheduler_address):
+            with pytest.raises(EmolabError, match="2 workers died over it.*memory"):
+                list(workers.run_chunks(talker, _dies, [(0,)]))
 
 
 @pytest.mark.slow
@@ -422,7 +457,7 @@ def test_a_killed_command_goes_on_on_the_same_cluster(talker, tmp_path):
         wait_until((tmp_path / "cut/sweep.parquet").exists, 120)
         client.kill()
         client.wait()
-        assert "row" in pd.read_parquet(tmp_path / "cut/sweep.parquet"), "killed in the middle"
+        assert "job" in pd.read_parquet(tmp_path / "cut/sweep.parquet"), "killed in the middle"
         assert cli.main(cut) == 0
         with distributed.Client(address) as look:
             assert not look.run_on_scheduler(lambda: "torch" in sys.modules), "the scheduler only hands bytes on"

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import emolab
-from emolab.answers import responses
+from emolab.answers import jobs, responses
 from emolab.base.errors import EmolabError
 from emolab.base.labels import EMOTIONS
 from emolab.experiments import selection, sweeps
@@ -155,11 +155,11 @@ class Counted:
             self.calls, self.texts = self.calls + 1, self.texts + len(prompts)
             return generate(model, prompts, **options)
 
-        patch.setattr(sweeps, "generate", counted)
+        patch.setattr(jobs, "generate", counted)
         patch.setattr(summary_module, "generate", counted)
-        patch.setattr("emolab.comparisons.bench.generate", counted)
+        patch.setattr("emolab.comparisons.steered_runs.generate", counted)
         patch.setattr("emolab.comparisons.methods.generate", counted)
-        patch.setattr("emolab.answers.generation.generate", counted)  # which collect_responses looks up when called
+        patch.setattr("emolab.answers.generation.generate", counted)  # which choose_wording looks up when called
 
 
 def run(model, out, **options):
@@ -335,7 +335,7 @@ def test_another_study_in_the_same_folder_is_refused(studied, tiny_gpt2, light):
 
 def test_a_model_that_writes_nothing_gives_null_not_nan(talker, light, tmp_path, monkeypatch):
     """It answers instructions, and steered or plain it falls silent."""
-    monkeypatch.setattr(sweeps, "generate", lambda model, prompts, **_: [""] * len(prompts))
+    monkeypatch.setattr(sweeps, "write_texts", lambda model, prompts, steerings, **_: [""] * len(prompts))
     summary = run(talker, tmp_path, plan=replace(SHORT, quick=True, wordings=False))
     assert {cell["perplexity_ratio"] for cell in summary["steering"].values()} == {None}
     assert json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail) == summary
@@ -548,19 +548,18 @@ def test_questions_that_evoke_an_emotion_are_turned_round_or_not(talker, light, 
     evoked = dict(zip(queries["query"], queries["emotion"], strict=True))
     asked = []
 
-    def generate(model, prompts, *, steering, **_):
+    def written(model, prompts, steerings, **_):
         own = [next(emotion for query, emotion in evoked.items() if query in prompt) for prompt in prompts]
         asked.extend(own)
         found = []
-        for i, (emotion, row) in enumerate(zip(own, steering, strict=True)):
+        for i, (emotion, row) in enumerate(zip(own, steerings, strict=True)):
             turned = row is not None and row.vectors is vectors and i != 1
             found.append(f"so {next(iter(row.doses))}" if turned else f"so {emotion}")
         return found
 
-    monkeypatch.setattr(sweeps, "generate", generate)
+    monkeypatch.setattr(sweeps, "write_texts", written)
     setting, best = {"site": "attn", "layers": "late", "part": "whole", "unit": "vector"}, {"fear": 2.0, "joy": 1.0}
-    write = {"max_new_tokens": 8}
-    found = summary_module.turned(talker, vectors, queries, setting, best, Echo(), tmp_path, write)
+    found = summary_module.turned(talker, vectors, queries, setting, best, Echo(), tmp_path, 8)
     assert found == {
         "fear": {  # two of joy, one neutral; of these the second is not moved
             "target": 0.6667, "own": 0.3333, "target_unsteered": 0.0, "own_unsteered": 1.0, "target_random": 0.0, "n": 3
@@ -570,10 +569,10 @@ def test_questions_that_evoke_an_emotion_are_turned_round_or_not(talker, light, 
         },
     }  # fmt: skip
     assert len(asked) == 4 + 2 * 3 + 2 * 2
-    again = summary_module.turned(talker, vectors, queries, setting, best, Echo(), tmp_path, write)
+    again = summary_module.turned(talker, vectors, queries, setting, best, Echo(), tmp_path, 8)
     assert again == found and len(asked) == 14, "kept"
     joyful = queries.head(2)
-    left = summary_module.turned(talker, vectors, joyful, setting, best, Echo(), tmp_path / "joy", write)
+    left = summary_module.turned(talker, vectors, joyful, setting, best, Echo(), tmp_path / "joy", 8)
     assert set(left) == {"fear"}, "every question evokes joy"
 
 
@@ -608,8 +607,8 @@ def test_the_bundled_model_follows_and_can_be_steered():
     vectors = emolab.extract_vectors(
         model, responses.collect_responses(model, train), sites=("resid", "attn")
     )
-    options = {"alphas": (1.0,), "controls": ("random",), "grid": {"site": ["resid", "attn"]}}
-    table = emolab.sweep(model, vectors, heldout, **options)
+    directions = emolab.at(vectors, [emolab.Setting(), emolab.Setting(site="attn")])
+    table = emolab.sweep(model, directions, heldout, alphas=(1.0,), controls=("random",))
     found = {key: share(rows["text"], rows["emotion"]) for key, rows in table.groupby(["site", "control"])}
     gain = {site: found[site, "none"] - found[site, "random"] for site in ("resid", "attn")}
     assert max(gain.values()) > 0.4 and max(found[site, "random"] for site in gain) <= 0.2, found
