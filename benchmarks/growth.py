@@ -12,12 +12,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from _harness import CUDA, PAGE, RUN, arguments, machine, measure, plain_row, random_model, record, told_machine
 from extraction import responses
 from steering import NEW, grid
 
 from emolab import Writing, generate, response_means
-from emolab.plot.style import GREY, INK, new_figure, theme
+from emolab.plot.style import GREY, INK, theme
 
 BATCH = 8
 DTYPE, LAYERS, D_MODEL = ("bfloat16", 16, 2048) if CUDA else ("float32", 12, 256)
@@ -69,7 +70,8 @@ def slope(of: pd.DataFrame) -> tuple[float, float]:
 
 def draw(table: pd.DataFrame, footer: str, work: dict[str, str]):
     with theme():
-        fig, axes = new_figure(2, 2, width=1, height=6.4)
+        fig = Figure(figsize=(9.6, 6.4), layout="constrained")
+        axes = fig.subplots(2, 2)
         for ax, (quantity, of) in zip(axes.flat, table.groupby("quantity", sort=False), strict=True):
             more, none = slope(of)
             ends = np.array([of["n"].min(), of["n"].max()])

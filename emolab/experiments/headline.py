@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ import pandas as pd
 from emolab.base.errors import EmolabError, need_number, need_table, shown
 from emolab.base.labels import order
 from emolab.base.stats import clusters_of, harmonic
+from emolab.base.tables import about
 from emolab.judges.judges import UNREAD
 from emolab.steering.settings import FIELDS, parse_mixture
 
@@ -136,6 +138,18 @@ def one_setting(table: pd.DataFrame) -> None:
         kinds = sorted({str(v) for v in steered[column].dropna()})
         if len(kinds) > 1:
             raise EmolabError(f"this table mixes {column} = {', '.join(kinds[:5])}; filter it to one of them")
+
+
+def sweep_about(scored: pd.DataFrame, **params: Any) -> dict[str, Any]:
+    """Model, n and seed of a scored sweep (`base.tables.about`), and as params what is the same in all steered rows.
+
+    >>> sweep_about(scored)["params"]["site"]
+    'attn'
+    """
+    steered = scored[~is_unsteered(scored) & (scored["control"] != "prompt")]
+    same = {f: steered[f].iloc[0] for f in (*FIELDS, "alpha") if f in steered and steered[f].nunique() == 1}
+    origin = about(scored)
+    return {**origin, "params": {**origin["params"], **{f: str(value) for f, value in same.items()}, **params}}
 
 
 def with_instructed(scored: pd.DataFrame, instructed: Instructed) -> pd.DataFrame:

@@ -1,17 +1,28 @@
-"""Figures of heads: maps by layer and head, cosines between heads, PCA beside UMAP."""
+"""Figures of heads: maps by layer and head, their effects beside controls, emotion left without them, a map of all."""
 
 from __future__ import annotations
 
-from math import ceil
-
 import numpy as np
 import pandas as pd
-from matplotlib.artist import setp
 from matplotlib.ticker import MaxNLocator
 
-from emolab.base.errors import EmolabError, need_table
-from emolab.base.labels import order
-from emolab.plot.style import INK, emotion_kwargs, finish, new_figure, theme, top_legend
+from emolab.base.errors import EmolabError, need_number, need_table
+from emolab.base.labels import head_name, order, styles
+from emolab.base.tables import about
+from emolab.plot.panels import (
+    color_bar,
+    control_look,
+    figure,
+    finish,
+    forest,
+    grid,
+    heat,
+    key,
+    line,
+    named_rows,
+)
+from emolab.plot.responses import bare_map
+from emolab.plot.style import CONTROLS, INK, emotion_looks, look
 
 # name: (label, lowest, highest value of the colours); None: from the data. Signed ones are symmetric about zero.
 VALUES = {
@@ -24,169 +35,224 @@ VALUES = {
     "effect": ("causal effect", "signed", None),
     "share": ("causal effect, share of the whole emotion", "signed", None),
 }
-_UNTESTED = "#DADADA"  # no colour of a scale, so that it is not read as zero
-_TESTS = {"ablate": "direction ablated", "patch": "output patched in", "steer": "own vector added"}
+TESTS = {"ablate": "direction ablated", "patch": "output patched in", "steer": "own vector added"}
+_UNITS = {"words": "nats of emotion-word log-probability"}
 
 
-def head_map(table: pd.DataFrame, value: str = "contribution", *, level: float = 0.05, model=None, seed=None):
-    """One quantity of every head, layers upwards and heads sideways, one panel an emotion.
+@figure
+def head_map(
+    table: pd.DataFrame, value: str = "contribution", *, level: float = 0.05, top: int = 3, title: str | None = None
+):
+    """One quantity of every head, layers from left to right, one panel per emotion; the largest heads are named.
 
     >>> fig = head_map(maps, "split_half")
     >>> fig = head_map(effects, "share")
 
-    table: from `emolab.heads.head_maps` (norm, contribution, direct, split_half, probe) or `emolab.head_effects`
-    (effect, share, attribution, direct). Where it has a column q and effects are shown, a dot marks q below `level`.
-    Signed quantities are red above zero and blue below, on one scale for all emotions. Heads that were not tested, and
-    layers that have none, stay grey.
+    table: from `heads.head_maps` (norm, contribution, direct, split_half, probe) or `emolab.head_effects` (effect,
+    share, attribution, direct). Where it has a column q and effects are shown, a ring marks q below `level`. Signed
+    quantities are red above zero and blue below, on one scale for all emotions. Heads that were not tested, and layers
+    that have none, stay grey.
     """
     need_table(table, ("layer", "head", "emotion"), "emolab.heads.head_vectors.head_maps or emolab.head_effects")
     if value not in VALUES or value not in table:
         known = [v for v in VALUES if v in table]
         raise EmolabError(f"cannot show {value!r} of this table; it holds {', '.join(known) or 'no quantity of heads'}")
     emotions = order(table["emotion"])
-    n_layers, n_heads = int(table["layer"].max()) + 1, int(table["head"].max()) + 1
-    grids = {
-        e: table[table["emotion"] == e].pivot(index="layer", columns="head", values=value)
-        .reindex(index=range(n_layers), columns=range(n_heads)).to_numpy(float)
-        for e in emotions
-    }  # fmt: skip
     label, low, high = VALUES[value]
     if value == "probe" and "chance" in table:
         label += f" (chance {table['chance'].mean():.2f})"
-    found = np.concatenate([g.ravel() for g in grids.values()])
-    peak = float(np.nanmax(np.abs(found))) if np.isfinite(found).any() else 1.0
-    signed = low == "signed"
-    low, high = (-(peak or 1.0), peak or 1.0) if signed else (low, (peak or 1.0) if high is None else high)
     if value in ("effect", "share") and "test" in table:
-        label += f" ({_TESTS.get(table['test'].iloc[0], '')}; {table['measure'].iloc[0]})"
-    columns = min(5, len(emotions))
-    with theme():
-        rows = ceil(len(emotions) / columns)
-        shape = {"width": max(0.45, columns / 5), "height": 1.0 + rows * 2.3}
-        fig, axes = new_figure(rows, columns, **shape, grid={"sharex": True, "sharey": True})
-        for ax, emotion in zip(axes.flat, emotions, strict=False):
-            kind = {"cmap": "RdBu_r" if signed else "cividis", "vmin": low, "vmax": high}
-            ax.set_facecolor(_UNTESTED)
-            ax.imshow(grids[emotion], origin="lower", aspect="auto", interpolation="nearest", **kind)
-            ax.set_title(emotion, color=INK)
-            if "q" in table and value in ("effect", "share"):
-                hit = table[(table["emotion"] == emotion) & (table["q"] < level)]
-                strong = np.abs(hit[value]) > 0.6 * high
-                colors = np.where(strong, "white", INK) if len(hit) else INK
-                ax.scatter(hit["head"], hit["layer"], s=7, c=colors, linewidths=0)
-        for ax in list(axes.flat)[len(emotions) :]:
-            ax.set_visible(False)
-        _grid_axes(axes, len(emotions))
-        note = f"   · dot: q < {level:g}" if "q" in table and value in ("effect", "share") else ""
-        fig.colorbar(axes.flat[0].images[0], ax=axes, location="bottom", shrink=0.5, aspect=40, label=label + note)
-        keep = ["layer", "head", "emotion", value, *(["q"] if "q" in table else [])]
-        params = {"value": value, "level": level}
-        return _finish(fig, table[keep], table, "head_map", params, model, seed)
+        label += f" ({TESTS.get(table['test'].iloc[0], '')}; {table['measure'].iloc[0]})"
+    n_heads = int(table["head"].max()) + 1
+    panels = grid(emotions, height=max(7, 0.9 * n_heads), need=20, want=30, share="")
+    ringed = "q" in table and value in ("effect", "share")
+    for emotion, ax in panels.columns():
+        head_cells(ax, table[table["emotion"] == emotion], value, like=table)
+        if ringed:
+            ring(ax, table[(table["emotion"] == emotion) & (table["q"] < level)])
+    panels.label("layer", "head")
+    limits, cmap = head_scale(table, value)
+    color_bar(panels.fig, label, limits, cmap=cmap)
+    keep = ["layer", "head", "emotion", value, *(["q"] if "q" in table else [])]
+    size = table.assign(size=table[value].abs()).groupby(["layer", "head"])["size"].mean().nlargest(top)
+    told = ", ".join(f"{head_name(layer, head)} {size[layer, head]:.2f}" for layer, head in list(size.index))
+    handles = [key(f"q < {level:g}", linestyle="", face="none")] if ringed else []
+    said = {"params": {"value": value, "level": level}}
+    return finish(
+        panels, table[keep], source=table, function="head_map", legend=handles, said=said,
+        title=title or f"{label.split(':')[0].split(' (')[0].capitalize()}: largest on average {told}",
+    )  # fmt: skip
 
 
-def head_cosine_map(cosines: pd.DataFrame, *, emotion: str, cluster: bool = False, model=None, seed=None):
-    """Cosines between the vectors of all heads for one emotion, by layer or (cluster=True) in order of likeness.
+def head_cells(ax, own: pd.DataFrame, value: str, like: pd.DataFrame) -> None:
+    """The heat map [head, layer] of one emotion, on the scale of the whole table."""
+    limits, cmap = head_scale(like, value)
+    matrix = own.pivot(index="head", columns="layer", values=value)
+    matrix = matrix.reindex(index=range(int(like["head"].max()) + 1), columns=range(int(like["layer"].max()) + 1))
+    heat(ax, matrix, limits, cmap=cmap, up=True)
 
-    >>> fig = head_cosine_map(head_cosines(vectors, emotion="joy"), emotion="joy")
 
-    cosines: from `emolab.heads.head_cosines`. Clusters: average linkage on 1 - cosine. Lines part the layers.
+def head_scale(table: pd.DataFrame, value: str) -> tuple[tuple[float, float], str]:
+    """Lowest and highest value of the colours, and their map."""
+    _, low, high = VALUES[value]
+    peak = float(table[value].abs().max())
+    peak = peak if np.isfinite(peak) and peak > 0 else 1.0
+    if low == "signed":
+        return (-peak, peak), "RdBu_r"
+    return (0.0, peak if high is None else float(high)), "cividis"
+
+
+def ring(ax, heads: pd.DataFrame) -> None:
+    """A ring around each of these heads."""
+    ax.scatter(
+        heads["layer"] + 0.5, heads["head"] + 0.5, s=1.6 * look().size, facecolors="none", edgecolors=INK, linewidths=1
+    )
+
+
+@figure
+def head_forest(table: pd.DataFrame, *, top: int = 5, level: float = 0.05, title: str | None = None):
+    """The heads with the largest effects, one panel per emotion on one scale, with 95 % intervals and their controls.
+
+    >>> fig = head_forest(effects)
+
+    table: from `emolab.head_effects`, one test and one measure. Rows are the `top` heads by their largest effect on any
+    emotion. Filled markers have q below `level`. Cross: the same change along a random direction of that head. Bar:
+    mean of the other tested heads of its layer.
     """
-    need_table(cosines, (), "emolab.heads.head_vectors.head_cosines")
-    if list(cosines.index) != list(cosines.columns):
-        raise EmolabError("the table has other rows than columns; it comes from emolab.heads.head_vectors.head_cosines")
-    names, values = list(cosines.index), cosines.to_numpy(float)
-    place = np.arange(len(names))
-    if cluster:
-        from scipy.cluster.hierarchy import leaves_list, linkage
-        from scipy.spatial.distance import squareform
-
-        distance = 1 - np.nan_to_num(values)
-        np.fill_diagonal(distance, 0)
-        place = leaves_list(linkage(squareform((distance + distance.T) / 2, checks=False), "average"))
-    names, values = [names[i] for i in place], values[np.ix_(place, place)]
-    with theme():
-        fig, axes = new_figure(1, 1, width=0.62, height=5.6)
-        ax = axes[0, 0]
-        image = ax.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
-        ax.grid(False)
-        ax.spines[:].set_visible(False)
-        if cluster or len(names) <= 12:
-            step = ceil(len(names) / 40)
-            ticks = range(0, len(names), step)
-            for side, turn in ((ax.set_xticks, 90), (ax.set_yticks, 0)):
-                side(ticks, [names[i] for i in ticks], rotation=turn, fontsize="x-small")
-            what = "layer.head, alike beside alike" if cluster else "layer.head"
-        else:
-            layer = np.array([int(name.split(".")[0]) for name in names])
-            starts = np.flatnonzero(np.diff(layer, prepend=-1))
-            middles = [np.flatnonzero(layer == at).mean() for at in layer[starts]]
-            step = ceil(len(starts) / 16)
-            for start in starts[1:]:
-                ax.axhline(start - 0.5, color=INK, linewidth=0.5)
-                ax.axvline(start - 0.5, color=INK, linewidth=0.5)
-            ax.set_xticks(middles[::step], layer[starts][::step])
-            ax.set_yticks(middles[::step], layer[starts][::step])
-            what = "layer, its heads in order"
-        ax.set(xlabel=what, ylabel=what)
-        ax.set_title(f"Cosine of heads' vectors: {emotion}", loc="center", pad=8)
-        fig.colorbar(image, ax=ax, shrink=0.8, label="cosine", ticks=[-1, -0.5, 0, 0.5, 1])
-        data = pd.DataFrame(
-            {
-                "head": np.repeat(names, len(names)),
-                "other": np.tile(names, len(names)),
-                "emotion": emotion,
-                "cosine": values.ravel(),
-            }
-        )
-        params = {"emotion": emotion, "cluster": cluster}
-        return _finish(fig, data, cosines, "head_cosine_map", params, model, seed)
+    columns = "layer head emotion test measure effect lo hi q random_direction other_heads"
+    need_table(table, columns.split(), "emolab.head_effects")
+    need_number("top", top, 1, whole=True)
+    for column in ("test", "measure"):
+        if table[column].nunique() != 1:
+            raise EmolabError(f"this table mixes {column} = {', '.join(table[column].unique())}; filter it to one")
+    tested = table[table["effect"].notna()]
+    size = tested.assign(size=tested["effect"].abs()).groupby(["layer", "head"])["size"].max()
+    heads = list(size.nlargest(top).index)
+    shown = tested[[pair in heads for pair in zip(tested["layer"], tested["head"], strict=True)]]
+    emotions = order(table["emotion"])
+    panels = grid(emotions, height=1.8 * len(heads) + 1, need=14, want=30)
+    for emotion, ax in panels.columns():
+        own = shown[shown["emotion"] == emotion].rename(columns={"effect": "value"})
+        places = [heads.index(pair) for pair in zip(own["layer"], own["head"], strict=True)]
+        ax.axvline(0, color=INK, linewidth=0.7)
+        forest(ax, own, places, emotion_looks(emotions)[emotion], filled=own["q"] < level)
+        random, others = CONTROLS["random"]["color"], CONTROLS["other"]["color"]
+        ax.plot(own["random_direction"], np.array(places) + 0.24, "x", color=random, zorder=5)
+        ax.plot(own["other_heads"], np.array(places) - 0.24, "|", color=others, markersize=0.8 * look().size, zorder=3)
+        named_rows(ax, [head_name(*head) for head in heads])
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=4, min_n_ticks=2))
+    test, measure = table["test"].iloc[0], table["measure"].iloc[0]
+    panels.label("change")
+    first = shown.iloc[int(shown["effect"].abs().argmax())]
+    name = head_name(int(first["layer"]), int(first["head"]))
+    told = f"{TESTS[test].capitalize()}: {name} changes {first['emotion']} most "
+    told += f"({first['effect']:+.2f} [{first['lo']:.2f}, {first['hi']:.2f}])"
+    handles = [
+        key(f"q < {level:g}", linestyle=""),
+        key("no difference from random was found", linestyle="", face="white"),
+        key("random direction of that head", linestyle="", marker="x", color=CONTROLS["random"]["color"]),
+        key("other heads of its layer", linestyle="", marker="|", color=CONTROLS["other"]["color"]),
+    ]
+    said = {"interval": "bars: 95 % bootstrap over queries", "params": {"top": top, "level": level}}
+    said["note"] = f"Change in {_UNITS.get(measure, f'the judge’s probability ({measure})')}"
+    return finish(panels, shown, source=table, function="head_forest", legend=handles, said=said, title=title or told)
 
 
-def head_umap(table: pd.DataFrame, *, largest: int = 4, model=None, seed=None):
-    """Heads' unit vectors: PCA beside UMAP, coloured by emotion (above) and by layer (below).
+@figure
+def ablation_curve(table: pd.DataFrame, *, title: str | None = None):
+    """Emotion kept against the number of heads changed: ranked heads, random heads, random directions.
+
+    >>> fig = ablation_curve(curve)
+
+    table: from `emolab.ablation_curve`. 1 is the instructed run, 0 the neutral one; bars are 95 % bootstrap intervals
+    over queries (and random sets of heads), cut where they leave the panel.
+    """
+    need_table(table, ("emotion", "order", "k", "kept", "lo", "hi"), "emolab.ablation_curve")
+    emotions = [*order(e for e in table["emotion"] if e != "all"), *(["all"] if "all" in set(table["emotion"]) else [])]
+    ks = sorted(table["k"].unique())
+    data = table.assign(place=table["k"].map({k: i for i, k in enumerate(ks)}))
+    steer = about(table)["params"].get("test") == "steer"
+    orders = {
+        "random_heads": control_look("random", label="random heads of the same layers"),
+        "random_direction": control_look("shuffled", label="ranked heads, random directions"),
+    }
+    panels = grid(emotions, height=11, want=26)
+    for emotion, ax in panels.columns():
+        main = {"color": INK, "marker": "o"} if emotion == "all" else emotion_looks(emotions)[emotion]
+        ax.axhline(1, color=INK, linewidth=0.6)
+        ax.axhline(0, color=INK, linewidth=0.6)
+        for shift, (name, settings) in zip((-0.12, 0.12, 0.0), {**orders, "ranked": main}.items(), strict=True):
+            own = data[(data["emotion"] == emotion) & (data["order"] == name)]
+            own = own.assign(place=own["place"] + shift * (own["k"] > 0))
+            line(
+                ax,
+                own,
+                "place",
+                "kept",
+                {**settings, "label": None},
+                tested=own["place"],
+                bounds="bars" if name == "ranked" else "whiskers",
+            )
+        ax.set_title("mean of all" if emotion == "all" else emotion)
+        ax.set_xticks(range(len(ks)), [f"{k:g}" for k in ks])
+        ax.set_xlim(-0.3, len(ks) - 0.7)
+    low, high = float(np.nanmin(table["kept"])), float(np.nanmax(table["kept"]))
+    for ax in panels.axes.values():
+        ax.set_ylim(min(-0.15, low - 0.1), max(1.25, high + 0.1))
+    panels.label(
+        "heads whose vectors are added" if steer else "heads ablated", f"emotion {'brought' if steer else 'kept'}"
+    )
+    names = {"color": INK, "marker": "o"}
+    handles = [key("ranked heads", **names)]
+    handles += [
+        key(x["label"], marker=x["marker"], color=x["color"], linestyle=x["linestyle"]) for x in orders.values()
+    ]
+    last = data[(data["k"] == ks[-1]) & (data["emotion"] == emotions[-1])].set_index("order")["kept"]
+    verb = "brings" if steer else "leaves"
+    told = (
+        f"{'Adding' if steer else 'Ablating'} {ks[-1]:g} ranked heads {verb} {last.get('ranked', np.nan):.2f} of the "
+    )
+    told += f"emotion, random heads {last.get('random_heads', np.nan):.2f}"
+    said = {"interval": "bars: 95 % bootstrap over queries", "note": "1: instructed, 0: not instructed"}
+    return finish(
+        panels, table, source=table, function="ablation_curve", legend=handles, said=said, title=title or told
+    )
+
+
+@figure
+def head_umap(table: pd.DataFrame, *, largest: int = 4, title: str | None = None):
+    """Heads' unit vectors on a map, one panel per method: coloured by layer, the marker is the emotion.
 
     >>> fig = head_umap(embed_heads(vectors))
 
-    table: from `emolab.heads.embed_heads`. Size is the vector's norm; the `largest` heads are named, layer.head, beside
-    their longest vector. Trustworthiness says how far neighbours on the map are neighbours; distances between clusters
-    of a UMAP are no evidence.
+    table: from `heads.embed_heads`. Size is the vector's norm; the `largest` heads are named beside their longest
+    vector. Trustworthiness says how far neighbours on the map are neighbours; distances between clusters of a UMAP are
+    no evidence.
     """
     columns = ("layer", "head", "emotion", "norm", "method", "x", "y", "trustworthiness")
     need_table(table, columns, "emolab.heads.head_vectors.embed_heads")
-    methods = [m for m in ("pca", "umap") if (table["method"] == m).any()]
+    methods = {m: name for m, name in (("pca", "PCA"), ("umap", "UMAP")) if (table["method"] == m).any()}
     emotions = order(table["emotion"])
-    loud = table[table["method"] == methods[0]].groupby(["layer", "head"])["norm"].mean().nlargest(largest).index
-    with theme():
-        fig, axes = new_figure(2, len(methods), width=0.5 * len(methods), height=8.2)
-        for column, method in enumerate(methods):
-            own = table[table["method"] == method]
-            size = 10 + 120 * (own["norm"] / own["norm"].max())
-            for emotion, kwargs in emotion_kwargs(emotions).items():
-                is_it = own["emotion"] == emotion
-                look = {"color": kwargs["color"], "marker": kwargs["marker"], "edgecolors": INK, "linewidths": 0.3}
-                axes[0, column].scatter(
-                    own["x"][is_it], own["y"][is_it], s=size[is_it], label=emotion, alpha=0.85, **look
-                )
-            axes[1, column].scatter(
-                own["x"], own["y"], s=size, c=own["layer"], cmap="cividis", edgecolors=INK, linewidths=0.3
-            )
-            _name_heads(axes[1, column], own, loud)
-            trust = own["trustworthiness"].iloc[0]
-            axes[0, column].set_title(f"{method.upper()}, trustworthiness {trust:.2f}")
-            for ax in axes[:, column]:
-                ax.set_xticks([])
-                ax.set_yticks([])
-                ax.margins(0.08)
-            for row in (0, 1):
-                axes[row, column].set(xlabel=f"{method.upper()} 1", ylabel=f"{method.upper()} 2")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        legend = top_legend(fig, handles, labels, min(6, len(labels)))
-        for handle in filter(None, legend.legend_handles):
-            setp(handle, sizes=[40])
-        points = axes[1, 0].collections[0]
-        bar = fig.colorbar(points, ax=axes[1, :], location="bottom", shrink=0.5, aspect=40, label="layer")
-        bar.locator = MaxNLocator(integer=True)
-        return _finish(fig, table, table, "head_umap", {"largest": largest}, model, seed)
+    loud = table[table["method"] == next(iter(methods))].groupby(["layer", "head"])["norm"].mean().nlargest(largest)
+    panels = grid(list(methods.values()), height=22, need=24, want=40, share="")
+    last = int(table["layer"].max())
+    for method, name in methods.items():
+        ax, own = panels.axes["", name], table[table["method"] == method]
+        for emotion in emotions:
+            rows = own[own["emotion"] == emotion]
+            size = look().size * (0.8 + 6 * rows["norm"] / own["norm"].max())
+            ax.scatter(
+                rows["x"], rows["y"], s=size, c=rows["layer"], cmap="cividis", marker=styles(emotions)[emotion][1],
+                edgecolors=INK, linewidths=0.3, alpha=0.9, vmin=0, vmax=last,
+            )  # fmt: skip
+        bare_map(ax)
+        ax.set_title(f"{name}, trustworthiness {own['trustworthiness'].iloc[0]:.2f}")
+        _name_heads(ax, own, list(loud.index))
+    color_bar(panels.fig, "layer", (0, last))
+    handles = [key(e, linestyle="", marker=styles(emotions)[e][1], face="white") for e in emotions]
+    told = f"Vectors of all heads; the longest are {', '.join(head_name(*head) for head in loud.index)}"
+    said = {"note": "Size: norm of the head's vector", "params": {"largest": largest}}
+    return finish(panels, table, source=table, function="head_umap", legend=handles, said=said, title=title or told)
 
 
 def _name_heads(ax, points: pd.DataFrame, heads) -> None:
@@ -197,33 +263,12 @@ def _name_heads(ax, points: pd.DataFrame, heads) -> None:
     for layer, head in heads:
         own = points[(points["layer"] == layer) & (points["head"] == head)]
         at = own.loc[own["norm"].idxmax(), ["x", "y"]].astype(float)
-        place = ((at - low) / span).to_numpy() + (0.08, 0.09)
-        while any(abs(place[0] - x) < 0.1 and abs(place[1] - y) < 0.075 for x, y in taken):
-            place = place + (0, 0.075)
+        place = np.clip(((at - low) / span).to_numpy() + (0.08, 0.09), 0.12, 0.88)
+        while any(abs(place[0] - x) < 0.3 and abs(place[1] - y) < 0.1 for x, y in taken):
+            place = np.array([place[0], (place[1] + 0.11) % 0.9 + 0.02])
         taken.append(place)
-        line = {"arrowstyle": "-", "color": INK, "linewidth": 0.6}
-        text = tuple(low + place * span)
-        ax.annotate(f"{layer}.{head}", tuple(at), text, fontsize="small", ha="center", bbox=box, arrowprops=line)
-
-
-def _grid_axes(axes, n: int) -> None:
-    rows, columns = axes.shape
-    for i, ax in enumerate(axes.flat):
-        ax.grid(False)
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        ax.yaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
-        if i % columns == 0:
-            ax.set_ylabel("layer")
-        if i + columns >= n:
-            ax.set_xlabel("head")
-            ax.tick_params(labelbottom=True)
-
-
-def _finish(fig, data, table, function, params, model, seed):
-    """The provenance that the table brings, unless the caller names another."""
-    about = table.attrs.get("about", {})
-    seed = about.get("seed") if seed is None else seed
-    params = {**about.get("params", {}), **params}
-    return finish(
-        fig, data, function=function, model=model or about.get("model"), n=about.get("n"), seed=seed, params=params
-    )
+        arrow = {"arrowstyle": "-", "color": INK, "linewidth": 0.6}
+        ax.annotate(
+            head_name(layer, head), tuple(at), tuple(low + place * span), ha="center", va="center",
+            fontsize=look().small, bbox=box, arrowprops=arrow, gid="free",
+        )  # fmt: skip

@@ -1,4 +1,4 @@
-"""`save_figure`, the only writer of figures/: picture, numbers and provenance, the same bytes from the same input."""
+"""`save_figure`, the only writer of figures/: pictures, numbers and provenance, the same bytes from the same input."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from matplotlib.figure import Figure
 from emolab import __version__
 from emolab.base.errors import EmolabError, FileError, need_table, shown
 from emolab.base.storage import atomic, read_json, user_path
-from emolab.plot.style import FIXED, describe, provenance
+from emolab.base.tables import about
+from emolab.plot.panels import provenance
+from emolab.plot.style import FIXED
 
 _NAME = "[a-z0-9][a-z0-9_-]*"
 DPI = 200  # of the file
@@ -33,54 +35,53 @@ def save_figure(
     fig: Figure,
     name: str,
     *,
-    caption: str,
-    alt: str,
+    caption: str | None = None,
+    alt: str | None = None,
     data: pd.DataFrame | None = None,
     notebook: str | None = None,
-    model: Any = None,
-    n: Any = None,
-    seed: int | None = None,
-    params: Mapping[str, Any] | None = None,
     directory: str | Path | None = None,
 ):
-    """Write a figure as <name>.svg, <name>.png (200 dpi) and data/<name>.csv, and record it in manifest.json.
+    """Write a figure as <name>.svg, .pdf, .png (200 dpi) and data/<name>.csv, and record it in manifest.json.
 
-    >>> save_figure(fig, "norms", caption="Vectors grow with depth.", alt="Five rising lines ...")   # doctest: +SKIP
+    >>> save_figure(plot.norms(vectors), "norms")                                              # doctest: +SKIP
     <IPython.core.display.Image object>
 
-    caption: what is shown; model, n and seed are added to it. alt: the finding, for those who cannot see the figure.
-    data, model, n, seed, params: known already for emolab's own figures; needed for others. notebook: found by itself.
-    directory: default the environment variable EMOLAB_FIGURES, else figures/ of the repository.
+    caption: what is shown; model, n, seed and the rest of the footer are added to it. alt: the finding, for those who
+    cannot see the figure. emolab's own figures have both, and their numbers; others need them, and may say in
+    `data.attrs["about"]` who made them (`emolab.base.tables.noted`). notebook: found by itself. directory: default the
+    environment variable EMOLAB_FIGURES, else figures/ of the repository.
     Returns a smaller copy of the PNG for display, with the alt text.
-    Raises EmolabError for an empty caption or alt, and where there are no numbers.
+    Raises EmolabError where caption, alt or numbers are missing.
     """
     if not isinstance(name, str) or not re.fullmatch(_NAME, name):
         raise EmolabError(f"figure name {name!r}: use small letters, digits, _ and -, without a suffix")
+    if not isinstance(fig, Figure):
+        raise EmolabError(f"the figure {name!r} is a {type(fig).__name__}; expected a matplotlib Figure")
+    info = dict(getattr(fig, "emolab_info", {}))
+    caption, alt = (info.get("title") if text is None else text for text in (caption, alt))
     for word, text in (("caption", caption), ("alt", alt)):
         if not isinstance(text, str) or not text.strip():
             raise EmolabError(f"figure {name!r} has no {word}; say what it shows and, in alt, what one sees in it")
-    if not isinstance(fig, Figure):
-        raise EmolabError(f"the figure {name!r} is a {type(fig).__name__}; expected a matplotlib Figure")
     data = getattr(fig, "emolab_data", None) if data is None else data
     if data is None:
         raise EmolabError(f"figure {name!r} has no numbers; pass data=, the DataFrame that it was drawn from")
     need_table(data, (), "the numbers that the figure was drawn from")
-    info = dict(getattr(fig, "emolab_info", {}))
-    given = {"model": describe(model), "n": n, "seed": seed, "params": None if params is None else dict(params)}
-    info |= {key: value for key, value in given.items() if value is not None}
+    info = info or about(data)
+    return _save(fig, name, str(caption).strip(), str(alt).strip(), data, info, notebook, figures_directory(directory))
 
-    folder = figures_directory(directory)
+
+def _save(fig, name, caption, alt, data, info, notebook, folder: Path):
     csv = data.to_csv(index=False, float_format="%.7g", lineterminator="\n").encode()
-    svg, png, small = _render(fig, name, alt)
-    files = {"svg": f"{name}.svg", "png": f"{name}.png", "csv": f"data/{name}.csv"}
-    for kind, content in (("svg", svg), ("png", png), ("csv", csv)):
+    pictures, small = _render(fig, name, alt)
+    files = {kind: f"{name}.{kind}" for kind in pictures} | {"csv": f"data/{name}.csv"}
+    for kind, content in {**pictures, "csv": csv}.items():
         _write(folder / files[kind], content)
     line = provenance(info)
     entry = {
         "files": files,
         "csv_sha256": hashlib.sha256(csv).hexdigest(),
-        "caption": caption.strip() + (f" ({line})" if line else ""),
-        "alt": alt.strip(),
+        "caption": caption + (f" ({line})" if line else ""),
+        "alt": alt,
         "notebook": notebook or _notebook(),
         "function": info.get("function"),
         "model": info.get("model"),
@@ -93,7 +94,7 @@ def save_figure(
 
     from IPython.display import Image
 
-    return Image(data=small, format="png", width=round(96 * fig.get_figwidth()), alt=alt.strip())
+    return Image(data=small, format="png", width=round(96 * fig.get_figwidth()), alt=alt)
 
 
 def adopt_figures(names: Iterable[str], source: str | Path, directory: str | Path | None = None) -> None:
@@ -174,17 +175,19 @@ def figures_directory(directory: str | Path | None = None) -> Path:
     return here.parent / "figures" if here.name == "notebooks" else here / "figures"
 
 
-def _render(fig: Figure, name: str, alt: str) -> tuple[bytes, bytes, bytes]:
-    """SVG, PNG, and the smaller PNG for a notebook."""
-    png, svg = io.BytesIO(), io.StringIO()
+def _render(fig: Figure, name: str, alt: str) -> tuple[dict[str, bytes], bytes]:
+    """{"svg", "pdf", "png": bytes}, the same from the same figure, and the smaller PNG for a notebook."""
+    png, pdf, svg = io.BytesIO(), io.BytesIO(), io.StringIO()
     with mpl.rc_context(FIXED):
         fig.savefig(png, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+        dates = {"CreationDate": None, "Creator": "emolab", "Producer": None, "Title": name}
+        fig.savefig(pdf, format="pdf", facecolor="white", metadata=dates)
         fig.savefig(svg, format="svg", facecolor="white", metadata={"Date": None, "Creator": "emolab", "Title": name})
     text = "\n".join(line.rstrip() for line in svg.getvalue().splitlines()) + "\n"
     title = f"<title>{escape(name)}</title>"
-    text = text.replace(title, f"{title}\n <desc>{escape(alt.strip())}</desc>", 1)
+    text = text.replace(title, f"{title}\n <desc>{escape(alt)}</desc>", 1)
     text = text.replace("<svg ", '<svg role="img" ', 1)
-    return text.encode(), png.getvalue(), _small(png)
+    return {"svg": text.encode(), "pdf": pdf.getvalue(), "png": png.getvalue()}, _small(png)
 
 
 def _small(png: io.BytesIO) -> bytes:

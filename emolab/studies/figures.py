@@ -9,29 +9,21 @@ from typing import TypeVar
 
 import pandas as pd
 
+from emolab import plot
 from emolab.base.errors import EmolabError, FileError
 from emolab.base.storage import read_json, user_path
 from emolab.base.tables import span
 from emolab.comparisons.claims import Claim
-from emolab.plot.baselines import tradeoff
-from emolab.plot.causal import ablation_curve, head_forest
-from emolab.plot.claims import claim_additive, claim_linear, claim_monotone, claim_preservation
-from emolab.plot.curves import probe_curve, reliability_curve
-from emolab.plot.effects import effect_forest, wrong_way
-from emolab.plot.geometry import cosine_by_layer, norms
-from emolab.plot.heads import head_map
-from emolab.plot.judges import judge_agreement
-from emolab.plot.maps import cosine_grid, layer_map
-from emolab.plot.points import response_map
-from emolab.plot.save import save_figure
-from emolab.plot.scores import dose_response, instruction_following
 
 T = TypeVar("T")
 _CLAIMS = {  # drawn by, what is shown
-    "monotone": (claim_monotone, "Monotone gain: the target's logit over the dose"),
-    "preservation": (claim_preservation, "Semantic preservation: how far texts and predictions drift with the dose"),
-    "linear": (claim_linear, "Linear control: a line and curves fitted within three ranges of the dose"),
-    "additive": (claim_additive, "Additivity: what two emotions at once do beyond the sum of either alone"),
+    "monotone": (plot.claim_monotone, "Monotone gain: the target's logit over the dose"),
+    "preservation": (
+        plot.claim_preservation,
+        "Semantic preservation: how far texts and predictions drift with the dose",
+    ),
+    "linear": (plot.claim_linear, "Linear control: a line and curves fitted within three ranges of the dose"),
+    "additive": (plot.claim_additive, "Additivity: what two emotions at once do beyond the sum of either alone"),
 }
 
 
@@ -59,142 +51,138 @@ def run_figures(out: str | Path) -> list[Path]:
 
     >>> run_figures("runs/smollm2")                                   # doctest: +SKIP
     """
-    from emolab.experiments.dose_response import compare
-    from emolab.experiments.dose_response import wrong_way as moved
-    from emolab.judges.calibration import agreement
-    from emolab.vectors.vectors import EmotionVectors
-
-    out, drawn = user_path(out), []
+    out = user_path(out)
     summary = read_summary(out)
-    vectors = EmotionVectors.load(out / "vectors.safetensors")
-    scored, answers = (_table(out / name) for name in ("scores.parquet", "instructed_scores.parquet"))
-    steering, setting, name = summary["steering"], summary["setting"], summary["model"]
-    best = {emotion: cell["best_alpha"] for emotion, cell in steering.items()}
-    marks = {"model": vectors.meta, "seed": summary["seed"]}
-    followed, hit = summary["instruction_following"], {e: cell["target_share"] for e, cell in steering.items()}
-    random = max(cell["random_share"] for cell in steering.values())
-    place = f"{setting['part']} vectors at {setting['site']}, layers {span(setting['layers'])}"
-
-    def save(fig, figure: str, caption: str, alt: str) -> None:
-        save_figure(fig, figure, caption=caption, alt=alt, directory=out / "figures")
+    name, setting = summary["model"], summary["setting"]
+    place = f"{name}, {setting['part']} vectors at {setting['site']}, layers {span(setting['layers'])}"
+    drawn = []
+    for figure, (fig, caption) in {
+        **_vector_figures(out, name, setting["site"]),
+        **_geometry_figures(out, name),
+        **_head_figures(out, name),
+        **_steering_figures(out, summary, place),
+        **_comparison_figures(out, summary, place),
+    }.items():
+        plot.save_figure(fig, figure, caption=caption, alt=fig.emolab_info["title"], directory=out / "figures")
         drawn.append(out / "figures" / f"{figure}.png")
-
-    save(
-        norms(vectors),
-        "norms",
-        f"Norm of the emotion vectors of {name} by layer, beside the norm of the residual stream.",
-        f"One line an emotion: vector norms by layer, from layer 0 to {vectors.n_layers - 1}.",
-    )
-    save(
-        cosine_by_layer(vectors),
-        "cosine_by_layer",
-        f"Cosine between the emotion vectors of {name} by layer, whole and without what all emotions share.",
-        "One line a pair of emotions, for whole vectors and for their specific part.",
-    )
-    save(
-        cosine_grid(vectors, site=setting["site"], part="specific"),
-        "cosine_grid",
-        f"Cosine between the specific parts of the emotion vectors of {name} at {setting['site']}, layer by layer.",
-        "Heat maps of cosines between emotions, at layers spread over the model.",
-    )
-    save(
-        layer_map(vectors, part="specific"),
-        "layer_map",
-        f"Cosine of each emotion's specific part with itself at other layers; {name}, residual stream.",
-        "One heat map an emotion, layer by layer.",
-    )
-    for figure, drawing in _where(out).items():
-        fig, caption, alt = drawing
-        save(fig, figure, f"{caption}; {name}.", alt)
-    save(
-        instruction_following(answers, **marks),
-        "instruction_following",
-        f"What the judge reads in the answers of {name} to each instruction, held-out queries.",
-        f"Share of answers with the wanted emotion on top: {_listed(followed)}.",
-    )
-    save(
-        dose_response(scored, best=best, reference=answers, **marks),
-        "dose_response",
-        f"Dose-response of {name} on held-out queries: {place}. Doses were chosen on training queries.",
-        f"Share with the target on top at the frozen dose: {_listed(hit)}; random directions: {random:.2f} at most.",
-    )
-    against = compare(scored)
-    at = against[[best[e] == a for e, a in zip(against["emotion"], against["alpha"], strict=True)]]
-    save(
-        effect_forest(against, **marks),
-        "effect_forest",
-        f"Target probability of {name} steered, minus that of random directions of equal norm; {place}.",
-        f"Differences at the frozen dose: {_listed(dict(zip(at['emotion'], at['difference'], strict=True)))}.",
-    )
-    save(
-        wrong_way(moved(scored), **marks),
-        "wrong_way",
-        f"Share of queries whose target moved against the sign of the dose; {name}, {place}.",
-        "One panel an emotion: the share by dose, beside a random direction.",
-    )
-    if len([c for c in answers.columns if c == "top" or c.endswith("_top")]) > 1:
-        save(
-            judge_agreement(agreement(answers), **marks),
-            "judge_agreement",
-            f"Agreement of the judges on answers of {name}, instructed and not: Cohen's kappa.",
-            "A matrix of judges with kappa and its interval.",
-        )
-    for claim, (draw, what) in _CLAIMS.items():
-        told = summary.get("claims", {}).get(claim)
-        if told and told["verdict"] != "not tested":
-            table = _table(out / "claims" / f"{claim}.parquet")
-            found = Claim(claim, told["verdict"], told["condition"], told["evidence"], table)
-            caption = f"{what}; {name}, {place}. Verdict: {told['verdict']}. {told['condition']}"
-            save(draw(found, **marks), f"claim_{claim}", caption, f"{what}: {told['verdict']}.")
-    if summary.get("baselines"):
-        save(
-            tradeoff(_table(out / "baselines.parquet"), **marks),
-            "tradeoff",
-            f"Emotion against damage to next-token predictions, for every method over its doses; {name}.",
-            f"Curves of {len(summary['baselines'])} methods; the dose chosen for each is marked.",
-        )
     return drawn
 
 
-def _where(out: Path) -> dict[str, tuple]:
-    """{figure: (Figure, caption, alt)} of geometry and heads, as far as the study measured them."""
-    found = {}
-    if all((out / "geometry" / f"{table}.parquet").exists() for table in ("points", "maps", "probe", "words")):
-        tables = {path.stem: _table(path) for path in (out / "geometry").glob("*.parquet")}
-        found["response_map"] = (
-            response_map(tables["points"], tables["maps"]),
-            "Answers as points, PCA above UMAP, at four layers",
-            "Maps of answers, coloured by condition.",
+def _vector_figures(out: Path, name: str, site: str) -> dict[str, tuple]:
+    """{figure: (Figure, caption)}, as in the functions below."""
+    from emolab.vectors.vectors import EmotionVectors
+
+    vectors = EmotionVectors.load(out / "vectors.safetensors")
+    return {
+        "norms": (
+            plot.norms(vectors),
+            f"Norm of the emotion vectors of {name} by layer, beside the norm of the residual stream.",
+        ),
+        "cosine_by_layer": (
+            plot.cosine_by_layer(vectors),
+            f"Cosine between the emotion vectors of {name} by layer, whole and without what all emotions share.",
+        ),
+        "cosine_grid": (
+            plot.cosine_grid(vectors, site=site, part="specific"),
+            f"Cosine between the specific parts of the emotion vectors of {name} at {site}, layer by layer.",
+        ),
+        "layer_map": (
+            plot.layer_map(vectors, part="specific"),
+            f"Cosine of each emotion's specific part with itself at other layers; {name}, residual stream.",
+        ),
+    }
+
+
+def _geometry_figures(out: Path, name: str) -> dict[str, tuple]:
+    """Of what the study measured of the answers; none where it did not."""
+    if not all((out / "geometry" / f"{table}.parquet").exists() for table in ("points", "maps", "probe", "words")):
+        return {}
+    tables = {path.stem: _table(path) for path in (out / "geometry").glob("*.parquet")}
+    halves = {"whole": tables["split_half"], "specific": tables["split_half_specific"]}
+    return {
+        "response_map": (
+            plot.response_map(tables["points"], tables["maps"]),
+            f"Answers as points, PCA above UMAP, at four layers; {name}.",
+        ),
+        "probe": (
+            plot.probe_curve(tables["probe"], words=tables["words"]),
+            f"Accuracy of probes on held-out answers by layer, beside the words alone and chance; {name}.",
+        ),
+        "reliability": (
+            plot.reliability_curve(halves),
+            f"Cosine between vectors from two halves of the questions, by layer, beside shuffled labels; {name}.",
+        ),
+    }
+
+
+def _head_figures(out: Path, name: str) -> dict[str, tuple]:
+    if not all((out / f"{table}.parquet").exists() for table in ("heads", "ablation")):
+        return {}
+    effects = _table(out / "heads.parquet")
+    return {
+        "head_map": (
+            plot.head_map(effects, "attribution"),
+            f"Attribution of every head: the first-order estimate by which heads are screened; {name}.",
+        ),
+        "head_effects": (
+            plot.head_forest(effects, top=6),
+            f"Effect of patching single heads, the largest of those screened, beside random directions; {name}.",
+        ),
+        "ablation": (
+            plot.ablation_curve(_table(out / "ablation.parquet")),
+            f"Emotion kept against the number of heads ablated: ranked heads beside random ones; {name}.",
+        ),
+    }
+
+
+def _steering_figures(out: Path, summary: dict, place: str) -> dict[str, tuple]:
+    from emolab.experiments.dose_response import compare, wrong_way
+    from emolab.judges.calibration import agreement
+
+    scored, answers = (_table(out / name) for name in ("scores.parquet", "instructed_scores.parquet"))
+    best = {emotion: cell["best_alpha"] for emotion, cell in summary["steering"].items()}
+    name = summary["model"]
+    figures = {
+        "instruction_following": (
+            plot.instruction_following(answers),
+            f"What the judge reads in the answers of {name} to each instruction, held-out queries.",
+        ),
+        "dose_response": (
+            plot.dose_response(scored, best=best, reference=answers),
+            f"Dose-response on held-out queries: {place}. Doses were chosen on training queries.",
+        ),
+        "effect_forest": (
+            plot.effect_forest(compare(scored)),
+            f"Target probability of steered text, minus that of random directions of equal norm; {place}.",
+        ),
+        "wrong_way": (
+            plot.wrong_way(wrong_way(scored)),
+            f"Share of queries whose target moved against the sign of the dose; {place}.",
+        ),
+    }
+    if len([c for c in answers.columns if c == "top" or c.endswith("_top")]) > 1:
+        figures["judge_agreement"] = (
+            plot.judge_agreement(agreement(answers)),
+            f"Agreement of the judges on answers of {name}, instructed and not: Cohen's kappa.",
         )
-        found["probe"] = (
-            probe_curve(tables["probe"], words=tables["words"]),
-            "Accuracy of probes on held-out answers by layer, beside the words alone and chance",
-            "Probe accuracy by layer beside the accuracy of a probe that sees the words alone.",
+    return figures
+
+
+def _comparison_figures(out: Path, summary: dict, place: str) -> dict[str, tuple]:
+    figures = {}
+    for name, (draw, what) in _CLAIMS.items():
+        told = summary.get("claims", {}).get(name)
+        if told and told["verdict"] != "not tested":
+            table = _table(out / "claims" / f"{name}.parquet")
+            claim = Claim(name, told["verdict"], told["condition"], told["evidence"], table)
+            caption = f"{what}; {place}. Verdict: {told['verdict']}. {told['condition']}"
+            figures[f"claim_{name}"] = draw(claim), caption
+    if summary.get("baselines"):
+        figures["tradeoff"] = (
+            plot.tradeoff(_table(out / "baselines.parquet")),
+            f"Emotion against damage to next-token predictions, for every method over its doses; {summary['model']}.",
         )
-        halves = {"whole": tables["split_half"], "specific": tables["split_half_specific"]}
-        found["reliability"] = (
-            reliability_curve(halves),
-            "Cosine between vectors from two halves of the questions, by layer, beside shuffled labels",
-            "Split-half cosine by layer for whole vectors and their specific parts.",
-        )
-    if (out / "heads.parquet").exists() and (out / "ablation.parquet").exists():
-        effects, curve = _table(out / "heads.parquet"), _table(out / "ablation.parquet")
-        found["head_map"] = (
-            head_map(effects, "attribution"),
-            "Attribution of every head: the first-order estimate by which heads are screened",
-            "Layers by heads, one map an emotion.",
-        )
-        found["head_effects"] = (
-            head_forest(effects, top=6),
-            "Effect of patching single heads, the largest of those screened, beside random directions",
-            "The largest effects of single heads with their intervals.",
-        )
-        found["ablation"] = (
-            ablation_curve(curve),
-            "Emotion kept against the number of heads ablated: ranked heads beside random ones",
-            "Emotion kept as heads are ablated, for ranked and random heads.",
-        )
-    return found
+    return figures
 
 
 def read_summary(out: str | Path) -> dict:
@@ -213,7 +201,3 @@ def _table(path: Path) -> pd.DataFrame:
         return pd.read_parquet(path)
     except Exception as error:  # pyarrow raises a zoo of its own
         raise FileError(f"{path} is missing or damaged; run `emolab study --out {path.parent}` again") from error
-
-
-def _listed(shares: dict[str, float]) -> str:
-    return ", ".join(f"{emotion} {share:.2f}" for emotion, share in shares.items())

@@ -8,8 +8,10 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from emolab import plot
+from emolab.base.tables import noted
 from emolab.base.errors import EmolabError
 from emolab.base.storage import write_json
 from emolab.studies.report import write_report
@@ -40,14 +42,11 @@ def run(tmp_path):
     table = pd.DataFrame(rows, columns=["query_id", "query", "emotion", "alpha", "control", "text"])
     table.to_parquet(tmp_path / "scores.parquet", index=False)
     table = pd.DataFrame({"layer": [0, 1], "norm": [1.0, 2.0]})
-    with plot.theme():
-        from emolab.plot.style import finish, new_figure
-
-        fig, axes = new_figure(1, 1, width=0.5, height=2)
-        axes[0, 0].plot(table.layer, table.norm)
-        fig = finish(fig, table, function="norms", model="m", n=2, seed=0, params={})
+    fig = Figure()
+    fig.subplots().plot(table.layer, table.norm)
+    table = noted(table, {"model": "m"}, n="2", seed=0)
     words = {"caption": f"Norms {HOSTILE}", "alt": f"Two points {HOSTILE}"}
-    plot.save_figure(fig, "norms", **words, directory=tmp_path / "figures")
+    plot.save_figure(fig, "norms", data=table, **words, directory=tmp_path / "figures")
     return tmp_path
 
 

@@ -93,7 +93,7 @@ def test_published_vectors_go_through_everything_that_needs_no_provenance(publis
         plot.cosine_by_layer(vectors, site="attn")
         plot.cosine_grid(vectors, site="attn", part="specific")
         plot.layer_map(vectors, site="attn")
-        assert "model qwen2_5_7b" in plot.cosine_map(vectors, 3, site="attn").get_supxlabel()
+        assert plot.cosine_map(vectors, 3, site="attn").emolab_info["model"]["name"] == "qwen2_5_7b"
 
 
 def test_published_vectors_steer_a_model_of_their_shape_and_are_bound_to_it_on_request(tiny_llama, tiny_gpt2, tmp_path):

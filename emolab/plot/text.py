@@ -1,69 +1,40 @@
-"""What heads read and what vectors say: attention as bars and as shaded text, words as a table."""
+"""Texts as one reads them: tables of texts and of words, and a text shaded by attention."""
 
 from __future__ import annotations
 
 from html import escape
 
-import numpy as np
 import pandas as pd
 
 from emolab.base.errors import EmolabError, need_table
-from emolab.base.labels import order, styles
-from emolab.plot.heads import _finish
-from emolab.plot.style import INK, new_figure, theme, top_legend
-
-_COLORS = {
-    "bos": "#E4E4E4",
-    "template": "#B5B5B5",
-    "instruction": "#92dadd",
-    "emotion word": "#832db6",
-    "query": "#b9ac70",
-    "answer: emotion words": "#bd1f01",
-    "answer: rest": "#717581",
-}
+from emolab.base.labels import head_name, order, styles
 
 
-def attention_bars(table: pd.DataFrame, *, emotion: str | None = None, model=None, seed=None):
-    """Where each head's attention goes while the model answers, as stacked shares, and even attention beside them.
+def text_table(table: pd.DataFrame, *, rows: str = "emotion", columns: str = "alpha", highlight: str | None = "top"):
+    """Texts in a grid of two columns of the table, the first text of each cell, for display in a notebook.
 
-    >>> fig = attention_bars(attention_summary(model, responses, heads=[(3, 4)], tokens=emotion_tokens(model, others)))
+    >>> text_table(scored[scored["query_id"] == "m-0141"])            # doctest: +SKIP
 
-    table: from `emolab.heads.attention_summary`. emotion: one of its emotions; default their mean.
+    highlight: a column with an emotion of each text (`top`, what the judge read): the text is underlined in its colour.
+    Returns a pandas Styler; text is escaped, whatever the model wrote. Raises EmolabError for a missing column.
     """
-    columns = ("layer", "head", "emotion", "region", "share", "lo", "hi", "uniform")
-    need_table(table, columns, "emolab.heads.attention.attention_summary")
-    own = table if emotion is None else table[table["emotion"] == emotion]
-    if own.empty:
-        raise EmolabError(f"no emotion {emotion!r} in this table; it has {', '.join(order(table['emotion']))}")
-    regions = [r for r in _COLORS if (own["region"] == r).any()]
-    data = own.groupby(["layer", "head", "region"], sort=True)[["share", "lo", "hi", "uniform"]].mean().reset_index()
-    wide = data.pivot(index=["layer", "head"], columns="region", values="share")[regions]
-    even = data.groupby("region")["uniform"].mean()[regions]
-    bars = pd.concat([wide, pd.DataFrame([even.to_numpy()], columns=regions, index=[("", "even")])])
-    with theme():
-        fig, axes = new_figure(1, 1, width=0.85, height=1.7 + 0.36 * len(bars))
-        ax, left = axes[0, 0], np.zeros(len(bars))
-        y = np.arange(len(bars)) + (np.arange(len(bars)) == len(bars) - 1) * 0.3  # the reference stands apart
-        for region in regions:
-            values = bars[region].to_numpy()
-            ax.barh(y, values, left=left, color=_COLORS[region], edgecolor="white", linewidth=0.6, label=region)
-            for at, value, start in zip(y, values, left, strict=True):
-                if value >= 0.08:
-                    dark = region in ("emotion word", "answer: emotion words", "answer: rest")
-                    ink = "white" if dark else INK
-                    ax.text(
-                        start + value / 2, at, f"{value:.2f}", ha="center", va="center", color=ink, fontsize="small"
-                    )
-            left = left + values
-        ax.set_yticks(y, ["even attention" if b == "even" else f"{a}.{b}" for a, b in bars.index])
-        ax.invert_yaxis()
-        ax.set(xlim=(0, 1), xlabel="share of attention from the answer's positions", ylabel="layer.head")
-        ax.grid(axis="y", visible=False)
-        of = "mean over emotions" if emotion is None else emotion
-        ax.set_title(f"What the heads look at ({of})")
-        handles, labels = ax.get_legend_handles_labels()
-        top_legend(fig, handles, labels, 4)
-        return _finish(fig, data, table, "attention_bars", {"emotion": emotion}, model, seed)
+    missing = [c for c in (rows, columns, "text") if c not in table]
+    if missing:
+        raise EmolabError(f"the table lacks {', '.join(missing)}; it has {', '.join(table.columns)}")
+    shown = table.pivot_table(index=rows, columns=columns, values="text", aggfunc="first", sort=True)
+    shown = shown.reindex(order(shown.index)) if rows in ("emotion", "condition") else shown
+    style = shown.style.format(escape="html")
+    for axis in (0, 1):  # 0.5, not 0.500000; labels and queries are others' words, too
+        style.format_index(lambda x: f"{x:g}" if isinstance(x, float) else str(x), escape="html", axis=axis)
+    style.set_table_styles([{"selector": "th", "props": "vertical-align: top"}])
+    css = {"text-align": "left", "vertical-align": "top", "white-space": "normal", "min-width": "9em"}
+    style.set_properties(subset=None, **css)
+    if highlight and highlight in table:
+        read = table.pivot_table(index=rows, columns=columns, values=highlight, aggfunc="first").reindex_like(shown)
+        look = styles(x for x in (*table.get("emotion", ()), *table[highlight]) if isinstance(x, str))
+        marks = read.map(lambda x: f"border-bottom: 3px solid {look[x][0]}" if isinstance(x, str) else "")
+        style.apply(lambda _: marks, axis=None)
+    return style
 
 
 class Html(str):
@@ -102,9 +73,9 @@ def attention_html(pattern: pd.DataFrame, *, position: int | None = None) -> Htm
         frame = "outline:1px solid #333333;" if position is not None and i == position + 1 else ""
         style = f"background:rgba(131,45,182,{0.75 * share / top:.2f});{frame}padding:1px 2px;border-radius:2px"
         spans.append(f'<span style="{style}" title="{share:.3f}">{escape(name) or "&nbsp;"}</span>')
-    layer, head = pattern.attrs.get("layer"), pattern.attrs.get("head")
+    name = head_name(pattern.attrs["layer"], pattern.attrs["head"]) if "layer" in pattern.attrs else ""
     of = "mean over the answer" if position is None else f"as token {position + 1} is written (framed)"
-    title = "" if layer is None else f"Head {layer}.{head}: attention, {of}; darkest = {top:.2f}"
+    title = name and f"{name}: attention, {of}; darkest = {top:.2f}"
     body = " ".join(spans)
     frame = "font-family:monospace;line-height:1.9;max-width:60em"
     return Html(f'<div style="{frame}"><div style="color:#6B6B6B">{title}</div>{body}</div>')

@@ -1,0 +1,227 @@
+"""Tables behind the figures of sweeps over settings: by layer, by setting against a control, mixtures, fading doses.
+
+Shares are of texts whose top label is the target, intervals `lo, hi` 95 % over queries, queries of one situation kept
+together. Every table says in its attrs which setting it is of (`emolab.base.tables.about`).
+
+>>> setting_differences(scored)                        # each setting less random directions of equal norm
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from emolab.base.errors import EmolabError, need_table
+from emolab.base.labels import order
+from emolab.base.stats import clusters_of, interval
+from emolab.base.tables import about, span
+from emolab.experiments.dose_response import collapse, dose_table
+from emolab.experiments.headline import Instructed, is_hit, is_unsteered, sweep_about
+from emolab.steering.settings import FIELDS, parse_mixture
+
+_SAID = {"positions": "{} tokens", "fade": "half-life {}", "alpha": "dose {:g}", "layers": "layers {}"}
+
+
+def dose_summary(
+    scored: pd.DataFrame, instructed: Instructed = None, best: Mapping[str, float] | None = None
+) -> pd.DataFrame:
+    """`dose_table` of a scored sweep; its attrs hold the setting, the first dose that breaks the text, and the best.
+
+    >>> dose_summary(scored, instructed).attrs["about"]["params"]["alpha_star"]
+    {'joy': 2.0}
+    """
+    table = dose_table(scored, instructed)
+    star: dict[str, float] = {}
+    if table["measure"].nunique() > 1 and not set(table["measure"]) <= {"target", "p_target"}:
+        found = collapse(scored, instructed).dropna(subset=["alpha_star"])
+        star = dict(zip(found["emotion"], found["alpha_star"], strict=True))
+    over = "instructed" if instructed is not None or (scored["control"] == "prompt").any() else "unsteered"
+    table.attrs["about"] = sweep_about(scored, alpha_star=star, best=dict(best or {}), perplexity_over=over)
+    return table
+
+
+def instruction_shares(scored: pd.DataFrame) -> pd.DataFrame:
+    """What the judge reads in the answers to each instruction: `condition, judged, share, lo, hi, n`.
+
+    >>> instruction_shares(emolab.score(responses)).query("condition == judged")
+
+    The interval (Wilson, over queries) is that of the share that hit, NaN elsewhere. Raises EmolabError for conditions
+    that the judge does not know.
+    """
+    need_table(scored, ("query_id", "condition"), "emolab.score of responses")
+    judged = order(_judged(scored))
+    conditions = order(scored["condition"])
+    unknown = [c for c in conditions if c not in judged]
+    if unknown:
+        raise EmolabError(f"conditions {', '.join(unknown)} have no p_ column; the judge knows {', '.join(judged)}")
+    columns = ["p_" + e for e in judged]
+    if scored[columns].isna().any(axis=None):
+        raise EmolabError("the p_<emotion> columns hold missing values; score the whole table")
+    top = scored[columns].idxmax(axis=1).str[2:]
+    rows = []
+    for condition in conditions:
+        own = scored["condition"] == condition
+        by_query = (top[own] == condition).astype(float).groupby(scored["query_id"][own]).mean().to_numpy()
+        low, high = interval(by_query)
+        for label in judged:
+            bounds = (low, high) if condition == label else (np.nan, np.nan)
+            rows.append((condition, label, float((top[own] == label).mean()), *bounds, len(by_query)))
+    table = pd.DataFrame(rows, columns=["condition", "judged", "share", "lo", "hi", "n"])
+    table.attrs["about"] = about(scored)
+    return table
+
+
+def layer_shares(scored: pd.DataFrame) -> pd.DataFrame:
+    """Share of hits of each single layer, of all layers at once and unsteered, and of each control.
+
+    >>> layer_shares(scored).query("control == 'none'").pivot(index="layer", columns="emotion", values="value")
+
+    scored: a sweep at one dose with grid={"layers": "each"}. Columns `emotion, layers, control, value, lo, hi, n, kind,
+    layer`. Raises EmolabError without single layers, or for several settings.
+    """
+    table = _scored(scored, "layers")
+    _one(table, but="layers")
+    plain = is_unsteered(table)
+    single = table[~plain & table["layers"].astype(str).str.fullmatch(r"\d+")]
+    if not (single["control"] == "none").any():
+        raise EmolabError('this table steers no single layer; sweep with grid={"layers": "each"}')
+    together = table[~plain & (table["layers"] == "all") & (table["control"] == "none")]
+    kinds = {"single layer": single, "all layers at once": together, "unsteered": table[plain].assign(layers="")}
+    parts = [_shares(rows, ["emotion", "layers", "control"]).assign(kind=kind) for kind, rows in kinds.items()]
+    found = pd.concat([rows for rows in parts if len(rows)], ignore_index=True)
+    found["layer"] = pd.to_numeric(found["layers"], errors="coerce")
+    found.attrs["about"] = sweep_about(table)
+    return found
+
+
+def setting_differences(scored: pd.DataFrame, *, control: str = "random") -> pd.DataFrame:
+    """Share of hits of each setting and dose less that of its control: `setting, emotion, value, lo, hi, n`.
+
+    >>> setting_differences(scored).query("emotion == 'mean'").sort_values("value")
+
+    Settings are named by what differs, in the table's order. Intervals by Newcombe's method 10 (1998), from those of
+    both shares. Raises EmolabError where a setting lacks the control.
+    """
+    table = _scored(scored)
+    table = table[~is_unsteered(table) & table["control"].isin(["none", control])]
+    varying = [field for field in (*FIELDS, "alpha") if field in table and table[field].nunique() > 1]
+    table = table.assign(setting=[_name(row, varying) for row in table[varying].itertuples(index=False)])
+    emotions, clusters, rows = order(table["emotion"]), clusters_of(table), []
+    for setting in dict.fromkeys(table["setting"]):
+        own = table[table["setting"] == setting]
+        wide = own.pivot_table(index="query_id", columns=["emotion", "control"], values="hit")
+        lost = [e for e in emotions for c in ("none", control) if (e, c) not in wide]
+        if lost:
+            raise EmolabError(
+                f"{setting or 'the table'} lacks texts of {lost[0]} with and without control {control!r}; sweep with "
+                f'controls=("{control}",)'
+            )
+        steered, other = (wide.xs(c, axis=1, level="control")[emotions] for c in ("none", control))
+        steered, other = (hits.assign(mean=hits.mean(axis=1)) for hits in (steered, other))
+        for name in [*emotions, "mean"]:
+            p, low, high = _mean(steered[name], clusters)
+            q, below, above = _mean(other[name], clusters)
+            lo = p - q - math.hypot(p - low, above - q)
+            hi = p - q + math.hypot(high - p, q - below)
+            rows.append((setting, name, p - q, lo, hi, len(wide)))
+    found = pd.DataFrame(rows, columns=["setting", "emotion", "value", "lo", "hi", "n"])
+    found.attrs["about"] = sweep_about(table, control=control)
+    return found
+
+
+def mixture_shares(scored: pd.DataFrame) -> pd.DataFrame:
+    """What is read in texts steered with mixtures, and how mixed single texts are.
+
+    >>> mixture_shares(scored).query("kind == 'none' and judged == 'joy'")
+
+    One row per kind ("none", "prompt", "random", "unsteered"), mixture and label: `kind, mixture, judged, share, mixed,
+    lo, hi, n`. mixed: the smallest probability of a mixture's k emotions times k, averaged over texts: 1 where each
+    text shows all alike, 0 where each shows one (or none), whatever the shares. Raises EmolabError for several
+    settings.
+    """
+    table = _scored(scored)
+    _one(table)
+    judged = order(_judged(table))
+    table["kind"] = table["control"].mask(is_unsteered(table), "unsteered")
+    clusters, rows = clusters_of(table), []
+    for (kind, name), cell in table.groupby(["kind", "emotion"], sort=False):
+        wanted = [e for e, weight in parse_mixture(str(name)).items() if weight > 0]
+        mixed = len(wanted) * cell[["p_" + e for e in wanted]].min(axis=1) if len(wanted) > 1 else cell["hit"] * np.nan
+        mixed = mixed.groupby(cell["query_id"]).mean()
+        spread = _mean(mixed, clusters)
+        share = (cell["top"].to_numpy()[:, None] == np.array(judged)).mean(axis=0)
+        rows += [(kind, name, label, x, *spread, len(mixed)) for label, x in zip(judged, share, strict=True)]
+    found = pd.DataFrame(rows, columns=["kind", "mixture", "judged", "share", "mixed", "lo", "hi", "n"])
+    found.attrs["about"] = sweep_about(table)
+    return found
+
+
+def fade_shares(scored: pd.DataFrame) -> pd.DataFrame:
+    """Hits, adherence and distinct word pairs by the half-life of the dose: all emotions ("mean") and each one.
+
+    >>> fade_shares(scored).query("measure == 'hit' and emotion == 'mean'")
+
+    Columns `control, fade, value, lo, hi, n, measure, emotion`; control "unsteered" has no half-life. Raises
+    EmolabError for several settings or doses.
+    """
+    table = _scored(scored, "fade")
+    _one(table, but="fade")
+    plain = is_unsteered(table)
+    measures = ["hit", *(m for m in ("adherence", "distinct2") if m in table and table[m].notna().any())]
+    steered = table[~plain & table["control"].isin(["none", "random"])]
+    parts = []
+    for measure in measures:
+        for rows, by in ((steered, ["control", "fade"]), (steered, ["control", "fade", "emotion"]), (table[plain], [])):
+            if len(rows):
+                parts.append(_shares(rows, by, measure).assign(measure=measure))
+    found = pd.concat(parts, ignore_index=True).fillna({"emotion": "mean", "control": "unsteered"})
+    found.attrs["about"] = sweep_about(table)
+    return found
+
+
+def _scored(table: pd.DataFrame, *fields: str) -> pd.DataFrame:
+    """The table with `hit`, 1 where the judge's top label is the target, and `top`, that label."""
+    need_table(table, ("query_id", "emotion", "alpha", "control", *fields), "emolab.score(emolab.sweep(...))")
+    table = table.assign(hit=is_hit(table))
+    return (
+        table if "top" in table else table.assign(top=table[["p_" + e for e in _judged(table)]].idxmax(axis=1).str[2:])
+    )
+
+
+def _judged(table: pd.DataFrame) -> list[str]:
+    judged = [c[2:] for c in table.columns if c.startswith("p_")]
+    if not judged:
+        raise EmolabError("no p_<emotion> columns; run emolab.score on the table first")
+    return judged
+
+
+def _one(table: pd.DataFrame, but: str = "") -> None:
+    """EmolabError for a table of several settings or doses, which a figure of one must not mix."""
+    steered = table[~is_unsteered(table) & (table["control"] != "prompt")]
+    for field in [f for f in (*FIELDS, "alpha") if f in table and f != but]:
+        kinds = sorted({str(value) for value in steered[field]})
+        if len(kinds) > 1:
+            raise EmolabError(f"this table mixes {field} = {', '.join(kinds[:5])}; filter it to one of them")
+
+
+def _shares(table: pd.DataFrame, by: list[str], measure: str = "hit") -> pd.DataFrame:
+    """by..., value, lo, hi, n: mean over queries, each counted once whatever its rows."""
+    clusters, rows = clusters_of(table), []
+    for key, cell in table.groupby(by, sort=False) if by else [((), table)]:
+        values = cell.groupby("query_id")[measure].mean()
+        rows.append((*key, *_mean(values, clusters), int(values.notna().sum())))
+    return pd.DataFrame(rows, columns=[*by, "value", "lo", "hi", "n"])
+
+
+def _mean(values: pd.Series, clusters: pd.Series) -> tuple[float, float, float]:
+    """Mean of one value per query and its interval."""
+    return (float(values.mean()), *interval(values, clusters=clusters[values.index]))
+
+
+def _name(row: Sequence[Any], varying: Sequence[str]) -> str:
+    values = [span(value) if field == "layers" else value for field, value in zip(varying, row, strict=True)]
+    return " · ".join(_SAID.get(field, "{}").format(value) for field, value in zip(varying, values, strict=True))

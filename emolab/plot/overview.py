@@ -1,0 +1,109 @@
+"""The figure of one study at a glance: by what answers group, where vectors change, and which heads carry them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+from emolab.base.errors import EmolabError, need_table
+from emolab.base.labels import head_name
+from emolab.plot.heads import VALUES, head_cells, head_scale, ring
+from emolab.plot.panels import color_bar, control_look, figure, finish, grid, heat, layer_axis, line
+from emolab.plot.responses import METHODS, scatter
+from emolab.plot.style import INK
+
+_BY = {"query_id": ("question", INK, "s"), "condition": ("emotion", "#832db6", "o")}
+
+
+@figure
+def signature(
+    points: pd.DataFrame,
+    purity: pd.DataFrame,
+    layers: pd.DataFrame,
+    effects: pd.DataFrame,
+    *,
+    value: str = "effect",
+    level: float = 0.05,
+    title: str | None = None,
+):
+    """Where emotions diverge, in one figure of four parts.
+
+    >>> points = geometry.embed(means, layers=[0, 15, 29], methods=("umap",))
+    >>> fig = plot.signature(points, geometry.neighbour_purity(means), geometry.layer_by_layer(vectors), effects)
+
+    points: (a) maps of answers, one column per layer, coloured by question above and by emotion below.
+    purity: (b) the share of neighbours with the same question, and with the same emotion among other questions, by
+    layer, beside shuffled labels (grey lines: their 95th percentile).
+    layers: (c) cosine of a vector with itself at other layers, mean over emotions.
+    effects: (d) `value` of every head (`emolab.head_effects`), mean over emotions; rings: q below `level` for any.
+    """
+    need_table(points, ("query_id", "condition", "layer", "method", "x", "y"), "geometry.embed")
+    need_table(purity, ("layer", "by", "purity", "null_hi"), "geometry.neighbour_purity")
+    need_table(layers, ("emotion", "layer", "other", "cosine"), "geometry.layer_by_layer")
+    need_table(effects, ("layer", "head", "emotion", "q", value), "emolab.head_effects")
+    shown = sorted(points["layer"].unique())
+    if len(shown) != 3:
+        raise EmolabError(
+            f"the maps are of {len(shown)} layers; expected three, geometry.embed(means, layers=[0, 15, 29])"
+        )
+    method = "umap" if (points["method"] == "umap").any() else "pca"
+    names = [f"layer {layer}" for layer in shown]
+    panels = grid(names, ["question", "emotion", "measured"], height=11, need=15, want=28, share="", ratios=[1, 1, 1.1])
+    maps = points[points["method"] == method]
+    questions = list(dict.fromkeys(maps["query_id"]))
+    colors = dict(zip(questions, sns.color_palette("husl", len(questions)), strict=True))
+    for layer, name in zip(shown, names, strict=True):
+        own = maps[maps["layer"] == layer]
+        scatter(panels.axes["question", name], own, "query_id", palette=colors, markers=dict.fromkeys(questions, "o"))
+        scatter(panels.axes["emotion", name], own, "condition")
+    for row in ("question", "emotion"):
+        for name in names[:: panels.beside]:
+            panels.axes[row, name].set_ylabel(f"{METHODS[method]} by {row}")
+    panels.axes["question", names[0]].set_title(f"a {names[0]}")
+    left, middle, right = (panels.axes["measured", name] for name in names)
+    _purities(left, purity)
+    between = layers.groupby(["layer", "other"])["cosine"].mean().unstack("other")
+    off = between.mask(np.eye(len(between), dtype=bool))
+    reach = max(0.05, float(np.nanmax(np.abs(off.to_numpy()))))
+    heat(middle, off, (-reach, reach), cmap="RdBu_r", up=True)
+    middle.set(title="c vectors, layer by layer", xlabel="layer", ylabel="layer")
+    color_bar(panels.fig, "cosine", (-reach, reach), cmap="RdBu_r", under=middle)
+    heads = effects.groupby(["layer", "head"], as_index=False).agg({value: "mean", "q": "min"})
+    head_cells(right, heads, value, like=heads)
+    limits, cmap = head_scale(heads, value)
+    ring(right, heads[heads["q"] < level])
+    right.set(title="d heads", xlabel="layer", ylabel="head")
+    color_bar(panels.fig, VALUES[value][0].split(":")[0], limits, cmap=cmap, under=right)
+    data = purity.assign(part="purity")
+    data = pd.concat([data, heads.assign(part="heads"), maps.assign(part="maps")], ignore_index=True)
+    said = {"interval": "", "control": "shuffled labels", "params": {"value": value, "level": level}}
+    said["note"] = (
+        f"Rings: heads with q < {level:g}. Distances between groups on a map are no evidence; the curves are."
+    )
+    told = _grouping(purity)
+    if heads[value].notna().any():
+        largest = heads.iloc[int(heads[value].abs().argmax())]
+        told += f"; largest head {head_name(int(largest['layer']), int(largest['head']))} ({largest[value]:+.2f})"
+    return finish(panels, data, source=points, function="signature", said=said, title=title or told)
+
+
+def _purities(ax, purity: pd.DataFrame) -> None:
+    for by, (word, color, marker) in _BY.items():
+        own = purity[purity["by"] == by]
+        line(ax, own, "layer", "purity", {"color": color, "marker": marker, "label": f"neighbours by {word}"})
+        line(ax, own, "layer", "null_hi", control_look("shuffled", marker=None, color=color))
+    layer_axis(ax, int(purity["layer"].max()) + 1)
+    ax.set(ylim=(-0.03, 1.03), title="b neighbours alike", xlabel="layer", ylabel="share")
+
+
+def _grouping(purity: pd.DataFrame) -> str:
+    """Where neighbours are alike most, as a sentence."""
+    told = []
+    for by, (word, _, _) in _BY.items():
+        own = purity[purity["by"] == by]
+        above = own["purity"] - own["null_hi"]
+        most = own.iloc[int(above.argmax())]
+        where = f"by {word} most at layer {most['layer']} ({most['purity']:.2f})"
+        told.append(where if above.max() > 0 else f"not by {word}")
+    return f"Answers group {' and '.join(told)}"

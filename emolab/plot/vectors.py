@@ -1,0 +1,347 @@
+"""Figures of vectors by layer: their length, their cosines, what they share, how reliable they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from emolab.base.errors import need_table
+from emolab.base.labels import order
+from emolab.base.tables import about
+from emolab.plot.panels import (
+    bars,
+    color_bar,
+    control_key,
+    control_look,
+    figure,
+    finish,
+    grid,
+    heat,
+    joined,
+    key,
+    layer_axis,
+    line,
+    log_axis,
+    tables_of,
+)
+from emolab.plot.style import GREY, INK, PARTS, SITES, emotion_looks, look
+
+
+@figure
+def norms(vectors, *, site: str = "resid", title: str | None = None):
+    """Length of each emotion vector by layer, beside the median length of the residual stream, and as a share of it.
+
+    >>> fig = norms(vectors)
+
+    vectors: EmotionVectors, or the table of `geometry.vector_norms`. Norms in units of the residual stream, on a log
+    axis. The lower panel is what dose 1 with unit="residual" would be worth; imported vectors, which do not know that
+    norm, have none. Raises EmolabError for site "head".
+    """
+    if not isinstance(vectors, pd.DataFrame):
+        from emolab.geometry.tables import vector_norms
+
+        vectors = vector_norms(vectors, site=site)
+    need_table(vectors, ("emotion", "layer", "norm", "resid_norm", "relative"), "geometry.vector_norms")
+    known = vectors["resid_norm"].notna().any()
+    rows = {"norm": "norm", "relative": "norm / residual norm"} if known else {"norm": "norm"}
+    n_layers = int(vectors["layer"].max()) + 1
+    panels = grid([""], list(rows), height=11, want=50, share="x")
+    for row in rows:
+        ax = panels.axes[row, ""]
+        for label, settings in emotion_looks(order(vectors["emotion"])).items():
+            own = vectors[vectors["emotion"] == label]
+            line(ax, own, "layer", row, {**settings, "label": label})
+        layer_axis(ax, n_layers)
+    top = panels.axes["norm", ""]
+    if known:
+        stream = vectors.drop_duplicates("layer")
+        settings = {"color": GREY, "linestyle": "--", "label": "residual stream (median, neutral answers)"}
+        line(top, stream, "layer", "resid_norm", settings)
+        panels.axes["relative", ""].set_ylim(bottom=0)
+    log_axis(top)
+    panels.label("layer", rows)
+    share = vectors.groupby("layer")["relative"].mean()
+    place = SITES.get(site, site)
+    told = (
+        f"Vectors are longest against the residual stream at layer {share.idxmax()}: {share.max():.2f} of its norm"
+        if known
+        else f"Norm of the vectors by layer ({place})"
+    )
+    return finish(panels, vectors, source=vectors, function="norms", title=title or told)
+
+
+@figure
+def cosine_by_layer(vectors, *, site: str = "resid", part: str | None = None, title: str | None = None):
+    """Cosine of every pair of emotions by layer: of the whole vectors, and beside them of their specific parts.
+
+    >>> fig = cosine_by_layer(vectors, site="attn")
+    >>> fig.emolab_data.query("pair == 'mean'")
+
+    vectors: EmotionVectors, or the table of `geometry.pair_cosines`. part: None for both panels, or "whole" or
+    "specific" for one. All pairs are thin lines; the nearest and the farthest, on average over layers, are named.
+    Dashed: the null, 0 for whole vectors and -1/(k-1) for specific parts of k emotions, which sum to zero.
+    """
+    if not isinstance(vectors, pd.DataFrame):
+        from emolab.geometry.tables import pair_cosines
+
+        vectors = pair_cosines(vectors, site=site, parts=("whole", "specific") if part is None else (part,))
+    need_table(vectors, ("part", "pair", "layer", "cosine"), "geometry.pair_cosines")
+    data = vectors if part is None else vectors[vectors["part"] == part]
+    parts = list(dict.fromkeys(data["part"]))
+    pairs = data[data["pair"] != "mean"]
+    mean = pairs.groupby("pair")["cosine"].mean()
+    k = len({emotion for pair in mean.index for emotion in pair.split(" · ")})
+    near, far = mean.idxmax(), mean.idxmin()
+    panels = grid([f"{PARTS[p]}s" for p in parts], height=13, need=22, want=40, share="xY")
+    for name, ax in zip(parts, panels.axes.values(), strict=True):
+        own = data[data["part"] == name]
+        for pair, curve in own.groupby("pair", sort=False):
+            settings = {"color": GREY, "linewidth": 0.06 * look().size, "alpha": 0.7}
+            if pair in (near, far) and near != far:
+                color, word = ("#D55E00", "nearest") if pair == near else ("#0072B2", "farthest")
+                settings = {"color": color, "label": f"{word}: {pair}"}
+            if pair == "mean":
+                settings = {"color": INK, "linewidth": 0.2 * look().size, "label": "mean of all pairs"}
+            line(ax, curve, "layer", "cosine", settings)
+        null = -1 / (k - 1) if name == "specific" else 0.0
+        ax.axhline(null, color=INK, linestyle="--", linewidth=1, label="null: unrelated directions")
+        layer_axis(ax, int(own["layer"].max()) + 1)
+    panels.label("layer", "cosine")
+    shown = data[data["pair"] == "mean"].groupby("part")["cosine"].mean()
+    told = "; ".join(f"{PARTS[p]}s {shown[p]:.2f}" for p in parts)
+    text = f"Mean cosine between emotions over layers: {told}"
+    return finish(panels, data, source=vectors, function="cosine_by_layer", title=title or text)
+
+
+@figure
+def cosine_map(vectors, layer: int = -1, *, site: str = "resid", part: str = "whole", title: str | None = None):
+    """Cosine between all emotions at one layer, as a heat map.
+
+    >>> fig = cosine_map(vectors, layer=3, part="specific")
+
+    vectors: EmotionVectors, or the table of `geometry.emotion_cosines`. Colours run over what lies off the diagonal,
+    which is 1 by definition and left blank; the null is marked on the colour bar. Raises EmolabError for a layer that
+    does not exist.
+    """
+    return _cosine_maps(vectors, [layer], site, part, "cosine_map", title)
+
+
+@figure
+def cosine_grid(
+    vectors,
+    *,
+    site: str = "resid",
+    part: str = "whole",
+    layers: Sequence[int] | None = None,
+    title: str | None = None,
+):
+    """Cosine between all emotions, one heat map per layer; as `cosine_map`, on one scale.
+
+    >>> fig = cosine_grid(vectors, part="specific", layers=[0, 2, 5])
+
+    layers: default at most six, evenly spread.
+    """
+    return _cosine_maps(vectors, layers, site, part, "cosine_grid", title)
+
+
+def _cosine_maps(vectors, layers, site: str, part: str, function: str, title: str | None):
+    if not isinstance(vectors, pd.DataFrame):
+        from emolab.geometry.tables import emotion_cosines
+
+        chosen = layers[0] if layers is not None and len(layers) == 1 else layers
+        vectors = emotion_cosines(vectors, site=site, part=part, layers=chosen)
+    need_table(vectors, ("layer", "emotion", "other", "cosine"), "geometry.emotion_cosines")
+    params = about(vectors)["params"]
+    site, part = params.get("site", site), params.get("part", part)
+    layers, labels = sorted(set(vectors["layer"])), order(vectors["emotion"])
+    off = vectors[vectors["emotion"] != vectors["other"]]
+    reach = max(0.05, float(off["cosine"].abs().max())) if len(off) else 1.0
+    null = -1 / (len(labels) - 1) if part == "specific" and len(labels) > 1 else 0.0
+    one = len(layers) == 1
+    room = 1.9 * max(5, len(labels))
+    panels = grid(
+        [""] if one else [f"layer {layer}" for layer in layers],
+        height=20 if one else 11,
+        need=room + 6 if one else 15,
+        want=44 if one else 30,
+        share="",
+    )
+    for layer, ax in zip(layers, panels.axes.values(), strict=True):
+        matrix = vectors[vectors["layer"] == layer].pivot(index="emotion", columns="other", values="cosine")
+        matrix = matrix.loc[labels, labels].mask(np.eye(len(labels), dtype=bool))
+        if len(labels) > 2 and not one:  # one triangle is enough, and leaves the panels quiet
+            matrix = matrix.mask(np.triu(np.ones(matrix.shape, dtype=bool))).iloc[1:, :-1]
+        heat(ax, matrix, (-reach, reach), cmap="RdBu_r", numbers=".2f")
+        ax.set_facecolor("white")
+    color_bar(panels.fig, "cosine", (-reach, reach), cmap="RdBu_r", null=null)
+    mean = off.groupby(["emotion", "other"])["cosine"].mean()
+    where = f"layer {layers[0]}" if one else f"layers {layers[0]} to {layers[-1]}"
+    what = f"{PARTS.get(part, part)}s, {SITES.get(site, site)}, {where}"
+    told = f"Cosine between emotions: {what}"
+    if len(mean):
+        (a, b), (c, d) = (mean.index[i] for i in (int(mean.argmax()), int(mean.argmin())))
+        told = f"Nearest {a} and {b} ({mean.max():.2f}), farthest {c} and {d} ({mean.min():.2f}): {what}"
+    return finish(panels, vectors, source=vectors, function=function, title=title or told)
+
+
+@figure
+def layer_map(vectors, *, site: str = "resid", part: str = "whole", title: str | None = None):
+    """Cosine of each emotion's vector between layers, one heat map per emotion.
+
+    >>> fig = layer_map(vectors, site="attn")
+
+    vectors: EmotionVectors, or the table of `geometry.layer_by_layer`. Layers run to the right and upwards.
+    """
+    if not isinstance(vectors, pd.DataFrame):
+        from emolab.geometry.tables import layer_by_layer
+
+        vectors = layer_by_layer(vectors, site=site, part=part)
+    need_table(vectors, ("emotion", "layer", "other", "cosine"), "geometry.layer_by_layer")
+    labels = order(vectors["emotion"])
+    off = vectors[vectors["layer"] != vectors["other"]]
+    reach = max(0.05, float(off["cosine"].abs().max())) if len(off) else 1.0
+    panels = grid(labels, height=11, want=20, share="")
+    for label, ax in panels.columns():
+        matrix = vectors[vectors["emotion"] == label].pivot(index="layer", columns="other", values="cosine")
+        heat(ax, matrix, (-reach, reach), cmap="RdBu_r", up=True)
+    panels.label("layer", "layer")
+    color_bar(panels.fig, "cosine", (-reach, reach), cmap="RdBu_r", null=0.0)
+    mean = vectors.groupby(["layer", "other"])["cosine"].mean()
+    told = "Cosine of each emotion's vector with itself at other layers"
+    next_layer = [mean.get((i, i + 1), np.nan) for i in range(int(vectors["layer"].max()))]
+    if len(next_layer):
+        i = int(np.nanargmin(next_layer))
+        told = f"Vectors change most from layer {i} to {i + 1}: cosine {next_layer[i]:.2f}, mean over emotions"
+    return finish(panels, vectors, source=vectors, function="layer_map", title=title or told)
+
+
+@figure
+def shared_energy_curve(tables, *, title: str | None = None):
+    """Share of the vectors' energy that all emotions have in common, by layer, between its two yardsticks.
+
+    >>> tables = {site: geometry.shared_energy(means, site=site) for site in ("resid", "attn")}
+    >>> fig = shared_energy_curve(tables)
+
+    tables: from `geometry.shared_energy`, one or {title: table}, one panel each. Band: 95 % interval over queries.
+    """
+    columns = ("layer", "share", "lo", "hi", "null_mean", "null_lo", "null_hi", "floor")
+    tables = tables_of(tables, columns, "geometry.shared_energy")
+    panels = grid([SITES.get(t, t) for t in tables], height=13, need=20, want=40, share="xY")
+    for table, ax in zip(tables.values(), panels.axes.values(), strict=True):
+        line(
+            ax, table, "layer", "share", {"color": INK, "marker": "o", "label": "shared by all emotions"}, bounds="band"
+        )
+        shuffled = control_look("shuffled", marker=None, label="shuffled labels: nothing is specific (middle 95 %)")
+        line(ax, table, "layer", "null_mean", shuffled)
+        bars(ax, table["layer"], table["null_lo"], table["null_hi"], shuffled["color"], width=0.25)
+        line(ax, table, "layer", "floor", {"color": INK, "linestyle": ":", "label": "orthogonal vectors, 1/k"})
+        ax.set_ylim(0, 1.03)
+        layer_axis(ax, int(table["layer"].max()) + 1)
+    panels.label("layer", "share of energy")
+    mean = {name: table["share"].mean() for name, table in tables.items()}
+    told = "; ".join(f"{SITES.get(name, name) or 'over layers'} {share:.2f}" for name, share in mean.items())
+    said = {"interval": "band: 95 % bootstrap over queries"}
+    return finish(
+        panels, joined(tables), source=joined(tables), function="shared_energy_curve", said=said,
+        title=title or f"Share of the vectors' energy common to all emotions, mean over layers: {told}",
+    )  # fmt: skip
+
+
+@figure
+def reliability_curve(tables, *, title: str | None = None):
+    """Cosine between vectors from two halves of the queries, by layer, one panel per emotion.
+
+    >>> parts = {p: geometry.split_half(means, part=p) for p in ("whole", "specific")}
+    >>> fig = reliability_curve(parts)
+
+    tables: from `geometry.split_half`, one or {title: table}; the last has a band, the middle 95 % of random halves,
+    the others are dashed. Shuffled: 97.5 % of halves with the conditions shuffled within each query lie below.
+    """
+    columns = ("layer", "emotion", "cosine", "lo", "hi", "null_lo", "null_hi")
+    tables = tables_of(tables, columns, "geometry.split_half")
+    data = joined(tables)
+    emotions, last = order(data["emotion"]), list(tables)[-1]
+    panels = grid(emotions, height=9)
+    for emotion, ax in panels.columns():
+        color = emotion_looks(emotions)[emotion]["color"]
+        for name, table in tables.items():
+            own = table[table["emotion"] == emotion]
+            main = name == last
+            settings = {"color": color if main else INK, "linestyle": "-" if main else "--"}
+            line(ax, own, "layer", "cosine", settings, bounds="band" if main else "")
+        null = tables[last][tables[last]["emotion"] == emotion]
+        line(ax, null, "layer", "null_hi", control_look("shuffled", marker=None))
+        ax.axhline(0, color=INK, linewidth=0.6)
+        ax.set_ylim(min(-0.1, float(data["lo"].min()) - 0.05), 1.03)
+        layer_axis(ax, int(data["layer"].max()) + 1)
+    panels.label("layer", "cosine between halves")
+    handles = [key(PARTS.get(name, name) or "vectors", marker="", linestyle="--", color=INK) for name in tables]
+    handles[-1] = key(PARTS.get(last, last) or "vectors", marker="", color=GREY)
+    handles.append(control_key("shuffled", marker=""))
+    low = data.iloc[int(data["cosine"].argmin())]
+    told = f"Halves of the questions agree least on {low['emotion']} at layer {low['layer']}: {low['cosine']:.2f}"
+    said = {
+        "interval": f"band: middle 95 % of random halves{f' ({last})' if last else ''}",
+        "control": "shuffled labels",
+    }
+    return finish(
+        panels, data, source=data, function="reliability_curve", legend=handles, said=said, title=title or told
+    )
+
+
+@figure
+def agreement_curve(tables, *, title: str | None = None):
+    """Cosine between two sets of vectors of the same emotions, by layer: one's own beside imported ones.
+
+    >>> table = geometry.vector_agreement(ours, theirs, site="attn", part="specific")
+    >>> fig = agreement_curve({"specific": table})
+
+    tables: from `geometry.vector_agreement`, one or {title: table}. Dashed: mean cosine between different emotions,
+    what any emotion would give. Grey band: 95 % of random directions.
+    """
+    tables = tables_of(tables, ("layer", "emotion", "cosine", "mismatched", "random"), "geometry.vector_agreement")
+    data = joined(tables)
+    low = min(-0.2, float(data["cosine"].min()) - 0.05)
+    panels = grid(list(tables), height=12, need=19, want=34, share="xY")
+    for table, ax in zip(tables.values(), panels.axes.values(), strict=True):
+        nulls = table.groupby("layer", as_index=False)[["mismatched", "random"]].mean()
+        band = {"color": GREY, "alpha": 0.3, "linewidth": 0, "label": "95 % of random directions"}
+        ax.fill_between(nulls["layer"], -nulls["random"], nulls["random"], **band)
+        for label, settings in emotion_looks(order(table["emotion"])).items():
+            line(ax, table[table["emotion"] == label], "layer", "cosine", {**settings, "label": label})
+        if nulls["mismatched"].notna().any():
+            settings = {"color": INK, "linestyle": "--", "zorder": 4, "label": "different emotions"}
+            line(ax, nulls, "layer", "mismatched", settings)
+        ax.set_ylim(max(-1.03, low), 1.03)
+        layer_axis(ax, int(table["layer"].max()) + 1)
+    panels.label("layer", "cosine")
+    mean = {name: table["cosine"].mean() for name, table in tables.items()}
+    told = "; ".join(f"{name or 'over layers'} {cosine:.2f}" for name, cosine in mean.items())
+    text = f"Cosine of the same emotion in two sets of vectors, mean over layers: {told}"
+    return finish(panels, data, source=data, function="agreement_curve", title=title or text)
+
+
+@figure
+def denoise_curve(table: pd.DataFrame, *, title: str | None = None):
+    """What is left of the vectors, and of their specific parts, without the components of neutral answers.
+
+    >>> clean = geometry.denoise(vectors, means)
+    >>> fig = denoise_curve(geometry.denoise_effect(vectors, clean))
+    """
+    need_table(table, ("emotion", "layer", "kept", "specific_kept"), "geometry.denoise_effect")
+    names = {"kept": "whole vectors", "specific_kept": "specific parts"}
+    panels = grid(list(names.values()), height=12, need=19, want=34, share="xY")
+    for column, ax in zip(names, panels.axes.values(), strict=True):
+        for label, settings in emotion_looks(order(table["emotion"])).items():
+            line(ax, table[table["emotion"] == label], "layer", column, {**settings, "label": label})
+        ax.set_ylim(0, 1.03)
+        layer_axis(ax, int(table["layer"].max()) + 1)
+    panels.label("layer", "share of the norm left")
+    least = table.groupby("emotion")["specific_kept"].mean()
+    told = (
+        f"Without what varies between neutral answers {table['kept'].mean():.0%} of the norm is left, of specific "
+        f"parts {table['specific_kept'].mean():.0%} (least: {least.idxmin()}, {least.min():.0%})"
+    )
+    return finish(panels, table, source=table, function="denoise_curve", title=title or told)

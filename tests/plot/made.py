@@ -1,0 +1,273 @@
+"""Small tables by hand, of the columns that results have, and every figure drawn from them."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import torch
+
+from emolab import EmotionVectors, plot
+from emolab.base.labels import EMOTIONS, NEUTRAL
+from emolab.comparisons import claims
+from emolab.comparisons.methods import METHODS
+from tests import claim_tables
+
+LABELS = [*EMOTIONS, NEUTRAL]
+META = {"model": "mini", "revision": None, "fingerprint": "abc", "n_responses": dict.fromkeys(LABELS, 12), "seed": 3}
+ABOUT = {"model": {"name": "mini"}, "n": "12 queries", "seed": 4, "params": {"site": "attn", "layers": "15,16,17"}}
+SETTING = {"site": "attn", "layers": "all", "part": "whole", "op": "add", "unit": "vector", "positions": "generated"}
+SETTING |= {"heads": "all", "fade": np.inf}
+N_LAYERS = 6
+
+
+def noted(table: pd.DataFrame, **params) -> pd.DataFrame:
+    table.attrs["about"] = {**ABOUT, "params": {**ABOUT["params"], **params}}
+    return table
+
+
+def made_of(columns: dict, values: dict, seed: int = 0) -> pd.DataFrame:
+    """Every combination of the columns, and beside them values: numbers, or draws between two bounds."""
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame(list(product(*columns.values())), columns=list(columns))
+    for name, value in values.items():
+        table[name] = rng.uniform(*value, size=len(table)) if isinstance(value, tuple) else value
+    return noted(table)
+
+
+def make_vectors(n_layers: int = 4) -> EmotionVectors:
+    """5 emotions, 16 dimensions, all sharing a part."""
+    g = torch.Generator().manual_seed(0)
+    ev = torch.randn(5, n_layers, 16, generator=g) + 2 * torch.randn(1, n_layers, 16, generator=g)
+    return EmotionVectors({"resid": ev}, EMOTIONS, torch.arange(1.0, 1.0 + n_layers), META)
+
+
+def scored(alphas=(0, 1, 2, 4), controls=("none", "random", "shuffled"), emotions=EMOTIONS, n=8) -> pd.DataFrame:
+    """Scores in which the share of hits with the vector's own direction is alpha/4, and 0 with a control."""
+    rows = []
+    for emotion, control, alpha, q in product(emotions, controls, alphas, range(n)):
+        hit = control == "none" and q < n * alpha / 4
+        top = emotion if hit else NEUTRAL
+        p = {f"p_{label}": 0.9 if label == top else 0.02 for label in LABELS}
+        score = {"adherence": 0.8 - 0.1 * alpha, "perplexity": 4.0 * (1 + alpha)}
+        rows.append({"query_id": f"q{q}", "emotion": emotion, "alpha": alpha, "control": control, **score, **p})
+    table = pd.DataFrame(rows)
+    table.attrs["emolab"] = {"model": "mini", "fingerprint": "abc", "seed": 4}
+    return table
+
+
+def answers() -> pd.DataFrame:
+    rows = [(f"q{q}", c, c if q else NEUTRAL) for c in LABELS for q in range(4)]
+    p = [{f"p_{label}": float(label == top) for label in LABELS} for _, _, top in rows]
+    return pd.DataFrame(rows, columns=["query_id", "condition", "top"]).drop(columns="top").join(pd.DataFrame(p))
+
+
+def dose_summary(emotions=EMOTIONS) -> pd.DataFrame:
+    columns = {"emotion": emotions, "control": ("none", "random", "shuffled"), "alpha": (0.0, 0.75, 1.25, 1.75)}
+    columns["measure"] = ("target", "adherence", "perplexity_ratio", "overall")
+    table = made_of(columns, {"value": (0.2, 0.9), "n": 8})
+    told = table[(table["control"] == "none") & (table["alpha"] == 0)].assign(control="prompt")
+    table = pd.concat([table, told], ignore_index=True).assign(lo=lambda t: t["value"] - 0.1)
+    return noted(table.assign(hi=table["value"] + 0.1), unit="breaking", alpha_star={"joy": 1.25}, best={"fear": 0.75})
+
+
+def effects(n_layers=N_LAYERS, n_heads=4, emotions=("anger", "joy", "calm")) -> pd.DataFrame:
+    columns = {"layer": range(n_layers), "head": range(n_heads), "emotion": emotions}
+    values = {"effect": (-1, 1), "probe": 0.5, "chance": 0.25, "split_half": (0, 1), "q": (0, 0.2)}
+    values |= {"random_direction": 0.01, "other_heads": -0.02, "test": "ablate", "measure": "words"}
+    table = made_of(columns, values)
+    table = table.assign(share=-table["effect"] / 4, lo=table["effect"] - 0.2, hi=table["effect"] + 0.2)
+    return table.assign(norm=table["effect"].abs())
+
+
+def ablation() -> pd.DataFrame:
+    columns = {"emotion": ("anger", "joy", "calm", "all"), "order": ("ranked", "random_heads", "random_direction")}
+    table = made_of({**columns, "k": (0, 1, 2, 4)}, {})
+    slope = table["order"].map({"ranked": 0.2, "random_heads": 0.01, "random_direction": 0.0})
+    table = table.assign(kept=1 - slope * table["k"])
+    return table.assign(lo=table["kept"] - 0.1, hi=table["kept"] + 0.1)
+
+
+def points(layers=(0, 2, 5), by=("query_id", "condition")) -> pd.DataFrame:
+    columns = {"query_id": [f"q{i}" for i in range(6)], "condition": LABELS, "layer": layers, "method": ("pca", "umap")}
+    return made_of(columns, {"x": (0, 1), "y": (0, 1)})
+
+
+def map_scores(layers=(0, 2, 5)) -> pd.DataFrame:
+    columns = {"layer": layers, "method": ("pca", "umap", "full")}
+    return made_of(
+        columns, {"trustworthiness": (0.5, 1), "silhouette": (-0.1, 0.3), "null_mean": 0, "null_hi": 0.1, "p": 0.2}
+    )
+
+
+def by_layer(**values) -> pd.DataFrame:
+    """One row per emotion and layer, with values and, of the first one, an interval."""
+    table = made_of({"emotion": EMOTIONS, "layer": range(N_LAYERS)}, values)
+    first = table[next(iter(values))]
+    return table.assign(lo=first - 0.1, hi=first + 0.1)
+
+
+def shared_energy() -> pd.DataFrame:
+    values = {"share": (0.5, 0.8), "null_mean": 0.9, "null_lo": 0.85, "null_hi": 0.95, "floor": 0.2}
+    table = made_of({"layer": range(N_LAYERS)}, values)
+    return table.assign(lo=table["share"] - 0.1, hi=table["share"] + 0.1)
+
+
+def probes() -> pd.DataFrame:
+    columns = {"layer": range(N_LAYERS), "probe": ("centroid", "logistic"), "emotion": ("all", *LABELS)}
+    table = made_of(columns, {"accuracy": (0.4, 0.9), "chance": 1 / 6, "p": 0.05})
+    return table.assign(lo=table["accuracy"] - 0.1, hi=table["accuracy"] + 0.1)
+
+
+def words() -> pd.DataFrame:
+    return made_of({"emotion": ("all", *LABELS)}, {"accuracy": 0.5, "probe": "words"})
+
+
+def parts(measured: bool) -> pd.DataFrame:
+    columns = {"part": ("unsteered", "whole", "specific", "shared", "random")}
+    if not measured:
+        return made_of({**columns, "emotion": EMOTIONS, "judged": LABELS}, {"share": (0, 0.4), "lo": 0, "hi": 1})
+    values = {"value": (0.2, 0.8), "minus_whole": 0.1, "minus_whole_lo": (-0.2, 0.1), "minus_whole_hi": 0.3}
+    table = made_of({**columns, "emotion": ("all",), "measure": ("target", "leak", "emotional")}, values)
+    return table.assign(lo=table["value"] - 0.1, hi=table["value"] + 0.1)
+
+
+def differences() -> pd.DataFrame:
+    values = {"difference": (0, 0.5), "q": (0, 0.1), "n": 8, "control": "random", "measure": "p_target"}
+    table = made_of({"emotion": EMOTIONS, "alpha": (0.5, 1.0, 2.0)}, values)
+    return table.assign(lo=table["difference"] - 0.2, hi=table["difference"] + 0.2)
+
+
+def layer_shares() -> pd.DataFrame:
+    table = made_of(
+        {"emotion": EMOTIONS, "layer": range(N_LAYERS), "control": ("none", "random")}, {"value": (0.2, 0.8)}
+    )
+    table["kind"] = "single layer"
+    levels = made_of(
+        {"emotion": EMOTIONS, "kind": ("all layers at once", "unsteered")}, {"value": (0, 1), "control": "none"}
+    )
+    table = pd.concat([table, levels], ignore_index=True)
+    return noted(table.assign(lo=table["value"] - 0.1, hi=table["value"] + 0.1), alpha="0.4", unit="residual")
+
+
+def settings() -> pd.DataFrame:
+    named = ("attn · whole · layers 15-29", "attn · specific · layers 15-29", "resid · whole · layers 15-29")
+    table = made_of({"setting": named, "emotion": (*EMOTIONS, "mean")}, {"value": (0, 0.8)})
+    return table.assign(lo=table["value"] - 0.2, hi=table["value"] + 0.2)
+
+
+def mixtures() -> pd.DataFrame:
+    columns = {"kind": ("none", "prompt", "random"), "mixture": ("0.5 anger + 0.5 joy", "0.7 joy + 0.3 sadness")}
+    return made_of({**columns, "judged": LABELS}, {"share": (0, 0.4), "mixed": 0.4, "lo": 0.2, "hi": 0.6, "n": 8})
+
+
+def fading() -> pd.DataFrame:
+    columns = {"control": ("none", "random"), "fade": (4.0, 16.0, np.inf), "emotion": ("mean", *EMOTIONS)}
+    table = made_of({**columns, "measure": ("hit", "adherence", "distinct2")}, {"value": (0.2, 0.8), "n": 8})
+    return table.assign(lo=table["value"] - 0.1, hi=table["value"] + 0.1)
+
+
+def agreement() -> pd.DataFrame:
+    rows = [("embedding", "lexicon", 0.91, 0.85, 0.96, 130), ("embedding", "self_report", 0.42, 0.3, 0.55, 130)]
+    rows.append(("lexicon", "self_report", np.nan, np.nan, np.nan, 130))
+    return noted(pd.DataFrame(rows, columns=["judge_a", "judge_b", "kappa", "lo", "hi", "n"]))
+
+
+OVERALL = {"emotion vector": 0.7, "pca": 0.7, "probe": 0.4, "lora": 0.8, "instruction": 0.9, "few_shot": 0.1}
+OVERALL |= {"random": 0.05, "unsteered": 0.02}
+DOSED = ("emotion vector", "pca", "probe", "lora", "random")
+assert set(OVERALL) == {*METHODS, "unsteered"}
+
+
+def methods() -> pd.DataFrame:
+    """Value 0.9 of the best at the doses tried, damage 3 times the dose, joy half of all."""
+    rows = []
+    for method, top in OVERALL.items():
+        places = [("best", 1.0 if method != "emotion vector" else np.nan)]
+        places += [("equal damage", 1.2)] if method in (*DOSED, "instruction") else []
+        places += [("tried", dose) for dose in ((0.5, 1.0, 2.0) if method in DOSED else (1.0,))]
+        measures = ("emotion", "adherence", "fluency", "overall", "damage")
+        for emotion, (at, dose), measure in product(("all", "joy"), places, measures):
+            value = top * (0.9 if at == "tried" else 1) * (0.5 if emotion == "joy" else 1)
+            if measure == "damage":
+                value = 0.0 if method == "unsteered" else 3 * (1 if np.isnan(dose) else dose)
+            row = {"method": method, "at": at, "emotion": emotion, "dose": dose, "measure": measure}
+            rows.append({**row, "value": value, "lo": 0.9 * value, "hi": 1.1 * value, "seconds": 2.0, "speed": 1.25})
+    return noted(pd.DataFrame(rows))
+
+
+def both_scales(shape) -> pd.DataFrame:
+    controls = ("none", "random", "shuffled")
+    made = [claim_tables.curves(shape, scale=s, controls=controls, n=12) for s in ("judge", "log-odds")]
+    return noted(pd.concat(made))
+
+
+def claim(name: str):
+    if name == "monotone":
+        return claims.monotone(both_scales(lambda a: a if a <= 2 else 0.0))
+    if name == "preservation":
+        return claims.preservation(noted(claim_tables.drift(lambda a: 0.2 * a, lambda a: 0.02 * a**2, n=12)))
+    if name == "linear":
+        return claims.linear(both_scales(lambda a: 2.0 * a))
+    kinds = {"whole": lambda a, b: a - a * b, "specific": lambda a, b: a, "random": lambda a, b: 0.0}
+    return claims.additive(noted(claim_tables.pairs(kinds, n=12)))
+
+
+def purity() -> pd.DataFrame:
+    values = {"purity": (0.2, 0.8), "null_mean": 0.1, "null_hi": 0.15, "p": 0.01}
+    return made_of({"layer": range(N_LAYERS), "by": ("query_id", "condition")}, values)
+
+
+def head_points() -> pd.DataFrame:
+    columns = {"layer": range(N_LAYERS), "head": range(4), "emotion": EMOTIONS, "method": ("pca", "umap")}
+    return made_of(columns, {"x": (0, 1), "y": (0, 1), "norm": (0, 1), "trustworthiness": 0.8})
+
+
+def reliability() -> pd.DataFrame:
+    return by_layer(cosine=(0.3, 0.9), null_lo=-0.3, null_hi=0.3)
+
+
+FIGURES = {
+    "norms": lambda: plot.norms(make_vectors(30)),
+    "cosine_by_layer": lambda: plot.cosine_by_layer(make_vectors(30)),
+    "cosine_map": lambda: plot.cosine_map(make_vectors(), 2),
+    "cosine_grid": lambda: plot.cosine_grid(make_vectors(30), part="specific"),
+    "layer_map": lambda: plot.layer_map(make_vectors(30)),
+    "shared_energy_curve": lambda: plot.shared_energy_curve({"resid": shared_energy(), "attn": shared_energy()}),
+    "reliability_curve": lambda: plot.reliability_curve({"whole": reliability(), "specific": reliability()}),
+    "agreement_curve": lambda: plot.agreement_curve(
+        {"own answers and topics": by_layer(cosine=(0, 1), mismatched=-0.1, random=0.1)}
+    ),
+    "denoise_curve": lambda: plot.denoise_curve(by_layer(kept=(0.6, 0.9), specific_kept=(0.8, 1))),
+    "response_map": lambda: plot.response_map(points(), map_scores()),
+    "probe_curve": lambda: plot.probe_curve(probes(), words=words()),
+    "instruction_following": lambda: plot.instruction_following(answers()),
+    "judge_agreement": lambda: plot.judge_agreement(agreement()),
+    "dose_response": lambda: plot.dose_response(dose_summary()),
+    "effect_forest": lambda: plot.effect_forest(differences()),
+    "wrong_way": lambda: plot.wrong_way(
+        made_of({"emotion": EMOTIONS, "alpha": (-1, 1, 2)}, {"share": 0.4, "lo": 0.2, "hi": 0.6, "n": 8, "random": 0.5})
+    ),
+    "layer_curve": lambda: plot.layer_curve(layer_shares()),
+    "site_map": lambda: plot.site_map(settings()),
+    "mixture_map": lambda: plot.mixture_map(mixtures()),
+    "fade_curve": lambda: plot.fade_curve(fading()),
+    "confusion_map": lambda: plot.confusion_map(parts(measured=False)),
+    "purity_dots": lambda: plot.purity_dots(parts(measured=True)),
+    "head_map": lambda: plot.head_map(effects(), "share"),
+    "head_forest": lambda: plot.head_forest(effects()),
+    "head_umap": lambda: plot.head_umap(head_points()),
+    "ablation_curve": lambda: plot.ablation_curve(ablation()),
+    "tradeoff": lambda: plot.tradeoff(methods()),
+    "claim_monotone": lambda: plot.claim_monotone(claim("monotone")),
+    "claim_preservation": lambda: plot.claim_preservation(claim("preservation")),
+    "claim_linear": lambda: plot.claim_linear(claim("linear")),
+    "claim_additive": lambda: plot.claim_additive(claim("additive")),
+    "signature": lambda: plot.signature(
+        points(),
+        purity(),
+        made_of({"emotion": EMOTIONS, "layer": range(6), "other": range(6)}, {"cosine": (0, 1)}),
+        effects(),
+    ),
+}

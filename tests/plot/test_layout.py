@@ -1,0 +1,63 @@
+"""Every figure in one column, over a page and on a slide: words are legible, whole, and apart."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import pytest
+
+from emolab import plot
+from emolab.base.errors import EmolabError
+from tests.plot.layout import faults, words_of
+from tests.plot.made import FIGURES, dose_summary, effects, make_vectors
+
+TABLES = {"attention_html", "text_table", "words_table", "check_figures", "save_figure", "theme"}
+
+
+def test_every_figure_function_is_looked_at():
+    assert set(FIGURES) == set(plot.__all__) - TABLES
+
+
+@pytest.mark.parametrize("width", [3.3, 7.0])
+@pytest.mark.parametrize("name", FIGURES)
+def test_words_are_legible_whole_and_apart(name, width):
+    with plot.theme("paper", width=width):
+        fig = FIGURES[name]()
+    assert faults(fig) == []
+    assert fig.get_figwidth() <= width + 1e-9 and fig.emolab_info["function"] == name
+    assert len(fig.emolab_data) and fig.emolab_info["title"]
+    footer = next(t.get_text() for t in words_of(fig) if t.get_gid() == "footer")
+    assert "mini" in footer or name == "instruction_following", "its table was made by hand"
+
+
+def test_a_footer_can_be_left_out_and_panels_lettered():
+    with plot.theme("paper", footer=False, panel_letters=True):
+        fig = FIGURES["dose_response"]()
+    assert not [t for t in words_of(fig) if t.get_gid() == "footer"] and faults(fig) == []
+    assert [ax.get_title("left") for ax in fig.axes[:2]] == ["a anger", "b disgust"]
+
+
+def test_many_labels_and_long_ones():
+    labels = ["high valence", "low arousal", "Überraschung", "joy", "0.5 anger + 0.5 joy", *"abcdefg"]
+    for width in (3.3, 13.0):
+        with plot.theme("slides" if width > 7 else "paper", width=width):
+            assert faults(plot.dose_response(dose_summary(labels))) == []
+            assert faults(plot.head_forest(effects(28, 24, labels))) == []
+
+
+def test_theme_sizes_and_leaves_no_trace():
+    before = dict(mpl.rcParams)
+    with plot.theme("paper", width=3.3):
+        small = plot.norms(make_vectors())
+        with plot.theme("slides"):
+            large = plot.norms(make_vectors())
+    usual = plot.norms(make_vectors())
+    assert small.get_figwidth() < usual.get_figwidth() < large.get_figwidth()
+    assert small.axes[0].yaxis.label.get_size() == 7 and large.axes[0].yaxis.label.get_size() == 15
+    assert dict(mpl.rcParams) == before
+    with pytest.raises(EmolabError, match="notebook, paper, slides"):
+        plot.theme("poster").__enter__()
+
+
+def test_fonts_of_the_user_serve_scripts_that_ours_lacks():
+    with mpl.rc_context({"font.family": ["My Sans"]}), plot.theme():
+        assert mpl.rcParams["font.family"] == ["DejaVu Sans", "My Sans"]
