@@ -51,14 +51,21 @@ def opened(model: Model, steerings: list[Steering | None], batch: Batch) -> Dyna
     past = new_cache(model)
     if past is None:
         return None
-    # Nothing of theirs is steered before the last token of the prompt, unless positions say so.
-    early = any(s is not None and s.positions != "generated" for s in steerings)
     prompts, rows = torch.cat([batch.input_ids, batch.attention_mask], 1).unique(dim=0, return_inverse=True)
-    if not early and 2 * len(prompts) <= len(rows) and batch.prompt_len >= SHARE_FROM:
-        ids, mask = prompts[:, : batch.prompt_len - 1], prompts[:, batch.prompt_len : -1]
-        model.hf(input_ids=ids, use_cache=True, past_key_values=past, **plain_options(model.hf, mask, keep=1))
-        past.reorder_cache(rows)
+    if not steered_early(steerings) and 2 * len(prompts) <= len(rows) and batch.prompt_len >= SHARE_FROM:
+        read_prompts(model, past, prompts[:, : batch.prompt_len - 1], prompts[:, batch.prompt_len : -1], rows)
     return past
+
+
+def steered_early(steerings: list[Steering | None]) -> bool:
+    """Whether any of these may edit a token before the last one of the prompt: then each row is read by itself."""
+    return any(steering is not None and steering.positions != "generated" for steering in steerings)
+
+
+def read_prompts(model: Model, past: DynamicCache, ids: Tensor, mask: Tensor, rows: Any) -> None:
+    """Read each different prompt once, but for its last token, and hand what the cache holds of it to its rows."""
+    model.hf(input_ids=ids, use_cache=True, past_key_values=past, **plain_options(model.hf, mask, keep=1))
+    past.reorder_cache(rows)
 
 
 def write(
@@ -74,15 +81,20 @@ def write(
     penalty: see `emolab.Writing`. past: from `opened`. Once a quarter of the rows have ended, the others go on alone,
     and the edits with them. None where logits are not finite: there is nothing to choose by.
     """
-    ids, mask, end = batch.input_ids, batch.attention_mask, batch.prompt_len + config.max_new_tokens
-    rows, ends = torch.arange(len(ids), device=ids.device), ids.new_tensor(config.eos_token_id or [])
-    pads, found = (mask == 0).sum(1), ids.new_zeros(len(ids), end)
+    ids = batch.input_ids
+    mask = batch.attention_mask
+    end = batch.prompt_len + config.max_new_tokens
+    ends = ids.new_tensor(config.eos_token_id or [])
+    n_pads = (mask == 0).sum(1)
+    rows = torch.arange(len(ids), device=ids.device)  # that still write
+    whole = ids.new_zeros(len(ids), end)
     with _only(runner, config):
         while True:
-            start, config = ids.shape[1], copy.copy(config)
+            start = ids.shape[1]
+            config = copy.copy(config)
             config.max_new_tokens = end - start
             options: dict[str, Any] = {"generation_config": config}
-            options["logits_processor"] = [_OwnTokens(penalty, pads[rows], ends, batch.prompt_len)]
+            options["logits_processor"] = [_OwnTokens(penalty, n_pads[rows], ends, batch.prompt_len)]
             if past is not None:
                 for edit in edits.values():
                     edit.seen = past.get_seq_length()
@@ -94,15 +106,16 @@ def write(
                 return None
             if past is None:
                 return ids[:, batch.prompt_len :]
-            found[rows, start : ids.shape[1]] = ids[:, start:]
+            whole[rows, start : ids.shape[1]] = ids[:, start:]
             go_on = (~torch.isin(ids[:, start:], ends).any(1)).nonzero()[:, 0]
             if ids.shape[1] == end or not len(go_on):
                 break
-            rows, ids = rows[go_on], ids[go_on]
+            rows = rows[go_on]
+            ids = ids[go_on]
             mask = torch.cat([mask[go_on], mask.new_ones(len(ids), ids.shape[1] - mask.shape[1])], 1)
             past.batch_select_indices(go_on)
             keep_rows(edits, go_on)
-    return found[:, batch.prompt_len :]
+    return whole[:, batch.prompt_len :]
 
 
 class _NotFinite(Exception):
@@ -128,10 +141,10 @@ class _OwnTokens(LogitsProcessor):
             scores = scores.masked_fill(broken[:, None], 0.0)  # nobody reads on behind a row's end
         if self.penalty == 1:
             return scores
-        place = torch.arange(input_ids.shape[1], device=input_ids.device)
-        own = torch.where(place >= self.pads, input_ids, input_ids[:, -1:])  # padding: a token that counts anyway
-        found = scores.gather(1, own)
-        return scores.scatter(1, own, torch.where(found < 0, found * self.penalty, found / self.penalty))
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        own = torch.where(positions >= self.pads, input_ids, input_ids[:, -1:])  # padding: a token that counts anyway
+        logits = scores.gather(1, own)
+        return scores.scatter(1, own, torch.where(logits < 0, logits * self.penalty, logits / self.penalty))
 
 
 class _ManyEnded:

@@ -77,11 +77,10 @@ def generate(
         batch = encode(model, [rendered[i] for i in index])
         steerings = [rows[i] for i in index] if rows else []
         edits, plain = edits_of(model, steerings, batch, cached=True)
-        runner = model.hf if plain else model.bridge.original_model
         # On the plain model only emolab's hooks see tensors; those of others, on the bridge, may keep theirs.
         with _sampling(next(seeds), writing), torch.inference_mode(plain):
             past = opened(model, steerings, batch) if plain else None
-            with hooked(model, edits, plain=plain):
+            with hooked(model, edits, plain=plain) as runner:
                 ids = write(runner, batch, config, writing.repetition_penalty, past, edits)
         if ids is None:
             raise EmolabError(_not_finite(model, steerings))
@@ -134,10 +133,10 @@ def edits_of(model: Model, steerings: list[Steering | None], batch: Batch, *, ca
     """This batch's edits, and whether they go on the plain model (else on the bridge)."""
     if len({id(s) for s in steerings}) == 1:
         steerings = steerings[:1]  # one table for all rows
-    own = batch.attention_mask.sum(1)
-    pads = (batch.input_ids.shape[1] - own).tolist()
-    prompts = list(zip(pads, (own - batch.response_mask.sum(1)).tolist(), strict=True))
-    edits = build_edits(model, steerings, prompts, cached)
+    n_tokens = batch.attention_mask.sum(1)
+    n_pads = batch.input_ids.shape[1] - n_tokens
+    n_prompt = n_tokens - batch.response_mask.sum(1)
+    edits = build_edits(model, steerings, list(zip(n_pads.tolist(), n_prompt.tolist(), strict=True)), cached)
     return edits, runs_plain(model, {site for site, _ in edits})
 
 
@@ -161,9 +160,9 @@ def _not_finite(model: Model, steerings: list[Steering | None]) -> str:
 def _warn_of_reasoning(prompts: list[str], texts: list[str]) -> None:
     opened = any(prompt.rstrip().endswith("<think>") for prompt in prompts)
     if opened or any(text.startswith("<think>") for text in texts):
-        what = "a prompt ends in <think>" if opened else "an answer begins with <think>"
+        where = "a prompt ends in <think>" if opened else "an answer begins with <think>"
         warnings.warn(
-            f"{what}: this model reasons before it answers, and what it wrote is (also) reasoning, which vectors and "
+            f"{where}: this model reasons before it answers, and what it wrote is (also) reasoning, which vectors and "
             "judges would read; close the block in the prompt (`</think>`), or use a model without",
             stacklevel=3,
         )
@@ -171,8 +170,6 @@ def _warn_of_reasoning(prompts: list[str], texts: list[str]) -> None:
 
 def decoded(model: Model, ids: Int[Tensor, "row token"]) -> list[str]:
     """The answers as texts, each up to its end-of-answer token and without outer white space."""
-    ends, answers = set(model.eos_ids), []
-    for row in ids.tolist():
-        stop = next((i for i, token in enumerate(row) if token in ends), len(row))
-        answers.append(row[:stop])
+    ends = set(model.eos_ids)
+    answers = [list(itertools.takewhile(lambda token: token not in ends, row)) for row in ids.tolist()]
     return [text.strip() for text in model.tokenizer.batch_decode(answers, skip_special_tokens=True)]

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import re
@@ -50,9 +51,9 @@ def labelled(texts: Mapping[str, Sequence[str]] | pd.DataFrame | str | Path) -> 
         table = texts.copy() if isinstance(texts, pd.DataFrame) else _of_groups(texts)
     table = _single(_named(table)).reset_index(drop=True)
     _check(table)
-    place = {label: i for i, label in enumerate(table["label"].unique())}
-    table = table[[c for c in COLUMNS if c in table]].sort_values("label", key=lambda x: x.map(place), kind="stable")
-    table = table.reset_index(drop=True)
+    first = {label: i for i, label in enumerate(table["label"].unique())}
+    table = table[[column for column in COLUMNS if column in table]]
+    table = table.sort_values("label", key=lambda labels: labels.map(first), kind="stable", ignore_index=True)
     return table.assign(label=table["label"].astype(str), text=table["text"].astype("str"))
 
 
@@ -80,16 +81,15 @@ def _read(path: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise FileError(f"cannot read {path} as CSV ({error}); expected columns label and text, in UTF-8") from error
     top = content.splitlines()[0] if content.strip() else ""
-    names: dict[str, list[str]] = {}
+    widths: dict[str, int] = {}
     for separator in _SEPARATORS:
-        try:
-            names[separator] = [_fold(name) for name in next(csv.reader([top], delimiter=separator), [])]
-        except csv.Error:  # a field of more than 128 kB
-            continue
-    fits = [separator for separator, found in names.items() if "text" in found]
-    if not fits:
+        with contextlib.suppress(csv.Error):  # a field of more than 128 kB
+            header = [_fold(name) for name in next(csv.reader([top], delimiter=separator), [])]
+            if "text" in header:
+                widths[separator] = len(header)
+    if not widths:
         return _goemotions(content, path, top)
-    separator = max(fits, key=lambda x: len(names[x]))
+    separator = max(widths, key=lambda separator: widths[separator])
     try:
         return _records(content, path, separator)
     except FileError:
@@ -99,24 +99,26 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _records(content: str, path: Path, separator: str, *, quoted: bool = True) -> pd.DataFrame:
-    header, rows, first = None, [], 1
-    spaced = separator + " " in content.splitlines()[0]
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    lines = io.StringIO(content, newline="")
-    reader = csv.reader(lines, delimiter=separator, quoting=quoting, skipinitialspace=spaced, strict=True)
-    told = f"quote texts that hold {_SEPARATORS[separator]} or line breaks, and close each quotation mark"
+    reader = csv.reader(
+        io.StringIO(content, newline=""),
+        delimiter=separator,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        skipinitialspace=separator + " " in content.splitlines()[0],
+        strict=True,
+    )
+    advice = f"quote texts that hold {_SEPARATORS[separator]} or line breaks, and close each quotation mark"
+    rows: list[list[str]] = []
+    line = 1  # on which the row begins
     try:
         for row in reader:
-            if header is None:
-                header = row
-            elif len(row) not in (0, len(header)):
-                raise FileError(f"line {first} of {path} has {len(row)} fields, its header {len(header)}; {told}")
-            elif row:
+            if rows and len(row) not in (0, len(rows[0])):
+                raise FileError(f"line {line} of {path} has {len(row)} fields, its header {len(rows[0])}; {advice}")
+            if row:
                 rows.append(row)
-            first = reader.line_num + 1
+            line = reader.line_num + 1
     except csv.Error as error:
-        raise FileError(f"cannot read {path} as CSV (in the row of line {first}: {error}); {told}") from error
-    return pd.DataFrame(rows, columns=header, dtype=object)
+        raise FileError(f"cannot read {path} as CSV (in the row of line {line}: {error}); {advice}") from error
+    return pd.DataFrame(rows[1:], columns=rows[0], dtype=object)
 
 
 def _goemotions(content: str, path: Path, top: str) -> pd.DataFrame:
@@ -127,7 +129,7 @@ def _goemotions(content: str, path: Path, top: str) -> pd.DataFrame:
             f"cannot read {path} as CSV (its first line is {shown(top)}, without a column 'text'); expected a first "
             "line that names the columns label and text, or GoEmotions as published"
         )
-    return pd.DataFrame({"text": [r[0] for r in rows], "labels": [r[1] for r in rows], "id": [r[2] for r in rows]})
+    return pd.DataFrame(rows, columns=["text", "labels", "id"])
 
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:
@@ -143,7 +145,7 @@ def _named(table: pd.DataFrame) -> pd.DataFrame:
         raise EmolabError(_lacks(table, "text"))
     if "label" not in table:
         return _of_columns(table)
-    lists = [isinstance(x, Sequence) and not isinstance(x, str) or hasattr(x, "tolist") for x in table["label"]]
+    lists = [isinstance(x, list | tuple) or hasattr(x, "tolist") for x in table["label"]]
     if any(lists) or (ids and all(_IDS.fullmatch(str(x)) for x in table["label"])):
         table["label"] = [_listed(x, ids) for x in table["label"]]
     return table
@@ -151,28 +153,28 @@ def _named(table: pd.DataFrame) -> pd.DataFrame:
 
 def _listed(value: Any, goemotions: bool) -> list[str]:
     """The labels of one text, given as a list of them or as "2,14"."""
+    if isinstance(value, str) and _IDS.fullmatch(value):
+        value = re.findall(r"\d+", value)
     value = value.tolist() if hasattr(value, "tolist") else value
-    found = re.findall(r"\d+", value) if isinstance(value, str) and _IDS.fullmatch(value) else value
-    found = [str(x) for x in (found if isinstance(found, Sequence) and not isinstance(found, str) else [found])]
-    if goemotions and all(x.isdecimal() and int(x) < len(GOEMOTIONS) for x in found):
-        return [GOEMOTIONS[int(x)] for x in found]
-    return found
+    labels = [str(x) for x in (value if isinstance(value, list | tuple) else [value])]
+    if goemotions and all(label.isdecimal() and int(label) < len(GOEMOTIONS) for label in labels):
+        return [GOEMOTIONS[int(label)] for label in labels]
+    return labels
 
 
 def _of_columns(table: pd.DataFrame) -> pd.DataFrame:
     """Labels from columns of 0 and 1."""
-    names, hot = [], []
-    for place, name in enumerate(table.columns):
-        values = table.iloc[:, place]
+    carried: list[tuple[str, pd.Series]] = []  # a label, and which texts carry it
+    for number, name in enumerate(table.columns):
+        values = table.iloc[:, number]
         if name not in (*COLUMNS, *_ABOUT) and values.notna().any() and {*values.dropna().map(str)} <= _YES | _NO:
             gap = values.isna().to_numpy()
             if gap.any():
                 raise EmolabError(f"column {name!r} has no value in row {gap.argmax()}; expected 0 or 1")
-            names.append(str(name))
-            hot.append(values.map(str).isin(_YES))
-    if len(names) < 2:
+            carried.append((str(name), values.map(str).isin(_YES)))
+    if len(carried) < 2:
         raise EmolabError(_lacks(table, "label"))
-    labels = [[n for n, x in zip(names, row, strict=True) if x] for row in zip(*hot, strict=True)]
+    labels = [[label for label, by in carried if by.iloc[row]] for row in range(len(table))]
     return table.assign(label=pd.Series(labels, index=table.index, dtype=object))
 
 
@@ -180,12 +182,11 @@ def _single(table: pd.DataFrame) -> pd.DataFrame:
     """The texts with one label, where labels came as lists."""
     if not any(isinstance(x, list) for x in table["label"]):
         return table
-    kept = [len(x) == 1 for x in table["label"]]
-    if not all(kept):
-        left = len(kept) - sum(kept)
-        warnings.warn(f"{left} of {len(kept)} texts carry several labels or none and were left out", stacklevel=4)
-    table = table[kept]
-    return table.assign(label=[x[0] for x in table["label"]])
+    single = table["label"].map(len) == 1
+    if not single.all():
+        left = (~single).sum()
+        warnings.warn(f"{left} of {len(table)} texts carry several labels or none and were left out", stacklevel=4)
+    return table[single].assign(label=table["label"][single].str[0])
 
 
 def _check(table: pd.DataFrame) -> None:
@@ -208,10 +209,10 @@ def _check(table: pd.DataFrame) -> None:
     names = "|".join(re.escape(str(x)) for x in dict.fromkeys(labels))
     merged = re.compile(rf'^"?(?:{names})"?[,;\t|](?=\S)|(?<=[,;\t|])"?(?:{names})"?$', re.MULTILINE)
     for row, (label, text) in enumerate(zip(labels, table["text"], strict=True)):
-        found = merged.search(text) if "\n" in text else None
-        if found:
+        seam = merged.search(text) if "\n" in text else None
+        if seam:
             raise EmolabError(
-                f"the text of row {row} ({label}) holds a line with {shown(found[0])}, as if a lost quotation mark had "
+                f"the text of row {row} ({label}) holds a line with {shown(seam[0])}, as if a lost quotation mark had "
                 f"merged rows: {shown(text)}; close it, or write that line otherwise"
             )
     for row, topic in enumerate(table["topic"] if "topic" in table else ()):
@@ -226,5 +227,5 @@ def _fold(name: Any) -> str:
 
 
 def _lacks(table: pd.DataFrame, column: str) -> str:
-    found = ", ".join(map(repr, table.columns))
-    return f"the table has no column {column!r}, but {found or 'none'}; expected a label and a text in each row"
+    names = ", ".join(map(repr, table.columns))
+    return f"the table has no column {column!r}, but {names or 'none'}; expected a label and a text in each row"

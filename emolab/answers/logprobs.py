@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from emolab.answers.decoding import SHARE_FROM, new_cache
+from emolab.answers.decoding import SHARE_FROM, new_cache, read_prompts, steered_early
 from emolab.answers.generation import edits_of, per_row
 from emolab.base.errors import EmolabError, need_model, need_texts
 from emolab.models.hooks import forward, plain_options
@@ -65,9 +65,13 @@ def token_logprobs(
 
     for index, values in halving(read, plan_texts(model, prompts, texts, batch_size)):
         for i, row in zip(index, values, strict=True):
-            # A text at the very start of its row: nothing predicts its first token.
-            out[i] = np.concatenate([np.full(len(ids[i]) - len(row), np.nan), row])
+            out[i] = _of_all(row, len(ids[i]))
     return out
+
+
+def _of_all(values: Float[np.ndarray, " token"], n_tokens: int) -> Float[np.ndarray, " token"]:
+    """A value for each token; NaN for the first of a text at the very start of its row, which nothing predicts."""
+    return np.concatenate([np.full(n_tokens - len(values), np.nan), values])
 
 
 def _picked(logits: Float[Tensor, "token vocab"], ids: list[int]) -> Float[np.ndarray, " token"]:
@@ -85,21 +89,22 @@ def text_logits(
     steerings: empty, or one per row. A text that nothing precedes has one row of logits less than tokens.
     """
     with torch.inference_mode():
-        found = _behind_shared(model, prompts, texts, steerings)
-        return _in_one_pass(model, prompts, texts, steerings) if found is None else found
+        logits = _behind_shared(model, prompts, texts, steerings)
+        return _in_one_pass(model, prompts, texts, steerings) if logits is None else logits
 
 
 def _in_one_pass(
     model: Model, prompts: list[str], texts: list[str], steerings: list[Steering | None]
 ) -> list[Float[Tensor, "token vocab"]]:
     batch = encode(model, prompts, texts)
-    lengths, own = batch.response_mask.sum(1).tolist(), batch.attention_mask.sum(1).tolist()
-    keep = min(max(lengths) + 1, batch.input_ids.shape[1])
+    n_text = batch.response_mask.sum(1).tolist()
+    n_all = batch.attention_mask.sum(1).tolist()
+    keep = min(max(n_text) + 1, batch.input_ids.shape[1])
     edits, plain = edits_of(model, steerings, batch, cached=False)
-    with hooked(model, edits, plain=plain):
-        logits = forward(model, model.hf if plain else model.bridge.original_model, batch, keep)[:, :-1]
-    counts = [n - (n == whole) for n, whole in zip(lengths, own, strict=True)]
-    return [row[len(row) - n :] for row, n in zip(logits, counts, strict=True)]
+    with hooked(model, edits, plain=plain) as runner:
+        logits = forward(model, runner, batch, keep)[:, :-1]
+    n_predicted = [text - (text == whole) for text, whole in zip(n_text, n_all, strict=True)]
+    return [row[len(row) - n :] for row, n in zip(logits, n_predicted, strict=True)]
 
 
 def _behind_shared(
@@ -110,36 +115,35 @@ def _behind_shared(
     The prompts are padded on the left, as in generation, and the texts on the right, where no token looks.
     """
     unique = list(dict.fromkeys(prompts))
-    # What is steered before the last token of the prompt is read row by row.
-    early = any(s is not None and s.positions != "generated" for s in steerings)
-    if early or 2 * len(unique) > len(prompts) or min(map(len, token_ids(model.tokenizer, unique))) < SHARE_FROM:
+    if steered_early(steerings) or 2 * len(unique) > len(prompts):
+        return None
+    if min(map(len, token_ids(model.tokenizer, unique))) < SHARE_FROM:
         return None
     batch = encode(model, prompts)
     edits, plain = edits_of(model, steerings, batch, cached=True)
     past = new_cache(model) if plain else None
     if past is None:
         return None
-    first = encode(model, unique)
-    ids, mask = first.input_ids[:, :-1], first.attention_mask[:, :-1]
-    model.hf(input_ids=ids, use_cache=True, past_key_values=past, **plain_options(model.hf, mask, keep=1))
-    place: Any = torch.tensor([unique.index(prompt) for prompt in prompts], device=model.device)
-    past.reorder_cache(place)
+    once = encode(model, unique)
+    rows: Any = torch.tensor([unique.index(prompt) for prompt in prompts], device=model.device)
+    read_prompts(model, past, once.input_ids[:, :-1], once.attention_mask[:, :-1], rows)
     # From the last token of the prompt to the last but one of the text: the tokens that predict the text's.
-    rows = [list(row) for row in token_ids(model.tokenizer, texts)]
-    size, last = max(1, *map(len, rows)), batch.input_ids[:, -1].tolist()
+    ids = token_ids(model.tokenizer, texts)
+    size = max(1, *map(len, ids))
     check_context(model, batch.prompt_len + size)
-    given = [([token, *row[:-1]] + [token] * size)[:size] for token, row in zip(last, rows, strict=True)]
-    told = [[1] * max(1, len(row)) + [0] * (size - max(1, len(row))) for row in rows]
-    whole = torch.cat([batch.attention_mask[:, :-1], torch.tensor(told, device=model.device)], 1)
-    options = plain_options(model.hf, whole, size)
+    last = batch.input_ids[:, -1].tolist()
+    predicting = [([token, *row[:-1]] + [token] * size)[:size] for token, row in zip(last, ids, strict=True)]
+    looked_at = [[1] * max(1, len(row)) + [0] * (size - max(1, len(row))) for row in ids]
+    mask = torch.cat([batch.attention_mask[:, :-1], torch.tensor(looked_at, device=model.device)], 1)
+    options = plain_options(model.hf, mask, size)
     if "position_ids" in options:
         options["position_ids"] = options["position_ids"][:, -size:]
     for edit in edits.values():
         edit.seen = past.get_seq_length()
+    inputs = torch.tensor(predicting, device=model.device)
     with hooked(model, edits, plain=True):
-        ids = torch.tensor(given, device=model.device)
-        logits = model.hf(input_ids=ids, use_cache=True, past_key_values=past, **options).logits[:, -size:]
-    return [row[: len(text)] for row, text in zip(logits, rows, strict=True)]
+        logits = model.hf(input_ids=inputs, use_cache=True, past_key_values=past, **options).logits[:, -size:]
+    return [row[: len(text)] for row, text in zip(logits, ids, strict=True)]
 
 
 def plan_texts(
@@ -193,30 +197,30 @@ def next_token_kl(
     on the bridge (inside `steered`) count on both sides. Raises EmolabError for lists of different length, models of
     different vocabulary, and as `generate` does.
     """
-    changed, others = other or model, list(prompts if other_prompts is None else other_prompts)
+    changed = other or model
     prompts, texts = list(prompts), list(texts)
-    if not len(prompts) == len(texts) == len(others):
-        sizes = f"{len(prompts)} prompts, {len(texts)} texts and {len(others)} other_prompts"
+    changed_prompts = prompts if other_prompts is None else list(other_prompts)
+    if not len(prompts) == len(texts) == len(changed_prompts):
+        sizes = f"{len(prompts)} prompts, {len(texts)} texts and {len(changed_prompts)} other_prompts"
         raise EmolabError(f"{sizes}; expected as many of each")
     if changed.bridge.cfg.d_vocab != model.bridge.cfg.d_vocab:
         raise EmolabError(f"{model.name!r} and {changed.name!r} have different vocabularies; no KL between them")
     rows = per_row(changed, steering, len(prompts))
+    n_tokens = [len(ids) for ids in token_ids(model.tokenizer, texts)] if texts else []
+    longer = [max(pair, key=len) for pair in zip(prompts, changed_prompts, strict=True)]
     out: list[np.ndarray] = [np.empty(0)] * len(prompts)
-    sizes = [len(ids) for ids in model.tokenizer(texts, add_special_tokens=False).input_ids] if texts else []
-    longer = [max(pair, key=len) for pair in zip(prompts, others, strict=True)]
     for index in plan_texts(model, longer, texts, batch_size):
-        pairs = {(prompts[i], texts[i]): None for i in index}  # a grid of settings asks about the same texts
+        pairs = list(dict.fromkeys((prompts[i], texts[i]) for i in index))  # many settings are asked the same texts
         once = text_logits(model, [prompt for prompt, _ in pairs], [text for _, text in pairs], [])
         plain = dict(zip(pairs, once, strict=True))
         steerings = [rows[i] for i in index] if rows else []
-        new = text_logits(changed, [others[i] for i in index], [texts[i] for i in index], steerings)
+        new = text_logits(changed, [changed_prompts[i] for i in index], [texts[i] for i in index], steerings)
         for i, p in zip(index, new, strict=True):
             q = plain[prompts[i], texts[i]]
             n = min(len(p), len(q))
             p, q = p[len(p) - n :].float().log_softmax(-1), q[len(q) - n :].float().log_softmax(-1)
-            values = (p.exp() * (p - q)).sum(-1).clamp_min(0).double().cpu().numpy()
-            # A text at the very start of its row: nothing predicts its first token.
-            out[i] = np.concatenate([np.full(sizes[i] - n, np.nan), values])
+            kl = (p.exp() * (p - q)).sum(-1).clamp_min(0)
+            out[i] = _of_all(kl.double().cpu().numpy(), n_tokens[i])
     return out
 
 

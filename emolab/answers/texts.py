@@ -107,9 +107,12 @@ def _frames(frames: list[dict[str, str]], wanted: list[str] | None) -> pd.DataFr
 def _labels(labels: Sequence[str] | str) -> list[str]:
     """The labels as a list; EmolabError where one is no name, or stands there twice."""
     wanted = need_texts("labels", [labels] if isinstance(labels, str) else labels, filled=True)
-    odd = [label for label in wanted if label != label.strip() or not label.isprintable()]
-    doubled = [label for label in wanted if wanted.count(label) > 1]
-    if odd or doubled or not wanted:
-        what = f"hold {shown(odd[0])}" if odd else f"hold {shown(doubled[0])} twice" if doubled else "are empty"
-        raise EmolabError(f"labels {what}; expected words such as 'joy', each once, without white space around them")
+    problem = "" if wanted else "are empty"
+    for label in wanted:
+        if label != label.strip() or not label.isprintable():
+            problem = f"hold {shown(label)}"
+        elif wanted.count(label) > 1:
+            problem = f"hold {shown(label)} twice"
+    if problem:
+        raise EmolabError(f"labels {problem}; expected words such as 'joy', each once, without white space around them")
     return wanted
