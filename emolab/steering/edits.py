@@ -1,20 +1,20 @@
 """The mechanics of steering: which tokens an edit meets, the edit itself, its hooks on the bridge or the plain model.
 
-`emolab.steering.steering` turns what is wanted into `Edit`s; generation runs them. Nothing here knows about emotions.
+`emolab.steering.steering` turns what is wanted into `AffineEdit`s, `emolab.steering.head_edits` into those of single
+heads; generation runs them. Nothing here knows about emotions.
 
-Guards are always on, and end in one EmolabError: every forward pass runs every edit once (`counted`), at the right
-shape; where an edit first acts, the activation moves by what was asked (`Edit.check`, read when steering ends, so that
-no token waits for it); and no hook is left behind.
+Two guards are always on, and end in one EmolabError: every forward pass runs every edit once, and where an edit first
+acts, what it hands on is finite (read when steering ends, so that no token waits for it).
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from emolab.base.errors import EmolabError
@@ -25,7 +25,7 @@ from emolab.models.sites import runs_plain
 _FAR = 2**40  # beyond any position
 
 
-class Window:
+class PositionMask:
     """Which positions of each forward call are edited, row by row.
 
     positions: "generated", "all" or a slice (see `Steering`), one for all rows or one per row.
@@ -41,14 +41,15 @@ class Window:
         cached: bool = False,
         fade: list[float] | None = None,
     ) -> None:
-        self.positions, self.prompts, self.cached = positions, prompts, cached
+        self.positions = positions
+        self.prompts = prompts
+        self.cached = cached
         self.half_life = None if fade is None or np.isinf(fade).all() else np.array(fade, float)[:, None]
         # From here on, no row is left in its prompt and every token is edited.
         simple = self.half_life is None and all(p in ("generated", "all") for p in positions)
         self.all_from = max(pad + n - 1 for pad, n in prompts) if prompts and simple else _FAR
-        self._key, self._found = None, (False, None)
-        self._probe_key: Any = None
-        self._probe: Any = None
+        self._call = None  # that `_computed` is of
+        self._computed = (False, None)
 
     def keep_rows(self, rows: list[int]) -> None:
         """Only these rows go on."""
@@ -57,200 +58,176 @@ class Window:
         if len(self.positions) > 1:
             self.positions = [self.positions[i] for i in rows]
             self.half_life = None if self.half_life is None else self.half_life[rows]
-        self._key = self._probe_key = None
+        self._call = None
 
     def keep(self, offset: int, size: int, device: torch.device) -> bool | Tensor:
         """True for all, False for none, else a mask [row or 1, size, 1]; worked out once for all layers of a pass."""
         if offset >= self.all_from:
             return True
-        if self._key != (offset, size, device):
-            self._key, self._found = (offset, size, device), self._compute(offset, size, device)
-        return self._found[0]
+        if self._call != (offset, size, device):
+            self._call = (offset, size, device)
+            self._computed = self._compute(offset, size, device)
+        return self._computed[0]
 
     def weight(self, offset: int, size: int, device: torch.device) -> Tensor | None:
         """What is left of the edit by then, 1 at its first position: [row or 1, size, 1]; None where nothing fades."""
         if self.half_life is None:
             return None
         self.keep(offset, size, device)
-        return self._found[1]
+        return self._computed[1]
 
-    def probe(self, offset: int, size: int, device: torch.device) -> tuple[int | Tensor, Tensor]:
-        """The last edited position in this call, of all rows or of each, and the weight there; weight 0 for none."""
-        if self._probe_key != (offset, size, device):
-            self._probe_key, (keep, since) = (offset, size, device), self._positions(offset, size)
-            at: np.ndarray = size - 1 - keep[:, ::-1].argmax(1)
-            share = keep.any(1, keepdims=True).astype(np.float32)
-            if self.half_life is not None:
-                share = share * 0.5 ** (np.take_along_axis(since, at[:, None], 1).clip(min=0) / self.half_life)
-            places = torch.from_numpy(at).to(device) if (at != at[0]).any() else int(at[0])
-            self._probe = places, torch.from_numpy(share).float().to(device)
-        return self._probe
-
-    def _positions(self, offset: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Row by row, which positions are edited, and how many tokens each is away from the first edited one."""
+    def _compute(self, offset: int, size: int, device: torch.device) -> tuple[bool | Tensor, Tensor | None]:
         prompts = self.prompts or [(0, size)] * len(self.positions)
         positions = self.positions * len(prompts) if len(self.positions) == 1 else self.positions
         spans = np.array([(pad, *_span(p, n)) for p, (pad, n) in zip(positions, prompts, strict=True)])
         pad, start, stop, step = (column[:, None] for column in spans.T)
-        own = np.arange(offset, offset + size)[None] - pad
-        return (own >= start) & (own < stop) & ((own - start) % step == 0), own - start
-
-    def _compute(self, offset: int, size: int, device: torch.device) -> tuple[bool | Tensor, Tensor | None]:
-        (keep, since), weight = self._positions(offset, size), None
+        position = np.arange(offset, offset + size)[None] - pad  # among a row's own tokens
+        keep = (position >= start) & (position < stop) & ((position - start) % step == 0)
+        weight = None
         if self.half_life is not None:
-            left = 0.5 ** (since.clip(min=0) / self.half_life)
+            left = 0.5 ** ((position - start).clip(min=0) / self.half_life)
             weight = torch.from_numpy(left[..., None]).float().to(device)
         if keep.all() or not keep.any():
             return bool(keep.all()), weight
         return torch.from_numpy(keep[..., None]).to(device), weight
 
 
-def _span(positions: Any, n: int) -> tuple[int, int, int]:
+def _span(positions: str | slice, n: int) -> tuple[int, int, int]:
     """(start, stop, step) in a row's own tokens, of which n are the prompt."""
     if positions == "all":
         return -_FAR, _FAR, 1
-    if positions == "generated":
+    if isinstance(positions, str):  # "generated"
         return n - 1, _FAR, 1
     start, stop = (x if x is None or x >= 0 else max(0, x + n) for x in (positions.start, positions.stop))
     return start or 0, _FAR if stop is None else stop, positions.step or 1
 
 
-class Edit:
-    """The edit at one site of one layer, for every row: x [row, token, d_model] in, the same out."""
+class LayerEdit:
+    """What the edits of layers and of heads share: they count their calls, and change the positions of a mask alone.
 
-    def __init__(self, b: Tensor, a: Tensor, back: Tensor, window: Window) -> None:
-        self.b, self.a, self.back, self.window = b[:, None], a, back, window
-        self.low_rank = bool(back.any())
-        self.calls, self.seen = 0, 0
-        self.norms: Tensor | None = None  # [5, row], once it has acted; see `_note`
-        self._steady: torch.Size | None = None  # of activations that, from here on, b is added to at every token
+    rows: how many edits there are, one for all rows or one per row.
+    """
+
+    def __init__(self, rows: int, mask: PositionMask) -> None:
+        self.rows = rows
+        self.mask = mask
+        self.calls = 0
+        self.seen = 0  # tokens of earlier calls
+        self.finite: Tensor | None = None  # whether what it handed on when it first acted is
+
+    def __call__(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def meet(self, x: Tensor) -> tuple[int, bool | Tensor]:
+        """The first position of this call, and which of its positions are edited."""
+        offset = self.seen if self.mask.cached else 0
+        self.seen += x.shape[1]
+        if self.rows not in (1, len(x)):
+            raise EmolabError(f"{self.rows} steerings for a batch of {len(x)}; expected one, or one per row")
+        return offset, self.mask.keep(offset, x.shape[1], x.device)
+
+
+class AffineEdit(LayerEdit):
+    """x + shift + (x read) write at one site of one layer, for every row: x [row, token, d_model] in, the same out."""
+
+    def __init__(
+        self,
+        shift: Float[Tensor, "row d_model"],
+        read: Float[Tensor, "row d_model k"],
+        write: Float[Tensor, "row k d_model"],
+        mask: PositionMask,
+    ) -> None:
+        super().__init__(len(shift), mask)
+        self.shift = shift[:, None]
+        self.read = read
+        self.write = write
+        self.low_rank = bool(write.any())
+        self._steady: torch.Size | None = None  # of activations that, from here on, are shifted at every token
 
     def __call__(self, x: Tensor) -> Tensor:
         self.calls += 1
         if x.shape == self._steady:  # token by token Python costs as much as a small model: nothing is looked at twice
-            return x + self.b
-        offset = self.seen if self.window.cached else 0
-        if x.ndim != 3 or x.shape[2] != self.b.shape[2]:
+            return x + self.shift
+        if x.ndim != 3 or x.shape[2] != self.shift.shape[2]:
             raise EmolabError(
-                f"a steered activation has shape {list(x.shape)}, expected [row, token, {self.b.shape[2]}]; this "
+                f"a steered activation has shape {list(x.shape)}, expected [row, token, {self.shift.shape[2]}]; this "
                 "architecture hands on something else there: choose another site"
             )
-        self.seen += x.shape[1]
-        if len(self.b) not in (1, len(x)):
-            raise EmolabError(f"{len(self.b)} steerings for a batch of {len(x)}; expected one, or one per row")
-        keep = self.window.keep(offset, x.shape[1], x.device)
+        offset, keep = self.meet(x)
         if keep is False:
             return x
-        if self.b.dtype != x.dtype or self.b.device != x.device:
-            self.b, self.a, self.back = self.b.to(x), self.a.to(x.device), self.back.to(x.device)
-        weight = self.window.weight(offset, x.shape[1], x.device)
-        y = x + (self.b if weight is None else (self.b * weight).to(x.dtype))
+        if self.shift.dtype != x.dtype or self.shift.device != x.device:
+            self.shift = self.shift.to(x)
+            self.read = self.read.to(x.device)
+            self.write = self.write.to(x.device)
+        weight = self.mask.weight(offset, x.shape[1], x.device)
+        y = x + (self.shift if weight is None else (self.shift * weight).to(x.dtype))
         if self.low_rank:  # in float32 whatever the model's dtype, so that an ablated direction is really gone
-            change = x.float() @ self.a @ self.back
+            change = x.float() @ self.read @ self.write
             y = y + (change if weight is None else change * weight).to(x.dtype)
         y = y if keep is True else torch.where(keep, y, x)
-        if self.norms is None:
-            self._note(x, y, offset)
-        if self.window.cached and offset >= self.window.all_from and not self.low_rank:
+        if self.finite is None:
+            self.finite = y[:, -1].detach().isfinite().all()
+        if self.mask.cached and offset >= self.mask.all_from and not self.low_rank:
             self._steady = x.shape
         return y
 
-    @torch.no_grad()
-    def _note(self, x: Tensor, y: Tensor, offset: int) -> None:
-        """Keep norms of each row's last edited activation, before and after, its step, what was asked, and the rest.
-
-        Only that, and once: the device goes on, nobody waits for numbers before the steering ends.
-        """
-        at, weight = self.window.probe(offset, x.shape[1], x.device)
-        rows = slice(None) if isinstance(at, int) else torch.arange(len(x), device=x.device)
-        before, after, asked = x[rows, at].float(), y[rows, at].float(), self.b[:, 0].float()
-        if self.low_rank:
-            asked = asked + (before[:, None] @ self.a @ self.back)[:, 0]
-        asked, step = (asked * weight).expand_as(before), after - before
-        self.norms = torch.stack([before, after, step, asked, step - asked]).norm(dim=2)
-
     def keep_rows(self, rows: Tensor) -> None:
         """Only these rows go on; one edit for all rows stays."""
-        if len(self.b) > 1:
-            self.b, self.a, self.back = (t[rows.to(t.device)] for t in (self.b, self.a, self.back))
+        if self.rows > 1:
+            self.rows = len(rows)
+            self.shift, self.read, self.write = (t[rows.to(t.device)] for t in (self.shift, self.read, self.write))
 
-    def check(self, place: str) -> None:
-        """Raise EmolabError where the first activations that this met did not move by what was asked."""
-        if self.norms is None:
-            return
-        norms = self.norms.cpu().double().numpy()
-        # Sums are rounded in the model's dtype; products, where fast ones are allowed, to a thousandth.
-        off = norms[4] - max(2 * torch.finfo(self.b.dtype).eps, 1e-3) * norms[[0, 1, 3]].sum(0)
-        _, _, step, asked, _ = norms[:, off.argmax()]  # of NaN, too, argmax says where
-        if not np.isfinite(norms).all():
-            raise EmolabError(
-                f"the steered activation at {place} is not finite (NaN or infinity, {self.b.dtype}); use a smaller "
-                "dose, or load the model in bfloat16 or float32"
-            )
-        if off.max() > 0:
-            raise EmolabError(
-                f"steering moved the activation at {place} by a step of norm {step:.4g}, asked was one of {asked:.4g}, "
-                f"beyond what {self.b.dtype} rounds; these texts are not steered as asked"
-            )
+
+def keep_rows(edits: Mapping[Place, AffineEdit], rows: Tensor) -> None:
+    """The batch goes on with these rows only: its edits and their masks, too."""
+    for mask in {id(edit.mask): edit.mask for edit in edits.values()}.values():
+        mask.keep_rows(rows.tolist())
+    for edit in edits.values():
+        edit.keep_rows(rows)
 
 
 @contextlib.contextmanager
-def counted(root: Any, edits: Mapping[tuple[str, int], Any]) -> Iterator[list[int]]:
-    """Inside, a whole forward pass of `root` that does not run every edit exactly once raises EmolabError.
+def hooked(model: Model, edits: Mapping[Place, LayerEdit], *, plain: bool | None = None) -> Iterator[torch.nn.Module]:
+    """Put the edits on the model and take off exactly these, whatever happens; yields the model to run.
 
-    Passes that end early (stop_at_layer, an exception) are not looked at. Yields a list, empty until the model runs.
+    plain: as `emolab.models.at_sites` takes it. Raises EmolabError after a whole forward pass that did not run every
+    edit exactly once, and on leaving where an edit never ran or what it first handed on is not finite.
     """
-    before: list[int] = []
+    plain = runs_plain(model, {site for site, _ in edits}) if plain is None else plain
+    root = model.hf if plain else model.bridge.original_model
+    before: dict[Place, int] = {}  # calls until the pass that runs now; empty until the model runs
 
-    def start(module: Any, args: Any) -> None:
-        before[:] = [edit.calls for edit in edits.values()]
+    def start(module, args) -> None:
+        before.update({place: edit.calls for place, edit in edits.items()})
 
-    def end(module: Any, args: Any, output: Any) -> None:
-        if [edit.calls - 1 for edit in edits.values()] != before:
-            times = {place: edit.calls - n for (place, edit), n in zip(edits.items(), before, strict=True)}
-            _refuse_silent([place for place, n in times.items() if not n])
-            (site, layer), n = next((place, n) for place, n in times.items() if n != 1)
-            raise EmolabError(
-                f"the steering hook at {site} of layer {layer} ran {n} times in one forward pass, expected once: this "
-                "architecture passes there more than once; choose another site or other layers"
-            )
+    def end(module, args, output) -> None:  # not of passes that end early (stop_at_layer, an exception)
+        for place, edit in edits.items():
+            _need_once(place, edit.calls - before[place])
 
     with contextlib.ExitStack() as stack:
         if edits:
             stack.callback(root.register_forward_pre_hook(start).remove)
             stack.callback(root.register_forward_hook(end).remove)
-        yield before
+        yield stack.enter_context(at_sites(model, edits.items(), plain=plain))
+    for place in before:
+        edit = edits[place]
+        if not edit.calls:
+            _need_once(place, 0)
+        if edit.finite is not None and not edit.finite:
+            raise EmolabError(
+                f"the steered activation at {place[0]} of layer {place[1]} is not finite (NaN or infinity, "
+                f"{model.dtype}); use a smaller dose, or load the model in bfloat16 or float32"
+            )
 
 
-@contextlib.contextmanager
-def hooked(model: Model, edits: Mapping[Place, Any], *, plain: bool | None = None) -> Iterator[Any]:
-    """Put the edits on the model and take off exactly these, whatever happens; yields the model to run.
-
-    plain: as `emolab.models.at_sites` takes it. Raises EmolabError for what the guards find (see the module), and
-    where the model ran but an edit never did.
-    """
-    plain = runs_plain(model, {site for site, _ in edits}) if plain is None else plain
-    root = model.hf if plain else model.bridge.original_model
-    with counted(root, edits) as ran, at_sites(model, edits.items(), plain=plain) as runner:
-        yield runner
-    if ran:
-        _refuse_silent([place for place, edit in edits.items() if not edit.calls])
-    for (site, layer), edit in edits.items():
-        if isinstance(edit, Edit):
-            edit.check(f"{site} of layer {layer}")
-
-
-def keep_rows(edits: Mapping[tuple[str, int], Edit], rows: Tensor) -> None:
-    """The batch goes on with these rows only: its edits and their windows, too."""
-    for window in {id(edit.window): edit.window for edit in edits.values()}.values():
-        window.keep_rows(rows.tolist())
-    for edit in edits.values():
-        edit.keep_rows(rows)
-
-
-def _refuse_silent(places: list[tuple[str, int]]) -> None:
-    if places:
+def _need_once(place: Place, times: int) -> None:
+    if times != 1:
         raise EmolabError(
-            f"the model ran, but its steering hooks at {', '.join(f'{s} of layer {i}' for s, i in places)} never did; "
-            "run all chosen layers (no stop_at_layer), leave its hooks alone meanwhile, or choose other layers"
+            f"the steering hook at {place[0]} of layer {place[1]} ran {times} times in one forward pass, expected "
+            "once; run all chosen layers (no stop_at_layer), leave the model's hooks alone meanwhile, or choose "
+            "another site or other layers, where the architecture passes once"
         )
+
+
+Window = PositionMask  # until the heads have taken its name over

@@ -29,9 +29,9 @@ from torch import Tensor
 from emolab.base.errors import EmolabError, shown
 from emolab.models.model import Model
 from emolab.models.sites import head_weights, output_weights, site_layers
-from emolab.steering.edits import Window, hooked
+from emolab.steering.edits import LayerEdit, PositionMask, hooked
 from emolab.steering.settings import need_positions
-from emolab.vectors.vectors import EmotionVectors, check_vectors
+from emolab.vectors.vectors import EmotionVectors, check_vectors, need_place
 
 OPS = ("ablate", "patch", "steer")
 Heads = Sequence[tuple[int, int]]  # (layer, head)
@@ -40,12 +40,12 @@ Heads = Sequence[tuple[int, int]]  # (layer, head)
 def head_pairs(heads: Any) -> tuple[tuple[int, int], ...]:
     """(layer, head) pairs as whole numbers; EmolabError for anything else, or none."""
     try:
-        found = tuple((operator.index(layer), operator.index(head)) for layer, head in heads)
+        pairs = tuple((operator.index(layer), operator.index(head)) for layer, head in heads)
     except (TypeError, ValueError):
-        found = ()
-    if not found:
+        pairs = ()
+    if not pairs:
         raise EmolabError(f"heads are {shown(heads)}; expected (layer, head) pairs, at least one")
-    return found
+    return pairs
 
 
 class HeadSpace:
@@ -86,9 +86,7 @@ class HeadSpace:
         self, emotion: str, seed: int | None = None
     ) -> tuple[Float[Tensor, "layer head d_head"], Float[Tensor, "layer head"]]:
         """(a, norm) of every head: a W_O is the unit direction, norm the length of the vector. seed: a random one."""
-        if emotion not in self.emotions:
-            raise EmolabError(f"unknown emotion {emotion!r}; these vectors hold {', '.join(self.emotions)}")
-        e = self.emotions.index(emotion)
+        e = self.vectors.place(emotion)
         if seed is None:
             return self.unit[e], self.norm[e]
         z = torch.randn(self.unit[e].shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -107,23 +105,19 @@ class Change:
     random: int | None = None
 
 
-class HeadEdit:
-    """The edit at one layer, for every row: z [row, token, head, d_head] in, the same out. See `Edit` for the rest."""
+class HeadEdit(LayerEdit):
+    """The edit of the heads of one layer, for every row: z [row, token, head, d_head] in, the same out."""
 
-    def __init__(self, rows: int, n_heads: int, d_head: int, window: Window) -> None:
+    def __init__(self, rows: int, n_heads: int, d_head: int, mask: PositionMask) -> None:
+        super().__init__(rows, mask)
         self.shift, self.read, self.write, self.noise = torch.zeros(4, rows, n_heads, d_head, dtype=torch.float64)
         self.swap = torch.zeros(rows, n_heads)
         self.source: Float[Tensor, "row answer head d_head"] | None = None  # ends where the rows end
         self.gram: Float[Tensor, "head d_head d_head"] | None = None
-        self.window, self.calls, self.seen = window, 0, 0
 
     def __call__(self, z: Float[Tensor, "row token head d_head"]) -> Float[Tensor, "row token head d_head"]:
-        offset = self.seen if self.window.cached else 0
         self.calls += 1
-        self.seen += z.shape[1]
-        if len(self.shift) not in (1, len(z)):
-            raise EmolabError(f"{len(self.shift)} changes for a batch of {len(z)}; expected one, or one per row")
-        keep = self.window.keep(offset, z.shape[1], z.device)
+        _, keep = self.meet(z)
         if keep is False:
             return z
         for name in ("shift", "read", "write", "noise", "swap", "source", "gram"):
@@ -147,45 +141,46 @@ class HeadEdit:
 
 
 def head_edits(
-    space: HeadSpace, changes: list[Change | None], window: Window, sources: list[Tensor | None] | None = None
+    space: HeadSpace, changes: list[Change | None], mask: PositionMask, sources: list[Tensor | None] | None = None
 ) -> dict[int, HeadEdit]:
     """Edits by layer, where there is something to do. sources: z of the other run [layer, answer, head, d_head]."""
     n_layers, n_heads, d_head = space.W_O.shape[:3]
     edits: dict[int, HeadEdit] = {}
-    found: dict[tuple, tuple] = {}
+    directions: dict[tuple[str, int | None], tuple[Tensor, Tensor]] = {}
     for row, change in enumerate(changes):
         if change is None:
             continue
-        if change.op not in OPS:
-            raise EmolabError(f"unknown test {change.op!r}; expected one of {', '.join(OPS)}")
         key = (change.emotion, change.random)
-        found[key] = found.get(key) or space.direction(*key)
-        unit, norm = found[key]
+        if key not in directions:
+            directions[key] = space.direction(*key)
+        unit, norm = directions[key]
         for layer, head in change.heads:
-            if not (0 <= layer < n_layers and 0 <= head < n_heads):
-                raise EmolabError(f"no head {head} in layer {layer}; there are {n_layers} layers of {n_heads} heads")
+            need_place("layer", layer, n_layers)
+            need_place("head", head, n_heads)
             if layer not in space.layers:
                 some = ", ".join(map(str, space.layers))
                 raise EmolabError(f"layer {layer} of {space.model.name!r} has no attention heads; layers {some} have")
             if layer not in edits:
-                edits[layer] = HeadEdit(len(changes), n_heads, d_head, window)
-            edit, a = edits[layer], unit[layer, head]
+                edits[layer] = HeadEdit(len(changes), n_heads, d_head, mask)
+            edit = edits[layer]
+            direction = unit[layer, head]
             if change.op == "steer":
-                edit.shift[row, head] = change.dose * norm[layer, head] * a
+                edit.shift[row, head] = change.dose * norm[layer, head] * direction
             elif change.op == "ablate":
-                edit.read[row, head], edit.write[row, head] = space.gram[layer, head] @ a, change.dose * a
+                edit.read[row, head] = space.gram[layer, head] @ direction
+                edit.write[row, head] = change.dose * direction
             else:
                 edit.swap[row, head] = 1
                 if change.random is not None:
-                    edit.noise[row, head] = a
+                    edit.noise[row, head] = direction
     for layer, edit in edits.items():
         if edit.swap.any():
-            given = sources or []
-            size = max(s.shape[1] for s in given if s is not None)
-            edit.source, edit.gram = torch.zeros(len(changes), size, n_heads, d_head), space.gram[layer]
-            for row, source in enumerate(given):
-                if source is not None:
-                    edit.source[row, size - source.shape[1] :] = source[layer]
+            given = {row: source for row, source in enumerate(sources or []) if source is not None}
+            size = max(source.shape[1] for source in given.values())
+            edit.gram = space.gram[layer]
+            edit.source = torch.zeros(len(changes), size, n_heads, d_head)
+            for row, source in given.items():
+                edit.source[row, size - source.shape[1] :] = source[layer]
     return edits
 
 
@@ -207,6 +202,6 @@ def ablated(
     """
     need_positions(positions)
     change = Change("ablate", emotion, head_pairs(heads))
-    edits = head_edits(HeadSpace(model, vectors), [change], Window([positions]))
+    edits = head_edits(HeadSpace(model, vectors), [change], PositionMask([positions]))
     with edited(model, edits, plain=False):
         yield model

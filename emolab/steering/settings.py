@@ -12,18 +12,16 @@
 from __future__ import annotations
 
 import math
-import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import product
 from typing import Any
 
 import numpy as np
 
 from emolab.base.errors import EmolabError, need_number, shown
 from emolab.models.sites import SITES
-from emolab.vectors.vectors import EmotionVectors
+from emolab.vectors.vectors import EmotionVectors, need_place
 
 CHOICES = {
     "site": SITES,
@@ -57,11 +55,12 @@ class Setting:
         for field, choices in CHOICES.items():
             need_one_of(field, getattr(self, field), choices)
         need_positions(self.positions)
-        numbered = hasattr(self.layers, "__iter__") and not isinstance(self.layers, str)
-        if numbered:
-            object.__setattr__(self, "layers", tuple(self.layers))
-        if not self.layers if numbered else self.layers not in ("all", "late"):
+        if self.layers not in ("all", "late") if isinstance(self.layers, str) else not hasattr(self.layers, "__iter__"):
             raise EmolabError(f'layers is {shown(self.layers)}; expected "all", "late" or a list of layer numbers')
+        if not isinstance(self.layers, str):
+            object.__setattr__(self, "layers", tuple(self.layers))
+        if not self.layers:
+            raise EmolabError('layers is empty; expected "all" or at least one layer number')
         if self.heads is not None:
             if self.site != "head":
                 raise EmolabError(f'heads= goes with site="head", not with site={self.site!r}')
@@ -146,17 +145,6 @@ def layer_numbers(setting: Setting, n_layers: int) -> list[int]:
     return [need_place("layer", layer, n_layers) for layer in layers]
 
 
-def need_place(axis: str, number: Any, size: int) -> int:
-    """The number of a layer or head as an int; EmolabError unless there is one of that number."""
-    try:
-        place = -1 if isinstance(number, bool) else operator.index(number)
-    except TypeError:
-        place = -1
-    if not 0 <= place < size:
-        raise EmolabError(f"unknown {axis} {number!r}; expected a whole number from 0 to {size - 1}")
-    return place
-
-
 def described(setting: Setting, n_layers: int) -> dict[str, Any]:
     """A setting as it stands in a table, one word or number a field (`FIELDS`), without missing values.
 
@@ -235,55 +223,3 @@ def mixtures(emotions: Any, default: Sequence[str]) -> dict[str, dict[str, float
         for emotion, weight in mixture.items():
             need_number(f"the weight of {emotion!r}", weight)
     return {mixture_name(d): d for d in doses}
-
-
-def combinations(grid: Mapping[str, Any] | None, n_layers: int, n_heads: int) -> list[dict[str, Any]]:
-    """Every combination of a grid's values as fields of `Steering` (and part), equal ones once.
-
-    layers "each" and "thirds" become lists of layers, heads "each" the single heads of the layers in question; heads
-    count for site "head" alone.
-    """
-    if grid is not None and not isinstance(grid, Mapping):
-        raise EmolabError(f"grid is {shown(grid)}; expected {{field: values}}, such as {{'site': ['resid', 'attn']}}")
-    grid = {field: _values(values) for field, values in (grid or {}).items()}
-    unknown = [field for field in grid if field not in FIELDS]
-    if unknown:
-        raise EmolabError(f"unknown field {unknown[0]!r} in grid; expected {', '.join(FIELDS)}")
-    empty = [field for field, values in grid.items() if not values]
-    if empty:
-        raise EmolabError(f"grid names no value for {empty[0]!r}; leave the field out for its default")
-    values = {field: grid.get(field, [default]) for field, default in FIELDS.items()}
-    if "head" not in values["site"] and any(heads is not None for heads in values["heads"]):
-        raise EmolabError('heads in grid go with site "head"; add "site": ["head"]')
-    values["layers"] = [layers for v in values["layers"] for layers in _named_layers(v, n_layers)]
-    found = {}
-    for cell in product(*values.values()):
-        setting = dict(zip(values, cell, strict=True))
-        for heads in _heads(setting, n_layers, n_heads):
-            one = {**setting, "heads": heads}
-            found.setdefault(tuple(map(str, described(Setting(**one), n_layers).values())), one)
-    return list(found.values())
-
-
-def _values(values: Any) -> list[Any]:
-    return [values] if values is None or isinstance(values, str | Mapping | slice | int | float) else list(values)
-
-
-def _named_layers(value: Any, n_layers: int) -> list[Any]:
-    if isinstance(value, str) and value == "each":
-        return [[layer] for layer in range(n_layers)]
-    if isinstance(value, str) and value == "late":  # as Steering takes it, and with the numbers in the table
-        return [list(range(n_layers // 2, n_layers))]
-    if isinstance(value, str) and value == "thirds":
-        return [part.tolist() for part in np.array_split(np.arange(n_layers), 3) if len(part)]
-    return [value]
-
-
-def _heads(setting: Mapping[str, Any], n_layers: int, n_heads: int) -> list[Any]:
-    heads, layers = setting["heads"], setting["layers"]
-    if setting["site"] != "head" or heads is None or isinstance(heads, Mapping):
-        return [heads if setting["site"] == "head" else None]
-    if not isinstance(heads, str) or heads != "each":
-        raise EmolabError(f'heads in grid are {heads!r}; expected None (all), "each" or {{layer: [heads]}}')
-    layers = range(n_layers) if isinstance(layers, str) else layers
-    return [{layer: [head]} for layer in layers for head in range(n_heads)]

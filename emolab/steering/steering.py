@@ -2,11 +2,11 @@
 
 Every edit, of every row, is one affine map of the activation x at one layer:
 
-    x  ->  x + b + (x A) B          b [d_model], A [d_model, k], B [k, d_model]
+    x  ->  x + shift + (x read) write          shift [d_model], read [d_model, k], write [k, d_model]
 
-    add      b = sum of the doses times their vectors; A and B are empty
-    ablate   A spans the vectors, B = -dose A^T
-    clamp    A holds their unit directions, B = -pinv(A), b moves the components to their target
+    add      shift is the sum of the doses times their vectors; read and write are empty
+    ablate   read spans the vectors, write = -dose read^T
+    clamp    read holds their unit directions, write = -pinv(read), shift moves the components to their target
 
 so rows with different steering share one batch, and the same lines serve TransformerLens hooks and module hooks.
 
@@ -29,11 +29,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolab.base.errors import EmolabError, need_model, need_number, need_vectors
+from emolab.models.hooks import Place
 from emolab.models.model import Model
 from emolab.models.sites import site_hooks, site_layers
-from emolab.steering.edits import Edit, Window, hooked
-from emolab.steering.settings import FIELDS, Setting, layer_numbers, mixtures, need_one_of, need_place
-from emolab.vectors.vectors import EmotionVectors, check_vectors, match_norm
+from emolab.steering.edits import AffineEdit, PositionMask, hooked
+from emolab.steering.settings import FIELDS, Setting, layer_numbers, mixtures
+from emolab.vectors.controls import head_mask
+from emolab.vectors.vectors import EmotionVectors, check_vectors, match_norm, need_place
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +98,9 @@ class Steering:
             raise EmolabError('part "specific" is what tells emotions apart, and these vectors hold only one')
         if self.unit == "residual" and not (self.vectors.resid_norm > 0).all():
             raise EmolabError('these vectors lack the norm of the residual stream; use unit="vector"')
-        known = [*self.vectors.emotions, *(["shared"] if self.part == "shared" else [])]
         for emotion, value in self.doses.items():
-            need_one_of("emotion", emotion, known)
+            if self.part != "shared" or emotion != "shared":
+                self.vectors.place(emotion)
             need_number(f"the dose of {emotion!r}", value)
         if self.op == "ablate" and (self.unit != "vector" or len(set(self.doses.values())) > 1):
             raise EmolabError('op "ablate" takes one share for all its emotions (1 removes all), unit "vector"')
@@ -154,52 +156,52 @@ class Steering:
             data = shared
         else:
             data = data - shared if self.part == "specific" else data
-            data = data[[self.vectors.emotions.index(emotion) for emotion in self.doses]]
+            data = data[[self.vectors.place(emotion) for emotion in self.doses]]
         if self.site == "head":
-            if self.heads is not None:
-                chosen = torch.zeros(data.shape[1:3], dtype=data.dtype)
-                for layer, heads in self.heads.items():
-                    chosen[layer, list(heads)] = 1
-                data = data * chosen[..., None]
-            data = data.sum(2)
+            data = (data * head_mask(self.heads, data.shape[1:3])[..., None]).sum(2)
         return data
 
-    def table(self, device: Any = "cpu", dtype: torch.dtype = torch.float32) -> Float[Tensor, "layer d_model"]:
+    def table(self) -> Float[Tensor, "layer d_model"]:
         """What op "add" adds at each layer; zero where nothing is."""
         if self.op != "add":
             raise EmolabError(
                 f'op {self.op!r} depends on the activation and adds no fixed vector; only "add" has a table'
             )
-        return self.affine()[0].to(device, dtype)
+        return self.affine()[0].float()
 
     def affine(self) -> tuple[Tensor, Tensor, Tensor]:
-        """b [layer, d_model], A [layer, d_model, k] and B [layer, k, d_model] of the formula; zero at other layers."""
+        """shift [layer, d_model], read [layer, d_model, k], write [layer, k, d_model]; all zero at other layers."""
         v = self.directions()
-        on = torch.zeros(v.shape[1], dtype=v.dtype)
-        on[self.layer_numbers] = 1
-        doses = torch.tensor(list(self.in_vectors().values()), dtype=v.dtype)
+        n_layers, d_model = v.shape[1:]
         norm = v.norm(dim=-1)
-        if (self.op != "add" or self.unit == "residual") and not norm[:, self.layer_numbers].all():
+        residual = self.unit == "residual"
+        if (self.op != "add" or residual) and not norm[:, self.layer_numbers].all():
             raise EmolabError(
                 f'a vector is zero at a chosen layer, without direction; op "{self.op}" and unit "{self.unit}" need it'
             )
         unit = v / norm.clamp_min(torch.finfo(v.dtype).tiny)[..., None]
-        residual = self.unit == "residual"
-        scale = self.vectors.resid_norm.to(v).expand_as(norm) if residual else norm
-        # Without the residual's norm the vector itself is multiplied: norm times unit would not give back its bits.
-        target = unit * (doses[:, None] * scale)[..., None] if residual else v * doses[:, None, None]
-        rows = unit.transpose(0, 1)  # [layer, emotion, d_model]
-        none = v.new_zeros(v.shape[1], v.shape[2], 0)
+        by_layer = unit.transpose(0, 1)  # [layer, emotion, d_model]
+        doses = torch.tensor(list(self.in_vectors().values()), dtype=v.dtype)[:, None]
+        length = doses * (self.vectors.resid_norm.to(v).expand_as(norm) if residual else norm)
         if self.op == "add":
-            b, a, back = target.sum(0), none, none.transpose(1, 2)
+            # Without the residual's norm the vector itself is multiplied: norm times unit would not give back its bits.
+            shift = (unit * length[..., None] if residual else v * doses[..., None]).sum(0)
+            read = v.new_zeros(n_layers, d_model, 0)
+            write = v.new_zeros(n_layers, 0, d_model)
         elif self.op == "ablate":
-            _, size, basis = torch.linalg.svd(rows, full_matrices=False)
+            _, size, basis = torch.linalg.svd(by_layer, full_matrices=False)
             basis = basis * (size > 1e-6 * size[:, :1])[..., None]
-            b, a, back = torch.zeros_like(v[0]), basis.transpose(1, 2), -doses[0] * basis
+            shift = v.new_zeros(n_layers, d_model)
+            read = basis.transpose(1, 2)
+            write = -doses[0] * basis
         else:
-            a, inverse = rows.transpose(1, 2), torch.linalg.pinv(rows).transpose(1, 2)
-            b, back = torch.einsum("el,led->ld", doses[:, None] * scale, inverse), -inverse
-        return b * on[:, None], a, back * on[:, None, None]
+            inverse = torch.linalg.pinv(by_layer).transpose(1, 2)
+            shift = torch.einsum("el,led->ld", length, inverse)
+            read = by_layer.transpose(1, 2)
+            write = -inverse
+        chosen = torch.zeros(n_layers, 1, dtype=v.dtype)
+        chosen[self.layer_numbers] = 1
+        return shift * chosen, read, write * chosen[..., None]
 
 
 def at(
@@ -245,51 +247,62 @@ def match_steering_norm(control: Steering, steering: Steering) -> Steering:
     )
 
 
-def as_rows(model: Model, steering: Any, allow_mismatch: bool = False) -> list[Steering | None]:
+def as_rows(model: Model, steering: Any) -> list[Steering | None]:
     """One steering for all rows as a list of one, or one per row, checked against the model; empty if all None."""
     need_model(model)
     rows = list(steering) if isinstance(steering, list | tuple) else [steering]
     if not rows:
         raise EmolabError("steering is an empty list; expected a Steering, None, or a list of these, one per row")
-    for s in rows:
-        if s is not None and not isinstance(s, Steering):
+    for row in rows:
+        if row is not None and not isinstance(row, Steering):
             raise EmolabError(
-                f"steering is {type(s).__name__}; expected a Steering, None, or a list of these, one per row"
+                f"steering is {type(row).__name__}; expected a Steering, None, or a list of these, one per row"
             )
-    for s in {id(s): s for s in rows if s is not None}.values():
-        check_vectors(model, s.vectors.for_model(model) if allow_mismatch else s.vectors)
-        if s.site == "head" and site_hooks(model, "attn", site_layers(model, "attn")[:1])[0].split(".")[2] != "attn":
+    for row in _different(rows):
+        check_vectors(model, row.vectors)
+        if row.site == "head" and site_hooks(model, "attn", site_layers(model, "attn")[:1])[0].split(".")[2] != "attn":
             raise EmolabError(
                 f'{model.name!r} rescales attention before adding it, so heads have no vector there; use site="attn"'
             )
-    return rows if any(s is not None for s in rows) else []
+    return rows if _different(rows) else []
+
+
+def _different(rows: Sequence[Steering | None]) -> list[Steering]:
+    return list({id(row): row for row in rows if row is not None}.values())
 
 
 def build_edits(
     model: Model, rows: list[Steering | None], prompts: list[tuple[int, int]] | None = None, cached: bool = False
-) -> dict[tuple[str, int], Edit]:
-    """Edits by (site, layer), only where there is something to do, on the model's device; see `Window` for the rest."""
-    fade = [s.fade or math.inf if s else math.inf for s in rows]
+) -> dict[Place, AffineEdit]:
+    """Edits by (site, layer), only where there is something to do, on the model's device.
+
+    prompts, cached: as `PositionMask` takes them.
+    """
+    fade = [row.fade or math.inf if row else math.inf for row in rows]
     if prompts is None and not all(map(math.isinf, fade)):
         raise EmolabError(
             "fade counts generated tokens, and a plain forward call does not know them; give this steering to "
             "emolab.generate (or token_logprobs) instead of `steered`"
         )
-    window = Window([s.positions if s else "all" for s in rows], prompts, cached, fade)
-    maps = {id(s): [t.float() for t in s.affine()] for s in rows if s is not None}
-    rank = max((a.shape[2] for _, a, _ in maps.values()), default=0)
+    mask = PositionMask([row.positions if row else "all" for row in rows], prompts, cached, fade)
+    maps = {id(row): [x.float() for x in row.affine()] for row in _different(rows)}
+    rank = max((read.shape[2] for _, read, _ in maps.values()), default=0)
     edits = {}
-    for site in dict.fromkeys(_hook_site(s) for s in rows if s is not None):
-        b = torch.zeros(model.n_layers, len(rows), model.d_model)
-        a, back = b.new_zeros(*b.shape, rank), b.new_zeros(*b.shape[:2], rank, model.d_model)
-        for i, s in enumerate(rows):
-            if s is not None and _hook_site(s) == site:
-                bs, as_, backs = maps[id(s)]
-                k = as_.shape[2]
-                b[:, i], a[:, i, :, :k], back[:, i, :k] = bs, as_, backs
-        used = (b.flatten(1).any(1) | back.flatten(1).any(1)).tolist()
-        b, a, back = (t.to(model.device) for t in (b, a, back))
-        edits |= {(site, i): Edit(b[i], a[i], back[i], window) for i in range(model.n_layers) if used[i]}
+    for site in dict.fromkeys(_hook_site(row) for row in _different(rows)):
+        shift = torch.zeros(model.n_layers, len(rows), model.d_model)
+        read = torch.zeros(model.n_layers, len(rows), model.d_model, rank)
+        write = torch.zeros(model.n_layers, len(rows), rank, model.d_model)
+        for i, row in enumerate(rows):
+            if row is not None and _hook_site(row) == site:
+                own_shift, own_read, own_write = maps[id(row)]
+                k = own_read.shape[2]
+                shift[:, i] = own_shift
+                read[:, i, :, :k] = own_read
+                write[:, i, :k] = own_write
+        used = shift.flatten(1).any(1) | write.flatten(1).any(1)
+        for layer in used.nonzero()[:, 0].tolist():
+            at_layer = (x[layer].to(model.device) for x in (shift, read, write))
+            edits[site, layer] = AffineEdit(*at_layer, mask)
     return edits
 
 
@@ -298,19 +311,16 @@ def _hook_site(steering: Steering) -> str:
 
 
 @contextlib.contextmanager
-def steered(
-    model: Model, steering: Steering | list[Steering | None] | None, *, allow_mismatch: bool = False
-) -> Iterator[Model]:
+def steered(model: Model, steering: Steering | list[Steering | None] | None) -> Iterator[Model]:
     """Inside, every TransformerLens call on the model is steered; outside nothing remains, also after an exception.
 
     >>> with emolab.steered(model, emolab.Steering(vectors, {"joy": 1.5})) as m:
     ...     logits, cache = m.run_with_cache(tokens, attention_mask=mask)
 
     A list gives each row of the batch its own steering, None for none. Contexts nest, and `emolab.generate` inside one
-    is steered too. allow_mismatch=True takes vectors made on a model with another fingerprint; number of layers and
-    d_model must agree even so. Raises EmolabError for vectors of another model, for a list as long as neither 1 nor the
-    batch, and on leaving where the model ran but a steered layer did not.
+    is steered too. Raises EmolabError for vectors of another model (see `EmotionVectors.for_model`), for a list as long
+    as neither 1 nor the batch, and where the model ran but a steered layer did not.
     """
-    rows = as_rows(model, steering, allow_mismatch)
+    rows = as_rows(model, steering)
     with hooked(model, build_edits(model, rows), plain=False):
         yield model

@@ -172,7 +172,7 @@ def _local(model: Model) -> tuple[bool | None, str]:
     real = _batch(model)[0].attention_mask.bool()
     for plain in both:
         unsteered, moved = (_states(model, s, plain) for s in (None, steering))
-        expected = unsteered[layer] + steering.table(model.device, model.dtype)[layer].to(unsteered[layer])
+        expected = unsteered[layer] + steering.table()[layer].to(model.dtype).to(unsteered[layer])
         before += [_off(a, b, real) for a, b in zip(moved[:layer], unsteered[:layer], strict=True)]
         at.append(_off(moved[layer], expected, real))
     worst, exact = np.max(before), np.max(at)  # of NaN, NaN

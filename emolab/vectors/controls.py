@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from emolab.base.errors import EmolabError, need_number
 from emolab.base.labels import NEUTRAL, order
@@ -90,13 +92,13 @@ def other_like(vectors: EmotionVectors, others: Mapping[str, str]) -> EmotionVec
     The sharpest control: it steers to an emotion, only not to this one. Raises EmolabError for an unknown emotion and
     for one that would control itself.
     """
-    for emotion in [*others, *others.values()]:
-        if emotion not in vectors.emotions or others.get(emotion) == emotion:
-            raise EmolabError(
-                f"others are {dict(others)!r}; expected other ones of {', '.join(vectors.emotions)} for each emotion"
-            )
-    own, theirs = ([vectors.emotions.index(e) for e in names] for names in (others, others.values()))
-    data = {site: match_norm(x[theirs].double(), x[own]).float() for site, x in vectors.data.items()}
+    if any(emotion == other for emotion, other in others.items()):
+        raise EmolabError(
+            f"others are {dict(others)!r}; expected other ones of {', '.join(vectors.emotions)} for each emotion"
+        )
+    steered = [vectors.place(emotion) for emotion in others]
+    used = [vectors.place(emotion) for emotion in others.values()]
+    data = {site: match_norm(x[used], like=x[steered]) for site, x in vectors.data.items()}
     meta = {**vectors.meta, "control": "other", "others": dict(others)}
     return EmotionVectors(data, tuple(others), vectors.resid_norm, meta)
 
@@ -109,16 +111,29 @@ def match_summed_norm(
     Heads of equal norm are not enough: those of an emotion point the same way more than random ones do. heads: the sum
     is over these alone, {layer: [heads]}. Emotions that the control lacks are left out of the comparison.
     """
-    data = vectors.get("head")[[vectors.emotions.index(e) for e in control.emotions]]
-    summed = torch.ones(data.shape[1:3], dtype=torch.float64)
-    if heads is not None:
-        summed = torch.zeros_like(summed)
-        for layer, chosen in heads.items():
-            summed[layer, list(chosen)] = 1
-    pair = (control.get("head"), data)
-    ours, theirs = ((x.double() * summed[..., None]).sum(2, keepdim=True).norm(dim=-1, keepdim=True) for x in pair)
-    head = control.get("head") * (theirs / ours.clamp_min(1e-30)).float()
-    return replace(control, data={**control.data, "head": head})
+    like = vectors.get("head")[[vectors.place(emotion) for emotion in control.emotions]]
+    mask = head_mask(heads, like.shape[1:3])
+
+    def length(x: Tensor) -> Tensor:
+        return (x.double() * mask[..., None]).sum(2, keepdim=True).norm(dim=-1, keepdim=True)
+
+    x = control.get("head")
+    scaled = x * (length(like) / length(x).clamp_min(1e-30)).float()
+    return replace(control, data={**control.data, "head": scaled})
+
+
+def head_mask(heads: Mapping[int, Sequence[int]] | None, shape: Sequence[int]) -> Float[Tensor, "layer head"]:
+    """1 for the heads of {layer: [heads]}, 0 for others; None is every head. shape: [layer, head].
+
+    >>> head_mask({0: [1]}, (2, 2)).tolist()
+    [[0.0, 1.0], [0.0, 0.0]]
+    """
+    if heads is None:
+        return torch.ones(*shape, dtype=torch.float64)
+    mask = torch.zeros(*shape, dtype=torch.float64)
+    for layer, chosen in heads.items():
+        mask[layer, list(chosen)] = 1
+    return mask
 
 
 def means_of(vectors: EmotionVectors) -> ResponseMeans:

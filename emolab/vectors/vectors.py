@@ -15,9 +15,11 @@ torch.Size([576])
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Sequence
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -127,14 +129,23 @@ class EmotionVectors:
         if head is not None:
             if site != "head":
                 raise EmolabError(f"head={head} goes with site 'head', not {site!r}")
-            x = x.select(2, _position(head, x.shape[2], "head"))
+            n_heads = x.shape[2]
+            x = x.select(2, need_place("head", head, n_heads, low=-n_heads) % n_heads)
         if layer is not None:
-            x = x.select(1, _position(layer, self.n_layers, "layer"))
+            x = x.select(1, need_place("layer", layer, self.n_layers, low=-self.n_layers) % self.n_layers)
         if emotion is not None:
-            if emotion not in self.emotions:
-                raise EmolabError(f"unknown emotion {emotion!r}; these vectors hold {', '.join(self.emotions)}")
-            x = x.select(0, self.emotions.index(emotion))
+            x = x.select(0, self.place(emotion))
         return x
+
+    def place(self, emotion: str) -> int:
+        """Where an emotion stands on the first axis; EmolabError for one that these vectors do not hold.
+
+        >>> vectors.place("joy")
+        3
+        """
+        if emotion not in self.emotions:
+            raise EmolabError(f"unknown emotion {shown(emotion)}; expected one of {', '.join(self.emotions)}")
+        return self.emotions.index(emotion)
 
     def select(self, emotions: Sequence[str]) -> EmotionVectors:
         """The vectors of some labels, in this order. Shared and specific part are then those of these labels alone.
@@ -150,7 +161,7 @@ class EmotionVectors:
         if wrong or not emotions:
             what = f"{shown(wrong[0])}{' twice' * (wrong[0] in self.emotions)}" if wrong else "no emotion"
             raise EmolabError(f"cannot select {what}; choose from {', '.join(self.emotions)}, each once")
-        rows = [self.emotions.index(e) for e in emotions]
+        rows = [self.place(emotion) for emotion in emotions]
         new = {"emotions": tuple(emotions), "selected": emotions, "selected_part": self.meta.get("part", "whole")}
         return self._each(lambda x: x[rows], f"select {', '.join(emotions)}", **new)
 
@@ -254,6 +265,23 @@ class EmotionVectors:
         emotions = new.pop("emotions", self.emotions)
         meta = {**meta, **new, "emotions": list(emotions), "steps": [*self.meta.get("steps", []), step]}
         return EmotionVectors(data, emotions, self.resid_norm, meta, self.means)
+
+
+def need_place(axis: str, number: Any, size: int, *, low: int = 0) -> int:
+    """The number of a layer or head as an int; EmolabError unless it lies from `low` to size - 1.
+
+    >>> need_place("layer", 9, 3)
+    Traceback (most recent call last):
+    ...
+    emolab.base.errors.EmolabError: unknown layer 9; expected a whole number from 0 to 2
+    """
+    try:
+        place = size if isinstance(number, bool) else operator.index(number)
+    except TypeError:
+        place = size
+    if not low <= place < size:
+        raise EmolabError(f"unknown {axis} {shown(number)}; expected a whole number from {low} to {size - 1}")
+    return place
 
 
 def match_norm(x: Float[Tensor, "*shape d"], like: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape d"]:
@@ -391,9 +419,3 @@ def _shared(x: Tensor) -> Tensor:
     mean = x.double().mean(0, keepdim=True)
     rounding = 1e-5 * x.double().norm(dim=-1, keepdim=True).mean(0, keepdim=True)
     return torch.where(mean.norm(dim=-1, keepdim=True) > rounding, mean, 0).to(x.dtype)
-
-
-def _position(number: int, size: int, axis: str) -> int:
-    if isinstance(number, bool) or not isinstance(number, Integral) or not -size <= number < size:
-        raise EmolabError(f"{axis} {number!r} does not exist; these vectors have {size}, from 0 to {size - 1}")
-    return number % size

@@ -10,8 +10,7 @@ import torch
 
 from emolab.base.errors import EmolabError
 from emolab.base.labels import EMOTIONS
-from emolab.steering.settings import match_steering_norm
-from emolab.steering.steering import Steering
+from emolab.steering.steering import Steering, match_steering_norm
 from emolab.vectors.controls import match_summed_norm, other_like, random_like, shuffled_like
 from emolab.vectors.vectors import EmotionVectors, extract_vectors, vectors_from_means
 from tests import oracle, tiny

@@ -66,7 +66,7 @@ def test_other_weights_refuse_them(shipped, tiny_llama):
     other = emolab.load_model(
         (tiny.build(tiny.llama_config(num_hidden_layers=30, hidden_size=576)), tiny.tokenizer()), device="cpu"
     )
-    with pytest.raises(MismatchError, match=f"fingerprint {other.fingerprint}.; allow_mismatch=True"):
+    with pytest.raises(MismatchError, match=f"fingerprint {other.fingerprint}.; vectors.for_model"):
         emolab.generate(other, "tell me about the park .", steering=steering)
 
 

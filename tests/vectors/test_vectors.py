@@ -196,9 +196,9 @@ def test_get(vectors, tiny_llama):
     assert torch.equal(vectors.get("resid", layer=-layers), vectors.get("resid")[:, 0])
     assert torch.equal(vectors.get("resid", layer=layers - 1), vectors.get("resid", layer=-1))
     bad = {
-        f"layer {layers} does not exist": ("resid", {"layer": layers}),
-        f"layer {-layers - 1} does not exist": ("resid", {"layer": -layers - 1}),
-        "layer True does not exist": ("resid", {"layer": True}),
+        f"unknown layer {layers}; expected a whole number from {-layers} to {layers - 1}": ("resid", {"layer": layers}),
+        f"unknown layer {-layers - 1}": ("resid", {"layer": -layers - 1}),
+        "unknown layer True": ("resid", {"layer": True}),
         "site 'mlps'": ("mlps", {}),
         "unknown emotion": ("resid", {"emotion": "jo"}),
         "layer 99": ("resid", {"layer": 99}),
