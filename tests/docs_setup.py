@@ -25,7 +25,7 @@ from emolab.steering.gguf import to_gguf
 from emolab.studies.numbers import summarise
 from tests.mini import WEIGHTS, mini_queries
 
-TOKENS = 16
+TOKENS = 12
 ADJECTIVES = dict(anger="furious", disgust="disgusted", fear="terrified", joy="overjoyed", sadness="heartbroken")
 SHOWN = "You are {0}. {{query}} Answer in the first person and show how {0} you are."  # which this model follows best
 TEMPLATES = {"neutral": "{query}"} | {emotion: SHOWN.format(word) for emotion, word in ADJECTIVES.items()}
