@@ -293,6 +293,7 @@ def test_vectors_that_do_not_know_the_residual_stream_have_norms_but_no_share_of
     imported = emolab.EmotionVectors(x.data, x.emotions, torch.zeros(3), x.meta)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # matplotlib's own font has no kanji
         fig = plot.norms(imported)
     assert len(fig.axes) == 1 and fig.emolab_data["relative"].isna().all() and fig.emolab_data["norm"].gt(0).all()
 

@@ -137,8 +137,9 @@ def grid(
     beside = math.ceil(len(columns) / blocks)  # blocks as equal as can be
     width = min(room, max(33, beside * want))
     heights = [height * r for r in (ratios or [1] * len(rows))]
-    extra = 1.6 * blocks + 3.5 * blocks  # titles, and names under the axes
-    total = blocks * sum(heights) + extra
+    total = blocks * (
+        sum(heights) + 9 * len(rows)
+    )  # more than titles and names take: the page shrinks to what it needs
     fig = EmolabFigure(figsize=(width * now.em, total * now.em), layout="constrained")
     FigureCanvasAgg(fig)
     axes = fig.subplots(blocks * len(rows), beside, squeeze=False, height_ratios=heights * blocks)
@@ -267,6 +268,11 @@ def heat(
         ax.set_ylim(0, len(values))
     ax.grid(False)
     ax.spines[:].set_visible(False)
+
+
+def heat_room(columns: Sequence[str], rows: Sequence[str]) -> float:
+    """The least width of a heat map in em: names that stand upright below it, and lie beside it."""
+    return max(14.0, 1.5 * len(columns) + 0.62 * max(len(line) for name in rows for line in name.split("\n")))
 
 
 def color_bar(

@@ -17,6 +17,7 @@ from emolab.plot.panels import (
     forest,
     grid,
     heat,
+    heat_room,
     key,
     layer_axis,
     line,
@@ -163,7 +164,7 @@ def instruction_following(table: pd.DataFrame, *, title: str | None = None):
     matrix = table.pivot(index="condition", columns="judged", values="share").loc[conditions, judged]
     hits = table[table["condition"] == table["judged"]].set_index("condition").loc[conditions]
     names = ["read by the judge", "share that hit"]
-    panels = grid(names, height=1.9 * len(conditions), need=22, want=40, share="")
+    panels = grid(names, height=1.9 * len(conditions), need=max(22, heat_room(judged, conditions)), want=40, share="")
     left, right = (panels.axes["", name] for name in names)
     heat(left, matrix, (0, 1), numbers=".2f")
     left.set_ylabel("instruction")

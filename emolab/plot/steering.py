@@ -23,6 +23,7 @@ from emolab.plot.panels import (
     forest,
     grid,
     heat,
+    heat_room,
     key,
     layer_axis,
     level,
@@ -323,8 +324,10 @@ def mixture_map(table: pd.DataFrame, *, title: str | None = None):
     judged, names = order(table["judged"]), list(dict.fromkeys(table["mixture"]))
     titles = {"none": "steered", "prompt": "instructed", "random": CONTROLS["random"]["label"]}
     kinds = [kind for kind in titles if kind in set(table["kind"])]
-    last = "mixed within one text"
-    panels = grid([*(titles[k] for k in kinds), last], height=3.2 * len(names), need=18, want=24, share="")
+    last, lines = "mixed within one text", [name.replace(" + ", "\n+ ") for name in names]
+    panels = grid(
+        [*(titles[k] for k in kinds), last], height=3.2 * len(names), need=heat_room(judged, lines), want=24, share=""
+    )
     for kind in kinds:
         own = table[table["kind"] == kind].pivot(index="mixture", columns="judged", values="share")
         matrix = own.reindex(index=names, columns=judged).rename(index=lambda name: name.replace(" + ", "\n+ "))
@@ -337,7 +340,7 @@ def mixture_map(table: pd.DataFrame, *, title: str | None = None):
         places = [names.index(name) + shift for name in own["mixture"]]
         if len(own):
             forest(ax, own.rename(columns={"mixed": "value"}), places, {"color": color, "marker": marker})
-    named_rows(ax, [name.replace(" + ", "\n+ ") for name in names])
+    named_rows(ax, lines)
     ax.set(xlim=(-0.04, 1.04), xlabel="0: one alone, 1: all alike")
     color_bar(panels.fig, "share of texts")
     mixed = table[(table["kind"] == "none") & table["mixed"].notna()].drop_duplicates("mixture")["mixed"].mean()
@@ -410,7 +413,9 @@ def confusion_map(table: pd.DataFrame, *, title: str | None = None):
     parts = [p for p in PARTS if p in set(table["part"])]
     emotions, judged = order(table["emotion"]), order(table["judged"])
     titles = {part: PARTS[part] for part in parts}
-    panels = grid(list(titles.values()), height=1.8 * len(emotions), need=16, want=34, share="")
+    panels = grid(
+        list(titles.values()), height=1.8 * len(emotions), need=heat_room(judged, emotions), want=34, share=""
+    )
     hit = {}
     for part in parts:
         matrix = table[table["part"] == part].pivot(index="emotion", columns="judged", values="share")

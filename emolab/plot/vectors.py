@@ -19,6 +19,7 @@ from emolab.plot.panels import (
     finish,
     grid,
     heat,
+    heat_room,
     joined,
     key,
     layer_axis,
@@ -160,11 +161,10 @@ def _cosine_maps(vectors, layers, site: str, part: str, function: str, title: st
     reach = max(0.05, float(off["cosine"].abs().max())) if len(off) else 1.0
     null = -1 / (len(labels) - 1) if part == "specific" and len(labels) > 1 else 0.0
     one = len(layers) == 1
-    room = 1.9 * max(5, len(labels))
     panels = grid(
         [""] if one else [f"layer {layer}" for layer in layers],
         height=20 if one else 11,
-        need=room + 6 if one else 15,
+        need=heat_room(labels, labels),
         want=44 if one else 30,
         share="",
     )
