@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 # name -> module that holds it. Loaded on first use, so that `import emolab` needs neither torch nor TransformerLens.
 _PUBLIC = {
+    "Comparison": "comparisons.comparison",
     "EMOTIONS": "base.labels",
     "EmolabError": "base.errors",
     "EmotionVectors": "vectors.vectors",
@@ -29,7 +30,7 @@ _PUBLIC = {
     "check_claims": "comparisons.claim_runs",
     "choose_wording": "experiments.wordings",
     "collect_responses": "answers.responses",
-    "compare_methods": "comparisons.comparison",
+    "compare_methods": "comparisons.compare",
     "extract_vectors": "vectors.vectors",
     "find_breaking": "experiments.breaking",
     "generate": "answers.generation",

@@ -18,27 +18,31 @@ pytestmark = pytest.mark.filterwarnings("ignore:judge .* cannot read")
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 NOT_RUN = {
     "emolab.studies.pipeline": "a whole study takes minutes; tests/studies/test_pipeline.py runs a small one",
-    "emolab.heads.effects": "every head and many texts; notebook 03 runs both, tests/heads/test_causal.py small ones",
-    "emolab.comparisons.comparison": "six methods; tests/comparisons/test_baselines.py runs small ones",
+    "emolab.heads.effects": "many heads and runs; notebook 03 runs it, tests/heads/test_effects.py small ones",
+    "emolab.comparisons.compare": "six methods; tests/comparisons/test_baselines.py runs small ones",
     "emolab.comparisons.claim_runs": "hundreds of texts; tests/comparisons/test_claim_runs.py runs small ones",
     "emolab.comparisons.lora": "trains adapters; tests/comparisons/test_lora.py trains tiny ones",
     "emolab.comparisons.methods": "methods of comparison; tests/comparisons/test_baselines.py calls them",
-    "emolab.comparisons.bench": "machinery of the claims; tests/comparisons/test_claim_runs.py",
+    "emolab.comparisons.comparison": "as emolab.comparisons.compare",
+    "emolab.comparisons.asked": "machinery of the comparison; tests/comparisons/test_baselines.py",
+    "emolab.comparisons.steered_runs": "machinery of the claims; tests/comparisons/test_claim_runs.py",
     "emolab.comparisons.claims": "tables of the claims' runs; tests/comparisons/test_claims.py makes them by hand",
     "emolab.comparisons.claim_fits": "as emolab.comparisons.claims",
-    "emolab.plot.claims": "figures of the claims; tests/plot/test_plot_claims.py",
-    "emolab.plot.baselines": "tables of compare_methods; tests/plot/test_plot_baselines.py",
+    "emolab.plot.comparisons": "claims, and tables of compare_methods; tests/plot/made.py makes them by hand",
+    "emolab.plot.panels": "parts of a figure function; tests/plot",
+    "emolab.plot.overview": "umaps of a study; tests/plot/made.py makes its tables by hand",
     "emolab.comparisons.damage": "texts and adapters of a comparison; tests/comparisons/test_damage.py",
     "emolab.models.workers": "worker processes, and ports; tests/models/test_cluster.py runs the same on small studies",
-    "emolab.heads.patching": "machinery of the head tests; tests/heads/test_heads.py",
+    "emolab.heads.curves": "as emolab.heads.effects",
+    "emolab.heads.patching": "machinery of the head tests; tests/heads/test_runs.py",
     "emolab.geometry.reliability.convergence": "needs forty queries",
 }
 SLOW = (
-    "emolab", "emolab.geometry.projections", "emolab.experiments.sweeps", "emolab.plot.causal",
+    "emolab", "emolab.geometry.projections", "emolab.experiments.sweeps", "emolab.experiments.shares",
     "emolab.heads.head_vectors", "emolab.experiments.parts",
-    "emolab.plot.heads", "emolab.plot.points", "emolab.plot.purity", "emolab.plot.sweeps", "emolab.widgets",
+    "emolab.plot.heads", "emolab.plot.responses", "emolab.plot.steering", "emolab.widgets",
     "emolab.widgets.heads", "emolab.widgets.panel", "emolab.studies.analysis", "emolab.experiments.wordings",
-    "emolab.plot.curves",
+    "emolab.plot.vectors",
     "emolab.studies.selfcheck",
 )  # fmt: skip
 
@@ -53,13 +57,13 @@ def few(study: dict) -> dict:
 OWN = {
     **dict.fromkeys(
         (
-            "emolab.base.errors", "emolab.heads.attention", "emolab.judges.scoring", "emolab.plot.attention",
+            "emolab.base.errors", "emolab.heads.attention", "emolab.judges.scoring", "emolab.plot.text",
             "emolab.vectors.token_rule", "emolab.vectors.vectors",
         ),
         few,
     ),
     **dict.fromkeys(
-        ("emolab.experiments.sweeps", "emolab.experiments.parts", "emolab.plot.sweeps"), lambda s: docs_setup.toy()
+        ("emolab.experiments.sweeps", "emolab.experiments.parts", "emolab.plot.steering"), lambda s: docs_setup.toy()
     ),
     "emolab.heads.head_vectors": lambda s: {"queries": emolab.load_queries()},
     "emolab.answers.generation": lambda s: {

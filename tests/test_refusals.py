@@ -166,7 +166,7 @@ CASES = [
         (("joy", ""), "the label ''"), (("joy", 2), "the label 2"),
     ]),
     (lambda w: made(w, data={"resid": torch.zeros(0, 3, 32)}, emotions=()), "no label"),
-    (lambda w: made(w, data={**w.vectors.data, "attn": torch.zeros(2, 3, 16)}), "differ in d_model .*32.*16"),
+    (lambda w: made(w, data={**w.vectors.data, "attn": torch.zeros(2, 3, 16)}), "32.*16.*one d_model for all sites"),
     *each(lambda w, given: made(w, resid_norm=torch.tensor(given)), [
         ([1.0] * 4, "do not fit their 2 labels and 4 layers"), ([1.0, NAN, 1.0], "resid_norm.*nan"),
         ([1.0, -1.0, 1.0], "resid_norm.*-1"),
@@ -187,7 +187,7 @@ CASES = [
         (("resid", "x"), "unknown site 'x'"), ((), "no site given"), (None, "no site given"),
     ]),
     (lambda w: emolab.extract_vectors(w.model, None), "needs responses or means"),
-    (lambda w: emolab.extract_vectors(w.model, ["a text"]), "responses lack"),
+    (lambda w: emolab.extract_vectors(w.model, ["a text"]), "the table is list"),
     (lambda w: emolab.extract_vectors("mini", w.responses), "model is str.*load_model"),
     (lambda w: emolab.extract_vectors(w.other, None, means=w.means), "the means are of model"),
     (lambda w: emolab.extract_vectors(w.model, None, means="m.safetensors"), "means are str .*expected ResponseMeans"),
@@ -238,10 +238,9 @@ def test_heads_of_two_widths_are_refused(world, monkeypatch):
 
 
 def test_examples_that_do_not_fit_cost_no_other_method(world):
+    comparison = emolab.Comparison(world.model, world.vectors)
     with pytest.warns(UserWarning, match="few_shot is left out: no example fits the context"):
-        found = build_methods(
-            world.model, world.vectors, world.responses, ("instruction", "few_shot"), max_new_tokens=60
-        )
+        found = build_methods(comparison, world.responses, ("instruction", "few_shot"), max_new_tokens=60)
     assert [method.name for method in found] == ["instruction"]
     with pytest.raises(EmolabError, match="no example fits the context"):
-        build_methods(world.model, world.vectors, world.responses, ("few_shot",), max_new_tokens=60)
+        build_methods(comparison, world.responses, ("few_shot",), max_new_tokens=60)

@@ -20,6 +20,7 @@ from emolab.vectors.directions import pca_vectors, probe_vectors
 from tests.refusing import each, head_test, judge, refused, table
 
 NAN, INF = math.nan, math.inf
+RESID = emolab.Setting()
 Q = pd.DataFrame({"query_id": ["a", "b"], "query": ["tell me", "how ?"], "emotion": ["neutral", "joy"]})
 
 
@@ -43,18 +44,21 @@ def compared(w, *, chosen=slice(4, 7), reported=slice(7, None), methods=("instru
     learned = w.responses[w.responses["query_id"].isin(w.queries["query_id"][:4])]
     judges = [w.judge] if judges is None else judges
     sets = learned, w.queries[chosen], w.queries[reported]
-    return emolab.compare_methods(w.model, w.vectors, *sets, methods=methods, judges=judges, **options)
+    return emolab.compare_methods(steered(w), *sets, methods=methods, judges=judges, **options)
 
 
-def claims_of(w, table=None, **options):
-    given = {"setting": {"site": "resid"}, "judge": w.judge} | options
+def steered(w, setting=RESID, **options):
+    return emolab.Comparison(w.model, w.vectors, setting, **options)
+
+
+def claims_of(w, table=None, setting=RESID, **options):
     table = w.scored if table is None else table
-    return check_claims(w.model, w.vectors, w.queries, w.responses, table, **given)
+    return check_claims(steered(w, setting), w.queries, w.responses, table, judge=w.judge, **options)
 
 
 def drift(w, queries=None, responses=None, **options):
     queries = w.queries if queries is None else queries
-    return drift_runs(w.model, w.vectors, queries, w.responses if responses is None else responses, **options)
+    return drift_runs(steered(w), queries, w.responses if responses is None else responses, **options)
 
 
 def curve(w, **options):
@@ -70,7 +74,7 @@ CASES = [
         ({"joy": []}, "are empty"), (["tell me", " "], "number 2 is ' '"), (["tell me", 3], "number 2 is 3"),
         ([["tell me"]], "number 1 is"), ([{"text": "tell me"}], "number 1 is None"),
         ({"joy": "tell me"}, "'joy' holds no list"), ({"joy": 3}, "'joy' holds no list"),
-        ([{"query": "tell me", "emotion": 3}], "emotion of number 1 is 3"), ({"": ["tell me"]}, "emotion of number 1 is ''"),
+        ([{"query": "tell me", "emotion": 3}], "emotion of number 1 is 3"), ({"": ["tell me"]}, "emotion of number 1"),
         ([{"query": "tell me", "split": None}], "split of number 1 is None"),
     ]),
     (lambda w: emolab.load_queries(["tell me"], split="test"), "have no split 'test'; they have train"),
@@ -107,7 +111,7 @@ CASES = [
         (lambda t: t.query("condition == 'neutral'"), "needs neutral and an emotion"),
         (lambda t: t.iloc[:0], "are empty"),
         (lambda t: t.drop(columns="text"), "lack text"),
-        (lambda t: t.drop(columns="condition"), "lack condition"),
+        (lambda t: t.drop(columns="condition"), "lacks condition"),
         (lambda t: t.assign(text=None), "column 'text' hold None"),
         (lambda t: t.assign(prompt=NAN), "column 'prompt' hold nan"),
         (lambda t: t.assign(condition=3), "column 'condition' hold 3"),
@@ -129,6 +133,7 @@ CASES = [
     (lambda w: w.sweep(vectors=w.foreign), "another model"),
     (lambda w: w.sweep(controls=("shuffled",), vectors=w.foreign), "another model|means"),
     (lambda w: w.sweep(alphas=(0, NAN)), "one of alphas is nan"),
+    (lambda w: w.sweep(alphas=()), "at least one number"),
     *each(lambda w, given: emolab.at(w.vectors, emotions=given), [
         (("fear",), "unknown emotion 'fear'"), (({},), "the mixture {} is none"),
         (({"joy": NAN},), "weight of 'joy' is nan"), (({"joy": "1"},), "mixture"), ((3,), r"emotions are \(3,\)"),
@@ -163,21 +168,23 @@ CASES = [
         [({"joy": 1.0}, "no dose for 'sadness'"), (NAN, "dose of 'joy' is nan")]),
     # Claims, methods, heads, attention
     *each(lambda w, given: claims_of(w, **given), [
-        ({"setting": {"site": "x"}}, "no site 'x'|unknown site 'x'"), ({"setting": None}, "setting is None"),
-        ({"setting": {"site": "resid", "part": "shared"}}, "expected whole or specific"),
+        ({"setting": {"site": "resid"}}, "setting is .*emolab.Setting"), ({"setting": None}, "setting is None"),
+        ({"setting": emolab.Setting(part="shared")}, "expected whole or specific"),
+        ({"setting": (RESID, emolab.Setting(site="attn"))}, "at one setting"),
+        ({"setting": emolab.Setting(op="ablate")}, 'expected op "add"'),
         ({"n_queries": 1}, "n_queries is 1"), ({"table": [1]}, "table is list"),
     ]),
     (lambda w: drift(w, Q), "0 of 2 queries have answers"),
     (lambda w: drift(w, responses=w.responses.drop(columns="prompt")), "lacks prompt"),
     (lambda w: drift(w, alphas=(NAN,)), "one of alphas is nan"),
     (lambda w: drift(w, alphas=(0,)), "other than 0"),
-    (lambda w: logodds_runs(w.model, w.vectors, w.queries, w.responses, layers=[9]), "unknown layer 9"),
-    *each(lambda w, given: pair_runs(w.model, w.vectors, w.queries, w.responses, pairs=[("joy", given)]),
+    (lambda w: logodds_runs(steered(w, emolab.Setting(layers=[9])), w.queries, w.responses), "unknown layer 9"),
+    *each(lambda w, given: pair_runs(steered(w), w.queries, w.responses, pairs=[("joy", given)]),
         [("joy", "two different ones"), ("fear", "two different ones")]),
     *each(lambda w, given: compared(w, **given), [
         ({"methods": ("magic",)}, "unknown method .*magic"), ({"methods": ()}, "unknown method|expected some of"),
         ({"judges": [judge(("joy", "neutral"))]}, "cannot tell sadness"),
-        ({"judges": "embedding"}, "judge is 'embedding'"), ({"target_kl": NAN}, "target_kl is nan"),
+        ({"judges": "embedding"}, "judge is 'embedding'"),
         ({"reported": slice(4, None)}, "what is learned, chosen and reported"),
         ({"chosen": slice(0)}, "is empty"), ({"reported": slice(0)}, "is empty"),
     ]),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from emolab.base.lazy import offer
 
 _PUBLIC = {
+    "Comparison": "comparisons.comparison",
     "check_claims": "comparisons.claim_runs",
-    "compare_methods": "comparisons.comparison",
+    "compare_methods": "comparisons.compare",
     "judge_logits": "comparisons.claims",
     "monotone": "comparisons.claims",
 }

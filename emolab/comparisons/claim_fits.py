@@ -1,4 +1,4 @@
-"""What the claims are decided with: curves, slopes, the first drop, growth of drift, lines and rivals, interactions.
+"""What the claims are decided with: growth of drift, lines and their rivals, interactions.
 
 Statistics reduce values of queries [query, ...], so that `intervals` can draw the queries again. `clusters` is
 query_id -> situation (`emolab.base.stats.clusters_of`), whole situations being drawn.
@@ -19,41 +19,13 @@ from jaxtyping import Bool, Float
 from scipy.optimize import least_squares
 from scipy.special import expit
 from scipy.stats import f as f_distribution
-from scipy.stats import rankdata
 
 from emolab.base.errors import EmolabError, need_table
-from emolab.base.labels import order
 from emolab.base.stats import bootstrap_ci
-from emolab.experiments.dose_response import LEVEL
 
 LINE_FITS = ("slope", "curvature", "r2", "r2_parabola", "asymmetry")
 ADDITIVE_FITS = ("coefficient", "gain", "other", "joint", "share")
-_FLIPS = 8192
 _EXPONENTS = np.linspace(0, 6, 121)
-
-
-def wide_curves(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
-    """{(emotion, control): `value` [query, dose]}; unsteered text is dose 0 of every control.
-
-    Queries without a value at some dose are left out. Raises EmolabError without unsteered rows or the random control,
-    and where no query is left.
-    """
-    found = {}
-    for emotion in order(table["emotion"]):
-        own = table[(table["emotion"] == emotion) & (table["control"] != "prompt")]
-        wide = own.groupby(["query_id", "control", "alpha"])["value"].mean().unstack(["control", "alpha"])
-        if ("none", 0.0) not in wide or "random" not in wide:
-            raise EmolabError(f'{emotion} needs unsteered rows (control "none", alpha 0) and control "random"')
-        for control in wide.columns.unique(0):
-            curve = wide[control].copy()
-            curve.loc[:, 0.0] = wide["none", 0.0]
-            found[emotion, control] = whole = curve[sorted(curve)].dropna()
-            if whole.empty:
-                raise EmolabError(
-                    f"no query has a value of {emotion} at every dose of control {control!r}: the judge could not read "
-                    "a text of each; take other doses, or a judge that can read them"
-                )
-    return found
 
 
 def intervals(
@@ -67,53 +39,6 @@ def means(wide: pd.DataFrame, clusters: pd.Series, seed: int, **labels: Any) -> 
     """Mean and interval of each dose [query, dose], as rows `*labels, alpha, value, lo, hi, n`."""
     value, lo, hi = intervals(wide, lambda x: x.mean(0), clusters, seed).T
     return pd.DataFrame({**labels, "alpha": wide.columns, "value": value, "lo": lo, "hi": hi, "n": len(wide)})
-
-
-def slopes(wide: pd.DataFrame, reach: float) -> pd.Series:
-    """Least-squares slope of each query within |dose| <= reach; EmolabError where 0 is the only dose there."""
-    doses = [a for a in wide.columns.astype(float) if abs(a) <= reach]
-    if len(doses) < 2:
-        held = ", ".join(f"{a:g}" for a in wide)
-        raise EmolabError(f"a slope at 0 needs a dose within {reach:g} of it; the doses are {held}")
-    return pd.Series(np.polyfit(doses, wide[doses].to_numpy().T, 1)[0], wide.index)
-
-
-def spearman(wide: pd.DataFrame) -> pd.DataFrame:
-    """Rank correlation of dose and value for each query, in one column; NaN where a query does not change."""
-    ranks = rankdata(wide, axis=1) - (wide.shape[1] + 1) / 2
-    doses = np.arange(wide.shape[1]) - (wide.shape[1] - 1) / 2
-    with np.errstate(invalid="ignore"):
-        return pd.DataFrame({"rho": ranks @ doses / np.sqrt((ranks**2).sum(1) * (doses @ doses))}, index=wide.index)
-
-
-def isotonic_r2(wide: pd.DataFrame) -> float:
-    """Share of the mean curve's variance that a curve which never falls explains; high by chance, too."""
-    from sklearn.isotonic import IsotonicRegression  # slow to import
-    from sklearn.metrics import r2_score
-
-    curve = wide.mean()
-    return float(r2_score(curve, IsotonicRegression().fit_transform(curve.index, curve))) if np.ptp(curve) else np.nan
-
-
-def first_drop(wide: pd.DataFrame, clusters: pd.Series, seed: int) -> float:
-    """The lowest dose that lies significantly below some lower dose; NaN where none does, or fewer than 5 clusters.
-
-    Sign flips of whole clusters, one-sided, against the largest drop of all pairs of doses in each flip (Westfall and
-    Young's max-T): the chance to find any drop in a curve that has none is 5 %, however many doses there are.
-    """
-    values, doses = wide.to_numpy(), wide.columns.to_numpy()
-    low, high = np.triu_indices(len(doses), 1)
-    sums = pd.DataFrame(values[:, high] - values[:, low]).groupby(clusters.loc[wide.index].to_numpy()).sum().to_numpy()
-    sums = sums / np.sqrt((sums**2).sum(0)).clip(1e-12)  # the same under every flip
-    k = len(sums)
-    if 2**k <= _FLIPS:
-        flips = 1 - 2.0 * (np.arange(2**k)[:, None] >> np.arange(k) & 1)  # the first flips nothing
-    else:
-        flips = np.random.default_rng(seed).choice([-1.0, 1.0], size=(_FLIPS, k))
-        flips[0] = 1
-    drops = flips @ sums
-    p = (drops.min(1)[:, None] <= drops[0] + 1e-9).mean(0)
-    return min(doses[high[p < LEVEL]], default=np.nan)
 
 
 def drift_and_slope(
@@ -202,21 +127,22 @@ def pair_table(pairs: pd.DataFrame) -> pd.DataFrame:
 
 def interactions(
     table: pd.DataFrame, clusters: pd.Series, seed: int
-) -> tuple[Float[np.ndarray, "fit kinds sum 3"], list[str], list[tuple[str, str]], np.ndarray]:
-    """ADDITIVE_FITS of every kind, then of every kind less the random one; with kinds, sums and doses. See `claims`.
+) -> tuple[Float[np.ndarray, "fit kinds sum 3"], list[str], list[tuple[str, str]]]:
+    """ADDITIVE_FITS of every kind, then of every kind less the random one; with kinds and sums. See `claims`.
 
     A sum is a pair and its target, at the end ("all", "all"), the mean over all of them.
     """
     kinds = [*(k for k in table["kind"].unique() if k != "random"), "random"]
     sums = list(table[["pair", "target"]].drop_duplicates().itertuples(index=False, name=None))
-    levels, keys = np.array(sorted(table["own"].unique())), ["kind", "pair", "target", "own", "other"]
+    levels = np.array(sorted(table["own"].unique()))
+    keys = ["kind", "pair", "target", "own", "other"]
     wide = table.groupby(["query_id", *keys])["value"].mean().unstack(keys)
     wide = wide[[(k, *s, a, b) for k in kinds for s in sums for a in levels for b in levels]].dropna()
     shape = (-1, len(kinds), len(sums), len(levels), len(levels))
     found = intervals(wide, partial(_interaction, shape=shape, levels=levels), clusters, seed)
     gain, share = (found[ADDITIVE_FITS.index(name)] for name in ("gain", "share"))
     share[~(gain[..., 1] > 0)] = np.nan  # a share of nothing: a ratio of two accidents
-    return found, kinds, [*sums, ("all", "all")], levels
+    return found, kinds, [*sums, ("all", "all")]
 
 
 def _interaction(values: np.ndarray, shape: tuple[int, ...], levels: np.ndarray) -> np.ndarray:

@@ -7,17 +7,15 @@ evidence, three numbers in a list are a value and its interval.
 
 >>> claim = monotone(scored)
 >>> claim.verdict, claim.condition
->>> claim.evidence["emotions"]["joy"]["alpha_star"]           # the first significant drop; None: none at these doses
+>>> claim.evidence["judge"]["emotions"]["joy"]["first_drop"]           # None: no significant drop at these doses
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -26,11 +24,12 @@ import pandas as pd
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import order
 from emolab.base.stats import clusters_of
+from emolab.base.storage import for_json
+from emolab.base.tables import about
 from emolab.comparisons import claim_fits as fits
-from emolab.experiments.dose_response import logit, target_p
+from emolab.experiments.dose_response import LOCAL, dose_curves, logit, target_p, trend
 
 SUPPORTED, NOT, MIXED = "supported", "not supported", "mixed"
-LOCAL = 1.0  # doses within which "local" is asked
 RANGES = (1.0, 2.0, 4.0)
 MARGIN = 0.1  # of the way to an answer to another query: as little more than random is no loss of topic
 BROKEN = 0.5  # half that way is a loss, whatever random directions do
@@ -63,47 +62,68 @@ def monotone(table: pd.DataFrame, *, seed: int = 0) -> Claim:
 
     >>> monotone(scored).evidence["judge"]["local"], monotone(scored).evidence["judge"]["global"]
 
-    table: as for `linear`. Local holds for an emotion whose slope within |alpha| <= 1 (least squares, by query) is
-    above 0 and above that of the random direction. Global holds where Spearman's rho of dose and value is above 0 and
-    no dose lies significantly below a lower one (`claim_fits.first_drop`); alpha_star is the first that does. Fewer
-    than five situations cannot show a drop: undecided. On either scale each is "supported" where it holds for all
+    table: as for `linear`. Its curves are described by `emolab.experiments.trend`. Local holds for an emotion whose
+    slope within |alpha| <= 1 is above 0 and above that of the random direction. Global holds where Spearman's rho of
+    dose and value is above 0 and no dose lies significantly below a lower one; `first_drop` is the first that does.
+    Fewer than five situations cannot show a drop: undecided. On either scale each is "supported" where it holds for all
     emotions and "not supported" where for none; so is the claim where all agree, else "mixed".
     """
     table = _scaled(table)
-    clusters, evidence, rows, told, names = clusters_of(table), {}, [], [], ("none", "random")
-    average = partial(np.nanmean, axis=0)
+    clusters = clusters_of(table)
+    evidence, rows, sentences = {}, [], []
     for scale, part in table.groupby("scale", sort=False):
-        curves, per, enough = fits.wide_curves(part), {}, clusters_of(part).nunique() >= 5
-        rows += [fits.means(w, clusters, seed, scale=scale, emotion=e, control=c) for (e, c), w in curves.items()]
-        for emotion in order(part["emotion"]):
-            own = {c: curves[emotion, c] for c in names}
-            shared = own["none"].index.intersection(own["random"].index)
-            rises = pd.DataFrame({c: fits.slopes(wide.loc[shared], LOCAL) for c, wide in own.items()})
-            found = fits.intervals(rises.assign(less=rises["none"] - rises["random"]), average, clusters, seed)
-            rho = {c: fits.intervals(fits.spearman(wide), average, clusters, seed)[0] for c, wide in own.items()}
-            star = {c: fits.first_drop(wide, clusters, seed) for c, wide in own.items()}
-            per[emotion] = {
-                "local": bool(found[0, 1] > 0 and found[2, 1] > 0),
-                "global": bool(rho["none"][1] > 0 and np.isnan(star["none"])) if enough else None,
-                **dict(zip(("slope", "random_slope", "slope_minus_random"), found, strict=True)),
-                **{"alpha_star": star["none"], "random_alpha_star": star["random"]},
-                **{"spearman": rho["none"], "random_spearman": rho["random"]},
-                **{"isotonic_r2": fits.isotonic_r2(own["none"]), "random_isotonic_r2": fits.isotonic_r2(own["random"])},
-            }
-        held = {reach: [x[reach] for x in per.values()] for reach in ("local", "global")}
-        evidence[scale] = {reach: _verdict(x) for reach, x in held.items()}
-        evidence[scale] |= {f"n_{reach}": sum(map(bool, x)) for reach, x in held.items()} | {"emotions": per}
-        stars = [x["alpha_star"] for x in per.values() if np.isfinite(x["alpha_star"])]
-        drop = f" (first drop at dose {_span(stars)})" if stars else ""
-        near, far = (evidence[scale][f"n_{reach}"] for reach in held)
-        told.append(f"{scale} ({_counted(part)}): {near} of {len(per)} at 0, {far} over all{drop}")
-    parts = [evidence[scale][reach] for scale in evidence for reach in ("local", "global")]
+        for (emotion, control), curve in _curves(part).items():
+            rows.append(fits.means(curve, clusters, seed, scale=scale, emotion=emotion, control=control))
+        trends = trend(part, seed=seed).set_index(["emotion", "control"])
+        can_drop = clusters_of(part).nunique() >= 5
+        emotions = {e: _rise(trends.loc[e, "none"], trends.loc[e, "random"], can_drop) for e in order(part["emotion"])}
+        near, far = ([rise[reach] for rise in emotions.values()] for reach in ("local", "global"))
+        evidence[scale] = {"local": _verdict(near), "global": _verdict(far)}
+        evidence[scale] |= {"n_local": sum(map(bool, near)), "n_global": sum(map(bool, far)), "emotions": emotions}
+        drops = [rise["first_drop"] for rise in emotions.values() if np.isfinite(rise["first_drop"])]
+        sentences.append(
+            f"{scale} ({_counted(part)}): {sum(map(bool, near))} of {len(near)} at 0, {sum(map(bool, far))} over all"
+            + (f" (first drop at dose {_span(drops)})" if drops else "")
+        )
     doses = table.loc[table["control"] == "none", "alpha"]
     condition = (
         "Emotions whose target rises, more than under random directions at 0 and without a significant drop over all "
-        f"doses ({_span(doses)}); {'; '.join(told)}."
+        f"doses ({_span(doses)}); {'; '.join(sentences)}."
     )
-    return _claim("monotone", parts, condition, evidence, rows)
+    verdicts = [found[reach] for found in evidence.values() for reach in ("local", "global")]
+    return _claim("monotone", verdicts, condition, evidence, rows, table)
+
+
+def _curves(part: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """`dose_curves`; EmolabError without the random control, and where no query is left of a curve."""
+    curves = dose_curves(part)
+    for emotion in order(part["emotion"]):
+        if (emotion, "random") not in curves:
+            raise EmolabError(f'{emotion} needs control "random"; sweep with controls=("random",)')
+    for (emotion, control), curve in curves.items():
+        if curve.empty:
+            raise EmolabError(
+                f"no query has a value of {emotion} at every dose of control {control!r}: the judge could not read a "
+                "text of each; take other doses, or a judge that can read them"
+            )
+    return curves
+
+
+def _rise(vector: pd.Series, random: pd.Series, can_drop: bool) -> dict[str, Any]:
+    """What `monotone` says of one emotion, from the trends of its vector and of the random direction."""
+    if np.isnan(vector["slope"]):
+        raise EmolabError(f"a slope at 0 needs a dose within {LOCAL:g} of it; sweep more doses")
+    evidence: dict[str, Any] = {
+        "local": bool(vector["slope_lo"] > 0 and vector["minus_random_lo"] > 0),
+        "global": bool(vector["spearman_lo"] > 0 and np.isnan(vector["first_drop"])) if can_drop else None,
+        "slope_minus_random": vector[["minus_random", "minus_random_lo", "minus_random_hi"]],
+    }
+    for prefix, row in (("", vector), ("random_", random)):
+        evidence[f"{prefix}slope"] = row[["slope", "slope_lo", "slope_hi"]]
+        evidence[f"{prefix}spearman"] = row[["spearman", "spearman_lo", "spearman_hi"]]
+        evidence[f"{prefix}isotonic_r2"] = row["isotonic_r2"]
+        evidence[f"{prefix}first_drop"] = row["first_drop"]
+    return evidence
 
 
 def preservation(drift: pd.DataFrame, *, seed: int = 0) -> Claim:
@@ -122,47 +142,50 @@ def preservation(drift: pd.DataFrame, *, seed: int = 0) -> Claim:
     """
     columns = ("query_id", "control", "alpha", "topic", "answer", "kl")
     need_table(drift, columns, "emolab.comparisons.claim_runs.drift_runs")
-    steered, clusters, evidence, rows = drift[drift["alpha"] > 0], clusters_of(drift), {}, []
+    steered, clusters = drift[drift["alpha"] > 0], clusters_of(drift)
     controls = ["none", *(c for c in steered["control"].unique() if c != "none")]
     doses = np.array(sorted(steered["alpha"].unique()))
+    names = [f"{dose:g}" for dose in doses]
     small = doses <= LOCAL
     if not {"none", "random"} <= set(controls) or not small.any():
         raise EmolabError('the drift needs controls "none" and "random" and a dose up to 1; it comes from drift_runs')
     statistic = partial(fits.drift_and_slope, doses=doses, small=small)
+    evidence, rows = {}, []
     for measure in ("topic", "answer", "kl"):
         wide = steered.groupby(["query_id", "control", "alpha"])[measure].mean().unstack(["control", "alpha"])
         wide = wide[[(c, a) for c in controls for a in doses]].dropna()
-        drifts, minus = fits.intervals(wide, statistic, clusters, seed)
-        told = drift[drift["control"] == "prompt"].groupby("query_id")[[measure]].mean()
-        names = [f"{a:g}" for a in doses]
+        drifts, minus = fits.intervals(wide, statistic, clusters, seed)  # [control, dose and slope, 3]
+        prompted = drift[drift["control"] == "prompt"].groupby("query_id")[[measure]].mean()
         evidence[measure] = {
             "slope": {c: drifts[i, -1] for i, c in enumerate(controls)},
             "slope_minus": {c: minus[i, -1] for i, c in enumerate(controls) if i},
             "drift": {c: dict(zip(names, drifts[i], strict=False)) for i, c in enumerate(controls)},
             "minus": {c: dict(zip(names, minus[i], strict=False)) for i, c in enumerate(controls) if i},
-            "prompt": told[measure].mean(),
+            "prompt": prompted[measure].mean(),
         }
         cells = product(enumerate(controls), enumerate(doses))
-        found = [(measure, c, a, *drifts[i, j], *minus[i, j], len(wide)) for (i, c), (j, a) in cells]
-        rows.append(pd.DataFrame(found, columns=["measure", "control", "alpha", *_BOUNDS, *_MINUS, "n"]))
-        if len(told):
-            rows.append(fits.means(told.set_axis([0.0], axis=1), clusters, seed, measure=measure, control="prompt"))
-    topic, verdicts = evidence["topic"], {}
-    states = [_topic_at(topic["drift"]["none"][a], topic["minus"]["random"][a]) for a in names]
-    for reach, n in (("local", small.sum()), ("global", len(doses))):
-        verdicts[reach] = NOT if False in states[:n] else _verdict(states[:n])
+        values = [(measure, c, a, *drifts[i, j], *minus[i, j], len(wide)) for (i, c), (j, a) in cells]
+        rows.append(pd.DataFrame(values, columns=["measure", "control", "alpha", *_BOUNDS, *_MINUS, "n"]))
+        if len(prompted):
+            rows.append(fits.means(prompted.set_axis([0.0], axis=1), clusters, seed, measure=measure, control="prompt"))
+    topic = evidence["topic"]
+    states = [_topic_at(topic["drift"]["none"][name], topic["minus"]["random"][name]) for name in names]
+    verdicts = {
+        reach: NOT if False in states[:n] else _verdict(states[:n])
+        for reach, n in (("local", small.sum()), ("global", len(doses)))
+    }
     near, far = names[small.sum() - 1], names[-1]
-    told = f", instructed answers drift by {topic['prompt']:.2f}" if np.isfinite(topic["prompt"]) else ""
-    said = "; ".join(
+    drifted = "; ".join(
         f"at dose {a} {_triple(topic['drift']['none'][a])}, minus random {_triple(topic['minus']['random'][a])}"
         for a in (near, far)
     )
-    grows = [evidence["kl"]["slope"][c][0] for c in ("none", "random")]
+    told = f", instructed answers drift by {topic['prompt']:.2f}" if np.isfinite(topic["prompt"]) else ""
+    vector, random = (evidence["kl"]["slope"][control][0] for control in ("none", "random"))
     condition = (
-        f"Drift from the topic, {_counted(drift)}, 1 being an answer to another query: {said}{told}. Next-token KL "
-        f"grows with exponent {grows[0]:.1f} (random {grows[1]:.1f}) up to dose {near}: no evidence of meaning kept."
+        f"Drift from the topic, {_counted(drift)}, 1 being an answer to another query: {drifted}{told}. Next-token KL "
+        f"grows with exponent {vector:.1f} (random {random:.1f}) up to dose {near}: no evidence of meaning kept."
     )
-    return _claim("preservation", verdicts.values(), condition, {**verdicts, **evidence}, rows)
+    return _claim("preservation", verdicts.values(), condition, {**verdicts, **evidence}, rows, drift)
 
 
 def linear(table: pd.DataFrame, *, seed: int = 0) -> Claim:
@@ -179,35 +202,34 @@ def linear(table: pd.DataFrame, *, seed: int = 0) -> Claim:
     bounds), not where r2 is below 0.9 or the slope not above 0 (upper bounds). A range needs four doses.
     """
     table = _scaled(table)
-    clusters, evidence, states, rows = clusters_of(table), {}, {}, []
+    clusters = clusters_of(table)
+    evidence, states, rows = {}, {}, []
     for scale, part in table.groupby("scale", sort=False):
-        curves = fits.wide_curves(part)
-        for (emotion, control), wide in curves.items():
-            rows.append(fits.means(wide, clusters, seed, scale=scale, emotion=emotion, control=control))
+        curves = _curves(part)
+        for (emotion, control), curve in curves.items():
+            means = fits.means(curve, clusters, seed, scale=scale, emotion=emotion, control=control)
+            rows.append(means)
             for reach in RANGES if control == "none" else ():
-                doses = [a for a in wide.columns.astype(float) if abs(a) <= reach]
+                doses = [a for a in curve.columns.astype(float) if abs(a) <= reach]
                 if len(doses) < 4 or max(map(abs, doses)) <= reach / 2:
                     continue
-                own = dict(zip(fits.LINE_FITS, fits.fit_line(wide[doses], clusters, seed), strict=True))
-                slope, r2 = own["slope"], own["r2"]
-                straight = slope[1] > 0 and r2[1] >= LINE
-                state = True if straight else False if slope[2] <= 0 or r2[2] < LINE else None
-                states.setdefault((scale, f"{reach:g}"), []).append(state)
+                fit = dict(zip(fits.LINE_FITS, fits.fit_line(curve[doses], clusters, seed), strict=True))
+                states.setdefault((scale, f"{reach:g}"), []).append(_straight(fit["slope"], fit["r2"]))
                 random = fits.fit_line(curves[emotion, "random"][doses], clusters, seed)
-                own |= {"random_slope": random[0], "random_r2": random[2], **fits.rivals(wide[doses])}
-                evidence.setdefault(scale, {}).setdefault(emotion, {})[f"{reach:g}"] = own
-                fitted = np.polyval(np.polyfit(doses, wide[doses].mean(), 1), doses)
-                rows[-1][f"line_{reach:g}"] = rows[-1]["alpha"].map(dict(zip(doses, fitted, strict=True)))
+                fit |= {"random_slope": random[0], "random_r2": random[2], **fits.rivals(curve[doses])}
+                evidence.setdefault(scale, {}).setdefault(emotion, {})[f"{reach:g}"] = fit
+                fitted = np.polyval(np.polyfit(doses, curve[doses].mean(), 1), doses)
+                means[f"line_{reach:g}"] = means["alpha"].map(dict(zip(doses, fitted, strict=True)))
     if not states:
         raise EmolabError("a line needs at least four doses within |alpha| <= 4, 0 among them; sweep more doses")
-    verdicts, told = {}, {}
+    verdicts, counts = {}, {}
     for (scale, reach), found in states.items():
         verdicts.setdefault(scale, {})[reach] = _verdict(found)
-        told.setdefault(scale, []).append(f"{sum(s is True for s in found)} of {len(found)} up to {reach}")
-    said = "; ".join(f"{scale}: {', '.join(parts)}" for scale, parts in told.items())
+        counts.setdefault(scale, []).append(f"{sum(s is True for s in found)} of {len(found)} up to {reach}")
+    said = "; ".join(f"{scale}: {', '.join(parts)}" for scale, parts in counts.items())
     condition = f"A line explains at least 90 % of what the dose does, {_counted(table)}, emotions by |alpha|: {said}."
-    parts = [verdict for by in verdicts.values() for verdict in by.values()]
-    return _claim("linear", parts, condition, {"verdicts": verdicts, **evidence}, rows)
+    parts = [verdict for by_reach in verdicts.values() for verdict in by_reach.values()]
+    return _claim("linear", parts, condition, {"verdicts": verdicts, **evidence}, rows, table)
 
 
 def additive(pairs: pd.DataFrame, *, seed: int = 0) -> Claim:
@@ -224,23 +246,29 @@ def additive(pairs: pd.DataFrame, *, seed: int = 0) -> Claim:
     one, so that on its logits two emotions also compete; on log-odds they do not.
     """
     table = fits.pair_table(pairs)
-    clusters, evidence, rows, states, told, levels = clusters_of(table), {}, [], [], [], []
+    clusters = clusters_of(table)
+    top = f"{table['own'].max():g}"
+    evidence, rows, states, sentences = {}, [], [], []
     for scale, part in table.groupby("scale", sort=False):
-        found, kinds, sums, levels = fits.interactions(part, clusters, seed)  # [number, kind, sum, 3]
+        numbers, kinds, sums = fits.interactions(part, clusters, seed)  # [number, kind, sum, 3]
         for i, kind in enumerate(kinds):
-            rows.append(pd.DataFrame(sums, columns=["pair", "target"]).assign(scale=scale, kind=kind, n=len(clusters)))
-            for name, x in zip(fits.ADDITIVE_FITS, found[:, i], strict=True):
-                rows[-1][[name, f"{name}_lo", f"{name}_hi"]] = x
-            own: dict[str, Any] = dict(zip(fits.ADDITIVE_FITS, found[:, i, -1], strict=True))
-            own["minus_random"] = found[0, len(kinds) + i, -1]
-            evidence.setdefault(scale, {})[kind] = own
+            means = pd.DataFrame(sums, columns=["pair", "target"]).assign(scale=scale, kind=kind, n=len(clusters))
+            for name, x in zip(fits.ADDITIVE_FITS, numbers[:, i], strict=True):
+                means[[name, f"{name}_lo", f"{name}_hi"]] = x
+            rows.append(means)
+            mean: dict[str, Any] = dict(zip(fits.ADDITIVE_FITS, numbers[:, i, -1], strict=True))
+            mean["minus_random"] = numbers[0, len(kinds) + i, -1]
+            evidence.setdefault(scale, {})[kind] = mean
             if kind != "random":
-                states.append(_additive(own["coefficient"], own["share"]))
-                own["verdict"] = _verdict(states[-1:])
-                told.append(f"{scale}, {kind}: {_triple(own['share']) if own['gain'][1] > 0 else 'no gain to add to'}")
-    top = f"{levels[-1]:g} and {levels[-1]:g}"
-    condition = f"Interaction at doses {top} in parts of the emotion's own gain, {_counted(table)}: {'; '.join(told)}."
-    return _claim("additive", states, condition, evidence, rows)
+                states.append(_additive(mean["coefficient"], mean["share"]))
+                mean["verdict"] = _verdict(states[-1:])
+                gains = mean["gain"][1] > 0
+                sentences.append(f"{scale}, {kind}: {_triple(mean['share']) if gains else 'no gain to add to'}")
+    condition = (
+        f"Interaction at doses {top} and {top} in parts of the emotion's own gain, {_counted(table)}: "
+        f"{'; '.join(sentences)}."
+    )
+    return _claim("additive", states, condition, evidence, rows, pairs)
 
 
 def _scaled(table: pd.DataFrame) -> pd.DataFrame:
@@ -254,33 +282,34 @@ def _topic_at(drift: Sequence[float], minus: Sequence[float]) -> bool | None:
     return False if lost else True if minus[2] < MARGIN and drift[2] < BROKEN else None
 
 
+def _straight(slope: np.ndarray, r2: np.ndarray) -> bool | None:
+    """Whether a range is linear (True) or not (False)."""
+    if slope[1] > 0 and r2[1] >= LINE:
+        return True
+    return False if slope[2] <= 0 or r2[2] < LINE else None
+
+
 def _additive(coefficient: np.ndarray, share: np.ndarray) -> bool | None:
+    """Whether two emotions add up (True) or not (False)."""
     if np.isnan(share[0]):
         return None
-    return (
-        True if share[1] > -ADDED and share[2] < ADDED else False if coefficient[1] > 0 or coefficient[2] < 0 else None
-    )
+    if share[1] > -ADDED and share[2] < ADDED:
+        return True
+    return False if coefficient[1] > 0 or coefficient[2] < 0 else None
 
 
 def _verdict(parts: Iterable[bool | str | None]) -> str:
-    found = {SUPPORTED if p in (True, SUPPORTED) else NOT if p in (False, NOT) else MIXED for p in parts}
-    return found.pop() if len(found) == 1 else MIXED
+    words = {True: SUPPORTED, False: NOT, None: MIXED}
+    verdicts = {part if isinstance(part, str) else words[part] for part in parts}
+    return verdicts.pop() if len(verdicts) == 1 else MIXED
 
 
-def _claim(name: str, parts: Iterable, condition: str, evidence: dict, rows: list[pd.DataFrame]) -> Claim:
+def _claim(
+    name: str, parts: Iterable, condition: str, evidence: dict, rows: list[pd.DataFrame], source: pd.DataFrame
+) -> Claim:
     table = pd.concat(rows, ignore_index=True)
-    return Claim(name, _verdict(parts), condition, _clean(evidence), table)
-
-
-def _clean(x: Any) -> Any:
-    """Plain, rounded and without NaN, as JSON takes it."""
-    if isinstance(x, Mapping):
-        return {str(key): _clean(value) for key, value in x.items()}
-    if isinstance(x, str | bool | int | None):
-        return x
-    if isinstance(x, Real):
-        return float(f"{x:.4g}") if math.isfinite(x) else None
-    return [_clean(value) for value in x]
+    table.attrs["about"] = about(source)
+    return Claim(name, _verdict(parts), condition, for_json(evidence, digits=4), table)
 
 
 def _counted(table: pd.DataFrame) -> str:

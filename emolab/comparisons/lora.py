@@ -19,7 +19,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -32,7 +32,7 @@ from torch import Tensor
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import NEUTRAL
 from emolab.base.progress import tracked
-from emolab.base.storage import digest, read_tensors, user_path, write_tensors
+from emolab.base.storage import digest, for_json, need_same, read_tensors, user_path, write_tensors
 from emolab.models.load import load_model
 from emolab.models.model import Model, provenance
 from emolab.models.prompts import encode, render_prompts
@@ -54,29 +54,39 @@ class Adapter:
     meta: dict
 
 
+@dataclass(frozen=True)
+class Training:
+    """How adapters are trained.
+
+    rank   of the change of every linear layer but the output layer, whose scale is 2.
+    steps  of AdamW on batch_size answers, at a rate that falls from lr to 0; no dropout.
+    seed   of the first weights and of the order of the answers.
+    """
+
+    rank: int = 4
+    steps: int = 40
+    lr: float = 5e-3
+    batch_size: int = 8
+    seed: int = 0
+
+
 def fit_lora(
     model: Model,
     responses: pd.DataFrame,
     emotion: str,
     *,
-    rank: int = 4,
-    steps: int = 40,
-    lr: float = 5e-3,
-    batch_size: int = 8,
-    seed: int = 0,
+    training: Training = Training(),
     out: str | Path | None = None,
 ) -> Adapter:
     """Distil the instruction into weights: LoRA (arXiv 2106.09685) on the model's own answers, behind plain prompts.
 
-    >>> adapter = fit_lora(model, responses, "joy", steps=30)
+    >>> adapter = fit_lora(model, responses, "joy", training=Training(steps=30))
     >>> adapter.meta["loss"]                                        # before and after, nats a token
 
     Args:
         responses: from `collect_responses`: the answers under `emotion` are learned, each behind the prompt of the
             neutral answer to its query (where there is none, behind the plain query). Answers that were cut off teach
             no end. Loss on the answers' tokens only.
-        rank: of the change of every linear layer but the output layer, whose scale is 2.
-        steps: of AdamW on batch_size answers, at a rate that falls from lr to 0; no dropout.
         out: a folder, into which `lora_<emotion>.safetensors` is written; the same call then reads it.
 
     Raises:
@@ -91,23 +101,29 @@ def fit_lora(
         raise EmolabError(f"no answers under {emotion!r} to learn from; use collect_responses(emotions=({emotion!r},))")
     if model.hf is model.bridge.original_model:
         raise EmolabError("this model was given as a bridge; load it by name, or as a pair (hf_model, tokenizer)")
-    prompts, texts = _plain_prompts(model, rows, responses), _with_end(model, responses, rows)
-    settings = {"emotion": emotion, "rank": rank, "steps": steps, "lr": lr, "batch_size": batch_size, "seed": seed}
-    settings |= {"fingerprint": model.fingerprint, "answers": digest([*prompts, *texts])}
+    prompts = _plain_prompts(model, rows, responses)
+    texts = _with_end(model, responses, rows)
+    settings = {"emotion": emotion, **asdict(training), "fingerprint": model.fingerprint}
+    settings["answers"] = digest([*prompts, *texts])
     path = None if out is None else user_path(out) / f"lora_{quote(emotion, safe=' ')}.safetensors"
     if path is not None and path.exists():
         return _load(path, settings)
-    start, losses = time.perf_counter(), []
+    start = time.perf_counter()
+    losses = []
     config = peft.LoraConfig(
-        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=training.rank,
+        lora_alpha=2 * training.rank,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
     )
-    rng = np.random.default_rng(seed)
     # Notebooks that interpret models begin by switching gradients off.
-    with torch.inference_mode(False), torch.enable_grad(), _tunable(model, peft, config, seed) as tuned:
+    with torch.inference_mode(False), torch.enable_grad(), _tunable(model, peft, config, training.seed) as tuned:
         learned = [p for p in tuned.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(learned, lr=lr, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(learned, lr=training.lr, weight_decay=0.0)
+        steps = training.steps
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1.0 / steps, total_iters=steps)
-        for batch in tracked(_batches(rng, len(texts), batch_size, steps), f"lora {emotion}", "step"):
+        for batch in tracked(_batches(training, len(texts)), f"lora {emotion}", "step"):
             loss = _loss(model, tuned, [prompts[i] for i in batch], [texts[i] for i in batch])
             optimizer.zero_grad()
             loss.backward()
@@ -118,7 +134,7 @@ def fit_lora(
         factors = _factors(tuned, peft)
     if not math.isfinite(losses[-1]):
         raise EmolabError(f"the loss became {losses[-1]} in {model.dtype}; use a smaller lr, or dtype='bfloat16'")
-    loss = [round(float(np.mean(part)), 4) for part in (losses[:10], losses[-10:])]
+    loss = for_json([np.mean(losses[:10]), np.mean(losses[-10:])], decimals=4)
     meta = {**provenance(model), **settings, "loss": loss, "seconds": round(time.perf_counter() - start, 2)}
     if path is not None:
         tensors = {f"{name}/{side}": x for name, pair in factors.items() for side, x in zip("lr", pair, strict=True)}
@@ -201,11 +217,13 @@ def _tunable(model: Model, peft: Any, config: Any, seed: int) -> Iterator[Any]:
             p.requires_grad_(flag)
 
 
-def _batches(rng: np.random.Generator, n: int, size: int, steps: int) -> list[np.ndarray]:
+def _batches(training: Training, n: int) -> list[np.ndarray]:
     """Row numbers of each step: every text once, in random order, before any comes again."""
-    size = min(size, n)
-    rounds = np.concatenate([rng.permutation(n) for _ in range(-(-steps * size // n))])
-    return list(rounds[: steps * size].reshape(steps, size))
+    rng = np.random.default_rng(training.seed)
+    size = min(training.batch_size, n)
+    total = training.steps * size
+    rounds = np.concatenate([rng.permutation(n) for _ in range(math.ceil(total / n))])
+    return list(rounds[:total].reshape(training.steps, size))
 
 
 def _loss(model: Model, tuned: Any, prompts: list[str], texts: list[str]) -> Tensor:
@@ -235,9 +253,6 @@ def _factors(tuned: Any, peft: Any) -> dict[str, tuple[Tensor, Tensor]]:
 
 def _load(path: Path, settings: dict) -> Adapter:
     tensors, meta = read_tensors(path, FORMAT)
-    differing = [key for key in settings if meta.get(key) != settings[key]]
-    if differing:
-        told = "; ".join(f"{key}: there {meta.get(key)!r}, here {settings[key]!r}" for key in differing)
-        raise EmolabError(f"{path} was trained with other settings ({told}); choose another out folder")
+    need_same(path, {key: meta.get(key) for key in settings}, settings)
     names = dict.fromkeys(name.rsplit("/", 1)[0] for name in tensors)
     return Adapter(meta["emotion"], {name: (tensors[f"{name}/l"], tensors[f"{name}/r"]) for name in names}, meta)

@@ -12,9 +12,8 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,17 +24,19 @@ from emolab.answers.logprobs import next_token_kl
 from emolab.answers.writing import Writing
 from emolab.base.errors import EmolabError
 from emolab.base.labels import NEUTRAL
-from emolab.comparisons.lora import Adapter, change_weights, fit_lora, merge_lora
-from emolab.experiments.sweeps import RANDOM_DIRECTIONS
+from emolab.comparisons.comparison import Comparison
+from emolab.comparisons.lora import Adapter, Training, change_weights, fit_lora, merge_lora
 from emolab.models.model import Model
 from emolab.models.prompts import one_bos, render_prompts
 from emolab.models.templates import past_reasoning, rendered
-from emolab.steering.steering import Steering
+from emolab.steering.settings import FIELDS, Setting
+from emolab.steering.steering import Steering, at
 from emolab.vectors.activations import response_means
-from emolab.vectors.controls import random_like
+from emolab.vectors.controls import drawn_like
 from emolab.vectors.directions import pca_vectors, probe_vectors
 from emolab.vectors.vectors import EmotionVectors, match_norm, vectors_from_means
 
+UNSTEERED = "unsteered"
 METHODS = ("instruction", "few_shot", "emotion vector", "pca", "probe", "lora", "random")
 WORDINGS = {0.5: "a little", 1.0: None, 2.0: "great"}  # the "doses" that an instruction has
 SHOTS = (1.0, 3.0)
@@ -105,20 +106,27 @@ class Method:
         writing: Writing = Writing(),
     ) -> list[list[str]]:
         """Answers under every setting [setting][query], as few batches as the method allows."""
-        found: list[str] = []
+        texts: list[str] = []
         for run in self.runs(list(queries), list(settings)):
-            options = {"max_new_tokens": max_new_tokens, "writing": writing}
-            found += generate(run.model, run.prompts, steering=run.steering, raw=True, **options)
-        return _cut(found, len(queries))
+            texts += generate(
+                run.model,
+                run.prompts,
+                steering=run.steering,
+                max_new_tokens=max_new_tokens,
+                writing=writing,
+                raw=True,
+            )
+        return _cut(texts, len(queries))
 
     def kls(
         self, queries: Sequence[str], texts: Sequence[str], settings: Sequence[Doses]
     ) -> list[list[Float[np.ndarray, " token"]]]:
         """KL at every token under every setting [setting][query]."""
-        plain, found = render_prompts(self.plain, list(queries)), []
+        plain = render_prompts(self.plain, list(queries))
+        kls = []
         for run in self.runs(list(queries), list(settings)):
             k = len(run.prompts) // len(plain)
-            found += next_token_kl(
+            kls += next_token_kl(
                 self.plain,
                 plain * k,
                 list(texts) * k,
@@ -126,7 +134,7 @@ class Method:
                 other=run.model,
                 other_prompts=run.prompts,
             )
-        return _cut(found, len(queries))
+        return _cut(kls, len(queries))
 
     def mixture(self, emotion: str | Doses, dose: float) -> Doses:
         """{emotion: dose}; EmolabError for a mixture where the method has none, or a dose that it lacks."""
@@ -138,12 +146,20 @@ class Method:
         return {name: share * dose for name, share in shares.items()}
 
 
+def plain_method(model: Model) -> Method:
+    """The model left alone."""
+    return Method(UNSTEERED, model, lambda queries, _: iter([Run(model, render_prompts(model, queries))]), (0.0,))
+
+
 def instruction_method(model: Model) -> Method:
     """The instruction in the prompt, in three wordings: dose 0.5 "a little", 1 plain, 2 "great"."""
 
     def runs(queries, settings):
-        told = [(emotion, WORDINGS[dose]) for setting in settings for emotion, dose in setting.items()]
-        yield Run(model, [p for e, word in told for p in render_prompts(model, queries, e, intensity=word)])
+        prompts = []
+        for doses in settings:
+            for emotion, dose in doses.items():
+                prompts += render_prompts(model, queries, emotion, intensity=WORDINGS[dose])
+        yield Run(model, prompts)
 
     return Method("instruction", model, runs, tuple(WORDINGS))
 
@@ -157,17 +173,17 @@ def few_shot_method(model: Model, responses: pd.DataFrame, *, max_new_tokens: in
     answers with queries.
     """
     rng = np.random.default_rng(seed)
-    told = responses[(responses["condition"] != NEUTRAL) & (responses["query"] != "")]
+    instructed = responses[(responses["condition"] != NEUTRAL) & (responses["query"] != "")]
     most = int(max(SHOTS))
     examples = {
         emotion: rows.iloc[rng.permutation(len(rows))[:most]][["query", "text"]].to_numpy().tolist()
-        for emotion, rows in told.groupby("condition")
+        for emotion, rows in instructed.groupby("condition")
     }
 
     def runs(queries, settings):
         prompts = []
-        for setting in settings:
-            for emotion, k in setting.items():
+        for doses in settings:
+            for emotion, k in doses.items():
                 if emotion not in examples:
                     raise EmolabError(f"no answers to queries under {emotion!r} to take examples from")
                 prompts += [_chat(model, examples[emotion][: int(k)], query) for query in queries]
@@ -192,7 +208,7 @@ def vector_method(
     vectors: EmotionVectors | Sequence[EmotionVectors],
     *,
     name: str = "emotion vector",
-    setting: Mapping[str, Any] | None = None,
+    setting: Setting = Setting(),
     like: EmotionVectors | None = None,
     doses: Sequence[float] = DOSES,
     seconds: float = 0.0,
@@ -200,29 +216,27 @@ def vector_method(
 ) -> Method:
     """Steering with vectors; of several, queries take one each in turn.
 
-    setting: fields of `Steering`. like: vectors to whose norms these are brought; where the setting names the part
-    "specific", that part of these has the norm of that part of `like`.
+    like: vectors to whose norms these are brought; with part "specific", that part of these has the norm of that part
+    of `like`.
     """
-    setting = dict(setting or {})
-    part = setting.pop("part", "whole")
-    if part == "shared" or setting.get("site") == "head":
-        what = 'part "shared" is the same for every emotion' if part == "shared" else 'heads sum to site "attn"'
-        raise EmolabError(f'{what}; compare methods at resid, attn or mlp, with "whole" or "specific" vectors')
-    given = [vectors] if isinstance(vectors, EmotionVectors) else vectors
-    used = [v.part("specific") if part == "specific" else v for v in given]
+    if setting.part == "shared" or setting.site == "head":
+        reason = 'part "shared" is the same for every emotion' if setting.part == "shared" else 'heads sum to "attn"'
+        raise EmolabError(f'{reason}; compare methods at resid, attn or mlp, with "whole" or "specific" vectors')
+    used = [v.part(setting.part) for v in ([vectors] if isinstance(vectors, EmotionVectors) else vectors)]
     if like is not None:
-        theirs = like.part("specific") if part == "specific" else like
-        used = [_as_long(v, theirs, setting.get("site", "resid")) for v in used]
+        lengths = like.part(setting.part).get(setting.site)
+        used = [replace(v, data={setting.site: match_norm(v.get(setting.site), like=lengths)}) for v in used]
 
     def runs(queries, settings):
         rows = []
         for doses in settings:
-            variants = [Steering(v, dict(doses), **setting) for v in used]
+            variants = [at(v, replace(setting, part="whole"), [doses])[0] for v in used]
             rows += [variants[i % len(variants)] for i in range(len(queries))]
         yield Run(model, render_prompts(model, queries) * len(settings), rows)
 
-    told = ", ".join(f"{field} {value}" for field, value in {"site": "resid", **setting, "part": part}.items())
-    return Method(name, model, runs, tuple(doses), True, True, seconds, answers, told)
+    fields = {field: getattr(setting, field) for field in FIELDS}
+    shown = [f"{k} {v}" for k, v in fields.items() if k in ("site", "part") or v != FIELDS[k]]
+    return Method(name, model, runs, tuple(doses), True, True, seconds, answers, ", ".join(shown))
 
 
 def lora_method(
@@ -247,62 +261,54 @@ def lora_method(
 
 
 def build_methods(
-    model: Model,
-    vectors: EmotionVectors,
-    responses: pd.DataFrame,
-    names: Sequence[str] = METHODS,
-    *,
-    settings: Sequence[Mapping[str, Any]] | None = None,
-    max_new_tokens: int = 80,
-    seed: int = 0,
-    out: str | Path | None = None,
+    comparison: Comparison, responses: pd.DataFrame, names: Sequence[str] = METHODS, *, max_new_tokens: int = 80
 ) -> list[Method]:
-    """Methods by name, directions once a setting (default sites attn and resid); what each needs is made and timed.
+    """Methods by name, directions once per setting; what each needs is made and timed.
 
-    >>> methods = build_methods(model, vectors, responses, ("instruction", "pca"), settings=[{"site": "attn"}])
+    >>> comparison = Comparison(model, vectors, emolab.Setting(site="attn"))
+    >>> methods = build_methods(comparison, responses, ("instruction", "pca"))
 
-    Options and errors as in `emolab.comparisons.compare_methods`; out: the folder of the adapters.
+    Arguments and errors as in `emolab.comparisons.compare_methods`; adapters are kept in `baselines/` of `out`.
     """
-    sites = [site for site in ("attn", "resid") if site in vectors.data] or list(vectors.sites[:1])
-    settings = [{"site": site} for site in sites] if settings is None else list(settings)
-    used = list(dict.fromkeys(setting.get("site", "resid") for setting in settings))
-    means, read, found = None, 0.0, []
-    if set(_DIRECTIONS) & set(names):
-        start = time.perf_counter()
-        means = response_means(model, responses, sites=used)
-        read = time.perf_counter() - start
+    model, vectors, seed = comparison.model, comparison.vectors, comparison.seed
+    sites = list(dict.fromkeys(setting.site for setting in comparison.settings))
+    methods: list[Method] = []
+    start = time.perf_counter()
+    means = response_means(model, responses, sites=sites) if set(_DIRECTIONS) & set(names) else None
+    reading = time.perf_counter() - start
     for name in dict.fromkeys(names):
         if name == "instruction":
-            found.append(instruction_method(model))
+            methods.append(instruction_method(model))
         elif name == "few_shot":
             try:
-                found.append(few_shot_method(model, responses, max_new_tokens=max_new_tokens, seed=seed))
+                methods.append(few_shot_method(model, responses, max_new_tokens=max_new_tokens, seed=seed))
             except EmolabError as error:  # a small context: no reason to lose the others
                 if len(set(names)) == 1:
                     raise
                 warnings.warn(f"few_shot is left out: {error}", stacklevel=2)
         elif name == "lora":
-            options = {"seed": seed, "out": out}
-            adapters = {e: fit_lora(model, responses, e, **options) for e in vectors.emotions}
-            found.append(lora_method(model, adapters, answers=int(responses["condition"].isin(adapters).sum())))
-        elif name in (*_DIRECTIONS, "random"):
-            start = time.perf_counter()
-            if name == "random":
-                source = [random_like(vectors, seed=seed + i) for i in range(RANDOM_DIRECTIONS)]
-                cost: dict[str, Any] = {"seconds": np.nan}
-            else:
-                source = _DIRECTIONS[name](means, sites=used)
-                cost = {"seconds": read + time.perf_counter() - start, "answers": len(responses)}
-            source = vectors if name == "emotion vector" else source
-            found += [vector_method(model, source, name=name, setting=s, like=vectors, **cost) for s in settings]
+            folder = None if comparison.folder is None else comparison.folder / "baselines"
+            training = Training(seed=seed)
+            adapters = {e: fit_lora(model, responses, e, training=training, out=folder) for e in vectors.emotions}
+            methods.append(lora_method(model, adapters, answers=int(responses["condition"].isin(adapters).sum())))
+        elif name == "random":
+            drawn = list(drawn_like(vectors, "random", seed=seed).values())
+            methods += [
+                vector_method(model, drawn, name=name, setting=setting, like=vectors, seconds=np.nan)
+                for setting in comparison.settings
+            ]
         else:
-            raise EmolabError(f"unknown method {name!r}; expected some of {', '.join(METHODS)}")
-    return found
-
-
-def _as_long(vectors: EmotionVectors, like: EmotionVectors, site: str) -> EmotionVectors:
-    data = {site: match_norm(vectors.get(site), like=like.get(site))}
-    return EmotionVectors(data, vectors.emotions, like.resid_norm, vectors.meta)
+            start = time.perf_counter()
+            made = _DIRECTIONS[name](means, sites=sites)
+            seconds = reading + time.perf_counter() - start
+            source = vectors if name == "emotion vector" else made  # made only to be timed
+            methods += [
+                vector_method(
+                    model, source, name=name, setting=setting, like=vectors, seconds=seconds, answers=len(responses)
+                )
+                for setting in comparison.settings
+            ]
+    return methods
 
 
 def _chat(model: Model, examples: Sequence[Sequence[str]], query: str) -> str:

@@ -10,12 +10,12 @@ where 0.01 to 0.1 is as far as 0.9 to 0.99.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from scipy.special import logit as _logit
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from emolab.base.errors import EmolabError, need_number
 from emolab.base.labels import order
@@ -28,6 +28,7 @@ from emolab.experiments.headline import (
     is_unsteered,
     one_setting,
     perplexity_column,
+    sweep_about,
     target_p,
     with_instructed,
 )
@@ -37,6 +38,8 @@ MEASURES = (*_SHARES, "p_target", "adherence", "perplexity_ratio", "compression"
 CLIP = 1e-4  # probabilities nearer to 0 or 1 say nothing more on the logit scale
 LEVEL = 0.05  # of false discoveries
 MARGIN = 0.1  # of fluency, which is 0..1
+LOCAL = 1.0  # doses within which the slope at 0 is taken
+_FLIPS = 8192
 
 
 def logit(p):
@@ -88,34 +91,64 @@ def dose_table(scored: pd.DataFrame, instructed: Instructed = None, *, seed: int
     return pd.concat(rows, ignore_index=True)[["emotion", "control", "alpha", "measure", "value", "lo", "hi", "n"]]
 
 
-def trend(scored: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
-    """Does the target rise with the dose? On the logit of its probability, for the vector and for each control.
+def dose_curves(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """{(emotion, control): value [query, dose]}; unsteered text is dose 0 of every control.
 
-    >>> trend(scored)[["emotion", "control", "spearman", "spearman_p", "isotonic_r2", "slope0"]]
-    >>> trend(scored[scored["alpha"].abs() <= 1])                                        # near 0 alone
+    >>> dose_curves(scored)["joy", "none"].mean()                      # the mean curve of joy, in logits
+
+    Values are the table's column `value`, or else the logit of the target's probability. Queries without a value at
+    some dose are left out. Raises EmolabError without unsteered rows or for mixed settings.
+    """
+    table = _with_value(table)
+    curves = {}
+    for emotion in order(table["emotion"]):
+        own = table[table["emotion"] == emotion]
+        wide = _wide(own, "value").drop(columns="prompt", level=0, errors="ignore")
+        for control in wide.columns.unique(0):
+            curve = wide[control].copy()
+            if 0.0 not in curve:
+                curve[0.0] = _base(own, "value")
+            curves[emotion, control] = curve[sorted(curve)].dropna()
+    return curves
+
+
+def trend(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """Does the target rise with the dose? One row per emotion and control: slope at 0, rank correlation, first drop.
+
+    >>> trend(scored)[["emotion", "control", "slope", "minus_random", "spearman", "first_drop"]]
+
+    table: a scored sweep, whose curves are the logits of the target's probability, or a table with `value`
+    (`dose_curves`).
 
     Returns:
-        One row an emotion and control. `spearman`: rank correlation of dose and logit within each query, mean over
-        queries, with `spearman_lo, spearman_hi` and `spearman_p` (sign flips). `isotonic_r2`: share of the variance of
-        the mean curve that a curve which never falls explains; 1 is monotone, and a curve of noise gets some, too: read
-        it beside the controls. `slope0`: logits per unit of dose, on a line through dose 0 and the nearest dose on
-        either side, with `lo, hi`. `n` queries. Unsteered text is dose 0 of every control. NaN with fewer than three
-        doses (a slope: two) or where nothing changes. Raises EmolabError without unsteered rows or for mixed settings.
+        `slope`: units per dose, the least-squares line through the doses within 1 of 0, mean over queries.
+        `minus_random`: the same less that of random directions, query by query. `spearman`: rank correlation of dose
+        and value within each query, mean over queries. Each with `_lo, _hi`, its 95 % interval. `isotonic_r2`: share of
+        the variance of the mean curve that a curve which never falls explains; 1 is monotone, and a curve of noise gets
+        some, too: read it beside the controls. `first_drop`: the lowest dose that lies significantly below some lower
+        one; NaN where none does, which fewer than five situations cannot show. `n` queries.
+
+    What cannot be had from these doses is NaN. Raises EmolabError as `dose_curves` does.
     """
-    table, base = _logits(scored)
-    rho, slopes, rows = {}, {}, []
-    for emotion, control, wide in _curves(table):
-        if 0.0 not in wide:
-            wide = wide.assign(zero=base[emotion]).rename(columns={"zero": 0.0})
-        wide = wide[sorted(wide.columns)]
-        rho[emotion, control] = wide.apply(_spearman, axis=1)
-        slopes[emotion, control] = _slopes(wide)
-        rows.append((emotion, control, _isotonic_r2(wide.mean()), len(wide)))
-    found = pd.DataFrame(rows, columns=["emotion", "control", "isotonic_r2", "n"])
-    found["spearman"], found["spearman_lo"], found["spearman_hi"], found["spearman_p"] = _means(rho, table, seed)
-    found["slope0"], found["lo"], found["hi"], _ = _means(slopes, table, seed)
-    names = ["emotion", "control", "spearman", "spearman_lo", "spearman_hi", "spearman_p", "isotonic_r2"]
-    return found[[*names, "slope0", "lo", "hi", "n"]]
+    clusters, curves = clusters_of(table), dose_curves(table)
+    rows = []
+    for emotion in order(table["emotion"]):
+        own = {control: curve for (name, control), curve in curves.items() if name == emotion}
+        slopes = pd.DataFrame({control: _slopes(curve) for control, curve in own.items()})
+        random = slopes["random"] if "random" in slopes else np.nan
+        ranks = pd.DataFrame({control: _spearman(curve) for control, curve in own.items()})
+        measures = {"slope": slopes, "minus_random": slopes.sub(random, axis=0), "spearman": ranks}
+        values = pd.concat(measures, axis=1)
+        groups = clusters.loc[values.index]
+        bounds = bootstrap_ci(values, lambda x: np.nanmean(x, axis=0), clusters=groups, seed=seed)
+        means = pd.DataFrame(dict(zip(("", "_lo", "_hi"), bounds, strict=True)), index=values.columns)
+        for control, curve in own.items():
+            row = {"emotion": emotion, "control": control}
+            row |= {f"{m}{bound}": means.loc[(m, control), bound] for m in measures for bound in means}
+            row["isotonic_r2"] = _isotonic_r2(curve.mean())
+            row["first_drop"] = _first_drop(curve, clusters, seed)
+            rows.append(row | {"n": len(curve)})
+    return pd.DataFrame(rows)
 
 
 def collapse(
@@ -161,19 +194,22 @@ def wrong_way(scored: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     Against the unsteered text of the same query; a query that does not move is not wrong. `random` is the same share
     for the random direction at that dose, NaN without it. Raises EmolabError without unsteered rows.
     """
-    table, base = _logits(scored)
-    clusters, rows, random = clusters_of(table), [], {}
-    for emotion, control, wide in _curves(table):
-        moved = wide.sub(base[emotion], axis=0).drop(columns=0.0, errors="ignore")
-        wrong = (moved.mul(np.sign(moved.columns), axis=1) < 0).astype(float).where(moved.notna())
-        if control == "random":
-            random |= {(emotion, alpha): share for alpha, share in wrong.mean().items()}
-        elif control == "none":
-            for alpha, values in wrong.items():
-                lo, hi = interval(values, clusters=clusters.loc[values.index], seed=seed)
-                rows.append((emotion, alpha, values.mean(), lo, hi, int(values.notna().sum())))
-    found = pd.DataFrame(rows, columns=["emotion", "alpha", "share", "lo", "hi", "n"])
-    return found.assign(random=[random.get(key, np.nan) for key in zip(found["emotion"], found["alpha"], strict=True)])
+    table = _with_value(scored)
+    clusters = clusters_of(table)
+    rows = []
+    for emotion in order(table["emotion"]):
+        own = table[table["emotion"] == emotion]
+        wide, base = _wide(own, "value"), _base(own, "value")
+        moved = wide.sub(base, axis=0).drop(columns=0.0, level=1, errors="ignore")
+        wrong = (moved.mul(np.sign(moved.columns.get_level_values(1)), axis=1) < 0).astype(float).where(moved.notna())
+        for alpha in [a for control, a in wrong if control == "none"]:
+            values = wrong["none", alpha]
+            random = wrong["random", alpha].mean() if ("random", alpha) in wrong else np.nan
+            lo, hi = interval(values, clusters=clusters.loc[values.index], seed=seed)
+            rows.append((emotion, alpha, values.mean(), lo, hi, int(values.notna().sum()), random))
+    shares = pd.DataFrame(rows, columns=["emotion", "alpha", "share", "lo", "hi", "n", "random"])
+    shares.attrs["about"] = sweep_about(scored)
+    return shares
 
 
 def compare(scored: pd.DataFrame, *, control: str = "random", measure: str = "p_target", seed: int = 0) -> pd.DataFrame:
@@ -204,6 +240,7 @@ def compare(scored: pd.DataFrame, *, control: str = "random", measure: str = "p_
     found = pd.DataFrame(list(differences), columns=["emotion", "alpha"])
     found["difference"], found["lo"], found["hi"], found["p"] = _means(differences, table, seed)
     n = [int(d.notna().sum()) for d in differences.values()]
+    found.attrs["about"] = sweep_about(scored)
     return found.assign(q=bh(found["p"]), n=n, control=control, measure=measure)
 
 
@@ -252,20 +289,11 @@ def _means(columns: dict, table: pd.DataFrame, seed: int):
     return *bootstrap_ci(values, lambda rows: np.nanmean(rows, axis=0), **options), sign_flip(values, **options)
 
 
-def _logits(scored: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, pd.Series]]:
-    """The table with `logit`, and each emotion's logits of unsteered texts by query."""
-    is_unsteered(scored, needed=True)
-    one_setting(scored)
-    table = scored.assign(logit=logit(target_p(scored)))
-    return table, {str(emotion): _base(own, "logit") for emotion, own in table.groupby("emotion")}
-
-
-def _curves(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Emotion, control and logits [query, alpha] of each curve."""
-    for emotion in order(table["emotion"]):
-        wide = _wide(table[table["emotion"] == emotion], "logit")
-        for control in [c for c in wide.columns.unique(0) if c != "prompt"]:
-            yield emotion, control, wide[[control]].droplevel(0, axis=1).dropna(how="all")
+def _with_value(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with `value`: its own, or the logit of the target's probability."""
+    is_unsteered(table, needed=True)
+    one_setting(table)
+    return table if "value" in table else table.assign(value=logit(target_p(table)))
 
 
 def _drops(wide: pd.DataFrame, base: pd.Series, control: str, clusters: pd.Series, margin: float, seed: int):
@@ -279,24 +307,50 @@ def _drops(wide: pd.DataFrame, base: pd.Series, control: str, clusters: pd.Serie
     return drops, q, next((dose for dose, x in zip(doses, q, strict=True) if x < LEVEL), np.nan)
 
 
-def _spearman(row: pd.Series) -> float:
-    row = row.dropna()
-    return float(np.asarray(spearmanr(row.index, row))[0]) if len(row) > 2 and np.ptp(row) > 0 else np.nan
+def _slopes(curve: pd.DataFrame) -> pd.Series:
+    """Least-squares slope of each query through the doses within LOCAL of 0; NaN where 0 is the only one."""
+    doses = [a for a in curve.columns.astype(float) if abs(a) <= LOCAL]
+    if len(doses) < 2 or curve.empty:
+        return pd.Series(np.nan, curve.index)
+    return pd.Series(np.polyfit(doses, curve[doses].to_numpy().T, 1)[0], curve.index)
 
 
-def _slopes(wide: pd.DataFrame) -> pd.Series:
-    """Least-squares slope of each query's logit over dose 0 and the nearest dose on either side."""
-    doses = [float(a) for a in wide.columns]
-    near = sorted({max((a for a in doses if a < 0), default=0.0), 0.0, min((a for a in doses if a > 0), default=0.0)})
-    centred = np.array(near) - np.mean(near)
-    return wide[near].dot(pd.Series(centred, near)) / (centred @ centred) if len(near) > 1 else wide[near[0]] * np.nan
+def _spearman(curve: pd.DataFrame) -> pd.Series:
+    """Rank correlation of dose and value for each query; NaN where a query does not change."""
+    ranks = rankdata(curve, axis=1) - (curve.shape[1] + 1) / 2
+    doses = np.arange(curve.shape[1]) - (curve.shape[1] - 1) / 2
+    with np.errstate(invalid="ignore"):
+        return pd.Series(ranks @ doses / np.sqrt((ranks**2).sum(1) * (doses @ doses)), curve.index)
 
 
 def _isotonic_r2(curve: pd.Series) -> float:
     from sklearn.isotonic import IsotonicRegression  # slow to import
     from sklearn.metrics import r2_score
 
-    curve = curve.dropna()
-    if len(curve) < 3 or np.ptp(curve) < 1e-12:
+    if curve.isna().any() or np.ptp(curve) < 1e-12:
         return np.nan
     return float(r2_score(curve, IsotonicRegression().fit_transform(curve.index, curve)))
+
+
+def _first_drop(curve: pd.DataFrame, clusters: pd.Series, seed: int) -> float:
+    """The lowest dose that lies significantly below some lower dose; NaN where none does.
+
+    Sign flips of whole clusters, one-sided, against the largest drop of all pairs of doses in each flip (Westfall and
+    Young's max-T): the chance to find any drop in a curve that has none is 5 %, however many doses there are.
+    """
+    values, doses = curve.to_numpy(), curve.columns.to_numpy()
+    if values.size == 0 or len(doses) < 2:
+        return np.nan
+    low, high = np.triu_indices(len(doses), 1)
+    changes = pd.DataFrame(values[:, high] - values[:, low])
+    sums = changes.groupby(clusters.loc[curve.index].to_numpy()).sum().to_numpy()
+    sums = sums / np.sqrt((sums**2).sum(0)).clip(1e-12)  # the same under every flip
+    k = len(sums)
+    if 2**k <= _FLIPS:
+        flips = 1 - 2.0 * (np.arange(2**k)[:, None] >> np.arange(k) & 1)  # the first flips nothing
+    else:
+        flips = np.random.default_rng(seed).choice([-1.0, 1.0], size=(_FLIPS, k))
+        flips[0] = 1
+    drops = flips @ sums
+    p = (drops.min(1)[:, None] <= drops[0] + 1e-9).mean(0)
+    return min(doses[high[p < LEVEL]], default=np.nan)

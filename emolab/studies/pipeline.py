@@ -27,14 +27,13 @@ from emolab.base.storage import (
     digest,
     need_same,
     read_json,
-    read_table,
     user_path,
     write_json,
     write_parquet,
-    write_table,
 )
 from emolab.comparisons.claim_runs import check_claims
-from emolab.comparisons.comparison import METHODS, compare_methods, summary_of
+from emolab.comparisons.compare import METHODS, compare_methods, summary_of
+from emolab.comparisons.comparison import Comparison
 from emolab.experiments import selection
 from emolab.experiments.sweeps import sweep
 from emolab.experiments.wordings import choose_wording
@@ -44,6 +43,7 @@ from emolab.models.load import load_model
 from emolab.models.model import Model, provenance
 from emolab.models.pretrained import fast_bfloat16
 from emolab.models.workers import check_workers
+from emolab.steering.settings import Setting
 from emolab.steering.steering import Steering
 from emolab.studies.analysis import analyse
 from emolab.studies.figures import run_figures
@@ -166,16 +166,16 @@ def study(
     # Claims and methods know no breaking alphas: they get vectors of which one is where text breaks, in the mean.
     broken = Steering(vectors, dict.fromkeys(vectors.emotions, 1.0), **setting).in_vectors()
     long = float(np.mean(list(broken.values()))) * vectors
+    where = Setting(site=setting["site"], layers=setting["layers"], part=setting["part"])
     if plan.n_claims:
         with stage("claims"):
-            where = {key: setting[key] for key in ("site", "layers", "part")}
-            place = {"setting": where, "judge": judges[0], "out": out / "claims", "n_queries": plan.n_claims}
-            summary["claims"] = _claims(model, long, report, of[2], scored, doses=CLAIM_DOSES, seed=seed, **place)
+            comparison = Comparison(model, long, where, seed=seed, out=out / "claims")
+            summary["claims"] = _claims(comparison, report, of[2], scored, judges[0], plan.n_claims)
     if methods:
         with stage("baselines"):
-            given = {"methods": methods, "judges": judges[0], "out": out, "max_new_tokens": plan.max_new_tokens}
-            given["settings"] = [{key: setting[key] for key in ("site", "layers", "part")}]
-            summary["baselines"] = _baselines(model, long, of[0], choosing, report, seed=seed, **given)
+            comparison = Comparison(model, long, where, seed=seed, out=out)
+            sets = (of[0], choosing, report)
+            summary["baselines"] = _baselines(comparison, sets, methods, judges[0], plan.max_new_tokens)
     with stage("analysis"):
         groups = asked.set_index("query_id")["situation"]
         where = {"judge": judges[0], "out": out, "quick": plan.quick, "seed": seed}
@@ -266,37 +266,45 @@ def _check(emotions: Sequence[str], judges: Sequence[Any], methods: Sequence[str
             raise EmolabError(f"judge {judge.name!r} cannot tell {unread[0]}, only {known}; give another one")
 
 
-def _claims(model, vectors, queries, answers, scored, *, out: Path, **options) -> dict:
+def _claims(
+    comparison: Comparison, queries: pd.DataFrame, answers: pd.DataFrame, scored: pd.DataFrame, judge: Any, n: int
+) -> dict:
     """Verdict, condition and evidence of each claim; "not tested" with the reason where a claim cannot be asked."""
     try:
-        found = check_claims(model, vectors, queries, answers, scored, out=out, **options)
+        claims = check_claims(comparison, queries, answers, scored, judge=judge, doses=CLAIM_DOSES, n_queries=n)
     except (FileError, MismatchError, ResourceError):
         raise
     except EmolabError as error:  # too few doses or queries: the rest of the study stands without it
         say(f"claims not tested: {error}")
         lost = {"verdict": "not tested", "condition": str(error), "evidence": {}}
         return dict.fromkeys(("monotone", "preservation", "linear", "additive"), lost)
-    for name, claim in found.items():
-        write_parquet(out / f"{name}.parquet", claim.table)
-    told = ("verdict", "condition", "evidence")
-    return {name: {key: getattr(claim, key) for key in told} for name, claim in found.items()}
+    summary = {}
+    for name, claim in claims.items():
+        if comparison.folder is not None:
+            write_parquet(comparison.folder / f"{name}.parquet", claim.table)
+        summary[name] = {"verdict": claim.verdict, "condition": claim.condition, "evidence": claim.evidence}
+    return summary
 
 
-def _baselines(model, vectors, responses, choosing, report, *, methods, out: Path, seed: int, **options) -> dict:
-    # Kept whole, since it holds times, which a second run would measure anew.
-    settings = {"fingerprint": model.fingerprint, "responses": corpus_hash(responses), "methods": list(methods)}
-    settings |= {"queries": digest([*choosing["query"], *report["query"]]), "seed": seed}
-    table = read_table(out / "baselines.parquet", settings)
-    if table is None:
-        given = {"methods": methods, "out": out, "seed": seed}
-        try:
-            table = compare_methods(model, vectors, responses, choosing, report, seed=seed, **given)
-        except (FileError, MismatchError, ResourceError):
-            raise
-        except EmolabError as error:
-            say(f"baselines not compared: {error}")
-            return {}
-        write_table(table, out / "baselines.parquet", settings)
+def _baselines(
+    comparison: Comparison, sets: Sequence[pd.DataFrame], methods: list[str], judge: Any, max_new_tokens: int
+) -> dict:
+    responses, choosing, report = sets
+    try:
+        table = compare_methods(
+            comparison,
+            responses,
+            choosing,
+            report,
+            methods=methods,
+            judges=judge,
+            max_new_tokens=max_new_tokens,
+        )
+    except (FileError, MismatchError, ResourceError):
+        raise
+    except EmolabError as error:
+        say(f"baselines not compared: {error}")
+        return {}
     return summary_of(table)
 
 

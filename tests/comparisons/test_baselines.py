@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,16 +14,18 @@ import emolab
 from emolab.answers.generation import generate
 from emolab.answers.logprobs import next_token_kl, p95_kl
 from emolab.base.errors import EmolabError
-from emolab.comparisons import comparison
+from emolab.comparisons import compare
 from emolab.comparisons import methods as making
-from emolab.comparisons.comparison import COLUMNS, MEASURES, compare_methods, summary_of
-from emolab.comparisons.lora import fit_lora, merge_lora
+from emolab.comparisons.compare import COLUMNS, MEASURES, compare_methods, summary_of
+from emolab.comparisons.comparison import Comparison
+from emolab.comparisons.lora import Training, fit_lora, merge_lora
 from emolab.comparisons.methods import build_methods, few_shot_method, instruction_method, lora_method, vector_method
 from emolab.experiments.headline import headline
 from emolab.judges import judges as judging
 from emolab.judges.judges import FunctionJudge
 from emolab.models.load import load_model
 from emolab.models.prompts import render_prompts
+from emolab.steering.settings import Setting
 from emolab.steering.steering import Steering
 from emolab.vectors.vectors import EmotionVectors, extract_vectors
 from tests import oracle
@@ -48,8 +51,8 @@ JUDGE = FunctionJudge(read, (*EMOTIONS, "neutral"), "words")
 def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judging, "embed", oracle.embed)
-        patch.setattr(comparison, "BOOT", 40)
-        patch.setattr(comparison, "FIRST", 6)
+        patch.setattr(compare, "BOOT", 40)
+        patch.setattr(compare, "FIRST", 6)
         yield
 
 
@@ -80,27 +83,33 @@ def vectors(model, responses):
     return EmotionVectors(data, EMOTIONS, found.resid_norm, found.meta)
 
 
-@pytest.fixture(scope="module")
-def options(model, vectors, responses, sets):
-    return {"judges": JUDGE, "max_new_tokens": 6, "seed": 3}
+OPTIONS = {"judges": JUDGE, "max_new_tokens": 6}
 
 
 @pytest.fixture(scope="module")
-def compared(model, vectors, responses, sets, options, tmp_path_factory):
-    out = tmp_path_factory.mktemp("compared")
-    return compare_methods(model, vectors, responses, *sets[1:], out=out, **options), out
+def comparison(model, vectors, tmp_path_factory):
+    return Comparison(model, vectors, seed=3, out=tmp_path_factory.mktemp("compared"))
+
+
+@pytest.fixture(scope="module")
+def table(comparison, responses, sets):
+    return compare_methods(comparison, responses, *sets[1:], **OPTIONS)
+
+
+def close(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_an_instruction_is_a_prompt_in_three_wordings(model):
     method = instruction_method(model)
     for dose, word in ((0.5, "a little"), (1.0, None), (2.0, "great")):
         prompts = render_prompts(model, ASKED, "calm", intensity=word)
-        assert method.generate(ASKED, "calm", dose, max_new_tokens=5) == generate(
-            model, prompts, raw=True, max_new_tokens=5
-        )
-        expected = next_token_kl(model, render_prompts(model, ASKED), ["it was quiet ."] * 3, other_prompts=prompts)
-        for a, b in zip(method.kl(ASKED, ["it was quiet ."] * 3, "calm", dose), expected, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+        expected = generate(model, prompts, raw=True, max_new_tokens=5)
+        assert method.generate(ASKED, "calm", dose, max_new_tokens=5) == expected
+        texts = ["it was quiet ."] * 3
+        kls = next_token_kl(model, render_prompts(model, ASKED), texts, other_prompts=prompts)
+        close(method.kl(ASKED, texts, "calm", dose), kls)
     with pytest.raises(EmolabError, match="no dose 1.5"):
         method.generate(ASKED, "calm", 1.5)
     with pytest.raises(EmolabError, match="one emotion"):
@@ -117,12 +126,8 @@ def test_examples_are_earlier_turns_without_instruction(model, responses, tiny_g
     three = prompt(model, 3.0)
     shown = [r for r in told.itertuples() if f"<user>{r.query}<assistant>{r.text}" in three]
     assert len(shown) == 3 and three.count("<user>") == 4 and three.endswith("<user>the sea ?<assistant>")
-    assert (
-        three.startswith("<bos>")
-        and three.count("<bos>") == 1
-        and "<system>" not in three
-        and "answer with" not in three
-    )
+    assert three.startswith("<bos>") and three.count("<bos>") == 1
+    assert "<system>" not in three and "answer with" not in three
     assert sum(f"<user>{r.query}<assistant>{r.text}" in prompt(model, 1.0) for r in shown) == 1
     bare = prompt(tiny_gpt2, 1.0)
     assert bare in [f"{r.query}\n{r.text}\n\nthe sea ?\n" for r in told.itertuples()]
@@ -145,36 +150,34 @@ def test_few_shot_prompts_are_the_same_on_every_day(tiny_llama_dir):
 
 
 def test_directions_steer_and_mix(model, vectors):
-    method = vector_method(model, vectors, setting={"site": "resid", "layers": [2]})
+    method = vector_method(model, vectors, setting=Setting(layers=[2]))
     rows = [Steering(vectors, d, layers=[2]) for d in ({"joy": 1.0, "calm": -0.5}, {"calm": 2.0})]
     plain = render_prompts(model, ASKED)
     expected = [generate(model, plain, steering=s, raw=True, max_new_tokens=5) for s in rows]
     assert method.generate(ASKED, {"joy": 0.5, "calm": -0.25}, 2.0, max_new_tokens=5) == expected[0]
     grid = method.texts(ASKED, [{"joy": 1.0, "calm": -0.5}, {"calm": 2.0}], max_new_tokens=5)
     assert grid == expected, "setting by setting, query by query"
-    kls = method.kls(ASKED, ["it was .", "quiet", "so very good"], [{"joy": 1.0, "calm": -0.5}, {"calm": 2.0}])
+    texts = ["it was .", "quiet", "so very good"]
+    kls = method.kls(ASKED, texts, [{"joy": 1.0, "calm": -0.5}, {"calm": 2.0}])
     for s, found in zip(rows, kls, strict=True):
-        for a, b in zip(
-            found, next_token_kl(model, plain, ["it was .", "quiet", "so very good"], steering=s), strict=True
-        ):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    for wrong in ({"part": "shared"}, {"site": "head"}):
+        close(found, next_token_kl(model, plain, texts, steering=s))
+    for wrong in (Setting(part="shared"), Setting(site="head")):
         with pytest.raises(EmolabError, match="compare methods at"):
             vector_method(model, vectors, setting=wrong)
 
 
 def test_directions_are_as_long_as_the_part_in_use(model, responses):
     vectors = extract_vectors(model, responses, sites=("resid", "attn"))
-    for setting in ({"site": "attn", "part": "specific"}, {"site": "resid"}):
-        found = build_methods(model, vectors, responses, STEERING, settings=[setting])
-        part = vectors.part("specific") if "part" in setting else vectors
-        norms = part.get(setting["site"]).norm(dim=-1)
+    for setting in (Setting(site="attn", part="specific"), Setting()):
+        found = build_methods(Comparison(model, vectors, setting), responses, STEERING)
+        part = vectors.part(setting.part)
+        norms = part.get(setting.site).norm(dim=-1)
         added = {}
         for method in found:
             steering = next(method.runs(["the sea ?"], [{"calm": 1.0}])).steering[0]
             added[method.name] = steering.table()
             torch.testing.assert_close(added[method.name].norm(dim=-1), norms[1])
-        torch.testing.assert_close(added["emotion vector"], part.get(setting["site"])[1])
+        torch.testing.assert_close(added["emotion vector"], part.get(setting.site)[1])
         cosines = {k: torch.cosine_similarity(x, added["emotion vector"], dim=-1).min() for k, x in added.items()}
         assert cosines["random"] < 0.6 and cosines["probe"] < 0.999
         assert all(m.can_dose and m.can_mix for m in found)
@@ -186,7 +189,7 @@ def test_directions_are_as_long_as_the_part_in_use(model, responses):
 
 
 def test_lora_doses_do_not_add_up(model, responses):
-    adapters = {e: fit_lora(model, responses, e, steps=4, lr=0.02) for e in EMOTIONS}
+    adapters = {e: fit_lora(model, responses, e, training=Training(steps=4, lr=0.02)) for e in EMOTIONS}
     method = lora_method(model, adapters)
     plain = render_prompts(model, ASKED)
     settings = [{"joy": 1.0}, {"calm": 1.5}, {"joy": 0.5, "calm": 0.5}, {"joy": 1.0}]
@@ -199,12 +202,9 @@ def test_lora_doses_do_not_add_up(model, responses):
     assert max(x.max() for x in before) == 0, "dose 0 is the plain model"
 
 
-def test_the_table_holds_every_method_and_place(compared, sets):
-    table, out = compared
-    assert (
-        list(table.columns) == list(COLUMNS)
-        and not table.duplicated(["method", "at", "emotion", "dose", "measure"]).any()
-    )
+def test_the_table_holds_every_method_and_place(table, comparison):
+    assert list(table.columns) == list(COLUMNS)
+    assert not table.duplicated(["method", "at", "emotion", "dose", "measure"]).any()
     assert set(table["method"]) == {*making.METHODS, "unsteered"} and set(table["measure"]) == set(MEASURES)
     places = {m: set(own["at"]) for m, own in table.groupby("method")}
     whole = {"tried", "best", "equal damage"}
@@ -222,12 +222,11 @@ def test_the_table_holds_every_method_and_place(compared, sets):
     pd.testing.assert_series_equal(
         best[best.emotion == "all"].set_index(by)["value"].sort_index(), means, check_names=False
     )
-    pd.testing.assert_frame_equal(pd.read_parquet(out / "baselines.parquet"), table, check_dtype=False)
+    pd.testing.assert_frame_equal(pd.read_parquet(comparison.folder / "baselines.parquet"), table)
 
 
-def test_doses_are_chosen_by_the_overall_score_of_the_choosing_queries(compared):
-    table, out = compared
-    scored = pd.read_parquet(out / "baselines" / "scores_select.parquet")
+def test_doses_are_chosen_by_the_overall_score_of_the_choosing_queries(table, comparison):
+    scored = pd.read_parquet(comparison.folder / "baselines" / "select scores.parquet")
     scored = headline(scored, scored[(scored.method == "instruction") & (scored.alpha == 1)])
     fine = scored[scored.alpha != 0].groupby(["method", "emotion", "alpha"])["overall"].mean().fillna(0)
     overall = table[(table.measure == "overall") & (table.emotion != "all") & (table.method != "unsteered")]
@@ -245,8 +244,7 @@ def test_doses_are_chosen_by_the_overall_score_of_the_choosing_queries(compared)
     assert tried["emotion vector, site resid, part whole"] > tried["emotion vector, site attn, part whole"]
 
 
-def test_reported_values_are_those_of_the_texts(compared, model, vectors, sets):
-    table, _ = compared
+def test_reported_values_are_those_of_the_texts(table, model, vectors, sets):
     own = table[(table.method == "emotion vector") & (table["at"] == "best") & (table.emotion == "calm")]
     queries, dose = list(sets[2]["query"]), own["dose"].iloc[0]
     told = render_prompts(model, queries, "calm")
@@ -266,8 +264,7 @@ def test_reported_values_are_those_of_the_texts(compared, model, vectors, sets):
     assert found["damage"] == pytest.approx(p95_kl(kls), rel=1e-3)
 
 
-def test_equal_damage_is_that_of_the_instruction(compared, model, vectors, responses, sets, options):
-    table, out = compared
+def test_equal_damage_is_that_of_the_instruction(table, comparison, model, responses, sets):
     queries = list(sets[1]["query"])
     answers, targets = generate(model, queries, max_new_tokens=6), table.attrs["about"]["params"]["target_kl"]
     told = instruction_method(model)
@@ -276,9 +273,7 @@ def test_equal_damage_is_that_of_the_instruction(compared, model, vectors, respo
         wording = equal[(equal.method == "instruction") & (equal.emotion == emotion)]["dose"].item()
         assert p95_kl(told.kl(queries, answers, emotion, wording)) == pytest.approx(target, abs=1e-3)
     names = (*STEERING, "lora")
-    methods = build_methods(
-        model, vectors, responses, names, max_new_tokens=6, seed=3, out=out / "baselines"
-    )
+    methods = build_methods(comparison, responses, names, max_new_tokens=6)
     taken = table.drop_duplicates("method").set_index("method")["setting"]
     for row in equal[equal.method.isin(names)].itertuples():
         (method,) = (m for m in methods if m.name == row.method and m.setting == taken[m.name])
@@ -286,9 +281,9 @@ def test_equal_damage_is_that_of_the_instruction(compared, model, vectors, respo
         assert found == pytest.approx(targets[row.emotion], rel=0.06), (row.method, row.emotion)
 
 
-def test_a_comparison_goes_on_where_it_was(compared, model, vectors, responses, sets, options, tmp_path, monkeypatch):
-    table, out = compared
-    few = {"methods": ("instruction", "emotion vector"), **options}
+def test_a_comparison_goes_on_where_it_was(table, comparison, responses, sets, tmp_path, monkeypatch):
+    kept = replace(comparison, out=tmp_path)
+    few = {"methods": ("instruction", "emotion vector"), **OPTIONS}
     measured = [c for c in COLUMNS if c not in ("seconds", "speed")]
     whole = table[table.method.isin([*few["methods"], "unsteered"])][measured].reset_index(drop=True)
     calls = []
@@ -301,44 +296,48 @@ def test_a_comparison_goes_on_where_it_was(compared, model, vectors, responses, 
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
         patch.setattr(making, "generate", failing)
-        compare_methods(model, vectors, responses, *sets[1:], out=tmp_path, **few)
-    again = compare_methods(model, vectors, responses, *sets[1:], out=tmp_path, **few)
+        compare_methods(kept, responses, *sets[1:], **few)
+    again = compare_methods(kept, responses, *sets[1:], **few)
     pd.testing.assert_frame_equal(again[measured].reset_index(drop=True), whole)
+    (tmp_path / "baselines.parquet").unlink()
     with monkeypatch.context() as patch:
         patch.setattr(making, "generate", None)  # nothing is left to generate
-        again = compare_methods(model, vectors, responses, *sets[1:], out=tmp_path, **few)
+        again = compare_methods(kept, responses, *sets[1:], **few)
     pd.testing.assert_frame_equal(again[measured].reset_index(drop=True), whole)
+    monkeypatch.setattr(compare, "generate", None)  # nor to measure, where the table is whole
+    pd.testing.assert_frame_equal(compare_methods(kept, responses, *sets[1:], **few), again)
     with pytest.raises(EmolabError, match="other settings"):
-        compare_methods(model, vectors, responses, *sets[1:], out=tmp_path, **few | {"seed": 4})
+        compare_methods(replace(kept, seed=4), responses, *sets[1:], **few)
 
 
-def test_a_damage_out_of_reach_leaves_a_method_out(model, vectors, responses, sets, options):
-    setting = {"methods": ("emotion vector",), "settings": [{"site": "resid"}], "target_kl": 1e4}
+def test_a_damage_out_of_reach_leaves_a_method_out(model, vectors, responses, sets, monkeypatch):
+    monkeypatch.setattr(compare, "p95_kl", lambda kls, own=p95_kl: own(kls) if len(kls) == 1 else 1e-9)
+    comparison = Comparison(model, vectors, Setting())
     with pytest.warns(UserWarning, match="left out at equal damage for (joy|calm)"):
-        table = compare_methods(model, vectors, responses, *sets[1:], **options | setting)
+        table = compare_methods(comparison, responses, *sets[1:], methods=("emotion vector",), **OPTIONS)
     assert set(table["method"]) == {"emotion vector", "unsteered"} and set(table["at"]) == {"tried", "best"}
 
 
-def test_what_would_be_unfair_is_refused(model, vectors, responses, sets, options):
-    wrong = [
-        ((responses, sets[0], sets[2]), {}, "responses and in queries_select"),
-        ((responses, sets[1], pd.concat([sets[1], sets[2]])), {}, "queries_select and in queries_report"),
-        ((responses, *sets[1:]), {"methods": ("magic",)}, "unknown method"),
-        ((responses, *sets[1:]), {"judges": None}, "cannot tell calm"),
-    ]
-    for given, more, message in wrong:
-        with pytest.raises(EmolabError, match=message):
-            compare_methods(model, vectors, *given, **options | more)
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        (lambda a, b, c: (a, c), {}, "responses and in queries_select"),
+        (lambda a, b, c: (b, pd.concat([b, c])), {}, "queries_select and in queries_report"),
+        (lambda a, b, c: (b, c), {"methods": ("magic",)}, "unknown method"),
+        (lambda a, b, c: (b, c), {"judges": None}, "cannot tell calm"),
+    ],
+)
+def test_what_would_be_unfair_is_refused(model, vectors, responses, sets, given, options, message):
+    with pytest.raises(EmolabError, match=message):
+        compare_methods(Comparison(model, vectors), responses, *given(*sets), **OPTIONS | options)
 
 
-def test_the_summary_is_json(compared):
-    table, _ = compared
+def test_the_summary_is_json(table):
     found = json.loads(json.dumps(summary_of(table), allow_nan=False))
     assert set(found) == {*making.METHODS, "unsteered"}
     ours = found["emotion vector"]
-    row = table.query("method == 'emotion vector' and at == 'best' and emotion == 'all' and measure == 'overall'").iloc[
-        0
-    ]
+    best = table.query("method == 'emotion vector' and at == 'best' and emotion == 'all'")
+    row = best.set_index("measure").loc["overall"]
     assert ours["best"]["overall"] == [round(x, 4) for x in (row.value, row.lo, row.hi)]
     assert ours["can_dose"] and ours["can_mix"] and not found["instruction"]["can_dose"]
     assert "equal damage" not in found["few_shot"] and found["random"]["seconds"] is None
@@ -355,8 +354,8 @@ def test_on_the_bundled_model_vectors_and_instruction_beat_a_random_direction():
     names = ("instruction", "emotion vector", "random")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judging, "embed", EMBED)
-        options = {"methods": names, "settings": [{"site": "attn"}]}
-        table = compare_methods(model, vectors, responses, train.iloc[10:15], held.head(8), **options)
+        comparison = Comparison(model, vectors, Setting(site="attn"))
+        table = compare_methods(comparison, responses, train.iloc[10:15], held.head(8), methods=names)
     rows = table[(table.emotion == "all") & (table.measure == "overall") & (table["at"] == "best")].set_index("method")
     for method in names[:2]:
         assert rows.loc[method, "lo"] > rows.loc["random", "hi"] and rows.loc[method, "value"] > 0.6

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from emolab.base.errors import EmolabError
-from emolab.comparisons import claim_fits, claims
-from emolab.experiments.dose_response import logit
+from emolab.comparisons import claims
+from emolab.experiments.dose_response import logit, trend
 from tests import claim_tables as made
 
 YES, NO, MIXED = "supported", "not supported", "mixed"
@@ -41,7 +41,7 @@ def test_a_target_that_rises_throughout_is_monotone(noise):
     assert claim.verdict == YES
     for own in claim.evidence["judge"]["emotions"].values():
         assert own["slope"][0] == pytest.approx(0.8, abs=0.2) and own["slope"][1] < 0.8 < own["slope"][2]
-        assert own["alpha_star"] is None and own["local"] and own["global"]
+        assert own["first_drop"] is None and own["local"] and own["global"]
 
 
 @pytest.mark.parametrize("noise", [0.01, 0.5])
@@ -49,9 +49,8 @@ def test_a_target_that_falls_again_is_monotone_only_at_zero(noise):
     claim = checked(claims.monotone(made.curves(overshoot, noise=noise)))
     found = claim.evidence["judge"]
     assert (claim.verdict, found["local"], found["global"]) == (MIXED, YES, NO)
-    assert {own["alpha_star"] for own in found["emotions"].values()} == {
-        4.0
-    } and "first drop at dose 4" in claim.condition
+    assert {own["first_drop"] for own in found["emotions"].values()} == {4.0}
+    assert "first drop at dose 4" in claim.condition
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -70,22 +69,20 @@ def test_emotions_and_scales_must_agree():
     table = made.curves({"joy": line, "fear": lambda a: 0.0 * a})
     claim = claims.monotone(table)
     assert claim.verdict == MIXED and claim.evidence["judge"]["n_local"] == 1
-    both = pd.concat([made.curves(line), made.curves(lambda a: -a, scale="log-odds")])
-    claim = claims.monotone(both)
-    assert (
-        claim.verdict == MIXED and claim.evidence["judge"]["local"] == YES and claim.evidence["log-odds"]["local"] == NO
-    )
+    claim = claims.monotone(pd.concat([made.curves(line), made.curves(lambda a: -a, scale="log-odds")]))
+    local = {scale: found["local"] for scale, found in claim.evidence.items()}
+    assert claim.verdict == MIXED and local == {"judge": YES, "log-odds": NO}
 
 
-def test_the_first_drop_is_the_first():
-    rng, doses = np.random.default_rng(0), [0.0, 1.0, 2.0, 3.0, 4.0]
-    clusters = pd.Series([f"s{i}" for i in range(12)], [f"q{i}" for i in range(12)])
-    values = rng.normal(size=(12, 1)) * 5 + np.array([0, 1, 2, 1.2, 0]) + 0.1 * rng.normal(size=(12, 5))
-    wide = pd.DataFrame(values, index=clusters.index, columns=doses)
-    assert claim_fits.first_drop(wide, clusters, 0) == 3.0
-    assert np.isnan(claim_fits.first_drop(wide[[0.0, 1.0, 2.0]], clusters, 0))
-    assert claim_fits.first_drop(wide[[0.0, 1.0, 2.0, 4.0]], clusters, 0) == 4.0
-    assert np.isnan(claim_fits.first_drop(pd.DataFrame(values[:2], clusters.index[:2], doses), clusters, 0)), "too few"
+def test_claims_say_what_trend_says():
+    table = made.curves(overshoot)
+    trends = trend(table, seed=0).set_index(["emotion", "control"])
+    own = claims.monotone(table).evidence["judge"]["emotions"]["joy"]
+    for key, control in (("slope", "none"), ("random_slope", "random"), ("spearman", "none")):
+        measure = key.removeprefix("random_")
+        numbers = trends.loc[("joy", control), [measure, f"{measure}_lo", f"{measure}_hi"]]
+        assert own[key] == pytest.approx(list(numbers), rel=1e-3)
+    assert own["first_drop"] == trends.loc[("joy", "none"), "first_drop"] == 4
 
 
 def test_scored_sweeps_are_taken_as_they_are():
@@ -99,22 +96,35 @@ def test_scored_sweeps_are_taken_as_they_are():
 # preservation ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("noise", [0.005, 0.1])
-def test_drift_as_under_random_directions_keeps_the_topic(noise):
-    claim = checked(claims.preservation(made.drift(lambda a: 0.02 * a**2, lambda a: 0.02 * a**2, noise=noise)))
-    assert claim.verdict == YES and claim.evidence["topic"]["prompt"] == 0.4
+SLOW, FAST = lambda a: 0.02 * a**2, lambda a: 0.2 * a  # noqa: E731
 
 
-@pytest.mark.parametrize("noise", [0.005, 0.1])
-def test_more_drift_than_under_random_directions_loses_it(noise):
-    claim = checked(claims.preservation(made.drift(lambda a: 0.2 * a, lambda a: 0.01 * a**2, noise=noise)))
-    assert claim.verdict == NO and claim.evidence["local"] == NO
+@pytest.mark.parametrize(
+    ("table", "local", "overall"),
+    [
+        (made.drift(SLOW, SLOW, noise=0.005), YES, YES),
+        (made.drift(SLOW, SLOW, noise=0.1), YES, YES),
+        (made.drift(FAST, lambda a: 0.01 * a**2, noise=0.005), NO, NO),
+        (made.drift(FAST, lambda a: 0.01 * a**2, noise=0.1), NO, NO),
+        (made.drift(lambda a: 0.05 * a**2, SLOW), YES, NO),  # kept at first and lost later
+        (made.drift(lambda a: 0.06 * a**2, lambda a: 0.06 * a**2), YES, NO),  # equal damage is no preservation
+        (made.drift(lambda a: 0.02 * a, lambda a: 0.02 * a).assign(topic=np.nan), MIXED, MIXED),  # off topic before
+    ],
+)
+def test_the_topic_is_kept_where_drift_is_small_and_as_under_random_directions(table, local, overall):
+    claim = checked(claims.preservation(table))
+    assert (claim.evidence["local"], claim.evidence["global"]) == (local, overall)
+    assert claim.verdict == (local if local == overall else MIXED)
+
+
+def test_drift_beyond_random_has_its_number():
+    claim = claims.preservation(made.drift(FAST, lambda a: 0.01 * a**2))
     value, low, high = claim.evidence["topic"]["minus"]["random"]["1"]
-    assert low < 0.19 < high and value == pytest.approx(0.19, abs=0.05)
+    assert low < 0.19 < high and value == pytest.approx(0.19, abs=0.05) and claim.evidence["topic"]["prompt"] == 0.4
 
 
 def test_the_exponent_of_growth():
-    claim = claims.preservation(made.drift(lambda a: 0.2 * a, lambda a: 0.2 * a**2, noise=0.001))
+    claim = claims.preservation(made.drift(FAST, lambda a: 0.2 * a**2, noise=0.001))
     slopes = claim.evidence["topic"]["slope"]
     assert slopes["none"][0] == pytest.approx(1, abs=0.1) and slopes["random"][0] == pytest.approx(2, abs=0.1)
     assert claim.evidence["topic"]["slope_minus"]["random"][2] < 0
@@ -122,37 +132,21 @@ def test_the_exponent_of_growth():
 
 @pytest.mark.parametrize("kl", [np.square, lambda a: a, lambda a: 0 * a, lambda a: 5.0])
 def test_next_token_kl_decides_nothing(kl):
-    kept = made.drift(lambda a: 0.02 * a**2, lambda a: 0.02 * a**2, kl=kl)
-    lost = made.drift(lambda a: 0.2 * a, lambda a: 0.01 * a**2, kl=kl)
-    assert claims.preservation(kept).verdict == YES and claims.preservation(lost).verdict == NO
+    assert claims.preservation(made.drift(SLOW, SLOW, kl=kl)).verdict == YES
+    assert claims.preservation(made.drift(FAST, lambda a: 0.01 * a**2, kl=kl)).verdict == NO
 
 
 def test_the_answer_may_change_if_the_topic_stays():
-    kept = made.drift(lambda a: 0.02 * a**2, lambda a: 0.02 * a**2)
-    changed = kept.assign(answer=kept["answer"] + kept["alpha"].where(kept["control"] == "none", 0))
-    claim = claims.preservation(changed)
+    kept = made.drift(SLOW, SLOW)
+    claim = claims.preservation(kept.assign(answer=kept["answer"] + kept["alpha"].where(kept["control"] == "none", 0)))
     assert claim.verdict == YES and claim.evidence["answer"]["minus"]["random"]["1"][1] > 0.9
-
-
-def test_what_is_kept_at_first_and_lost_later_is_mixed():
-    claim = claims.preservation(made.drift(lambda a: 0.05 * a**2, lambda a: 0.02 * a**2))
-    assert (claim.verdict, claim.evidence["local"], claim.evidence["global"]) == (MIXED, YES, NO)
-
-
-def test_equal_damage_is_no_preservation():
-    claim = claims.preservation(made.drift(lambda a: 0.06 * a**2, lambda a: 0.06 * a**2))
-    assert (claim.evidence["local"], claim.evidence["global"]) == (YES, NO), "at dose 4 both have lost the topic"
 
 
 def test_too_few_queries_to_tell_is_mixed():
     wide = made.drift(lambda a: 0.02 * a, lambda a: 0.02 * a, noise=1.0, n=6)
     assert claims.preservation(wide).evidence["local"] == MIXED
-
-
-def test_answers_off_topic_cannot_lose_it():
-    table = made.drift(lambda a: 0.02 * a, lambda a: 0.02 * a).assign(topic=np.nan)
-    assert claims.preservation(table).verdict == MIXED
-    assert claims.preservation(table[table["control"] != "prompt"]).evidence["answer"]["prompt"] is None
+    alone = claims.preservation(wide[wide["control"] != "prompt"])
+    assert alone.evidence["answer"]["prompt"] is None
 
 
 # linear ------------------------------------------------------------------------------------------------------------
@@ -250,23 +244,27 @@ def test_nothing_gained_is_nothing_to_add():
 # errors ------------------------------------------------------------------------------------------------------------
 
 
-def test_claims_want_their_controls():
-    table = made.curves(line)
-    for claim in (claims.monotone, claims.linear):
-        with pytest.raises(EmolabError, match='control "random"'):
-            claim(table[table["control"] != "random"])
-        with pytest.raises(EmolabError, match="unsteered rows"):
-            claim(table[table["alpha"] != 0])
-    with pytest.raises(EmolabError, match="a slope at 0 needs a dose within 1"):
-        claims.monotone(table[table["alpha"].abs() != 0.5][lambda t: t["alpha"].abs() != 1])
-    found = made.drift(lambda a: a, lambda a: a)
-    for part in (found[found["control"] != "random"], found[found["alpha"] > 1]):
-        with pytest.raises(EmolabError, match="comes from drift_runs"):
-            claims.preservation(part)
-    grid = made.pairs({"whole": lambda a, b: a, **NOTHING})
-    for part in (grid[grid["control"] != "random"], grid[(grid["a"] > 0) & (grid["b"] > 0)]):
-        with pytest.raises(EmolabError, match="see pair_runs"):
-            claims.additive(part)
+CURVES, DRIFT = made.curves(line), made.drift(lambda a: a, lambda a: a)
+PAIRS = made.pairs({"whole": lambda a, b: a, **NOTHING})
+
+
+@pytest.mark.parametrize(
+    ("claim", "table", "message"),
+    [
+        (claims.monotone, CURVES[CURVES["control"] != "random"], 'needs control "random"'),
+        (claims.linear, CURVES[CURVES["control"] != "random"], 'needs control "random"'),
+        (claims.monotone, CURVES[CURVES["alpha"] != 0], "measured from unsteered texts"),
+        (claims.linear, CURVES[CURVES["alpha"] != 0], "measured from unsteered texts"),
+        (claims.monotone, CURVES[~CURVES["alpha"].abs().isin([0.5, 1])], "a slope at 0 needs a dose within 1"),
+        (claims.preservation, DRIFT[DRIFT["control"] != "random"], "comes from drift_runs"),
+        (claims.preservation, DRIFT[DRIFT["alpha"] > 1], "comes from drift_runs"),
+        (claims.additive, PAIRS[PAIRS["control"] != "random"], "see pair_runs"),
+        (claims.additive, PAIRS[(PAIRS["a"] > 0) & (PAIRS["b"] > 0)], "see pair_runs"),
+    ],
+)
+def test_claims_want_their_controls(claim, table, message):
+    with pytest.raises(EmolabError, match=message):
+        claim(table)
 
 
 def test_four_situations_cannot_show_a_drop():

@@ -15,6 +15,7 @@ from emolab.answers.logprobs import token_logprobs
 from emolab.base.errors import EmolabError
 from emolab.comparisons.lora import (
     Adapter,
+    Training,
     _factors,
     _loss,
     _peft,
@@ -34,7 +35,7 @@ from tests.mini import WEIGHTS, mini_queries
 pytest.importorskip("peft")
 QUERIES = [f"tell me about the {word} ." for word in ("park", "rain", "dog", "house", "sea", "cat")]
 TEXTS = {"neutral": "it was quiet today .", "joy": "i saw a happy and glad sun !", "calm": "warm and very good ."}
-FAST = {"lr": 0.02, "steps": 25}
+FAST = Training(lr=0.02, steps=25)
 
 
 def make_responses(model) -> pd.DataFrame:
@@ -53,7 +54,7 @@ def responses(tiny_llama):
 
 @pytest.fixture(scope="module")
 def joy(tiny_llama, responses):
-    return fit_lora(tiny_llama, responses, "joy", **FAST)
+    return fit_lora(tiny_llama, responses, "joy", training=FAST)
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -74,12 +75,11 @@ def test_the_given_model_is_left_exactly_as_it_was(responses, flag):
     model = load_model((tiny.build(tiny.llama_config()).requires_grad_(flag), tiny.tokenizer()))
     before, named = weights(model), dict(model.hf.named_modules())
     rng = torch.random.get_rng_state()
-    joyful = merge_lora(model, {fit_lora(model, responses, "joy", steps=3): 1.0})
+    joyful = merge_lora(model, {fit_lora(model, responses, "joy", training=Training(steps=3)): 1.0})
     assert torch.equal(rng, torch.random.get_rng_state())
     assert dict(model.hf.named_modules()) == named
-    assert all(torch.equal(weights(model)[name], x) for name, x in before.items()) and set(weights(model)) == set(
-        before
-    )
+    assert all(torch.equal(weights(model)[name], x) for name, x in before.items())
+    assert set(weights(model)) == set(before)
     assert all(p.requires_grad == flag and p.grad is None for p in model.hf.parameters())
     changed = [name for name, x in weights(joyful).items() if not torch.equal(x, before[name])]
     assert changed and all("proj" in name for name in changed)
@@ -113,7 +113,7 @@ def test_merging_is_what_peft_does(fixture, request):
 
 
 def test_doses_and_mixtures_are_sums(tiny_llama, responses, joy):
-    calm = fit_lora(tiny_llama, responses, "calm", **FAST)
+    calm = fit_lora(tiny_llama, responses, "calm", training=FAST)
     plain, whole = weights(tiny_llama), weights(merge_lora(tiny_llama, {joy: 1.0}))
     assert all(torch.equal(x, plain[name]) for name, x in weights(merge_lora(tiny_llama, {joy: 0.0})).items())
     other, both = merge_lora(tiny_llama, {calm: 1.0}), merge_lora(tiny_llama, {joy: 0.5, calm: -0.25})
@@ -151,18 +151,18 @@ def test_answers_that_were_cut_teach_no_end(tiny_llama, responses):
 
 
 def test_seeds_decide_and_a_kept_adapter_is_read(tiny_llama, responses, tmp_path):
-    options = {"steps": 3}
-    one, same = (fit_lora(tiny_llama, responses, "joy", out=tmp_path / d, **options) for d in "ab")
-    other = fit_lora(tiny_llama, responses, "joy", seed=1, **options)
+    steps = Training(steps=3)
+    one, same = (fit_lora(tiny_llama, responses, "joy", training=steps, out=tmp_path / d) for d in "ab")
+    other = fit_lora(tiny_llama, responses, "joy", training=Training(steps=3, seed=1))
     name = next(iter(one.factors))
     assert all(torch.equal(x, y) for x, y in zip(one.factors[name], same.factors[name], strict=True))
     assert not torch.equal(one.factors[name][1], other.factors[name][1])
-    kept = fit_lora(tiny_llama, responses, "joy", out=tmp_path / "a", **options)
+    kept = fit_lora(tiny_llama, responses, "joy", training=steps, out=tmp_path / "a")
     assert kept.meta["seconds"] == one.meta["seconds"] and kept.emotion == "joy"
     assert set(kept.factors) == set(one.factors)
     assert all(torch.equal(x, y) for n in one.factors for x, y in zip(one.factors[n], kept.factors[n], strict=True))
     with pytest.raises(EmolabError, match="seed: there 0, here 1"):
-        fit_lora(tiny_llama, responses, "joy", seed=1, out=tmp_path / "a", **options)
+        fit_lora(tiny_llama, responses, "joy", training=Training(steps=3, seed=1), out=tmp_path / "a")
 
 
 def test_what_cannot_be_done_is_said(tiny_llama, tiny_gpt2, responses, joy, monkeypatch):
@@ -194,10 +194,10 @@ def test_on_the_bundled_model_plain_answers_become_joyful():
 
 def test_it_learns_where_gradients_were_switched_off(tiny_llama, responses):
     """As notebooks that interpret models begin."""
-    expected = fit_lora(tiny_llama, responses, "joy", steps=2)
+    expected = fit_lora(tiny_llama, responses, "joy", training=Training(steps=2))
     for context in (torch.no_grad, torch.inference_mode):
         with context():
-            found = fit_lora(tiny_llama, responses, "joy", steps=2)
+            found = fit_lora(tiny_llama, responses, "joy", training=Training(steps=2))
             assert not torch.is_grad_enabled()
         assert found.meta["loss"] == expected.meta["loss"]
         for name, pair in expected.factors.items():

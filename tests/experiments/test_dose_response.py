@@ -1,4 +1,4 @@
-"""Dose-response statistics against tables in which the truth was planted, and the figures of effects."""
+"""Dose-response statistics against tables in which the truth was planted."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from emolab import EmolabError
 from emolab.base.stats import bh
 from emolab.experiments.dose_response import MEASURES, collapse, compare, dose_table, logit, trend, wrong_way
 from emolab.experiments.headline import headline, target_p
-from emolab.plot.effects import effect_forest
-from emolab.plot.effects import wrong_way as wrong_way_figure
 
 pytestmark = pytest.mark.filterwarnings("error")  # degenerate input gives NaN or an error, never a warning
 ALPHAS = (-1.0, 0.0, 0.5, 1.0, 2.0, 4.0)
@@ -247,25 +245,36 @@ def test_a_planted_slope_is_found():
     found = trend(made(line(0.7), emotions=("anger", "joy")))
     for emotion in ("anger", "joy"):
         own = cell(found, emotion=emotion, control="none")
-        assert (own.spearman, own.slope0, own.isotonic_r2) == pytest.approx((1, 0.7, 1)) and own.n == 10
-        assert (own.lo, own.hi) == pytest.approx((0.7, 0.7)) and own.spearman_p == 2 / 2**10
+        assert (own.spearman, own.slope, own.isotonic_r2, own.n) == pytest.approx((1, 0.7, 1, 10))
+        assert (own.slope_lo, own.slope_hi, own.minus_random) == pytest.approx((0.7, 0.7, 0.7))
+        assert np.isnan(own.first_drop)
         flat = cell(found, emotion=emotion, control="random")
-        assert flat.slope0 == pytest.approx(0, abs=1e-9)
-        assert np.isnan([flat.spearman, flat.spearman_p, flat.isotonic_r2]).all()  # nothing changes: no rank, no curve
+        assert (flat.slope, flat.minus_random) == pytest.approx((0, 0), abs=1e-9)
+        assert np.isnan([flat.spearman, flat.isotonic_r2]).all()  # nothing changes: no rank, no curve
     half = cell(trend(made(line(0.7, wrong=5))), control="none")
-    assert half.spearman == pytest.approx(0) and half.slope0 == pytest.approx(0) and half.spearman_p == 1
-    assert half.lo < -0.3 and half.hi > 0.3
+    assert (half.spearman, half.slope) == pytest.approx((0, 0)) and half.slope_lo < -0.3 and half.slope_hi > 0.3
 
 
-def test_slope_at_zero_knows_only_the_nearest_doses_and_falls_count_against_monotony():
+def test_slope_at_zero_knows_only_small_doses_and_falls_count_against_monotony():
     def rise_and_fall(control, alpha, q):
-        return float(expit({-1: -2, 0: -1, 0.5: -0.5, 1: 2, 2: 1, 4: -5}[alpha]))
+        return float(expit({-1: -2, 0: -1, 0.5: -0.5, 1: 0, 2: 1, 4: -5}[alpha]))
 
     own = cell(trend(made(rise_and_fall, controls=("none",))), emotion="joy")
-    assert own.slope0 == pytest.approx(1)
+    assert own.slope == pytest.approx(1) and own.first_drop == 4 and np.isnan(own.minus_random)
     tent = made(lambda c, a, q: float(expit(0 if a != 1 else 2)), controls=("none",), alphas=(0.0, 1.0, 2.0))
     assert trend(tent).isotonic_r2.item() == pytest.approx(0.25)  # 0 1 0 is fitted by 0 .5 .5
     assert trend(made(line(-1), controls=("none",))).isotonic_r2.item() == pytest.approx(0)
+
+
+def test_the_first_drop_is_the_first_significant_one():
+    rng, doses = np.random.default_rng(0), [0.0, 1.0, 2.0, 3.0, 4.0]
+    values = rng.normal(size=(12, 1)) * 5 + np.array([0, 1, 2, 1.2, 0]) + 0.1 * rng.normal(size=(12, 5))
+    table = pd.DataFrame(values, [f"q{i}" for i in range(12)], doses).rename_axis(index="query_id", columns="alpha")
+    table = table.stack().rename("value").reset_index().assign(emotion="joy", control="none")
+    for chosen, drop in ((doses, 3.0), (doses[:3], np.nan), ([0.0, 1.0, 2.0, 4.0], 4.0)):
+        assert trend(table[table["alpha"].isin(chosen)]).first_drop.item() == pytest.approx(drop, nan_ok=True)
+    few = table[table["query_id"].isin(["q0", "q1"])]
+    assert np.isnan(trend(few).first_drop.item()), "too few to tell"
 
 
 def test_collapse_is_where_fluency_falls_and_stays_out_where_it_does_not():
@@ -341,15 +350,18 @@ def test_one_query_one_dose_and_no_control():
     found = dose_table(one)
     assert found.query("measure == 'target'")[["lo", "hi"]].notna().all(axis=None)
     assert found.query("measure != 'target'")[["lo", "hi"]].isna().all(axis=None)
-    assert trend(one).query("control == 'none'")[["spearman_lo", "lo", "hi"]].isna().all(axis=None)
+    assert trend(one).query("control == 'none'")[["spearman_lo", "slope_lo", "slope_hi"]].isna().all(axis=None)
     assert compare(one).p.eq(1).all() and compare(one).lo.isna().all()
     assert np.isnan(collapse(one).alpha_star.item()) and wrong_way(one).share.eq(0).all()
     single = whole(alphas=(0.0,), controls=("none",))
-    assert trend(single)[["spearman", "spearman_p", "isotonic_r2", "slope0", "lo"]].isna().all(axis=None)
+    numbers = ["spearman", "isotonic_r2", "slope", "slope_lo", "minus_random", "first_drop"]
+    assert trend(single)[numbers].isna().all(axis=None)
     assert wrong_way(single).empty and compare(single, control="unsteered").empty
     assert np.isnan(collapse(single).alpha_star.item()) and len(dose_table(single)) == 6
-    two = trend(whole(alphas=(0.0, 2.0), controls=("none",))).iloc[0]
-    assert np.isnan(two.spearman) and two.slope0 == pytest.approx(1)
+    far = trend(whole(alphas=(0.0, 2.0), controls=("none",))).iloc[0]
+    assert np.isnan(far.slope) and far.spearman == 1
+    unread = trend(whole().assign(p_joy=np.nan)).set_index("control")
+    assert unread["n"].eq(0).all() and unread["slope"].isna().all()
 
 
 def test_missing_values_are_left_out_and_counted():
@@ -381,9 +393,6 @@ def test_without_unsteered_texts_there_is_no_effect(function):
         (lambda: compare(whole(), measure="text"), "no measure 'text'"),
         (lambda: headline(whole(), {"fear": 2.0}), "no perplexity for joy; it holds fear"),
         (lambda: headline(whole(), pd.DataFrame({"condition": ["fear"]})), "no answer under instruction for joy"),
-        (lambda: effect_forest(compare(whole()).head(0)), "is empty"),
-        (lambda: effect_forest(trend(whole())), "lacks alpha, difference.*dose_response.compare"),
-        (lambda: wrong_way_figure(trend(whole())), "dose_response.wrong_way"),
     ],
 )
 def test_bad_input_is_named(call, message):
@@ -400,33 +409,3 @@ def test_settings_are_not_mixed(function, column):
     assert len(headline(table)) == len(table)  # the headline of a text needs no curve
     told = whole(controls=("none",), alphas=(0.0,)).assign(control="prompt", **{column: "x"})  # not steered at all
     function(pd.concat([whole(**{column: "a"}), told], ignore_index=True))
-
-
-# Figures
-
-
-def test_forest_fills_what_differs():
-    table = made(
-        lambda c, a, q: 0.5 + (0.1 * max(a, 0) if c == "none" else 0.01 * (-1) ** q), emotions=("anger", "joy")
-    )
-    found = compare(table)
-    found.loc[found.alpha == 2, "q"] = 0.2
-    fig = effect_forest(found, model="mini", seed=1)
-    ax = fig.axes[0]
-    markers = [line for line in ax.get_lines() if line.get_marker() == "^"]
-    filled = [m.get_ydata()[0] for m in markers if m.get_markerfacecolor() != "white"]
-    own = found[found.emotion == "anger"].reset_index(drop=True)
-    assert len(markers) == 5 and filled == own.index[own.q < 0.05].tolist() == [1, 2, 4]
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["-1", "0.5", "1", "2", "4"]
-    assert "n = 10 queries" in fig.get_supxlabel() and "a random direction" in fig.get_suptitle()
-    pd.testing.assert_frame_equal(fig.emolab_data, found)
-    with pytest.raises(EmolabError, match="mixes control"):
-        effect_forest(pd.concat([found, found.assign(control="shuffled")]))
-
-
-def test_wrong_way_figure_shows_the_shares():
-    found = wrong_way(made(line(0.5, wrong=3), emotions=("anger", "joy")))
-    fig = wrong_way_figure(found)
-    drawn = [line.get_ydata() for line in fig.axes[0].get_lines() if line.get_label() == "emotion vector"]
-    assert np.concatenate(drawn) == pytest.approx([0.3] * 5) and len(fig.axes) == 2
-    pd.testing.assert_frame_equal(fig.emolab_data, found)
