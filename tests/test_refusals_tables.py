@@ -177,8 +177,8 @@ CASES = [
     *each(lambda w, given: saved(w, name=given), [(name, "figure name.*use small letters") for name in (
         "../x", "/tmp/x", "a/b", "..", "A", "a b", "", "x.png", "-x", "a\0b", "a\n", None, 3,
     )]),
-    *each(lambda w, given: saved(w, caption=given), [(x, "has no caption") for x in ("", " ", None, 3)]),
-    *each(lambda w, given: saved(w, alt=given), [(x, "has no alt") for x in ("", None)]),
+    *each(lambda w, given: saved(w, caption=given), [(x, "has no caption") for x in ("", " ", 3)]),
+    *each(lambda w, given: saved(w, alt=given), [(x, "has no alt") for x in ("", 3)]),
     (lambda w: saved(w, fig="norms.png"), "figure .norms. is a str"),
     (lambda w: saved(w, fig=matplotlib.figure.Figure()), "has no numbers; pass data="),
     (lambda w: saved(w, data=[1, 2]), "table is list"),
