@@ -55,7 +55,7 @@ def test_public_functions_say_what_they_do_and_take_no_loose_arguments():
 
 
 def test_library_takes_seeds():
-    for name in ("sweep", "study", "head_effects"):
+    for name in ("study", "head_effects"):
         parameter = inspect.signature(getattr(emolab, name)).parameters["seed"]
         assert parameter.default == 0 and parameter.kind is inspect.Parameter.KEYWORD_ONLY
 

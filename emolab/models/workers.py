@@ -78,8 +78,9 @@ def run_chunks(
     """
     if not chunks:
         return
-    if on_cluster():
-        yield from _on_workers(model, function, chunks, shared, prepare, name)
+    client = _client.get()
+    if client is not None:
+        yield from _on_workers(client, model, function, chunks, shared, prepare, name)
         return
     if prepare is not None:
         shared = prepare(model, shared)
@@ -170,6 +171,7 @@ def check_workers(model: Model) -> Source | None:
 
 
 def _on_workers(
+    client: Client,
     model: Model,
     function: Callable,
     chunks: Sequence[tuple],
@@ -183,11 +185,10 @@ def _on_workers(
 
     source = check_workers(model)
     token = uuid.uuid4().hex[:8]  # of this call
-    client = _client.get()
-    threads = client.nthreads().values()
+    threads: Any = client.nthreads()  # of each worker; a coroutine only of asynchronous clients
     if not threads:
         warnings.warn("this cluster has no workers yet; waiting for the first one", stacklevel=3)
-    elif max(threads) > 1:
+    elif max(threads.values()) > 1:
         warnings.warn(
             "a worker runs one task at a time, whatever its threads: start workers with threads_per_worker=1 (dask "
             "worker --nthreads 1), and more of them",
