@@ -156,7 +156,7 @@ def instruction_following(table: pd.DataFrame, *, title: str | None = None):
 
     table: scored responses with `query_id`, `condition` and p_<emotion> columns, or `experiments.instruction_shares`.
     """
-    if "judged" not in table:
+    if "judged" not in getattr(table, "columns", ()):
         from emolab.experiments.shares import instruction_shares
 
         table = instruction_shares(table)

@@ -60,7 +60,7 @@ def dose_response(
     dose was not tested. Hatched: doses from alpha* on, where texts are significantly less fluent
     (`experiments.collapse`).
     """
-    if "measure" not in table:
+    if "measure" not in getattr(table, "columns", ()):
         from emolab.experiments.shares import dose_summary
 
         table = dose_summary(table, reference, best)
@@ -230,7 +230,7 @@ def layer_curve(table: pd.DataFrame, *, title: str | None = None):
     Level lines: all layers at once, and unsteered, where the table holds them; all layers get the same dose each, which
     breaks the text sooner. Raises EmolabError for a table without single layers or of several settings.
     """
-    if "kind" not in table:
+    if "kind" not in getattr(table, "columns", ()):
         from emolab.experiments.shares import layer_shares
 
         table = layer_shares(table)
@@ -274,7 +274,7 @@ def site_map(table: pd.DataFrame, *, control: str = "random", title: str | None 
     named by what differs; the mean has its 95 % interval (Newcombe), emotions are small markers. Raises EmolabError
     where a setting lacks the control.
     """
-    if "setting" not in table:
+    if "setting" not in getattr(table, "columns", ()):
         from emolab.experiments.shares import setting_differences
 
         table = setting_differences(table, control=control)
@@ -317,7 +317,7 @@ def mixture_map(table: pd.DataFrame, *, title: str | None = None):
     label, steered, told by an instruction and with random directions of equal norm, as far as the table holds them.
     Last panel: how mixed single texts are: 1 where each shows all emotions of the mixture alike, 0 where one alone.
     """
-    if "mixture" not in table:
+    if "mixture" not in getattr(table, "columns", ()):
         from emolab.experiments.shares import mixture_shares
 
         table = mixture_shares(table)
@@ -368,7 +368,7 @@ def fade_curve(table: pd.DataFrame, *, title: str | None = None):
     last point does not fade. A shorter half-life is also a smaller dose in sum, so that what it gains has to be held
     against a smaller dose that does not fade.
     """
-    if "measure" not in table:
+    if "measure" not in getattr(table, "columns", ()):
         from emolab.experiments.shares import fade_shares
 
         table = fade_shares(table)
