@@ -228,6 +228,3 @@ def _need_once(place: Place, times: int) -> None:
             "once; run all chosen layers (no stop_at_layer), leave the model's hooks alone meanwhile, or choose "
             "another site or other layers, where the architecture passes once"
         )
-
-
-Window = PositionMask  # until the heads have taken its name over

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 
@@ -29,7 +29,6 @@ from emolab.models.memory import halving
 from emolab.models.model import Model, provenance
 from emolab.models.prompts import plan_batches, render_prompts, warn_of_control_tokens
 from emolab.models.sites import SITES, bridge_has_hooks, check_bridge, head_weights, site_layers
-from emolab.models.sites import output_weights as output_weights  # part of this module for its users
 from emolab.models.workers import on_cluster, run_chunks
 from emolab.vectors.reading import attention_kind, batch_means, check_heads
 from emolab.vectors.token_rule import TokenRule, counted_tokens, prompt_and_text_lengths, rule_name
@@ -64,15 +63,20 @@ class ResponseMeans:
 
     def select(self, rows: np.ndarray | pd.Series | Sequence[int]) -> ResponseMeans:
         """The same for some of the responses, by a boolean mask or by positions: for split halves, subsets, probes."""
-        rows, n = np.asarray(rows), len(self.index)
-        rows = rows if rows.size else rows.astype(int)  # an empty list has no type
-        fits = len(rows) == n if rows.dtype == bool else rows.dtype.kind in "iu" and ((-n <= rows) & (rows < n)).all()
-        if rows.ndim != 1 or not fits:
-            told = f"expected positions below {n}, or {n} times True or False"
-            raise EmolabError(f"rows are {shown(rows.tolist())}; {told}")
-        means = {site: values[rows] for site, values in self.means.items()}
-        index = self.index.iloc[np.flatnonzero(rows) if rows.dtype == bool else rows].reset_index(drop=True)
-        return dataclasses.replace(self, index=index, means=means, resid_norm=self.resid_norm[rows])
+        chosen = np.asarray(rows)
+        chosen = chosen if chosen.size else chosen.astype(int)  # an empty list has no type
+        n = len(self.index)
+        if chosen.dtype == bool:
+            fits = chosen.shape == (n,)
+        else:
+            fits = chosen.ndim == 1 and chosen.dtype.kind in "iu" and ((-n <= chosen) & (chosen < n)).all()
+        if not fits:
+            raise EmolabError(
+                f"rows are {shown(chosen.tolist())}; expected positions below {n}, or {n} times True or False"
+            )
+        means = {site: values[chosen] for site, values in self.means.items()}
+        index = self.index.iloc[np.flatnonzero(chosen) if chosen.dtype == bool else chosen].reset_index(drop=True)
+        return dataclasses.replace(self, index=index, means=means, resid_norm=self.resid_norm[chosen])
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file (atomically); the index and the provenance travel in its header."""
@@ -140,7 +144,7 @@ def response_means(
     """
     sites = check_sites(sites)
     need_model(model)
-    rule_name(tokens)
+    rule = rule_name(tokens)
     responses = _checked(responses)
     check_origin(model, responses)
     warn_of_control_tokens(model, "texts", list(responses["text"]))
@@ -149,7 +153,7 @@ def response_means(
         **provenance(model),
         "attention": attention_kind(model, wanted),
         "hooked": _hooked(model),
-        "token_rule": rule_name(tokens),
+        "token_rule": rule,
         "corpus_hash": corpus_hash(responses),
     }
     responses, behind = prompted(model, responses)
@@ -157,49 +161,63 @@ def response_means(
     check_bridge(model)
     if "head" in sites:
         head_weights(model, site_layers(model, "head")[0])  # says at once where heads cannot be told apart
-    _say_missing(model, sites)
-    totals = prompt_and_text_lengths(model, responses)
-    _need_room(model, responses, totals)
+    _warn_of_missing(model, sites)
+    lengths = prompt_and_text_lengths(model, responses)
+    _need_context(model, responses, lengths)
     responses, counted = counted_tokens(model, responses, tokens)
-    totals = [totals[row] for row in responses.index]
     index = responses[["query_id", "emotion", "condition"]].assign(n_tokens=[int(x.sum()) for x in counted])
     index = index.reset_index(drop=True)
     if out is not None and isinstance(tokens, str) and not meta["hooked"]:  # what a function or a hook does is unknown
-        found = _kept(user_path(out), index, meta, sites)
-        if found is not None:
-            return found
-    result: dict[str, np.ndarray] = {}
-    scratch: dict[torch.device, Tensor] = {}
+        kept = _kept(user_path(out), index, meta, sites)
+        if kept is not None:
+            return kept
+    plan = plan_batches(model, [lengths[row] for row in responses.index], batch_size)
+    arrays: dict[str, np.ndarray] = {}
     with progress_bar("activations", len(responses)) as bar:
-
-        def read(rows: list[int]) -> tuple[list[str], list[str], list[np.ndarray]]:
-            some = responses.iloc[rows]  # strings of one batch at a time: a table holds them in a third of the memory
-            return some["prompt"].tolist(), some["text"].tolist(), [counted[i] for i in rows]
-
-        def measure(rows: list[int]) -> dict[str, np.ndarray]:
-            return batch_means(model, *read(rows), wanted, scratch)
-
-        plan = plan_batches(model, totals, batch_size)
-        if on_cluster():
-            jobs = [(*read(rows), wanted) for rows in plan]
-            chunks = run_chunks(model, _halved_means, jobs, name="activations")
-            batches = ((plan[number], batch) for found in chunks for number, batch in found.items())
-        else:
-            batches = halving(measure, plan)
-        for rows, batch in batches:
+        for rows, batch in _read(model, responses, counted, wanted, plan):
             for name, values in batch.items():
-                if name not in result:
-                    result[name] = np.empty((len(responses), *values.shape[1:]), np.float32)
-                result[name][rows] = values
+                if name not in arrays:
+                    arrays[name] = np.empty((len(responses), *values.shape[1:]), np.float32)
+                arrays[name][rows] = values
             _need_finite(model, batch)
             bar.update(len(rows))
-
     if "head" in sites:
-        check_heads(model, result["head"], result["attn"])
-    means = ResponseMeans(index, {site: result[site] for site in sites}, result["resid_norm"], meta)
+        check_heads(model, arrays["head"], arrays["attn"])
+    means = ResponseMeans(index, {site: arrays[site] for site in sites}, arrays["resid_norm"], meta)
     if out is not None:
         means.save(user_path(out) / MEANS_FILE)
     return means
+
+
+def _read(
+    model: Model, responses: pd.DataFrame, counted: list[np.ndarray], sites: set[str], plan: list[list[int]]
+) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
+    """(rows, their means) batch by batch, here or on the workers of a cluster."""
+
+    def read(rows: list[int]) -> tuple[list[str], list[str], list[np.ndarray]]:
+        some = responses.iloc[rows]  # strings of one batch at a time: a table holds them in a third of the memory
+        return some["prompt"].tolist(), some["text"].tolist(), [counted[i] for i in rows]
+
+    if on_cluster():
+        for done in run_chunks(model, _batch_on_worker, [(*read(rows), sites) for rows in plan], name="activations"):
+            yield from ((plan[number], batch) for number, batch in done.items())
+        return
+    scratch: dict[torch.device, Tensor] = {}
+    yield from halving(lambda rows: batch_means(model, *read(rows), sites, scratch), plan)
+
+
+def _batch_on_worker(
+    model: Model, prompts: list[str], texts: list[str], counted: list[np.ndarray], sites: set[str]
+) -> dict[str, np.ndarray]:
+    """`batch_means` of one batch, which is halved where it does not fit the worker's memory."""
+    scratch: dict[torch.device, Tensor] = {}
+
+    def measure(rows: list[int]) -> dict[str, np.ndarray]:
+        some_prompts = [prompts[i] for i in rows]
+        return batch_means(model, some_prompts, [texts[i] for i in rows], [counted[i] for i in rows], sites, scratch)
+
+    parts = [part for _, part in halving(measure, [list(range(len(texts)))])]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _hooked(model: Model) -> bool:
@@ -214,27 +232,25 @@ def _hooked(model: Model) -> bool:
 def _kept(out: Path, index: pd.DataFrame, meta: dict, sites: Sequence[str]) -> ResponseMeans | None:
     """The means that a folder holds, if they are those that would be measured; a damaged file is made again."""
     try:
-        found = ResponseMeans.load(out / MEANS_FILE)
+        kept = ResponseMeans.load(out / MEANS_FILE)
     except FileError:
         return None
-    if not found.index.equals(index) or any(found.meta.get(key) != value for key, value in meta.items()):
+    same = kept.index.equals(index) and all(kept.meta.get(key) == value for key, value in meta.items())
+    if not same or not set(sites) <= set(kept.sites):
         return None
-    if not set(sites) <= set(found.sites):
-        return None
-    return ResponseMeans(found.index, {site: found.means[site] for site in sites}, found.resid_norm, found.meta)
+    return dataclasses.replace(kept, means={site: kept.means[site] for site in sites})
 
 
-def _say_missing(model: Model, sites: Sequence[str]) -> None:
+def _warn_of_missing(model: Model, sites: Sequence[str]) -> None:
     """Warn, once for all of them, of layers that lack a site: those without attention of a hybrid model."""
-    lacking: dict[str, list[str]] = {}
+    by_layers: dict[str, list[str]] = {}
     for site in sites:
-        layers = site_layers(model, site)
-        rest = ", ".join(str(layer) for layer in range(model.n_layers) if layer not in layers)
-        lacking.setdefault(rest, []).append(site)
-    lacking.pop("", None)
-    if lacking:
-        told = "; ".join(f"no {', '.join(found)} in layers {rest}" for rest, found in lacking.items())
-        warnings.warn(f"{model.name!r} has {told}; means and vectors are zero there", stacklevel=3)
+        missing = sorted({*range(model.n_layers)} - {*site_layers(model, site)})
+        if missing:
+            by_layers.setdefault(", ".join(map(str, missing)), []).append(site)
+    if by_layers:
+        gaps = "; ".join(f"no {', '.join(lacking)} in layers {layers}" for layers, lacking in by_layers.items())
+        warnings.warn(f"{model.name!r} has {gaps}; means and vectors are zero there", stacklevel=3)
 
 
 def check_sites(sites: Sequence[str]) -> tuple[str, ...]:
@@ -259,10 +275,10 @@ def corpus_hash(responses: pd.DataFrame) -> str:
 
 def check_origin(model: Model, responses: pd.DataFrame) -> None:
     """MismatchError for responses of another model, as far as their table knows: prompts are in that one's format."""
-    made = responses.attrs.get("emolab", {})
-    if made.get("fingerprint") not in (None, model.fingerprint):
+    source = responses.attrs.get("emolab", {})
+    if source.get("fingerprint") not in (None, model.fingerprint):
         raise MismatchError(
-            f"these responses are of {made.get('model')!r} ({made['fingerprint']}), prompts in its format, not of "
+            f"these responses are of {source.get('model')!r} ({source['fingerprint']}), prompts in its format, not of "
             f"{model.name!r} ({model.fingerprint}); collect them again with this model"
         )
 
@@ -275,11 +291,7 @@ def _template_hash(responses: pd.DataFrame) -> str:
 
 def _checked(responses: pd.DataFrame) -> pd.DataFrame:
     """The table with all columns that are needed; `prompt` is missing in all rows or in none."""
-    missing = [c for c in ("condition", "text") if not isinstance(responses, pd.DataFrame) or c not in responses]
-    if missing:
-        raise EmolabError(f"responses lack {', '.join(missing)}; use collect_responses or responses_from_texts")
-    if responses.empty:
-        raise EmolabError("responses are empty; use collect_responses or responses_from_texts")
+    need_table(responses, ("condition", "text"), "collect_responses or responses_from_texts")
     # Texts have no prompts; answers to many queries had some, and were told things in them.
     many = "query" in responses and responses["query"].nunique() > 1
     asked = "prompt" in responses and (many or not responses["prompt"].isna().all())
@@ -308,16 +320,16 @@ def prompted(model: Model, responses: pd.DataFrame) -> tuple[pd.DataFrame, dict]
     queries = responses["query"].where(responses["query"] != "", NEUTRAL_QUERY)
     asked = list(queries.unique())
     prompts = dict(zip(asked, render_prompts(model, asked), strict=True))
-    told = asked[0] if len(asked) == 1 else f"{len(asked)} queries"
-    return responses.assign(prompt=queries.map(prompts), query=queries), {"read_behind": told}
+    behind = asked[0] if len(asked) == 1 else f"{len(asked)} queries"
+    return responses.assign(prompt=queries.map(prompts), query=queries), {"read_behind": behind}
 
 
-def _need_room(model: Model, responses: pd.DataFrame, totals: list[int]) -> None:
-    longest = int(np.argmax(totals))
-    if model.n_ctx is not None and totals[longest] > model.n_ctx:
+def _need_context(model: Model, responses: pd.DataFrame, lengths: list[int]) -> None:
+    longest = int(np.argmax(lengths))
+    if model.n_ctx is not None and lengths[longest] > model.n_ctx:
         raise EmolabError(
             f"row {longest} ({responses['condition'][longest]}, {shown(responses['text'][longest])}): a sequence of "
-            f"{totals[longest]} tokens does not fit {model.name!r} ({model.n_ctx}); shorten or split the text"
+            f"{lengths[longest]} tokens does not fit {model.name!r} ({model.n_ctx}); shorten or split the text"
         )
 
 
@@ -328,23 +340,8 @@ def _need_finite(model: Model, batch: dict[str, np.ndarray]) -> None:
     if first:
         site = min(first, key=lambda name: (first[name], name == "resid_norm"))
         dtype = str(model.dtype).removeprefix("torch.")
-        todo = "its weights are damaged, or a hook changes them: load it again, without"
+        advice = "its weights are damaged, or a hook changes them: load it again, without"
         if dtype == "float16":
-            todo = "load it with dtype='bfloat16' or 'float32', which hold larger numbers"
+            advice = "load it with dtype='bfloat16' or 'float32', which hold larger numbers"
         where = f"{site.replace('_norm', '')} from layer {first[site]} on, in {dtype}"
-        raise EmolabError(f"activations of {model.name} are not finite at {where}; {todo}")
-
-
-def _halved_means(
-    model: Model, prompts: list[str], texts: list[str], counted: list[np.ndarray], sites: set[str]
-) -> dict[str, np.ndarray]:
-    """`batch_means` of one batch in a worker, which halves it where it does not fit its memory."""
-
-    scratch: dict[torch.device, Tensor] = {}
-
-    def measure(rows: list[int]) -> dict[str, np.ndarray]:
-        some_prompts, some_texts = [prompts[i] for i in rows], [texts[i] for i in rows]
-        return batch_means(model, some_prompts, some_texts, [counted[i] for i in rows], sites, scratch)
-
-    parts = [part for _, part in halving(measure, [list(range(len(texts)))])]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        raise EmolabError(f"activations of {model.name} are not finite at {where}; {advice}")

@@ -139,7 +139,8 @@ def head_mask(heads: Mapping[int, Sequence[int]] | None, shape: Sequence[int]) -
 def means_of(vectors: EmotionVectors) -> ResponseMeans:
     """The response means that vectors came from; EmolabError where they are not at hand."""
     means = ResponseMeans.load(vectors.means) if isinstance(vectors.means, Path) else vectors.means
-    if means is None or any(means.meta.get(key) != vectors.meta.get(key) for key in _SAME):
+    origin = vectors.meta | vectors.meta.get("made_on", {})
+    if means is None or any(means.meta.get(key) != origin.get(key) for key in _SAME):
         raise EmolabError(
             "shuffled labels need the response means of these vectors; extract them with extract_vectors(..., "
             'out=folder) and load them from that folder, or leave "shuffled" out of the controls'

@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
 from emolab.base.errors import EmolabError, need_number
 from emolab.base.labels import NEUTRAL
 from emolab.vectors.activations import ResponseMeans
-from emolab.vectors.vectors import EmotionVectors, contrast_weights, vectors_from_means
+from emolab.vectors.contrasts import contrast_weights
+from emolab.vectors.vectors import EmotionVectors, match_norm, vectors_from_means
 
 
 def pca_vectors(means: ResponseMeans, *, sites: Sequence[str] | None = None, centred: bool = False) -> EmotionVectors:
@@ -86,22 +86,19 @@ def _directions(
     weights = {emotion: contrast_weights(means.index, emotion) for emotion in vectors.emotions}
     data = {}
     for site in vectors.sites:
-        found = torch.zeros(vectors.data[site].shape, dtype=torch.float64)
+        directions = np.zeros(vectors.data[site].shape)
+        differences = np.zeros(vectors.data[site].shape)
         for layer in range(vectors.n_layers):
             x = means.means[site][:, layer].astype(np.float64)
             for e, emotion in enumerate(vectors.emotions):
-                found[e, layer] = _like(find(x, weights[emotion]), weights[emotion] @ x)
-        data[site] = found
+                differences[e, layer] = weights[emotion] @ x
+                direction = find(x, weights[emotion])
+                directions[e, layer] = direction if direction @ differences[e, layer] >= 0 else -direction
+        data[site] = match_norm(torch.from_numpy(directions), like=torch.from_numpy(differences))
     meta = {**vectors.meta, "method": method, "steps": [*vectors.meta.get("steps", []), method]}
     meta |= {} if C is None else {"C": C}
     # Not the means: shuffled labels made of them would be a control of emotion vectors, not of these.
     return EmotionVectors(data, vectors.emotions, vectors.resid_norm, meta)
-
-
-def _like(direction: Float[np.ndarray, " d"], vector: Float[np.ndarray, " d"]) -> torch.Tensor:
-    norm = np.linalg.norm(direction)
-    side = 1.0 if direction @ vector >= 0 else -1.0
-    return torch.from_numpy(side * direction * (np.linalg.norm(vector) / norm if norm else 0.0))
 
 
 def _paired(means: ResponseMeans) -> bool:

@@ -17,19 +17,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from emolab.base.errors import EmolabError, FileError
+from emolab.base.errors import EmolabError, FileError, shown
 from emolab.base.labels import order
 from emolab.base.storage import read_json, user_path
 from emolab.models.model import Model
-from emolab.models.sites import SITES
-from emolab.vectors.vectors import EmotionVectors
+from emolab.vectors.activations import check_sites
+from emolab.vectors.vectors import EmotionVectors, check_vectors
 
 _PUBLISHED = 'one file an emotion, named like qwen2_5_7b_joy.json, with {"0": [[d_model numbers]], "1": ...}'
 
@@ -48,18 +47,18 @@ def from_published(path: str | Path, *, model: Model | None = None) -> EmotionVe
     'published'
     """
     folder = user_path(path)
-    inside = sorted(folder.iterdir()) if folder.is_dir() else []
-    files = [file for file in inside if file.suffix == ".json" and not file.name.startswith(".")]
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = [file for file in entries if file.suffix == ".json" and not file.name.startswith(".")]
     if not files:
-        deeper = [x.name for x in inside if x.is_dir() and not x.name.startswith(".")]
+        deeper = [x.name for x in entries if x.is_dir() and not x.name.startswith(".")]
         hint = f"; it holds the folders {', '.join(deeper[:6])}: name one of them" if deeper else ""
         raise EmolabError(f"no .json file in {str(path)!r}; expected a folder with {_PUBLISHED}{hint}")
     named: dict[str, Path] = {}
     for file in files:
         name, _, emotion = file.stem.rpartition("_")
         if not name or not emotion or emotion in named:
-            what = "a second file of that emotion" if emotion in named else "no <name>_<emotion>.json"
-            raise EmolabError(f"{file} is {what}; expected {_PUBLISHED}, and no other .json file")
+            fault = "a second file of that emotion" if emotion in named else "no <name>_<emotion>.json"
+            raise EmolabError(f"{file} is {fault}; expected {_PUBLISHED}, and no other .json file")
         named[emotion] = file
     data = {emotion: _published_layers(file) for emotion, file in named.items()}
     names = {file.stem.rpartition("_")[0] for file in files}
@@ -68,22 +67,16 @@ def from_published(path: str | Path, *, model: Model | None = None) -> EmotionVe
 
 
 def _published_layers(file: Path) -> Float[Tensor, "layer d_model"]:
-    found = read_json(file, f"expected {_PUBLISHED}")
-    if not isinstance(found, dict) or not found:
-        raise EmolabError(f"{file} holds no layers; expected {_PUBLISHED}")
-    missing = [i for i in range(len(found)) if str(i) not in found]
-    if missing:
-        more = next(key for key in found if key not in set(map(str, range(len(found)))))
-        raise EmolabError(f"{file} has a layer {more!r} and no layer '{missing[0]}'; expected '0', '1', '2', ...")
-    return torch.from_numpy(np.stack(_equal_rows(file, [found.pop(str(i)) for i in range(len(found))])))
-
-
-def _equal_rows(file: Path, values: list[Any]) -> list[Float[np.ndarray, " d_model"]]:
     """Each layer's numbers, [d] or [[d]], as float32."""
+    layers = read_json(file, f"expected {_PUBLISHED}")
+    if not isinstance(layers, dict) or not layers:
+        raise EmolabError(f"{file} holds no layers; expected {_PUBLISHED}")
+    if set(layers) != set(map(str, range(len(layers)))):
+        raise EmolabError(f"{file} has layers {shown(sorted(layers))}; expected '0', '1', '2', ..., each once")
     rows: list[np.ndarray] = []
-    for layer, value in enumerate(values):
+    for layer in range(len(layers)):
         try:
-            x = np.asarray(value)
+            x = np.asarray(layers[str(layer)])
         except ValueError:  # ragged
             x = np.asarray(None)
         if x.dtype.kind not in "iuf" or x.size == 0 or x.shape not in ((x.size,), (1, x.size)):
@@ -95,7 +88,7 @@ def _equal_rows(file: Path, values: list[Any]) -> list[Float[np.ndarray, " d_mod
             raise EmolabError(f"{file}, layer {layer}: NaN, infinity or a number beyond float32; get the file again")
         if len(rows[-1]) != len(rows[0]):
             raise EmolabError(f"{file}, layer {layer}: {len(rows[-1])} numbers, where layer 0 has {len(rows[0])}")
-    return rows
+    return torch.from_numpy(np.stack(rows))
 
 
 def from_tensors(path: str | Path, *, site: str, model: Model | None = None) -> EmotionVectors:
@@ -114,30 +107,33 @@ def from_tensors(path: str | Path, *, site: str, model: Model | None = None) -> 
     """
     from safetensors import SafetensorError, safe_open
 
-    if site not in SITES:
-        raise EmolabError(f"unknown site {site!r}; expected one of {', '.join(SITES)}")
+    check_sites(site)
     try:
         with safe_open(str(user_path(path)), framework="pt") as file:
-            header, found = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, ValueError) as error:
         raise FileError(f"{path} is no whole safetensors file ({error}); pickles are never read") from error
     if header.get("format", "").startswith("emolab-"):
         raise EmolabError(f"{path} was written by emolab; use EmotionVectors.load")
-    axes, data, layers = (3 if site == "head" else 2), {}, {}
-    for name, x in sorted(found.items()):
+    axes = 3 if site == "head" else 2
+    data: dict[str, Tensor] = {}
+    single: dict[str, dict[int, Tensor]] = {}
+    for name, x in sorted(tensors.items()):
         split = re.fullmatch(r"(.+)\.(\d{1,4})", name)
         if x.is_floating_point() and x.ndim == axes:
             data[name] = x.float()
         elif x.is_floating_point() and x.ndim == axes - 1 and split:
-            layers.setdefault(split[1], {})[int(split[2])] = x.float()
+            single.setdefault(split[1], {})[int(split[2])] = x.float()
         else:
-            want = "[layer, head, d_model] or [head, d_model]" if site == "head" else "[layer, d_model] or [d_model]"
+            wanted = "[layer, head, d_model] or [head, d_model]" if site == "head" else "[layer, d_model] or [d_model]"
             raise EmolabError(
                 f"{path} holds {name!r}, {x.dtype} {list(x.shape)}; expected for each emotion a tensor or, for each "
-                f"layer, emotion.layer: {want}, floating point"
+                f"layer, emotion.layer: {wanted}, floating point"
             )
-    for emotion, by_layer in layers.items():
-        numbers, shapes = sorted(by_layer), {tuple(x.shape) for x in by_layer.values()}
+    for emotion, by_layer in single.items():
+        numbers = sorted(by_layer)
+        shapes = {tuple(x.shape) for x in by_layer.values()}
         if numbers != list(range(len(numbers))) or len(shapes) > 1 or emotion in data:
             raise EmolabError(
                 f"{path}: {emotion!r} has layers {numbers}, shapes {sorted(shapes)}; expected each from 0 on, once and "
@@ -152,7 +148,7 @@ def assembled(
 ) -> EmotionVectors:
     """EmotionVectors of one site from {label: [layer, ..., d_model]}, with what little is known of their origin.
 
-    Bound to `model` where one is given: EmolabError if its shape is another, or the file names another model's
+    Bound to `model` where one is given: MismatchError if its shape is another, or the file names another model's
     fingerprint.
     """
     if not data:
@@ -160,25 +156,17 @@ def assembled(
     emotions = order(data)
     shapes = {emotion: tuple(data[emotion].shape) for emotion in emotions}
     if len(set(shapes.values())) > 1:
-        told = ", ".join(f"{emotion} {list(shape)}" for emotion, shape in shapes.items())
-        raise EmolabError(f"the vectors in {path} differ in shape ({told}); are they of one model?")
+        differing = ", ".join(f"{emotion} {list(shape)}" for emotion, shape in shapes.items())
+        raise EmolabError(f"the vectors in {path} differ in shape ({differing}); are they of one model?")
     n_layers, *_, d_model = shapes[emotions[0]]
     meta = {"revision": None, "fingerprint": None, **known}
-    if model is not None:
-        if (n_layers, d_model) != (model.n_layers, model.d_model):
-            raise EmolabError(
-                f"the vectors in {path} have {n_layers} layers and d_model {d_model}, {model.name!r} has "
-                f"{model.n_layers} and {model.d_model}; load them without model=, or take the model they were made on"
-            )
-        if meta["fingerprint"] not in (None, model.fingerprint):
-            raise EmolabError(
-                f"the vectors in {path} were made on {meta['model']!r} ({meta['fingerprint']}), not on {model.name!r} "
-                f"({model.fingerprint}); load them without model=, and steer with vectors.for_model(model)"
-            )
-        meta |= {"model": model.name, "revision": model.revision, "fingerprint": model.fingerprint}
     meta |= {"source": source, "file": path.name, "sites": [site], "emotions": emotions, "part": "whole"}
     meta |= {"n_layers": n_layers, "d_model": d_model}
     stacked = torch.stack([data[emotion] for emotion in emotions])
     if not stacked.isfinite().all():
         raise EmolabError(f"the vectors in {path} hold NaN or infinity; get the file again")
-    return EmotionVectors({site: stacked}, tuple(emotions), torch.zeros(n_layers), meta)
+    vectors = EmotionVectors({site: stacked}, tuple(emotions), torch.zeros(n_layers), meta)
+    if model is not None:
+        check_vectors(model, vectors)
+        vectors.meta |= {"model": model.name, "revision": model.revision, "fingerprint": model.fingerprint}
+    return vectors

@@ -59,7 +59,7 @@ def batch_means(
     weight = mask.to(exact) / mask.sum(1, keepdim=True)
     taken: dict[tuple[str, int], Tensor] = {}
 
-    def own(x: Tensor) -> Tensor:
+    def counting(x: Tensor) -> Tensor:
         """The tokens that count, zero elsewhere."""
         keep = mask.to(x.device).reshape(*mask.shape, *[1] * (x.ndim - 2))
         return torch.where(keep, x[:, start:], 0).to(exact)
@@ -67,14 +67,14 @@ def batch_means(
     def mean(x: Tensor) -> Tensor:
         return torch.bmm(weight[:, None].to(x.device), x.flatten(2)).reshape(len(x), *x.shape[2:])
 
-    def fast(x: Tensor) -> Tensor:
-        """All tokens: weight 0 leaves out those that do not count, unless one is infinite."""
+    def everything(x: Tensor) -> Tensor:
+        """All tokens, which is faster: weight 0 leaves out those that do not count, unless one is infinite."""
         part = x[:, start:]
         if part.device not in scratch or scratch[part.device].numel() < part.numel():
             scratch[part.device] = torch.empty(part.numel(), dtype=exact, device=part.device)
         return scratch[part.device][: part.numel()].view(part.shape).copy_(part)
 
-    values_of = fast
+    values_of = everything
 
     def plain(site: str, layer: int):
         def take(x):
@@ -90,14 +90,14 @@ def batch_means(
         held: dict[str, Tensor] = {}
 
         def take_z(x):
-            held["z"] = own(x)
+            held["z"] = counting(x)
 
         def take_raw(x):
-            held["raw"] = own(x) * gain.to(x.device, exact)
+            held["raw"] = counting(x) * gain.to(x.device, exact)
 
         def take_normed(x):
             raw = held.pop("raw")
-            scale = (own(x) * raw).sum(-1) / (raw * raw).sum(-1).clamp_min(torch.finfo(exact).tiny)
+            scale = (counting(x) * raw).sum(-1) / (raw * raw).sum(-1).clamp_min(torch.finfo(exact).tiny)
             taken["head", layer] = mean(held.pop("z") * scale[..., None, None]).float()
 
         return take_z, take_raw, take_normed
@@ -113,8 +113,8 @@ def batch_means(
                 reads.append(((site, layer), plain(site, layer)))
     with torch.inference_mode(), at_sites(model, reads) as runner:
         _run(model, runner, batch)
-        if not all(found.isfinite().all() for found in taken.values()):  # not in the hooks: a GPU would wait at each
-            values_of = own
+        if not all(x.isfinite().all() for x in taken.values()):  # not in the hooks: a GPU would wait at each
+            values_of = counting
             _run(model, runner, batch)
     result = {}
     for name in (*sites, "resid_norm"):
@@ -148,9 +148,9 @@ def check_heads(model: Model, z: np.ndarray, attn: np.ndarray) -> None:
     # In torch: NumPy's threads would go on spinning for some milliseconds, and torch's wait for them at every layer.
     some_z, some_attn = torch.from_numpy(z[rows]), torch.from_numpy(attn[rows])
     for layer in site_layers(model, "head"):
-        W_O, whole = output_weight(model, layer, dtype), some_attn[:, layer]
-        own = some_z[:, layer, :, : W_O.shape[1]].flatten(1).to(dtype)
-        rest = whole - own @ W_O.flatten(0, 1)
+        W_O = output_weight(model, layer, dtype)
+        whole = some_attn[:, layer]
+        rest = whole - some_z[:, layer, :, : W_O.shape[1]].flatten(1).to(dtype) @ W_O.flatten(0, 1)
         off = ((rest - rest.mean(0)).abs().max() / whole.abs().max().clamp_min(1e-12)).item()
         if off > _HEAD_TOLERANCE.get(model.dtype, 5e-2):
             raise EmolabError(

@@ -61,17 +61,13 @@ def token_pieces(model: Model, texts: list[str]) -> list[list[str]]:
     knows the places, the tokens' own wording.
     """
     try:
-        found = model.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        offsets = _offsets(model, texts)
     except NotImplementedError:
-        rows = model.tokenizer(texts, add_special_tokens=False).input_ids
-        return [[f" {model.tokenizer.decode([i]).strip()}" for i in ids] for ids in rows]
+        return [[f" {model.tokenizer.decode([i]).strip()}" for i in ids] for ids in _ids(model, texts)]
     pieces = []
-    for text, offsets in zip(texts, found, strict=True):
-        own, end = [], 0
-        for _, stop in offsets:
-            own.append(text[end : max(end, stop)])
-            end = max(end, stop)
-        pieces.append(own)
+    for text, spans in zip(texts, offsets, strict=True):
+        ends = np.maximum.accumulate([0, *(stop for _, stop in spans)])
+        pieces.append([text[start:end] for start, end in zip(ends, ends[1:], strict=False)])
     return pieces
 
 
@@ -85,16 +81,16 @@ def counted_tokens(
     condition that loses all of its texts, for a text whose only token that would count stands at position 0, for a
     `start` beyond its text, and for a function that returns something else than True or False for each token.
     """
-    rule_name(tokens)
     starts = None
     if "start" in responses:
         starts = np.array(whole_starts(responses, responses["condition"].tolist()))
     counted: list[np.ndarray] = []
     for some in _chunks(responses):
-        masks = _by_rule(model, some["text"].tolist(), tokens)
+        texts = some["text"].tolist()
+        masks = _by_rule(model, texts, tokens)
         if starts is not None:
-            before = zip(masks, _begins(model, some["text"].tolist()), starts[some.index], strict=True)
-            masks = [mask & (begins >= start) for mask, begins, start in before]
+            begins = _begins(model, texts)
+            masks = [mask & (x >= start) for mask, x, start in zip(masks, begins, starts[some.index], strict=True)]
         for row, mask, lead in zip(some.index, masks, _prompt_lengths(model, some["prompt"].tolist()), strict=True):
             if not lead and mask.any():
                 mask[0] = False
@@ -110,13 +106,11 @@ def counted_tokens(
 
 def prompt_and_text_lengths(model: Model, responses: pd.DataFrame) -> list[int]:
     """Tokens of each row's whole sequence, BOS before a bare text included."""
-    return [
-        lead + len(ids)
-        for some in _chunks(responses)
-        for lead, ids in zip(
-            _prompt_lengths(model, some["prompt"].tolist()), _ids(model, some["text"].tolist()), strict=True
-        )
-    ]
+    lengths: list[int] = []
+    for some in _chunks(responses):
+        leads = _prompt_lengths(model, some["prompt"].tolist())
+        lengths += [lead + len(ids) for lead, ids in zip(leads, _ids(model, some["text"].tolist()), strict=True)]
+    return lengths
 
 
 def _by_rule(model: Model, texts: list[str], tokens: TokenRule) -> list[np.ndarray]:
@@ -125,16 +119,16 @@ def _by_rule(model: Model, texts: list[str], tokens: TokenRule) -> list[np.ndarr
     lengths = [len(ids) for ids in _ids(model, texts)]
     if tokens == "last":
         return [np.arange(n) == n - 1 for n in lengths]
-    place = _FROM.fullmatch(tokens)
-    return [np.arange(n) >= (int(place[1]) - 1 if place else 0) for n in lengths]
+    first = _FROM.fullmatch(tokens)
+    return [np.arange(n) >= (int(first[1]) - 1 if first else 0) for n in lengths]
 
 
 def _by_function(rule: Callable[[list[str]], Sequence[bool]], pieces: list[str]) -> np.ndarray:
-    found = rule(list(pieces))
-    mask = np.asarray(found if hasattr(found, "__len__") else [found])
+    answer = rule(list(pieces))
+    mask = np.asarray(answer if hasattr(answer, "__len__") else [answer])
     if mask.shape != (len(pieces),) or (len(pieces) and mask.dtype != bool):
         raise EmolabError(
-            f"the token rule returned {shown(found)} for {len(pieces)} tokens {shown(pieces)}; expected True or False "
+            f"the token rule returned {shown(answer)} for {len(pieces)} tokens {shown(pieces)}; expected True or False "
             "for each of them"
         )
     return mask.astype(bool)  # a copy, and of an empty list, too
@@ -143,12 +137,12 @@ def _by_function(rule: Callable[[list[str]], Sequence[bool]], pieces: list[str])
 def _begins(model: Model, texts: list[str]) -> list[np.ndarray]:
     """The character at which each token begins; the white space before a word belongs to its token."""
     try:
-        found = model.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        offsets = _offsets(model, texts)
     except NotImplementedError as error:
         raise EmolabError(
             "this tokenizer tells no places in a text, which a column 'start' needs; load the model with a fast one"
         ) from error
-    return [np.array([begin for begin, _ in offsets], dtype=np.int64) for offsets in found]
+    return [np.array([begin for begin, _ in spans], dtype=np.int64) for spans in offsets]
 
 
 def _prompt_lengths(model: Model, prompts: list[str]) -> list[int]:
@@ -159,6 +153,11 @@ def _prompt_lengths(model: Model, prompts: list[str]) -> list[int]:
 
 def _ids(model: Model, texts: list[str]) -> list[list[int]]:
     return model.tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+
+def _offsets(model: Model, texts: list[str]) -> list[list[tuple[int, int]]]:
+    """Where each token stands in its text, (begin, end); NotImplementedError without a fast tokenizer."""
+    return model.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
 
 
 def _chunks(responses: pd.DataFrame) -> Iterator[pd.DataFrame]:
@@ -176,9 +175,9 @@ def _kept(responses: pd.DataFrame, counted: list[np.ndarray], rule: str) -> tupl
             "one: give longer texts, or another rule"
         )
     left = responses["condition"][~kept]
-    told = ", ".join(f"{c} {(left == c).sum()}" for c in order(left))
-    what = "no token" if rule == "response" and "start" not in responses else f"no token that counts (tokens={rule!r})"
-    warnings.warn(f"{len(left)} of {len(kept)} responses hold {what} and were left out: {told}", stacklevel=4)
+    numbers = ", ".join(f"{c} {(left == c).sum()}" for c in order(left))
+    lack = "no token" if rule == "response" and "start" not in responses else f"no token that counts (tokens={rule!r})"
+    warnings.warn(f"{len(left)} of {len(kept)} responses hold {lack} and were left out: {numbers}", stacklevel=4)
     return responses[kept], [mask for mask in counted if mask.any()]
 
 

@@ -21,6 +21,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -28,13 +29,13 @@ from torch import Tensor
 
 from emolab.base.errors import EmolabError, FileError, MismatchError, is_text, need_number, shown
 from emolab.base.folders import alone
+from emolab.base.labels import NEUTRAL, order
 from emolab.base.storage import read_tensors, user_path, write_tensors
 from emolab.data import FOLDER
 from emolab.models.model import Model
-from emolab.models.sites import SITES, output_weights
+from emolab.models.sites import output_weights
 from emolab.vectors.activations import MEANS_FILE, ResponseMeans, check_sites, corpus_hash, response_means
-from emolab.vectors.contrasts import contrast_weights as contrast_weights  # other modules take it from here
-from emolab.vectors.contrasts import mean_differences
+from emolab.vectors.contrasts import baseline, contrast_weights, shared_queries
 from emolab.vectors.token_rule import TokenRule, rule_name
 
 FORMAT = "emolab-vectors-1"
@@ -68,25 +69,25 @@ class EmotionVectors:
         odd = [label for label in self.emotions if not is_text(label, filled=True)]
         if odd or not self.emotions:
             raise EmolabError(f"vectors have {f'the label {odd[0]!r}' if odd else 'no label'}; expected names")
+        if len(set(self.emotions)) != len(self.emotions):
+            raise EmolabError(f"a label occurs twice among {', '.join(self.emotions)}; expected different ones")
         tensors = [*self.data.values(), self.resid_norm] if isinstance(self.data, dict) else [self.data]
-        wrong = [x for x in tensors if not isinstance(x, Tensor)]
-        if wrong:
-            kind = type(wrong[0]).__name__
-            raise EmolabError(f"vectors' data hold {kind} {shown(wrong[0])}; expected a tensor for each site and norm")
-        check_sites(tuple(self.data))
-        self.data = {site: self.data[site].detach().to("cpu", torch.float32) for site in SITES if site in self.data}
+        for x in tensors:
+            if not isinstance(x, Tensor):
+                raise EmolabError(
+                    f"vectors' data hold {type(x).__name__} {shown(x)}; expected a tensor for each site and norm"
+                )
+        sites = check_sites(tuple(self.data))
+        self.data = {site: self.data[site].detach().to("cpu", torch.float32) for site in sites}
         self.resid_norm = self.resid_norm.detach().to("cpu", torch.float32)
-        leading = {(site, tuple(x.shape[:2]), x.ndim) for site, x in self.data.items()}
-        expected = (len(self.emotions), len(self.resid_norm))
-        wrong = [(s, shape) for s, shape, ndim in leading if shape != expected or ndim != (4 if s == "head" else 3)]
-        if wrong or len(set(self.emotions)) != len(self.emotions):
+        shapes = {site: tuple(x.shape) for site, x in self.data.items()}
+        axes = (len(self.emotions), len(self.resid_norm))
+        fit = all(shape[:2] == axes and len(shape) == (4 if site == "head" else 3) for site, shape in shapes.items())
+        if not fit or len({shape[-1] for shape in shapes.values()}) > 1:
             raise EmolabError(
-                f"vectors do not fit their {len(self.emotions)} labels and {len(self.resid_norm)} layers "
-                f"({wrong or 'a label occurs twice'}); expected [emotion, layer, d_model], with heads before d_model"
+                f"vectors of shapes {shapes} do not fit their {axes[0]} labels and {axes[1]} layers; expected "
+                "[emotion, layer, d_model], with heads before d_model, and one d_model for all sites"
             )
-        widths = {site: x.shape[-1] for site, x in self.data.items()}
-        if len(set(widths.values())) > 1:
-            raise EmolabError(f"vectors differ in d_model ({widths}); are they of one model?")
         if not (self.resid_norm.isfinite() & (self.resid_norm >= 0)).all():
             raise EmolabError(f"resid_norm is {shown(self.resid_norm.tolist())}; expected finite numbers, none below 0")
         broken = [site for site, x in self.data.items() if not x.isfinite().all()]
@@ -106,12 +107,16 @@ class EmotionVectors:
         return next(iter(self.data.values())).shape[-1]
 
     def __repr__(self) -> str:
-        labels = self.emotions if len(self.emotions) <= 8 else (*self.emotions[:3], "...", self.emotions[-1])
-        number = "" if len(self.emotions) <= 8 else f"{len(self.emotions)} labels "
-        what = f"{self.meta.get('part', 'whole')}: {number}{', '.join(labels)}; {', '.join(self.sites)}"
-        made = f"minus the {self.meta['baseline']}; " if str(self.meta.get("baseline")).startswith("mean") else ""
-        made += f"tokens: {self.meta['token_rule']}; " if "token_rule" in self.meta else ""
-        return f"EmotionVectors({what}; {self.n_layers} layers, d_model {self.d_model}; {made}{self.meta.get('model')})"
+        labels = ", ".join(self.emotions)
+        if len(self.emotions) > 8:
+            labels = f"{len(self.emotions)} labels {', '.join(self.emotions[:3])}, ..., {self.emotions[-1]}"
+        facts = [f"{self.meta.get('part', 'whole')}: {labels}", ", ".join(self.sites)]
+        facts += [f"{self.n_layers} layers, d_model {self.d_model}"]
+        if str(self.meta.get("baseline")).startswith("mean"):
+            facts += [f"minus the {self.meta['baseline']}"]
+        if "token_rule" in self.meta:
+            facts += [f"tokens: {self.meta['token_rule']}"]
+        return f"EmotionVectors({'; '.join([*facts, str(self.meta.get('model'))])})"
 
     def get(
         self, site: str = "resid", *, emotion: str | None = None, layer: int | None = None, head: int | None = None
@@ -159,11 +164,11 @@ class EmotionVectors:
         emotions = [emotions] if isinstance(emotions, str) else list(emotions)
         wrong = [e for e in emotions if e not in self.emotions or emotions.count(e) > 1]
         if wrong or not emotions:
-            what = f"{shown(wrong[0])}{' twice' * (wrong[0] in self.emotions)}" if wrong else "no emotion"
-            raise EmolabError(f"cannot select {what}; choose from {', '.join(self.emotions)}, each once")
+            refused = f"{shown(wrong[0])}{' twice' * (wrong[0] in self.emotions)}" if wrong else "no emotion"
+            raise EmolabError(f"cannot select {refused}; choose from {', '.join(self.emotions)}, each once")
         rows = [self.place(emotion) for emotion in emotions]
-        new = {"emotions": tuple(emotions), "selected": emotions, "selected_part": self.meta.get("part", "whole")}
-        return self._each(lambda x: x[rows], f"select {', '.join(emotions)}", **new)
+        facts = {"selected": emotions, "selected_part": self.meta.get("part", "whole")}
+        return self._each(lambda x: x[rows], f"select {', '.join(emotions)}", emotions=tuple(emotions), facts=facts)
 
     def part(self, name: str) -> EmotionVectors:
         """ "whole": these; "shared": their mean over emotions, under the single label "shared"; "specific": the rest.
@@ -176,9 +181,9 @@ class EmotionVectors:
         if name == "whole":
             return self
         if name == "shared":
-            return self._each(_shared, "shared", emotions=SHARED, part="shared")
+            return self._each(_shared, "shared", emotions=SHARED, facts={"part": "shared"})
         if name == "specific":
-            return self._each(lambda x: x - _shared(x), "specific", part="specific")
+            return self._each(lambda x: x - _shared(x), "specific", facts={"part": "specific"})
         raise EmolabError(f"unknown part {shown(name)}; expected whole, specific or shared")
 
     def normalized(self) -> EmotionVectors:
@@ -198,7 +203,7 @@ class EmotionVectors:
             raise MismatchError(f"cannot add {other!r} to {self!r}; they must share model, sites and emotions")
         parts = {self.meta.get("part"), other.meta.get("part")}
         part = parts.pop() if len(parts) == 1 else "whole"
-        return self._each(lambda x, y: x + y, f"+ {other!r}", other=other, part=part)
+        return self._each(lambda x, y: x + y, f"+ {other!r}", other=other, facts={"part": part})
 
     def __sub__(self, other: EmotionVectors) -> EmotionVectors:
         return self + -other if isinstance(other, EmotionVectors) else NotImplemented
@@ -233,8 +238,9 @@ class EmotionVectors:
         if (self.n_layers, self.d_model) != (model.n_layers, model.d_model):
             raise MismatchError(f"{_whose(self, model)}; shapes must agree")
         origin = {"model": self.meta.get("model"), "fingerprint": self.meta.get("fingerprint")}
-        bound = {"model": model.name, "revision": model.revision, "fingerprint": model.fingerprint}
-        return self._each(lambda x: x, f"for {model.name}", **bound, made_on=self.meta.get("made_on", origin))
+        facts = {"model": model.name, "revision": model.revision, "fingerprint": model.fingerprint}
+        facts["made_on"] = self.meta.get("made_on", origin)
+        return self._each(lambda x: x, f"for {model.name}", facts=facts)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file (atomically), provenance in its header."""
@@ -247,23 +253,30 @@ class EmotionVectors:
         tensors, meta = read_tensors(path, FORMAT)
         means = user_path(path).with_name(MEANS_FILE)
         try:
-            data = {site: tensors[site] for site in meta["sites"]}
-            found = cls(data, tuple(meta["emotions"]), tensors["resid_norm"], meta, means if means.exists() else None)
             if not all(isinstance(meta.get(key, []), list) for key in ("sites", "emotions", "steps")):
                 raise TypeError("sites, emotions and steps are lists")
+            data = {site: tensors[site] for site in meta["sites"]}
+            return cls(data, meta["emotions"], tensors["resid_norm"], meta, means if means.exists() else None)
         except KeyError as error:
             raise FileError(f"{path} lacks {error}; it was written by another version or damaged") from error
         except (EmolabError, TypeError, AttributeError, IndexError) as error:
             raise FileError(f"{path} holds no sound vectors ({error}); save it again") from error
-        return found
 
-    def _each(self, change: Callable, step: str, *, other: EmotionVectors | None = None, **new) -> EmotionVectors:
-        """The vectors with `change` made at every site, and a note of it in the provenance."""
+    def _each(
+        self,
+        change: Callable,
+        step: str,
+        *,
+        other: EmotionVectors | None = None,
+        emotions: tuple[str, ...] | None = None,
+        facts: dict | None = None,
+    ) -> EmotionVectors:
+        """The vectors with `change` made at every site, and a note of it and of these facts in the provenance."""
         data = {site: change(x, other.data[site]) if other else change(x) for site, x in self.data.items()}
+        emotions = self.emotions if emotions is None else emotions
         # Where text breaks was found for these very vectors.
         meta = {key: value for key, value in self.meta.items() if key != "breaking"}
-        emotions = new.pop("emotions", self.emotions)
-        meta = {**meta, **new, "emotions": list(emotions), "steps": [*self.meta.get("steps", []), step]}
+        meta |= {**(facts or {}), "emotions": list(emotions), "steps": [*self.meta.get("steps", []), step]}
         return EmotionVectors(data, emotions, self.resid_norm, meta, self.means)
 
 
@@ -326,12 +339,13 @@ def load_vectors(name: str | Path = "smollm2") -> EmotionVectors:
     file.
     """
     shipped = {file.stem: file for file in SHIPPED.glob("*.safetensors")}
-    path = shipped.get(str(name)) or (user_path(name) if isinstance(name, str | Path) else None)
-    if path is None or not path.is_file():
-        told = repr(str(name)) if isinstance(name, str | Path) else shown(name)
+    if str(name) in shipped:
+        return EmotionVectors.load(shipped[str(name)])
+    if not isinstance(name, str | Path) or not user_path(name).is_file():
+        given = repr(str(name)) if isinstance(name, Path) else shown(name)
         known = ", ".join(sorted(shipped))
-        raise EmolabError(f"no vectors {told}; bundled are {known}; or give the path of a saved file")
-    return EmotionVectors.load(path)
+        raise EmolabError(f"no vectors {given}; bundled are {known}; or give the path of a saved file")
+    return EmotionVectors.load(name)
 
 
 @alone
@@ -363,34 +377,40 @@ def extract_vectors(
 
     >>> vectors = emolab.extract_vectors(model, responses, sites=("resid",), out="runs/x")
     """
-    sites, rule, given = check_sites(sites), rule_name(tokens), means is not None
-    if means is None:
-        if responses is None:
-            raise EmolabError("extract_vectors needs responses or means")
+    sites = check_sites(sites)
+    if means is not None:
+        _need_means_of(model, means, responses, rule_name(tokens))
+        if out is not None:
+            means.save(user_path(out) / MEANS_FILE)
+    elif responses is not None:
         means = response_means(model, responses, sites=sites, tokens=tokens, batch_size=batch_size, out=out)
-    elif not isinstance(means, ResponseMeans):
+    else:
+        raise EmolabError("extract_vectors needs responses or means")
+    W_O = output_weights(model) if "head" in sites else None
+    vectors = vectors_from_means(means, W_O=W_O, sites=sites)
+    if out is not None:
+        vectors.save(user_path(out) / "vectors.safetensors")
+    return vectors
+
+
+def _need_means_of(model: Model, means: ResponseMeans, responses: pd.DataFrame | None, rule: str) -> None:
+    """EmolabError for means of another model, of other responses, or over other tokens."""
+    if not isinstance(means, ResponseMeans):
         raise EmolabError(f"means are {type(means).__name__} {shown(means)}; expected ResponseMeans")
-    elif means.meta.get("fingerprint") != model.fingerprint:
+    if means.meta.get("fingerprint") != model.fingerprint:
         raise MismatchError(
             f"the means are of model {means.meta.get('model')!r} ({means.meta.get('fingerprint')}), "
             f"not of {model.name!r} ({model.fingerprint}); compute them again with response_means"
         )
-    elif responses is not None and means.meta.get("corpus_hash") != corpus_hash(responses):
+    if responses is not None and means.meta.get("corpus_hash") != corpus_hash(responses):
         raise MismatchError(
             "the means are of other responses than those given; compute them again, or pass responses=None"
         )
-    elif means.meta.get("token_rule") != rule:
+    if means.meta.get("token_rule") != rule:
         raise MismatchError(
             f"the means were taken over tokens={means.meta.get('token_rule')!r}, not {rule!r}; pass that rule, or "
             "compute them again with response_means"
         )
-    W_O = output_weights(model) if "head" in sites else None
-    vectors = vectors_from_means(means, W_O=W_O, sites=sites)
-    if out is not None:
-        if given:
-            means.save(user_path(out) / MEANS_FILE)
-        vectors.save(user_path(out) / "vectors.safetensors")
-    return vectors
 
 
 def vectors_from_means(
@@ -411,7 +431,39 @@ def vectors_from_means(
 
     >>> halves = [vectors_from_means(means.select(half)) for half in (first, second)]    # split-half reliability
     """
-    return EmotionVectors(*mean_differences(means, W_O, sites), means)
+    sites = check_sites(sites or [site for site in means.sites if site != "head" or W_O is not None])
+    missing = [site for site in sites if site not in means.means]
+    if missing or ("head" in sites and W_O is None):
+        lack = f"the means hold no site {missing[0]!r}" if missing else "site 'head' needs W_O"
+        raise EmolabError(f"{lack}; use response_means(..., sites=...) and output_weights(model)")
+    condition = means.index["condition"].to_numpy()
+    against = baseline(condition)
+    labels = order(condition)
+    emotions = tuple(label for label in labels if label != NEUTRAL)
+    weights = np.stack([contrast_weights(means.index, emotion) for emotion in emotions])
+    rows = np.flatnonzero(weights.any(0))
+    data = {}
+    for site in sites:
+        # Layer by layer: a float64 copy of all layers would triple the memory.
+        by_layer = [
+            np.tensordot(weights[:, rows], means.means[site][rows, layer].astype(np.float64), 1)
+            for layer in range(means.means[site].shape[1])
+        ]
+        data[site] = torch.from_numpy(np.stack(by_layer, axis=1))
+    if W_O is not None and "head" in sites:
+        data["head"] = torch.einsum("elhd,lhdm->elhm", data["head"], W_O.to("cpu", torch.float64))
+    resid_norm = torch.from_numpy(np.median(means.resid_norm[np.isin(condition, against)], axis=0))
+    meta = {
+        **means.meta,
+        "sites": list(sites),
+        "emotions": list(emotions),
+        "n_responses": {str(label): int((condition == label).sum()) for label in labels},
+        "part": "whole",
+        "baseline": NEUTRAL if against == [NEUTRAL] else f"mean of {len(against)} labels",
+        "resid_norm": [round(float(x), 6) for x in resid_norm],
+        "n_pairs": {e: len(shared_queries(means.index, e, against)) for e in emotions},  # 0: unpaired
+    }
+    return EmotionVectors(data, emotions, resid_norm, meta, means)
 
 
 def _shared(x: Tensor) -> Tensor:

@@ -121,7 +121,9 @@ def test_shuffled_refuses_the_means_of_other_responses_or_another_model(tiny_lla
     with pytest.raises(EmolabError, match="need the response means of these vectors"):
         shuffled_like(EmotionVectors.load(tmp_path / "vectors.safetensors"))
     vectors.means.save(path)
-    assert shuffled_like(EmotionVectors.load(tmp_path / "vectors.safetensors")).sites
+    loaded = EmotionVectors.load(tmp_path / "vectors.safetensors")
+    bound = loaded.for_model(dataclasses.replace(tiny_llama, fingerprint="0123456789abcdef"))
+    assert shuffled_like(loaded).get().equal(shuffled_like(bound).get()), "also where they are lent to another model"
 
 
 def test_the_sum_of_the_heads_is_matched_on_demand(extracted):
@@ -157,7 +159,7 @@ def test_other_is_another_emotions_direction_at_the_own_norm(extracted):
             assert torch.cosine_similarity(ours, own, dim=-1).max() < 0.999
     with pytest.raises(EmolabError, match="expected other ones of anger, joy, sadness"):
         other_like(vectors, {"joy": "joy"})
-    with pytest.raises(EmolabError, match="expected other ones of anger, joy, sadness"):
+    with pytest.raises(EmolabError, match="unknown emotion 'calm'; expected one of anger, joy, sadness"):
         other_like(vectors, {"joy": "calm"})
 
 

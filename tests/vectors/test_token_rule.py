@@ -141,9 +141,7 @@ def test_texts_that_are_too_short_are_left_out_and_counted(tiny_llama):
     with pytest.warns(
         UserWarning, match=r"3 of 8 responses hold no token .*'from:8'.* left out: fear 1, joy 2$"
     ) as told:
-        means = response_means(
-            tiny_llama, responses_from_texts(more), sites=("resid",), tokens="from:8"
-        )
+        means = response_means(tiny_llama, responses_from_texts(more), sites=("resid",), tokens="from:8")
     assert len(told) == 1 and len(means) == 5
     with pytest.raises(EmolabError, match="no text under fear, joy holds a token that counts"):
         short = responses_from_texts({**more, "joy": ["happy !"], "fear": ["dark"]})

@@ -8,12 +8,12 @@ from emolab.answers.responses import responses_from_texts
 from emolab.base.errors import EmolabError
 from emolab.base.labels import EMOTIONS
 from emolab.models.load import load_model
-from emolab.models.sites import output_weights
 from emolab.steering.steering import Steering, steered
 from emolab.vectors import activations
 from emolab.vectors.activations import ResponseMeans, response_means
+from emolab.vectors.contrasts import contrast_weights
 from emolab.vectors.reading import batch_means as passes_of
-from emolab.vectors.vectors import EmotionVectors, contrast_weights, extract_vectors, vectors_from_means
+from emolab.vectors.vectors import EmotionVectors, extract_vectors, vectors_from_means
 from tests import tiny
 
 SITES = ("resid", "attn", "mlp", "head")
@@ -105,21 +105,6 @@ def test_save_and_load_are_bit_equal_with_provenance(tiny_llama, vectors, tmp_pa
     assert loaded.meta["n_pairs"] == {"fear": 2, "joy": 2}
 
 
-def test_damaged_and_foreign_files_are_refused(vectors, means, tmp_path):
-    path = tmp_path / "ev.safetensors"
-    vectors.save(path)
-    whole = path.read_bytes()
-    for content in (whole[:-8], whole[:40], b"", b"not safetensors at all"):
-        path.write_bytes(content)
-        with pytest.raises(EmolabError, match="damaged"):
-            EmotionVectors.load(path)
-    means.save(path)
-    with pytest.raises(EmolabError, match="format 'emolab-response-means-1', expected 'emolab-vectors-1'"):
-        EmotionVectors.load(path)
-    with pytest.raises(EmolabError, match="no file"):
-        EmotionVectors.load(tmp_path / "absent.safetensors")
-
-
 def test_base_and_specific_sum_to_the_whole(vectors):
     base, specific = vectors.part("shared"), vectors.part("specific")
     assert base.emotions == ("shared",) and specific.emotions == vectors.emotions
@@ -147,10 +132,11 @@ def test_arithmetic(vectors):
         torch.testing.assert_close(norms, torch.ones_like(norms))
     assert vectors.meta.get("steps") is None and (2 * vectors.part("specific")).meta["steps"] == ["specific", "* 2"]
     assert not (0 * vectors).normalized().get("resid").any()
-    with pytest.raises(TypeError):
-        vectors + 1
-    with pytest.raises(TypeError):
-        vectors * vectors
+    norms = (vectors * 1e-20).normalized().get("resid").norm(dim=-1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+    for wrong in (lambda: vectors + 1, lambda: vectors - 1, lambda: vectors * vectors):
+        with pytest.raises(TypeError):
+            wrong()
 
 
 def test_what_was_done_is_told_and_noted(vectors):
@@ -161,20 +147,6 @@ def test_what_was_done_is_told_and_noted(vectors):
     assert repr(bare) == f"EmotionVectors(whole: fear, joy; {shape}; None)"
     noted = {"shared": vectors.part("shared"), "normalized": vectors.normalized(), f"+ {vectors!r}": vectors + vectors}
     assert all(changed.meta["steps"] == [step] for step, changed in noted.items())
-
-
-def test_vectors_of_any_length_are_normalized(vectors):
-    norms = (vectors * 1e-20).normalized().get("resid").norm(dim=-1)
-    torch.testing.assert_close(norms, torch.ones_like(norms))
-
-
-def test_arithmetic_with_what_is_no_number_is_refused(vectors):
-    with pytest.raises(TypeError):
-        vectors - 1
-    with pytest.raises(EmolabError, match="^the factor of vectors is nan"):
-        vectors * float("nan")
-    with pytest.raises(EmolabError, match="^the divisor of vectors is inf"):
-        vectors / float("inf")
 
 
 def test_vectors_of_unlike_kind_do_not_add(vectors, means):
@@ -195,21 +167,6 @@ def test_get(vectors, tiny_llama):
     assert torch.equal(vectors.get("head", emotion="joy", layer=-1, head=2), vectors.get("head")[1, -1, 2])
     assert torch.equal(vectors.get("resid", layer=-layers), vectors.get("resid")[:, 0])
     assert torch.equal(vectors.get("resid", layer=layers - 1), vectors.get("resid", layer=-1))
-    bad = {
-        f"unknown layer {layers}; expected a whole number from {-layers} to {layers - 1}": ("resid", {"layer": layers}),
-        f"unknown layer {-layers - 1}": ("resid", {"layer": -layers - 1}),
-        "unknown layer True": ("resid", {"layer": True}),
-        "site 'mlps'": ("mlps", {}),
-        "unknown emotion": ("resid", {"emotion": "jo"}),
-        "layer 99": ("resid", {"layer": 99}),
-    }
-    bad |= {"goes with site": ("resid", {"head": 0}), "head -9": ("head", {"head": -9})}
-    for message, (site, where) in bad.items():
-        with pytest.raises(EmolabError, match=message):
-            vectors.get(site, **where)
-
-
-def test_the_residual_stream_is_the_default(vectors):
     assert torch.equal(vectors.get(), vectors.get("resid"))
 
 
@@ -218,27 +175,6 @@ def test_fields_are_kept_in_float32(vectors):
     kept = EmotionVectors(data, list(vectors.emotions), vectors.resid_norm.double(), {})
     assert {x.dtype for x in (*kept.data.values(), kept.resid_norm)} == {torch.float32}
     assert kept.emotions == vectors.emotions and kept.sites == vectors.sites
-
-
-def test_bad_fields_are_refused(vectors):
-    with pytest.raises(EmolabError, match="do not fit"):
-        EmotionVectors(vectors.data, ("joy",), vectors.resid_norm, {})
-    for labels, told in (((), "no label"), (("fear", " "), "the label ' '"), (("fear", 3), "the label 3")):
-        with pytest.raises(EmolabError, match=f"vectors have {told}; expected names"):
-            EmotionVectors(vectors.data, labels, vectors.resid_norm, {})
-    with pytest.raises(EmolabError, match="NaN"):
-        EmotionVectors({"resid": vectors.get("resid") * float("nan")}, vectors.emotions, vectors.resid_norm, {})
-    wide = {"resid": vectors.get("resid"), "attn": vectors.get("attn")[..., :8]}
-    with pytest.raises(EmolabError, match="differ in d_model"):
-        EmotionVectors(wide, vectors.emotions, vectors.resid_norm, {})
-    for data, norm in (({"resid": [1.0]}, vectors.resid_norm), (vectors.data, 3.0), ([vectors.data], None)):
-        with pytest.raises(EmolabError, match="expected a tensor for each site and norm"):
-            EmotionVectors(data, vectors.emotions, norm, {})
-    for number in (-1.0, float("inf"), float("nan")):
-        with pytest.raises(EmolabError, match="^resid_norm is"):
-            EmotionVectors(vectors.data, vectors.emotions, torch.full_like(vectors.resid_norm, number), {})
-    for number in (0.0, 0.5):
-        EmotionVectors(vectors.data, vectors.emotions, torch.full_like(vectors.resid_norm, number), {})
 
 
 def test_queries_weigh_the_same_and_lone_answers_are_left_out():
@@ -259,12 +195,6 @@ def test_queries_weigh_the_same_and_lone_answers_are_left_out():
 
 
 def test_means_must_fit_model_responses_and_sites(tiny_llama, tiny_gpt2, means):
-    with pytest.raises(EmolabError, match="not of"):
-        extract_vectors(tiny_gpt2, None, means=means)
-    with pytest.raises(EmolabError, match="other responses"):
-        extract_vectors(tiny_llama, paired()[1:], means=means)
-    with pytest.raises(EmolabError, match="needs W_O"):
-        vectors_from_means(means, sites=("head",))
     assert "head" not in vectors_from_means(means).sites
     with pytest.raises(EmolabError, match="needs neutral"):
         vectors_from_means(means.select(means.index["condition"] != "neutral"))
@@ -335,14 +265,6 @@ def test_extraction_names_the_one_head_that_carries_a_planted_direction():
     norms = vectors.get("head").norm(dim=-1)
     assert (norms > 0).nonzero()[:, 1:].unique(dim=0).tolist() == [[1, 2]] and norms[:, 1, 2].min() > 0
     torch.testing.assert_close(vectors.get("head", layer=1, head=2), vectors.get("attn", layer=1), rtol=1e-4, atol=1e-5)
-
-
-def test_weights_of_the_output_projection_are_split_by_head(tiny_llama):
-    W_O = output_weights(tiny_llama)
-    d_head = tiny_llama.d_head
-    for layer in range(tiny_llama.n_layers):
-        whole = tiny_llama.hf.model.layers[layer].self_attn.o_proj.weight.T.double()
-        assert torch.equal(W_O[layer].reshape(-1, tiny_llama.d_model), whole) and W_O.shape[2] == d_head
 
 
 def test_means_that_a_folder_holds_are_not_measured_again(tiny_llama, tmp_path, monkeypatch):
