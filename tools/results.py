@@ -19,9 +19,9 @@ from pathlib import Path
 import pandas as pd
 
 import emolab
-from emolab import EMOTIONS, Steering
+from emolab import EMOTIONS
 from emolab.base.storage import write_json
-from emolab.experiments.selection import Round, Search, select
+from emolab.experiments.selection import Round, Search, select, setting_row
 from emolab.experiments.wordings import templates_of
 from emolab.judges.judges import BlindJudge, EmbeddingJudge
 from emolab.judges.scoring import kept_score
@@ -56,15 +56,17 @@ def measure(model: emolab.Model, source: str, part: str, out: Path) -> dict:
     setting, best, vectors = chosen
     tables = []
     for emotion, alpha in best.items():
-        direction = emolab.at(vectors, emolab.Setting(**setting), [emotion])
+        direction = emolab.at(vectors, setting, [emotion])
         table = emolab.sweep(model, direction, report, alphas=(0.0, alpha), out=folder / emotion, max_new_tokens=TOKENS)
         tables.append(table)
     table = pd.concat(tables, ignore_index=True)
     scored = kept_score(table, folder / "scores.parquet", judges=judges, model=model, writing=writing)
     instructed = kept_score(told[1], out / "report" / "scores.parquet", judges=judges, model=model, writing=writing)
     found = summarise(scored, instructed, vectors.emotions, best, judges)
-    result = {key: found[key] for key in ("steering", "instruction_following", "blind")} | {"setting": setting}
-    result |= {"best": best, "in_vectors": Steering(vectors, best, **setting).in_vectors(), "n": len(report)}
+    result = {key: found[key] for key in ("steering", "instruction_following", "blind")}
+    result["setting"] = setting_row(setting)
+    (mixture,) = emolab.at(vectors, setting, [best])
+    result |= {"best": best, "in_vectors": mixture.in_vectors(), "n": len(report)}
     if part == "whole":
         heldout = emolab.load_queries("general", split="heldout")
         evoking = heldout[heldout["emotion"] != "neutral"].groupby("emotion").head(N_EVOKING // 5)

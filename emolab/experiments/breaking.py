@@ -1,7 +1,7 @@
 """Where text breaks: the alpha that costs one nat at the worst tokens, the unit in which settings can be compared.
 
->>> steering = emolab.Steering(vectors, {"joy": 1.0, "fear": 1.0}, site="attn", layers="late")
->>> vectors = emolab.find_breaking(model, steering, emolab.load_queries("everyday", split="train", n=6))
+>>> steerings = emolab.at(vectors, emolab.Setting(site="attn", layers="late"))
+>>> vectors = emolab.find_breaking(model, steerings, emolab.load_queries("everyday", split="train", n=6))
 >>> emolab.Steering(vectors, {"joy": 0.6}, site="attn", layers="late", unit="breaking")
 """
 
@@ -31,38 +31,43 @@ _LEVELS_OFF = 5  # passes on one side of the target after which KL is taken not 
 
 def find_breaking(
     model: Model,
-    steering: Steering,
+    steering: Steering | Sequence[Steering],
     queries: pd.DataFrame | Sequence[str] | str,
     *,
     texts: Sequence[str] | None = None,
 ) -> EmotionVectors:
-    """The vectors of `steering`, which now know at which alpha its setting breaks text, emotion by emotion.
+    """The vectors of `steering`, which now know at which alpha each of its settings breaks text, emotion by emotion.
 
     >>> vectors = find_breaking(model, Steering(vectors, {"joy": 1.0}, site="attn"), training_queries)
     >>> vectors.meta["breaking"]
     {'site=attn layers=0-29 part=whole op=add positions=generated': {'joy': 0...}}
 
     Text breaks where the next-token KL(steered || unsteered) at the worst 5 % of tokens is one nat, on the model's own
-    unsteered answers to these queries: training questions, never those that a result is reported on. steering says
-    where and which emotions; the size of its doses plays no part. texts: unsteered answers, where they are at hand;
-    else they are written. KL grows about with the square of alpha, so that a few passes of all emotions at once find
-    it, within 5 % of alpha.
+    unsteered answers to these queries: training questions, never those that a result is reported on. steering (one, or
+    those of `emolab.at`) says where and which emotions; the size of its doses plays no part. texts: unsteered answers,
+    where they are at hand; else they are written. KL grows about with the square of alpha, so that a few passes of all
+    emotions at once find it, within 5 % of alpha.
 
     Raises EmolabError for op "ablate" (its alpha is a share), and for an emotion that moves nothing at any alpha.
     """
     need_model(model)
-    if steering.op == "ablate":
+    steerings = [steering] if isinstance(steering, Steering) else list(steering)
+    if any(one.op == "ablate" for one in steerings):
         raise EmolabError('op "ablate" removes a share, from 0 to 1; only op "add" and "clamp" have a breaking alpha')
     asked = list(query_table(queries)["query"])
     prompts = render_prompts(model, asked)
     if texts is None:
         texts = generate(model, asked, max_new_tokens=_TOKENS)
-    unscaled = replace(steering, unit="vector")
-    unscaled = replace(unscaled, doses=unscaled.in_vectors())  # the shared part is one direction, whatever the emotions
-    alphas = _solve(model, unscaled, prompts, list(texts))
-    known = dict(steering.vectors.meta.get("breaking", {}))
-    known[steering.breaking_key] = {**known.get(steering.breaking_key, {}), **alphas}
-    return replace(steering.vectors, meta={**steering.vectors.meta, "breaking": known})
+    settings: dict[str, Steering] = {}  # the emotions of a setting are read in the same passes
+    for one in steerings:
+        doses = settings[one.breaking_key].doses if one.breaking_key in settings else {}
+        settings[one.breaking_key] = replace(one, doses=doses | one.doses, unit="vector")
+    vectors = steerings[0].vectors
+    breaking = dict(vectors.meta.get("breaking", {}))
+    for key, one in settings.items():
+        resolved = replace(one, doses=one.in_vectors())  # the shared part is one direction, whatever the emotions
+        breaking[key] = {**breaking.get(key, {}), **_solve(model, resolved, prompts, list(texts))}
+    return replace(vectors, meta={**vectors.meta, "breaking": breaking})
 
 
 def _solve(model: Model, steering: Steering, prompts: list[str], texts: list[str]) -> dict[str, float]:

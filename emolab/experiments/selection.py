@@ -23,8 +23,8 @@ from emolab.experiments.headline import headline
 from emolab.experiments.sweeps import sweep
 from emolab.judges.scoring import score
 from emolab.models.model import Model
-from emolab.steering.settings import CHOICES, Setting
-from emolab.steering.steering import Steering, at
+from emolab.steering.settings import Setting
+from emolab.steering.steering import at
 from emolab.vectors.vectors import EmotionVectors
 
 # Of the breaking alpha: eight doses, from what is hardly seen to well past the first damage. Text of a small chat model

@@ -3,20 +3,22 @@
 >>> import emolab
 >>> choice = emolab.choose_wording(model, training_queries, emotions=("joy", "fear"))
 >>> print(choice)
->>> responses = emolab.collect_responses(model, queries, emotions=("joy", "fear"), templates=choice.templates)
+>>> writing = emolab.Writing(templates=choice.templates)
+>>> responses = emolab.collect_responses(model, queries, emotions=("joy", "fear"), writing=writing)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from emolab.answers.queries import query_table
-from emolab.answers.writing import Writing, need_writing
-from emolab.base.errors import EmolabError, need_model, need_number, need_texts, shown
+from emolab.answers.writing import Writing
+from emolab.base.errors import EmolabError, need_model, need_texts, shown
 from emolab.base.labels import NEUTRAL
 from emolab.base.stats import clusters_of, interval, sign_flip
 from emolab.judges.judges import ask, default_judge, judges_of
@@ -56,7 +58,7 @@ WORDINGS: dict[str, tuple[str, str] | None] = {
 
 
 def templates_of(wording: str, emotions: Sequence[str]) -> dict[str, str] | None:
-    """A bundled wording as `templates` of `collect_responses`, {condition: text with "{query}"}; None for its default.
+    """A bundled wording as `templates` of `Writing`, {condition: text with "{query}"}; None for the default.
 
     >>> templates_of("instruction, noun", ["joy", "awe"])
     {'neutral': '{query}', 'joy': 'Answer with joy. {query}', 'awe': 'Answer with awe. {query}'}
@@ -68,10 +70,11 @@ def templates_of(wording: str, emotions: Sequence[str]) -> dict[str, str] | None
     pair = WORDINGS[wording]
     if pair is None:
         return None
-    neutral, told = pair
-    adjectives = {emotion: ADJECTIVES.get(emotion, f"full of {emotion}") for emotion in emotions}
-    worded = {e: told.replace("{adjective}", adjectives[e]).replace("{noun}", e) for e in adjectives}
-    return {NEUTRAL: neutral, **worded}
+    templates, emotional = {NEUTRAL: pair[0]}, pair[1]
+    for emotion in emotions:
+        adjective = ADJECTIVES.get(emotion, f"full of {emotion}")
+        templates[emotion] = emotional.replace("{adjective}", adjective).replace("{noun}", emotion)
+    return templates
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +85,7 @@ class WordingChoice:
     ('second person, adjective', ('disgust',))
 
     wording     its name.
-    templates   of it, for `collect_responses` and `sweep`; None where it is their default.
+    templates   of it, for `Writing`; None where it is the default.
     table       one row a wording and emotion: `wording, emotion, following, lo, hi, neutral, p, n`. following: share of
                 the answers under that emotion which the judge reads as it, with its 95 % interval over situations;
                 neutral: share of the neutral answers, worded alike, that it reads as that emotion anyway; p: that the
@@ -102,25 +105,24 @@ class WordingChoice:
     @property
     def not_followed(self) -> tuple[str, ...]:
         """Emotions that answers show no more often than neutral ones do, as far as these queries can tell (p > .05)."""
-        own = self.chosen
-        return tuple(own.loc[own["p"] > LEVEL, "emotion"])
+        return tuple(self.chosen.loc[self.chosen["p"] > LEVEL, "emotion"])
 
     def __str__(self) -> str:
-        own, missed = self.chosen, self.chosen[self.chosen["emotion"].isin(self.not_followed)]
-        n = int(own["n"].iloc[0])
-        told = (
-            f'Followed best is the wording "{self.wording}": {own["following"].mean():.0%} of the answers to {n} '
+        table, missed = self.chosen, self.chosen[self.chosen["emotion"].isin(self.not_followed)]
+        n = int(table["n"].iloc[0])
+        best = (
+            f'Followed best is the wording "{self.wording}": {table["following"].mean():.0%} of the answers to {n} '
             f"training {'question' if n == 1 else 'questions'} show what was asked for."
         )
-        if own["p"].isna().all():
-            return f"{told} Fewer than {FEWEST} situations cannot tell which emotions are followed at all."
+        if table["p"].isna().all():
+            return f"{best} Fewer than {FEWEST} situations cannot tell which emotions are followed at all."
         if not len(missed):
-            return f"{told} Every emotion is followed."
-        rows = [
+            return f"{best} Every emotion is followed."
+        shares = [
             f"{r.emotion} ({r.following:.0%} [{r.lo:.0%}, {r.hi:.0%}], of neutral answers {r.neutral:.0%})"
             for r in missed.itertuples()
         ]
-        return f"{told} Not followed: {', '.join(rows)}; vectors of these answers say little about them."
+        return f"{best} Not followed: {', '.join(shares)}; vectors of these answers say little about them."
 
 
 def choose_wording(
@@ -148,23 +150,21 @@ def choose_wording(
     without an emotion or neutral, and a judge that lacks an emotion.
     """
     need_model(model)
-    need_writing(writing)
-    need_number("max_new_tokens", max_new_tokens, 1, whole=True)
     queries = query_table(queries, ("query_id", "query"))
     if "split" in queries and (queries["split"] == "heldout").any():
         raise EmolabError('some of these queries are held out; choose a wording on training ones (split="train")')
     emotions = need_texts("emotions", [emotions] if isinstance(emotions, str) else emotions, filled=True)
     emotions = [e for e in dict.fromkeys(emotions) if e != NEUTRAL]
     judge = default_judge(emotions) if judges is None else judges_of(judges)[0]
-    unread = [e for e in emotions if e not in judge.labels]
-    if unread or not emotions:
-        what = f"judge {judge.name!r} cannot tell {unread[0]}" if unread else "there is no emotion beside neutral"
-        raise EmolabError(f"{what}; give emotions that the judge knows ({', '.join(judge.labels)})")
+    unknown = [e for e in emotions if e not in judge.labels]
+    if unknown or not emotions:
+        problem = f"judge {judge.name!r} cannot tell {unknown[0]}" if unknown else "there is no emotion beside neutral"
+        raise EmolabError(f"{problem}; give emotions that the judge knows ({', '.join(judge.labels)})")
     tried = _tried(wordings, emotions)
-    rows = _answers(model, queries, emotions, tried, {"max_new_tokens": max_new_tokens, "writing": writing})
+    answers = _answers(model, queries, emotions, tried, max_new_tokens, writing)
     labels = list(judge.labels)
-    rows["top"] = [labels[i] for i in ask(judge, list(rows["text"]), list(rows["query"])).argmax(1)]
-    table = _following(rows, emotions, clusters_of(queries))
+    answers["top"] = [labels[i] for i in ask(judge, list(answers["text"]), list(answers["query"])).argmax(1)]
+    table = _following(answers, emotions, clusters_of(queries))
     best = str(table.groupby("wording", sort=False)["following"].mean().idxmax())
     return WordingChoice(best, tried[best], table)
 
@@ -183,33 +183,39 @@ def _tried(wordings: Any, emotions: Sequence[str]) -> dict[str, dict[str, str] |
     return {str(name): dict(templates) for name, templates in wordings.items()}
 
 
-def _answers(model: Model, queries: pd.DataFrame, emotions: Sequence[str], tried: Mapping, options: dict) -> Any:
+def _answers(
+    model: Model,
+    queries: pd.DataFrame,
+    emotions: Sequence[str],
+    tried: Mapping[str, dict[str, str] | None],
+    max_new_tokens: int,
+    writing: Writing,
+) -> pd.DataFrame:
     """`wording, condition, query_id, query, text`; equal prompts (neutral ones, mostly) are asked once."""
     from emolab.answers.generation import generate  # here, since names and templates need no torch
     from emolab.models.prompts import render_prompts
 
     parts = []
-    for name, templates in tried.items():
-        for condition in (NEUTRAL, *emotions):
-            prompts = render_prompts(model, list(queries["query"]), condition, templates=templates)
-            told = {"wording": name, "condition": condition, "prompt": prompts}
-            parts.append(queries[["query_id", "query"]].assign(**told))
-    rows = pd.concat(parts, ignore_index=True)
-    prompts = list(dict.fromkeys(rows["prompt"]))
-    texts = dict(zip(prompts, generate(model, prompts, raw=True, **options), strict=True))
-    return rows.assign(text=rows["prompt"].map(texts))
+    for (wording, templates), condition in product(tried.items(), (NEUTRAL, *emotions)):
+        prompts = render_prompts(model, list(queries["query"]), condition, templates=templates)
+        asked = queries[["query_id", "query"]]
+        parts.append(asked.assign(wording=wording, condition=condition, prompt=prompts))
+    answers = pd.concat(parts, ignore_index=True)
+    prompts = list(dict.fromkeys(answers["prompt"]))
+    texts = generate(model, prompts, max_new_tokens=max_new_tokens, writing=writing, raw=True)
+    return answers.assign(text=answers["prompt"].map(dict(zip(prompts, texts, strict=True))))
 
 
-def _following(rows: pd.DataFrame, emotions: Sequence[str], situations: pd.Series) -> pd.DataFrame:
-    found = []
-    for name, own in rows.groupby("wording", sort=False):
-        plain = own[own["condition"] == NEUTRAL]
+def _following(answers: pd.DataFrame, emotions: Sequence[str], situations: pd.Series) -> pd.DataFrame:
+    rows = []
+    for wording, own in answers.groupby("wording", sort=False):
+        neutral = own[own["condition"] == NEUTRAL]
         for emotion in emotions:
-            told = own[own["condition"] == emotion]
-            hits, anyway = ((of["top"] == emotion).to_numpy(float) for of in (told, plain))  # query by query
-            clusters = situations.loc[told["query_id"]].to_numpy()
+            instructed = own[own["condition"] == emotion]
+            hits, anyway = ((texts["top"] == emotion).to_numpy(float) for texts in (instructed, neutral))  # by query
+            clusters = situations.loc[instructed["query_id"]].to_numpy()
             lo, hi = interval(hits, clusters=clusters)
             enough = len(set(clusters)) >= FEWEST
             p = sign_flip(hits - anyway, clusters=clusters, alternative="greater") if enough else float("nan")
-            found.append((name, emotion, hits.mean(), lo, hi, anyway.mean(), p, len(hits)))
-    return pd.DataFrame(found, columns=["wording", "emotion", "following", "lo", "hi", "neutral", "p", "n"])
+            rows.append((wording, emotion, hits.mean(), lo, hi, anyway.mean(), p, len(hits)))
+    return pd.DataFrame(rows, columns=["wording", "emotion", "following", "lo", "hi", "neutral", "p", "n"])

@@ -12,7 +12,8 @@ Queries, never single responses, are split, drawn and held out; `groups` keeps a
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -75,17 +76,15 @@ def split_half(
     need_number("n_splits", n_splits, 1, whole=True)
     rng = np.random.default_rng(seed)
     emotions, _ = contrasts(means.index, part=part)
-    first, second = _sets(means, groups, n_splits, rng, None)
-    shuffled = permuted_labels(means.index, n_splits, rng)
-    fresh, other = (reweighted(label_weights(means.index, shuffled), half, part=part) for half in (first, second))
-    a, b = (draw_weights(means.index, half, part=part) for half in (first, second))
+    halves = _disjoint(means, groups, n_splits, rng)
+    shuffled = label_weights(means.index, permuted_labels(means.index, n_splits, rng))
+    first, second = (draw_weights(means.index, half, part=part) for half in halves)
+    null_first, null_second = (reweighted(shuffled, half, part=part) for half in halves)
     rows = []
     for layer, head, gram in grams(means, site, W_O):
-        found, chance = _cosine(a, b, gram), _cosine(fresh, other, gram)  # [split, emotion]
-        for e, emotion in enumerate(emotions):
-            with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-                mean = np.nanmean(found[:, e])
-            rows.append((layer, head, emotion, mean, *middle(found[:, e]), *middle(chance[:, e])))
+        cosine, null = _cosine(first, second, gram), _cosine(null_first, null_second, gram)  # [split, emotion]
+        for emotion, values, by_chance in zip(emotions, cosine.T, null.T, strict=True):
+            rows.append((layer, head, emotion, _mean(values), *middle(values), *middle(by_chance)))
     columns = ["layer", "head", "emotion", "cosine", "lo", "hi", "null_lo", "null_hi"]
     table = pd.DataFrame(rows, columns=columns).astype({"head": "Int64"})
     params = {"site": site, "part": part, "n_splits": n_splits}
@@ -122,17 +121,13 @@ def convergence(
     most = (query_groups(means.index, groups).max() + 1) // 2
     if sizes is None:
         sizes = sorted({int(round(x)) for x in np.geomspace(1, max(most, 1), 8)})
-    x = site_values(means, site)[:, layer].astype(np.float64)
-    x = x - x.mean(0)
-    gram = x @ x.T
+    gram = next(gram for number, _, gram in grams(means, site) if number == layer)
     rows = []
     for size in sizes:
-        first, second = _sets(means, groups, n_draws, rng, size)
-        a, b = (draw_weights(means.index, half, part=part) for half in (first, second))
-        found = _cosine(a, b, gram)
-        for e, emotion in enumerate(emotions):
-            with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-                rows.append((size, emotion, np.nanmean(found[:, e]), *middle(found[:, e])))
+        sets = _disjoint(means, groups, n_draws, rng, size)
+        first, second = (draw_weights(means.index, one, part=part) for one in sets)
+        cosine = _cosine(first, second, gram)
+        rows += [(size, e, _mean(values), *middle(values)) for e, values in zip(emotions, cosine.T, strict=True)]
     table = pd.DataFrame(rows, columns=["n", "emotion", "cosine", "lo", "hi"])
     params = {"site": site, "layer": layer, "part": part, "n_draws": n_draws}
     return noted(table, means.meta, n=counted(means.index), seed=seed, params=params)
@@ -184,25 +179,20 @@ def probe_accuracy(
         )
     folds = _folds(means.index, None if test is None else test.index, groups)
     index = means.index if test is None else test.index
-    truth = index["condition"].to_numpy(dtype=object)
     labels = order(means.index["condition"])
     if len(labels) < 2:
         raise EmolabError(f"all responses are {labels[0]}; a probe needs two conditions")
-    rng = np.random.default_rng(seed)
-    shuffled = permuted_labels(index, n_permutations, rng)
-    members = query_groups(index, groups)
-    drawn = bootstrap_counts(members, 1000, rng), members.max() + 1
+    accuracy = _accuracy(index, groups, n_permutations, seed)
+    conditions = means.index["condition"].to_numpy(dtype=object)
     heads = range(values.shape[2]) if site == "head" else [None]
     rows = []
-    for layer in range(values.shape[1]):
-        for head in heads:
-            at = (slice(None), layer) if head is None else (slice(None), layer, head)
-            if not values[at].any():  # a hybrid model's layer without this site
-                continue
-            for probe in probes:
-                guess = _predict(probe, values[at], tested[at], means.index["condition"].to_numpy(dtype=object), folds)
-                for emotion in ["all", *labels]:
-                    rows.append((layer, head, probe, emotion, *_accuracy(guess, truth, emotion, shuffled, *drawn)))
+    for layer, head in product(range(values.shape[1]), heads):
+        here = (slice(None), layer) if head is None else (slice(None), layer, head)
+        if not values[here].any():  # a hybrid model's layer without this site
+            continue
+        for probe in probes:
+            guess = _predict(probe, values[here], tested[here], conditions, folds)
+            rows += [(layer, head, probe, emotion, *accuracy(guess, emotion)) for emotion in ["all", *labels]]
     table = pd.DataFrame(rows, columns=_COLUMNS).astype({"head": "Int64"})
     params = {"site": site, "n_permutations": n_permutations, "held_out": "test" if test is not None else "5 folds"}
     return noted(table, means.meta, n=f"{counted(index)}, held out", seed=seed, params=params)
@@ -234,25 +224,19 @@ def word_accuracy(
         pipeline = make_pipeline(CountVectorizer(token_pattern=r"\S+"), LogisticRegression(max_iter=2000))
         pipeline.fit(texts[fit], labels[fit].astype(str))
         guess[read] = pipeline.predict(index["text"].to_numpy(dtype=object)[read])
-    rng = np.random.default_rng(seed)
-    shuffled = permuted_labels(index, n_permutations, rng)
-    members = query_groups(index, groups)
-    drawn = bootstrap_counts(members, 1000, rng), members.max() + 1
-    truth = index["condition"].to_numpy(dtype=object)
-    rows = [
-        (pd.NA, pd.NA, "words", emotion, *_accuracy(guess, truth, emotion, shuffled, *drawn))
-        for emotion in ["all", *order(labels)]
-    ]
+    accuracy = _accuracy(index, groups, n_permutations, seed)
+    rows = [(pd.NA, pd.NA, "words", emotion, *accuracy(guess, emotion)) for emotion in ["all", *order(labels)]]
     return pd.DataFrame(rows, columns=_COLUMNS).astype({"layer": "Int64", "head": "Int64"})
 
 
-def _sets(means, groups, n, rng, size) -> tuple[np.ndarray, np.ndarray]:
+def _disjoint(
+    means: ResponseMeans, groups: pd.Series | None, n: int, rng: np.random.Generator, size: int | None = None
+) -> list[np.ndarray]:
     """Two disjoint sets of responses a draw, as counts."""
     numbers = query_groups(means.index, groups)
     if numbers.max() < 1:
         raise EmolabError("reliability needs two queries (or groups of them) at least")
-    first, second = disjoint_sets(numbers, n, rng, size=size)
-    return first.astype(float), second.astype(float)
+    return [members.astype(float) for members in disjoint_sets(numbers, n, rng, size=size)]
 
 
 def _cosine(a: np.ndarray, b: np.ndarray, gram: np.ndarray) -> Float[np.ndarray, "draw emotion"]:
@@ -262,6 +246,12 @@ def _cosine(a: np.ndarray, b: np.ndarray, gram: np.ndarray) -> Float[np.ndarray,
     ga, gb = a @ gram, b @ gram
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.clip(inner(ga, b) / np.sqrt(inner(ga, a) * inner(gb, b)), -1, 1)
+
+
+def _mean(values: np.ndarray) -> float:
+    """NaN draws are left out, and all-NaN gives NaN."""
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+        return float(np.nanmean(values))
 
 
 def _folds(index: pd.DataFrame, tested: pd.DataFrame | None, groups: pd.Series | None) -> list:
@@ -305,15 +295,26 @@ def _predict(probe: str, train: np.ndarray, tested: np.ndarray, labels: np.ndarr
     return guess
 
 
-def _accuracy(guess, truth, emotion: str, shuffled: np.ndarray, counts: np.ndarray, n_groups: int) -> tuple:
-    """accuracy, lo, hi, chance, p, n. counts [draw, row], of drawing among n_groups groups."""
-    mine = np.ones(len(truth), bool) if emotion == "all" else truth == emotion
-    if not mine.any():
-        return (np.nan, np.nan, np.nan, np.nan, np.nan, 0)
-    hit = (guess == truth) & mine
-    accuracy = hit.sum() / mine.sum()
-    null = ((shuffled == guess) & ((shuffled == emotion) | (emotion == "all"))).sum(1) / mine.sum()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        low, high = expanded((counts * hit).sum(1) / (counts * mine).sum(1), n_groups)
-    p = (1 + (null >= accuracy - 1e-12).sum()) / (1 + len(null))
-    return accuracy, low, high, null.mean(), p, int(mine.sum())
+def _accuracy(
+    index: pd.DataFrame, groups: pd.Series | None, n_permutations: int, seed: int
+) -> Callable[[np.ndarray, str], tuple]:
+    """A function from guesses [row] and an emotion, or "all", to (accuracy, lo, hi, chance, p, n)."""
+    rng = np.random.default_rng(seed)
+    truth = index["condition"].to_numpy(dtype=object)
+    shuffled = permuted_labels(index, n_permutations, rng)
+    members = query_groups(index, groups)
+    counts = bootstrap_counts(members, 1000, rng)
+
+    def accuracy(guess: np.ndarray, emotion: str) -> tuple:
+        mine = np.ones(len(truth), bool) if emotion == "all" else truth == emotion
+        if not mine.any():
+            return (np.nan, np.nan, np.nan, np.nan, np.nan, 0)
+        hit = (guess == truth) & mine
+        share = hit.sum() / mine.sum()
+        null = ((shuffled == guess) & ((shuffled == emotion) | (emotion == "all"))).sum(1) / mine.sum()
+        with np.errstate(invalid="ignore", divide="ignore"):
+            low, high = expanded((counts * hit).sum(1) / (counts * mine).sum(1), members.max() + 1)
+        p = (1 + (null >= share - 1e-12).sum()) / (1 + len(null))
+        return share, low, high, null.mean(), p, int(mine.sum())
+
+    return accuracy

@@ -1,6 +1,6 @@
 """Resampling of emotion vectors without running a model: halves, bootstraps and permuted labels as weights.
 
-An emotion vector is `weights @ means` (`vectors.vectors.contrast_weights`), so a cosine or norm of resampled vectors is
+An emotion vector is `weights @ means` (`contrast_weights`), so a cosine or norm of resampled vectors is
 made of `weights @ gram @ weights`, where `gram` holds the inner products of the responses at one layer (and head). A
 thousand draws cost a few matrix products, and heads need no vectors in d_model.
 """
@@ -18,8 +18,7 @@ from jaxtyping import Bool, Float, Int
 from emolab.base.errors import EmolabError, MismatchError
 from emolab.base.labels import NEUTRAL, order
 from emolab.vectors.activations import ResponseMeans
-from emolab.vectors.contrasts import baseline
-from emolab.vectors.vectors import contrast_weights
+from emolab.vectors.contrasts import baseline, contrast_weights
 
 LEVEL = (0.025, 0.975)
 
@@ -33,12 +32,17 @@ def contrasts(index: pd.DataFrame, *, part: str = "whole") -> tuple[tuple[str, .
         raise EmolabError("these are no response means; expected ResponseMeans (response_means or ResponseMeans.load)")
     baseline(index["condition"])  # says what is missing
     emotions = tuple(e for e in order(index["condition"]) if e != NEUTRAL)
-    if part not in ("whole", "specific"):
-        raise EmolabError(f'part must be "whole" or "specific", not {part!r}')
+    need_part(part)
     if part == "specific" and len(emotions) < 2:
         raise EmolabError(f'part "specific" tells emotions apart; there is only {", ".join(emotions)}')
     weights = np.stack([contrast_weights(index, emotion) for emotion in emotions])
     return emotions, weights if part == "whole" else weights - weights.mean(0)
+
+
+def need_part(part: str) -> None:
+    """EmolabError unless part is "whole" or "specific"."""
+    if part not in ("whole", "specific"):
+        raise EmolabError(f'part must be "whole" or "specific", not {part!r}')
 
 
 def draw_weights(
@@ -97,8 +101,8 @@ def query_groups(index: pd.DataFrame, groups: pd.Series | None = None) -> Int[np
         groups = pd.Series(groups)
         lost = sorted(set(names) - set(groups.index))
         if lost or groups.index.has_duplicates:
-            what = f"lack {lost[0]!r} and {len(lost) - 1} more" if lost else "name a query_id twice"
-            raise EmolabError(f'groups {what}; pass queries.set_index("query_id")["situation"] of all the queries')
+            problem = f"lack {lost[0]!r} and {len(lost) - 1} more" if lost else "name a query_id twice"
+            raise EmolabError(f'groups {problem}; pass queries.set_index("query_id")["situation"] of all the queries')
         names = names.map(groups)
         if names.isna().any() or (names == "").any():
             raise EmolabError("groups hold empty names; leave groups out, then every query is its own group")
@@ -121,8 +125,8 @@ def disjoint_sets(
     size = k // 2 if size is None else size
     if not 1 <= size <= k // 2:
         raise EmolabError(f"{k} groups of queries do not hold two disjoint sets of {size}; use 1 to {k // 2}")
-    place = np.argsort(rng.random((n, k)), axis=1)  # each group's place in a random order
-    return (place < size)[:, groups], ((place >= size) & (place < 2 * size))[:, groups]
+    turn = np.argsort(rng.random((n, k)), axis=1)  # each group's place in a random order
+    return (turn < size)[:, groups], ((turn >= size) & (turn < 2 * size))[:, groups]
 
 
 def grams(

@@ -28,6 +28,7 @@ from emolab.geometry.resampling import (
     grams,
     label_weights,
     middle,
+    need_part,
     permuted_labels,
     query_groups,
     site_values,
@@ -43,8 +44,7 @@ def part_array(
     need_vectors(vectors)
     if site == "head":
         raise EmolabError('one vector a layer is shown here: take site "resid", "attn" or "mlp" (heads sum to "attn")')
-    if part not in ("whole", "specific"):
-        raise EmolabError(f'part must be "whole" or "specific", not {part!r}')
+    need_part(part)
     return (vectors.part("specific") if part == "specific" else vectors).get(site).double().numpy()
 
 
@@ -194,25 +194,21 @@ def denoise(
     >>> clean = denoise(vectors, means); clean.meta["denoised"]["resid"]
     """
     neutral = (means.index["condition"] == NEUTRAL).to_numpy()
-    if not 0 <= variance <= 1 or neutral.sum() < 3:
-        what = f"variance {variance}" if not 0 <= variance <= 1 else f"{neutral.sum()} neutral responses"
-        raise EmolabError(f"cannot denoise with {what}; expected 0 to 1 and at least three neutral responses")
+    need_number("variance", variance, 0, 1)
+    if neutral.sum() < 3:
+        raise EmolabError(f"cannot denoise with {neutral.sum()} neutral responses; expected at least three")
     data, removed = {}, {}
     for site in [site for site in vectors.sites if site != "head" or W_O is not None]:
         x = site_values(means, site)[neutral].astype(np.float64)
-        result, numbers = vectors.data[site].double().clone(), []
-        for layer in range(x.shape[1]):
+        data[site], removed[site] = vectors.data[site].double().clone(), []
+        for place in np.ndindex(x.shape[1:-1]):  # layer, or layer and head
+            here = (slice(None), *place)
+            out = x[here]
             if W_O is not None and site == "head":
-                for head in range(x.shape[2]):
-                    out = x[:, layer, head] @ W_O[layer, head].to("cpu", torch.float64).numpy()
-                    basis = _leading(out, variance)
-                    result[:, layer, head] -= result[:, layer, head] @ basis @ basis.T
-                    numbers.append(basis.shape[1])
-            else:
-                basis = _leading(x[:, layer], variance)
-                result[:, layer] -= result[:, layer] @ basis @ basis.T
-                numbers.append(basis.shape[1])
-        data[site], removed[site] = result, numbers
+                out = out @ W_O[place].to("cpu", torch.float64).numpy()
+            basis = _leading(out, variance)
+            data[site][here] -= data[site][here] @ basis @ basis.T
+            removed[site].append(basis.shape[1])
     steps = [*vectors.meta.get("steps", []), f"denoised {variance:g}"]
     meta = {**vectors.meta, "sites": list(data), "steps": steps, "denoised": removed}
     return EmotionVectors(data, vectors.emotions, vectors.resid_norm, meta, vectors.means)
@@ -228,8 +224,8 @@ def denoise_effect(vectors: EmotionVectors, clean: EmotionVectors, *, site: str 
     with np.errstate(invalid="ignore", divide="ignore"):
         kept = np.linalg.norm(after, axis=-1) / np.linalg.norm(before, axis=-1)
         cosine = np.einsum("eld,eld->el", _unit(after), _unit(before))
-        own = [np.linalg.norm(x - x.mean(0), axis=-1) for x in (before, after)]
-        specific = own[1] / own[0]
+        specific_before, specific_after = (np.linalg.norm(x - x.mean(0), axis=-1) for x in (before, after))
+        specific = specific_after / specific_before
     k, n = kept.shape
     table = pd.DataFrame({"emotion": np.repeat(vectors.emotions, n), "layer": np.tile(range(n), k)})
     table = table.assign(kept=kept.ravel(), cosine=cosine.ravel(), specific_kept=specific.ravel())
@@ -268,8 +264,7 @@ def vector_agreement(
 
     >>> vector_agreement(ours, theirs, site="attn", part="specific").groupby("layer")[["cosine", "mismatched"]].mean()
     """
-    if part not in ("whole", "specific"):
-        raise EmolabError(f'part must be "whole" or "specific", not {part!r}')
+    need_part(part)
     emotions = [emotion for emotion in vectors.emotions if emotion in others.emotions]
     ours, theirs = part_array(vectors, site), part_array(others, site)
     if not emotions or ours.shape[1:] != theirs.shape[1:]:
@@ -279,13 +274,11 @@ def vector_agreement(
     theirs = theirs[[others.emotions.index(e) for e in emotions]]
     if part == "specific":  # without the mean over the same emotions, whatever else either set holds
         ours, theirs = ours - ours.mean(0), theirs - theirs.mean(0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        a, b = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (ours, theirs))
-    cosine = np.clip(np.einsum("eld,fld->lef", a, b), -1, 1)
+    cosine = np.clip(np.einsum("eld,fld->lef", _unit(ours), _unit(theirs)), -1, 1)
     k, n_layers, d_model = ours.shape
-    own = np.einsum("lee->el", cosine)
-    mismatched = (cosine.sum(2).T - own) / (k - 1) if k > 1 else np.full_like(own, np.nan)
+    same = np.einsum("lee->el", cosine)
+    mismatched = (cosine.sum(2).T - same) / (k - 1) if k > 1 else np.full_like(same, np.nan)
     table = pd.DataFrame({"emotion": np.repeat(emotions, n_layers), "layer": np.tile(range(n_layers), k)})
-    table = table.assign(cosine=own.ravel(), mismatched=mismatched.ravel(), random=1.96 / np.sqrt(d_model))
+    table = table.assign(cosine=same.ravel(), mismatched=mismatched.ravel(), random=1.96 / np.sqrt(d_model))
     params = {"site": site, "part": part, "other": others.meta.get("model")}
     return noted(table, vectors.meta, n=f"{k} emotions", params=params)

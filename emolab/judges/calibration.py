@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -15,13 +16,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
-from sklearn.metrics import log_loss
+from scipy.optimize import minimize_scalar
+from scipy.special import softmax
+from sklearn.metrics import cohen_kappa_score, log_loss
 from sklearn.model_selection import StratifiedKFold
 
 from emolab.base.errors import EmolabError, need_table, need_texts, shown
 from emolab.base.stats import bootstrap_ci, clusters_of
+from emolab.base.tables import about
 from emolab.judges.judges import UNREAD, AroundJudge, ask, judges_of
 
 AT_LEAST = 5  # texts of each label; also the number of folds
@@ -31,21 +33,19 @@ BINS = 10
 
 @dataclass(frozen=True, eq=False)
 class CalibratedJudge(AroundJudge):
-    """A judge whose log-probabilities are scaled and shifted label by label; made by `calibrated`.
+    """A judge whose log-probabilities are divided by a temperature; made by `calibrated`.
 
-    heldout: one row a labelled text and stage ("before", "after"), judged by folds that have not seen it: `stage,
-    label, top, confidence, correct`. report: `stage, log_loss, ece, accuracy, n` of these.
+    report: `stage` ("before", "after"), `log_loss, ece, accuracy, n` of the labelled texts, judged by folds that have
+    not seen them.
     """
 
     judge: Any
-    scale: float
-    bias: Float[np.ndarray, " label"]
+    temperature: float
     name: str
-    heldout: pd.DataFrame = field(repr=False)
     report: pd.DataFrame = field(repr=False)
 
     def __call__(self, texts: Sequence[str], queries: Sequence[str] | None = None) -> Float[np.ndarray, "text label"]:
-        return _apply(_log(ask(self.judge, texts, queries)), self.scale, self.bias)
+        return _scaled(ask(self.judge, texts, queries), self.temperature)
 
 
 def calibrated(
@@ -57,15 +57,16 @@ def calibrated(
     name: str | None = None,
     seed: int = 0,
 ) -> CalibratedJudge:
-    """The same judge with probabilities that fit labelled texts: one temperature, and one bias a label.
+    """The same judge with probabilities that fit labelled texts: as sure as it is right.
 
     >>> judge = calibrated(EmbeddingJudge(), responses["text"], responses["condition"])
-    >>> judge.report
+    >>> judge.temperature, judge.report
 
-    softmax(scale * log p + bias), fitted by log loss ("bias-corrected temperature scaling", Guo et al. 2017, Alexandari
-    et al. 2020), so few numbers that some dozens of texts will do. The probabilities then hold for texts like these, in
-    which labels are as frequent as here. Take texts that are not reported on. The judge's report says what it gains on
-    held-out texts (five folds): log loss, expected calibration error (10 bins of equal width), accuracy.
+    softmax(log p / temperature), the temperature of least log loss (Guo et al. 2017; as scikit-learn's
+    `CalibratedClassifierCV(method="temperature")`): above 1 where the judge is too sure. A single number, so that some
+    dozens of texts will do; the most probable label stays what it is. Take texts that are not reported on. The judge's
+    report says what it gains on held-out texts (five folds): log loss, expected calibration error (10 bins of equal
+    width), accuracy.
 
     Args:
         labels: one of the judge's labels for each text, at least five texts of each.
@@ -73,75 +74,50 @@ def calibrated(
         name: default "calibrated_" and the judge's.
 
     Raises:
-        EmolabError: unknown labels, too few texts, lists of different length.
+        EmolabError: unknown labels, too few texts, lists of different length, texts that the judge cannot read.
     """
     texts, labels, known = need_texts("texts", texts), list(labels), list(judges_of(judge)[0].labels)
     unknown = sorted({str(label) for label in labels} - set(known))
-    counts = {label: labels.count(label) for label in known}
     if len(texts) != len(labels) or unknown:
         what = f"label {unknown[0]!r} is none of" if unknown else f"{len(texts)} texts and {len(labels)} labels for"
         raise EmolabError(f"{what} judge {judge.name!r}; expected one of {', '.join(known)} for each text")
-    few = [f"{label} {n}" for label, n in counts.items() if n < AT_LEAST]
+    few = [f"{label} {labels.count(label)}" for label in known if labels.count(label) < AT_LEAST]
     if few:
         raise EmolabError(f"too few labelled texts ({', '.join(few)}); expected at least {AT_LEAST} of every label")
-    logp = _log(ask(judge, texts, queries))
-    unread = np.isnan(logp).any(1)
+    before = _scaled(ask(judge, texts, queries), 1.0)
+    unread = np.isnan(before).any(1)
     if unread.any():
         first = shown(texts[int(unread.argmax())])
         raise EmolabError(f"judge {judge.name!r} cannot read {unread.sum()} texts, such as {first}; leave them out")
     truth = np.array([known.index(label) for label in labels])
-    after = np.zeros_like(logp)
-    for train, test in StratifiedKFold(AT_LEAST, shuffle=True, random_state=seed).split(logp, truth):
-        after[test] = _apply(logp[test], *_fit(logp[train], truth[train]))
-    stages = {"before": np.exp(logp), "after": after}
-    heldout = pd.concat([_judged(stage, p, truth, known) for stage, p in stages.items()], ignore_index=True)
-    rows = [(stage, *_quality(p, truth), len(truth)) for stage, p in stages.items()]
+    after = np.zeros_like(before)
+    for train, test in StratifiedKFold(AT_LEAST, shuffle=True, random_state=seed).split(before, truth):
+        after[test] = _scaled(before[test], _temperature(before[train], truth[train]))
+    rows = [(stage, *_quality(p, truth), len(truth)) for stage, p in (("before", before), ("after", after))]
     report = pd.DataFrame(rows, columns=["stage", "log_loss", "ece", "accuracy", "n"])
-    return CalibratedJudge(judge, *_fit(logp, truth), name or f"calibrated_{judge.name}", heldout, report)
+    return CalibratedJudge(judge, _temperature(before, truth), name or f"calibrated_{judge.name}", report)
 
 
-def _log(p: Float[np.ndarray, "text label"]) -> Float[np.ndarray, "text label"]:
-    return log_softmax(np.log(np.clip(p, FLOOR, None)), axis=1)
+def _scaled(p: Float[np.ndarray, "text label"], temperature: float) -> Float[np.ndarray, "text label"]:
+    return softmax(np.log(np.clip(p, FLOOR, None)) / temperature, axis=1)
 
 
-def _apply(logp: np.ndarray, scale: float, bias: np.ndarray) -> Float[np.ndarray, "text label"]:
-    return softmax(scale * logp + bias, axis=1)
+def _temperature(p: Float[np.ndarray, "text label"], truth: Int[np.ndarray, " text"]) -> float:
+    """The temperature of least log loss, from exp(-10) to exp(10): a judge that is never wrong gets a finite one."""
+
+    def loss(log_temperature: float) -> float:
+        return log_loss(truth, _scaled(p, np.exp(log_temperature)), labels=range(p.shape[1]))
+
+    best: Any = minimize_scalar(loss, bounds=(-10, 10))
+    return float(np.exp(best.x))
 
 
-def _fit(logp: np.ndarray, truth: Int[np.ndarray, " text"]) -> tuple[float, Float[np.ndarray, " label"]]:
-    """scale >= 0 and biases (they sum to 0) of least log loss: a convex problem, with its gradient.
-
-    A normal prior of width 1 around "no change" weighs as much as one text: the scale stays finite where a judge tells
-    all texts apart.
-    """
-    own, ridge = np.eye(logp.shape[1])[truth], 1 / len(truth)
-
-    def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
-        scale, bias = x[0], x[1:]
-        found = log_softmax(scale * logp + bias, axis=1)
-        off = (np.exp(found) - own) / len(own)
-        value = -(found * own).sum() / len(own) + ridge * ((scale - 1) ** 2 + (bias**2).sum()) / 2
-        return value, np.concatenate([[(off * logp).sum() + ridge * (scale - 1)], off.sum(0) + ridge * bias])
-
-    start = np.concatenate([[1.0], np.zeros(logp.shape[1])])
-    bounds = [(0, None)] + [(None, None)] * logp.shape[1]
-    x = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
-    return float(x[0]), x[1:] - x[1:].mean()
-
-
-def _judged(stage: str, p: np.ndarray, truth: np.ndarray, labels: list[str]) -> pd.DataFrame:
-    top = p.argmax(1)
-    names = np.array(labels)
-    return pd.DataFrame(
-        {"stage": stage, "label": names[truth], "top": names[top], "confidence": p.max(1), "correct": top == truth}
-    )
-
-
-def _quality(p: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:
+def _quality(p: Float[np.ndarray, "text label"], truth: Int[np.ndarray, " text"]) -> tuple[float, float, float]:
+    """Log loss, expected calibration error and accuracy."""
     correct, confidence = p.argmax(1) == truth, p.max(1)
-    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = [abs((correct[place == b] - confidence[place == b]).sum()) for b in range(BINS)]
-    return log_loss(truth, p, labels=range(p.shape[1])), sum(gaps) / len(truth), correct.mean()
+    number = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(number, correct - confidence)  # of each bin, summed over its texts
+    return log_loss(truth, p, labels=range(p.shape[1])), np.abs(gaps).sum() / len(truth), correct.mean()
 
 
 def agreement(scored: pd.DataFrame, *, n: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -164,20 +140,17 @@ def agreement(scored: pd.DataFrame, *, n: int = 1000, seed: int = 0) -> pd.DataF
     first = scored.attrs.get("judges") or ["first judge"]
     names = [first[0] if c == "top" else c.removesuffix("_top") for c in columns]
     labels = sorted({label for c in columns for label in scored[c]})
-    coded = [pd.Categorical(scored[c], labels).codes for c in columns]
+    codes = np.stack([pd.Categorical(scored[c], labels).codes for c in columns], axis=1)
     pairs = list(combinations(range(len(columns)), 2))
-    units = scored["query_id"].map(clusters_of(scored)) if "query_id" in scored else np.arange(len(scored))
-    units = pd.factorize(units)[0]
-    counts = np.zeros((units.max() + 1, len(pairs), len(labels), len(labels)))
-    for k, (a, b) in enumerate(pairs):
-        np.add.at(counts[:, k], (units, coded[a], coded[b]), 1)
-    value, low, high = bootstrap_ci(counts, lambda rows: _kappa(rows.sum(0)), n=n, seed=seed)
-    found = pd.DataFrame([(names[a], names[b]) for a, b in pairs], columns=["judge_a", "judge_b"])
-    return found.assign(kappa=value, lo=low, hi=high, n=len(scored))
-
-
-def _kappa(table: Float[np.ndarray, "pair label label"]) -> Float[np.ndarray, " pair"]:
-    """Cohen's kappa of several tables of counts at once, as sklearn's cohen_kappa_score has it."""
-    share = table / table.sum((1, 2), keepdims=True)
-    expected = (share.sum(1) * share.sum(2)).sum(1)
-    return (np.trace(share, axis1=1, axis2=2) - expected) / (1 - expected)
+    clusters = scored["query_id"].map(clusters_of(scored)) if "query_id" in scored else None
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of one label alone, which is a NaN
+        kappa, low, high = bootstrap_ci(
+            codes,
+            lambda rows: [cohen_kappa_score(*rows[:, pair].T) for pair in pairs],
+            clusters=clusters,
+            n=n,
+            seed=seed,
+        )
+    table = pd.DataFrame([(names[a], names[b]) for a, b in pairs], columns=["judge_a", "judge_b"])
+    table.attrs["about"] = {**about(scored), "n": f"{len(scored)} texts"}
+    return table.assign(kappa=kappa, lo=low, hi=high, n=len(scored))

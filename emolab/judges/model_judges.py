@@ -10,8 +10,6 @@ classifier does not know more than half is not read: a row of NaN.
 
 from __future__ import annotations
 
-import inspect
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,13 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
-from scipy.special import expit, softmax
+from jaxtyping import Float, Int
+from scipy.special import softmax
 
+from emolab.answers.logprobs import token_logprobs
 from emolab.base.errors import EmolabError, need_model, need_texts
 from emolab.base.labels import EMOTIONS, NEUTRAL, order
 from emolab.base.progress import progress_bar
-from emolab.judges.judges import PROTOTYPES, _need_groups
+from emolab.judges.judges import PROTOTYPES, need_groups
 from emolab.models.pretrained import quiet
 from emolab.models.prompts import render_prompts
 
@@ -80,45 +79,39 @@ class ClassifierJudge:
         return (*order(filter(None, self._emotions)), NEUTRAL)
 
     @cached_property
-    def _loaded(self) -> _Classifier:
-        return _Classifier.load(self.source, self.device)
+    def _pipeline(self) -> Any:
+        return _classifier(self.source, self.device)
 
     @cached_property
     def _emotions(self) -> list[str | None]:
         """The emotion of each class of the model, None where it has none."""
-        classes = self._loaded.classes
-        if self.mapping is not None:
+        classes = _classes(self._pipeline)
+        if self.mapping is None:
+            emotions = [NAMES.get(label.lower()) for label in classes]
+        else:
             unknown = [label for label in self.mapping if label not in classes]
             if unknown:
                 raise EmolabError(f"{self.source} has no label {unknown[0]!r}; it has {', '.join(classes)}")
-            found = [self.mapping.get(label) for label in classes]
-        else:
-            found = [NAMES.get(label.lower()) for label in classes]
-        found = [None if emotion == NEUTRAL else emotion for emotion in found]
-        if not any(found):
+            emotions = [self.mapping.get(label) for label in classes]
+        if not {*emotions} - {None, NEUTRAL}:
             has = ", ".join(classes)
             raise EmolabError(f"{self.source} has the labels {has}; say what they mean: mapping={{label: emotion}}")
-        return found
+        return [None if emotion == NEUTRAL else emotion for emotion in emotions]
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "text label"]:
-        unique = list(dict.fromkeys(texts))
-        logits = self._loaded.logits(unique)
-        if self._loaded.model.config.problem_type == "multi_label_classification":
-            classes = expit(logits)
-            classes /= np.maximum(1, classes.sum(1, keepdims=True))
-        else:
-            classes = softmax(logits, axis=1)
+        classes = _read(self._pipeline, [(text, None) for text in texts])
+        classes /= np.maximum(1, classes.sum(1, keepdims=True))  # of a multi-label head
         labels = self.labels
-        values = np.zeros((len(unique), len(labels)))
+        values = np.zeros((len(texts), len(labels)))
         for column, emotion in zip(classes.T, self._emotions, strict=True):
             if emotion:
                 values[:, labels.index(emotion)] += column
         values[:, -1] = np.clip(1 - values.sum(1), 0, None)
-        return _spread(values, unique, texts)
+        return values
 
     def n_cut(self, texts: Sequence[str]) -> Int[np.ndarray, " text"]:
         """Tokens of each text that are not read."""
-        return self._loaded.n_cut(texts)
+        return _beyond(self._pipeline, texts)
 
 
 @dataclass(frozen=True)
@@ -146,28 +139,31 @@ class NLIJudge:
     def labels(self) -> tuple[str, ...]:
         return tuple(HYPOTHESES if self.hypotheses is None else self.hypotheses)
 
+    @property
+    def _sentences(self) -> list[str]:
+        return list((self.hypotheses or HYPOTHESES).values())
+
     @cached_property
-    def _loaded(self) -> _Classifier:
-        return _Classifier.load(self.source, self.device)
+    def _pipeline(self) -> Any:
+        return _classifier(self.source, self.device)
 
     @cached_property
     def _entailment(self) -> int:
-        found = [i for i, label in enumerate(self._loaded.classes) if label.lower().startswith("entail")]
-        if not found:
-            has = ", ".join(self._loaded.classes)
+        classes = _classes(self._pipeline)
+        entailing = [i for i, label in enumerate(classes) if label.lower().startswith("entail")]
+        if not entailing:
+            has = ", ".join(classes)
             raise EmolabError(f"{self.source} has the labels {has}; expected a model trained for entailment")
-        return found[0]
+        return entailing[0]
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "text label"]:
-        unique, sentences = list(dict.fromkeys(texts)), list((self.hypotheses or HYPOTHESES).values())
-        premises = [text for text in unique for _ in sentences]
-        logits = self._loaded.logits(premises, sentences * len(unique))
-        values = softmax(logits[:, self._entailment].reshape(len(unique), len(sentences)), axis=1)
-        return _spread(values, unique, texts)
+        pairs: list = [(text, sentence) for text in texts for sentence in self._sentences]
+        logits = _read(self._pipeline, pairs, function_to_apply="none")[:, self._entailment]
+        return softmax(logits.reshape(len(texts), len(self.labels)), axis=1)
 
     def n_cut(self, texts: Sequence[str]) -> Int[np.ndarray, " text"]:
         """Tokens of each text that are not read beside the longest hypothesis."""
-        return self._loaded.n_cut(texts, list((self.hypotheses or HYPOTHESES).values()))
+        return _beyond(self._pipeline, texts, self._sentences)
 
 
 @dataclass(frozen=True)
@@ -181,7 +177,8 @@ class SelfReportJudge:
     (`baseline`), so that common words win nothing (contextual calibration, Zhao et al. 2021; domain-conditional PMI,
     Holtzman et al. 2021). Then the mean over a label's words and the softmax over labels. words {label: words}. The
     model is asked unsteered: call this outside `steered`. It reads a text once a word (18 by default). A model may
-    tell emotions apart so, and plain texts only after `calibrated`. Raises EmolabError for labels without words.
+    tell emotions apart so and take plain texts for emotional: compare it with another judge (`agreement`). Raises
+    EmolabError for labels without words.
     """
 
     model: Any
@@ -193,7 +190,7 @@ class SelfReportJudge:
 
     def __post_init__(self) -> None:
         need_model(self.model)
-        _need_groups("words", WORDS if self.words is None else self.words, "word")
+        need_groups("words", WORDS if self.words is None else self.words, "word")
         if not need_texts("baseline", self.baseline, filled=True):
             raise EmolabError("baseline is empty; expected at least one text without emotion")
 
@@ -206,21 +203,23 @@ class SelfReportJudge:
         return self._reports(list(self.baseline)).mean(0)
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "text label"]:
-        unique, reports = list(dict.fromkeys(texts)), [np.zeros((0, len(self.labels)))]
+        unique = list(dict.fromkeys(texts))
+        reports = np.zeros((len(unique), len(self.labels)))
         with progress_bar(self.name, len(unique)) as bar:
             for start in range(0, len(unique), BATCH):
-                reports.append(self._reports(unique[start : start + BATCH]))
-                bar.update(len(reports[-1]))
-        return _spread(softmax(np.concatenate(reports) - self._reference, axis=1), unique, texts)
+                batch = unique[start : start + BATCH]
+                reports[start : start + BATCH] = self._reports(batch)
+                bar.update(len(batch))
+        number = {text: i for i, text in enumerate(unique)}
+        return softmax(reports - self._reference, axis=1)[[number[text] for text in texts]]
 
     def _reports(self, texts: list[str]) -> Float[np.ndarray, "text label"]:
-        from emolab.answers.logprobs import token_logprobs
-
         turns = [f"{text}\n\n{self.question}".strip() for text in self._cut(texts)]
         prompts = render_prompts(self.model, turns)
-        n, own = len(self._answers), [self._own_tokens(answer) for answer in self._answers]
-        found = token_logprobs(self.model, [p for p in prompts for _ in range(n)], self._answers * len(prompts))
-        values = np.array([row[own[i % n] :].mean() for i, row in enumerate(found)]).reshape(len(texts), n)
+        n = len(self._answers)
+        starts = [self._own_tokens(answer) for answer in self._answers]
+        logprobs = token_logprobs(self.model, [p for p in prompts for _ in range(n)], self._answers * len(prompts))
+        values = np.array([row[starts[i % n] :].mean() for i, row in enumerate(logprobs)]).reshape(len(texts), n)
         ends = np.cumsum([len(group) for group in (self.words or WORDS).values()])[:-1]
         return np.stack([part.mean(1) for part in np.split(values, ends, axis=1)], axis=1)
 
@@ -235,13 +234,14 @@ class SelfReportJudge:
 
     def n_cut(self, texts: Sequence[str]) -> Int[np.ndarray, " text"]:
         """Tokens of each text that are not read."""
-        rows, room = self._fitted(list(texts))
-        return np.array([max(0, len(row) - room) for row in rows], int)
+        ids, room = self._fitted(list(texts))
+        return np.array([max(0, len(own) - room) for own in ids], int)
 
     def _cut(self, texts: list[str]) -> list[str]:
         """Texts without what leaves no room in the model's context for question and answer."""
-        (rows, room), decode = self._fitted(texts), self.model.tokenizer.decode
-        return [t if len(row) <= room else decode(row[:room]) for t, row in zip(texts, rows, strict=True)]
+        ids, room = self._fitted(texts)
+        decode = self.model.tokenizer.decode
+        return [text if len(own) <= room else decode(own[:room]) for text, own in zip(texts, ids, strict=True)]
 
     def _fitted(self, texts: list[str]) -> tuple[list[list[int]], int]:
         """The tokens of each text, and how many fit."""
@@ -250,79 +250,77 @@ class SelfReportJudge:
         return rows, (self.model.n_ctx or 10**9) - len(frame) - len(longest) - SLACK
 
 
-@dataclass(frozen=True)
-class _Classifier:
-    """A sequence classifier, ready to run: texts, or pairs of texts, to logits."""
+def _classifier(source: str | Path, device: str | None) -> Any:
+    """A transformers pipeline that gives the scores of all classes; EmolabError where nothing was trained to do that.
 
-    model: Any
-    tokenizer: Any
-    classes: list[str]
-    limit: int
+    Its tokenizer cuts texts at `model_max_length`.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-    @classmethod
-    def load(cls, source: str | Path, device: str | None) -> _Classifier:
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-        try:
-            with quiet():
-                logging.getLogger("transformers").setLevel(logging.ERROR)  # missing weights are told below
-                tokenizer = AutoTokenizer.from_pretrained(source)
-                model, info = AutoModelForSequenceClassification.from_pretrained(
-                    source, use_safetensors=True, output_loading_info=True
-                )
-        except Exception as error:  # hub client, safetensors and tokenizers raise many kinds
-            raise EmolabError(
-                f"no classifier {str(source)!r}: neither a directory with a Hugging Face model and its tokenizer, nor "
-                f"a hub id reachable from here ({str(error).splitlines()[0]})"
-            ) from error
-        config = model.config
-        if info["missing_keys"] or config.num_labels < 2:
-            what = f"lacks {min(info['missing_keys'])}" if info["missing_keys"] else "has one output"
-            raise EmolabError(f"{source} {what}: it was not trained to classify; take a sequence classifier")
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-        config.pad_token_id = tokenizer.pad_token_id  # decoders find a row's last token by it
-        tokenizer.padding_side = "right"
-        # RoBERTa and its kin lose two positions to padding.
-        limit = min(MAX_TOKENS, tokenizer.model_max_length, (getattr(config, "max_position_embeddings", 0) or 1e9) - 2)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        classes = [config.id2label[i] for i in range(config.num_labels)]
-        return cls(model.float().to(device).eval().requires_grad_(False), tokenizer, classes, int(limit))
-
-    def logits(self, texts: list[str], pairs: list[str] | None = None) -> Float[np.ndarray, "text class"]:
-        accepted = inspect.signature(self.model.forward).parameters
-        out = np.zeros((len(texts), len(self.classes)))
-        by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        options = {"truncation": "only_first" if pairs else True, "max_length": self.limit}
-        with progress_bar("classify", len(texts)) as bar:
-            for start in range(0, len(texts), BATCH):
-                index = by_length[start : start + BATCH]
-                second = [pairs[i] for i in index] if pairs else None
-                batch = self.tokenizer(
-                    [texts[i] for i in index], second, padding=True, return_tensors="pt", **options
-                ).to(self.model.device)
-                with torch.inference_mode():
-                    logits = self.model(**{key: v for key, v in batch.items() if key in accepted}).logits
-                out[index] = logits.double().cpu().numpy()
-                bar.update(len(index))
-        out[self._unread(texts)] = np.nan
-        return out
-
-    def _unread(self, texts: Sequence[str]) -> Bool[np.ndarray, " text"]:
-        """Texts of which more than half is one and the same unknown token."""
-        unknown = self.tokenizer.unk_token_id
-        return np.array([2 * row.count(unknown) > len(row) for row in self._ids(texts)], bool)
-
-    def n_cut(self, texts: Sequence[str], beside: Sequence[str] = ()) -> Int[np.ndarray, " text"]:
-        """Tokens of each text beyond the limit, beside the longest of other sentences."""
-        room = self.limit - self.tokenizer.num_special_tokens_to_add(bool(beside))
-        room -= max(map(len, self._ids(beside)), default=0)
-        return np.array([max(0, len(row) - room) for row in self._ids(texts)], int)
-
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        return self.tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids if len(texts) else []
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                source, use_safetensors=True, output_loading_info=True
+            )
+    except Exception as error:  # hub client, safetensors and tokenizers raise many kinds
+        raise EmolabError(
+            f"no classifier {str(source)!r}: neither a directory with a Hugging Face model and its tokenizer, nor a "
+            f"hub id reachable from here ({str(error).splitlines()[0]})"
+        ) from error
+    if info["missing_keys"]:  # transformers would draw them at random
+        lacking = min(info["missing_keys"])
+        raise EmolabError(f"{source} lacks {lacking}: it was not trained to classify; take a sequence classifier")
+    if model.config.num_labels < 2:
+        raise EmolabError(f"{source} has one output: it was not trained to classify; take a sequence classifier")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    model.config.pad_token_id = tokenizer.pad_token_id  # decoders find a row's last token by it
+    tokenizer.padding_side = "right"
+    # RoBERTa and its kin lose two positions to padding.
+    positions = (getattr(model.config, "max_position_embeddings", None) or 10**9) - 2
+    tokenizer.model_max_length = min(MAX_TOKENS, tokenizer.model_max_length, positions)
+    return pipeline(
+        "text-classification",
+        model=model.float(),
+        tokenizer=tokenizer,
+        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        batch_size=BATCH,
+        top_k=None,
+        truncation="only_first",
+    )
 
 
-def _spread(values: np.ndarray, unique: list[str], texts: Sequence[str]) -> Float[np.ndarray, "text label"]:
-    place = {text: i for i, text in enumerate(unique)}
-    return values[[place[text] for text in texts]]
+def _classes(pipe: Any) -> list[str]:
+    return [pipe.model.config.id2label[i] for i in range(pipe.model.config.num_labels)]
+
+
+def _read(
+    pipe: Any, inputs: list[tuple[str, str | None]], *, function_to_apply: str | None = None
+) -> Float[np.ndarray, "input class"]:
+    """The scores of all classes for each (text, other text beside it or None); NaN for a text that is not read."""
+    classes = _classes(pipe)
+    todo = sorted(dict.fromkeys(inputs), key=lambda pair: len(pair[0]))  # those of a length in one batch
+    rows = ({"text": text, "text_pair": beside} for text, beside in todo)
+    scores = {}
+    with progress_bar("classify", len(todo)) as bar:
+        for pair, scored in zip(todo, pipe(rows, function_to_apply=function_to_apply), strict=True):
+            by_label = {one["label"]: one["score"] for one in scored}
+            scores[pair] = [by_label[label] for label in classes]
+            bar.update()
+    unknown = pipe.tokenizer.unk_token_id
+    for pair, ids in zip(todo, _ids(pipe, [text for text, _ in todo]), strict=True):
+        if 2 * ids.count(unknown) > len(ids):
+            scores[pair] = [np.nan] * len(classes)
+    return np.array([scores[pair] for pair in inputs]).reshape(len(inputs), len(classes))
+
+
+def _beyond(pipe: Any, texts: Sequence[str], beside: Sequence[str] = ()) -> Int[np.ndarray, " text"]:
+    """Tokens of each text beyond the limit, beside the longest of other sentences."""
+    room = pipe.tokenizer.model_max_length - pipe.tokenizer.num_special_tokens_to_add(bool(beside))
+    room -= max(map(len, _ids(pipe, beside)), default=0)
+    return np.array([max(0, len(ids) - room) for ids in _ids(pipe, texts)], int)
+
+
+def _ids(pipe: Any, texts: Sequence[str]) -> list[list[int]]:
+    return pipe.tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids if len(texts) else []

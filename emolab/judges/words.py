@@ -1,4 +1,4 @@
-"""What texts say word by word: their words, whether they name an emotion, whether they refuse to answer.
+"""What a text says word by word: its words, whether it names an emotion, refuses to answer or repeats itself.
 
 >>> from emolab.judges.words import is_refusal, named, words_of
 >>> words_of("I don’t know, 我很高兴"), named("It saddened me.", "sadness"), is_refusal("As an AI, I have no feelings.")
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+import zlib
 from collections.abc import Iterable
 from functools import cache
 
@@ -21,6 +22,9 @@ _UNSPACED += "\U00020000-\U0003ffff"
 _CLAUSE = re.compile(r"[.,;:!?…—。，！？；\n]+")
 _NEGATIONS = frozenset(("not", "no", "never", "without", "hardly", "neither", "nor", "cannot", "nothing"))
 _REACH = 3  # words behind a negation that it may deny: "not at all happy"
+# See `is_loop`.
+_LEAST_WORDS, _LOOP_REPETITION = 8, 0.5
+_LEAST_BYTES, _LOOP_COMPRESSION = 24, 0.5
 
 # Words of one family, where endings alone do not lead from a label to them.
 _FAMILIES = [
@@ -229,3 +233,52 @@ def is_refusal(text: str) -> bool:
     (True, False)
     """
     return bool(_REFUSALS.search(plain(text)))
+
+
+def distinct2(text: str) -> float:
+    """Share of distinct ones among a text's pairs of neighbouring words; NaN without a pair.
+
+    >>> distinct2("the dog the dog")
+    0.666...
+    """
+    words = words_of(text)
+    pairs = list(zip(words, words[1:], strict=False))
+    return len(set(pairs)) / len(pairs) if pairs else float("nan")
+
+
+def repetition(text: str) -> float:
+    """Share of a text's words that repeat one of the four before; NaN without a word.
+
+    >>> repetition("the dog the dog")
+    0.5
+    """
+    words = words_of(text)
+    return sum(w in words[max(0, i - 4) : i] for i, w in enumerate(words)) / len(words) if words else float("nan")
+
+
+def compression(text: str) -> float:
+    """Bytes of a text after zlib (level 9) over those before; NaN where it is empty. Prose about .6, loops below .3.
+
+    >>> round(compression("no no no " * 30), 2)
+    0.06
+    """
+    raw = text.encode()
+    return len(zlib.compress(raw, 9)) / len(raw) if raw else float("nan")
+
+
+def is_loop(text: str) -> bool:
+    """Whether a text says one thing again and again: the one place where that is decided.
+
+    >>> is_loop("so so so so so so so so so so"), is_loop("I'm so sorry to hear that. " * 4)
+    (True, True)
+
+    Either half of its words repeat one of the four before (of unsteered texts at most a fifth, of word soup .84 to .99
+    do; this sees short circles), or it is half as large after zlib as prose of its length (this sees whole sentences
+    that come back). Prose of n bytes is left with about .5 + 40 / n of them (measured: 100 bytes .87, 200 .72, 400 .62,
+    1,000 .55, and no text below .9 of that). Fewer than eight words are too few to tell by the first, fewer than 24
+    bytes by the second.
+    """
+    if len(words_of(text)) >= _LEAST_WORDS and repetition(text) >= _LOOP_REPETITION:
+        return True
+    size = len(text.encode())
+    return size >= _LEAST_BYTES and compression(text) < _LOOP_COMPRESSION * (0.5 + 40 / size)

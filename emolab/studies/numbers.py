@@ -120,7 +120,7 @@ def turned(
     model: Model,
     vectors: EmotionVectors,
     queries: pd.DataFrame,
-    setting: dict[str, Any],
+    setting: Setting,
     best: dict[str, float],
     judge: Any,
     out: Path,
@@ -145,7 +145,7 @@ def turned(
             continue
         table = sweep(
             model,
-            at(vectors, Setting(**setting), [emotion]),
+            at(vectors, setting, [emotion]),
             asked,
             alphas=(alpha,),
             controls=("random",),

@@ -43,8 +43,7 @@ from emolab.models.load import load_model
 from emolab.models.model import Model, provenance
 from emolab.models.pretrained import fast_bfloat16
 from emolab.models.workers import check_workers
-from emolab.steering.settings import Setting
-from emolab.steering.steering import Steering
+from emolab.steering.steering import at
 from emolab.studies.analysis import analyse
 from emolab.studies.figures import run_figures
 from emolab.studies.numbers import intensity, summarise, turned
@@ -84,8 +83,9 @@ def study(
         emotions: labels to study; what the instruction names ("Answer with joy.").
         judges: the first one is reported, the others are read beside it. Default: `default_judge`, and the same blind
             to the names of emotions. Settings and doses are chosen by the first one, made blind.
-        quick: five minutes on two cores for the default model, with bfloat16 where that is fast: dose-response with its
-            controls, maps, heads and report, without claims and baselines.
+        quick: five minutes on two cores for the default model: dose-response with its controls, maps, heads and
+            report, without claims and baselines.
+        model: one given by name is read in bfloat16 where the processor multiplies that fast, else in float32.
         plan: how much is asked; default FULL, or QUICK.
 
     Returns:
@@ -105,7 +105,7 @@ def study(
         return _stage(name, timings)
 
     with stage("load"):
-        model = load_model(model, dtype="bfloat16" if plan.quick and fast_bfloat16() else "float32")
+        model = load_model(model, dtype="bfloat16" if fast_bfloat16() else "float32")
         check_workers(model)
         emotions = _emotions(emotions)
         extract, choosing, report, evoking = _questions(queries, emotions, plan)
@@ -124,11 +124,11 @@ def study(
     if plan.wordings:
         with stage("wording"):
             wording = _wording(model, choosing, emotions, judges[0], out, plan.max_new_tokens)
-    templates = None if wording is None else wording["templates"]
+    instructing = Writing(templates=None if wording is None else wording["templates"])
     with stage("responses"):
         asked = pd.concat([extract, choosing, report])
         responses = collect_responses(
-            model, asked, emotions=emotions, out=out, templates=templates, max_new_tokens=plan.max_new_tokens
+            model, asked, emotions=emotions, out=out, max_new_tokens=plan.max_new_tokens, writing=instructing
         )
         of = [responses[responses["query_id"].isin(part["query_id"])] for part in (extract, choosing, report)]
     with stage("vectors"):
@@ -138,19 +138,23 @@ def study(
         setting, best, vectors = selection.select(model, vectors, choosing, of[1], **given)
         vectors.save(out / "vectors.safetensors")  # with where they break
     with stage("sweep"):
-        grid, doses = {key: [value] for key, value in setting.items()}, sorted({*plan.search.doses, 0.0})
         table = sweep(
-            model, vectors, report, alphas=doses, grid=grid, out=out, seed=seed, max_new_tokens=plan.max_new_tokens
+            model,
+            at(vectors, setting),
+            report,
+            alphas=sorted({*plan.search.doses, 0.0}),
+            out=out,
+            max_new_tokens=plan.max_new_tokens,
+            writing=Writing(seed=seed),
         )
     with stage("scores"):
-        read = {"judges": judges, "model": model, "templates": templates}
-        scored = kept_score(table, out / "scores.parquet", **read)
+        scored = kept_score(table, out / "scores.parquet", judges=judges, model=model, writing=instructing)
         told = of[2].assign(emotion=of[2]["condition"])
-        answers = kept_score(told, out / "instructed_scores.parquet", **read)
+        answers = kept_score(told, out / "instructed_scores.parquet", judges=judges, model=model, writing=instructing)
     summary = {"model": model.name, "fingerprint": model.fingerprint, "seed": seed, "dtype": str(model.dtype)[6:]}
     summary["n_queries"] = {"extract": len(extract), "select": len(choosing), "report": len(report)}
     summary |= summarise(scored, answers, vectors.emotions, best, judges)
-    summary["setting"] = setting
+    summary["setting"] = selection.setting_row(setting)
     if wording is not None:
         summary["wording"] = {key: wording[key] for key in ("name", "following", "not_followed", "sentence")}
     if len(evoking):
@@ -164,9 +168,9 @@ def study(
                 model, vectors.emotions, report, judges[-1], out, max_new_tokens=plan.max_new_tokens
             )
     # Claims and methods know no breaking alphas: they get vectors of which one is where text breaks, in the mean.
-    broken = Steering(vectors, dict.fromkeys(vectors.emotions, 1.0), **setting).in_vectors()
-    long = float(np.mean(list(broken.values()))) * vectors
-    where = Setting(site=setting["site"], layers=setting["layers"], part=setting["part"])
+    broken = [alpha for one in at(vectors, setting) for alpha in one.in_vectors().values()]
+    long = float(np.mean(broken)) * vectors
+    where = replace(setting, unit="vector")
     if plan.n_claims:
         with stage("claims"):
             comparison = Comparison(model, long, where, seed=seed, out=out / "claims")
@@ -180,7 +184,8 @@ def study(
         groups = asked.set_index("query_id")["situation"]
         where = {"judge": judges[0], "out": out, "quick": plan.quick, "seed": seed}
         summary |= analyse(model, vectors, means_of(vectors), of[0], of[2], groups, **where)
-    manifest = {**provenance(model), "seed": seed, "vectors": dict(sorted(vectors.meta.items())), "setting": setting}
+    manifest = {**provenance(model), "seed": seed, "vectors": dict(sorted(vectors.meta.items()))}
+    manifest["setting"] = summary["setting"]
     manifest["writing"] = Writing().settings()
     summary["expected"] = expected
     write_json(out / "manifest.json", manifest)

@@ -13,7 +13,7 @@ from emolab.base.errors import EmolabError
 from emolab.experiments.breaking import NATS, find_breaking
 from emolab.experiments.sweeps import sweep
 from emolab.models.prompts import render_prompts
-from emolab.steering.steering import Steering
+from emolab.steering.steering import Steering, at
 from tests import tiny
 
 QUERIES = ["tell me about the dog .", "how was the road ?", "tell me about the park ."]
@@ -38,6 +38,18 @@ def test_the_alpha_found_costs_one_nat_at_the_worst_tokens(tiny_llama, found):
         assert kl == pytest.approx(NATS, rel=0.11)
 
 
+def test_steerings_of_several_settings_are_found_setting_by_setting(tiny_llama, found, monkeypatch):
+    vectors, where = found
+    solved = []
+    monkeypatch.setattr(
+        "emolab.experiments.breaking._solve", lambda m, s, *rest: solved.append(s) or dict.fromkeys(s.doses, 1.0)
+    )
+    settings = [where.setting, replace(where.setting, site="attn")]
+    both = find_breaking(tiny_llama, at(where.vectors, settings), QUERIES, texts=TEXTS).meta["breaking"]
+    assert [s.site for s in solved] == ["resid", "attn"] and all(set(s.doses) == set(vectors.emotions) for s in solved)
+    assert list(both) == [s.breaking_key for s in solved]
+
+
 def test_one_in_the_unit_is_that_alpha(found):
     vectors, where = found
     alphas = vectors.meta["breaking"][where.breaking_key]
@@ -50,7 +62,9 @@ def test_one_in_the_unit_is_that_alpha(found):
 def test_the_setting_says_where_and_names_layers_as_numbers(found):
     vectors, where = found
     assert where.breaking_key == "site=resid layers=1-2 part=specific op=add positions=generated"
-    assert replace(where, layers=[1, 2]).breaking_key == where.breaking_key != replace(where, layers=[0, 2]).breaking_key
+    assert (
+        replace(where, layers=[1, 2]).breaking_key == where.breaking_key != replace(where, layers=[0, 2]).breaking_key
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,9 +88,11 @@ def test_changed_vectors_forget_where_they_broke_and_saved_ones_do_not(found, tm
 def test_a_sweep_gives_controls_the_norm_of_the_vector(tiny_llama, found, monkeypatch):
     vectors, where = found
     made = []
-    monkeypatch.setattr("emolab.experiments.sweeps._texts", lambda m, p, steerings, *rest: made.extend(steerings) or p)
-    grid = {"site": ["resid"], "layers": [[1, 2]], "part": ["specific"], "unit": ["breaking"]}
-    table = sweep(tiny_llama, vectors, QUERIES, alphas=(0.5,), controls=("random",), grid=grid)
+    monkeypatch.setattr(
+        "emolab.experiments.sweeps.write_texts", lambda m, prompts, steerings, **_: made.extend(steerings) or prompts
+    )
+    directions = at(vectors, replace(where.setting, unit="breaking"))
+    table = sweep(tiny_llama, directions, QUERIES, alphas=(0.5,), controls=("random",))
     norms = [s.table().norm(dim=-1) for s in made]
     for emotion in vectors.emotions:
         rows = [i for i, e in enumerate(table["emotion"]) if e == emotion]

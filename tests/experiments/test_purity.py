@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from emolab.answers.generation import generate
 from emolab.base.errors import EmolabError
 from emolab.base.labels import EMOTIONS, NEUTRAL
+from emolab.experiments import parts
 from emolab.experiments.parts import PARTS, UNSTEERED, confusion, equal_norm_parts, part_purity, purity
 from emolab.judges.judges import FunctionJudge
+from emolab.steering.settings import Setting
+from emolab.steering.steering import Steering
 from tests import tiny
 
 LABELS = [*EMOTIONS, NEUTRAL]
@@ -36,16 +42,16 @@ def scored(n: int = 6) -> pd.DataFrame:
 @pytest.mark.parametrize("site", ["resid", "attn"])
 def test_parts_have_equal_norm_and_the_right_direction(tiny_llama, site):
     vectors = tiny.random_vectors(tiny_llama)
-    parts = equal_norm_parts(vectors, site)
+    made = equal_norm_parts(vectors, site)
     norm = vectors.get(site).norm(dim=-1)
-    assert list(parts) == list(PARTS) and len(parts["random"]) == 3
-    for variants in parts.values():
-        for v in variants:
+    assert list(made) == list(PARTS) and len(made["random"]) == 3
+    for variants in made.values():
+        for v in variants.values():
             torch.testing.assert_close(v.get(site).norm(dim=-1), norm, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(parts["whole"][0].get(site), vectors.get(site))
-    cosine = torch.cosine_similarity(parts["shared"][0].get(site), vectors.part("shared").get(site), dim=-1)
+    torch.testing.assert_close(made["whole"][-1].get(site), vectors.get(site))
+    cosine = torch.cosine_similarity(made["shared"][-1].get(site), vectors.part("shared").get(site), dim=-1)
     torch.testing.assert_close(cosine, torch.ones_like(cosine))
-    cosine = torch.cosine_similarity(parts["specific"][0].get(site), vectors.part("specific").get(site), dim=-1)
+    cosine = torch.cosine_similarity(made["specific"][-1].get(site), vectors.part("specific").get(site), dim=-1)
     torch.testing.assert_close(cosine, torch.ones_like(cosine))
 
 
@@ -57,15 +63,26 @@ def test_every_part_is_steered_and_judged(tiny_llama):
                         max_new_tokens=5)  # fmt: skip
     assert len(table) == 3 * 5 * 2 and table.groupby("part").size().eq(6).all()
     assert table[table["part"] == UNSTEERED].groupby("query_id")["text"].nunique().eq(1).all()
-    from emolab.answers.generation import generate
-    from emolab.steering.steering import Steering
-
-    base = equal_norm_parts(vectors, "resid")["shared"][0]
+    base = equal_norm_parts(vectors, "resid")["shared"][-1]
     expected = generate(tiny_llama, [queries[1]], steering=Steering(base, {"sadness": 2}), max_new_tokens=5)[0]
     row = table[(table["part"] == "shared") & (table["emotion"] == "sadness") & (table["query"] == queries[1])]
     assert row["text"].item() == expected and row["alpha"].item() == 2
     assert table["text"].nunique() > 5 and set(table[table["part"] == "random"]["seed"]) == {0, 1}
     assert set(purity(table)["emotion"]) == {"all", *vectors.emotions}
+
+
+def test_breaking_doses_are_those_of_the_whole_vector(tiny_llama, monkeypatch):
+    """A part is as long as the whole vector is where it breaks; two emotions, one question."""
+    steered = []
+    monkeypatch.setattr(parts, "generate", lambda m, asked, *, steering, **_: steered.extend(steering) or asked)
+    setting = Setting(site="attn", layers=[1], unit="breaking")
+    vectors = tiny.random_vectors(tiny_llama, ("anger", "joy"))
+    key = Steering(vectors, {"joy": 1.0}, site="attn", layers=[1]).breaking_key
+    vectors = replace(vectors, meta={**vectors.meta, "breaking": {key: {"anger": 2.0, "joy": 5.0}}})
+    judge = FunctionJudge(lambda texts: np.tile([0.5, 0.5], (len(texts), 1)), ("joy", NEUTRAL))
+    table = part_purity(tiny_llama, vectors, ["a dog"], alpha=0.5, setting=setting, judge=judge)
+    assert [s and s.doses for s in steered] == [None, *[{"anger": 1.0}] * 4, *[{"joy": 2.5}] * 4]
+    assert {s.layer_numbers[0] for s in steered if s} == {1} and set(table["alpha"]) == {0.0, 0.5}
 
 
 def test_confusion_and_purity_numbers():
@@ -89,7 +106,7 @@ def test_confusion_and_purity_numbers():
 def test_bad_input_is_named(tiny_llama):
     vectors = tiny.random_vectors(tiny_llama)
     with pytest.raises(EmolabError, match='site "head"'):
-        part_purity(tiny_llama, vectors, ["a"], site="head")
+        part_purity(tiny_llama, vectors, ["a"], setting=Setting(site="head"))
     with pytest.raises(EmolabError, match="no dose for 'joy'"):
         part_purity(tiny_llama, vectors, ["a"], alpha={"anger": 1.0})
     with pytest.raises(EmolabError, match="single emotion joy"):

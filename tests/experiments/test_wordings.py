@@ -89,7 +89,11 @@ def test_templates_of_a_choice_go_on(tiny_llama):
     for wording in WORDINGS:
         choice = choose_wording(tiny_llama, QUERIES, EMOTIONS, wordings=[wording], **options)
         table = emolab.collect_responses(
-            tiny_llama, QUERIES.head(2), emotions=EMOTIONS, templates=choice.templates, max_new_tokens=4
+            tiny_llama,
+            QUERIES.head(2),
+            emotions=EMOTIONS,
+            max_new_tokens=4,
+            writing=Writing(templates=choice.templates),
         )
         told = table.set_index("condition")["prompt"]
         assert "joy" in told["joy"].iloc[0], wording

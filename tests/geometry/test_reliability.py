@@ -75,8 +75,6 @@ def test_convergence_rises_to_split_half(made):
     halves = split_half(noisy, n_splits=200)["cosine"].mean()
     assert found[10] == pytest.approx(halves, abs=0.03)
     assert list(convergence(made)["n"].unique())[-1] == 10
-    with pytest.raises(EmolabError, match="use 1 to 10"):
-        convergence(made, sizes=(11,))
 
 
 @pytest.mark.parametrize("probe", reliability.PROBES)
@@ -163,11 +161,9 @@ def test_words_alone():
     [
         (lambda m: split_half(m, site="attn"), "no site 'attn'"),
         (lambda m: split_half(m, site="head"), "W_O"),
-        (lambda m: split_half(m, part="shared"), "part must be"),
         (lambda m: split_half(m.select(np.arange(6))), "two queries"),
         (lambda m: convergence(m, site="head"), "by layer"),
         (lambda m: convergence(m, layer=7), "layers 0 to 1"),
-        (lambda m: probe_accuracy(m, test=m), "20 queries or groups"),
         (lambda m: probe_accuracy(m, probes=("forest",)), "forest"),
         (lambda m: probe_accuracy(m.select(np.arange(6))), "two queries"),
         (lambda m: split_half(m.select(m.index["condition"].isin(["joy", "fear"]))), "neutral and an emotion"),

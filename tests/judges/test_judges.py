@@ -66,12 +66,11 @@ def fresh_embedder():
 
 
 @needs_embedder
-@pytest.mark.parametrize("label", SENTENCES)
-def test_obvious_sentences_get_their_label(label):
+def test_obvious_sentences_get_their_label():
     judge = EmbeddingJudge()
     assert judge.labels == (*EMOTIONS, NEUTRAL)
-    values = judge(SENTENCES[label])
-    assert [judge.labels[i] for i in values.argmax(1)] == [label] * len(SENTENCES[label])
+    expected = [label for label, texts in SENTENCES.items() for _ in texts]
+    assert [judge.labels[i] for i in judge(TEXTS).argmax(1)] == expected
 
 
 @needs_embedder
@@ -114,8 +113,7 @@ def test_embeddings_are_unit_and_deterministic():
     first = judges.embed(TEXTS)
     np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, atol=1e-5)
     np.testing.assert_array_equal(first, judges.embed(TEXTS))
-    assert judges.embed([]).shape == (0, first.shape[1])
-    assert judges._embedder().max_seq_length == 128
+    assert judges.embed([]).shape == (0, first.shape[1]) and judges._embedder().max_seq_length == 128
 
 
 @needs_embedder
@@ -134,12 +132,6 @@ def test_own_prototypes_and_temperature():
     assert judge.labels == ("weather", "food") and list(judge(texts).argmax(1)) == [0, 1]
     sharp = EmbeddingJudge(own, temperature=0.01)(texts)
     assert (sharp.max(1) > judge(texts).max(1)).all()
-
-
-@pytest.mark.parametrize("sentences", ["I am calm.", [], ""])
-def test_prototypes_must_be_lists_of_sentences(sentences):
-    with pytest.raises(EmolabError, match="calm.*expected a list"):
-        EmbeddingJudge({"calm": sentences})
 
 
 @needs_embedder
@@ -183,8 +175,6 @@ def test_the_blind_judge_does_not_see_names():
     assert ask(BlindJudge(echo, ("fear",)), ["fearful", "joy"], ["a", ""]).tolist() == [[1, 1], [0, 0]]
     with pytest.raises(EmolabError, match="hidden is 'joy'"):
         BlindJudge(EmbeddingJudge(), "joy")
-    with pytest.raises(EmolabError, match="the judge is"):
-        BlindJudge("embedding")
 
 
 @needs_embedder
@@ -196,19 +186,11 @@ def test_what_the_embedding_judge_cannot_read_is_not_a_number():
     assert top_labels(judge, values)[:5] == ["unread"] * 4 + ["joy"] and top_labels(judge, judge([])) == []
     assert judge.n_cut(["so it was"] * 2 + ["word " * 200]).tolist() == [0, 0, 200 - 126]
     np.testing.assert_array_equal(ask(judge, texts), values)
-    with pytest.raises(EmolabError, match="numbers from 0 to 1"):  # a row is read or it is not
-        FunctionJudge(lambda t: [[np.nan, 0.5]], ("a", "b"))(["x"])
 
 
-def test_function_judge_checks_what_it_gets():
+def test_a_function_is_a_judge():
     good = FunctionJudge(lambda texts: [[len(t) / 4, 0] for t in texts], ("long", "short"))
     np.testing.assert_array_equal(good(["ab", "c"]), [[0.5, 0], [0.25, 0]])
-    wide = FunctionJudge(lambda texts: np.zeros((len(texts), 3)), ("a", "b"), name="wide")
-    with pytest.raises(EmolabError, match=r"'wide' returned shape \(2, 3\); expected \(2, 2\)"):
-        wide(["x", "y"])
-    for wrong in ([[0.5, float("nan")]], [[0.5, 0.5]] * 2, [0.5, 0.5], [[2, 0]]):
-        with pytest.raises(EmolabError, match="expected"):
-            FunctionJudge(lambda texts, wrong=wrong: wrong, ("a", "b"))(["x"])
 
 
 def test_judges_that_read_queries_get_them():

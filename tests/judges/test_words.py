@@ -1,11 +1,25 @@
-"""Words, names of emotions, refusals."""
+"""Words, names of emotions, refusals, repetition."""
 
 from __future__ import annotations
+
+import math
+import zlib
 
 import pytest
 
 from emolab.base.labels import EMOTIONS
-from emolab.judges.words import affirmed, emotion_words, is_refusal, named, unnamed, words_of
+from emolab.judges.words import (
+    affirmed,
+    compression,
+    distinct2,
+    emotion_words,
+    is_loop,
+    is_refusal,
+    named,
+    repetition,
+    unnamed,
+    words_of,
+)
 from tests.sentences import CHOSEN_ON, FRESH
 
 
@@ -108,3 +122,59 @@ def test_refusals_are_refusals(text):
 )
 def test_what_people_say_is_no_refusal(text):
     assert not is_refusal(text)
+
+
+# Repetition and loops
+
+
+def test_repetition_and_distinct_pairs():
+    nan = float("nan")
+    # pairs of "the dog the dog": (the dog), (dog the), (the dog); "a ... a" with four words between is no repetition
+    table = [
+        ("a b c d", 1, 0), ("a a a", 1 / 2, 2 / 3), ("the dog the dog", 2 / 3, 1 / 2), ("a b c d e a", 1, 0),
+        ("Dog, dog!", 1, 1 / 2), ("one", nan, 0), ("", nan, nan), ("...", nan, nan),
+        ("我很高兴" * 40, 4 / 159, 156 / 160),
+    ]  # fmt: skip
+    for text, pairs, again in table:
+        assert [distinct2(text), repetition(text)] == pytest.approx([pairs, again], nan_ok=True), text
+
+
+def test_loops_compress_and_prose_does_not():
+    prose = "The library opens at nine, and its three floors hold maps, novels and records."
+    assert compression("I am so sad. " * 20) < 0.15 < 0.7 < compression(prose) and math.isnan(compression(""))
+    for text in (prose, "é"):
+        assert compression(text) == len(zlib.compress(text.encode(), 9)) / len(text.encode())
+
+
+LOOPS = [  # as models of this size write when steered too far, and unsteered and greedy
+    "so so so so so so so so so so so so so so so so",
+    "I'm so sorry to hear that. I'm so sorry to hear that. I'm so sorry to hear that. I'm so sorry to hear that.",
+    "Anger can hurt people and anger can hurt people and anger can hurt people and anger can hurt people",
+    "I'm not sure what to say. I'm not sure what to say. I'm not sure what to say. I'm not sure",
+    "The weather is nice and joy joy joy joy, joy joy joy, joy joy joy joy!",
+    'Imm"""""""" home""""""""""""""""""""""""""""""""""""""""',
+    "I'm a day-dreamer, I'm a day-dreamer. I'm a day-dreamer. I'm a day-dreamer. I'm a day-dreamer. I'm",
+    "I hurt hurt hurt hurt hurt I hurt I hurt hurt my I hurt hurt",
+    "我很高兴" * 10,
+    "I am very sad today. " * 60,
+]
+PROSE = [
+    "The weather is absolutely magical! I'm absolutely thrilled to be a part of your adventure with me.",
+    "It's a constant companion, a reminder of the unforgiven. I've lost count of the people I've lost.",
+    "The weather is just a nightmare. I can see it in my head and I don't know what's going to happen next.",
+    "No, no, no! I will not go there again, and you will not go there, and nobody will go there.",
+    "Yes, yes!",
+    "今天天气很好，我和朋友去公园散步，看到了很多花。",
+    " ".join(f"On day {i} we saw a {animal} by the {place} and went home." for i, (animal, place) in enumerate(
+        [("dog", "sea"), ("fox", "road"), ("cat", "old house"), ("hen", "barn"), ("swan", "lake"), ("goat", "hill")])),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", LOOPS)
+def test_loops_are_loops(text):
+    assert is_loop(text)
+
+
+@pytest.mark.parametrize("text", [*PROSE, "", "...", *(t for ts in FRESH.values() for t in ts)])
+def test_prose_is_no_loop(text):
+    assert not is_loop(text)
