@@ -33,6 +33,7 @@ from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import NEUTRAL
 from emolab.base.progress import tracked
 from emolab.base.storage import digest, for_json, need_same, read_tensors, user_path, write_tensors
+from emolab.models.hooks import plain_options
 from emolab.models.load import load_model
 from emolab.models.model import Model, provenance
 from emolab.models.prompts import encode, render_prompts
@@ -229,12 +230,8 @@ def _batches(training: Training, n: int) -> list[np.ndarray]:
 def _loss(model: Model, tuned: Any, prompts: list[str], texts: list[str]) -> Tensor:
     """Mean cross-entropy of the texts' tokens, in nats."""
     batch = encode(model, prompts, texts)
-    logits = tuned(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=(batch.attention_mask.cumsum(1) - 1).clamp(min=0),
-        use_cache=False,
-    ).logits[:, :-1]
+    options = plain_options(model.hf, batch.attention_mask, keep=batch.input_ids.shape[1])
+    logits = tuned(input_ids=batch.input_ids, use_cache=False, **options).logits[:, :-1]
     counted = batch.response_mask[:, 1:] & batch.attention_mask[:, :-1].bool()  # a first token has nothing before it
     return torch.nn.functional.cross_entropy(logits[counted].float(), batch.input_ids[:, 1:][counted])
 

@@ -210,7 +210,6 @@ def vector_method(
     name: str = "emotion vector",
     setting: Setting = Setting(),
     like: EmotionVectors | None = None,
-    doses: Sequence[float] = DOSES,
     seconds: float = 0.0,
     answers: int = 0,
 ) -> Method:
@@ -236,12 +235,10 @@ def vector_method(
 
     fields = {field: getattr(setting, field) for field in FIELDS}
     shown = [f"{k} {v}" for k, v in fields.items() if k in ("site", "part") or v != FIELDS[k]]
-    return Method(name, model, runs, tuple(doses), True, True, seconds, answers, ", ".join(shown))
+    return Method(name, model, runs, DOSES, True, True, seconds, answers, ", ".join(shown))
 
 
-def lora_method(
-    model: Model, adapters: Mapping[str, Adapter], *, scales: Sequence[float] = SCALES, answers: int = 0
-) -> Method:
+def lora_method(model: Model, adapters: Mapping[str, Adapter], *, answers: int = 0) -> Method:
     """Fine-tuning, {emotion: its adapter} (`fit_lora`). Dose: the scale of the change of the weights."""
 
     same = {name for adapter in adapters.values() for name in adapter.factors}
@@ -257,7 +254,7 @@ def lora_method(
             yield Run(copies[0], render_prompts(model, queries))
 
     seconds = sum(adapter.meta["seconds"] for adapter in adapters.values())
-    return Method("lora", model, runs, tuple(scales), True, True, seconds, answers)
+    return Method("lora", model, runs, SCALES, True, True, seconds, answers)
 
 
 def build_methods(
