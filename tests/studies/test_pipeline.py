@@ -379,21 +379,21 @@ def test_settings_in_the_order_of_preference():
     thirds, layers = [[0, 1, 2], [3, 4, 5], [6, 7, 8]], [[1], [3], [4], [6], [8]]
     windows = ["all", [4, 5, 6, 7, 8], *thirds, *layers]
     found = Search().settings(9, ("resid", "attn", "head"))
-    assert [s for s in found if s["site"] == "attn"] == [
-        {"site": "attn", "layers": window, "part": part} for window in windows for part in ("whole", "specific")
+    assert [s for s in found if s.site == "attn"] == [
+        emolab.Setting("attn", window, part, unit="breaking") for window in windows for part in ("whole", "specific")
     ]
     assert len(found) == 2 * len(windows) * 2, "heads are not searched"
     order = [("all", s) for s in ("attn", "attn", "resid", "resid")]
-    assert [(s["layers"], s["site"]) for s in found[:4]] == order
-    assert [s["site"] for s in found[8:20]] == ["attn"] * 6 + ["resid"] * 6, "the thirds of one site together"
+    assert [(s.layers, s.site) for s in found[:4]] == order
+    assert [s.site for s in found[8:20]] == ["attn"] * 6 + ["resid"] * 6, "the thirds of one site together"
     assert selection.QUICK.settings(30, ("attn", "resid")) == [
-        {"site": site, "layers": layers, "part": part}
+        emolab.Setting(site=site, layers=layers, part=part, unit="breaking")
         for layers in ("all", list(range(15, 30)))
         for site in ("attn", "resid")
         for part in ("whole", "specific")
     ]
     few = Search().settings(2, ("resid",), n_emotions=1)
-    assert few == [{"site": "resid", "layers": x, "part": "whole"} for x in ("all", [1], [0])], "equal ones once"
+    assert few == [emolab.Setting(layers=x, unit="breaking") for x in ("all", [1], [0])], "equal ones once"
 
 
 @pytest.mark.parametrize(
@@ -418,7 +418,7 @@ def written(talker, tmp_path, queries, vectors, search, **options):
     looked = []
     find = selection.find_breaking
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "find_breaking", lambda *a, **k: looked.append(a[1].breaking_key) or find(*a, **k))
+        patch.setattr(selection, "find_breaking", lambda *a, **k: looked.append(a[1][0].breaking_key) or find(*a, **k))
         counted = Counted(patch, **options)
         judge = judges.default_judge(vectors.emotions)
         found = select(talker, vectors, queries, answers, judge=judge, out=tmp_path, search=search)
@@ -439,7 +439,8 @@ def test_a_search_writes_as_many_texts_as_it_says(talker, light, tmp_path, round
     _, n, looked = written(talker, tmp_path, queries, vectors, search)
     assert n == search.n_texts(talker.n_layers, vectors.sites, 2, len(queries))
     settings = search.settings(talker.n_layers, vectors.sites)
-    assert looked == [emolab.Steering(vectors, {"joy": 1.0}, **s).breaking_key for s in settings], "each once, in order"
+    steerings = emolab.at(vectors, [replace(setting, unit="vector") for setting in settings], ["joy"])
+    assert looked == [steering.breaking_key for steering in steerings], "each once, in order"
 
 
 def test_a_search_goes_on_without_looking_again_where_text_breaks(talker, light, tmp_path):
@@ -452,12 +453,13 @@ def test_a_search_goes_on_without_looking_again_where_text_breaks(talker, light,
     assert not looked and 0 < n < SEARCH.n_texts(talker.n_layers, vectors.sites, 2, 3)
     assert (tmp_path / "breaking.json").read_bytes() == kept
     setting, best, marked = found
-    assert json.loads((tmp_path / "choice.json").read_text())["setting"] == setting and set(best) == {"fear", "joy"}
+    chosen = json.loads((tmp_path / "choice.json").read_text())["setting"]
+    assert chosen == selection.setting_row(setting) and set(best) == {"fear", "joy"}
     alphas = {setting: found for setting, found in json.loads(kept)["alphas"].items() if found}
     assert marked.meta["breaking"] == alphas, "but for settings in which nothing breaks"
     again, n, looked = written(talker, *given)
     assert (n, looked) == (0, []) and again[:2] == found[:2] and again[2].meta == marked.meta
-    emolab.Steering(marked, best, **setting)  # with doses in that unit
+    emolab.at(marked, setting, [best])  # with doses in that unit
     other = tiny.random_vectors(talker, emotions=("fear", "joy"), seed=5, scale=0.5)
     _, _, looked = written(talker, tmp_path / "other", given[1], other, SEARCH)
     assert len(looked) == len(SEARCH.settings(3, vectors.sites)), "alphas of other vectors say nothing"
@@ -469,7 +471,7 @@ def test_a_setting_that_moves_nothing_is_left_out(talker, light, tmp_path):
     search = replace(SEARCH, windows=("all",), parts=("whole",))
     given = (tmp_path, oracle.queries(3, 0), vectors, search)
     setting, _, marked = written(talker, *given)[0]
-    assert setting["site"] == "resid" and len(marked.meta["breaking"]) == 1
+    assert setting.site == "resid" and len(marked.meta["breaking"]) == 1
     assert written(talker, *given)[1:] == (0, []), "found once and for all"
     vectors.data["resid"][:] = 0
     with pytest.raises(EmolabError, match="no setting can be steered with; no alpha breaks text for fear"):
@@ -604,9 +606,7 @@ def test_the_bundled_model_follows_and_can_be_steered():
     for emotion, answers in told.groupby("condition"):
         assert share(answers["text"], answers["condition"]) >= 0.8, emotion
 
-    vectors = emolab.extract_vectors(
-        model, responses.collect_responses(model, train), sites=("resid", "attn")
-    )
+    vectors = emolab.extract_vectors(model, responses.collect_responses(model, train), sites=("resid", "attn"))
     directions = emolab.at(vectors, [emolab.Setting(), emolab.Setting(site="attn")])
     table = emolab.sweep(model, directions, heldout, alphas=(1.0,), controls=("random",))
     found = {key: share(rows["text"], rows["emotion"]) for key, rows in table.groupby(["site", "control"])}
