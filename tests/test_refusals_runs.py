@@ -109,8 +109,8 @@ CASES = [
     *each(lambda w, given: extract(w, given(w.responses)), [
         (lambda t: t.query("condition == 'joy'"), "needs neutral and an emotion"),
         (lambda t: t.query("condition == 'neutral'"), "needs neutral and an emotion"),
-        (lambda t: t.iloc[:0], "are empty"),
-        (lambda t: t.drop(columns="text"), "lack text"),
+        (lambda t: t.iloc[:0], "is empty"),
+        (lambda t: t.drop(columns="text"), "lacks text"),
         (lambda t: t.drop(columns="condition"), "lacks condition"),
         (lambda t: t.assign(text=None), "column 'text' hold None"),
         (lambda t: t.assign(prompt=NAN), "column 'prompt' hold nan"),

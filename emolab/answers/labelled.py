@@ -153,9 +153,9 @@ def _named(table: pd.DataFrame) -> pd.DataFrame:
 
 def _listed(value: Any, goemotions: bool) -> list[str]:
     """The labels of one text, given as a list of them or as "2,14"."""
+    value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, str) and _IDS.fullmatch(value):
         value = re.findall(r"\d+", value)
-    value = value.tolist() if hasattr(value, "tolist") else value
     labels = [str(x) for x in (value if isinstance(value, list | tuple) else [value])]
     if goemotions and all(label.isdecimal() and int(label) < len(GOEMOTIONS) for label in labels):
         return [GOEMOTIONS[int(label)] for label in labels]

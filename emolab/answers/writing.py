@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -42,7 +41,7 @@ class Writing:
     repetition_penalty: float = 1.1
     seed: int = 0
     batch_size: int | None = field(default=None, compare=False)
-    templates: Mapping[str, str] | None = field(default=None, hash=False)
+    templates: dict[str, str] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         need_number("temperature", self.temperature, 0)

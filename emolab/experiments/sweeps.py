@@ -222,8 +222,8 @@ class _Variants:
 
     def _controls(self, own: Steering, used: EmotionVectors, control: str) -> dict[int, EmotionVectors]:
         """{seed: vectors} of each variant, made of the part in use, so that norms agree."""
-        emotions = tuple(own.doses) if control == "other" else ()
-        key = (id(own.vectors), own.part, control, *emotions)
+        emotions = tuple(own.doses)
+        key = (id(own.vectors), own.part, control, *(emotions if control == "other" else ()))
         if key not in self._drawn:
             if control == "other":
                 turns = _turns(used, emotions)

@@ -86,17 +86,6 @@ def test_a_run_with_other_settings_is_refused(tiny_llama, tmp_path):
         collect_responses(tiny_llama, QUERIES, out=tmp_path, **SETTINGS)
 
 
-def test_bad_requests(tiny_llama):
-    with pytest.raises(EmolabError, match="pairing"):
-        collect_responses(tiny_llama, QUERIES, pairing="some")
-    with pytest.raises(EmolabError, match="at least one emotion"):
-        collect_responses(tiny_llama, QUERIES, emotions=("neutral",))
-    with pytest.raises(EmolabError, match="repeated query_id"):
-        collect_responses(tiny_llama, pd.concat([QUERIES, QUERIES]), emotions=("joy",))
-    with pytest.raises(EmolabError, match="no query is labelled sadness"):
-        collect_responses(tiny_llama, QUERIES[:3], emotions=("sadness",), pairing="own")
-
-
 def test_responses_from_texts():
     table = responses_from_texts({"joy": ["a", "b"], "neutral": ["c"]})
     assert tuple(table.columns) == COLUMNS
@@ -105,9 +94,6 @@ def test_responses_from_texts():
     assert table["prompt"].isna().all() and set(responses_from_texts({"joy": ["a"]}, query=None)["prompt"]) == {""}
     other = responses_from_texts({"joy": ["a"]}, query="Tell me more.")
     assert set(other["query"]) == {"Tell me more."} and other["prompt"].isna().all()
-    for bad in ({}, {"joy": "text"}, {"joy": [1]}, ["text"]):
-        with pytest.raises(EmolabError):
-            responses_from_texts(bad)
 
 
 def test_a_table_or_a_csv_of_labelled_texts(tmp_path):
@@ -125,9 +111,7 @@ def test_a_table_or_a_csv_of_labelled_texts(tmp_path):
 def test_tables_without_labels_or_texts_are_refused(tmp_path):
     for bad, message in (
         (pd.DataFrame({"label": ["joy"]}), "no column 'text'"),
-        (pd.DataFrame({"label": ["joy", None], "text": ["a", "b"]}), "rows without a label"),
         (pd.DataFrame({"label": ["joy", "neutral"], "text": ["a", None]}), "needs texts"),
-        (tmp_path / "absent.csv", "cannot read .* as CSV"),
     ):
         with pytest.raises(EmolabError, match=message):
             responses_from_texts(bad)

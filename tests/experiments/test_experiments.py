@@ -367,23 +367,6 @@ def test_vectors_of_unknown_source_are_told_apart_by_their_numbers(tiny_llama, q
         sweep(tiny_llama, tiny.random_vectors(tiny_llama, seed=1), queries, **options)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"controls": ("placebo",)}, "unknown control 'placebo'; controls are random, shuffled, other, prompt"),
-        ({"alphas": ()}, "at least one number"),
-        ({"alphas": (float("nan"),)}, "expected a finite number"),
-        ({"vectors": []}, "a sweep needs at least one direction"),
-        ({"vectors": "ev.safetensors"}, "expected EmotionVectors, a Steering or a list of these"),
-        ({"vectors": [{"joy": 1.0}]}, "expected EmotionVectors, a Steering or a list of these"),
-    ],
-)
-def test_what_cannot_be_swept_is_one_clear_error(tiny_llama, vectors, queries, options, message):
-    with pytest.raises(EmolabError) as error:
-        sweep(tiny_llama, **{"vectors": vectors, "queries": queries, "alphas": (1,), "controls": (), **options})
-    assert message in str(error.value) and "\n" not in str(error.value)
-
-
 def test_directions_that_the_table_cannot_tell_apart_are_refused(tiny_llama, vectors, queries):
     joy = Steering(vectors, {"joy": 1.0})
     twice = sweep(tiny_llama, [joy, *at(vectors, emotions="joy")], queries.head(1), alphas=(1,), controls=(), **SMALL)
