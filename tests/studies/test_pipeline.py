@@ -560,7 +560,7 @@ def test_questions_that_evoke_an_emotion_are_turned_round_or_not(talker, light, 
         return found
 
     monkeypatch.setattr(sweeps, "write_texts", written)
-    setting, best = {"site": "attn", "layers": "late", "part": "whole", "unit": "vector"}, {"fear": 2.0, "joy": 1.0}
+    setting, best = emolab.Setting(site="attn", layers="late"), {"fear": 2.0, "joy": 1.0}
     found = summary_module.turned(talker, vectors, queries, setting, best, Echo(), tmp_path, 8)
     assert found == {
         "fear": {  # two of joy, one neutral; of these the second is not moved
