@@ -56,7 +56,7 @@ def run_chunks(
     *,
     shared: Any = None,
     prepare: Callable | None = None,
-    name: str | Sequence[str] = "chunk",
+    name: str = "chunk",
 ) -> Iterator[dict[int, Any]]:
     """Results of function(model, *chunk) for every chunk, as they come: {number: result}, one or more at a time.
 
@@ -70,7 +70,7 @@ def run_chunks(
         function: of a module, not a lambda. With `shared` it is function(model, shared, *chunk).
         shared: what all chunks need, large perhaps: it goes to every worker once.
         prepare: called once in every process, prepare(model, shared); what it gives takes the place of `shared`.
-        name: of the tasks on Dask's dashboard; or one for each chunk.
+        name: of the tasks on Dask's dashboard.
 
     Raises:
         EmolabError: that of a chunk, as soon as it fails; a model that workers cannot read, or that is another one
@@ -177,7 +177,7 @@ def _on_workers(
     chunks: Sequence[tuple],
     shared: Any,
     prepare: Callable | None,
-    name: str | Sequence[str],
+    name: str,
 ) -> Iterator[dict[int, Any]]:
     import dask.config
     from distributed import CancelledError, KilledWorker, as_completed
@@ -194,8 +194,7 @@ def _on_workers(
             "worker --nthreads 1), and more of them",
             stacklevel=3,
         )
-    names = [name] * len(chunks) if isinstance(name, str) else name
-    keys = [f"{label}-{number}-{token}" for number, label in enumerate(names)]
+    keys = [f"{name}-{number}-{token}" for number in range(len(chunks))]
     # Bytes, so that the scheduler needs none of the packages behind them; its warning of large graphs is for others.
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
         # A task, not scattered data: should the workers that hold it die, Dask makes it again.
