@@ -100,7 +100,8 @@ class Asked:
         # Not score(model=...), which reads every text a second time, after the plain prompt.
         texts = list(table["text"])
         model = self.asking.comparison.model
-        scored["perplexity_instructed"] = perplexity(model, table["query"], texts, conditions=table["emotion"])
+        queries, conditions = list(table["query"]), list(table["emotion"])
+        scored["perplexity_instructed"] = perplexity(model, queries, texts, conditions=conditions)
         return scored
 
     def _answer(self, wanted: Sequence[tuple[Method, Doses]]) -> None:

@@ -165,7 +165,8 @@ def pair_runs(
     emotions = comparison.vectors.emotions
     if pairs is None:
         ring = zip(emotions, emotions[1:] + emotions[:1], strict=True)
-        pairs = list(dict.fromkeys(tuple(sorted(pair, key=emotions.index)) for pair in ring))
+        number = emotions.index
+        pairs = list(dict.fromkeys((a, b) if number(a) < number(b) else (b, a) for a, b in ring))
     if not pairs or any(len(set(pair)) != 2 or not set(pair) <= set(emotions) for pair in pairs):
         raise EmolabError(f"pairs are {pairs!r}; expected pairs of two different ones of {', '.join(emotions)}")
     runs = SteeredRuns.of(comparison, queries, responses)

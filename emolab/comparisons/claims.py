@@ -12,7 +12,7 @@ evidence, three numbers in a list are a value and its interval.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -74,9 +74,9 @@ def monotone(table: pd.DataFrame, *, seed: int = 0) -> Claim:
     for scale, part in table.groupby("scale", sort=False):
         for (emotion, control), curve in _curves(part).items():
             rows.append(fits.means(curve, clusters, seed, scale=scale, emotion=emotion, control=control))
-        trends = trend(part, seed=seed).set_index(["emotion", "control"])
+        trends = {(row["emotion"], row["control"]): row for row in trend(part, seed=seed).to_dict("records")}
         can_drop = clusters_of(part).nunique() >= 5
-        emotions = {e: _rise(trends.loc[e, "none"], trends.loc[e, "random"], can_drop) for e in order(part["emotion"])}
+        emotions = {e: _rise(trends[e, "none"], trends[e, "random"], can_drop) for e in order(part["emotion"])}
         near, far = ([rise[reach] for rise in emotions.values()] for reach in ("local", "global"))
         evidence[scale] = {"local": _verdict(near), "global": _verdict(far)}
         evidence[scale] |= {"n_local": sum(map(bool, near)), "n_global": sum(map(bool, far)), "emotions": emotions}
@@ -109,18 +109,18 @@ def _curves(part: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
     return curves
 
 
-def _rise(vector: pd.Series, random: pd.Series, can_drop: bool) -> dict[str, Any]:
+def _rise(vector: Mapping, random: Mapping, can_drop: bool) -> dict[str, Any]:
     """What `monotone` says of one emotion, from the trends of its vector and of the random direction."""
     if np.isnan(vector["slope"]):
         raise EmolabError(f"a slope at 0 needs a dose within {LOCAL:g} of it; sweep more doses")
     evidence: dict[str, Any] = {
         "local": bool(vector["slope_lo"] > 0 and vector["minus_random_lo"] > 0),
         "global": bool(vector["spearman_lo"] > 0 and np.isnan(vector["first_drop"])) if can_drop else None,
-        "slope_minus_random": vector[["minus_random", "minus_random_lo", "minus_random_hi"]],
+        "slope_minus_random": [vector[f"minus_random{bound}"] for bound in ("", "_lo", "_hi")],
     }
     for prefix, row in (("", vector), ("random_", random)):
-        evidence[f"{prefix}slope"] = row[["slope", "slope_lo", "slope_hi"]]
-        evidence[f"{prefix}spearman"] = row[["spearman", "spearman_lo", "spearman_hi"]]
+        evidence[f"{prefix}slope"] = [row["slope"], row["slope_lo"], row["slope_hi"]]
+        evidence[f"{prefix}spearman"] = [row["spearman"], row["spearman_lo"], row["spearman_hi"]]
         evidence[f"{prefix}isotonic_r2"] = row["isotonic_r2"]
         evidence[f"{prefix}first_drop"] = row["first_drop"]
     return evidence

@@ -266,7 +266,9 @@ def _narrow(candidates: list[Method], means: pd.Series, emotions: Sequence[str])
         for name, setting in dosed.items()
         for e in emotions
     }
-    by_setting = {f"{name}, {setting}": x for (name, setting), x in scores.items() if name in dosed}
+    by_setting = {
+        f"{name}, {setting}": x for (name, setting), x in zip(scores.index, scores, strict=True) if name in dosed
+    }
     return kept, for_json(by_setting, decimals=4), near
 
 

@@ -11,6 +11,7 @@ where 0.01 to 0.1 is as far as 0.9 to 0.99.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -107,7 +108,7 @@ def dose_curves(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
         for control in wide.columns.unique(0):
             curve = wide[control].copy()
             if 0.0 not in curve:
-                curve[0.0] = _base(own, "value")
+                curve.loc[:, 0.0] = _base(own, "value")
             curves[emotion, control] = curve[sorted(curve)].dropna()
     return curves
 
@@ -140,11 +141,13 @@ def trend(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
         measures = {"slope": slopes, "minus_random": slopes.sub(random, axis=0), "spearman": ranks}
         values = pd.concat(measures, axis=1)
         groups = clusters.loc[values.index]
-        bounds = bootstrap_ci(values, lambda x: np.nanmean(x, axis=0), clusters=groups, seed=seed)
-        means = pd.DataFrame(dict(zip(("", "_lo", "_hi"), bounds, strict=True)), index=values.columns)
+        mean, low, high = bootstrap_ci(values, lambda x: np.nanmean(x, axis=0), clusters=groups, seed=seed)
+        column: dict[Any, int] = {key: i for i, key in enumerate(values.columns)}
         for control, curve in own.items():
-            row = {"emotion": emotion, "control": control}
-            row |= {f"{m}{bound}": means.loc[(m, control), bound] for m in measures for bound in means}
+            row: dict[str, Any] = {"emotion": emotion, "control": control}
+            for measure in measures:
+                i = column[measure, control]
+                row |= {measure: mean[i], f"{measure}_lo": low[i], f"{measure}_hi": high[i]}
             row["isotonic_r2"] = _isotonic_r2(curve.mean())
             row["first_drop"] = _first_drop(curve, clusters, seed)
             rows.append(row | {"n": len(curve)})
@@ -169,21 +172,22 @@ def collapse(
     one_setting(scored)
     need_number("margin", margin, 0)
     table = headline(scored, instructed)
-    clusters, rows = clusters_of(table), []
+    clusters = clusters_of(table)
+    rows = []
     for emotion in order(table["emotion"]):
-        own = table[table["emotion"] == emotion]
-        wide, base = _wide(own, "fluency_score"), _base(own, "fluency_score")
-        drops, q, star = _drops(wide, base, "none", clusters, margin, seed)
-        found = (np.nan, np.nan, np.nan, np.nan, 0)
+        texts = table[table["emotion"] == emotion]
+        drops, q, star = _drops(texts, "none", clusters, margin, seed)
+        row = {"emotion": emotion, "alpha_star": star, "measure": "fluency"}
+        row |= {"difference": np.nan, "lo": np.nan, "hi": np.nan, "q": np.nan, "n": 0}
         if np.isfinite(q).any():
-            at = star if np.isfinite(star) else drops.columns[int(np.nanargmin(q))]
-            change = drops[at].dropna()
-            value = map(float, bootstrap_ci(change, np.mean, clusters=clusters.loc[change.index], seed=seed))
-            found = (*value, float(q[drops.columns.get_loc(at)]), len(change))
-        random = _drops(wide, base, "random", clusters, margin, seed)[2]
-        rows.append((emotion, star, "fluency", *found, random))
-    names = ["emotion", "alpha_star", "measure", "difference", "lo", "hi", "q", "n", "random_alpha_star"]
-    return pd.DataFrame(rows, columns=names)
+            dose = star if np.isfinite(star) else drops.columns[int(np.nanargmin(q))]
+            change = drops[dose].dropna()
+            bounds = bootstrap_ci(change, np.mean, clusters=clusters.loc[change.index], seed=seed)
+            row |= dict(zip(("difference", "lo", "hi"), map(float, bounds), strict=True))
+            row |= {"q": float(q[drops.columns.get_loc(dose)]), "n": len(change)}
+        row["random_alpha_star"] = _drops(texts, "random", clusters, margin, seed)[2]
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def wrong_way(scored: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
@@ -202,7 +206,7 @@ def wrong_way(scored: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
         wide, base = _wide(own, "value"), _base(own, "value")
         moved = wide.sub(base, axis=0).drop(columns=0.0, level=1, errors="ignore")
         wrong = (moved.mul(np.sign(moved.columns.get_level_values(1)), axis=1) < 0).astype(float).where(moved.notna())
-        for alpha in [a for control, a in wrong if control == "none"]:
+        for alpha in [a for control, a in wrong.columns if control == "none"]:
             values = wrong["none", alpha]
             random = wrong["random", alpha].mean() if ("random", alpha) in wrong else np.nan
             lo, hi = interval(values, clusters=clusters.loc[values.index], seed=seed)
@@ -225,23 +229,27 @@ def compare(scored: pd.DataFrame, *, control: str = "random", measure: str = "p_
     one_setting(scored)
     table = scored.assign(p_target=target_p(scored), target=is_hit(scored))
     held = sorted({*table["control"], *(["unsteered"] if is_unsteered(table).any() else [])} - {"none"})
-    if control not in held or measure not in table or not pd.api.types.is_numeric_dtype(table[measure]):
-        what = f"control {control!r}" if control not in held else f"measure {measure!r} of numbers"
-        raise EmolabError(f"no {what} in this table; it holds the controls {', '.join(held) or 'none'}")
+    if control not in held:
+        raise EmolabError(f"no control {control!r} in this table; it holds {', '.join(held) or 'none'}")
+    if measure not in table or not pd.api.types.is_numeric_dtype(table[measure]):
+        raise EmolabError(f"no measure {measure!r} of numbers in this table; expected p_target, target or a column")
     differences = {}
     for emotion in order(table["emotion"]):
-        own = table[table["emotion"] == emotion]
-        wide = _wide(own, measure)
-        for alpha in [a for c, a in wide.columns if c == "none" and a != 0]:
-            at = (control, 0.0 if control == "prompt" else alpha)
-            if control == "unsteered" or at in wide:
-                other = _base(own, measure) if control == "unsteered" else wide[at]
-                differences[emotion, alpha] = wide["none", alpha] - other
-    found = pd.DataFrame(list(differences), columns=["emotion", "alpha"])
-    found["difference"], found["lo"], found["hi"], found["p"] = _means(differences, table, seed)
-    n = [int(d.notna().sum()) for d in differences.values()]
-    found.attrs["about"] = sweep_about(scored)
-    return found.assign(q=bh(found["p"]), n=n, control=control, measure=measure)
+        texts = table[table["emotion"] == emotion]
+        wide, base = _wide(texts, measure), _base(texts, measure)
+        for alpha in [alpha for c, alpha in wide.columns if c == "none" and alpha != 0]:
+            beside = (control, 0.0 if control == "prompt" else alpha)
+            if control == "unsteered" or beside in wide:
+                differences[emotion, alpha] = wide["none", alpha] - (base if control == "unsteered" else wide[beside])
+    values = pd.DataFrame(differences, index=table["query_id"].unique(), dtype=float)
+    clusters = clusters_of(table).loc[values.index]
+    effects = pd.DataFrame(list(differences), columns=["emotion", "alpha"])
+    bounds = bootstrap_ci(values, lambda rows: np.nanmean(rows, axis=0), clusters=clusters, seed=seed)
+    effects["difference"], effects["lo"], effects["hi"] = bounds
+    effects["p"] = sign_flip(values, clusters=clusters, seed=seed)
+    effects.attrs["about"] = sweep_about(scored)
+    n = values.notna().sum().to_numpy()
+    return effects.assign(q=bh(effects["p"]), n=n, control=control, measure=measure)
 
 
 def _wide(own: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -282,13 +290,6 @@ def _ratios(wide: pd.DataFrame, over: pd.DataFrame, clusters: pd.Series, seed: i
     return bootstrap_ci(both, statistic, clusters=clusters, seed=seed)
 
 
-def _means(columns: dict, table: pd.DataFrame, seed: int):
-    """Mean over queries, its interval, and p that it is none, of each column: a Series over queries."""
-    values = pd.DataFrame(columns, index=table["query_id"].unique(), dtype=float)
-    options = {"clusters": clusters_of(table).loc[values.index], "seed": seed}
-    return *bootstrap_ci(values, lambda rows: np.nanmean(rows, axis=0), **options), sign_flip(values, **options)
-
-
 def _with_value(table: pd.DataFrame) -> pd.DataFrame:
     """The table with `value`: its own, or the logit of the target's probability."""
     is_unsteered(table, needed=True)
@@ -296,14 +297,14 @@ def _with_value(table: pd.DataFrame) -> pd.DataFrame:
     return table if "value" in table else table.assign(value=logit(target_p(table)))
 
 
-def _drops(wide: pd.DataFrame, base: pd.Series, control: str, clusters: pd.Series, margin: float, seed: int):
+def _drops(texts: pd.DataFrame, control: str, clusters: pd.Series, margin: float, seed: int):
     """Change from the unsteered text [query, positive alpha], the q that it fell by more than margin, and alpha*."""
-    doses = [float(a) for c, a in wide.columns if c == control and float(a) > 0]
+    wide = _wide(texts, "fluency_score")
+    doses = [float(alpha) for c, alpha in wide.columns if c == control and float(alpha) > 0]
     if not doses:
         return pd.DataFrame(index=wide.index), np.array([]), np.nan
-    drops = wide[control][doses].sub(base, axis=0)
-    p = sign_flip(drops + margin, clusters=clusters.loc[drops.index], alternative="less", seed=seed)
-    q = bh(p)
+    drops = wide[control][doses].sub(_base(texts, "fluency_score"), axis=0)
+    q = bh(sign_flip(drops + margin, clusters=clusters.loc[drops.index], alternative="less", seed=seed))
     return drops, q, next((dose for dose, x in zip(doses, q, strict=True) if x < LEVEL), np.nan)
 
 

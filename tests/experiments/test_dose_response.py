@@ -388,7 +388,7 @@ def test_without_unsteered_texts_there_is_no_effect(function):
         (lambda: trend(whole().assign(emotion="awe")), "no probability of 'awe': the judge knows anger, joy, neutral"),
         (lambda: target_p(whole()[["emotion"]]), "no p_<emotion> columns"),
         (lambda: dose_table(whole().assign(p_joy=np.nan)), "hold missing values"),
-        (lambda: compare(whole(), control="shuffled"), "no control 'shuffled' in this table; it holds .*random, unst"),
+        (lambda: compare(whole(), control="shuffled"), "no control 'shuffled' in this table; it holds random, unst"),
         (lambda: compare(whole(), measure="charm"), "no measure 'charm'"),
         (lambda: compare(whole(), measure="text"), "no measure 'text'"),
         (lambda: headline(whole(), {"fear": 2.0}), "no perplexity for joy; it holds fear"),
