@@ -5,7 +5,8 @@ from __future__ import annotations
 from emolab.base.lazy import offer
 
 _PUBLIC = {
-    "ablation_curve": "heads.effects",
+    "HeadTest": "heads.patching",
+    "ablation_curve": "heads.curves",
     "attention_pattern": "heads.attention",
     "attention_summary": "heads.attention",
     "embed_heads": "heads.head_vectors",

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolab.base.errors import EmolabError, need_number, need_table
-from emolab.base.labels import NEUTRAL, order
+from emolab.base.labels import NEUTRAL, head_name, order
 from emolab.base.stats import bootstrap_ci, clusters_of
 from emolab.base.tables import noted
 from emolab.heads.attribution import emotion_tokens
@@ -49,8 +49,9 @@ def attention_summary(
     of the answer and the current one.
 
     Returns:
-        One row a head, emotion and region: `share` of attention, mean over answers and positions, with 95 % bootstrap
-        interval over queries `lo, hi`; `uniform`, the share that evenly spread attention would give; `n`.
+        One row per head, emotion and region: `share` of attention, mean over answers and positions, with its 95 %
+        interval `lo, hi` over queries, those of one situation together; `uniform`, the share that evenly spread
+        attention would give; `n` queries.
 
     Attention shows where a head reads, not what its reading does: see `head_effects` for that. Raises EmolabError for
     heads that do not exist, no emotional response, an architecture without attention patterns, a slow tokenizer.
@@ -58,45 +59,51 @@ def attention_summary(
     heads = head_pairs(heads)
     need_table(responses, ("query_id", "query", "condition", "prompt", "text"), "emolab.collect_responses")
     need_number("n_queries", n_queries, 1, whole=True)
-    wrong = [h for h in heads if not (0 <= h[0] < model.n_layers and 0 <= h[1] < model.n_heads)]
-    if wrong:
-        raise EmolabError(f"no head {wrong[0]}; give (layer, head) pairs that exist")
     asked = responses["prompt"].fillna("") != ""
-    told = responses[(responses["condition"] != NEUTRAL) & asked & (responses["text"] != "")]
-    if told.empty:
+    answers = responses[(responses["condition"] != NEUTRAL) & asked & (responses["text"] != "")]
+    if answers.empty:
         raise EmolabError("attention is read from answers under an instruction; use collect_responses")
     tokens = emotion_tokens(model, responses) if tokens is None else tokens
-    rng = np.random.default_rng(seed)
-    queries = told["query_id"].unique()
-    told = told[told["query_id"].isin(rng.permutation(queries)[:n_queries])].reset_index(drop=True)
-    shares = np.empty((len(told), len(heads) + 1, len(REGIONS)))  # the last row: uniform
-    prompts, texts = list(told["prompt"]), list(told["text"])
-    lengths = [len(i) for i in model.tokenizer([p + t for p, t in zip(prompts, texts, strict=True)]).input_ids]
+    drawn = np.random.default_rng(seed).permutation(answers["query_id"].unique())[:n_queries]
+    answers = answers[answers["query_id"].isin(drawn)].reset_index(drop=True)
+    shares = _shares(model, answers, heads, tokens)
+
+    clusters = clusters_of(answers)
+    rows = []
+    for emotion in order(answers["condition"]):
+        by_query = answers[answers["condition"] == emotion].groupby("query_id")
+        means = np.stack([shares[group.index].mean(0) for _, group in by_query])
+        situations = clusters.loc[list(by_query.groups)].to_numpy()
+        mean, lo, hi = bootstrap_ci(means, lambda drawn: drawn.mean(0), clusters=situations, seed=seed)
+        for h, (layer, head) in enumerate(heads):
+            for r, region in enumerate(REGIONS):
+                row = (layer, head, head_name(layer, head), emotion, region, mean[h, r], lo[h, r], hi[h, r])
+                rows.append((*row, mean[-1, r], len(means)))
+    columns = ["layer", "head", "name", "emotion", "region", "share", "lo", "hi", "uniform", "n"]
+    return noted(pd.DataFrame(rows, columns=columns), model, n=f"{answers['query_id'].nunique()} queries", seed=seed)
+
+
+def _shares(
+    model: Model, answers: pd.DataFrame, heads: Sequence[tuple[int, int]], tokens: dict[str, list[int]]
+) -> Float[np.ndarray, "answer head region"]:
+    """Mean share of each head's attention in each answer; behind the heads, what even attention would give."""
+    prompts, texts = list(answers["prompt"]), list(answers["text"])
+    lengths = [len(ids) for ids in model.tokenizer([p + t for p, t in zip(prompts, texts, strict=True)]).input_ids]
+    shares = np.empty((len(answers), len(heads) + 1, len(REGIONS)))
     for index in plan_batches(model, [n * model.n_heads for n in lengths]):  # a pattern is heads x tokens x tokens
         batch, patterns = _patterns(model, [prompts[i] for i in index], [texts[i] for i in index], heads)
         for row, i in enumerate(index):
-            n, answer = int(batch.attention_mask[row].sum()), int(batch.response_mask[row].sum())
+            n, n_answer = int(batch.attention_mask[row].sum()), int(batch.response_mask[row].sum())
             ids = batch.input_ids[row, -n:].tolist()
-            region = _regions(model, told.iloc[i], ids, n - answer, set(tokens.get(told["condition"][i], ())))
-            onehot = np.eye(len(REGIONS))[region]  # [token, region]
-            asking = np.arange(n - answer - 1, n - 1)
+            words = set(tokens.get(answers["condition"][i], ()))
+            regions = np.eye(len(REGIONS))[
+                _regions(model, answers.iloc[i], ids, n - n_answer, words)
+            ]  # [token, region]
+            writing = np.arange(n - n_answer - 1, n - 1)  # the positions that write the answer
             for h, pattern in enumerate(patterns):
-                shares[i, h] = (pattern[row, -n:, -n:][asking].double().numpy() @ onehot).mean(0)
-            shares[i, -1] = (np.cumsum(onehot, 0)[asking] / (asking[:, None] + 1)).mean(0)
-    rows, clusters = [], clusters_of(told)
-    for emotion in order(told["condition"]):
-        own = told["condition"] == emotion
-        names, groups = zip(*told[own].groupby("query_id"), strict=True)
-        by_query = np.stack([shares[g.index].mean(0) for g in groups])
-        n = len(by_query)
-        situations = clusters.loc[list(names)].to_numpy()
-        mean, lo, hi = bootstrap_ci(by_query, lambda rows: rows.mean(0), clusters=situations, seed=seed)
-        for h, (layer, head) in enumerate(heads):
-            for r, region in enumerate(REGIONS):
-                rows.append((layer, head, emotion, region, mean[h, r], lo[h, r], hi[h, r], mean[-1, r], n))
-    table = pd.DataFrame(rows, columns=["layer", "head", "emotion", "region", "share", "lo", "hi", "uniform", "n"])
-    meta = {"model": model.name, "revision": model.revision, "fingerprint": model.fingerprint}
-    return noted(table, meta, n=f"{told['query_id'].nunique()} queries", seed=seed)
+                shares[i, h] = (pattern[row, -n:, -n:][writing].double().numpy() @ regions).mean(0)
+            shares[i, -1] = (np.cumsum(regions, 0)[writing] / (writing[:, None] + 1)).mean(0)
+    return shares
 
 
 def attention_pattern(model: Model, prompt: str, text: str, *, layer: int, head: int) -> pd.DataFrame:
@@ -108,18 +115,15 @@ def attention_pattern(model: Model, prompt: str, text: str, *, layer: int, head:
     Columns: `from_position`, `next_token` (what is written there), `position`, `token` (what is looked at), `weight`;
     the weights of each `from_position` sum to 1.
     """
-    if not (0 <= layer < model.n_layers and 0 <= head < model.n_heads):
-        size = f"{model.n_layers} layers of {model.n_heads} heads"
-        raise EmolabError(f"no head {head} in layer {layer}; there are {size}")
     batch, (pattern,) = _patterns(model, [prompt], [text], [(layer, head)])
     ids = batch.input_ids[0].tolist()
-    n, answer = len(ids), int(batch.response_mask[0].sum())
-    if not answer:
+    n, n_answer = len(ids), int(batch.response_mask[0].sum())
+    if not n_answer:
         raise EmolabError("the text has no token; attention is read from the positions of an answer")
     names = [model.tokenizer.decode([i]) for i in ids]
     rows = [
         (i, names[i + 1], j, names[j], float(pattern[0, i, j]))
-        for i in range(n - answer - 1, n - 1)
+        for i in range(n - n_answer - 1, n - 1)
         for j in range(i + 1)
     ]
     table = pd.DataFrame(rows, columns=["from_position", "next_token", "position", "token", "weight"])
@@ -131,26 +135,30 @@ def _patterns(
     model: Model, prompts: list[str], texts: list[str], heads: Sequence[tuple[int, int]]
 ) -> tuple[Batch, list[Float[Tensor, "row token token"]]]:
     """Attention of each head, float32 on the CPU."""
-    batch = encode(model, prompts, texts)
-    check_context(model, batch.input_ids.shape[1])
-    taken: dict[int, Tensor] = {}
+    for layer, head in heads:
+        if not (0 <= layer < model.n_layers and 0 <= head < model.n_heads):
+            size = f"{model.n_layers} layers of {model.n_heads} heads"
+            raise EmolabError(f"no head {head_name(layer, head)}; there are {size}")
     names = {layer: f"blocks.{layer}.attn.hook_pattern" for layer, _ in heads}
     missing = [name for name in names.values() if name not in model._hook_names]
     if missing:
         raise EmolabError(
             f"{model.name!r} has no hook point {missing[0]}; its architecture shows no attention patterns"
         )
+    batch = encode(model, prompts, texts)
+    check_context(model, batch.input_ids.shape[1])
+    patterns: dict[tuple[int, int], Tensor] = {}
 
     def keep(layer: int):
         def take(x, hook):
-            taken[layer] = x[:, sorted({h for at, h in heads if at == layer})].float().cpu()
+            for head in {head for at, head in heads if at == layer}:
+                patterns[layer, head] = x[:, head].float().cpu()
 
         return take
 
-    with torch.inference_mode(), model.bridge.hooks(fwd_hooks=[(name, keep(at)) for at, name in names.items()]):
+    with torch.inference_mode(), model.bridge.hooks(fwd_hooks=[(name, keep(layer)) for layer, name in names.items()]):
         model.bridge(batch.input_ids, attention_mask=batch.attention_mask, logits_to_keep=1)
-    place = {at: sorted({h for other, h in heads if other == at}) for at in names}
-    return batch, [taken[at][:, place[at].index(h)] for at, h in heads]
+    return batch, [patterns[head] for head in heads]
 
 
 def _regions(model: Model, row: pd.Series, ids: list[int], n_prompt: int, words: set[int]) -> np.ndarray:
@@ -163,11 +171,11 @@ def _regions(model: Model, row: pd.Series, ids: list[int], n_prompt: int, words:
     region = np.full(len(ids), REGIONS.index("template"))
     spans = {"query": _last(prompt, row["query"]), "instruction": _last(prompt, instruction(condition))}
     start, end = spans["query"]
-    rest = prompt[:start] + "\0" * (end - start) + prompt[end:]  # an emotion that the query names is no instruction
-    where = spans["instruction"] if spans["instruction"][1] else (0, len(rest))
-    found = list(re.finditer(rf"\b{re.escape(condition)}\b", rest[where[0] : where[1]], re.IGNORECASE))
-    if found:
-        spans["emotion word"] = (where[0] + found[-1].start(), where[0] + found[-1].end())
+    without_query = prompt[:start] + "\0" * (end - start) + prompt[end:]  # the query may name an emotion itself
+    first, last = spans["instruction"] if spans["instruction"][1] else (0, len(prompt))
+    named = list(re.finditer(rf"\b{re.escape(condition)}\b", without_query[first:last], re.IGNORECASE))
+    if named:
+        spans["emotion word"] = (first + named[-1].start(), first + named[-1].end())
     for name, (start, end) in spans.items():  # the emotion word last: it lies within the instruction
         for i, (a, b) in enumerate(offsets):
             if a < end and b > start and prompt[max(a, start) : min(b, end)].strip():
@@ -179,5 +187,5 @@ def _regions(model: Model, row: pd.Series, ids: list[int], n_prompt: int, words:
 
 
 def _last(text: str, part: str) -> tuple[int, int]:
-    at = text.rfind(part) if part else -1
-    return (at, at + len(part)) if at >= 0 else (0, 0)
+    start = text.rfind(part) if part else -1
+    return (start, start + len(part)) if start >= 0 else (0, 0)

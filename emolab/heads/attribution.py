@@ -22,8 +22,8 @@ from emolab.base.errors import EmolabError, need_number
 from emolab.base.labels import NEUTRAL, order
 from emolab.base.tables import some_layers
 from emolab.models.model import Model
-from emolab.steering.steering import check_vectors
-from emolab.vectors.vectors import EmotionVectors
+from emolab.steering.head_edits import head_pairs
+from emolab.vectors.vectors import EmotionVectors, check_vectors
 
 LEAST_Z, LEAST_PURITY = 1.96, 0.75
 
@@ -57,16 +57,19 @@ def emotion_tokens(model: Model, responses: pd.DataFrame, *, n: int = 30) -> dic
     z = (np.log(own / (n_own - own)) - np.log(other / (n_other - other))) / np.sqrt(1 / own + 1 / other)
     rates = counts / counts.sum(1, keepdims=True).clip(1)
     pure = rates / rates.sum(0).clip(1e-12) >= LEAST_PURITY
-    found = {}
-    for c in conditions:
-        fit = np.where(pure[index[c]] & (z[index[c]] > LEAST_Z), z[index[c]], -np.inf)
-        found[c] = [int(i) for i in np.argsort(-fit, kind="stable")[:n] if np.isfinite(fit[i])]
-        if c != NEUTRAL and not found[c]:
+    z = np.where(pure & (z > LEAST_Z), z, -np.inf)
+    tokens = {
+        condition: [int(i) for i in np.argsort(-row, kind="stable")[:n] if np.isfinite(row[i])]
+        for condition, row in zip(conditions, z, strict=True)
+        if condition != NEUTRAL
+    }
+    for emotion, ids in tokens.items():
+        if not ids:
             raise EmolabError(
-                f"no token is typical of {c} in these {len(responses)} responses; collect more, or give words={{...}}"
+                f"no token is typical of {emotion} in these {len(responses)} responses; collect more, or name words "
+                "of your own"
             )
-    found.pop(NEUTRAL, None)
-    return found
+    return tokens
 
 
 def word_tokens(model: Model, words: dict[str, Sequence[str]]) -> dict[str, list[int]]:
@@ -74,19 +77,18 @@ def word_tokens(model: Model, words: dict[str, Sequence[str]]) -> dict[str, list
 
     >>> word_tokens(model, {"joy": ["happy", "glad"], "fear": ["afraid"]})
     """
-    found = {}
+    tokens: dict[str, set[int]] = {}
     for emotion, group in words.items():
         if isinstance(group, str):
             raise EmolabError(f"words[{emotion!r}] is a text; expected a list of words")
-        texts = [form for word in group for form in (word, " " + word)]
-        ids = model.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        unknown = model.tokenizer.unk_token_id
-        found[emotion] = {row[0] for row in ids if row and row[0] != unknown}
-    shared = {i for e in found for i in found[e] if any(i in found[x] for x in found if x != e)}
-    empty = [e for e, ids in found.items() if not ids - shared]
+        forms = [form for word in group for form in (word, " " + word)]
+        ids = model.tokenizer(forms, add_special_tokens=False)["input_ids"] if forms else []
+        tokens[emotion] = {row[0] for row in ids if row and row[0] != model.tokenizer.unk_token_id}
+    shared = {i for e, ids in tokens.items() for i in ids if any(i in tokens[x] for x in tokens if x != e)}
+    empty = [e for e, ids in tokens.items() if not ids - shared]
     if empty:
         raise EmolabError(f"no token of its own begins a word of {', '.join(empty)}; give other words")
-    return {e: sorted(ids - shared) for e, ids in found.items()}
+    return {e: sorted(ids - shared) for e, ids in tokens.items()}
 
 
 def readout(model: Model, vectors: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows vocab"]:
@@ -131,22 +133,21 @@ def top_words(
     if (site == "head") != (heads is not None) or (heads is not None and layer is not None):
         raise EmolabError('site="head" goes with heads=[(layer, head), ...] and without layer; other sites with layer')
     need_number("n", n, 1, whole=True)
-    check_vectors(model, vectors, False)
+    check_vectors(model, vectors)
     (layer,) = some_layers(vectors.n_layers, -1 if layer is None else layer)
-    places = [(layer, -1)] if heads is None else [tuple(h) for h in heads]
-    parts = {"whole": vectors, "shared": vectors.part("shared"), "specific": vectors.part("specific")}
-    if len(vectors.emotions) < 2:
-        parts = {"whole": vectors}
+    places = [(layer, -1)] if heads is None else list(head_pairs(heads))
+    parts = {"whole": vectors}
+    if len(vectors.emotions) > 1:
+        parts |= {"shared": vectors.part("shared"), "specific": vectors.part("specific")}
     rows = []
     for part, source in parts.items():
-        for at, head in places:
-            x = source.get(site, layer=at, head=None if head < 0 else head)
-            logits = readout(model, x)
-            for emotion, row in zip(source.emotions, logits, strict=True):
+        for layer, head in places:
+            logits = readout(model, source.get(site, layer=layer, head=None if head < 0 else head))
+            for emotion, logit in zip(source.emotions, logits, strict=True):
                 for direction, sign in (("raised", 1), ("lowered", -1)):
-                    top = (sign * row).topk(min(n, len(row)))
-                    for rank, (value, token) in enumerate(zip(top.values.tolist(), top.indices.tolist(), strict=True)):
-                        text = model.tokenizer.decode([token])
-                        rows.append((part, emotion, at, head, direction, rank + 1, text, sign * value))
+                    top = (sign * logit).topk(min(n, len(logit)))
+                    words = model.tokenizer.batch_decode(top.indices[:, None])
+                    for rank, (word, value) in enumerate(zip(words, top.values.tolist(), strict=True), 1):
+                        rows.append((part, emotion, layer, head, direction, rank, word, sign * value))
     columns = ["part", "emotion", "layer", "head", "direction", "rank", "token", "logit"]
     return pd.DataFrame(rows, columns=columns)

@@ -8,8 +8,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pandas as pd
 import torch
@@ -17,8 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolab.base.errors import EmolabError, need_table
+from emolab.base.labels import head_name
 from emolab.base.tables import noted
-from emolab.geometry.projections import compiled_umap
+from emolab.geometry.projections import project
 from emolab.geometry.reliability import probe_accuracy, split_half
 from emolab.geometry.resampling import counted
 from emolab.vectors.activations import ResponseMeans
@@ -42,8 +41,8 @@ def head_maps(
     >>> maps = head_maps(vectors, means, W_O=output_weights(model), groups=queries.set_index("query_id")["situation"])
 
     vectors and means: with site "head", of the same responses. test: means of other queries, for the probe. groups:
-    query_id -> situation; the halves and folds then share no situation (default: no query). Columns, one row a head
-    and emotion:
+    query_id -> situation; the halves and folds then share no situation (default: no query). Columns, one row per
+    head and emotion:
 
     `norm`           length of the head's vector.
     `contribution`   its signed share of the layer's attention vector: projection over that vector's length; heads of a
@@ -59,130 +58,154 @@ def head_maps(
     Layers without attention heads (hybrid models) are left out. Raises EmolabError without site "head", for emotions
     that the means lack, and for fewer than two queries.
     """
-    for source, what in ((vectors.sites, "vectors"), (means.sites, "means")):
-        if "head" not in source:
-            raise EmolabError(f'these {what} hold no site "head", only {", ".join(source)}; collect it too')
-    lost = [e for e in vectors.emotions if e not in set(means.index["condition"])]
-    if lost:
-        raise EmolabError(f"the means hold no answer under {', '.join(lost)}; pass those that the vectors came from")
+    ev = vectors.get("head").double().numpy()
+    missing = [e for e in vectors.emotions if e not in set(means.index["condition"])]
+    if missing:
+        raise EmolabError(f"the means hold no answer under {', '.join(missing)}; pass those that the vectors came from")
     halves = split_half(means, site="head", W_O=W_O, groups=groups, n_splits=n_splits, seed=seed)
-    options = {"probes": ("centroid",), "n_permutations": PERMUTATIONS, "seed": seed}
-    probes = probe_accuracy(means, test=test, site="head", groups=groups, **options)
+    probes = probe_accuracy(
+        means, test=test, site="head", groups=groups, probes=("centroid",), n_permutations=PERMUTATIONS, seed=seed
+    )
     key = ["layer", "head", "emotion"]
     halves, probes = (t.assign(head=t["head"].astype(int)).set_index(key) for t in (halves, probes))
-    ev = vectors.get("head").double().numpy()
-    total = ev.sum(2)
-    last = vectors.get("resid").double().numpy()[:, -1] if "resid" in vectors.sites else None
+    of_layer = ev.sum(2)  # attention's vector
+    direct = direct_shares(vectors)
     rows = []
     for layer, head in np.ndindex(ev.shape[1:3]):
         if not W_O[layer].any():  # a hybrid model's layer without heads
             continue
         for e, emotion in enumerate(vectors.emotions):
-            v, at = ev[e, layer, head], (layer, head, emotion)
+            v, row = ev[e, layer, head], (layer, head, emotion)
             rows.append(
                 {
                     "layer": layer,
                     "head": head,
+                    "name": head_name(layer, head),
                     "emotion": emotion,
                     "norm": float(np.linalg.norm(v)),
-                    "contribution": _share(v, total[e, layer]),
-                    "direct": _share(v, last[e]) if last is not None else np.nan,
-                    "split_half": halves["cosine"][at],
-                    "probe": probes["accuracy"][at],
-                    "chance": probes["chance"][at],
-                    "probe_p": probes["p"][at],
+                    "contribution": _share(v, of_layer[e, layer]),
+                    "direct": direct[e, layer, head],
+                    "split_half": halves["cosine"][row],
+                    "probe": probes["accuracy"][row],
+                    "chance": probes["chance"][row],
+                    "probe_p": probes["p"][row],
                 }
             )
     return noted(pd.DataFrame(rows), means.meta, n=counted(means.index), seed=seed, params={"n_splits": n_splits})
 
 
 def head_cosines(vectors: EmotionVectors, *, emotion: str) -> pd.DataFrame:
-    """Cosines between all heads' vectors of one emotion; rows and columns are named "layer.head".
+    """Cosines between all heads' vectors of one emotion; rows and columns are named as heads are, L18H3.
 
-    >>> head_cosines(vectors, emotion="joy").loc["3.1", "5.0"]
+    >>> head_cosines(vectors, emotion="joy").loc["L3H1", "L5H0"]
 
     NaN where a head writes nothing. Heads write into one residual stream, so that cosines across layers mean something.
     """
-    x = vectors.get("head", emotion=emotion).double().flatten(0, 1).numpy()
+    x = vectors.get("head", emotion=emotion).double().numpy()
+    names = [head_name(layer, head) for layer, head in np.ndindex(x.shape[:2])]
+    x = x.reshape(len(names), -1)
     with np.errstate(invalid="ignore", divide="ignore"):
         unit = x / np.linalg.norm(x, axis=-1, keepdims=True)
-    table = pd.DataFrame(np.clip(unit @ unit.T, -1, 1), _names(vectors), _names(vectors))
+    table = pd.DataFrame(np.clip(unit @ unit.T, -1, 1), names, names)
     return noted(table, vectors.meta, n=vectors.meta.get("n_responses"), seed=vectors.meta.get("seed"))
 
 
-def embed_heads(vectors: EmotionVectors, *, seed: int = 0, n_neighbors: int = 10) -> pd.DataFrame:
-    """PCA and UMAP of unit head vectors, one point for each head and emotion.
+def embed_heads(vectors: EmotionVectors, *, seed: int = 0) -> pd.DataFrame:
+    """PCA and UMAP of unit head vectors, one point per head and emotion.
 
-    >>> embed_heads(vectors).query("method == 'pca'")[["layer", "head", "emotion", "x", "y"]]
+    >>> embed_heads(vectors).query("method == 'pca'")[["name", "emotion", "x", "y"]]
 
-    Columns layer, head, emotion, norm, method (pca, umap), x, y, and `trustworthiness` of that map (scikit-learn; 1 is
-    perfect, about 0.5 is chance). Only directions count (cosine). Heads that write nothing are left out, and the
-    UMAP where there are fewer than 6 points. Distances between UMAP clusters are no evidence.
+    Columns layer, head, name, emotion, norm, method (pca, umap), x, y, and `trustworthiness` of that map (scikit-learn;
+    1 is perfect, about 0.5 is chance). Only directions count (cosine). Heads that write nothing are left out. Distances
+    between UMAP clusters are no evidence. Raises EmolabError for fewer than five points.
     """
-    from sklearn.decomposition import PCA
     from sklearn.manifold import trustworthiness
 
     x = vectors.get("head").double()
     norm = x.norm(dim=-1)
-    keep = (norm > 1e-9 * norm.max()).numpy()
-    points = torch.nn.functional.normalize(x, dim=-1)[torch.from_numpy(keep)].numpy()
-    if len(points) < 4:
-        raise EmolabError(f"{len(points)} head vectors are too few for a map; it needs at least 4")
-    maps = {"pca": PCA(2, random_state=seed).fit_transform(points)}
-    if len(points) > 5:
-        with warnings.catch_warnings(action="ignore"):
-            options = {"metric": "cosine", "random_state": seed, "n_jobs": 1}
-            fit = compiled_umap()(n_neighbors=min(n_neighbors, len(points) - 1), **options)
-            maps["umap"] = fit.fit_transform(points)
-    e, layer, head = np.nonzero(keep)
-    where = {"layer": layer, "head": head, "emotion": [vectors.emotions[i] for i in e], "norm": norm.numpy()[keep]}
+    writes = (norm > 1e-9 * norm.max()).numpy()
+    points = torch.nn.functional.normalize(x, dim=-1)[torch.from_numpy(writes)].numpy()
+    emotion, layer, head = np.nonzero(writes)
+    index = pd.DataFrame({"layer": layer, "head": head, "name": list(map(head_name, layer, head))})
+    index = index.assign(emotion=[vectors.emotions[e] for e in emotion], norm=norm.numpy()[writes])
     k = max(1, min(10, (len(points) - 1) // 2))
     tables = [
-        pd.DataFrame(
-            where
-            | {"method": method, "x": xy[:, 0], "y": xy[:, 1]}
-            | {"trustworthiness": trustworthiness(points, xy, n_neighbors=k, metric="cosine")}
+        index.assign(
+            method=method,
+            x=xy[:, 0],
+            y=xy[:, 1],
+            trustworthiness=trustworthiness(points, xy, n_neighbors=k, metric="cosine"),
         )
-        for method, xy in maps.items()
+        for method, xy in project(points, seed=seed, metric="cosine", n_neighbors=10).items()
     ]
     return noted(pd.concat(tables, ignore_index=True), vectors.meta, n=f"{len(points)} head vectors", seed=seed)
 
 
 def head_summary(effects: pd.DataFrame, curve: pd.DataFrame, *, top: int = 10) -> dict:
-    """The numbers of `emolab.head_effects` and `emolab.heads.ablation_curve` that a run's summary holds.
+    """The numbers of `emolab.head_effects` and `emolab.ablation_curve` that a run's summary holds.
 
-    >>> head_summary(effects, curve)["ablation_curve"]["ranked"]
+    >>> head_summary(effects, curve)["sentence"]
 
-    `top`: [[layer, head, emotion, effect, lo, hi, q]] of the largest shares with q below 0.05. `ablation_curve`: what
-    is kept, mean over emotions, by `ks`: `ranked, ranked_lo, ranked_hi, random_mean, random_lo, random_hi`. `apart`:
-    for each emotion the k at which its interval lies below that of random heads. `screening`: how well attribution told
-    what tests found, and how far the heads it chose exceed random ones (`head_effects`); {} where the table knows not.
+    `top`: [[layer, head, emotion, effect, lo, hi, q]] of the largest shares with q below 0.05. `sentence`: the first
+    ones in words, which of them lower their emotion, and which emotions the instruction itself lowers.
+    `ablation_curve`: what is kept, mean over emotions, by `ks`: `ranked, ranked_lo, ranked_hi, random_mean, random_lo,
+    random_hi`. `apart`: for each emotion the k at which its interval lies below that of random heads. `screening`: how
+    well attribution told what tests found, and how far the heads it chose exceed random ones (`head_effects`); {} where
+    the table knows not.
     """
-    need_table(effects, ("layer", "head", "emotion", "effect", "lo", "hi", "q", "share"), "emolab.head_effects")
+    need_table(effects, ("name", "emotion", "effect", "lo", "hi", "q", "gap", "share", "does"), "emolab.head_effects")
     need_table(curve, ("emotion", "order", "k", "kept", "lo", "hi"), "emolab.ablation_curve")
     best = effects[effects["q"] < 0.05].nlargest(top, "share")
-    columns = ["layer", "head", "emotion", "effect", "lo", "hi", "q"]
-    rows = [[x if isinstance(x, str) else round(float(x), 4) for x in row] for row in best[columns].to_numpy(object)]
-    rows = [[int(layer), int(head), *rest] for layer, head, *rest in rows]
+    numbers = best[["effect", "lo", "hi", "q"]].round(4).to_numpy(float).tolist()
+    places = best[["layer", "head", "emotion"]].to_numpy(object).tolist()
     wide = curve.pivot(index=["emotion", "k"], columns="order", values=["kept", "lo", "hi"])
     mean = wide.loc["all"].round(4)
-    names = {"ranked": "ranked", "random_heads": "random"}
-    found = {"ks": [int(k) for k in mean.index]}
-    for order, name in names.items():
-        found[name if name == "ranked" else "random_mean"] = mean["kept", order].tolist()
-        found |= {f"{name}_{end}": mean[end, order].tolist() for end in ("lo", "hi")}
+    kept = {
+        "ks": mean.index.tolist(),
+        "ranked": mean["kept", "ranked"].tolist(),
+        "ranked_lo": mean["lo", "ranked"].tolist(),
+        "ranked_hi": mean["hi", "ranked"].tolist(),
+        "random_mean": mean["kept", "random_heads"].tolist(),
+        "random_lo": mean["lo", "random_heads"].tolist(),
+        "random_hi": mean["hi", "random_heads"].tolist(),
+    }
     below = wide["hi", "ranked"] < wide["lo", "random_heads"]
     emotions = [e for e in dict.fromkeys(curve["emotion"]) if e != "all"]
-    apart = {e: [int(k) for k in below[e].index[below[e]]] for e in emotions}
-    return {"top": rows, "ablation_curve": found, "apart": apart, "screening": effects.attrs.get("screening", {})}
+    return {
+        "top": [place + values for place, values in zip(places, numbers, strict=True)],
+        "sentence": _sentence(effects, best),
+        "ablation_curve": kept,
+        "apart": {e: [int(k) for k in below[e].index[below[e]]] for e in emotions},
+        "screening": effects.attrs.get("screening", {}),
+    }
 
 
-def _names(vectors: EmotionVectors) -> list[str]:
-    _, n_layers, n_heads, _ = vectors.get("head").shape
-    return [f"{layer}.{head}" for layer in range(n_layers) for head in range(n_heads)]
+def _sentence(effects: pd.DataFrame, best: pd.DataFrame, n: int = 3) -> str:
+    """What the heads of the largest shares do, in words."""
+    if best.empty:
+        return "No single head differs from random directions (q < .05)."
+    first = [f"{row.name} {row.does} {row.emotion} ({row.effect:+.2f})" for row in best.head(n).itertuples()]
+    parts = [f"Of single heads with q < .05, the largest shares: {', '.join(first)}."]
+    lowering = [f"{row.name} ({row.emotion})" for row in best[best["does"] == "lowers"].itertuples()]
+    if lowering:
+        parts.append(f"Among the {len(best)} largest, {', '.join(lowering)} lower their emotion.")
+    gaps = effects.groupby("emotion", sort=False)["gap"].first()
+    lowered = [f"{emotion} ({gap:+.2f})" for emotion, gap in gaps.items() if gap < 0]
+    if lowered:
+        parts.append(f"The instruction itself lowers {', '.join(lowered)}: a share of it is a share of less emotion.")
+    return " ".join(parts)
 
 
-def _share(v: np.ndarray, of: np.ndarray) -> float:
-    """How much of a vector another one is: 1 for itself, NaN of nothing."""
-    size = float(of @ of)
-    return float(v @ of) / size if size > 1e-18 else float("nan")
+def direct_shares(vectors: EmotionVectors) -> Float[np.ndarray, "emotion layer head"]:
+    """The share of the last layer's vector that each head writes straight into it; NaN without site "resid"."""
+    heads = vectors.get("head").double().numpy()
+    if "resid" not in vectors.sites:
+        return np.full(heads.shape[:3], np.nan)
+    last = vectors.get("resid").double().numpy()[:, -1]
+    return np.array([[[_share(v, last[e]) for v in layer] for layer in heads[e]] for e in range(len(heads))])
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> float:
+    """How much of a vector another one is, by projection: 1 for itself, NaN of nothing."""
+    size = float(whole @ whole)
+    return float(part @ whole) / size if size > 1e-18 else float("nan")

@@ -1,15 +1,15 @@
-"""The runs of causal tests, and the two measures of their effect: emotion words as the model expects them, or a judge.
+"""The runs of causal tests of heads, and two measures of their effect: the words that the model expects, or a judge.
 
-`Words` also gives each run's slopes: by how much, to first order, the change to every single head would move it.
+`WordProbability` also gives slopes: by how much, to first order, the change to every single head would move a run.
 
->>> from emolab.heads.patching import Job, Words
->>> Words(emotion_tokens(model, responses))(model, HeadSpace(model, vectors), [Job(prompt, text, "joy")])
+>>> from emolab.heads.patching import PatchRun, WordProbability
+>>> WordProbability(emotion_tokens(model, responses))(HeadSpace(model, vectors), [PatchRun(prompt, text, "joy")])
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,19 +19,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolab.answers.generation import generate
+from emolab.answers.jobs import run_jobs
+from emolab.answers.writing import Writing, need_writing
 from emolab.base.errors import EmolabError, need_number, need_table
 from emolab.base.labels import NEUTRAL
-from emolab.base.progress import progress_bar
+from emolab.base.stats import clusters_of
 from emolab.heads.attribution import emotion_tokens, word_tokens
-from emolab.heads.rereading import Reading, rereads
+from emolab.heads.rereading import Reading, WholePasses, rereads
 from emolab.judges.judges import judges_of
 from emolab.models.hooks import forward
 from emolab.models.memory import halving
 from emolab.models.model import Model
-from emolab.models.prompts import encode, plan_batches
+from emolab.models.prompts import encode, plan_batches, token_ids
 from emolab.models.sites import site_layers
-from emolab.models.workers import on_cluster, run_chunks
-from emolab.steering.edits import Window
+from emolab.models.workers import on_cluster
+from emolab.steering.edits import LayerEdit, PositionMask
 from emolab.steering.head_edits import OPS, Change, HeadSpace, edited, head_edits
 from emolab.vectors.activations import check_origin
 from emolab.vectors.vectors import EmotionVectors
@@ -42,7 +44,53 @@ _BAND = 512  # tokens of a batch on a CPU: fast enough for it, and heads of few 
 
 
 @dataclass(frozen=True)
-class Job:
+class HeadTest:
+    """How heads are tested: what is done to them, what is measured, and on how much.
+
+    >>> emolab.HeadTest("patch", words={"joy": ["happy", "glad"], "sadness": ["sad", "lonely"]}, n_queries=8)
+    >>> emolab.HeadTest("ablate", judge=judge, max_new_tokens=40)
+
+    Attributes:
+        op: "ablate": in the instructed run each head loses the component of its output along its emotion vector, from
+            the last prompt token on. "patch": the neutral run gets the head's output from the instructed run of the
+            same query, at the tokens of the answer; written texts would diverge and positions with them, so this test
+            has no judge. "steer": the neutral run plus dose times the head's own vector.
+        words: {emotion: words} to measure; None: the words typical of each emotion in the responses
+            (`emotion_tokens`). The measure is the log of their mean next-token probability while the model reads, after
+            either prompt, the first 32 tokens of the neutral answer: one text for all runs, so that positions match
+            token by token although prompts differ in length, and emotion comes from the instruction alone, not from the
+            words read.
+        judge: None measures words; else a judge (`emolab.judges`) of the text that the model writes, by its probability
+            of the emotion. Every tested head then writes a text for each emotion and query, and one for its control.
+        dose: how many times the component is taken away, or the vector added.
+        n_queries: how many of the queries that were answered under all conditions are drawn. With fewer than about 10
+            situations no q is small.
+        max_new_tokens, writing: of texts that a judge reads. The batch size of `writing` is that of all runs.
+
+    Raises EmolabError for an unknown op, "patch" with a judge, and numbers outside their bounds.
+    """
+
+    op: str = "ablate"
+    words: Mapping[str, Sequence[str]] | None = field(default=None, kw_only=True)
+    judge: Any = field(default=None, kw_only=True)
+    dose: float = field(default=1.0, kw_only=True)
+    n_queries: int = field(default=10, kw_only=True)
+    max_new_tokens: int = field(default=80, kw_only=True)
+    writing: Writing = field(default=Writing(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.op not in OPS:
+            raise EmolabError(f"unknown test {self.op!r}; expected one of {', '.join(OPS)}")
+        if self.op == "patch" and self.judge is not None:
+            raise EmolabError("patching needs one text for both runs, so it has no judge; leave judge out")
+        need_number("dose", self.dose)
+        need_number("n_queries", self.n_queries, 1, whole=True)
+        need_number("max_new_tokens", self.max_new_tokens, 1, whole=True)
+        need_writing(self.writing)
+
+
+@dataclass(frozen=True)
+class PatchRun:
     """One run: after `prompt`, the model writes (judge) or reads `text` (words), with a change or none.
 
     source: with "patch", the prompt of the other run, which reads the same text.
@@ -55,88 +103,82 @@ class Job:
     source: str | None = None
 
 
-@dataclass
-class Runs:
-    """The runs of one test: what is changed, and the run that it is measured against."""
+@dataclass(frozen=True)
+class PairedPrompts:
+    """The two prompts of every query, neutral and instructed: what is changed, and the run at the other end."""
 
-    test: str
+    op: str
     queries: list[str]
     others: list[str]  # as many again, on which heads are chosen; empty where there are not so many
-    rows: dict[tuple[str, str], tuple[str, str]]  # (query_id, condition) -> prompt, text
+    situations: np.ndarray  # of the queries: those of one situation are resampled together
+    prompts: dict[tuple[str, str], str]  # (query_id, condition)
+    texts: dict[str, str]  # query_id -> what all its runs read
 
-    def job(self, query: str, emotion: str, change: Change | None = None) -> Job:
-        told, (neutral, text) = self.rows[query, emotion][0], self.rows[query, NEUTRAL]
-        source = told if self.test == "patch" and change is not None else None
-        return Job(told if self.test == "ablate" else neutral, text, emotion, change, source)
+    def run(self, query: str, emotion: str, change: Change | None = None) -> PatchRun:
+        instructed = self.prompts[query, emotion]
+        source = instructed if self.op == "patch" and change is not None else None
+        prompt = instructed if self.op == "ablate" else self.prompts[query, NEUTRAL]
+        return PatchRun(prompt, self.texts[query], emotion, change, source)
 
-    def goal(self, query: str, emotion: str) -> Job:
-        """The run at the other end: the other prompt."""
-        told, (neutral, text) = self.rows[query, emotion][0], self.rows[query, NEUTRAL]
-        return Job(neutral if self.test == "ablate" else told, text, emotion)
+    def goal(self, query: str, emotion: str) -> PatchRun:
+        condition = NEUTRAL if self.op == "ablate" else emotion
+        return PatchRun(self.prompts[query, condition], self.texts[query], emotion)
 
 
 def setup(
-    model: Model,
-    vectors: EmotionVectors,
-    responses: pd.DataFrame,
-    *,
-    test: str,
-    judge: Any,
-    words: Mapping[str, Sequence[str]] | None,
-    n_queries: int,
-    max_new_tokens: int,
-    seed: int,
-) -> tuple[HeadSpace, Words | Judged, Runs]:
-    """What a causal test needs, checked; see `emolab.head_effects` for the arguments."""
-    if test not in OPS:
-        raise EmolabError(f"unknown test {test!r}; expected one of {', '.join(OPS)}")
-    if test == "patch" and judge is not None:
-        raise EmolabError("patching needs one text for both runs, so it has no judge; leave judge out to measure words")
-    columns = ("query_id", "condition", "prompt", "text")
-    need_number("n_queries", n_queries, 1, whole=True)
-    judge = None if judge is None else judges_of(judge)[0]
-    need_table(responses, columns, "emolab.collect_responses")
+    model: Model, vectors: EmotionVectors, responses: pd.DataFrame, test: HeadTest, seed: int
+) -> tuple[HeadSpace, WordProbability | JudgedText, PairedPrompts]:
+    """What a causal test needs: the heads' directions, its measure and its prompts."""
+    need_table(responses, ("query_id", "condition", "prompt", "text"), "emolab.collect_responses")
     check_origin(model, responses)
+    judge = None if test.judge is None else judges_of(test.judge)[0]
+    space = HeadSpace(model, vectors)
+    if test.op == "steer" and any("ln1_post" in block._modules for block in model.bridge.blocks):
+        raise EmolabError(f"{model.name!r} rescales attention before adding it, so a head has no fixed vector to add")
+    pairs = _paired(model, vectors.emotions, responses, test, seed)
+    if judge is not None:
+        return space, JudgedText(judge, test.max_new_tokens, test.writing), pairs
+    return space, word_probability(model, vectors, responses, test), pairs
+
+
+def word_probability(model: Model, vectors: EmotionVectors, responses: pd.DataFrame, test: HeadTest) -> WordProbability:
+    """The measure by words: the test's own, or those typical of each emotion in the responses."""
+    tokens = emotion_tokens(model, responses) if test.words is None else word_tokens(model, dict(test.words))
+    missing = [e for e in vectors.emotions if e not in tokens]
+    if missing:
+        raise EmolabError(
+            f"words lack {', '.join(missing)}; give {{emotion: [words]}} for every emotion of the vectors"
+        )
+    return WordProbability(tokens, test.writing.batch_size)
+
+
+def _paired(model: Model, emotions: Sequence[str], responses: pd.DataFrame, test: HeadTest, seed: int) -> PairedPrompts:
     if (responses["prompt"].fillna("") == "").all():
         raise EmolabError(
             "causal tests run prompts with and without instruction: responses from collect_responses, not from texts"
         )
-    space = HeadSpace(model, vectors)
-    if test == "steer" and any("ln1_post" in block._modules for block in model.bridge.blocks):
-        raise EmolabError(f"{model.name!r} rescales attention before adding it, so a head has no fixed vector to add")
-    wanted = {NEUTRAL, *vectors.emotions}
-    rows = {
-        (query, condition): (prompt, text)
-        for query, condition, prompt, text in zip(*(responses[c] for c in columns), strict=True)
-        if condition in wanted and prompt and model.tokenizer(text, add_special_tokens=False).input_ids
-    }
-    queries = [q for q in dict.fromkeys(responses["query_id"]) if all((q, c) in rows for c in wanted)]
+    conditions = {NEUTRAL, *emotions}
+    answers = responses[responses["condition"].isin(conditions) & (responses["prompt"].fillna("") != "")]
+    lengths = [len(ids) for ids in token_ids(model.tokenizer, list(answers["text"]))]
+    answers = answers[np.array(lengths, dtype=int) > 0].set_index(["query_id", "condition"])
+    prompts, texts = answers["prompt"].to_dict(), answers["text"].to_dict()  # (query_id, condition) -> prompt, answer
+    queries = [q for q in dict.fromkeys(responses["query_id"]) if all((q, c) in prompts for c in conditions)]
     if not queries:
         raise EmolabError(
-            f"no query has an answer under each of {', '.join(sorted(wanted))}; use collect_responses(pairing='all')"
+            f"no query has an answer under each of {', '.join(sorted(conditions))}; "
+            "use collect_responses(pairing='all')"
         )
-    rng = np.random.default_rng(seed)
-    drawn = rng.permutation(len(queries))
-    parts = (drawn[:n_queries], drawn[n_queries : 2 * n_queries])
-    tested, others = ([queries[i] for i in sorted(part)] for part in parts)
-    for query in (*tested, *others):
-        prompt, text = rows[query, NEUTRAL]
-        rows[query, NEUTRAL] = prompt, _beginning(model, text)
-    runs = Runs(test, tested, others if len(others) == n_queries else [], rows)
-    if judge is not None:
-        return space, Judged(judge, max_new_tokens), runs
-    return space, words_of(model, vectors, responses, words), runs
-
-
-def words_of(
-    model: Model, vectors: EmotionVectors, responses: pd.DataFrame, words: Mapping[str, Sequence[str]] | None
-) -> Words:
-    """The measure by words: the given ones, or those typical of each emotion in the responses."""
-    tokens = emotion_tokens(model, responses) if words is None else word_tokens(model, dict(words))
-    lost = [e for e in vectors.emotions if e not in tokens]
-    if lost:
-        raise EmolabError(f"words lack {', '.join(lost)}; give {{emotion: [words]}} for every emotion of the vectors")
-    return Words(tokens)
+    drawn = np.random.default_rng(seed).permutation(len(queries))
+    tested = [queries[i] for i in sorted(drawn[: test.n_queries])]
+    others = [queries[i] for i in sorted(drawn[test.n_queries : 2 * test.n_queries])]
+    return PairedPrompts(
+        op=test.op,
+        queries=tested,
+        others=others if len(others) == test.n_queries else [],
+        situations=clusters_of(responses).loc[tested].to_numpy(),
+        prompts=prompts,
+        texts={query: _beginning(model, texts[query, NEUTRAL]) for query in (*tested, *others)},
+    )
 
 
 def _beginning(model: Model, text: str) -> str:
@@ -145,36 +187,8 @@ def _beginning(model: Model, text: str) -> str:
     return text if len(ids) <= READ else model.tokenizer.decode(ids[:READ]).rstrip("\ufffd")  # half a character
 
 
-def answer_z(model: Model, prompts: list[str], texts: list[str]) -> list[Float[Tensor, "layer answer head d_head"]]:
-    """z of every head from the last prompt token to the end of the text, as the model reads it after its prompt."""
-    out: list[Any] = [None] * len(prompts)
-    for index in _plan(model, prompts, texts, None):
-        batch = encode(model, [prompts[i] for i in index], [texts[i] for i in index])
-        taken = {layer: _Take() for layer in site_layers(model, "head")}
-        with torch.inference_mode(), edited(model, taken) as runner:
-            forward(model, runner, batch, 1)
-        some = next(iter(taken.values())).z  # of a layer without heads, zero
-        layers = [taken[layer].z if layer in taken else torch.zeros_like(some) for layer in range(model.n_layers)]
-        z = torch.stack([x.cpu() for x in layers], 1)
-        for row, i in enumerate(index):
-            out[i] = z[row, :, -int(batch.response_mask[row].sum()) - 1 :].clone()
-    return out
-
-
-class _Take:
-    """Keeps z, where gradients are on with its place in their graph."""
-
-    calls = 0
-
-    def __call__(self, z: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and not z.requires_grad:
-            z = z.detach().requires_grad_()
-        self.calls, self.z = self.calls + 1, z
-        return z
-
-
 @dataclass
-class Words:
+class WordProbability:
     """Measure: the model's own probability of emotion words as it reads an answer, teacher forced.
 
     The value of a run is log(mean over the answer's tokens of the summed next-token probability of the emotion's word
@@ -182,59 +196,55 @@ class Words:
     """
 
     tokens: dict[str, list[int]]
+    batch_size: int | None = None
     name = "words"
 
-    def __call__(self, model: Model, space: HeadSpace, jobs: list[Job], batch_size=None) -> np.ndarray:
-        shared, plan = (_light(space), self.tokens, jobs[0], batch_size), _by_text(jobs)
-        return np.array(_run(model, _expected, jobs, plan, shared, _with_reading, "heads"))
+    def __call__(self, space: HeadSpace, runs: Sequence[PatchRun]) -> Float[np.ndarray, " run"]:
+        plan = _by_text(runs, lambda run: (run.prompt, run.text, run.emotion))
+        shared = (_light(space), self, runs[0])
+        return np.array(run_jobs(space.model, _expected, runs, plan, shared=shared, prepare=_Readings, name="heads"))
 
-    def slopes(self, model: Model, space: HeadSpace, jobs: list[Job]) -> Float[np.ndarray, "job layer head"]:
-        """The first-order effect of each job's change, by head: gradient of this measure at z times the change of z.
+    def slopes(self, space: HeadSpace, runs: Sequence[PatchRun]) -> Float[np.ndarray, "run layer head"]:
+        """The first-order effect of each run's change, by head: gradient of this measure at z times the change of z.
 
         Of the run without the change, whose text goes through the model once, forward and, for each emotion, backward.
         One text at a time, so that what gradients need is held of one text alone.
         """
+        model = space.model
         if any(p.is_inference() for p in model.hf.parameters()):
             raise EmolabError(
                 f"{model.name!r} was loaded inside torch.inference_mode() and takes no gradients, by which heads are "
                 "screened; load it outside, or test all heads (screen=None, with a judge)"
             )
-        shared, plan = (_light(space), self.tokens, jobs[0], None), _by_text(jobs, emotions_apart=False)
-        return np.stack(_run(model, _slopes, jobs, plan, shared, _with_reading, "attribution"))
+        plan = _by_text(runs, lambda run: (run.prompt, run.text))
+        shared = (_light(space), self, runs[0])
+        return np.stack(run_jobs(model, _slopes, runs, plan, shared=shared, prepare=_Readings, name="attribution"))
 
 
 @dataclass
-class Judged:
-    """Measure: the judge's probability of the emotion in the text that the model writes (`emolab.Writing()`)."""
+class JudgedText:
+    """Measure: the judge's probability of the emotion in the text that the model writes."""
 
     judge: Any
     max_new_tokens: int = 80
+    writing: Writing = Writing()
 
     @property
     def name(self) -> str:
         return self.judge.name
 
-    def __call__(self, model: Model, space: HeadSpace, jobs: list[Job], batch_size=None) -> np.ndarray:
-        missing = {j.emotion for j in jobs} - set(self.judge.labels)
-        if missing:
-            raise EmolabError(f"judge {self.judge.name!r} knows no {', '.join(sorted(missing))}")
-        shared, plan = (_light(space), self.max_new_tokens), _batches(model, jobs, batch_size)
-        texts = _run(model, _written, jobs, plan, shared, _with_space, "heads")
-        p = np.asarray(self.judge(texts))
-        return p[np.arange(len(jobs)), [list(self.judge.labels).index(j.emotion) for j in jobs]]
+    def __call__(self, space: HeadSpace, runs: Sequence[PatchRun]) -> Float[np.ndarray, " run"]:
+        unknown = {run.emotion for run in runs} - set(self.judge.labels)
+        if unknown:
+            raise EmolabError(f"judge {self.judge.name!r} knows no {', '.join(sorted(unknown))}")
+        plan = _by_length(space.model, runs, self.writing.batch_size)
+        shared = (_light(space), self.max_new_tokens, self.writing)
+        texts = run_jobs(space.model, _written, runs, plan, shared=shared, prepare=_with_space, name="heads")
+        labels = list(self.judge.labels)
+        return np.asarray(self.judge(texts))[np.arange(len(runs)), [labels.index(run.emotion) for run in runs]]
 
 
-def _run(model, function, jobs, plan, shared, prepare, name) -> list:
-    """function of every job, by the batches of the plan."""
-    out: list[Any] = [None] * len(jobs)
-    chunks = [([jobs[i] for i in index],) for index in plan]
-    with progress_bar(name, len(jobs), unit="run") as bar:
-        for found in run_chunks(model, function, chunks, shared=shared, prepare=prepare, name=name):
-            for number, values in found.items():
-                for i, value in zip(plan[number], values, strict=True):
-                    out[i] = value
-                bar.update(len(plan[number]))
-    return out
+# What follows runs in the process, or on the worker, that holds the model.
 
 
 def _light(space: HeadSpace) -> HeadSpace | EmotionVectors:
@@ -247,169 +257,166 @@ def _with_space(model: Model, shared: tuple) -> tuple:
     return space if isinstance(space, HeadSpace) else HeadSpace(model, space), *rest
 
 
-@dataclass
-class _Held:
-    """What the runs of one call share in a process."""
+class _Readings:
+    """What runs by words share in a process; the newest reading is kept, since the next runs are often of its text."""
 
-    space: HeadSpace
-    tokens: dict[str, list[int]]
-    reread: bool
-    batch_size: int | None
-    reading: Reading | None = None
+    def __init__(self, model: Model, shared: tuple[HeadSpace | EmotionVectors, WordProbability, PatchRun]) -> None:
+        self.space, self.measure, run = _with_space(model, shared)
+        self.rereads = rereads(model, run.prompt, run.text)
+        self.newest: Reading | None = None
 
-    def of(self, job: Job) -> Reading:
-        """The reading of this job's text; kept for the next jobs, which are often of the same one."""
-        if self.reading is None or (self.reading.prompt, self.reading.text) != (job.prompt, job.text):
-            self.reading = Reading(self.space.model, job.prompt, job.text)
-        return self.reading
+    def of(self, run: PatchRun) -> Reading:
+        if self.newest is None or (self.newest.prompt, self.newest.text) != (run.prompt, run.text):
+            self.newest = Reading(self.space.model, run.prompt, run.text)
+        return self.newest
 
 
-def _with_reading(model: Model, shared: tuple) -> _Held:
-    space, tokens, job, batch_size = _with_space(model, shared)
-    return _Held(space, tokens, rereads(model, job.prompt, job.text), batch_size)
-
-
-def _by_text(jobs: list[Job], emotions_apart: bool = True) -> list[list[int]]:
-    """Job numbers by what is read, some dozens at a time, from the lowest changed layer up."""
-    groups: dict[tuple, list[int]] = {}
-    for i, job in enumerate(jobs):
-        groups.setdefault((job.prompt, job.text, job.emotion if emotions_apart else ""), []).append(i)
-    found = []
-    for group in groups.values():
-        group.sort(key=lambda i: _lowest(jobs[i]))
-        found += [group[i : i + _CHUNK] for i in range(0, len(group), _CHUNK)]
-    return found
-
-
-def _lowest(job: Job) -> int:
-    return min((layer for layer, _ in job.change.heads), default=0) if job.change else 0
-
-
-def _expected(model: Model, held: _Held, jobs: list[Job]) -> list[float]:
-    """What `Words` measures of jobs that read one text behind one prompt."""
-    space, tokens = held.space, held.tokens
-    sources = _sources(model, jobs)
-    reading = held.of(jobs[0]) if held.reread and any(job.change for job in jobs) else None
+def _expected(model: Model, readings: _Readings, runs: list[PatchRun]) -> list[float]:
+    """What `WordProbability` measures of runs that read one text behind one prompt."""
+    first, tokens = runs[0], readings.measure.tokens
+    sources = _sources(model, runs)
+    if readings.rereads and any(run.change for run in runs):
+        reading = readings.of(first)
+    else:  # a run alone costs no less by a reading
+        reading = WholePasses(model, first.prompt, first.text)
 
     def measured(rows: list[int]) -> list[float]:
-        some = [jobs[i] for i in rows]
-        changes = [job.change for job in some]
+        batch = [runs[i] for i in rows]
+        given = [sources[run.source][:, : reading.edited] if run.source else None for run in batch]
         with torch.inference_mode():
-            if reading is None:
-                p = _whole(model, space, some, [sources.get(job.source) for job in some])
-            else:
-                given = [sources[job.source][:, : reading.n] if job.source else None for job in some]
-                edits = head_edits(space, changes, Window(["all"]), given)
-                p = reading.logits(edits, len(some)).softmax(-1)
-            return [float(_log_share(row, tokens[job.emotion])) for row, job in zip(p, some, strict=True)]
+            edits = head_edits(readings.space, [run.change for run in batch], reading.mask(), given)
+            p = reading.logits(edits, len(batch)).softmax(-1)
+            return [float(_log_share(row, tokens[run.emotion])) for row, run in zip(p, batch, strict=True)]
 
-    values = [0.0] * len(jobs)
-    for rows, found in halving(measured, _bands(model, jobs, reading, held.batch_size)):
-        for i, value in zip(rows, found, strict=True):
+    values = [0.0] * len(runs)
+    for rows, measures in halving(measured, _bands(model, reading, len(runs), readings.measure.batch_size)):
+        for i, value in zip(rows, measures, strict=True):
             values[i] = value
     return values
 
 
-def _whole(model: Model, space: HeadSpace, jobs: list[Job], sources: list[Tensor | None]) -> Tensor:
-    """Next-token probabilities before each token of the text, from one pass over prompt and text."""
-    batch = encode(model, [job.prompt for job in jobs], [job.text for job in jobs])
-    n, size = int(batch.response_mask[0].sum()), batch.input_ids.shape[1]
-    edits = head_edits(space, [job.change for job in jobs], Window(["generated"], [(0, size - n)] * len(jobs)), sources)
-    with edited(model, edits) as runner:
-        return forward(model, runner, batch, n + 1)[:, :-1].float().softmax(-1)
+def _slopes(model: Model, readings: _Readings, runs: list[PatchRun]) -> list[Float[np.ndarray, "layer head"]]:
+    """`WordProbability.slopes` of runs that read one text behind one prompt."""
+    space, first = readings.space, runs[0]
+    sources = _sources(model, runs)
+    new = Reading if readings.rereads else WholePasses  # a kept reading may be of tensors that take no gradients
+
+    def sloped(_: list[int]) -> list[np.ndarray]:
+        kept = {layer: _KeptZ() for layer in space.layers}
+        # Whatever the user has switched off: gradients of z are asked for, of no weight.
+        with torch.inference_mode(False), torch.enable_grad():
+            reading = new(model, first.prompt, first.text)
+            p = reading.logits(kept, start=0)[0].softmax(-1)
+            z = [kept[layer].z for layer in space.layers]
+            values = {run.emotion: _log_share(p, readings.measure.tokens[run.emotion]) for run in runs}
+            products = []
+            for i, run in enumerate(runs):
+                slopes = torch.autograd.grad(values[run.emotion], z, retain_graph=i + 1 < len(runs))
+                products.append(_products(space, run, reading, z, slopes, sources.get(run.source)))
+        return products
+
+    ((_, products),) = halving(sloped, [[0]])
+    return products
+
+
+@torch.no_grad()
+def _products(
+    space: HeadSpace,
+    run: PatchRun,
+    reading: Reading | WholePasses,
+    z: list[Tensor],
+    slopes: Sequence[Tensor],
+    source: Tensor | None,
+) -> Float[np.ndarray, "layer head"]:
+    """Slope times change, summed over the positions before the text's tokens; NaN where a layer has no heads."""
+    edits = head_edits(space, [run.change], PositionMask(["all"]), [None if source is None else source[:, : reading.n]])
+    products = np.full(space.W_O.shape[:2], np.nan)
+    products[space.layers] = 0  # where the run changes nothing
+    for layer, x, slope in zip(space.layers, z, slopes, strict=True):
+        if layer in edits:
+            x, slope = x[:, reading.positions].float(), slope[:, reading.positions].float()
+            products[layer] = (slope * (edits[layer](x) - x)).sum((0, 1, 3)).cpu().double().numpy()
+    return products
 
 
 def _log_share(p: Float[Tensor, "token vocab"], tokens: list[int]) -> Tensor:
     return p[:, tokens].double().sum(-1).mean().clamp_min(1e-30).log()
 
 
-def _sources(model: Model, jobs: list[Job]) -> dict[str | None, Tensor]:
-    prompts = list(dict.fromkeys(job.source for job in jobs if job.source is not None))
-    return dict(zip(prompts, answer_z(model, prompts, [jobs[0].text] * len(prompts)), strict=True)) if prompts else {}
+def _sources(model: Model, runs: list[PatchRun]) -> dict[str | None, Tensor]:
+    prompts = list(dict.fromkeys(run.source for run in runs if run.source is not None))
+    return dict(zip(prompts, answer_z(model, prompts, runs[0].text), strict=True)) if prompts else {}
 
 
-def _bands(model: Model, jobs: list[Job], reading: Reading | None, batch_size: int | None) -> list[list[int]]:
-    """Jobs in batches that fit; on a CPU so few that their lowest layers are near, since all start at the lowest."""
-    size = len(model.tokenizer(jobs[0].prompt + jobs[0].text, add_special_tokens=False).input_ids) + 1
-    plan = plan_batches(model, [size] * len(jobs), batch_size, logits=True)
-    most = len(plan[0])
-    if batch_size is None and reading is not None and model.device.type == "cpu":
-        most = min(most, max(1, _BAND // reading.n))
-    return [list(range(i, min(i + most, len(jobs)))) for i in range(0, len(jobs), most)]
+def answer_z(model: Model, prompts: list[str], text: str) -> Float[Tensor, "prompt layer answer head d_head"]:
+    """z of every head from the last prompt token to the end of the text, as the model reads it after each prompt."""
+    batch = encode(model, prompts, [text] * len(prompts))
+    kept = {layer: _KeptZ() for layer in site_layers(model, "head")}
+    with torch.inference_mode(), edited(model, kept) as runner:
+        forward(model, runner, batch, 1)
+    n = int(batch.response_mask[0].sum()) + 1
+    answers = {layer: keep.z[:, -n:].cpu() for layer, keep in kept.items()}
+    nothing = torch.zeros_like(next(iter(answers.values())))  # of a layer without heads
+    return torch.stack([answers.get(layer, nothing) for layer in range(model.n_layers)], 1)
 
 
-def _slopes(model: Model, held: _Held, jobs: list[Job]) -> list[Float[np.ndarray, "layer head"]]:
-    """`Words.slopes` of jobs that read one text behind one prompt."""
-    space, tokens = held.space, held.tokens
-    sources = _sources(model, jobs)
-    found: list[np.ndarray] = []
+class _KeptZ(LayerEdit):
+    """An edit that changes nothing and keeps z, where gradients are on with its place in their graph."""
 
-    def sloped(_: list[int]) -> None:
-        found.clear()
-        taken = {layer: _Take() for layer in space.layers}
-        # Whatever the user has switched off: gradients of z are asked for, of no weight.
-        with torch.inference_mode(False), torch.enable_grad():
-            if held.reread:
-                p = Reading(model, jobs[0].prompt, jobs[0].text).logits(taken, start=0)[0].softmax(-1)
-            else:
-                batch = encode(model, [jobs[0].prompt], [jobs[0].text])
-                n = int(batch.response_mask.sum())
-                with edited(model, taken) as runner:
-                    p = forward(model, runner, batch, n + 1)[0, :-1].float().softmax(-1)
-            z = [taken[layer].z for layer in space.layers]
-            values = {job.emotion: _log_share(p, tokens[job.emotion]) for job in jobs}
-            for i, job in enumerate(jobs):
-                slopes = torch.autograd.grad(values[job.emotion], z, retain_graph=i + 1 < len(jobs))
-                found.append(_products(space, job, z, slopes, len(p), sources.get(job.source)))
+    def __init__(self) -> None:
+        super().__init__(1, PositionMask(["all"]))
 
-    list(halving(sloped, [[0]]))
-    return found
+    def __call__(self, z: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and not z.requires_grad:
+            z = z.detach().requires_grad_()
+        self.calls += 1
+        self.z = z
+        return z
 
 
-@torch.no_grad()
-def _products(
-    space: HeadSpace, job: Job, z: list[Tensor], slopes: Sequence[Tensor], n: int, source: Tensor | None
-) -> Float[np.ndarray, "layer head"]:
-    """Slope times change, summed over the n positions before the text's tokens; NaN where a layer has no heads."""
-    edits = head_edits(space, [job.change], Window(["all"]), [source[:, :n] if source is not None else None])
-    size = z[0].shape[1]
-    at = slice(size - n - 1, size - 1) if size > n else slice(None)  # a whole pass goes on to the last token
-    out = np.full(space.W_O.shape[:2], np.nan)
-    out[space.layers] = 0  # where the job changes nothing
-    for layer, x, slope in zip(space.layers, z, slopes, strict=True):
-        if layer not in edits:
-            continue
-        x, slope = x[:, at].float(), slope[:, at].float()
-        out[layer] = (slope * (edits[layer](x) - x)).sum((0, 1, 3)).cpu().double().numpy()
-    return out
+def _written(model: Model, shared: tuple[HeadSpace, int, Writing], runs: list[PatchRun]) -> list[str]:
+    """The text of each run of a batch."""
+    space, max_new_tokens, writing = shared
+    # Runs come by length, so that `generate` keeps their order; without batches of its own, a row meets its edit.
+    writing = replace(writing, batch_size=len(runs))
+    with edited(model, head_edits(space, [run.change for run in runs], PositionMask(["generated"]))):
+        return generate(model, [run.prompt for run in runs], max_new_tokens=max_new_tokens, writing=writing, raw=True)
 
 
-def _written(model: Model, shared: tuple, rows: list[Job]) -> list[str]:
-    """The text of each job of a batch."""
-    space, max_new_tokens = shared
-    edits = head_edits(space, [j.change for j in rows], Window(["generated"]))
-    # Rows come by length, so that `generate` keeps their order; without its own batches, a row meets its edit.
-    options = {"max_new_tokens": max_new_tokens, "batch_size": len(rows)}
-    with edited(model, edits):
-        return generate(model, [j.prompt for j in rows], raw=True, **options)
+# Which runs go together.
 
 
-def _plan(model: Model, prompts: list[str], texts: list[str] | None, batch_size: int | None) -> list[list[int]]:
-    lengths = [len(ids) for ids in model.tokenizer(prompts, add_special_tokens=False).input_ids]
-    if texts is not None:
-        more = model.tokenizer(texts, add_special_tokens=False).input_ids
-        lengths = [n + len(ids) for n, ids in zip(lengths, more, strict=True)]
-    return plan_batches(model, lengths, batch_size, logits=texts is not None, cached=texts is None)
-
-
-def _batches(model: Model, jobs: list[Job], batch_size: int | None) -> list[list[int]]:
-    """Job numbers in batches by length; single-head jobs of one layer together, so that few layers carry hooks."""
-    groups: dict[int, list[int]] = {}
-    for i, job in enumerate(jobs):
-        layers = {layer for layer, _ in job.change.heads} if job.change else set()
-        groups.setdefault(layers.pop() if len(layers) == 1 else -1, []).append(i)
-    found = []
+def _by_text(runs: Sequence[PatchRun], text_of: Callable[[PatchRun], Hashable]) -> list[list[int]]:
+    """Run numbers by what is read, some dozens at a time, from the lowest changed layer up."""
+    groups: dict[Hashable, list[int]] = {}
+    for i, run in enumerate(runs):
+        groups.setdefault(text_of(run), []).append(i)
     for group in groups.values():
-        for index in _plan(model, [jobs[i].prompt for i in group], None, batch_size):
-            found.append([group[k] for k in index])
-    return found
+        group.sort(key=lambda i: _lowest(runs[i]))
+    return [group[i : i + _CHUNK] for group in groups.values() for i in range(0, len(group), _CHUNK)]
+
+
+def _lowest(run: PatchRun) -> int:
+    return min((layer for layer, _ in run.change.heads), default=0) if run.change else 0
+
+
+def _bands(model: Model, reading: Reading | WholePasses, n_runs: int, batch_size: int | None) -> list[list[int]]:
+    """Runs in batches that fit; on a CPU so few that their lowest layers are near, since all start at the lowest."""
+    size = len(plan_batches(model, [reading.start + reading.n + 1] * n_runs, batch_size, logits=True)[0])
+    if batch_size is None and isinstance(reading, Reading) and model.device.type == "cpu":
+        size = min(size, max(1, _BAND // reading.n))
+    return [list(range(i, min(i + size, n_runs))) for i in range(0, n_runs, size)]
+
+
+def _by_length(model: Model, runs: Sequence[PatchRun], batch_size: int | None) -> list[list[int]]:
+    """Run numbers in batches by length; single-head runs of one layer together, so that few layers carry hooks."""
+    lengths = [len(ids) for ids in token_ids(model.tokenizer, [run.prompt for run in runs])]
+    groups: dict[int, list[int]] = {}
+    for i, run in enumerate(runs):
+        layers = {layer for layer, _ in run.change.heads} if run.change else set()
+        groups.setdefault(layers.pop() if len(layers) == 1 else -1, []).append(i)
+    return [
+        [group[k] for k in batch]
+        for group in groups.values()
+        for batch in plan_batches(model, [lengths[i] for i in group], batch_size, cached=True)
+    ]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -22,27 +22,54 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from emolab.models.hooks import plain_options
+from emolab.models.hooks import forward, plain_options
 from emolab.models.model import Model
 from emolab.models.prompts import encode
 from emolab.models.sites import hf_modules, runs_plain, site_layers
+from emolab.steering.edits import LayerEdit, PositionMask
 from emolab.steering.head_edits import edited
 
 # How far log-probabilities of a reading may be off those of one whole pass; more, and whole passes are what is done.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 
 
-class Reading:
-    """The runs of one text behind one prompt, from the last token of the prompt on, on the plain model.
+class WholePasses:
+    """Every run is one pass over prompt and text: of any model, and for a run alone.
 
-    n: positions that are read, one for each token of the text: that before it. What the last token makes is not asked.
+    n: positions that are read, one for each token of the text: that before it. start: the first of them, the prompt's
+    last token. positions: where these stand in z as an edit is given it; edited: how many of z's positions an edit
+    changes.
     """
 
     def __init__(self, model: Model, prompt: str, text: str) -> None:
-        batch = encode(model, [prompt], [text])
         self.model, self.prompt, self.text = model, prompt, text
+        batch = encode(model, [prompt], [text])
         self.n = int(batch.response_mask.sum())
         self.start = batch.input_ids.shape[1] - self.n - 1
+        self.positions = slice(self.start, self.start + self.n)
+        self.edited = self.n + 1
+
+    def mask(self) -> PositionMask:
+        return PositionMask([slice(self.start, None)])
+
+    def logits(
+        self, edits: Mapping[int, LayerEdit], rows: int = 1, start: int | None = None
+    ) -> Float[Tensor, "row token vocab"]:
+        """Of `rows` runs with these edits by layer, in float32; with gradients where these are on."""
+        batch = encode(self.model, [self.prompt] * rows, [self.text] * rows)
+        with edited(self.model, edits) as runner:
+            return forward(self.model, runner, batch, self.n + 1)[:, :-1].float()
+
+
+class Reading:
+    """The same from the last token of the prompt on, on the plain model; what runs share is read once."""
+
+    def __init__(self, model: Model, prompt: str, text: str) -> None:
+        self.model, self.prompt, self.text = model, prompt, text
+        batch = encode(model, [prompt], [text])
+        self.n = self.edited = int(batch.response_mask.sum())
+        self.start = batch.input_ids.shape[1] - self.n - 1
+        self.positions = slice(None)  # the last token is not read: what it makes is not asked
         self.ids, self.targets = batch.input_ids[:, self.start : -1], batch.input_ids[:, self.start + 1 :]
         self.past = DynamicCache(config=model.hf.config.get_text_config(decoder=True))
         if self.start:
@@ -51,13 +78,13 @@ class Reading:
                 model.hf(input_ids=ids, use_cache=True, past_key_values=self.past, **plain_options(model.hf, mask, 1))
         self.outputs: list[Any] = []  # of each block but the last, in the run without change
 
-    def logits(
-        self, edits: dict[int, Any], rows: int = 1, start: int | None = None
-    ) -> Float[Tensor, "row token vocab"]:
-        """Of `rows` runs with these edits by layer, in float32; with gradients where these are on.
+    def mask(self) -> PositionMask:
+        return PositionMask(["all"])
 
-        start: the first layer that runs; default the lowest edited one.
-        """
+    def logits(
+        self, edits: Mapping[int, LayerEdit], rows: int = 1, start: int | None = None
+    ) -> Float[Tensor, "row token vocab"]:
+        """As of `WholePasses`. start: the first layer that runs; default the lowest edited one."""
         start = min(edits, default=0) if start is None else start
         if start and not self.outputs:
             self._read_outputs()
@@ -66,7 +93,8 @@ class Reading:
             return self._run(runner, rows)
 
     def _run(self, runner: Any, rows: int) -> Tensor:
-        past, ids = copy.deepcopy(self.past), self.ids.expand(rows, -1)
+        past = copy.deepcopy(self.past)
+        ids = self.ids.expand(rows, -1)
         if self.start and rows > 1:
             past.batch_repeat_interleave(rows)
         options = plain_options(runner, ids.new_ones(rows, self.start + self.n), self.n)
@@ -75,13 +103,13 @@ class Reading:
         return runner(input_ids=ids, use_cache=True, past_key_values=past, **options).logits[:, -self.n :].float()
 
     def _read_outputs(self) -> None:
-        found: list[Any] = []
+        outputs: list[Any] = []
         with contextlib.ExitStack() as stack, torch.no_grad():
             for module, _ in (hf_modules(self.model, "resid") or ())[:-1]:
-                hook = module.register_forward_hook(lambda module, args, output: found.append(output))
+                hook = module.register_forward_hook(lambda module, args, output: outputs.append(output))
                 stack.callback(hook.remove)
             self._run(self.model.hf, 1)
-        self.outputs = found
+        self.outputs = outputs
 
 
 @contextlib.contextmanager
@@ -123,9 +151,7 @@ def rereads(model: Model, prompt: str, text: str) -> bool:
         return False
     with torch.inference_mode():
         reading = Reading(model, prompt, text)
-        batch = encode(model, [prompt], [text])
-        keep = plain_options(model.hf, batch.attention_mask, reading.n + 1)
-        whole = model.hf(input_ids=batch.input_ids, use_cache=False, **keep).logits[:, -reading.n - 1 : -1].float()
-        ours = reading.logits({}, 2, start=model.n_layers // 2)[1:]
-    off = (ours.log_softmax(-1) - whole.log_softmax(-1)).gather(-1, reading.targets[..., None]).abs().max()
+        whole = WholePasses(model, prompt, text).logits({}).log_softmax(-1)
+        ours = reading.logits({}, 2, start=model.n_layers // 2)[1:].log_softmax(-1)
+    off = (ours - whole).gather(-1, reading.targets[..., None]).abs().max()
     return off.item() < TOLERANCE.get(model.dtype, 0.1)

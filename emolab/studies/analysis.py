@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,19 @@ from emolab.geometry.projections import embed, embed_scores
 from emolab.geometry.reliability import probe_accuracy, split_half, word_accuracy
 from emolab.geometry.similarity import shared_energy
 from emolab.heads.attribution import emotion_tokens
-from emolab.heads.effects import ablation_curve, head_effects
+from emolab.heads.curves import ablation_curve
+from emolab.heads.effects import head_effects
 from emolab.heads.head_vectors import head_summary
+from emolab.heads.patching import HeadTest
 from emolab.models.model import Model
 from emolab.models.sites import site_layers
 from emolab.vectors.activations import ResponseMeans, corpus_hash, response_means
 from emolab.vectors.vectors import EmotionVectors
 
-# How many heads and questions: for five emotions on a model of 135M parameters and two cores, four minutes, or one.
-HEADS = {"effects": {"screen": 20, "n_queries": 10}, "curve": {"n_queries": 4, "n_random": 2, "max_new_tokens": 40}}
-QUICK_HEADS = {
-    "effects": {"screen": 10, "n_queries": 4},
-    "curve": {"n_queries": 2, "n_random": 1, "max_new_tokens": 24},
-}
+# How many heads to patch, and questions to patch and to ablate on: for five emotions on a model of 135M parameters and
+# two cores, four minutes, or one.
+HEADS = {"screen": 20, "patched": 10, "ablated": 4, "n_random": 2, "max_new_tokens": 40}
+QUICK_HEADS = {"screen": 10, "patched": 4, "ablated": 2, "n_random": 1, "max_new_tokens": 24}
 GEOMETRY = ("shared", "split_half", "split_half_specific", "probe", "words", "silhouette", "points", "maps")
 
 
@@ -116,14 +115,24 @@ def analyse(
     def heads() -> dict:
         site_layers(model, "head")  # says at once where a model has no attention heads
         sizes = QUICK_HEADS if quick else HEADS
-        options: dict = {"seed": seed}
+        words = _words(model, responses, vectors.emotions)
+        patch = HeadTest("patch", words=words, n_queries=sizes["patched"])
+        ablate = HeadTest(
+            "ablate", words=words, judge=judge, n_queries=sizes["ablated"], max_new_tokens=sizes["max_new_tokens"]
+        )
         given = {**of, "seed": seed, "judge": stable(judge), "sizes": stable(sizes)}
-        options["words"] = _words(model, responses, vectors.emotions)
-        make = partial(head_effects, model, vectors, responses, test="patch", **sizes["effects"], **options)
-        effects = kept(out / "heads.parquet", given, make)
-        options |= sizes["curve"]
-        make = partial(ablation_curve, model, vectors, tested, ranked=effects, judge=judge, **options)
-        curve = kept(out / "ablation.parquet", given, make)
+        effects = kept(
+            out / "heads.parquet",
+            given,
+            lambda: head_effects(model, vectors, responses, test=patch, screen=sizes["screen"], seed=seed),
+        )
+        curve = kept(
+            out / "ablation.parquet",
+            given,
+            lambda: ablation_curve(
+                model, vectors, tested, ranked=effects, test=ablate, n_random=sizes["n_random"], seed=seed
+            ),
+        )
         return head_summary(effects, curve)
 
     of = {"fingerprint": model.fingerprint, "vectors": vectors_identity(vectors)}

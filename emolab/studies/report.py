@@ -148,6 +148,8 @@ def _where(summary: Mapping[str, Any]) -> list[str]:
             f"{max(geometry['probe_accuracy_by_layer']):.2f}, the words of the texts alone "
             f"{geometry['words_accuracy']:.2f}, chance {geometry['probe_chance']:.2f}."
         )
+    if "sentence" in heads:
+        found.append(f"Heads, patched one by one: {heads['sentence']}")
     return found
 
 
