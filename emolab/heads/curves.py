@@ -1,0 +1,153 @@
+"""How much emotion is left, or brought, as more and more heads are changed together.
+
+>>> heldout = emolab.collect_responses(model, emolab.load_queries("everyday", split="heldout", n=12))
+>>> curve = emolab.ablation_curve(model, vectors, heldout, ranked=effects)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from emolab.base.errors import EmolabError, need_number
+from emolab.base.stats import expanded
+from emolab.base.tables import noted
+from emolab.geometry.resampling import bootstrap_counts
+from emolab.heads.effects import control_seed, ratio
+from emolab.heads.patching import HeadTest, setup
+from emolab.models.model import Model
+from emolab.steering.head_edits import Change, Heads
+from emolab.vectors.vectors import EmotionVectors
+
+DRAWS = 1000  # of the bootstrap
+ORDERS = ("ranked", "random_heads", "random_direction")
+
+
+def ablation_curve(
+    model: Model,
+    vectors: EmotionVectors,
+    responses: pd.DataFrame,
+    *,
+    ranked: pd.DataFrame | Mapping[str, Heads],
+    test: HeadTest | str = "ablate",
+    ks: Sequence[int] | None = None,
+    n_random: int = 3,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How much emotion is left when the first k heads of a ranking lose their emotion direction, and with random heads.
+
+    >>> curve = emolab.ablation_curve(model, vectors, heldout, ranked=effects, test=emolab.HeadTest(judge=judge))
+    >>> curve.query("emotion == 'all' and order == 'ranked'")[["k", "kept", "lo", "hi"]]
+
+    Args:
+        responses: of other queries than those that ranked the heads.
+        ranked: a table of `head_effects` (ranked by `share`; heads that were not tested come behind, by attribution),
+            or {emotion: [(layer, head), ...]}.
+        test: what is done and measured (`emolab.HeadTest`): "ablate"; or "steer", which adds the heads' own vectors to
+            neutral runs instead: then `kept` is the share of the emotion that they bring.
+        ks: numbers of heads, default 1, 4, 16, ... up to half of all heads.
+        n_random: how many random sets of heads, with as many heads of each layer as the ranked ones. They are drawn
+            from the layer's other heads while these last; `overlap` is the share that had to be drawn from the ranked.
+
+    Returns:
+        One row per emotion (and "all", their mean), `order` and `k`: order "ranked", "random_heads", or
+        "random_direction" (the ranked heads, along random directions); `value` of the measure; `kept`, on a scale
+        where 1 is the instructed run and 0 the neutral one, with 95 % bootstrap interval over queries, those of one
+        situation together (and over random sets), `lo, hi`; `overlap`, `n`. k = 0 is the run as it is.
+
+    Raises:
+        EmolabError: as `head_effects`, and where the ranking lacks an emotion or is shorter than a k.
+    """
+    test = HeadTest(test) if isinstance(test, str) else test
+    if test.op == "patch":
+        raise EmolabError('test "patch" has no curve; expected "ablate" or "steer"')
+    need_number("n_random", n_random, 1, whole=True)
+    space, measure, pairs = setup(model, vectors, responses, test, seed)
+    rankings = {emotion: _ranking(ranked, emotion) for emotion in vectors.emotions}
+    ks = _numbers(ks, min(map(len, rankings.values())))
+
+    rng = np.random.default_rng(seed)
+    columns = [(order, k) for k in ks for order in ("ranked", *["random_heads"] * n_random, "random_direction")]
+    runs = []
+    overlaps = []  # [emotion, column]
+    for emotion, ranking in rankings.items():
+        sets = [ranking[:k] for _, k in columns]
+        for i, (order, _) in enumerate(columns):
+            if order == "random_heads":
+                sets[i] = _random_heads(sets[i], model.n_heads, rng)
+        overlaps.append([len(set(heads) & set(ranking[:k])) / k for heads, (_, k) in zip(sets, columns, strict=True)])
+        for number, query in enumerate(pairs.queries):
+            runs += [pairs.run(query, emotion), pairs.goal(query, emotion)]
+            for heads, (order, _) in zip(sets, columns, strict=True):
+                direction = control_seed(seed, number) if order == "random_direction" else None
+                runs.append(pairs.run(query, emotion, Change(test.op, emotion, heads, test.dose, direction)))
+    values = measure(space, runs).reshape(len(vectors.emotions), len(pairs.queries), -1)
+    instructed, neutral = (0, 1) if test.op == "ablate" else (1, 0)
+    start, end = values[..., neutral], values[..., instructed]  # [emotion, query]
+
+    weights = bootstrap_counts(pd.factorize(pairs.situations)[0], DRAWS, rng)  # [draw, query]
+    weights /= weights.sum(1, keepdims=True)
+    rows = []
+    for order in ORDERS:
+        for k in (0, *ks):
+            chosen = [i for i, column in enumerate(columns) if column == (order, k)]
+            x = values[..., [2 + i for i in chosen]] if k else values[..., [0]]  # [emotion, query, set]
+            mean = x.mean(-1)
+            sets = rng.multinomial(x.shape[-1], np.full(x.shape[-1], 1 / x.shape[-1]), size=DRAWS) / x.shape[-1]
+            moved = np.einsum("bq,eqs,bs->be", weights, x, sets) - weights @ start.T
+            draws = _with_mean(ratio(moved, weights @ (end - start).T).T)  # [emotion and all, draw]
+            kept = _with_mean(ratio(mean.mean(1) - start.mean(1), end.mean(1) - start.mean(1))[:, None])[:, 0]
+            lo, hi = expanded(draws.T, len(set(pairs.situations)))
+            drawn_again = np.array(overlaps)[:, chosen] * (order == "random_heads")
+            overlap = _with_mean(drawn_again).mean(1) if k else np.zeros(len(kept))
+            value = _with_mean(mean).mean(1)
+            for e, emotion in enumerate((*vectors.emotions, "all")):
+                rows.append((emotion, order, k, value[e], kept[e], lo[e], hi[e], overlap[e], len(pairs.queries)))
+    table = pd.DataFrame(rows, columns=["emotion", "order", "k", "value", "kept", "lo", "hi", "overlap", "n"])
+    params = {"test": test.op, "measure": measure.name, "dose": test.dose, "n_random": n_random}
+    return noted(table, model, n=f"{len(pairs.queries)} queries", seed=seed, params=params)
+
+
+def _numbers(ks: Sequence[int] | None, total: int) -> list[int]:
+    """How many heads are changed, from few to many; 0 is done without."""
+    if ks is None:
+        return [4**i for i in range(10) if 4**i <= max(1, total // 2)]
+    for k in ks:
+        need_number("one of ks", k, 0, whole=True)
+    ks = sorted({int(k) for k in ks} - {0})
+    if not ks or ks[-1] > total:
+        raise EmolabError(f"ks {ks} do not fit a ranking of {total} heads; expected numbers from 1 to {total}")
+    return ks
+
+
+def _with_mean(values: np.ndarray) -> np.ndarray:
+    """The rows, one per emotion, and below them their mean; NaN of NaN alone."""
+    return np.vstack([values, pd.DataFrame(values).mean()])
+
+
+def _ranking(ranked: pd.DataFrame | Mapping[str, Heads], emotion: str) -> tuple[tuple[int, int], ...]:
+    if isinstance(ranked, pd.DataFrame):
+        own = ranked[ranked["emotion"] == emotion].sort_values("share", ascending=False, kind="stable")
+        untested = own["share"].isna() & (own.get("screened", "") == "none")
+        if untested.any():  # attribution of an ablation is negative where the head carries the emotion
+            rest = own[untested].sort_values("attribution", ascending=own["test"].iloc[0] == "ablate", kind="stable")
+            own = pd.concat([own[~untested], rest])
+        heads = tuple(zip(own["layer"].astype(int), own["head"].astype(int), strict=True))
+    else:
+        heads = tuple((int(layer), int(head)) for layer, head in ranked.get(emotion, ()))
+    if not heads or len(set(heads)) < len(heads):
+        raise EmolabError(f"the ranking of {emotion} is {'empty' if not heads else 'not of different heads'}")
+    return heads
+
+
+def _random_heads(top: Heads, n_heads: int, rng: np.random.Generator) -> tuple[tuple[int, int], ...]:
+    """As many heads of each layer as `top`, others before the same."""
+    chosen: list[tuple[int, int]] = []
+    for layer in dict.fromkeys(layer for layer, _ in top):
+        own = [head for at, head in top if at == layer]
+        others = [head for head in range(n_heads) if head not in own]
+        drawn = [*rng.permutation(others), *rng.permutation(own)][: len(own)]
+        chosen += [(layer, int(head)) for head in drawn]
+    return tuple(chosen)
