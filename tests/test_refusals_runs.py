@@ -136,7 +136,7 @@ CASES = [
     (lambda w: w.sweep(alphas=()), "at least one number"),
     *each(lambda w, given: emolab.at(w.vectors, emotions=given), [
         (("fear",), "unknown emotion 'fear'"), (({},), "the mixture {} is none"),
-        (({"joy": NAN},), "weight of 'joy' is nan"), (({"joy": "1"},), "mixture"), ((3,), r"emotions are \(3,\)"),
+        (({"joy": NAN},), "dose of 'joy' is nan"), (({"joy": "1"},), "mixture"), ((3,), r"emotions are \(3,\)"),
         (({"fear": 1.0},), "unknown emotion 'fear'"),
     ]),
     *each(lambda w, given: w.sweep(controls=given), [

@@ -80,15 +80,17 @@ def layer_shares(scored: pd.DataFrame) -> pd.DataFrame:
 
     >>> layer_shares(scored).query("control == 'none'").pivot(index="layer", columns="emotion", values="value")
 
-    scored: a sweep at one dose with grid={"layers": "each"}. Columns `emotion, layers, control, value, lo, hi, n, kind,
-    layer`. Raises EmolabError without single layers, or for several settings.
+    scored: a sweep at one dose of every single layer (`emolab.steering.each_layer`). Columns `emotion, layers,
+    control, value, lo, hi, n, kind, layer`. Raises EmolabError without single layers, or for several settings.
     """
     table = _scored(scored, "layers")
     _one(table, but="layers")
     plain = is_unsteered(table)
     single = table[~plain & table["layers"].astype(str).str.fullmatch(r"\d+")]
     if not (single["control"] == "none").any():
-        raise EmolabError('this table steers no single layer; sweep with grid={"layers": "each"}')
+        raise EmolabError(
+            "this table steers no single layer; sweep emolab.at(vectors, emolab.steering.each_layer(vectors))"
+        )
     together = table[~plain & (table["layers"] == "all") & (table["control"] == "none")]
     kinds = {"single layer": single, "all layers at once": together, "unsteered": table[plain].assign(layers="")}
     parts = [_shares(rows, ["emotion", "layers", "control"]).assign(kind=kind) for kind, rows in kinds.items()]

@@ -49,9 +49,10 @@ def sweep(
     """Steer every query with every direction at every dose, and with controls of equal norm.
 
     >>> table = emolab.sweep(model, vectors, queries, alphas=(0, 1, 2))
-    >>> late = emolab.Setting(site="attn", layers="late", unit="breaking")
+    >>> late = emolab.Setting(site="attn", layers="late")
     >>> table = emolab.sweep(model, emolab.at(vectors, late), queries, alphas=(0, 1))
-    >>> table = emolab.sweep(model, emolab.at(vectors, emolab.each_layer(vectors), ["joy"]), queries, alphas=(0, 4))
+    >>> layers = emolab.steering.each_layer(vectors)
+    >>> table = emolab.sweep(model, emolab.at(vectors, layers, ["joy"]), queries, alphas=(0, 4))
     >>> table = emolab.sweep(model, emolab.Steering(vectors, {"anger": 0.5, "joy": 0.5}), queries)
 
     Args:

@@ -223,7 +223,8 @@ def wrong_way(table: pd.DataFrame, *, title: str | None = None):
 def layer_curve(table: pd.DataFrame, *, title: str | None = None):
     """What steering each single layer does: the share that hits the target by layer, one panel per emotion.
 
-    >>> table = emolab.sweep(model, vectors, queries, alphas=(0, 4), grid={"layers": ["each", "all"]})
+    >>> settings = [*emolab.steering.each_layer(vectors), emolab.Setting()]
+    >>> table = emolab.sweep(model, emolab.at(vectors, settings), queries, alphas=(0, 4))
     >>> fig = layer_curve(emolab.score(table))
 
     table: a scored sweep at one dose, or `experiments.layer_shares`. Controls are random directions of equal norm.
@@ -267,8 +268,9 @@ def layer_curve(table: pd.DataFrame, *, title: str | None = None):
 def site_map(table: pd.DataFrame, *, control: str = "random", title: str | None = None):
     """What each setting does: the share that hits the target, less that of the control, per emotion and their mean.
 
-    >>> grid = {"site": ["resid", "attn", "mlp"], "part": ["whole", "specific"]}
-    >>> fig = site_map(emolab.score(emolab.sweep(model, vectors, queries, alphas=(0, 1), grid=grid)))
+    >>> parts = ("whole", "specific")
+    >>> settings = [emolab.Setting(site=site, part=part) for site in ("resid", "attn") for part in parts]
+    >>> fig = site_map(emolab.score(emolab.sweep(model, emolab.at(vectors, settings), queries, alphas=(0, 1))))
 
     table: a scored sweep, or `experiments.setting_differences`. One row per setting and dose, in the table's order,
     named by what differs; the mean has its 95 % interval (Newcombe), emotions are small markers. Raises EmolabError
@@ -310,7 +312,8 @@ def mixture_map(table: pd.DataFrame, *, title: str | None = None):
     """Which emotions are read in texts steered with mixtures, and whether they stand in one text.
 
     >>> blends = ["anger", {"anger": 0.5, "joy": 0.5}, "joy"]
-    >>> table = emolab.sweep(model, vectors, queries, alphas=(0, 1.5), emotions=blends, controls=("random", "prompt"))
+    >>> directions = emolab.at(vectors, emotions=blends)
+    >>> table = emolab.sweep(model, directions, queries, alphas=(0, 1.5), controls=("random", "prompt"))
     >>> fig = mixture_map(emolab.score(table))
 
     table: a scored sweep at one dose and setting, or `experiments.mixture_shares`. Heat maps: share of texts by top
@@ -361,7 +364,8 @@ def mixture_map(table: pd.DataFrame, *, title: str | None = None):
 def fade_curve(table: pd.DataFrame, *, title: str | None = None):
     """What a fading dose does: target, adherence and distinct word pairs against the half-life of the steering.
 
-    >>> table = emolab.sweep(model, vectors, queries, alphas=(0, 3), grid={"fade": [None, 4, 8, 16]})
+    >>> settings = [emolab.Setting(fade=half_life) for half_life in (None, 4, 8, 16)]
+    >>> table = emolab.sweep(model, emolab.at(vectors, settings), queries, alphas=(0, 3))
     >>> fig = fade_curve(emolab.score(table))
 
     table: a scored sweep at one dose, or `experiments.fade_shares`. The mean of emotions has bars of its interval. The

@@ -143,7 +143,7 @@ def test_what_cannot_be_compared_is_said():
         layer_shares(pd.concat([table, pd.DataFrame(texts("joy", 1, alpha=2.0, layers="0"))]))
     with pytest.raises(EmolabError, match="mixes site = attn, resid"):
         layer_shares(pd.concat([table, pd.DataFrame(texts("joy", 1, site="resid", layers="0"))]))
-    with pytest.raises(EmolabError, match='steers no single layer; sweep with grid={"layers": "each"}'):
+    with pytest.raises(EmolabError, match="steers no single layer; sweep emolab.at"):
         layer_shares(pd.DataFrame(texts("joy", 1)))
     with pytest.raises(EmolabError, match="mixes layers = 0, 1, 2, all"):
         mixture_shares(table)
