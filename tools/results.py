@@ -32,7 +32,6 @@ from tools.ship_vectors import WORDING, vectors_from
 ROOT = Path(__file__).parent.parent
 SOURCES = {"frames": "frames around an emotion word", "answers": "the model's own answers", "topics": "written texts"}
 N_CHOOSE, N_REPORT, N_EVOKING, TOKENS = 8, 24, 10, 50
-START, END = "<!-- results -->", "<!-- end of results -->"
 
 
 def measure(model: emolab.Model, source: str, part: str, out: Path) -> dict:
@@ -89,6 +88,8 @@ def page(model: emolab.Model, results: dict[tuple[str, str], dict]) -> str:
         "without the emotion's name before its eyes; *named* is the share of answers that name the emotion, steered / "
         "instructed; *adherence* is that of the question, as a share of unsteered text.",
     ]
+    lines += ["", "## The sources side by side", "", "Means over the five emotions; their rows follow.", ""]
+    lines += sources(results)
     for (source, part), found in results.items():
         setting = found["setting"]
         layers = setting["layers"]
@@ -110,21 +111,50 @@ def page(model: emolab.Model, results: dict[tuple[str, str], dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def sources(results: dict[tuple[str, str], dict]) -> list[str]:
+    """One row for each source and part: means over the emotions."""
+    lines = ["| vectors | part | **target** | blind | random | shuffled | adherence | repetition | named |"]
+    lines += ["|---|---|---|---|---|---|---|---|---|"]
+    for (source, part), found in results.items():
+        mean = means_over_emotions(found)
+        shown = [mean[name] for name in ("blind", "random", "shuffled", "adherence", "repetition")]
+        cells = [SOURCES[source], part, f"**{mean['target']:.2f}**", *(f"{x:.2f}" for x in shown)]
+        lines.append(f"| {' | '.join(cells)} | {mean['named']:.2f} / {mean['named, instructed']:.2f} |")
+    return lines
+
+
+MEASURES = (
+    "instructed", "target", "unsteered", "random", "shuffled", "blind", "adherence", "repetition", "named",
+    "named, instructed", "refusals",
+)  # fmt: skip
+
+
+def values_of(found: dict, emotion: str) -> list[float]:
+    """What MEASURES name, of one emotion."""
+    c = found["steering"][emotion]
+    adherence = float("nan") if c["adherence_ratio"] is None else c["adherence_ratio"]
+    return [
+        found["instruction_following"][emotion], c["target_share"], c["unsteered_share"], c["random_share"],
+        c["shuffled_share"], found["blind"]["target_share"][emotion], adherence,
+        c["repetition"], c["named_share"], c["named_share_instructed"], c["refusal_share"],
+    ]  # fmt: skip
+
+
+def means_over_emotions(found: dict) -> dict[str, float]:
+    table = pd.DataFrame([values_of(found, emotion) for emotion in found["steering"]], columns=list(MEASURES))
+    return {str(name): float(value) for name, value in table.mean().items()}
+
+
 def rows(found: dict) -> list[str]:
-    """One row an emotion, and their mean."""
+    """One row for each emotion, and their mean."""
     head = ["emotion", "alpha", "instructed", "**target**", "unsteered", "random", "shuffled", "blind", "adherence"]
     head += ["repetition", "named", "refusals"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    cells = {}
     for emotion, c in found["steering"].items():
         low, high = c["target_interval"]
-        cells[emotion] = [
-            found["instruction_following"][emotion], c["target_share"], c["unsteered_share"], c["random_share"],
-            c["shuffled_share"], found["blind"]["target_share"][emotion], c["adherence_ratio"] or float("nan"),
-            c["repetition"], c["named_share"], c["named_share_instructed"], c["refusal_share"],
-        ]  # fmt: skip
-        lines.append(_row(emotion, f"{found['best'][emotion]:g}", cells[emotion], f" [{low:.2f}, {high:.2f}]"))
-    lines.append(_row("mean", "", pd.DataFrame(cells).mean(axis=1).tolist(), ""))
+        interval = f" [{low:.2f}, {high:.2f}]"
+        lines.append(_row(emotion, f"{found['best'][emotion]:g}", values_of(found, emotion), interval))
+    lines.append(_row("mean", "", list(means_over_emotions(found).values()), ""))
     return lines
 
 
@@ -148,11 +178,16 @@ def main() -> None:
             results[source, part] = measure(model, source, part, a.out)
             print(source, part, *rows(results[source, part]), sep="\n", flush=True)
     (ROOT / "docs" / "results.md").write_text(page(model, results), encoding="utf-8")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    if START in readme:
-        before, rest = readme.split(START)
-        table = "\n".join(rows(results["frames", "whole"]))
-        (ROOT / "README.md").write_text(f"{before}{START}\n{table}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    path = ROOT / "README.md"
+    readme = filled(path.read_text(encoding="utf-8"), "results", rows(results["frames", "whole"]))
+    path.write_text(filled(readme, "sources", sources(results)), encoding="utf-8")
+
+
+def filled(page: str, name: str, lines: list[str]) -> str:
+    """The page with these lines between the two comments of that name."""
+    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, rest = page.split(start)
+    return "\n".join([f"{before}{start}", *lines, end]) + rest.split(end)[1]
 
 
 if __name__ == "__main__":
