@@ -301,8 +301,9 @@ def build_edits(
                 write[:, i, :k] = own_write
         used = shift.flatten(1).any(1) | write.flatten(1).any(1)
         for layer in used.nonzero()[:, 0].tolist():
-            at_layer = (x[layer].to(model.device) for x in (shift, read, write))
-            edits[site, layer] = AffineEdit(*at_layer, mask)
+            edits[site, layer] = AffineEdit(
+                shift[layer].to(model.device), read[layer].to(model.device), write[layer].to(model.device), mask
+            )
     return edits
 
 

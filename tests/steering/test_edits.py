@@ -77,9 +77,10 @@ def test_rows_that_go_on_are_edited_as_before(model, vectors, op):
     x = torch.randn(3, 4, model.d_model, generator=torch.Generator().manual_seed(0))
     rows = [Steering(vectors, {"joy": 2.0}, op=op), None, Steering(vectors, {"anger": 1.0}, op=op, positions="all")]
     spans = [(1, 3), (0, 4), (2, 2)]
-    edit, left = (build_edits(model, rows, spans, cached=True) for _ in range(2))
+    whole, edit, left = (build_edits(model, rows, spans, cached=True) for _ in range(3))
     key = ("resid", 1)
     expected = [edit[key](x[:, :3]), edit[key](x[:, 3:])]
+    torch.testing.assert_close(torch.cat(expected, 1), whole[key](x))
     keep_rows(left, torch.tensor([0, 2]))
     for part, of in zip(expected, (x[[0, 2], :3], x[[0, 2], 3:]), strict=True):
         assert torch.equal(left[key](of), part[[0, 2]]) and not torch.equal(part[[0, 2]], of)
@@ -158,6 +159,13 @@ def test_unsteered_passes_carry_no_hook(model):
 
 
 # --- what it is given and hands on
+
+
+def test_products_are_taken_in_float32_whatever_the_models_dtype():
+    unit = torch.nn.functional.normalize(torch.randn(1, 64, 1, generator=torch.Generator().manual_seed(0)), dim=1)
+    x = 10 * torch.randn(1, 5, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
+    edited = AffineEdit(torch.zeros(1, 64), unit, -unit.mT, PositionMask(["all"]))(x)
+    assert torch.equal(edited, x - (x.float() @ unit @ unit.mT).bfloat16())
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 31), (4, 32), (1, 2, 4, 32)])

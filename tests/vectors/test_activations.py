@@ -179,6 +179,26 @@ def test_what_does_not_count_may_be_infinite(tiny_llama, monkeypatch):
     assert np.array_equal(means.resid_norm, plain.resid_norm)
 
 
+def test_sums_are_taken_in_float64(tiny_llama):
+    """Of large numbers that cancel, float32 would leave the rounding."""
+    text, seen = TEXTS["neutral"][1], []
+    n = len(tiny_llama.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def enlarge(module, args, output):
+        whole = output[0] if isinstance(output, tuple) else output
+        whole[:, ::2] += 1e7
+        whole[:, 1::2] -= 1e7
+        seen.append(whole.double())
+
+    handle = tiny_llama.hf.model.layers[-1].register_forward_hook(enlarge)
+    try:
+        found = reading.batch_means(tiny_llama, ["<bos>tell me"], [text], [np.ones(n, bool)], {"resid"}, {})["resid"]
+    finally:
+        handle.remove()
+    assert n % 2 == 0 and seen[0].abs().min() > 9e6
+    np.testing.assert_allclose(found[0, -1], seen[0][0, -n:].mean(0), atol=1e-3)
+
+
 def test_save_and_load_are_bit_equal(tiny_llama, tmp_path):
     means = response_means(tiny_llama, answers(tiny_llama), out=tmp_path)
     loaded = ResponseMeans.load(tmp_path / "response_means.safetensors")

@@ -194,6 +194,14 @@ def test_queries_weigh_the_same_and_lone_answers_are_left_out():
     np.testing.assert_allclose(contrast_weights(unpaired, "joy"), [-1 / 3, 0.25, 0.25, -1 / 3, 0.25, 0.25, -1 / 3])
 
 
+def test_vectors_are_summed_in_float64_and_the_norm_is_the_median_of_neutral_ones():
+    rows = [(query, "", condition, 3) for query in "abc" for condition in ("neutral", "joy")]
+    index = pd.DataFrame(rows, columns=["query_id", "emotion", "condition", "n_tokens"])
+    x = np.float32([[[1e7]], [[1e7 + 1]]] * 3)  # in float32 a third of it is known to the nearest quarter
+    vectors = vectors_from_means(ResponseMeans(index, {"resid": x}, np.float32([[1], [50], [2], [50], [9], [50]]), {}))
+    assert vectors.get(emotion="joy").item() == pytest.approx(1, abs=1e-6) and vectors.resid_norm.tolist() == [2]
+
+
 def test_means_must_fit_model_responses_and_sites(tiny_llama, tiny_gpt2, means):
     assert "head" not in vectors_from_means(means).sites
     with pytest.raises(EmolabError, match="needs neutral"):
