@@ -185,7 +185,7 @@ CASES = [
     # Widgets
     *each(lambda w, given: panel(w, **given), [
         ({"doses": {"jo": 1.0}}, "unknown emotion 'jo'"), ({"doses": {"joy": NAN}}, "dose of 'joy' is nan"),
-        ({"site": "x"}, "unknown site 'x'"), ({"layers": [0, 2]}, "neighbouring layers"),
+        ({"setting": emolab.Setting(layers=[0, 2])}, "neighbouring layers"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"), ({"prompt": None}, "the prompt is empty"),
         ({"judge": "embedding"}, "judge.*'embedding'"),
     ]),
@@ -196,7 +196,6 @@ CASES = [
     *each(lambda w, given: token_view(w.model, "so glad", w.vectors, **given), [
         ({"measure": "dot"}, "unknown measure 'dot'"), ({"emotion": "jo"}, "unknown emotion 'jo'"),
         ({"site": "head"}, 'no single activation at site "head"'), ({"layers": [5]}, "unknown layer 5"),
-        ({"limit": 0}, "limit is"), ({"limit": NAN}, "limit is"),
     ]),
     (lambda w: token_view(w.other, "so glad", w.vectors), "another model"),
     (lambda w: head_view(heads(), "loudness"), "cannot show 'loudness'.*share"),

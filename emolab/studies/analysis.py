@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ import pandas as pd
 
 from emolab.base.errors import EmolabError, FileError, MismatchError, ResourceError
 from emolab.base.progress import say
-from emolab.base.storage import digest, kept, stable
+from emolab.base.stats import clusters_of
+from emolab.base.storage import digest, for_json, kept, stable
 from emolab.experiments.sweeps import vectors_identity
 from emolab.experiments.wordings import ADJECTIVES
 from emolab.geometry.projections import embed, embed_scores
@@ -25,6 +25,7 @@ from emolab.heads.patching import HeadTest
 from emolab.models.model import Model
 from emolab.models.sites import site_layers
 from emolab.vectors.activations import ResponseMeans, corpus_hash, response_means
+from emolab.vectors.controls import means_of
 from emolab.vectors.vectors import EmotionVectors
 
 # How many heads to patch, and questions to patch and to ablate on: for five emotions on a model of 135M parameters and
@@ -65,26 +66,24 @@ def geometry_summary(tables: dict[str, pd.DataFrame]) -> dict:
     full = tables["silhouette"].query("method == 'full'").sort_values("layer")
     half = {name: tables[name].groupby("layer")["cosine"].mean() for name in ("split_half", "split_half_specific")}
     return {
-        "shared_energy_by_layer": _rounded(tables["shared"].sort_values("layer")["share"]),
-        "shared_energy_null_by_layer": _rounded(tables["shared"].sort_values("layer")["null_mean"]),
-        "split_half_by_layer": _rounded(half["split_half"]),
-        "split_half_specific_by_layer": _rounded(half["split_half_specific"]),
-        "probe_accuracy_by_layer": _rounded(probe["accuracy"]),
-        "probe_chance": round(float(probe["chance"].mean()), 4),
-        "probe_p_by_layer": _rounded(probe["p"]),
-        "words_accuracy": round(float(words["accuracy"]), 4),
-        "silhouette_by_layer": _rounded(full["silhouette"]),
-        "silhouette_p_by_layer": _rounded(full["p"]),
+        "shared_energy_by_layer": tables["shared"].sort_values("layer")["share"],
+        "shared_energy_null_by_layer": tables["shared"].sort_values("layer")["null_mean"],
+        "split_half_by_layer": half["split_half"],
+        "split_half_specific_by_layer": half["split_half_specific"],
+        "probe_accuracy_by_layer": probe["accuracy"],
+        "probe_chance": probe["chance"].mean(),
+        "probe_p_by_layer": probe["p"],
+        "words_accuracy": words["accuracy"],
+        "silhouette_by_layer": full["silhouette"],
+        "silhouette_p_by_layer": full["p"],
     }
 
 
 def analyse(
     model: Model,
     vectors: EmotionVectors,
-    means: ResponseMeans,
     responses: pd.DataFrame,
     tested: pd.DataFrame,
-    groups: pd.Series,
     *,
     judge: Any,
     out: Path,
@@ -99,13 +98,15 @@ def analyse(
     What cannot be measured is `{"not_measured": reason}`.
     """
 
+    groups = clusters_of(pd.concat([responses, tested]))
+
     def geometry() -> dict:
         tables: dict[str, pd.DataFrame] = {}
 
         def measured(name: str) -> pd.DataFrame:
             if not tables:
                 heldout = response_means(model, tested, sites=("resid",))
-                tables.update(geometry_tables(means, heldout, responses, tested, groups))
+                tables.update(geometry_tables(means_of(vectors), heldout, responses, tested, groups))
             return tables[name]
 
         given = {**of, "groups": digest([*groups.index, *groups.astype(str)])}
@@ -140,7 +141,7 @@ def analyse(
     found = {}
     for name, measure in (("geometry", geometry), ("heads", heads)):
         try:
-            found[name] = _without_nan(measure())
+            found[name] = for_json(measure(), decimals=4)
         except (FileError, MismatchError, ResourceError):
             raise
         except EmolabError as error:  # few texts, or a model without emotion: the rest of the study stands without it
@@ -156,16 +157,3 @@ def _words(model: Model, responses: pd.DataFrame, emotions: Sequence[str]) -> di
     except EmolabError:
         return {emotion: [emotion, ADJECTIVES.get(emotion, emotion)] for emotion in emotions}
     return None
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: what could not be computed is None."""
-    if isinstance(value, dict):
-        return {key: _without_nan(x) for key, x in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(x) for x in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _rounded(values: pd.Series) -> list[float]:
-    return [round(float(x), 4) for x in values]

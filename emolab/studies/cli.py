@@ -85,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="emolab", description="Emotion vectors in language models.")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    def command(name: str, run, help: str, *, out: str | None = None) -> argparse.ArgumentParser:
+    def command(
+        name: str, run, help: str, *, out: str | None = None, dtype: str | None = "float32"
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help, description=help)
         sub.set_defaults(run=run)
         sub.add_argument("--model", default="smollm2", help="smollm2 (default), hub id, directory or .gguf file")
@@ -95,17 +97,21 @@ def _parser() -> argparse.ArgumentParser:
             default=out and Path(out),
             help=f"folder of the run{f' (default: {out})' if out else ''}",
         )
-        sub.add_argument("--dtype", default="float32", help="float32 (default), bfloat16, float16 or auto")
+        usual = dtype or "bfloat16 where that is fast, else float32"
+        sub.add_argument("--dtype", default=dtype, help=f"float32, bfloat16, float16 or auto (default: {usual})")
         sub.add_argument("--seed", type=int, default=0)
         return sub
 
     cluster = "let the workers of this Dask scheduler do the long stages, like tcp://10.0.0.1:8786"
     sub = command(
-        "study", _study, "everything: responses, vectors, doses with controls, figures, summary.json", out="runs/study"
+        "study",
+        _study,
+        "everything: responses, vectors, doses with controls, figures, summary.json",
+        out="runs/study",
+        dtype=None,
     )
     sets = "bundled set or JSON file with splits (default: general to extract, everyday to choose and report)"
     sub.add_argument("--queries", help=sets)
-    sub.set_defaults(dtype=None)  # float32, or with --quick bfloat16 where that is fast
     sub.add_argument("--quick", action="store_true", help="five minutes: fewer questions, no claims or baselines")
     sub.add_argument("--n-queries", type=int, nargs=3, metavar=("EXTRACT", "CHOOSE", "REPORT"), help="questions")
     sub.add_argument("--emotions", nargs="+", help="default: anger disgust fear joy sadness")

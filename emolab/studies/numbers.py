@@ -13,7 +13,7 @@ from emolab.answers.generation import generate
 from emolab.answers.writing import Writing
 from emolab.base.labels import NEUTRAL
 from emolab.base.stats import clusters_of, interval
-from emolab.base.storage import digest, read_table, write_table
+from emolab.base.storage import digest, for_json, read_table, write_table
 from emolab.experiments.dose_response import collapse, dose_table, trend, wrong_way
 from emolab.experiments.sweeps import sweep
 from emolab.judges.scoring import score, target_share
@@ -37,8 +37,8 @@ def summarise(
     told = {e: answers[answers["condition"] == e] for e in emotions}
     plain = answers[answers["condition"] == NEUTRAL]
     found = {
-        "instruction_following": {e: _rounded(target_share(rows)) for e, rows in told.items()},
-        "neutral_share": _rounded(target_share(plain)),
+        "instruction_following": {e: target_share(rows) for e, rows in told.items()},
+        "neutral_share": target_share(plain),
         "steering": {e: _at_dose(scored, told[e], e, best[e]) for e in emotions},
         "dose_response": doses(scored, answers),
         "trend": _records(trend(scored), "emotion", control="none"),
@@ -47,11 +47,11 @@ def summarise(
     for judge in judges[1:]:
         top = f"{judge.name}_top"
         found[judge.name] = {
-            "neutral_share": _rounded(target_share(plain, top)),
-            "instruction_following": {e: _rounded(target_share(rows, top)) for e, rows in told.items()},
-            "target_share": {e: _rounded(target_share(cell(scored, e, best[e]), top)) for e in emotions},
+            "neutral_share": target_share(plain, top),
+            "instruction_following": {e: target_share(rows, top) for e, rows in told.items()},
+            "target_share": {e: target_share(cell(scored, e, best[e]), top) for e in emotions},
         }
-    return found
+    return for_json(found, decimals=4)
 
 
 def doses(scored: pd.DataFrame, answers: pd.DataFrame) -> dict[str, dict[str, dict[str, float | None]]]:
@@ -77,7 +77,7 @@ def doses(scored: pd.DataFrame, answers: pd.DataFrame) -> dict[str, dict[str, di
             values[measure] = at(emotion, alpha, "none", measure)["value"]
         values["wrong_way"] = moved.get((emotion, alpha), np.nan)
         result.setdefault(emotion, {})[f"{alpha:g}"] = {
-            **{key: _rounded(x) for key, x in values.items()},
+            **values,
             "n": int(target["n"]),
         }
     return result
@@ -113,7 +113,8 @@ def intensity(
     values = judge(list(done["text"]))
     own = [values[i, judge.labels.index(emotion)] for i, emotion in enumerate(done["condition"])]
     means = done.assign(p=own).groupby(["condition", "intensity"])["p"].mean()
-    return {emotion: {label: _rounded(means[emotion, label]) for label in INTENSITIES} for emotion in emotions}
+    table = {emotion: {label: means[emotion, label] for label in INTENSITIES} for emotion in emotions}
+    return for_json(table, decimals=4)
 
 
 def turned(
@@ -156,14 +157,14 @@ def turned(
         steered, random = (table[table["control"] == control] for control in ("none", "random"))
         unsteered = plain[plain["query_id"].isin(asked["query_id"])]
         found[emotion] = {
-            "target": _rounded((steered["top"] == emotion).mean()),
-            "own": _rounded((steered["top"] == steered["query_id"].map(evoked)).mean()),
-            "target_unsteered": _rounded((unsteered["top"] == emotion).mean()),
-            "own_unsteered": _rounded((unsteered["top"] == unsteered["query_id"].map(evoked)).mean()),
-            "target_random": _rounded((random["top"] == emotion).mean()),
+            "target": (steered["top"] == emotion).mean(),
+            "own": (steered["top"] == steered["query_id"].map(evoked)).mean(),
+            "target_unsteered": (unsteered["top"] == emotion).mean(),
+            "own_unsteered": (unsteered["top"] == unsteered["query_id"].map(evoked)).mean(),
+            "target_random": (random["top"] == emotion).mean(),
             "n": len(steered),
         }
-    return found
+    return for_json(found, decimals=4)
 
 
 def cell(scored: pd.DataFrame, emotion: str, alpha: float, control: str = "none") -> pd.DataFrame:
@@ -178,18 +179,18 @@ def _at_dose(scored: pd.DataFrame, instructed: pd.DataFrame, emotion: str, alpha
     perplexities = [table["perplexity_instructed"].median() for table in (steered, instructed)]
     return {
         "best_alpha": alpha,
-        "target_share": _rounded(target_share(steered)),
-        "target_interval": [_rounded(x) for x in interval(hits, clusters=clusters)],
-        "unsteered_share": _rounded(target_share(plain)),
-        "random_share": _rounded(target_share(cell(scored, emotion, alpha, "random"))),
-        "shuffled_share": _rounded(target_share(cell(scored, emotion, alpha, "shuffled"))),
+        "target_share": target_share(steered),
+        "target_interval": interval(hits, clusters=clusters),
+        "unsteered_share": target_share(plain),
+        "random_share": target_share(cell(scored, emotion, alpha, "random")),
+        "shuffled_share": target_share(cell(scored, emotion, alpha, "shuffled")),
         "adherence_ratio": _ratio(steered["adherence"].mean(), plain["adherence"].mean()),
         "perplexity_ratio": _ratio(*perplexities),
-        "repetition": _rounded(steered["repetition"].mean()),
-        "named_share": _rounded(steered["named"].mean()),
-        "named_share_instructed": _rounded(instructed["named"].mean()),
-        "refusal_share": _rounded(steered["refusal"].mean()),
-        "refusal_share_unsteered": _rounded(plain["refusal"].mean()),
+        "repetition": steered["repetition"].mean(),
+        "named_share": steered["named"].mean(),
+        "named_share_instructed": instructed["named"].mean(),
+        "refusal_share": steered["refusal"].mean(),
+        "refusal_share_unsteered": plain["refusal"].mean(),
         "n": len(steered),
     }
 
@@ -198,16 +199,8 @@ def _records(table: pd.DataFrame, key: str, **chosen: str) -> dict[str, dict]:
     """{value of key: the other columns}, of the rows where columns hold what is chosen."""
     for column, value in chosen.items():
         table = table[table[column] == value].drop(columns=column)
-    return {
-        str(name): {str(k): _rounded(v) if isinstance(v, float | np.floating) else v for k, v in row.items()}
-        for name, row in table.set_index(key).to_dict("index").items()
-    }
+    return table.set_index(key).to_dict("index")
 
 
-def _ratio(value: float, reference: float) -> float | None:
-    return _rounded(float(value) / float(reference)) if reference else None
-
-
-def _rounded(value: Any) -> float | None:
-    """JSON knows no NaN and no infinity: None."""
-    return round(float(value), 4) if np.isfinite(value) else None
+def _ratio(value: float, reference: float) -> float:
+    return float(value) / float(reference) if reference else float("nan")

@@ -51,7 +51,6 @@ from emolab.studies.pace import expect, measure_pace, overview
 from emolab.studies.plan import FULL, QUICK, Plan
 from emolab.studies.report import write_report
 from emolab.vectors.activations import corpus_hash, response_means
-from emolab.vectors.controls import means_of
 from emolab.vectors.vectors import EmotionVectors, extract_vectors
 
 SITES = ("resid", "attn", "mlp", "head")
@@ -181,9 +180,7 @@ def study(
             sets = (of[0], choosing, report)
             summary["baselines"] = _baselines(comparison, sets, methods, judges[0], plan.max_new_tokens)
     with stage("analysis"):
-        groups = asked.set_index("query_id")["situation"]
-        where = {"judge": judges[0], "out": out, "quick": plan.quick, "seed": seed}
-        summary |= analyse(model, vectors, means_of(vectors), of[0], of[2], groups, **where)
+        summary |= analyse(model, vectors, of[0], of[2], judge=judges[0], out=out, seed=seed, quick=plan.quick)
     manifest = {**provenance(model), "seed": seed, "vectors": dict(sorted(vectors.meta.items()))}
     manifest["setting"] = summary["setting"]
     manifest["writing"] = Writing().settings()
@@ -195,9 +192,10 @@ def study(
         write_report(out)
     summary["timings"] = timings
     write_json(out / "summary.json", summary)
+    took, meant = sum(timings.values()) / 60, sum(expected.values()) / 60
     say(
-        f"study of {model.name}: {sum(timings.values()) / 60:.1f} minutes (expected {sum(expected.values()) / 60:.1f}); "
-        f"results in {out}, figures in {out / 'figures'}, report in {out / 'report.html'}"
+        f"study of {model.name}: {took:.1f} minutes (expected {meant:.1f}); results in {out}, "
+        f"figures in {out / 'figures'}, report in {out / 'report.html'}"
     )
     return summary
 

@@ -1,7 +1,7 @@
 """Interactive views for notebooks: a steering panel, tokens coloured by an emotion vector, a map of heads to click on.
 
 >>> from emolab.widgets import SteeringPanel, head_view, token_view
->>> SteeringPanel(model, vectors, site="attn", doses={"joy": 1.25})
+>>> SteeringPanel(model, vectors, setting=emolab.Setting(site="attn"), doses={"joy": 1.25})
 >>> token_view(model, "What a lovely day!", vectors, emotion="joy")
 >>> head_view(effects)                                                # from emolab.head_effects
 

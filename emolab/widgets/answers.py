@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from html import escape
 
 import numpy as np
@@ -11,6 +10,7 @@ from emolab.answers.writing import Writing
 from emolab.base.errors import EmolabError
 from emolab.base.labels import styles
 from emolab.judges.judges import UNREAD
+from emolab.steering.settings import FIELDS
 from emolab.steering.steering import Steering
 from emolab.widgets.page import FADED, LINE
 
@@ -22,9 +22,9 @@ def code_line(prompt: str, steering: Steering | None, max_new_tokens: int, writi
         more += f", writing=emolab.{writing!r}"
     if steering is None:
         return f"emolab.generate(model, {prompt!r}{more})"
-    default = {f.name: f.default for f in dataclasses.fields(Steering)}
-    options = [f"{k}={getattr(steering, k)!r}" for k in ("site", "layers", "op", "unit")
-               if getattr(steering, k) != default[k]]  # fmt: skip
+    options = [
+        f"{name}={getattr(steering, name)!r}" for name, usual in FIELDS.items() if getattr(steering, name) != usual
+    ]
     doses = {e: round(d, 4) for e, d in steering.doses.items()}
     inner = ", ".join(["vectors", repr(doses), *options])
     return f"emolab.generate(model, {prompt!r}, steering=emolab.Steering({inner}){more})"

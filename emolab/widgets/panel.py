@@ -16,7 +16,7 @@ from emolab.base.labels import styles
 from emolab.base.progress import no_progress
 from emolab.judges.judges import judges_of
 from emolab.models.model import Model
-from emolab.steering.settings import CHOICES
+from emolab.steering.settings import CHOICES, Setting
 from emolab.steering.steering import Steering, as_rows
 from emolab.vectors.vectors import EmotionVectors
 from emolab.widgets.answers import answers, code_line, one_line
@@ -24,7 +24,11 @@ from emolab.widgets.work import Latest, default_judge, judged_by, own_copy, rand
 
 DELAY = 0.3  # seconds without a change before the model is asked
 # Largest dose of the sliders and their step, by op and unit.
-_RANGES = {"vector": (3.0, 0.05), "residual": (0.5, 0.01), "ablate": (1.0, 0.05)}
+_RANGES = {"vector": (3.0, 0.05), "residual": (0.5, 0.01), "breaking": (3.0, 0.05), "ablate": (1.0, 0.05)}
+
+
+def _range(op: str, unit: str) -> tuple[float, float]:
+    return _RANGES["ablate" if op == "ablate" else unit]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +46,12 @@ class _Stale(Exception):
 class SteeringPanel(widgets.VBox):
     """Sliders for the dose of each emotion, the steered text beside the unsteered one, and what a judge reads in them.
 
-    >>> panel = SteeringPanel(model, vectors, site="attn", doses={"joy": 1.25})
+    >>> panel = SteeringPanel(model, vectors, setting=emolab.Setting(site="attn"), doses={"joy": 1.25})
     >>> panel                                                   # in a notebook: the panel; without a kernel: its texts
     >>> panel.sliders["fear"].value = 1.0                       # as if moved by hand
     >>> panel.wait(), panel.texts["steered"], panel.steering    # the Steering to go on with
 
-    doses, site, layers ("all", or neighbouring layers) and prompt are what it starts with; dose "vector" and op "add".
+    doses, setting (layers "all", or neighbouring ones) and prompt are what it starts with.
     An emotion at 0 is left alone, whatever the op. judge: as for `emolab.score`, default its first one; False for none.
     writing: as for `emolab.generate`. "random" is the control: with op "add" a random direction, at every layer as long
     as what is added, else random directions in the place of the vectors.
@@ -65,8 +69,7 @@ class SteeringPanel(widgets.VBox):
         *,
         prompt: str = "Tell me about the park.",
         doses: dict[str, float] | None = None,
-        site: str = "resid",
-        layers: str | list[int] = "all",
+        setting: Setting = Setting(),
         judge: Any = None,
         max_new_tokens: int = 80,
         writing: Writing = Writing(),
@@ -75,12 +78,14 @@ class SteeringPanel(widgets.VBox):
         need_number("max_new_tokens", max_new_tokens, 1, whole=True)
         need_writing(writing)
         self._options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "writing": writing}
-        start = Steering(vectors, doses or {vectors.emotions[0]: 0.0}, site=site, layers=layers)
+        start = Steering(vectors, doses or {vectors.emotions[0]: 0.0}, **vars(setting))
         as_rows(model, start)
         span = sorted(start.layer_numbers)
         if span != list(range(span[0], span[-1] + 1)):
-            raise EmolabError(f'layers are {layers}; the panel steers "all" or neighbouring layers, such as [2, 3, 4]')
-        self._model, self._vectors = own_copy(model), vectors
+            raise EmolabError(
+                f'layers are {setting.layers}; the panel steers "all" or neighbouring layers, such as [2, 3, 4]'
+            )
+        self._model, self._vectors, self._setting = own_copy(model), vectors, setting
         for module in {id(m): m for m in (self._model.hf, self._model.bridge.original_model)}.values():
             module.register_forward_pre_hook(self._tick)
         self._judge = default_judge() if judge is None else None if judge is False else judges_of(judge)[0]
@@ -88,18 +93,18 @@ class SteeringPanel(widgets.VBox):
         self._number, self._tokens, self._told, self._linking = 0, 0, 0.0, False
         self.texts: dict[str, str] = {}
         self.probabilities: dict[str, dict[str, float]] = {}
-        self._build(prompt, doses or {}, site, (span[0], span[-1]))
+        self._build(prompt, doses or {}, setting, (span[0], span[-1]))
         super().__init__(self._rows())
         self._runs.now(self._request())
         for widget in self._inputs:
             widget.observe(self._changed, "value")
 
-    def _build(self, prompt: str, doses: dict[str, float], site: str, layers: tuple[int, int]) -> None:
+    def _build(self, prompt: str, doses: dict[str, float], setting: Setting, layers: tuple[int, int]) -> None:
         name = max(5.5, 0.65 * max(map(len, self._vectors.emotions)))  # em, for the longest label
         wide, narrow = widgets.Layout(width="auto"), widgets.Layout(width=f"{18 + name}em")
         words = {"description_width": f"{name}em"}
         self.prompt = widgets.Text(prompt, description="prompt", continuous_update=False, style=words, layout=wide)
-        looks, (top, step) = styles(self._vectors.emotions), _RANGES["vector"]
+        looks, (top, step) = styles(self._vectors.emotions), _range(setting.op, setting.unit)
         top = max([top, *map(abs, doses.values())])
         self.sliders = {
             e: widgets.FloatSlider(
@@ -111,9 +116,9 @@ class SteeringPanel(widgets.VBox):
         last = self._vectors.n_layers - 1
         more = {"style": {"description_width": "4em"}, "layout": {"width": "20em"}}
         self.layers = widgets.IntRangeSlider(value=layers, min=0, max=last, description="layers", **more)
-        self.site = widgets.Dropdown(value=site, options=self._vectors.sites, description="site", **more)
-        self.op = widgets.Dropdown(options=CHOICES["op"], description="op", **more)
-        self.unit = widgets.Dropdown(options=CHOICES["unit"], description="unit", **more)
+        self.site = widgets.Dropdown(value=setting.site, options=self._vectors.sites, description="site", **more)
+        self.op = widgets.Dropdown(value=setting.op, options=CHOICES["op"], description="op", **more)
+        self.unit = widgets.Dropdown(value=setting.unit, options=CHOICES["unit"], description="unit", **more)
         self.control = widgets.Checkbox(True, description="random control", indent=False, layout={"width": "10em"})
         self._zero = widgets.Button(description="all to 0", layout={"width": "6em"})
         self._stop = widgets.Button(description="stop", disabled=True, layout={"width": "6em"})
@@ -142,8 +147,10 @@ class SteeringPanel(widgets.VBox):
         first, last = self.layers.value
         everywhere = (first, last) == (0, self._vectors.n_layers - 1)
         layers = "all" if everywhere else list(range(first, last + 1))
-        options = {"site": self.site.value, "layers": layers, "op": self.op.value, "unit": self.unit.value}
-        return Steering(self._vectors, doses, **options)
+        setting = dataclasses.replace(
+            self._setting, site=self.site.value, layers=layers, op=self.op.value, unit=self.unit.value
+        )
+        return Steering(self._vectors, doses, **vars(setting))
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the texts are those of the controls; False where that took longer than `timeout` seconds."""
@@ -172,7 +179,7 @@ class SteeringPanel(widgets.VBox):
         """Another op or unit: a number means something else then, so all start from 0."""
         self._set(dict.fromkeys(self.sliders, 0.0), submit=False)
         ablate = self.op.value == "ablate"
-        top, step = _RANGES["ablate" if ablate else str(self.unit.value)]
+        top, step = _range(str(self.op.value), str(self.unit.value))
         self.unit.disabled = ablate
         self._linking = True
         if ablate:

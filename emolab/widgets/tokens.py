@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from emolab.base.errors import EmolabError, need_number, need_texts
+from emolab.base.errors import EmolabError, need_texts
 from emolab.models.hooks import at_sites, forward
 from emolab.models.model import Model
 from emolab.models.prompts import encode
@@ -90,15 +90,14 @@ def token_view(
     layers: str | Sequence[int] = "all",
     emotion: str | None = None,
     measure: str = "cosine",
-    limit: float | None = None,
 ) -> View:
     """The text with each token coloured by its projection on an emotion vector; layer and emotion can be chosen.
 
     >>> token_view(model, "What a lovely day!", vectors, emotion="joy")
     >>> token_view(model, text, vectors.part("specific"), site="attn", prompt=render_prompts(model, [query])[0])
 
-    Red is along the vector, blue against it, on one scale for all layers and emotions, deepest at plus and minus
-    `limit`: 1 for cosines, the largest number of the view for projections, unless given. emotion: shown first (default
+    Red is along the vector, blue against it, on one scale for all layers and emotions, deepest at the largest number
+    of the view, which stands below. emotion: shown first (default
     the vectors' first), in the middle one of `layers`. Mouse or arrow keys on a token show its number; up and down
     change the layer. Long texts of deep models: where the numbers would make the notebook heavy, only every second,
     third ... layer is kept, as the caption says. `.table` holds the exact numbers (see `token_projections`, also for
@@ -109,10 +108,6 @@ def token_view(
     emotion = vectors.emotions[0] if emotion is None else emotion
     if emotion not in vectors.emotions:
         raise EmolabError(f"unknown emotion {emotion!r}; these vectors hold {', '.join(vectors.emotions)}")
-    if limit is not None:
-        need_number("limit", limit, 0)
-    if limit == 0:
-        raise EmolabError("limit is 0; expected a number above 0, or None")
     table = token_projections(model, text, vectors, prompt=prompt, site=site, layers=layers)
     names = list(table.drop_duplicates("position")["token"])
     if len(names) > MAX_TOKENS:
@@ -121,9 +116,9 @@ def token_view(
     values = table[measure].to_numpy().reshape(len(names), len(every), -1).transpose(2, 1, 0)
     thin = math.ceil(values.size / _MAX_NUMBERS)
     values, kept = values[:, ::thin], every[::thin]
-    limit = limit or (1.0 if measure == "cosine" else float(np.nanmax(np.abs(values))) or 1.0)
+    limit = float(np.nanmax(np.abs(values))) or 1.0
     # One byte a number: cosines to 0.01, projections to a hundredth of the largest.
-    step = 0.01 if measure == "cosine" else float(np.nanmax(np.abs(values))) / 100 or 1.0
+    step = 0.01 if measure == "cosine" else limit / 100
     coded = np.nan_to_num(np.rint(values / step), nan=_NONE).astype(np.int8)
     digits = 2 if measure == "cosine" else max(0, 1 - math.floor(math.log10(step * 100)))
     e, at = vectors.emotions.index(emotion), len(kept) // 2

@@ -107,8 +107,9 @@ def test_the_view_holds_all_layers_and_emotions(tiny_llama, measure):
 def test_shades_have_fixed_symmetric_limits(tiny_llama):
     assert signed_shade(0.5, 1.0) == "rgba(214,60,60,0.33)" and signed_shade(-0.5, 1.0) == "rgba(40,110,220,0.33)"
     assert signed_shade(9, 1.0) == signed_shade(1, 1.0) and signed_shade(0, 1.0).endswith(",0.00)")
-    view = token_view(tiny_llama, TEXT, random_vectors(tiny_llama), limit=0.25)
-    assert parts(view)[0]["limit"] == 0.25 and ">+0.25<" in view.html
+    for measure in ("cosine", "projection"):
+        view = token_view(tiny_llama, TEXT, random_vectors(tiny_llama), measure=measure)
+        assert parts(view)[0]["limit"] == view.table[measure].abs().max()
     assert (signed(-0.004, 2), signed(-1.25, 1), signed(3, 0)) == ("0.00", "−1.2", "+3")
 
 
@@ -153,7 +154,6 @@ def test_refused(tiny_llama, tiny_gpt2):
         (TEXT, {"layers": [9]}, "9"),
         (TEXT, {"emotion": "glee"}, "glee"),
         (TEXT, {"measure": "angle"}, "angle"),
-        (TEXT, {"limit": 0.0}, "above 0"),
         ("park " * 200, {}, "does not fit"),
     ):
         with pytest.raises(EmolabError, match=words):

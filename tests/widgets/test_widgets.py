@@ -19,6 +19,7 @@ import emolab
 from emolab.answers.generation import generate
 from emolab.base.errors import EmolabError
 from emolab.judges.judges import FunctionJudge
+from emolab.steering.settings import Setting
 from emolab.steering.steering import Steering, steered
 from emolab.widgets import SteeringPanel, head_view
 from emolab.widgets import panel as panel_module
@@ -57,7 +58,9 @@ def vectors(tiny_llama):
 @pytest.fixture
 def panel(tiny_llama, vectors, monkeypatch):
     monkeypatch.setattr(panel_module, "DELAY", 0.05)
-    panel = SteeringPanel(tiny_llama, vectors, doses={"joy": 2.0}, site="attn", judge=Judge(), max_new_tokens=12)
+    panel = SteeringPanel(
+        tiny_llama, vectors, doses={"joy": 2.0}, setting=Setting(site="attn"), judge=Judge(), max_new_tokens=12
+    )
     yield panel
     panel.close()
 
@@ -200,7 +203,7 @@ def test_other_models(tiny_gpt2, tiny_llama):
     for model in (tiny_gpt2, own):
         generate(model, ASK, max_new_tokens=1)  # with its first pass a bridge hangs hooks of its own on its blocks
         vectors, before = random_vectors(model, ("calm", "pride")), hooks(model)
-        options = {"site": "mlp", "layers": [1], "doses": {"pride": 3.0}}
+        options = {"setting": Setting(site="mlp", layers=[1]), "doses": {"pride": 3.0}}
         panel = SteeringPanel(model, vectors, **options, judge=False, max_new_tokens=8)
         steering = Steering(vectors, {"pride": 3.0}, site="mlp", layers=[1])
         assert panel.texts["steered"] == generate(model, ASK, steering=steering, max_new_tokens=8)[0]
@@ -249,9 +252,8 @@ def test_a_judge_that_needs_the_query(panel):
 def test_refused_at_once(tiny_llama, tiny_gpt2, vectors):
     for options, words in (
         ({"doses": {"glee": 1.0}}, "glee"),
-        ({"layers": [0, 2]}, "neighbouring"),
-        ({"layers": [7]}, "7"),
-        ({"site": "heart"}, "heart"),
+        ({"setting": Setting(layers=[0, 2])}, "neighbouring"),
+        ({"setting": Setting(layers=[7])}, "7"),
         ({"prompt": " "}, "empty"),
     ):
         with pytest.raises(EmolabError, match=words):
