@@ -230,7 +230,7 @@ class EmotionVectors:
     def for_model(self, model: Model) -> EmotionVectors:
         """The same vectors, said by hand to belong to this model, which then takes them: of its sister, or unbound.
 
-        >>> steering = emolab.Steering(vectors.for_model(finetuned), {"joy": 1.5})
+        >>> steering = emolab.Steering(vectors.for_model(model), {"joy": 1.5})
 
         `meta["made_on"]` keeps whose they were. Raises MismatchError for a model with another number of layers or
         d_model.
