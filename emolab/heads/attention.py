@@ -71,9 +71,10 @@ def attention_summary(
     clusters = clusters_of(answers)
     rows = []
     for emotion in order(answers["condition"]):
-        by_query = answers[answers["condition"] == emotion].groupby("query_id")
-        means = np.stack([shares[group.index].mean(0) for _, group in by_query])
-        situations = clusters.loc[list(by_query.groups)].to_numpy()
+        query = answers.loc[answers["condition"] == emotion, "query_id"]
+        queries = sorted(query.unique())
+        means = np.stack([shares[query.index[query == name]].mean(0) for name in queries])
+        situations = clusters.loc[queries].to_numpy()
         mean, lo, hi = bootstrap_ci(means, lambda drawn: drawn.mean(0), clusters=situations, seed=seed)
         for h, (layer, head) in enumerate(heads):
             for r, region in enumerate(REGIONS):

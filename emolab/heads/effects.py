@@ -13,6 +13,7 @@ same change along a random direction of that head, of equal size, and beside the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -196,7 +197,7 @@ def _screened(
     return order[:screen], [rest[i] for i in sorted(drawn)]
 
 
-def _of(scores: Float[np.ndarray, "emotion layer head"], heads: list[Heads]) -> Float[np.ndarray, "emotion head"]:
+def _of(scores: Float[np.ndarray, "emotion layer head"], heads: Sequence[Heads]) -> Float[np.ndarray, "emotion head"]:
     return np.array([[of_emotion[head] for head in some] for of_emotion, some in zip(scores, heads, strict=True)])
 
 

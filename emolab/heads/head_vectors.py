@@ -126,7 +126,9 @@ def embed_heads(vectors: EmotionVectors, *, seed: int = 0) -> pd.DataFrame:
     writes = (norm > 1e-9 * norm.max()).numpy()
     points = torch.nn.functional.normalize(x, dim=-1)[torch.from_numpy(writes)].numpy()
     emotion, layer, head = np.nonzero(writes)
-    index = pd.DataFrame({"layer": layer, "head": head, "name": list(map(head_name, layer, head))})
+    index = pd.DataFrame(
+        {"layer": layer, "head": head, "name": [head_name(*place) for place in np.argwhere(writes)[:, 1:]]}
+    )
     index = index.assign(emotion=[vectors.emotions[e] for e in emotion], norm=norm.numpy()[writes])
     k = max(1, min(10, (len(points) - 1) // 2))
     tables = [

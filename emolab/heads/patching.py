@@ -111,7 +111,7 @@ class PairedPrompts:
     queries: list[str]
     others: list[str]  # as many again, on which heads are chosen; empty where there are not so many
     situations: np.ndarray  # of the queries: those of one situation are resampled together
-    prompts: dict[tuple[str, str], str]  # (query_id, condition)
+    prompts: Mapping[Any, str]  # by (query_id, condition)
     texts: dict[str, str]  # query_id -> what all its runs read
 
     def run(self, query: str, emotion: str, change: Change | None = None) -> PatchRun:
