@@ -35,7 +35,7 @@ CHOICES = {
 class Setting:
     """Where and how to steer, whatever the emotions and doses: the fields of `Steering`, with the same defaults.
 
-    >>> setting = emolab.Setting(site="attn", layers="late", unit="breaking")
+    >>> setting = emolab.Setting(site="attn", layers="late")
     >>> joyful = emolab.at(vectors, setting, ["joy"])[0]
 
     See `Steering` for what each field means. Raises EmolabError for an unknown word, positions that hold none, heads
