@@ -56,6 +56,11 @@ class Store:
             return {}
         return {} if table is None or "job" not in table else dict(zip(table["job"], table["value"], strict=True))
 
+    def remove(self) -> None:
+        """Drop the file, once what came of its values stands elsewhere."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
     def write(self, values: dict[int, Any]) -> None:
         table = pd.DataFrame({"job": list(values), "value": list(values.values())})
         write_table(table, self.path, self.settings)

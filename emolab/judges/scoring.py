@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from emolab.answers.jobs import prompts_of, run_jobs
+from emolab.answers.jobs import Store, prompts_of, run_jobs
 from emolab.answers.logprobs import plan_texts, token_logprobs
 from emolab.answers.writing import Writing
 from emolab.base.errors import EmolabError, need_model, need_table, need_texts
@@ -31,7 +31,12 @@ from emolab.steering.settings import parse_mixture
 
 
 def score(
-    table: pd.DataFrame, *, judges: Any = None, model: Model | None = None, writing: Writing | None = None
+    table: pd.DataFrame,
+    *,
+    judges: Any = None,
+    model: Model | None = None,
+    writing: Writing | None = None,
+    store: Store | None = None,
 ) -> pd.DataFrame:
     """The same rows plus what judges say of each text. Only `text` is needed; `query` for adherence.
 
@@ -53,8 +58,8 @@ def score(
     there is a target, `perplexity_instructed` after the prompt with that instruction, both unsteered (score outside
     `steered`); `n_tokens`, unless the table has it; and, where the table comes from `sweep` or `collect_responses`,
     `truncated`: whether the text has as many tokens as were allowed. writing: with the templates of these prompts;
-    default as the table says that it was written, where it says so. Inside `emolab.workers` the cluster computes the
-    perplexities.
+    default as the table says that it was written, where it says so. store: where perplexities are kept while they are
+    worked out, which takes longest. Inside `emolab.workers` the cluster computes them.
 
     The judges' names are kept in attrs["judges"]. Warns of texts that a judge cannot read, or not to their end. Raises
     EmolabError where `text` is missing or holds something else than text, for a judge that reads queries without the
@@ -104,7 +109,7 @@ def score(
             any(named(text, emotion) for emotion in emotions) for text, emotions in zip(texts, targets, strict=True)
         ]
     table.attrs["judges"] = [judge.name for judge in judges]
-    return table if model is None else _with_model(table, model, targets, _asked_with(table, writing))
+    return table if model is None else _with_model(table, model, targets, _asked_with(table, writing), store)
 
 
 def _targets(table: pd.DataFrame) -> list[list[str]] | None:
@@ -125,7 +130,9 @@ def _asked_with(table: pd.DataFrame, writing: Writing | None) -> Writing:
     return Writing(templates=table.attrs.get("emolab", {}).get("writing", {}).get("templates"))
 
 
-def _with_model(table: pd.DataFrame, model: Model, targets: list[list[str]] | None, writing: Writing) -> pd.DataFrame:
+def _with_model(
+    table: pd.DataFrame, model: Model, targets: list[list[str]] | None, writing: Writing, store: Store | None
+) -> pd.DataFrame:
     texts = list(table["text"])
     queries = list(table["query"]) if "query" in table else [""] * len(table)
     # Plain and instructed in one go: where nothing is told they are the same, and read once.
@@ -133,7 +140,7 @@ def _with_model(table: pd.DataFrame, model: Model, targets: list[list[str]] | No
     if targets is not None:  # of a mixture all that is added is told
         conditions["perplexity_instructed"] = [" and ".join(emotions) or NEUTRAL for emotions in targets]
     n, every = len(conditions), [condition for column in conditions.values() for condition in column]
-    values = perplexity(model, queries * n, texts * n, conditions=every, writing=writing)
+    values = perplexity(model, queries * n, texts * n, conditions=every, writing=writing, store=store)
     for name, part in zip(conditions, np.split(values, n), strict=True):
         table[name] = part
     if "n_tokens" not in table:
@@ -155,7 +162,10 @@ def kept_score(
     used = [model.fingerprint, stable(judges_of(judges)), stable(_asked_with(table, writing).templates or {})]
     used += [*table.columns, *table.astype(str).to_numpy().ravel()]
     settings = {**table.attrs.get("emolab", {}), "scored": digest(used)}
-    return kept(path, settings, partial(score, table, judges=judges, model=model, writing=writing))
+    store = Store(path.with_name(f".{path.name}"), settings)  # so that a killed scoring goes on where it was
+    scored = kept(path, settings, partial(score, table, judges=judges, model=model, writing=writing, store=store))
+    store.remove()
+    return scored
 
 
 def perplexity(
@@ -165,19 +175,20 @@ def perplexity(
     *,
     conditions: Iterable[str] | None = None,
     writing: Writing = Writing(),
+    store: Store | None = None,
 ) -> Float[np.ndarray, " text"]:
     """exp(mean negative log probability) of each text after its query, unsteered; NaN where it is empty.
 
     >>> perplexity(model, ["Tell me about the park."], ["It was quiet."], conditions=["joy"])
 
     conditions: the instruction in front of each query ("neutral" or missing: none), as the writing's templates word it.
-    Equal rows are computed once.
+    Equal rows are computed once. store: where what is read is kept, batch by batch.
     """
     conditions = [NEUTRAL] * len(queries) if conditions is None else [NEUTRAL if pd.isna(c) else c for c in conditions]
     rows = list(zip(prompts_of(model, queries, conditions, writing), texts, strict=True))
     jobs = list(dict.fromkeys(rows))
     plan = plan_texts(model, [prompt for prompt, _ in jobs], [text for _, text in jobs])
-    values = dict(zip(jobs, run_jobs(model, _perplexities, jobs, plan, name="scores"), strict=True))
+    values = dict(zip(jobs, run_jobs(model, _perplexities, jobs, plan, name="scores", store=store), strict=True))
     return np.array([values[row] for row in rows], dtype=float)
 
 

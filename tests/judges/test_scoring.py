@@ -232,3 +232,26 @@ def test_scores_are_kept_until_something_changes(tiny_llama, tmp_path, read):
         kept_score(**{"table": table, "path": path, **given, **change})
         assert read, change
         read.clear()
+
+
+def test_a_scoring_that_was_stopped_goes_on_where_it_was(tiny_llama, tmp_path, monkeypatch):
+    from emolab.judges import scoring
+
+    table = pd.DataFrame({"text": ANSWERS * 2, "query": [f"Tell me about walk {i}." for i in range(2 * len(ANSWERS))]})
+    path, given = tmp_path / "scores.parquet", {"judges": LEXICON, "model": tiny_llama}
+    batches = [[0, 1], [2, 3], [4, 5]]
+    monkeypatch.setattr(scoring, "plan_texts", lambda model, prompts, texts: batches)
+    whole, real, seen = score(table, **given), scoring._perplexities, []
+
+    def stops(model, jobs):
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(jobs)
+        return real(model, jobs)
+
+    monkeypatch.setattr(scoring, "_perplexities", stops)
+    with pytest.raises(KeyboardInterrupt):
+        kept_score(table, path, **given)
+    seen.clear()
+    pd.testing.assert_frame_equal(kept_score(table, path, **given), whole, check_exact=True)
+    assert len(seen) == 1 and os.listdir(tmp_path) == ["scores.parquet"]

@@ -95,7 +95,7 @@ def test_the_view_holds_all_layers_and_emotions(tiny_llama, measure):
     assert data["emotions"] == ["anger", "joy", "sadness"] and data["layers"] == [0, 1, 2] and data["layer"] == 1
     peak = 1.0 if measure == "cosine" else np.abs(exact).max()
     np.testing.assert_allclose(numbers, exact, atol=0.0051 * peak)
-    assert data["limit"] == pytest.approx(peak)
+    assert data["limit"] == pytest.approx(np.abs(exact).max())
     assert "".join(re.sub(r"<[^>]*>", "", "".join(s[2] for s in spans)).split()) == TEXT.replace(" ", "")
     for (title, style, _), value in zip(spans, numbers[1, 1], strict=True):
         assert float(title.replace("−", "-")) == pytest.approx(value, abs=10.0 ** -data["digits"] * 0.51)

@@ -102,7 +102,7 @@ def test_a_slider_changes_the_text_and_the_steering_to_go_on_with(panel, tiny_ll
     panel.sliders["anger"].value = -1.5
     panel.layers.value = (1, 2)
     assert panel.wait(30)
-    assert panel.steering.doses == {"anger": -1.5} and panel.steering.layers == [1, 2]
+    assert panel.steering.doses == {"anger": -1.5} and list(panel.steering.layers) == [1, 2]
     expected = generate(tiny_llama, ASK, steering=panel.steering, max_new_tokens=12)[0]
     assert panel.texts["steered"] == expected and expected in unescape(panel._result.value)
     panel.prompt.value = "How did you feel when it was dark?"
