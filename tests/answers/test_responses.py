@@ -86,6 +86,12 @@ def test_a_run_with_other_settings_is_refused(tiny_llama, tmp_path):
         collect_responses(tiny_llama, QUERIES, out=tmp_path, **SETTINGS)
 
 
+def test_answers_name_the_situation_of_their_query(tiny_llama):
+    queries = QUERIES.assign(situation=["park", "park", None, ""])
+    table = collect_responses(tiny_llama, queries, **SETTINGS)
+    assert table.groupby("query_id")["situation"].first().to_list() == ["park", "park", "", ""]
+
+
 def test_responses_from_texts():
     table = responses_from_texts({"joy": ["a", "b"], "neutral": ["c"]})
     assert tuple(table.columns) == COLUMNS
