@@ -199,7 +199,7 @@ def _records(table: pd.DataFrame, key: str, **chosen: str) -> dict[str, dict]:
     """{value of key: the other columns}, of the rows where columns hold what is chosen."""
     for column, value in chosen.items():
         table = table[table[column] == value].drop(columns=column)
-    return table.set_index(key).to_dict("index")
+    return {str(name): row for name, row in table.set_index(key).to_dict("index").items()}
 
 
 def _ratio(value: float, reference: float) -> float:
