@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from _harness import CUDA, PAGE, RUN, arguments, machine, measure, plain_row, random_model, record, told_machine
 from extraction import responses
+from matplotlib.figure import Figure
 from steering import NEW, grid
 
 from emolab import Writing, generate, response_means

@@ -29,10 +29,6 @@ def head_test(**options):
     return emolab.HeadTest(**{"n_queries": 2, "words": {"joy": ["happy"], "sadness": ["sad"]}} | options)
 
 
-def head_test(**options):
-    return emolab.HeadTest(**{"n_queries": 2, "words": {"joy": ["happy"], "sadness": ["sad"]}} | options)
-
-
 class World:
     """Everything that bad input may stand beside; made once, changed by no case."""
 

@@ -28,7 +28,7 @@ CODE = re.compile(r"^(<!-- not run: [^\n]+ -->\n)?```python\n(.*?)^```$", re.M |
 HEADING = re.compile(r"^#+ (.*)$", re.M)
 
 
-LONG = ("howto.md",)
+LONG = ("howto.md", "index.md")
 
 
 @pytest.mark.parametrize(

@@ -178,9 +178,10 @@ def test_last_digits_of_another_processor_change_no_file(house, capsys):
 
 
 def test_other_numbers_and_another_look_are_written(house, capsys):
-    assert house(COLOUR="red") == {"a.ipynb", "shares.svg", "shares.png"}
+    assert house(COLOUR="red") == {"a.ipynb", "shares.svg", "shares.pdf", "shares.png"}
     assert "the drawing has other colours" in capsys.readouterr().out
-    assert house(OFF="0.01") == {"a.ipynb", "shares.svg", "shares.png", "shares.csv", "manifest.json", "README.md"}
+    drawn = {"shares.svg", "shares.pdf", "shares.png", "shares.csv"}
+    assert house(OFF="0.01") == {"a.ipynb", *drawn, "manifest.json", "README.md"}
     assert main([str(house.path), "--check"]) == 1  # without OFF
     out = capsys.readouterr().out
     assert "0.123457" in out and "shares: numbers differ" in out

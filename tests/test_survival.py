@@ -286,13 +286,13 @@ def test_a_full_disk(tiny_llama, tmp_path, no_room):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_what_ends_a_study_is_not_taken_for_a_claim_that_cannot_be_asked(tiny_llama, tmp_path, monkeypatch):
+def test_what_ends_a_study_is_not_taken_for_a_claim_that_cannot_be_asked(monkeypatch):
     def full(*_, **__):
         raise ResourceError("cannot write x")
 
     monkeypatch.setattr(pipeline, "check_claims", full)
     with pytest.raises(ResourceError, match="cannot write x"):
-        pipeline._claims(tiny_llama, None, None, None, None, out=tmp_path)
+        pipeline._claims(None, None, None, None, None, 4)
 
 
 # No memory.

@@ -61,10 +61,10 @@ def gallery(manifest: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _figure(name: str, entry: Mapping[str, Any]) -> str:
     files = entry["files"]
-    svg, png, csv = (quote(files[kind]) for kind in ("svg", "png", "csv"))
     drawn = f" · `emolab.plot.{' '.join(entry['function'].replace('`', '').split())}`" if entry["function"] else ""
-    links = f"[SVG]({svg}) · [CSV]({csv}){drawn}"
-    return f"### {name}\n\n![{_line(entry['alt'])}]({png})\n\n{_line(entry['caption'])}\n\n{links}\n"
+    links = " · ".join(f"[{kind.upper()}]({quote(files[kind])})" for kind in ("svg", "pdf", "csv") if kind in files)
+    picture = f"![{_line(entry['alt'])}]({quote(files['png'])})"
+    return f"### {name}\n\n{picture}\n\n{_line(entry['caption'])}\n\n{links}{drawn}\n"
 
 
 def _line(text: str) -> str:

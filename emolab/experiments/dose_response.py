@@ -131,7 +131,8 @@ def trend(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
 
     What cannot be had from these doses is NaN. Raises EmolabError as `dose_curves` does.
     """
-    clusters, curves = clusters_of(table), dose_curves(table)
+    curves = dose_curves(table)
+    clusters = clusters_of(table)
     rows = []
     for emotion in order(table["emotion"]):
         own = {control: curve for (name, control), curve in curves.items() if name == emotion}

@@ -201,7 +201,8 @@ def test_the_model_is_read_once_and_what_is_shared_made_ready_once(talker, clien
             assert sorted(results) == list(range(9)) and all(results[i][0] == i for i in results)
             lengths = sorted(length for _, length in results.values())
             assert lengths == list(range(1, 10)), "one list for all nine, a new one each call"
-    assert len(read) == 1 and read[0] == (str(Path(talker.source).resolve()),)
+    # A worker may still be reading the model of the test before.
+    assert read.count((str(Path(talker.source).resolve()),)) == 1
 
 
 def _listed(model, shared):

@@ -121,7 +121,7 @@ def test_damaged_directories_end_in_one_line(what, copy):
     damage, says = DAMAGE[what]
     damage(copy)
     line = refusal(copy, device="cpu")
-    assert says in line and str(copy) in line and len(line) < 500
+    assert says in line and str(copy) in line and len(line) < 600
 
 
 def test_what_is_no_model_or_no_device(tiny_llama_dir, copy):

@@ -163,7 +163,7 @@ def test_errors_are_one_line_and_code_2(place, extracted, swept, tmp_path, capsy
     vectors = ["--vectors", extracted / "vectors.safetensors"]
     missing = tmp_path / "none.safetensors"
     no_vectors = fails(capsys, "steer", *model, "--vectors", missing, "--set", "joy=1", "hello")
-    assert f"no vectors '{missing}'; bundled are smollm2" in no_vectors
+    assert "no vectors '/" in no_vectors and "; bundled are smollm2" in no_vectors
     bundled = fails(capsys, "steer", *model, "--set", "joy=1", "hello")
     assert "these vectors are of another model: 'smollm2'" in bundled
     assert "--set joy=1.5" in fails(capsys, "steer", *model, *vectors, "--set", "joy", "hello")

@@ -11,9 +11,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from emolab import plot
-from emolab.base.tables import noted
 from emolab.base.errors import EmolabError
 from emolab.base.storage import write_json
+from emolab.base.tables import noted
 from emolab.studies.report import write_report
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)> & "quotes" {{ model }}'
