@@ -65,7 +65,7 @@ def response_map(points: pd.DataFrame, scores: pd.DataFrame, *, title: str | Non
     if best["silhouette"] < 0.1:
         told = f"Answers do not group by condition: silhouette at most {best['silhouette']:.2f} {where}"
     said = {"control": "labels shuffled within questions", "params": params}
-    said["note"] = f"Permutation p of the silhouette {space['p'].min():.2g} to {space['p'].max():.2g} over these layers"
+    said["note"] = f"Permutation p of the silhouette: at most {space['p'].max():.2g} at these layers"
     return finish(panels, data, source=points, function="response_map", said=said, title=title or told)
 
 
