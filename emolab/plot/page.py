@@ -62,7 +62,7 @@ def dress(fig: Figure, around: Around, missing: Callable[[], float]) -> None:
         below += deep + now.em * dpi
     height, engine = fig.bbox.height + above + below, fig.get_layout_engine()
     for _ in range(4):  # what is wrapped or turned changes the room that the panels have
-        fig.set_figheight(height / dpi)
+        fig.set_figheight(round(height / dpi, 3))
         for thing, offset in placed:
             y = 1 - offset / height if offset > 0 else -offset / height
             if isinstance(thing, Text):
@@ -82,6 +82,8 @@ def dress(fig: Figure, around: Around, missing: Callable[[], float]) -> None:
     for ax in fig.axes:
         _fit_cells(ax)
     fig.set_layout_engine("none")  # what was fitted stays
+    for ax in fig.axes:  # the solver's last digits differ from run to run, and an SVG's ids hold all of them
+        ax.set_position(tuple(round(x, 5) for x in ax.get_position(original=True).bounds))
 
 
 def _legend(fig: Figure, handles: Sequence[Any], room: float, columns: int):
