@@ -11,7 +11,7 @@ from mkdocs.structure.files import File
 from pygments.formatters import HtmlFormatter
 
 ROOT = Path(__file__).parent.parent
-KEPT = (".png", ".svg", ".csv", ".json", ".md")
+KEPT = (".png", ".svg", ".pdf", ".csv", ".json", ".md")
 
 
 def on_files(files, config):

@@ -134,7 +134,8 @@ def interrupt(folder: Path, seed: int) -> list[dict]:
     rows = oracle.queries(12, 4).drop(columns="query_id").to_dict("records")
     (folder / "queries.json").write_text(json.dumps({"queries": rows}))
     command = ["study", "--model", folder / "talker", "--queries", folder / "queries.json", "--out", folder / "run"]
-    command += ["--n-queries", 4, 2, 3, "--emotions", *EMOTIONS, "--methods", "instruction"]
+    # In a forked process torch cannot change the dtype of weights in a thread, as reading them does.
+    command += ["--n-queries", 4, 2, 3, "--emotions", *EMOTIONS, "--methods", "instruction", "--dtype", "float32"]
     found = []
     for stage in ("load", "vectors", "selection", "sweep", "claims", "analysis", None):
         read, write = os.pipe()

@@ -20,6 +20,7 @@ from tests import docs_setup
 pytestmark = pytest.mark.filterwarnings("ignore:judge .* cannot read")
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 NOT_RUN = {
+    "emolab.experiments.shares": "sweeps over layers, mixtures and fading doses; tests/experiments/test_shares.py",
     "emolab.studies.pipeline": "a whole study takes minutes; tests/studies/test_pipeline.py runs a small one",
     "emolab.heads.effects": "many heads and runs; notebook 03 runs it, tests/heads/test_effects.py small ones",
     "emolab.comparisons.compare": "six methods; tests/comparisons/test_baselines.py runs small ones",
@@ -41,7 +42,7 @@ NOT_RUN = {
     "emolab.geometry.reliability.convergence": "needs forty queries",
 }
 SLOW = (
-    "emolab", "emolab.geometry.projections", "emolab.experiments.sweeps", "emolab.experiments.shares",
+    "emolab", "emolab.geometry.projections", "emolab.experiments.sweeps",
     "emolab.heads.head_vectors", "emolab.experiments.parts",
     "emolab.plot.heads", "emolab.plot.responses", "emolab.plot.steering", "emolab.widgets",
     "emolab.widgets.heads", "emolab.widgets.panel", "emolab.studies.analysis", "emolab.experiments.wordings",

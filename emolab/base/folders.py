@@ -81,9 +81,8 @@ def _clear(folder: Path) -> None:
     """Remove unfinished files of processes that are gone: others may just now save a file of their own here."""
     import psutil
 
-    for pattern in (".*.tmp", "*/.*.tmp", "*/*/.*.tmp"):  # a run's folder is three levels deep
-        for path in folder.glob(pattern):
-            process = _UNFINISHED.fullmatch(path.name)
-            if process and (int(process[1]) == os.getpid() or not psutil.pid_exists(int(process[1]))):
-                with suppress(OSError):
-                    path.unlink()
+    for path in folder.rglob(".*.tmp"):
+        process = _UNFINISHED.fullmatch(path.name)
+        if process and (int(process[1]) == os.getpid() or not psutil.pid_exists(int(process[1]))):
+            with suppress(OSError):
+                path.unlink()

@@ -344,7 +344,7 @@ def mixture_map(table: pd.DataFrame, *, title: str | None = None):
         if len(own):
             forest(ax, own.rename(columns={"mixed": "value"}), places, {"color": color, "marker": marker})
     named_rows(ax, lines)
-    ax.set(xlim=(-0.04, 1.04), xlabel="0: one alone, 1: all alike")
+    ax.set(xlim=(-0.04, 1.04), xticks=(0.0, 0.5, 1.0), xlabel="0: one alone, 1: all alike")
     color_bar(panels.fig, "share of texts")
     mixed = table[(table["kind"] == "none") & table["mixed"].notna()].drop_duplicates("mixture")["mixed"].mean()
     told = "What is read in texts steered with mixtures"

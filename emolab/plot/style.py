@@ -80,7 +80,7 @@ class Look:
         return self.size / 72
 
 
-LOOKS = {"notebook": Look(9.6, 10.0), "paper": Look(7.0, 8.0), "slides": Look(13.0, 15.0)}
+LOOKS = {"notebook": Look(9.6, 10.0), "paper": Look(7.0, 8.0), "slides": Look(13.0, 13.0)}
 _current: ContextVar[Look] = ContextVar("emolab_look", default=LOOKS["notebook"])
 
 
@@ -102,7 +102,7 @@ def theme(
     >>> with theme("paper", width=3.3, footer=False, panel_letters=True):
     ...     fig = plot.norms(vectors)
 
-    width: of the figure in inches; default 9.6, 7 or 13. Text has 10, 8 or 15 points, in columns under 5 inches 7 at
+    width: of the figure in inches; default 9.6, 7 or 13. Text has 10, 8 or 13 points, in columns under 5 inches 7 at
     least; nothing is smaller than 6. footer: the line that says model, site, n, seed, control and interval.
     Fonts that the user set (`matplotlib.rcParams["font.family"]`) serve the scripts that DejaVu Sans lacks.
     matplotlib's settings are as before on leaving. Raises EmolabError for a style that does not exist.
