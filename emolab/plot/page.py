@@ -83,7 +83,8 @@ def dress(fig: Figure, around: Around, missing: Callable[[], float]) -> None:
         _fit_cells(ax)
     fig.set_layout_engine("none")  # what was fitted stays
     for ax in fig.axes:  # the solver's last digits differ from run to run, and an SVG's ids hold all of them
-        ax.set_position(tuple(round(x, 5) for x in ax.get_position(original=True).bounds))
+        left, bottom, width, height = (round(x, 5) for x in ax.get_position(original=True).bounds)
+        ax.set_position((left, bottom, width, height))
 
 
 def _legend(fig: Figure, handles: Sequence[Any], room: float, columns: int):
