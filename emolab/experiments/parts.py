@@ -69,7 +69,8 @@ def part_purity(
     if setting.site == "head":
         raise EmolabError('parts of site "head" cannot be compared; take resid, attn or mlp')
     if len(vectors.emotions) < 2:
-        raise EmolabError(f"parts of the single emotion {', '.join(vectors.emotions)} cannot be compared; take two or more")
+        alone = ", ".join(vectors.emotions)
+        raise EmolabError(f"parts of the single emotion {alone} cannot be compared; take two or more")
     queries = query_table(queries)
     doses = dict(alpha) if isinstance(alpha, Mapping) else dict.fromkeys(vectors.emotions, alpha)
     missing = [e for e in vectors.emotions if e not in doses]
