@@ -52,7 +52,7 @@ def test_theme_sizes_and_leaves_no_trace():
             large = plot.norms(make_vectors())
     usual = plot.norms(make_vectors())
     assert small.get_figwidth() < usual.get_figwidth() < large.get_figwidth()
-    assert small.axes[0].yaxis.label.get_size() == 7 and large.axes[0].yaxis.label.get_size() == 15
+    assert small.axes[0].yaxis.label.get_size() == 7 and large.axes[0].yaxis.label.get_size() == 13
     assert dict(mpl.rcParams) == before
     with pytest.raises(EmolabError, match="notebook, paper, slides"):
         plot.theme("poster").__enter__()
