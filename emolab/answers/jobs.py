@@ -103,6 +103,15 @@ def run_jobs(
     return [values[number] for number in range(len(jobs))]
 
 
+def chunks(n: int, size: int) -> list[range]:
+    """A plan for `run_jobs`: n jobs in their order, so many at a time.
+
+    >>> chunks(5, 2)
+    [range(0, 2), range(2, 4), range(4, 5)]
+    """
+    return [range(start, min(start + size, n)) for start in range(0, n, size)]
+
+
 def prompts_of(
     model: Model, queries: Sequence[str], conditions: Sequence[str], writing: Writing = Writing()
 ) -> list[str]:
@@ -139,7 +148,7 @@ def write_texts(
         (prompt, number[id(steering)], writing.chunk(row // chunk))
         for row, (prompt, steering) in enumerate(zip(prompts, steerings, strict=True))
     ]
-    plan = [range(start, min(start + chunk, len(jobs))) for start in range(0, len(jobs), chunk)]
+    plan = chunks(len(jobs), chunk)
     shared = (_light(different) if on_cluster() else different, max_new_tokens)
     return run_jobs(model, _write, jobs, plan, name=name, store=store, shared=shared)
 

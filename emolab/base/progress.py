@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
+from emolab.base.calls import held
+
 T = TypeVar("T")
 _DELAY = 2.0  # seconds: what is done sooner shows no bar
 _shown = os.environ.get("EMOLAB_PROGRESS", "1") != "0"
@@ -41,12 +43,8 @@ def say(text: str) -> None:
 @contextlib.contextmanager
 def no_progress() -> Iterator[None]:
     """Inside, no bar is shown."""
-    before = _open.get()
-    _open.set(True)
-    try:
+    with held(_open, True):
         yield
-    finally:
-        _open.set(before)
 
 
 @contextlib.contextmanager
@@ -86,12 +84,8 @@ def written_bar(desc: str, total: int, initial: int = 0) -> Iterator[_Texts]:
     """A bar over `total` texts that moves with every batch which `generate` writes inside, in this process."""
     with progress_bar(desc, total, initial=initial) as bar:
         texts = _Texts(bar, initial)
-        before = _waiting.get()
-        _waiting.set(texts.add)
-        try:
+        with held(_waiting, texts.add):
             yield texts
-        finally:
-            _waiting.set(before)
 
 
 def written(n: int) -> None:

@@ -35,8 +35,17 @@ from emolab.base.tables import noted
 from emolab.comparisons.asked import Asked, Asking
 from emolab.comparisons.comparison import Comparison
 from emolab.comparisons.damage import dose_at_damage
-from emolab.comparisons.methods import METHODS, UNSTEERED, Method, Run, build_methods, instruction_method, plain_method
-from emolab.judges.judges import judges_of
+from emolab.comparisons.methods import (
+    METHODS,
+    UNSTEERED,
+    Method,
+    Run,
+    build_methods,
+    instruction_method,
+    need_methods,
+    plain_method,
+)
+from emolab.judges.judges import judges_of, need_labels
 
 MEASURES = ("emotion", "adherence", "fluency", "overall", "damage")
 COLUMNS = (
@@ -97,7 +106,8 @@ def compare_methods(
     """
     need_writing(writing)
     emotions = comparison.vectors.emotions
-    _check(methods, emotions, judges)
+    need_methods(methods)
+    need_labels(judges_of(judges)[0], emotions)
     _need_apart(responses, queries_select, queries_report)
     responses = responses[responses["condition"].isin([NEUTRAL, *emotions])]
     settings = comparison.identity() | {
@@ -190,18 +200,6 @@ def _need_same_comparison(path: Path, settings: dict) -> None:
         need_same(path, read_json(path, "remove its folder, and the methods are compared again"), settings)
     else:
         write_json(path, settings)
-
-
-def _check(methods: Sequence[str], emotions: Sequence[str], judges: Any) -> None:
-    """Raise EmolabError for what would be found out only after hours of generation."""
-    unknown = [name for name in methods if name not in METHODS]
-    if unknown or not len(methods):
-        raise EmolabError(f"unknown method {unknown[:1]}; expected some of {', '.join(METHODS)}")
-    judge = judges_of(judges)[0]
-    unread = [e for e in emotions if e not in judge.labels]
-    if unread:
-        known = ", ".join(judge.labels)
-        raise EmolabError(f"judge {judge.name!r} cannot tell {', '.join(unread)}, only {known}; give judges= that can")
 
 
 def _need_apart(responses: pd.DataFrame, queries_select: pd.DataFrame, queries_report: pd.DataFrame) -> None:

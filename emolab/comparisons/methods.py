@@ -257,6 +257,13 @@ def lora_method(model: Model, adapters: Mapping[str, Adapter], *, answers: int =
     return Method("lora", model, runs, SCALES, True, True, seconds, answers)
 
 
+def need_methods(names: Sequence[str]) -> None:
+    """Raise EmolabError where a method is unknown, and where there is none."""
+    unknown = [name for name in names if name not in METHODS]
+    if unknown or not len(names):
+        raise EmolabError(f"unknown method {unknown[:1]}; expected some of {', '.join(METHODS)}")
+
+
 def build_methods(
     comparison: Comparison, responses: pd.DataFrame, names: Sequence[str] = METHODS, *, max_new_tokens: int = 80
 ) -> list[Method]:

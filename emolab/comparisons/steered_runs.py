@@ -18,9 +18,10 @@ import pandas as pd
 from jaxtyping import Float
 
 from emolab.answers.generation import generate
-from emolab.answers.jobs import Store, run_jobs
+from emolab.answers.jobs import Store, chunks, run_jobs
 from emolab.answers.logprobs import next_token_kl, token_logprobs
 from emolab.answers.writing import Writing
+from emolab.base.calls import once
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import NEUTRAL
 from emolab.base.stats import clusters_of
@@ -170,13 +171,14 @@ class SteeredRuns:
 
     def _measured(self, name: str, measure: Callable, jobs: list[tuple], settings: dict, shared: Any = None) -> list:
         """The value of every job; equal ones are worked out once."""
-        unique = list(dict.fromkeys(jobs))
-        plan = [range(start, min(start + CHUNK, len(unique))) for start in range(0, len(unique), CHUNK)]
         store = Store(self.path(name), settings)
         title = name.replace("_", " ")
-        values = run_jobs(self.comparison.model, measure, unique, plan, name=title, store=store, shared=shared)
-        by_job = dict(zip(unique, values, strict=True))
-        return [by_job[job] for job in jobs]
+
+        def run(different: list[tuple]) -> list:
+            plan = chunks(len(different), CHUNK)
+            return run_jobs(self.comparison.model, measure, different, plan, name=title, store=store, shared=shared)
+
+        return once(jobs, run)
 
 
 def _write(model: Model, max_new_tokens: int, jobs: list[tuple[str, Steering | None]]) -> list[str]:

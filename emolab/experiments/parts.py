@@ -24,6 +24,7 @@ import pandas as pd
 
 from emolab.answers.generation import generate
 from emolab.answers.queries import query_table
+from emolab.base.calls import once
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import NEUTRAL, order
 from emolab.base.stats import bootstrap_ci, clusters_of
@@ -95,11 +96,15 @@ def part_purity(
     table = pd.DataFrame(rows, columns=["query_id", "query", "emotion", "part", "alpha", "site", "seed"])
     if "situation" in queries:
         table.insert(2, "situation", table["query_id"].map(queries.set_index("query_id")["situation"]))
-    keys = [(query, id(steering)) for query, steering in zip(table["query"], steerings, strict=True)]
-    asked = dict(zip(keys, steerings, strict=True))  # unsteered text is the same for every emotion
-    texts = generate(model, [query for query, _ in asked], steering=list(asked.values()), max_new_tokens=max_new_tokens)
-    text_of = dict(zip(asked, texts, strict=True))
-    table["text"] = [text_of[key] for key in keys]
+    table["text"] = once(  # unsteered text is the same for every emotion
+        list(zip(table["query"], steerings, strict=True)),
+        lambda asked: generate(
+            model,
+            [query for query, _ in asked],
+            steering=[steering for _, steering in asked],
+            max_new_tokens=max_new_tokens,
+        ),
+    )
     layers = setting.layers if isinstance(setting.layers, str) else list(setting.layers)
     params = {"site": setting.site, "layers": layers, "alpha": doses}
     return noted(score(table, judges=judge), vectors.meta, n=f"{len(queries)} queries", seed=seed, params=params)

@@ -18,6 +18,7 @@ import pandas as pd
 from emolab.answers.jobs import Store, prompts_of, write_texts
 from emolab.answers.queries import query_table
 from emolab.answers.writing import Writing, need_writing
+from emolab.base.calls import once
 from emolab.base.errors import EmolabError, need_model, need_numbers, shown
 from emolab.base.folders import alone
 from emolab.base.labels import NEUTRAL
@@ -119,20 +120,20 @@ def sweep(
     if finished is not None:
         return finished
     # Unsteered texts, and those of the part that all emotions share, are written once.
-    keys = [(prompt, id(steering)) for prompt, steering in zip(prompts, steerings, strict=True)]
-    jobs = dict(zip(keys, steerings, strict=True))
-    texts = write_texts(
-        model,
-        [prompt for prompt, _ in jobs],
-        list(jobs.values()),
-        chunk=_CHUNK,
-        max_new_tokens=max_new_tokens,
-        writing=writing,
-        name="sweep",
-        store=store,
+    texts = once(
+        list(zip(prompts, steerings, strict=True)),
+        lambda jobs: write_texts(
+            model,
+            [prompt for prompt, _ in jobs],
+            [steering for _, steering in jobs],
+            chunk=_CHUNK,
+            max_new_tokens=max_new_tokens,
+            writing=writing,
+            name="sweep",
+            store=store,
+        ),
     )
-    written = dict(zip(jobs, texts, strict=True))
-    return write_table(table.assign(text=[written[key] for key in keys]), store.path, settings)
+    return write_table(table.assign(text=texts), store.path, settings)
 
 
 def _directions(vectors: Any) -> list[Steering]:

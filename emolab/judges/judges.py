@@ -316,6 +316,17 @@ def judges_of(given: Any) -> list[Any]:
     return judges
 
 
+def need_labels(judges: Any, labels: Sequence[str]) -> None:
+    """Raise EmolabError where one of the judges cannot tell one of these labels."""
+    for judge in judges_of(judges):
+        unread = [label for label in labels if label not in judge.labels]
+        if unread:
+            known = ", ".join(judge.labels)
+            raise EmolabError(
+                f"judge {judge.name!r} cannot tell {', '.join(unread)}, only {known}; give judges= that can"
+            )
+
+
 def _probabilities(judge: Any, values: Any, texts: Sequence[str]) -> Float[np.ndarray, "text label"]:
     """What a judge returned, checked: it is anybody's code, and a score of 0 to 10 would pass for a probability."""
     try:

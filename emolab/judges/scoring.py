@@ -20,6 +20,7 @@ from jaxtyping import Float
 from emolab.answers.jobs import Store, prompts_of, run_jobs
 from emolab.answers.logprobs import plan_texts, token_logprobs
 from emolab.answers.writing import Writing
+from emolab.base.calls import once
 from emolab.base.errors import EmolabError, need_model, need_table, need_texts
 from emolab.base.labels import NEUTRAL
 from emolab.base.storage import digest, kept, stable
@@ -186,10 +187,12 @@ def perplexity(
     """
     conditions = [NEUTRAL] * len(queries) if conditions is None else [NEUTRAL if pd.isna(c) else c for c in conditions]
     rows = list(zip(prompts_of(model, queries, conditions, writing), texts, strict=True))
-    jobs = list(dict.fromkeys(rows))
-    plan = plan_texts(model, [prompt for prompt, _ in jobs], [text for _, text in jobs])
-    values = dict(zip(jobs, run_jobs(model, _perplexities, jobs, plan, name="scores", store=store), strict=True))
-    return np.array([values[row] for row in rows], dtype=float)
+
+    def read(jobs: list[tuple[str, str]]) -> list[float]:
+        plan = plan_texts(model, [prompt for prompt, _ in jobs], [text for _, text in jobs])
+        return run_jobs(model, _perplexities, jobs, plan, name="scores", store=store)
+
+    return np.array(once(rows, read), dtype=float)
 
 
 def _perplexities(model: Model, jobs: list[tuple[str, str]]) -> list[float]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emolab.base.calls import held
 from emolab.base.errors import EmolabError
 from emolab.base.storage import versions
 from emolab.models.fetch import MODELS
@@ -104,12 +105,8 @@ def workers(cluster: Client | str | None) -> Iterator[None]:
                 f"workers are {client!r}; expected the address of a Dask scheduler, or a dask.distributed.Client that "
                 "is not asynchronous"
             )
-        before = _client.get()
-        _client.set(client)
-        try:
+        with held(_client, client):
             yield
-        finally:
-            _client.set(before)
 
 
 def _is_client(client: Any) -> bool:

@@ -9,7 +9,6 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -19,9 +18,8 @@ import pandas as pd
 from filelock import FileLock
 from matplotlib.figure import Figure
 
-from emolab import __version__
 from emolab.base.errors import EmolabError, FileError, need_table, shown
-from emolab.base.storage import atomic, read_json, user_path
+from emolab.base.storage import atomic, package_versions, read_json, user_path
 from emolab.base.tables import about
 from emolab.plot.panels import provenance
 from emolab.plot.style import FIXED
@@ -88,7 +86,7 @@ def _save(fig, name, caption, alt, data, info, notebook, folder: Path):
         "n": info.get("n"),
         "seed": info.get("seed"),
         "params": info.get("params") or {},
-        "versions": _versions(),
+        "versions": package_versions("transformer-lens", "torch", "matplotlib"),
     }
     _record(folder, {name: entry})
 
@@ -216,16 +214,6 @@ def _notebook() -> str | None:
     """The notebook that is running: told by tools.notebooks, or by a Jupyter server; None in a plain script."""
     name = os.environ.get("EMOLAB_NOTEBOOK") or os.environ.get("JPY_SESSION_NAME", "")
     return Path(name).name if name.endswith(".ipynb") else None
-
-
-def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {"emolab": __version__}
-    for package in ("transformer-lens", "torch", "matplotlib"):
-        try:
-            found[package] = metadata.version(package).split("+")[0]  # the build (CPU, CUDA) is not the version
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
 
 
 def _plain(value: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib as mpl
 import seaborn as sns
 
+from emolab.base.calls import held
 from emolab.base.errors import EmolabError, need_number
 from emolab.base.labels import styles
 
@@ -118,12 +119,8 @@ def theme(
         footer=new.footer if footer is None else footer,
         panel_letters=new.panel_letters if panel_letters is None else panel_letters,
     )
-    token = _current.set(new)
-    try:
-        with mpl.rc_context(rc_settings(new)):
-            yield
-    finally:
-        _current.reset(token)
+    with held(_current, new), mpl.rc_context(rc_settings(new)):
+        yield
 
 
 def rc_settings(new: Look) -> dict[Any, Any]:

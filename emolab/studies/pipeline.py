@@ -23,21 +23,15 @@ from emolab.base.errors import EmolabError, FileError, MismatchError, ResourceEr
 from emolab.base.folders import alone
 from emolab.base.labels import EMOTIONS, NEUTRAL
 from emolab.base.progress import say
-from emolab.base.storage import (
-    digest,
-    need_same,
-    read_json,
-    user_path,
-    write_json,
-    write_parquet,
-)
+from emolab.base.storage import digest, for_json, need_same, read_json, user_path, write_json, write_parquet
 from emolab.comparisons.claim_runs import check_claims
-from emolab.comparisons.compare import METHODS, compare_methods, summary_of
+from emolab.comparisons.compare import compare_methods, summary_of
 from emolab.comparisons.comparison import Comparison
+from emolab.comparisons.methods import METHODS, need_methods
 from emolab.experiments import selection
 from emolab.experiments.sweeps import sweep
 from emolab.experiments.wordings import choose_wording
-from emolab.judges.judges import BlindJudge, default_judge, judges_of
+from emolab.judges.judges import BlindJudge, default_judge, judges_of, need_labels
 from emolab.judges.scoring import kept_score
 from emolab.models.load import load_model
 from emolab.models.model import Model, provenance
@@ -113,7 +107,9 @@ def study(
             affordable = [name for name in METHODS if name != "lora" or _n_parameters(model) <= LORA_LIMIT]
             plan = replace(plan, methods=affordable)
         methods = list(plan.methods or ())
-        _check(emotions, judges, methods)
+        if methods:  # what would else be found out only after hours
+            need_methods(methods)
+        need_labels(judges, (*emotions, NEUTRAL))
         chooser = judges[0] if isinstance(judges[0], BlindJudge) else BlindJudge(judges[0])
     with stage("pace"):
         sizes = {"extract": len(extract), "choose": len(choosing), "report": len(report), "evoking": len(evoking)}
@@ -250,23 +246,11 @@ def _wording(
         return found
     choice = choose_wording(model, queries, emotions, judges=judge, max_new_tokens=max_new_tokens)
     shares = choice.chosen.set_index("emotion")[["following", "lo", "hi"]].to_dict("index")
-    following = {str(emotion): [round(float(x), 4) for x in row.values()] for emotion, row in shares.items()}
+    following = for_json({emotion: list(row.values()) for emotion, row in shares.items()}, decimals=4)
     told = {"name": choice.wording, "following": following, "not_followed": list(choice.not_followed)}
     found = {"of": of, "templates": choice.templates, **told, "sentence": str(choice)}
     write_json(path, found)
     return found
-
-
-def _check(emotions: Sequence[str], judges: Sequence[Any], methods: Sequence[str]) -> None:
-    """EmolabError for what would be found out only after hours."""
-    unknown = [name for name in methods if name not in METHODS]
-    if unknown:
-        raise EmolabError(f"unknown method {unknown[0]!r}; expected some of {', '.join(METHODS)}")
-    for judge in judges_of(judges):
-        unread = [e for e in (*emotions, NEUTRAL) if e not in judge.labels]
-        if unread:
-            known = ", ".join(judge.labels)
-            raise EmolabError(f"judge {judge.name!r} cannot tell {unread[0]}, only {known}; give another one")
 
 
 def _claims(
