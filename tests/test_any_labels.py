@@ -165,7 +165,6 @@ FIGURES = {
     "instruction_following": lambda s: plot.instruction_following(emolab.score(s.responses, judges=s.judge)),
     "text_table": lambda s: plot.text_table(s.scored),
     "effect_forest": lambda s: plot.effect_forest(dose_response.compare(s.scored)),
-    "wrong_way": lambda s: plot.wrong_way(dose_response.wrong_way(s.scored)),
     "layer_curve": lambda s: plot.layer_curve(s.swept(*each_layer(s.vectors))),
     "site_map": lambda s: plot.site_map(s.swept(Setting(), Setting(site="attn"))),
     "fade_curve": lambda s: plot.fade_curve(s.swept(Setting(), Setting(fade=2))),
@@ -212,7 +211,7 @@ def test_figure(made, name):
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # matplotlib's own font has no kanji
         fig.canvas.draw()
     assert faults(fig) == []
-    if name in ("dose_response", "claim_monotone", "effect_forest", "wrong_way"):
+    if name in ("dose_response", "claim_monotone", "effect_forest"):
         drawn = {line.get_color() for ax in fig.axes for line in ax.lines}
         assert {color for color, _ in styles(LABELS).values()} <= drawn, f"{name}: labels share a colour"
 

@@ -56,13 +56,13 @@ OF_TABLES = {
     **{f"plot.{name}": getattr(plot, name) for name in (
         "ablation_curve agreement_curve confusion_map denoise_curve dose_response effect_forest fade_curve head_forest "
         "head_map head_umap instruction_following judge_agreement layer_curve mixture_map probe_curve purity_dots "
-        "reliability_curve shared_energy_curve site_map tradeoff words_table wrong_way attention_html"
+        "reliability_curve shared_energy_curve site_map tradeoff words_table attention_html"
     ).split()},
     "plot.response_map": lambda t: plot.response_map(t, t), "plot.signature": lambda t: plot.signature(t, t, t, t),
     "plot.claim_monotone": plot.claim_monotone, "plot.claim_linear": plot.claim_linear,
     "plot.claim_additive": plot.claim_additive, "plot.claim_preservation": plot.claim_preservation,
     **{f"dose_response.{name}": getattr(dose_response, name) for name in (
-        "dose_table", "trend", "collapse", "wrong_way", "compare",
+        "dose_table", "trend", "collapse", "compare",
     )},
     "headline": headline, "target_share": target_share, "agreement": calibration.agreement, "score": emolab.score,
     "claims.monotone": claims.monotone, "claims.linear": claims.linear, "claims.additive": claims.additive,

@@ -26,6 +26,5 @@ _PUBLIC = {
     "sweep": "experiments.sweeps",
     "templates_of": "experiments.wordings",
     "trend": "experiments.dose_response",
-    "wrong_way": "experiments.dose_response",
 }
 __getattr__, __dir__, __all__ = offer(__name__, _PUBLIC)

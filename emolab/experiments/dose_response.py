@@ -1,4 +1,4 @@
-"""What steering does as its dose grows: curves with intervals, trend, collapse, wrong way, and against its controls.
+"""What steering does as its dose grows: curves with intervals, trend, collapse, and against its controls.
 
 Tables are scored sweeps (`emolab.score(emolab.sweep(...))`) of one setting. Every query counts once, whatever its
 seeds; queries of one situation are resampled together. Effects are measured on the logit of the judge's probability,
@@ -189,32 +189,6 @@ def collapse(
         row["random_alpha_star"] = _drops(texts, "random", clusters, margin, seed)[2]
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def wrong_way(scored: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
-    """Share of queries whose target logit moved against the sign of the dose: `emotion, alpha, share, lo, hi, n`.
-
-    >>> wrong_way(scored).query("alpha > 0").groupby("emotion")["share"].min()
-
-    Against the unsteered text of the same query; a query that does not move is not wrong. `random` is the same share
-    for the random direction at that dose, NaN without it. Raises EmolabError without unsteered rows.
-    """
-    table = _with_value(scored)
-    clusters = clusters_of(table)
-    rows = []
-    for emotion in order(table["emotion"]):
-        own = table[table["emotion"] == emotion]
-        wide, base = _wide(own, "value"), _base(own, "value")
-        moved = wide.sub(base, axis=0).drop(columns=0.0, level=1, errors="ignore")
-        wrong = (moved.mul(np.sign(moved.columns.get_level_values(1)), axis=1) < 0).astype(float).where(moved.notna())
-        for alpha in [a for control, a in wrong.columns if control == "none"]:
-            values = wrong["none", alpha]
-            random = wrong["random", alpha].mean() if ("random", alpha) in wrong else np.nan
-            lo, hi = interval(values, clusters=clusters.loc[values.index], seed=seed)
-            rows.append((emotion, alpha, values.mean(), lo, hi, int(values.notna().sum()), random))
-    shares = pd.DataFrame(rows, columns=["emotion", "alpha", "share", "lo", "hi", "n", "random"])
-    shares.attrs["about"] = sweep_about(scored)
-    return shares
 
 
 def compare(scored: pd.DataFrame, *, control: str = "random", measure: str = "p_target", seed: int = 0) -> pd.DataFrame:

@@ -26,7 +26,6 @@ from emolab.plot.steering import (
     mixture_map,
     purity_dots,
     site_map,
-    wrong_way,
 )
 from emolab.plot.style import theme
 from emolab.plot.text import attention_html, text_table, words_table
@@ -80,5 +79,4 @@ __all__ = [
     "theme",
     "tradeoff",
     "words_table",
-    "wrong_way",
 ]

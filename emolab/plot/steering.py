@@ -187,39 +187,6 @@ def _filled(level: float):
 
 
 @figure
-def wrong_way(table: pd.DataFrame, *, title: str | None = None):
-    """Share of queries whose target moved against the sign of the dose, beside a random direction.
-
-    >>> fig = wrong_way(experiments.wrong_way(scores))
-
-    table: from `experiments.wrong_way`. Bars are 95 % intervals over queries (Wilson). A mean that rises can hide many
-    queries that fall. Raises EmolabError for another table.
-    """
-    columns = ("emotion", "alpha", "share", "lo", "hi", "n", "random")
-    need_table(table, columns, "emolab.experiments.dose_response.wrong_way")
-    emotions = order(table["emotion"])
-    panels = grid(emotions, height=9)
-    for emotion, ax in panels.columns():
-        own = table[table["emotion"] == emotion]
-        ax.axhline(0.5, color=INK, linewidth=0.6)
-        for side in (own[own["alpha"] < 0], own[own["alpha"] > 0]):  # nothing moves at dose 0
-            line(ax, side, "alpha", "random", control_look("random"), tested=own["alpha"])
-            line(ax, side, "alpha", "share", emotion_looks(emotions)[emotion], tested=own["alpha"], bounds="bars")
-        ax.set_ylim(-0.04, 1.04)
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
-    panels.label("dose", "questions moved the wrong way")
-    mean = table.groupby("alpha")[["share", "random"]].mean()
-    dose = mean.index[-1]
-    told = f"At dose {dose:g} {mean.loc[dose, 'share']:.2f} of questions moved against it"
-    told += f" (random direction {mean.loc[dose, 'random']:.2f})" if np.isfinite(mean.loc[dose, "random"]) else ""
-    data = table.copy()
-    data.attrs["about"] = {**about(table), "n": f"{table['n'].max()} queries"}
-    handles = [key("emotion vector"), control_key("random")]
-    said = {"interval": "bars: 95 % Wilson over queries"}
-    return finish(panels, data, source=data, function="wrong_way", legend=handles, said=said, title=title or told)
-
-
-@figure
 def layer_curve(table: pd.DataFrame, *, title: str | None = None):
     """What steering each single layer does: the share that hits the target by layer, one panel per emotion.
 

@@ -136,7 +136,7 @@ def _head_figures(out: Path, name: str) -> dict[str, tuple]:
 
 
 def _steering_figures(out: Path, summary: dict, place: str) -> dict[str, tuple]:
-    from emolab.experiments.dose_response import compare, wrong_way
+    from emolab.experiments.dose_response import compare
     from emolab.judges.calibration import agreement
 
     scored, answers = (_table(out / name) for name in ("scores.parquet", "instructed_scores.parquet"))
@@ -154,10 +154,6 @@ def _steering_figures(out: Path, summary: dict, place: str) -> dict[str, tuple]:
         "effect_forest": (
             plot.effect_forest(compare(scored)),
             f"Target probability of steered text, minus that of random directions of equal norm; {place}.",
-        ),
-        "wrong_way": (
-            plot.wrong_way(wrong_way(scored)),
-            f"Share of queries whose target moved against the sign of the dose; {place}.",
         ),
     }
     if len([c for c in answers.columns if c == "top" or c.endswith("_top")]) > 1:

@@ -14,7 +14,7 @@ from emolab.answers.writing import Writing
 from emolab.base.labels import NEUTRAL
 from emolab.base.stats import clusters_of, interval
 from emolab.base.storage import digest, for_json, read_table, write_table
-from emolab.experiments.dose_response import collapse, dose_table, trend, wrong_way
+from emolab.experiments.dose_response import collapse, dose_table, trend
 from emolab.experiments.sweeps import sweep
 from emolab.judges.scoring import score, target_share
 from emolab.models.model import Model
@@ -58,7 +58,6 @@ def doses(scored: pd.DataFrame, answers: pd.DataFrame) -> dict[str, dict[str, di
     """{emotion: {alpha: {target, lo, hi, random_hi, shuffled, adherence, perplexity_ratio, ...}}} of `dose_table`."""
     table = dose_table(scored, answers).set_index(["emotion", "alpha", "control", "measure"]).sort_index()
     cells, lost = table.to_dict("index"), {"value": np.nan, "lo": np.nan, "hi": np.nan, "n": 0}
-    moved = wrong_way(scored).set_index(["emotion", "alpha"])["share"]
 
     def at(emotion, alpha, control, measure):
         return cells.get((emotion, alpha, control, measure), lost)
@@ -75,11 +74,7 @@ def doses(scored: pd.DataFrame, answers: pd.DataFrame) -> dict[str, dict[str, di
         values |= {"random_hi": random["hi"], "shuffled": shuffled["value"]}
         for measure in ("p_target", "adherence", "perplexity_ratio", "overall"):
             values[measure] = at(emotion, alpha, "none", measure)["value"]
-        values["wrong_way"] = moved.get((emotion, alpha), np.nan)
-        result.setdefault(emotion, {})[f"{alpha:g}"] = {
-            **values,
-            "n": int(target["n"]),
-        }
+        result.setdefault(emotion, {})[f"{alpha:g}"] = {**values, "n": int(target["n"])}
     return result
 
 

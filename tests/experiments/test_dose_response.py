@@ -9,7 +9,7 @@ from scipy.special import expit
 
 from emolab import EmolabError
 from emolab.base.stats import bh
-from emolab.experiments.dose_response import MEASURES, collapse, compare, dose_table, logit, trend, wrong_way
+from emolab.experiments.dose_response import MEASURES, collapse, compare, dose_table, logit, trend
 from emolab.experiments.headline import headline, target_p
 
 pytestmark = pytest.mark.filterwarnings("error")  # degenerate input gives NaN or an error, never a warning
@@ -303,16 +303,6 @@ def test_collapse_against_the_instructed_level():
     assert np.isnan(collapse(table, {"joy": 20.0}).alpha_star.item())  # both are as fluent as instructed answers
 
 
-def test_the_wrong_way_is_against_the_sign_of_the_dose():
-    found = wrong_way(made(line(0.5, wrong=3)))
-    assert found.alpha.tolist() == [-1, 0.5, 1, 2, 4]
-    assert found.share.tolist() == pytest.approx([0.3] * 5) and found.n.eq(10).all()
-    assert ((found.lo < 0.3) & (found.hi > 0.3) & (found.lo > 0)).all() and found.random.eq(0).all()
-    always = wrong_way(made(lambda c, a, q: 0.1 if a == 0 else 0.2 if c == "none" else 0.05, n=5))
-    assert always.share.tolist() == [1, 0, 0, 0, 0] and always.random.tolist() == [0, 1, 1, 1, 1]
-    assert wrong_way(made(line(1), controls=("none",))).random.isna().all()
-
-
 def test_compare_pairs_queries_at_equal_dose():
     def p(control, alpha, q):  # queries differ far more than steering moves them
         return 0.05 + 0.05 * q + (0.02 * alpha if control == "none" else -0.01 * alpha)
@@ -352,11 +342,11 @@ def test_one_query_one_dose_and_no_control():
     assert found.query("measure != 'target'")[["lo", "hi"]].isna().all(axis=None)
     assert trend(one).query("control == 'none'")[["spearman_lo", "slope_lo", "slope_hi"]].isna().all(axis=None)
     assert compare(one).p.eq(1).all() and compare(one).lo.isna().all()
-    assert np.isnan(collapse(one).alpha_star.item()) and wrong_way(one).share.eq(0).all()
+    assert np.isnan(collapse(one).alpha_star.item())
     single = whole(alphas=(0.0,), controls=("none",))
     numbers = ["spearman", "isotonic_r2", "slope", "slope_lo", "minus_random", "first_drop"]
     assert trend(single)[numbers].isna().all(axis=None)
-    assert wrong_way(single).empty and compare(single, control="unsteered").empty
+    assert compare(single, control="unsteered").empty
     assert np.isnan(collapse(single).alpha_star.item()) and len(dose_table(single)) == 6
     far = trend(whole(alphas=(0.0, 2.0), controls=("none",))).iloc[0]
     assert np.isnan(far.slope) and far.spearman == 1
@@ -374,7 +364,7 @@ def test_missing_values_are_left_out_and_counted():
     assert "perplexity_ratio" not in set(dose_table(table).measure)
 
 
-@pytest.mark.parametrize("function", [headline, dose_table, trend, collapse, wrong_way])
+@pytest.mark.parametrize("function", [headline, dose_table, trend, collapse])
 def test_without_unsteered_texts_there_is_no_effect(function):
     with pytest.raises(EmolabError, match='joy needs rows of control "none", alpha 0'):
         function(whole(alphas=(1.0, 2.0)))
@@ -400,7 +390,7 @@ def test_bad_input_is_named(call, message):
         call()
 
 
-@pytest.mark.parametrize("function", [dose_table, trend, collapse, wrong_way, compare])
+@pytest.mark.parametrize("function", [dose_table, trend, collapse, compare])
 @pytest.mark.parametrize("column", ["site", "op", "fade", "heads"])
 def test_settings_are_not_mixed(function, column):
     table = pd.concat([whole().assign(**{column: value}) for value in ("a", "b")], ignore_index=True)

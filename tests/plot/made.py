@@ -246,9 +246,6 @@ FIGURES = {
     "judge_agreement": lambda: plot.judge_agreement(agreement()),
     "dose_response": lambda: plot.dose_response(dose_summary()),
     "effect_forest": lambda: plot.effect_forest(differences()),
-    "wrong_way": lambda: plot.wrong_way(
-        made_of({"emotion": EMOTIONS, "alpha": (-1, 1, 2)}, {"share": 0.4, "lo": 0.2, "hi": 0.6, "n": 8, "random": 0.5})
-    ),
     "layer_curve": lambda: plot.layer_curve(layer_shares()),
     "site_map": lambda: plot.site_map(settings()),
     "mixture_map": lambda: plot.mixture_map(mixtures()),

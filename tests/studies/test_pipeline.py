@@ -349,7 +349,7 @@ def test_figures_are_drawn_again_from_the_files_alone(studied, tmp_path):
     paths = run_figures(out)
     drawn = ["norms", "cosine_by_layer", "cosine_grid", "layer_map", "response_map", "probe", "reliability"]
     drawn += ["head_map", "head_effects", "ablation"]
-    drawn += ["instruction_following", "dose_response", "effect_forest", "wrong_way", "judge_agreement"]
+    drawn += ["instruction_following", "dose_response", "effect_forest", "judge_agreement"]
     drawn += [f"claim_{name}" for name in ("monotone", "preservation", "linear", "additive")]
     assert [p.stem for p in paths] == [*drawn, "tradeoff"]
     assert all(p.stat().st_size > 1000 for p in paths) and data.read_bytes() == before
