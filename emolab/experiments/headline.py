@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -131,13 +131,13 @@ def is_unsteered(table: pd.DataFrame, *, needed: bool = False) -> pd.Series:
     return plain
 
 
-def one_setting(table: pd.DataFrame) -> None:
+def one_setting(table: pd.DataFrame, fields: Iterable[str] = FIELDS) -> None:
     """EmolabError for a table of several sites, layers, parts or other settings, which no curve may mix."""
     steered = table[~is_unsteered(table) & (table["control"] != "prompt")]
-    for column in [c for c in FIELDS if c in table]:
-        kinds = sorted({str(v) for v in steered[column].dropna()})
+    for field in [f for f in fields if f in table]:
+        kinds = sorted({str(value) for value in steered[field]})
         if len(kinds) > 1:
-            raise EmolabError(f"this table mixes {column} = {', '.join(kinds[:5])}; filter it to one of them")
+            raise EmolabError(f"this table mixes {field} = {', '.join(kinds[:5])}; filter it to one of them")
 
 
 def sweep_about(scored: pd.DataFrame, **params: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from emolab.base.labels import order
 from emolab.base.stats import clusters_of, interval
 from emolab.base.tables import about, span
 from emolab.experiments.dose_response import collapse, dose_table
-from emolab.experiments.headline import Instructed, is_hit, is_unsteered, sweep_about
+from emolab.experiments.headline import Instructed, is_hit, is_unsteered, one_setting, sweep_about
 from emolab.steering.settings import FIELDS, parse_mixture
 
 _SAID = {"positions": "{} tokens", "fade": "half-life {}", "alpha": "dose {:g}", "layers": "layers {}"}
@@ -203,11 +203,7 @@ def _judged(table: pd.DataFrame) -> list[str]:
 
 def _one(table: pd.DataFrame, but: str = "") -> None:
     """EmolabError for a table of several settings or doses, which a figure of one must not mix."""
-    steered = table[~is_unsteered(table) & (table["control"] != "prompt")]
-    for field in [f for f in (*FIELDS, "alpha") if f in table and f != but]:
-        kinds = sorted({str(value) for value in steered[field]})
-        if len(kinds) > 1:
-            raise EmolabError(f"this table mixes {field} = {', '.join(kinds[:5])}; filter it to one of them")
+    one_setting(table, [field for field in (*FIELDS, "alpha") if field != but])
 
 
 def _shares(table: pd.DataFrame, by: list[str], measure: str = "hit") -> pd.DataFrame:
