@@ -167,7 +167,6 @@ FIGURES = {
     "effect_forest": lambda s: plot.effect_forest(dose_response.compare(s.scored)),
     "layer_curve": lambda s: plot.layer_curve(s.swept(*each_layer(s.vectors))),
     "site_map": lambda s: plot.site_map(s.swept(Setting(), Setting(site="attn"))),
-    "fade_curve": lambda s: plot.fade_curve(s.swept(Setting(), Setting(fade=2))),
     "mixture_map": lambda s: plot.mixture_map(
         s.swept(Setting(), emotions=["50% calm", {"50% calm": 0.5, "Überraschung": 0.5}])
     ),
@@ -188,7 +187,7 @@ FIGURES = {
 }
 
 # These are drawn of a few labels.
-SOME = "layer_curve site_map fade_curve mixture_map claim_linear claim_preservation claim_additive"
+SOME = "layer_curve site_map mixture_map claim_linear claim_preservation claim_additive"
 
 
 def test_every_figure_is_drawn_here():

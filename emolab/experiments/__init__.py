@@ -14,7 +14,6 @@ _PUBLIC = {
     "confusion": "experiments.parts",
     "dose_summary": "experiments.shares",
     "dose_table": "experiments.dose_response",
-    "fade_shares": "experiments.shares",
     "find_breaking": "experiments.breaking",
     "instruction_shares": "experiments.shares",
     "is_hit": "experiments.headline",

@@ -1,4 +1,4 @@
-"""Tables behind the figures of sweeps over settings: by layer, by setting against a control, mixtures, fading doses.
+"""Tables behind the figures of sweeps over settings: by layer, by setting against a control, mixtures.
 
 Shares are of texts whose top label is the target, intervals `lo, hi` 95 % over queries, queries of one situation kept
 together. Every table says in its attrs which setting it is of (`emolab.base.tables.about`).
@@ -162,29 +162,6 @@ def mixture_shares(scored: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-def fade_shares(scored: pd.DataFrame) -> pd.DataFrame:
-    """Hits, adherence and distinct word pairs by the half-life of the dose: all emotions ("mean") and each one.
-
-    >>> fade_shares(scored).query("measure == 'hit' and emotion == 'mean'")
-
-    Columns `control, fade, value, lo, hi, n, measure, emotion`; control "unsteered" has no half-life. Raises
-    EmolabError for several settings or doses.
-    """
-    table = _scored(scored, "fade")
-    _one(table, but="fade")
-    plain = is_unsteered(table)
-    measures = ["hit", *(m for m in ("adherence", "distinct2") if m in table and table[m].notna().any())]
-    steered = table[~plain & table["control"].isin(["none", "random"])]
-    parts = []
-    for measure in measures:
-        for rows, by in ((steered, ["control", "fade"]), (steered, ["control", "fade", "emotion"]), (table[plain], [])):
-            if len(rows):
-                parts.append(_shares(rows, by, measure).assign(measure=measure))
-    found = pd.concat(parts, ignore_index=True).fillna({"emotion": "mean", "control": "unsteered"})
-    found.attrs["about"] = sweep_about(table)
-    return found
-
-
 def _scored(table: pd.DataFrame, *fields: str) -> pd.DataFrame:
     """The table with `hit`, 1 where the judge's top label is the target, and `top`, that label."""
     need_table(table, ("query_id", "emotion", "alpha", "control", *fields), "emolab.score(emolab.sweep(...))")
@@ -206,11 +183,11 @@ def _one(table: pd.DataFrame, but: str = "") -> None:
     one_setting(table, [field for field in (*FIELDS, "alpha") if field != but])
 
 
-def _shares(table: pd.DataFrame, by: list[str], measure: str = "hit") -> pd.DataFrame:
-    """by..., value, lo, hi, n: mean over queries, each counted once whatever its rows."""
+def _shares(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """by..., value, lo, hi, n: share of hits, every query counted once whatever its rows."""
     clusters, rows = clusters_of(table), []
-    for key, cell in table.groupby(by, sort=False) if by else [((), table)]:
-        values = cell.groupby("query_id")[measure].mean()
+    for key, cell in table.groupby(by, sort=False):
+        values = cell.groupby("query_id")["hit"].mean()
         rows.append((*key, *_mean(values, clusters), int(values.notna().sum())))
     return pd.DataFrame(rows, columns=[*by, "value", "lo", "hi", "n"])
 

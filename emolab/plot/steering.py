@@ -1,8 +1,7 @@
-"""Figures of steered texts: by dose, by layer and setting, by part of the vector, mixtures and fading doses."""
+"""Figures of steered texts: by dose, by layer and setting, by part of the vector, and mixtures."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,7 +35,6 @@ from emolab.plot.style import CONTROLS, GREY, INK, MEASURES, PARTS, emotion_look
 BROKEN = 100.0  # highest perplexity ratio shown: beyond it a text is broken; how badly says nothing more
 LIMIT = 1.5  # perplexity ratio that texts should stay below
 _ROWS = ("target", "perplexity_ratio", "adherence", "overall")
-_WILSON = "bars: 95 % over queries (Wilson for shares)"
 
 
 @figure
@@ -100,7 +98,7 @@ def dose_response(
     handles += [key("frozen dose", marker="", linestyle=":")] if best else []
     if star:
         handles.append(Patch(facecolor="none", edgecolor="#999999", hatch="///", label="text breaks (from α*)"))
-    said = {"interval": _WILSON, "params": {"best": best, "alpha_star": star}}
+    said = {"interval": "bars: 95 % over queries (Wilson for shares)", "params": {"best": best, "alpha_star": star}}
     return finish(
         panels, table, source=table, function="dose_response", legend=handles, said=said,
         title=title or _risen(table, best),
@@ -325,50 +323,6 @@ def mixture_map(table: pd.DataFrame, *, title: str | None = None):
     )
     said = {"interval": "bars: 95 % over queries"}
     return finish(panels, table, source=table, function="mixture_map", legend=handles, said=said, title=title or told)
-
-
-@figure
-def fade_curve(table: pd.DataFrame, *, title: str | None = None):
-    """What a fading dose does: target, adherence and distinct word pairs against the half-life of the steering.
-
-    >>> settings = [emolab.Setting(fade=half_life) for half_life in (None, 4, 8, 16)]
-    >>> table = emolab.sweep(model, emolab.at(vectors, settings), queries, alphas=(0, 3))
-    >>> fig = fade_curve(emolab.score(table))
-
-    table: a scored sweep at one dose, or `experiments.fade_shares`. The mean of emotions has bars of its interval. The
-    last point does not fade. A shorter half-life is also a smaller dose in sum, so that what it gains has to be held
-    against a smaller dose that does not fade.
-    """
-    if "measure" not in getattr(table, "columns", ()):
-        from emolab.experiments.shares import fade_shares
-
-        table = fade_shares(table)
-    measures = list(dict.fromkeys(table["measure"]))
-    lives = sorted(table["fade"].dropna().unique())
-    data = table.assign(place=table["fade"].map({life: i for i, life in enumerate(lives)}))
-    emotions = order(e for e in table["emotion"] if e != "mean")
-    panels = grid(measures, height=11, need=17, want=30, share="x")
-    for measure, ax in panels.columns():
-        own = data[data["measure"] == measure]
-        for emotion, settings in emotion_looks(emotions).items():
-            rows = own[(own["emotion"] == emotion) & (own["control"] == "none")]
-            line(ax, rows, "place", "value", {**settings, "linewidth": 0.08 * look().size, "label": emotion})
-        mean = own[own["emotion"] == "mean"]
-        line(ax, mean[mean["control"] == "random"], "place", "value", control_look("random"), bounds="whiskers")
-        settings = {"color": INK, "label": "mean of emotions", "zorder": 4}
-        line(ax, mean[mean["control"] == "none"], "place", "value", settings, bounds="bars")
-        for value in own.loc[own["control"] == "unsteered", "value"]:
-            level(ax, value, "unsteered")
-        ax.set_xticks(range(len(lives)), ["never" if math.isinf(life) else f"{life:g}" for life in lives])
-        ax.set_ylim(-0.04, 1.04)
-        ax.set_title(MEASURES.get(measure, measure))
-    panels.label("the dose halves after (tokens)", "mean over texts")
-    hits = data[(data["measure"] == measures[0]) & (data["emotion"] == "mean") & (data["control"] == "none")]
-    value = hits.set_index("fade")["value"]
-    told = f"A dose that halves after {lives[0]:g} tokens brings {value[lives[0]]:.2f} of texts to the target"
-    told += f", one that never fades {value[lives[-1]]:.2f}" if math.isinf(lives[-1]) else ""
-    said = {"interval": _WILSON}
-    return finish(panels, table, source=table, function="fade_curve", said=said, title=title or told)
 
 
 @figure

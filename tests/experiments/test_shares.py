@@ -1,4 +1,4 @@
-"""Shares by layer, setting, mixture and half-life, from tables made by hand."""
+"""Shares by layer, setting and mixture, from tables made by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from emolab.base.errors import EmolabError
 from emolab.base.labels import EMOTIONS, NEUTRAL
-from emolab.experiments.shares import fade_shares, layer_shares, mixture_shares, setting_differences
+from emolab.experiments.shares import layer_shares, mixture_shares, setting_differences
 
 LABELS = [*EMOTIONS, NEUTRAL]
 FIXED = {"site": "attn", "layers": "all", "part": "whole", "op": "add", "unit": "vector"}
@@ -124,19 +124,6 @@ def test_mixed_texts_are_told_from_mixed_shares():
     assert data.loc[("unsteered", half, NEUTRAL), "share"] == 1.0
 
 
-def test_fading_runs_to_no_fading():
-    rows = []
-    for fade, hits in ((8.0, 6), (math.inf, 2), (2.0, 4)):
-        for e in ("anger", "joy"):
-            rows += texts(e, 0, alpha=0.0, fade=fade) + texts(e, hits - 2 * (e == "joy"), fade=fade)
-            rows += texts(e, 0, control="random", fade=fade)
-    data = fade_shares(pd.DataFrame(rows))
-    own = data[(data["measure"] == "hit") & (data["emotion"] == "mean") & (data["control"] == "none")].set_index("fade")
-    assert own["value"].to_dict() == {8.0: 5 / 8, math.inf: 1 / 8, 2.0: 3 / 8}
-    anger = data[(data["measure"] == "distinct2") & (data["emotion"] == "anger") & (data["control"] == "none")]
-    np.testing.assert_allclose(anger.set_index("fade")["value"].loc[[2.0, 8.0, math.inf]], [0.4, 0.6, 0.2])
-
-
 def test_what_cannot_be_compared_is_said():
     table = layers_table(["joy"])
     with pytest.raises(EmolabError, match=r"mixes alpha = 2\.0, 4\.0; filter it"):
@@ -147,7 +134,5 @@ def test_what_cannot_be_compared_is_said():
         layer_shares(pd.DataFrame(texts("joy", 1)))
     with pytest.raises(EmolabError, match="mixes layers = 0, 1, 2, all"):
         mixture_shares(table)
-    with pytest.raises(EmolabError, match="the table lacks fade"):
-        fade_shares(table.drop(columns="fade"))
     with pytest.raises(EmolabError, match="is empty"):
         setting_differences(table.head(0))

@@ -162,12 +162,6 @@ def mixtures() -> pd.DataFrame:
     return made_of({**columns, "judged": LABELS}, {"share": (0, 0.4), "mixed": 0.4, "lo": 0.2, "hi": 0.6, "n": 8})
 
 
-def fading() -> pd.DataFrame:
-    columns = {"control": ("none", "random"), "fade": (4.0, 16.0, np.inf), "emotion": ("mean", *EMOTIONS)}
-    table = made_of({**columns, "measure": ("hit", "adherence", "distinct2")}, {"value": (0.2, 0.8), "n": 8})
-    return table.assign(lo=table["value"] - 0.1, hi=table["value"] + 0.1)
-
-
 def agreement() -> pd.DataFrame:
     rows = [("embedding", "lexicon", 0.91, 0.85, 0.96, 130), ("embedding", "self_report", 0.42, 0.3, 0.55, 130)]
     rows.append(("lexicon", "self_report", np.nan, np.nan, np.nan, 130))
@@ -249,7 +243,6 @@ FIGURES = {
     "layer_curve": lambda: plot.layer_curve(layer_shares()),
     "site_map": lambda: plot.site_map(settings()),
     "mixture_map": lambda: plot.mixture_map(mixtures()),
-    "fade_curve": lambda: plot.fade_curve(fading()),
     "confusion_map": lambda: plot.confusion_map(parts(measured=False)),
     "purity_dots": lambda: plot.purity_dots(parts(measured=True)),
     "head_map": lambda: plot.head_map(effects(), "share"),

@@ -72,7 +72,7 @@ def test_one_emotion_one_color_one_marker():
         assert lines_of(ax, color=color(emotion), marker=marker(emotion))
 
 
-@pytest.mark.parametrize("name", ["dose_response", "layer_curve", "fade_curve", "claim_monotone"])
+@pytest.mark.parametrize("name", ["dose_response", "layer_curve", "claim_monotone"])
 def test_a_control_has_one_look_everywhere(name):
     fig = made.FIGURES[name]()
     assert any(lines_of(ax, color=CONTROLS["random"]["color"], marker=".") for ax in fig.axes)
