@@ -144,9 +144,6 @@ FIGURES = {
     "cosine_grid": lambda s: plot.cosine_grid(s.vectors, part="specific"),
     "layer_map": lambda s: plot.layer_map(s.vectors),
     "shared_energy_curve": lambda s: plot.shared_energy_curve(similarity.shared_energy(s.means, n_permutations=10)),
-    "denoise_curve": lambda s: plot.denoise_curve(
-        similarity.denoise_effect(s.vectors, similarity.denoise(s.vectors, s.means, W_O=s.W_O))
-    ),
     "reliability_curve": lambda s: plot.reliability_curve(
         {part: reliability.split_half(s.means, part=part, n_splits=4) for part in ("whole", "specific")}
     ),

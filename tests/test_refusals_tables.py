@@ -54,7 +54,7 @@ def saved(w, **changes):
 # Functions that draw, or reckon with, a table of another function
 OF_TABLES = {
     **{f"plot.{name}": getattr(plot, name) for name in (
-        "ablation_curve agreement_curve confusion_map denoise_curve dose_response effect_forest head_forest "
+        "ablation_curve agreement_curve confusion_map dose_response effect_forest head_forest "
         "head_map head_umap instruction_following judge_agreement layer_curve mixture_map probe_curve purity_dots "
         "reliability_curve shared_energy_curve site_map tradeoff words_table attention_html"
     ).split()},

@@ -11,7 +11,6 @@ _PUBLIC = {
     "cosine_matrix": "geometry.similarity",
     "cosines": "geometry.similarity",
     "denoise": "geometry.similarity",
-    "denoise_effect": "geometry.similarity",
     "embed": "geometry.projections",
     "embed_scores": "geometry.projections",
     "emotion_cosines": "geometry.tables",

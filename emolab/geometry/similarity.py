@@ -5,7 +5,7 @@
 >>> geometry.shared_energy(means)                                   # how much of the vectors all emotions share
 >>> clean = geometry.denoise(vectors, means)                        # without what varies between neutral answers
 
-Everything is computed from stored vectors and response means; no model is run. Maps in two dimensions: `embedding`.
+Everything is computed from stored vectors and response means; no model is run. Maps in two dimensions: `projections`.
 """
 
 from __future__ import annotations
@@ -212,24 +212,6 @@ def denoise(
     steps = [*vectors.meta.get("steps", []), f"denoised {variance:g}"]
     meta = {**vectors.meta, "sites": list(data), "steps": steps, "denoised": removed}
     return EmotionVectors(data, vectors.emotions, vectors.resid_norm, meta, vectors.means)
-
-
-def denoise_effect(vectors: EmotionVectors, clean: EmotionVectors, *, site: str = "resid") -> pd.DataFrame:
-    """What `denoise` took: by emotion and layer the share of the norm that is left, and the cosine of after and before.
-
-    Columns `emotion, layer, kept, cosine, specific_kept`: the last is the share left of the specific part's norm.
-    A projection leaves `kept` equal to `cosine`; where `specific_kept` is larger, what went was shared by all emotions.
-    """
-    before, after = part_array(vectors, site), part_array(clean, site)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        kept = np.linalg.norm(after, axis=-1) / np.linalg.norm(before, axis=-1)
-        cosine = np.einsum("eld,eld->el", _unit(after), _unit(before))
-        specific_before, specific_after = (np.linalg.norm(x - x.mean(0), axis=-1) for x in (before, after))
-        specific = specific_after / specific_before
-    k, n = kept.shape
-    table = pd.DataFrame({"emotion": np.repeat(vectors.emotions, n), "layer": np.tile(range(n), k)})
-    table = table.assign(kept=kept.ravel(), cosine=cosine.ravel(), specific_kept=specific.ravel())
-    return noted(table, vectors.meta, params={"site": site, "removed": clean.meta.get("denoised", {}).get(site)})
 
 
 def _leading(x: np.ndarray, variance: float) -> Float[Tensor, "d component"]:

@@ -321,27 +321,3 @@ def agreement_curve(tables, *, title: str | None = None):
     told = "; ".join(f"{name or 'over layers'} {cosine:.2f}" for name, cosine in mean.items())
     text = f"Cosine of the same emotion in two sets of vectors, mean over layers: {told}"
     return finish(panels, data, source=data, function="agreement_curve", title=title or text)
-
-
-@figure
-def denoise_curve(table: pd.DataFrame, *, title: str | None = None):
-    """What is left of the vectors, and of their specific parts, without the components of neutral answers.
-
-    >>> clean = geometry.denoise(vectors, means)
-    >>> fig = denoise_curve(geometry.denoise_effect(vectors, clean))
-    """
-    need_table(table, ("emotion", "layer", "kept", "specific_kept"), "geometry.denoise_effect")
-    names = {"kept": "whole vectors", "specific_kept": "specific parts"}
-    panels = grid(list(names.values()), height=12, need=19, want=34, share="xY")
-    for column, ax in zip(names, panels.axes.values(), strict=True):
-        for label, settings in emotion_looks(order(table["emotion"])).items():
-            line(ax, table[table["emotion"] == label], "layer", column, {**settings, "label": label})
-        ax.set_ylim(0, 1.03)
-        layer_axis(ax, int(table["layer"].max()) + 1)
-    panels.label("layer", "share of the norm left")
-    least = table.groupby("emotion")["specific_kept"].mean()
-    told = (
-        f"Without what varies between neutral answers {table['kept'].mean():.0%} of the norm is left, of specific "
-        f"parts {table['specific_kept'].mean():.0%} (least: {least.idxmin()}, {least.min():.0%})"
-    )
-    return finish(panels, table, source=table, function="denoise_curve", title=title or told)

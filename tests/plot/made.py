@@ -233,7 +233,6 @@ FIGURES = {
     "agreement_curve": lambda: plot.agreement_curve(
         {"own answers and topics": by_layer(cosine=(0, 1), mismatched=-0.1, random=0.1)}
     ),
-    "denoise_curve": lambda: plot.denoise_curve(by_layer(kept=(0.6, 0.9), specific_kept=(0.8, 1))),
     "response_map": lambda: plot.response_map(points(), map_scores()),
     "probe_curve": lambda: plot.probe_curve(probes(), words=words()),
     "instruction_following": lambda: plot.instruction_following(answers()),
