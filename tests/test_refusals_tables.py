@@ -158,7 +158,6 @@ CASES = [
     (lambda w: reliability.split_half(w.means, part="half"), "part must be"),
     (lambda w: reliability.split_half(w.means, n_splits=0), "n_splits is 0"),
     (lambda w: reliability.split_half("means.safetensors"), "expected ResponseMeans"),
-    (lambda w: reliability.convergence(w.means, layer=1, sizes=[99]), "use 1 to 5"),
     (lambda w: reliability.probe_accuracy(w.means, test=w.means), "in both"),
     (lambda w: projections.embed(w.means, methods=("tsne",)), "unknown method .*tsne"),
     (lambda w: projections.embed(w.means, layers=[7], methods=("pca",)), "no layer 7"),

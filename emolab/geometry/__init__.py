@@ -7,7 +7,6 @@ from emolab.base.lazy import offer
 _PUBLIC = {
     "affect_plane": "geometry.projections",
     "cka": "geometry.similarity",
-    "convergence": "geometry.reliability",
     "cosine_matrix": "geometry.similarity",
     "cosines": "geometry.similarity",
     "denoise": "geometry.similarity",
@@ -22,7 +21,6 @@ _PUBLIC = {
     "probe_accuracy": "geometry.reliability",
     "shared_energy": "geometry.similarity",
     "split_half": "geometry.reliability",
-    "trajectory": "geometry.projections",
     "vector_agreement": "geometry.similarity",
     "word_accuracy": "geometry.reliability",
 }

@@ -1,4 +1,4 @@
-"""Maps in two dimensions: PCA beside UMAP of the responses, their path through the layers, emotions beside ratings.
+"""Maps in two dimensions: PCA beside UMAP of the responses, emotions beside ratings.
 
 >>> from emolab import geometry
 >>> points = geometry.embed(means, layers=[0, 2, 5], seed=0)
@@ -23,7 +23,6 @@ from scipy.spatial.distance import pdist, squareform
 from scipy.stats import PermutationMethod, pearsonr
 
 from emolab.base.errors import EmolabError, need_table
-from emolab.base.labels import NEUTRAL
 from emolab.base.tables import noted, some_layers
 from emolab.geometry.resampling import counted, permuted_labels, site_values
 from emolab.geometry.similarity import part_array
@@ -101,39 +100,6 @@ def embed_scores(
     columns = ["layer", "method", "trustworthiness", "silhouette", "null_mean", "null_hi", "p"]
     params = {"site": site, "n_permutations": n_permutations}
     return noted(pd.DataFrame(rows, columns=columns), means.meta, n=counted(means.index), seed=seed, params=params)
-
-
-def trajectory(
-    means: ResponseMeans, *, site: str = "resid", methods: Sequence[str] = METHODS, seed: int = 0
-) -> pd.DataFrame:
-    """All responses at all layers on one map, so that each emotion draws a path through the layers.
-
-    At each layer the mean of the neutral responses is taken away and the rest divided by the mean norm of the
-    residual stream, so that a path shows how responses leave neutral rather than how the stream grows. An illustration;
-    the trustworthiness of each map is in `attrs["trustworthiness"]`.
-
-    Returns:
-        The columns of `embed`. Raises EmolabError without neutral responses.
-
-    >>> paths = trajectory(means).groupby(["method", "condition", "layer"])[["x", "y"]].median()
-    """
-    neutral = (means.index["condition"] == NEUTRAL).to_numpy()
-    if not neutral.any():
-        raise EmolabError("paths start from neutral, and there are no neutral responses")
-    n_layers = site_values(means, site).shape[1]
-    layers = [_flat(means, site, layer) for layer in range(n_layers)]
-    scale = means.resid_norm.astype(np.float64).mean(0)
-    stacked = np.concatenate([(x - x[neutral].mean(0)) / s for x, s in zip(layers, scale, strict=True)])
-    maps = project(stacked, methods, seed=seed)
-    n = len(means.index)
-    frames = [
-        _points(means.index, layer, method, xy[layer * n : (layer + 1) * n])
-        for method, xy in maps.items()
-        for layer in range(n_layers)
-    ]
-    table = pd.concat(frames, ignore_index=True)
-    table.attrs["trustworthiness"] = {method: float(_trustworthiness(stacked, xy)) for method, xy in maps.items()}
-    return noted(table, means.meta, n=counted(means.index), seed=seed, params={"site": site})
 
 
 def affect_plane(

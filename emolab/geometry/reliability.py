@@ -2,7 +2,6 @@
 
 >>> from emolab import geometry
 >>> geometry.split_half(means)                    # agreement of vectors from two halves of the queries, by layer
->>> geometry.convergence(means, layer=3)          # the same by number of queries
 >>> geometry.probe_accuracy(means, test=heldout)  # emotion read from activations on held-out queries
 
 Queries, never single responses, are split, drawn and held out; `groups` keeps a situation's queries together:
@@ -24,7 +23,7 @@ from torch import Tensor
 from emolab.base.errors import EmolabError, need_number
 from emolab.base.labels import order
 from emolab.base.stats import expanded
-from emolab.base.tables import noted, some_layers
+from emolab.base.tables import noted
 from emolab.geometry.resampling import (
     bootstrap_counts,
     contrasts,
@@ -76,7 +75,7 @@ def split_half(
     need_number("n_splits", n_splits, 1, whole=True)
     rng = np.random.default_rng(seed)
     emotions, _ = contrasts(means.index, part=part)
-    halves = _disjoint(means, groups, n_splits, rng)
+    halves = [half.astype(float) for half in disjoint_sets(query_groups(means.index, groups), n_splits, rng)]
     shuffled = label_weights(means.index, permuted_labels(means.index, n_splits, rng))
     first, second = (draw_weights(means.index, half, part=part) for half in halves)
     null_first, null_second = (reweighted(shuffled, half, part=part) for half in halves)
@@ -88,48 +87,6 @@ def split_half(
     columns = ["layer", "head", "emotion", "cosine", "lo", "hi", "null_lo", "null_hi"]
     table = pd.DataFrame(rows, columns=columns).astype({"head": "Int64"})
     params = {"site": site, "part": part, "n_splits": n_splits}
-    return noted(table, means.meta, n=counted(means.index), seed=seed, params=params)
-
-
-def convergence(
-    means: ResponseMeans,
-    *,
-    site: str = "resid",
-    layer: int = -1,
-    part: str = "whole",
-    sizes: Sequence[int] | None = None,
-    groups: pd.Series | None = None,
-    n_draws: int = 200,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Cosine between vectors from n queries and from n other queries: how well two studies of that size agree.
-
-    sizes: numbers of queries (or groups), at most half of them; default about eight from 1 up. The rest is as in
-    `split_half`, whose value is that of the largest size.
-
-    Returns:
-        One row a size and emotion: `n, emotion, cosine, lo, hi`.
-
-    >>> convergence(means, layer=3, sizes=(5, 10, 20))
-    """
-    need_number("n_draws", n_draws, 1, whole=True)
-    rng = np.random.default_rng(seed)
-    emotions, _ = contrasts(means.index, part=part)
-    (layer,) = some_layers(site_values(means, site).shape[1], layer)
-    if site == "head":
-        raise EmolabError('convergence is by layer: take site "resid", "attn" or "mlp"')
-    most = (query_groups(means.index, groups).max() + 1) // 2
-    if sizes is None:
-        sizes = sorted({int(round(x)) for x in np.geomspace(1, max(most, 1), 8)})
-    gram = next(gram for number, _, gram in grams(means, site) if number == layer)
-    rows = []
-    for size in sizes:
-        sets = _disjoint(means, groups, n_draws, rng, size)
-        first, second = (draw_weights(means.index, one, part=part) for one in sets)
-        cosine = _cosine(first, second, gram)
-        rows += [(size, e, _mean(values), *middle(values)) for e, values in zip(emotions, cosine.T, strict=True)]
-    table = pd.DataFrame(rows, columns=["n", "emotion", "cosine", "lo", "hi"])
-    params = {"site": site, "layer": layer, "part": part, "n_draws": n_draws}
     return noted(table, means.meta, n=counted(means.index), seed=seed, params=params)
 
 
@@ -227,16 +184,6 @@ def word_accuracy(
     accuracy = _accuracy(index, groups, n_permutations, seed)
     rows = [(pd.NA, pd.NA, "words", emotion, *accuracy(guess, emotion)) for emotion in ["all", *order(labels)]]
     return pd.DataFrame(rows, columns=_COLUMNS).astype({"layer": "Int64", "head": "Int64"})
-
-
-def _disjoint(
-    means: ResponseMeans, groups: pd.Series | None, n: int, rng: np.random.Generator, size: int | None = None
-) -> list[np.ndarray]:
-    """Two disjoint sets of responses a draw, as counts."""
-    numbers = query_groups(means.index, groups)
-    if numbers.max() < 1:
-        raise EmolabError("reliability needs two queries (or groups of them) at least")
-    return [members.astype(float) for members in disjoint_sets(numbers, n, rng, size=size)]
 
 
 def _cosine(a: np.ndarray, b: np.ndarray, gram: np.ndarray) -> Float[np.ndarray, "draw emotion"]:

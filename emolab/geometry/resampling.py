@@ -118,13 +118,13 @@ def bootstrap_counts(
 
 
 def disjoint_sets(
-    groups: Int[np.ndarray, " row"], n: int, rng: np.random.Generator, *, size: int | None = None
+    groups: Int[np.ndarray, " row"], n: int, rng: np.random.Generator
 ) -> tuple[Bool[np.ndarray, "draw row"], Bool[np.ndarray, "draw row"]]:
-    """Two random sets of responses that share no group, `size` groups each (default: half of them)."""
+    """Two random sets of responses that share no group, each of half of the groups."""
     k = int(groups.max()) + 1
-    size = k // 2 if size is None else size
-    if not 1 <= size <= k // 2:
-        raise EmolabError(f"{k} groups of queries do not hold two disjoint sets of {size}; use 1 to {k // 2}")
+    size = k // 2
+    if not size:
+        raise EmolabError("reliability needs two queries (or groups of them) at least")
     turn = np.argsort(rng.random((n, k)), axis=1)  # each group's place in a random order
     return (turn < size)[:, groups], ((turn >= size) & (turn < 2 * size))[:, groups]
 

@@ -231,16 +231,6 @@ def test_pca_is_that_of_scikit_learn(made):
     assert list(points["condition"]) == list(made.index["condition"])
 
 
-def test_trajectory_starts_neutral_at_the_origin_and_scales_layers_alike(made):
-    path = projections.trajectory(made, methods=("pca",))
-    assert len(path) == len(made) * 3 and 0 <= path.attrs["trustworthiness"]["pca"] <= 1
-    scaled = make_means(np.zeros((5, 3, 24)))
-    scaled.index, scaled.resid_norm = made.index, made.resid_norm * np.array([1, 10, 100], np.float32)
-    scaled.means["resid"] = made.means["resid"] * np.array([1, 10, 100], np.float32)[:, None]
-    again = projections.trajectory(scaled, methods=("pca",))
-    np.testing.assert_allclose(again[["x", "y"]], path[["x", "y"]], atol=1e-4)
-
-
 @pytest.mark.slow
 def test_umap_repeats_itself_and_takes_few_responses(made):
     first, second = (projections.embed(made, methods=("umap",), layers=[0], seed=1) for _ in range(2))
@@ -297,8 +287,6 @@ def test_affect_plane_with_other_labels():
         (lambda m: similarity.denoise(vectors_from_means(m), m.select(np.arange(12))), "2 neutral responses"),
         (lambda m: query_groups(m.index, PLACES.drop("q7")), "lack 'q7'"),
         (lambda m: query_groups(m.index, PLACES.map(lambda _: "")), "empty names"),
-        (lambda m: disjoint_sets(query_groups(m.index, PLACES), 1, np.random.default_rng(0), size=4), "sets of 4"),
-        (lambda m: projections.trajectory(m.select((m.index["condition"] != "neutral").to_numpy())), "no neutral"),
         (
             lambda m: projections.embed_scores(
                 m.select(np.arange(60)), projections.embed(m, methods=("pca",), layers=[0]).iloc[12:]

@@ -9,7 +9,7 @@ import torch
 
 from emolab.base.errors import EmolabError
 from emolab.geometry import reliability
-from emolab.geometry.reliability import convergence, probe_accuracy, split_half, word_accuracy
+from emolab.geometry.reliability import probe_accuracy, split_half, word_accuracy
 from emolab.vectors.vectors import vectors_from_means
 from tests.made_means import LABELS, make_means, orthogonal
 
@@ -66,15 +66,6 @@ def test_split_half_by_head_is_that_of_head_vectors(made):
     assert len(found) == 2 * 3 * 5 and found["head"].max() == 2
     # Planted directions 0 to 4 lie in head 0's dimensions; the other heads hold noise.
     assert found.query("head == 0")["cosine"].min() > 0.8 and found.query("head > 0")["cosine"].abs().mean() < 0.3
-
-
-def test_convergence_rises_to_split_half(made):
-    noisy = make_means(orthogonal(5, 1, 24, size=2.0), n_queries=20, noise=2.0)
-    found = convergence(noisy, sizes=(1, 3, 10)).groupby("n")["cosine"].mean()
-    assert found[1] < found[3] < found[10]
-    halves = split_half(noisy, n_splits=200)["cosine"].mean()
-    assert found[10] == pytest.approx(halves, abs=0.03)
-    assert list(convergence(made)["n"].unique())[-1] == 10
 
 
 @pytest.mark.parametrize("probe", reliability.PROBES)
@@ -162,8 +153,6 @@ def test_words_alone():
         (lambda m: split_half(m, site="attn"), "no site 'attn'"),
         (lambda m: split_half(m, site="head"), "W_O"),
         (lambda m: split_half(m.select(np.arange(6))), "two queries"),
-        (lambda m: convergence(m, site="head"), "by layer"),
-        (lambda m: convergence(m, layer=7), "layers 0 to 1"),
         (lambda m: probe_accuracy(m, probes=("forest",)), "forest"),
         (lambda m: probe_accuracy(m.select(np.arange(6))), "two queries"),
         (lambda m: split_half(m.select(m.index["condition"].isin(["joy", "fear"]))), "neutral and an emotion"),
@@ -177,5 +166,4 @@ def test_bad_input_is_named(made, call, message):
 def test_few_queries_and_one_layer_work():
     small = make_means(orthogonal(2, 1, 6), n_queries=2, labels=("neutral", "joy", "calm"))
     assert len(split_half(small, n_splits=5)) == 2
-    assert len(convergence(small, n_draws=5)) == 2
     assert len(probe_accuracy(small, n_permutations=9)) == 2 * 4
