@@ -110,7 +110,7 @@ def namespace(source: str = "") -> dict[str, Any]:
     asked = {name: getattr(judges, name) for name in ready}
     asked |= {"render_prompts": render_prompts, "output_weights": output_weights}
     asked |= {"emotion_tokens": attribution.emotion_tokens, "top_words": attribution.top_words, "plot": plot}
-    asked |= {name: getattr(attention, name) for name in ("attention_summary", "attention_pattern")}
+    asked["attention_pattern"] = attention.attention_pattern
     asked |= {name: getattr(head_vectors, name) for name in ("head_maps", "head_cosines", "embed_heads")}
     asked |= {"emolab": emolab, "np": np, "pd": pd, "torch": torch, "safetensors": safetensors, "Path": Path}
     return public | asked | study() | {name: made(name) for name in LATER if re.search(rf"\b{name}\b", source)}

@@ -12,7 +12,7 @@ from emolab.answers.writing import Writing
 from emolab.comparisons.claim_runs import check_claims, drift_runs, logodds_runs, pair_runs
 from emolab.experiments import parts
 from emolab.experiments.selection import Search, split_queries
-from emolab.heads.attention import attention_pattern, attention_summary
+from emolab.heads.attention import attention_pattern
 from emolab.steering.settings import mixtures
 from emolab.studies.plan import QUICK
 from emolab.vectors.controls import other_like, random_like, shuffled_like
@@ -205,9 +205,6 @@ CASES = [
         ({"ks": [9]}, r"ks \[9\]"), ({"ks": [-1]}, "one of ks is -1"), ({"n_random": 0}, "n_random is 0"),
         ({"test": "patch"}, "has no curve"), ({"ranked": {"joy": [(0, 0)]}}, "ranking of sadness"),
     ]),
-    (lambda w: attention_summary(w.model, w.responses, heads=[(0, 9)]), "no head"),
-    (lambda w: attention_summary(w.model, w.responses, heads=[0]), "heads are"),
-    (lambda w: attention_summary(w.model, w.responses.drop(columns="prompt"), heads=[(0, 0)]), "lacks prompt"),
     *each(lambda w, given: attention_pattern(w.model, "tell me", "so glad", **given),
         [({"layer": 9, "head": 0}, "no head"), ({"layer": 0, "head": 9}, "no head")]),
     # The study

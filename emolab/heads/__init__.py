@@ -8,7 +8,6 @@ _PUBLIC = {
     "HeadTest": "heads.patching",
     "ablation_curve": "heads.curves",
     "attention_pattern": "heads.attention",
-    "attention_summary": "heads.attention",
     "embed_heads": "heads.head_vectors",
     "emotion_tokens": "heads.attribution",
     "head_cosines": "heads.head_vectors",

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from emolab.base.errors import EmolabError
-from emolab.heads.attention import REGIONS, _regions, attention_pattern, attention_summary
+from emolab.heads.attention import attention_pattern
 from emolab.heads.attribution import emotion_tokens, readout, top_words, word_tokens
 from emolab.heads.head_vectors import embed_heads, head_cosines, head_maps
-from emolab.models.prompts import encode
 from emolab.vectors.vectors import EmotionVectors, extract_vectors
 from tests.planted import HEAD, JOY, LAYER, SAD, planted_responses
 
@@ -106,42 +105,11 @@ def test_top_words_of_the_planted_head(planted):
         top_words(planted.model, planted.vectors, site="head")
 
 
-def test_attention_shares(planted):
-    heads = [PLACE, (0, 1)]
-    table = attention_summary(planted.model, planted.responses, heads, n_queries=5)
-    sums = table.groupby(["name", "emotion"])[["share", "uniform"]].sum()
-    np.testing.assert_allclose(sums, 1, atol=1e-5)
-    even = table[table["name"] == f"L{LAYER}H{HEAD}"]  # its queries are zero: it attends evenly
-    np.testing.assert_allclose(even["share"], even["uniform"], atol=1e-5)
-    assert set(table["region"]) == set(REGIONS)
-    share = table.set_index(["name", "emotion", "region"])["share"]
-    assert share["L0H1", "joy", "emotion word"] > 0 and share["L0H1", "joy", "bos"] > 0
-    key = ["name", "emotion", "region"]
-    other = attention_summary(planted.model, planted.responses, heads[::-1], n_queries=5)
-    pd.testing.assert_frame_equal(table.set_index(key).sort_index(), other.set_index(key).sort_index())
-    one = attention_summary(planted.model, planted.responses.assign(situation="x"), heads, n_queries=5)
-    assert one["lo"].isna().all() and table["lo"].notna().all()  # one situation is one draw
-
-
-def test_regions_are_where_the_words_stand(planted):
-    prompt = "<bos><system>Answer with joy.<user>how did joy feel ?<assistant>"
-    ids = encode(planted.model, [prompt], ["i was happy today ."]).input_ids[0].tolist()
-    row = pd.Series({"prompt": prompt, "query": "how did joy feel ?", "condition": "joy"})
-    happy = planted.model.tokenizer.convert_tokens_to_ids("happy")
-    assert [REGIONS[i] for i in _regions(planted.model, row, ids, len(ids) - 5, {happy})] == (
-        ["bos", "template", "instruction", "instruction", "emotion word", "instruction", "template"]
-        + ["query"] * 5  # a query that names the emotion is no instruction
-        + ["template", "answer: rest", "answer: rest", "answer: emotion words", "answer: rest", "answer: rest"]
-    )
-
-
 def test_patterns_and_errors(planted):
     row = planted.responses.iloc[1]
     pattern = attention_pattern(planted.model, row["prompt"], row["text"], layer=0, head=1)
     np.testing.assert_allclose(pattern.groupby("from_position")["weight"].sum(), 1, atol=1e-5)
     assert list(pattern.drop_duplicates("from_position")["next_token"])[:2] == row["text"].split()[:2]
-    with pytest.raises(EmolabError, match="instruction"):
-        attention_summary(planted.model, planted.responses[planted.responses["condition"] == "neutral"], [(0, 0)])
     with pytest.raises(EmolabError, match="no token"):
         attention_pattern(planted.model, row["prompt"], "", layer=0, head=0)
 
@@ -150,5 +118,6 @@ def test_another_shape_of_model(tiny_gpt2):
     """No chat template, no BOS, absolute positions: all of it works there too."""
     responses = planted_responses(tiny_gpt2)
     vectors = extract_vectors(tiny_gpt2, responses)
-    assert len(attention_summary(tiny_gpt2, responses, [(0, 0)], n_queries=3)) == 2 * len(REGIONS)
+    pattern = attention_pattern(tiny_gpt2, "tell me", "so glad", layer=0, head=0)
+    np.testing.assert_allclose(pattern.groupby("from_position")["weight"].sum(), 1, atol=1e-5)
     assert len(top_words(tiny_gpt2, vectors, layer=0, n=2)) == (2 + 1 + 2) * 2 * 2

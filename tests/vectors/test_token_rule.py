@@ -13,7 +13,6 @@ import torch
 import emolab
 from emolab.answers.responses import responses_from_texts
 from emolab.base.errors import EmolabError, MismatchError
-from emolab.heads.attention import attention_summary
 from emolab.models.load import load_model
 from emolab.models.prompts import encode
 from emolab.vectors.activations import ResponseMeans, response_means
@@ -218,13 +217,3 @@ def test_the_token_view_shows_no_number_at_position_0(tiny_gpt2):
         assert spans[0] == ("position 0", "", "the") and all("rgba" in style for _, style, _ in spans[1:])
     with pytest.raises(EmolabError, match="no token but its first, at position 0"):
         token_projections(model, "park", vectors)
-
-
-def test_attention_to_position_0_is_no_attention_to_the_template(tiny_llama):
-    """A prompt of another wording without BOS: heads rest on its first token all the same."""
-    prompt = "tell me about joy and the park ."
-    row = {"query_id": "q", "query": "the park", "condition": "joy", "prompt": prompt, "text": "so happy !"}
-    responses = pd.DataFrame([row, {**row, "condition": "neutral", "text": "a road ."}])
-    table = attention_summary(tiny_llama, responses, heads=[(1, 0)], tokens={"joy": []})
-    share = table.set_index("region")["uniform"]
-    assert share["bos"] > 0
