@@ -1,4 +1,4 @@
-"""What the claims are decided with: growth of drift, lines and their rivals, interactions.
+"""What the claims are decided with: growth of drift, lines, interactions.
 
 Statistics reduce values of queries [query, ...], so that `intervals` can draw the queries again. `clusters` is
 query_id -> situation (`emolab.base.stats.clusters_of`), whole situations being drawn.
@@ -16,9 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
-from scipy.optimize import least_squares
-from scipy.special import expit
-from scipy.stats import f as f_distribution
 
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.stats import bootstrap_ci
@@ -78,35 +75,6 @@ def fit_line(wide: pd.DataFrame, clusters: pd.Series, seed: int) -> Float[np.nda
         return np.array([fits[0][0], fits[1][0], *r2, asymmetry])
 
     return intervals(wide, statistic, clusters, seed)
-
-
-def rivals(wide: pd.DataFrame) -> dict[str, Any]:
-    """r2_query, aic {parabola, logistic} less the line's, p_curved of values [query, dose]; see `claims.linear`.
-
-    Every query keeps its own level. The parabola has one number more than the line, the logistic curve two.
-    """
-    values, doses = wide.to_numpy(), wide.columns.to_numpy(dtype=float)
-    centred = values - values.mean(1, keepdims=True)
-    mean, size = centred.mean(0), centred.size
-
-    def rss(curve: np.ndarray) -> float:
-        return ((centred - (curve - curve.mean())) ** 2).sum()
-
-    def logistic(p: np.ndarray) -> np.ndarray:
-        return p[0] * expit((doses - p[1]) / p[2])
-
-    start = (2 * (mean[-1] - mean[0]), 0.0, np.ptp(doses) / 4)
-    best = least_squares(lambda p: logistic(p) - logistic(p).mean() - mean, start).x
-    straight, parabola = (rss(np.polyval(np.polyfit(doses, mean, degree), doses)) for degree in (1, 2))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        aic = {
-            "parabola": size * np.log(parabola / straight) + 2,
-            "logistic": size * np.log(rss(logistic(best)) / straight) + 4,
-        }
-        free = size - len(values) - 2
-        p = f_distribution.sf((straight - parabola) / (parabola / free), 1, free)
-        single = np.corrcoef(doses, values)[0, 1:] ** 2
-    return {"r2_query": np.nanmedian(single) if np.isfinite(single).any() else np.nan, "aic": aic, "p_curved": p}
 
 
 def pair_table(pairs: pd.DataFrame) -> pd.DataFrame:

@@ -194,12 +194,10 @@ def linear(table: pd.DataFrame, *, seed: int = 0) -> Claim:
     >>> linear(scored).evidence["verdicts"]
 
     table: a scored sweep, or `query_id, situation, scale, emotion, control, alpha, value` on logit scales. To the mean
-    over queries are fitted a line, a parabola and a logistic curve. `r2` is the share of the variance over doses that
-    the line explains, `asymmetry` the sum of the effects at either end over their difference (0: as much down as up),
-    `r2_query` the median R2 of a line through one query. `aic` (less the line's; negative is better) and `p_curved` (F
-    test of the parabola against the line) take the texts of a query as independent given its level: read the interval
-    of `curvature` first. A range is linear for an emotion where its slope is above 0 and r2 at least 0.9 (lower
-    bounds), not where r2 is below 0.9 or the slope not above 0 (upper bounds). A range needs four doses.
+    over queries are fitted a line and a parabola. `r2` is the share of the variance over doses that the line explains,
+    `r2_parabola` and `curvature` are of the parabola, `asymmetry` is the sum of the effects at either end over their
+    difference (0: as much down as up). A range is linear for an emotion where its slope is above 0 and r2 at least 0.9
+    (lower bounds), not where r2 is below 0.9 or the slope not above 0 (upper bounds). A range needs four doses.
     """
     table = _scaled(table)
     clusters = clusters_of(table)
@@ -216,7 +214,7 @@ def linear(table: pd.DataFrame, *, seed: int = 0) -> Claim:
                 fit = dict(zip(fits.LINE_FITS, fits.fit_line(curve[doses], clusters, seed), strict=True))
                 states.setdefault((scale, f"{reach:g}"), []).append(_straight(fit["slope"], fit["r2"]))
                 random = fits.fit_line(curves[emotion, "random"][doses], clusters, seed)
-                fit |= {"random_slope": random[0], "random_r2": random[2], **fits.rivals(curve[doses])}
+                fit |= {"random_slope": random[0], "random_r2": random[2]}
                 evidence.setdefault(scale, {}).setdefault(emotion, {})[f"{reach:g}"] = fit
                 fitted = np.polyval(np.polyfit(doses, curve[doses].mean(), 1), doses)
                 means[f"line_{reach:g}"] = means["alpha"].map(dict(zip(doses, fitted, strict=True)))

@@ -22,7 +22,7 @@ _CLAIMS = {  # drawn by, what is shown
         plot.claim_preservation,
         "Semantic preservation: how far texts and predictions drift with the dose",
     ),
-    "linear": (plot.claim_linear, "Linear control: a line and curves fitted within three ranges of the dose"),
+    "linear": (plot.claim_linear, "Linear control: a line fitted within three ranges of the dose"),
     "additive": (plot.claim_additive, "Additivity: what two emotions at once do beyond the sum of either alone"),
 }
 

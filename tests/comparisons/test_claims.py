@@ -158,22 +158,20 @@ def test_a_line_is_linear(noise):
     assert claim.verdict == YES and set(claim.evidence["verdicts"]["judge"]) == {"1", "2", "4"}
     own = claim.evidence["judge"]["joy"]["4"]
     assert own["slope"][0] == pytest.approx(0.8, abs=0.05) and own["curvature"][0] == pytest.approx(0, abs=0.02)
-    assert own["asymmetry"][0] == pytest.approx(0, abs=0.1) and own["aic"]["parabola"] > -8
+    assert own["asymmetry"][0] == pytest.approx(0, abs=0.1)
     assert own["r2"][0] > 0.99 and own["random_r2"][0] < 0.9
 
 
 def test_saturation_is_linear_only_near_zero():
     claim = checked(claims.linear(made.curves(lambda a: 2 * np.tanh(2 * a), noise=0.05)))
     assert claim.verdict == MIXED and claim.evidence["verdicts"]["judge"] == {"1": YES, "2": NO, "4": NO}
-    own = claim.evidence["judge"]["joy"]["4"]
-    assert own["aic"]["logistic"] < -50 < own["aic"]["parabola"]
 
 
 def test_one_side_only_is_not_linear():
     claim = claims.linear(made.curves(lambda a: max(a, 0.0) ** 2, noise=0.02))
     assert claim.verdict == NO
     own = claim.evidence["judge"]["joy"]["2"]
-    assert own["asymmetry"][0] == pytest.approx(1, abs=0.1) and own["curvature"][1] > 0 and own["p_curved"] < 0.001
+    assert own["asymmetry"][0] == pytest.approx(1, abs=0.1) and own["curvature"][1] > 0
     assert own["r2"][0] < 0.9 < own["r2_parabola"][0]
 
 
