@@ -67,7 +67,7 @@ OF_TABLES = {
     "headline": headline, "target_share": target_share, "agreement": calibration.agreement, "score": emolab.score,
     "claims.monotone": claims.monotone, "claims.linear": claims.linear, "claims.additive": claims.additive,
     "claims.preservation": claims.preservation, "purity.confusion": parts.confusion, "purity.purity": parts.purity,
-    "affect_scores": projections.affect_scores, "head_summary": lambda t: head_summary(t, t), "head_view": head_view,
+    "head_summary": lambda t: head_summary(t, t), "head_view": head_view,
 }  # fmt: skip
 NOT_TABLES = (None, [1, 2], pd.DataFrame(), pd.DataFrame({"x": [1.0, 2.0]}))
 OF_VECTORS = [plot.norms, plot.cosine_by_layer, plot.cosine_grid, plot.layer_map]
@@ -162,7 +162,6 @@ CASES = [
     (lambda w: projections.embed(w.means, methods=("tsne",)), "unknown method .*tsne"),
     (lambda w: projections.embed(w.means, layers=[7], methods=("pca",)), "no layer 7"),
     (lambda w: projections.embed(w.means.select([0, 1]), methods=("pca",)), "2 points are too few for a map"),
-    (lambda w: projections.affect_plane(w.vectors), "needs three emotions"),
     (lambda w: head_cosines(w.vectors, emotion="jo"), "unknown emotion 'jo'"),
     (lambda w: embed_heads(w.vectors.part("specific") * 0.0), "too few for a map"),
     (lambda w: head_maps(w.vectors, w.means, W_O=np.ones(3)), "W_O"),

@@ -1,4 +1,4 @@
-"""Maps in two dimensions: PCA beside UMAP of the responses, emotions beside ratings.
+"""Maps in two dimensions: PCA beside UMAP of the responses.
 
 >>> from emolab import geometry
 >>> points = geometry.embed(means, layers=[0, 2, 5], seed=0)
@@ -13,26 +13,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from scipy.spatial.distance import pdist, squareform
-from scipy.stats import PermutationMethod, pearsonr
 
-from emolab.base.errors import EmolabError, need_table
+from emolab.base.errors import EmolabError
 from emolab.base.tables import noted, some_layers
 from emolab.geometry.resampling import counted, permuted_labels, site_values
-from emolab.geometry.similarity import part_array
 from emolab.vectors.activations import ResponseMeans
-from emolab.vectors.vectors import EmotionVectors
 
-# Valence and arousal (1 to 9) of anger, disgusted, fear, joy, sad: ANEW, Bradley & Lang 1999, all subjects.
-ANEW = {
-    "anger": (2.34, 7.63), "disgust": (2.45, 5.42), "fear": (2.76, 6.96), "joy": (8.60, 7.22), "sadness": (1.61, 4.13),
-}  # fmt: skip
 METHODS = ("pca", "umap")
 
 
@@ -100,64 +92,6 @@ def embed_scores(
     columns = ["layer", "method", "trustworthiness", "silhouette", "null_mean", "null_hi", "p"]
     params = {"site": site, "n_permutations": n_permutations}
     return noted(pd.DataFrame(rows, columns=columns), means.meta, n=counted(means.index), seed=seed, params=params)
-
-
-def affect_plane(
-    vectors: EmotionVectors,
-    *,
-    site: str = "resid",
-    layer: int = -1,
-    ratings: Mapping[str, tuple[float, float]] = ANEW,
-) -> pd.DataFrame:
-    """First two principal components of the specific vectors, beside people's ratings of the emotion words.
-
-    A component's sign is arbitrary: PC1 is turned to rise with valence, PC2 with arousal. ratings: {label: (valence,
-    arousal)}, default ANEW (Bradley & Lang 1999; 1 to 9). Labels without a rating get NaN.
-
-    Returns:
-        One row an emotion: `emotion, pc1, pc2, valence, arousal`. With five emotions this is an illustration, no test.
-
-    >>> plane = affect_plane(vectors, layer=3); affect_scores(plane)
-    """
-    (layer,) = some_layers(vectors.n_layers, layer)
-    x = part_array(vectors, site, "specific")[:, layer]
-    if len(x) < 3:
-        raise EmolabError(f"a plane needs three emotions; these vectors hold {', '.join(vectors.emotions)}")
-    u, s, _ = np.linalg.svd(x, full_matrices=False)
-    rated = np.array([ratings.get(e, (np.nan, np.nan)) for e in vectors.emotions], dtype=float)
-    pcs = u[:, :2] * s[:2]
-    for i in range(2):
-        if _pearson(pcs[:, i], rated[:, i])[0] < 0:
-            pcs[:, i] *= -1
-    table = pd.DataFrame({"emotion": vectors.emotions, "pc1": pcs[:, 0], "pc2": pcs[:, 1]})
-    table = table.assign(valence=rated[:, 0], arousal=rated[:, 1])
-    n = f"{len(x)} emotions"
-    params = {"site": site, "layer": layer, "ratings": "ANEW, 1 to 9" if ratings is ANEW else ""}
-    table = noted(table, vectors.meta, n=n, params=params)
-    table.attrs["explained"] = [float(v) for v in s[:2] ** 2 / (s**2).sum()]
-    return table
-
-
-def affect_scores(plane: pd.DataFrame) -> pd.DataFrame:
-    """Pearson r of either component with either rating, and a two-sided p over orders of the ratings.
-
-    Columns `component, rating, r, p, n`. Up to 7 emotions all orders are tried, else 5,040: p cannot be less than
-    2/n!, with n = 5 that is 0.017. NaN for fewer than three rated emotions.
-    """
-    need_table(plane, ("emotion", "pc1", "pc2", "valence", "arousal"), "geometry.affect_plane")
-    rows = []
-    for component, rating in product(("pc1", "pc2"), ("valence", "arousal")):
-        r, p = _pearson(plane[component].to_numpy(), plane[rating].to_numpy())
-        rows.append((component, rating, r, p, int(plane[rating].notna().sum())))
-    return pd.DataFrame(rows, columns=["component", "rating", "r", "p", "n"])
-
-
-def _pearson(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """r and p; missing ratings are left out."""
-    known = np.isfinite(x) & np.isfinite(y)
-    if known.sum() < 3 or np.ptp(x[known]) == 0 or np.ptp(y[known]) == 0:
-        return float("nan"), float("nan")
-    return pearsonr(x[known], y[known], method=PermutationMethod(n_resamples=5040, rng=0))
 
 
 def project(

@@ -14,7 +14,7 @@ import emolab
 from emolab.answers.responses import responses_from_texts
 from emolab.base.errors import EmolabError
 from emolab.base.labels import EMOTIONS
-from emolab.geometry.projections import affect_plane, embed
+from emolab.geometry.projections import embed
 from emolab.geometry.reliability import probe_accuracy, split_half
 from emolab.geometry.resampling import (
     bootstrap_counts,
@@ -118,7 +118,7 @@ def test_reliability_and_geometry_hold_on_frames(made):
     with pytest.raises(EmolabError, match="principal components need pairs"):
         emolab.vectors.directions.pca_vectors(made)
     with warnings.catch_warnings(action="error"):
-        shared_energy(made, n_permutations=9), affect_plane(vectors), embed(made, methods=("pca",), layers=[-1])
+        shared_energy(made, n_permutations=9), embed(made, methods=("pca",), layers=[-1])
 
 
 def test_select_keeps_order_and_what_shuffled_labels_need(made):

@@ -254,30 +254,6 @@ print(torch.get_num_threads())
     assert done.stdout.split()[-1] == "1"
 
 
-def test_affect_plane_finds_planted_valence_and_arousal():
-    ratings = np.array([projections.ANEW[e] for e in EMOTIONS])
-    ratings = ratings - ratings.mean(0)
-    ev = np.zeros((5, 1, 6))
-    ev[:, 0, 0], ev[:, 0, 1] = 10 * ratings[:, 0], ratings[:, 1]
-    ev[:, 0] += 3  # shared by all: not in the plane
-    plane = projections.affect_plane(vectors_of(ev))
-    scores = projections.affect_scores(plane).set_index(["component", "rating"])
-    assert scores.loc[("pc1", "valence"), "r"] > 0.99 and scores.loc[("pc2", "arousal"), "r"] > 0.8
-    assert 2 / 120 <= scores.loc[("pc1", "valence"), "p"] < 0.05 and (scores["n"] == 5).all()
-    assert sum(plane.attrs["explained"]) == pytest.approx(1)
-
-
-def test_affect_plane_with_other_labels():
-    ev = np.random.default_rng(0).normal(size=(3, 2, 6))
-    plane = projections.affect_plane(vectors_of(ev, ("joy", "calm", "envy")), layer=0)
-    assert plane["valence"].isna().sum() == 2
-    assert projections.affect_scores(plane)["r"].isna().all()
-    rated = projections.affect_plane(
-        vectors_of(ev, ("joy", "calm", "envy")), ratings={"joy": (8, 7), "calm": (7, 2), "envy": (3, 5)}
-    )
-    assert projections.affect_scores(rated)["r"].abs().le(1).all()
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
