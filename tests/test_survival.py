@@ -123,36 +123,6 @@ def test_ctrl_c_of_the_real_command(tmp_path):
     assert len(pd.read_parquet(tmp_path / "run/responses.parquet")) % 64 == 0, "whole chunks are saved"
 
 
-BUSY = """
-import sys, time
-from emolab.studies import cli
-def busy(arguments):
-    while True:
-        try:
-            print("busy", flush=True)
-            time.sleep(60)
-        except KeyboardInterrupt:
-            {answer}
-cli._info = busy
-sys.exit(cli.main(["info", "a folder"]))
-"""
-
-
-@pytest.mark.parametrize(
-    "answer",
-    ["pass", 'raise ModuleNotFoundError("requirements")'],
-    ids=["a computation that Python cannot interrupt", "an import of transformers"],
-)
-def test_ctrl_c_ends_what_does_not_listen_or_takes_it_for_an_error(answer):
-    process = listening([sys.executable, "-c", BUSY.format(answer=answer)])
-    assert process.stdout is not None and process.stdout.readline() == b"busy\n"
-    begin = time.perf_counter()
-    process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=60)[1].decode()
-    assert process.returncode == 130 and time.perf_counter() - begin < 2 and "Traceback" not in error, error
-    assert error.splitlines()[-1] == "emolab info 'a folder'"
-
-
 def test_an_interrupted_call_says_how_to_go_on(tiny_llama, tmp_path, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt

@@ -6,10 +6,7 @@ import argparse
 import json
 import os
 import shlex
-import signal
 import sys
-import threading
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,58 +24,30 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 when it worked, 2 after a clear error, 130 when interrupted."""
     arguments = _parser().parse_args(argv)
     command = shlex.join(["emolab", *(sys.argv[1:] if argv is None else argv)])
-    told = f"emolab: interrupted; what was finished is saved, the same command goes on from there:\n{command}"
-    unwatch, interrupted = _watch(told)
     try:
         arguments.run(arguments)
     except BaseException as error:
-        # Ctrl-C in the middle of an import comes out of transformers as an error of its own.
-        if not isinstance(error, KeyboardInterrupt) and not interrupted.wait(0.05):
+        if not _interrupted(error):
             if not isinstance(error, EmolabError | OSError):
                 raise
             print(f"emolab: {error}", file=sys.stderr)
             return 2
-        print(told, file=sys.stderr)
+        print(
+            f"emolab: interrupted; what was finished is saved, the same command goes on from there:\n{command}",
+            file=sys.stderr,
+        )
         if argv is None:  # the command itself: taking torch and all the rest down in order would take another second
             sys.stdout.flush()
             os._exit(130)
         return 130
-    finally:
-        unwatch()
     return 0
 
 
-def _watch(told: str) -> tuple[Callable[[], None], threading.Event]:
-    """See to it that Ctrl-C ends the process in two seconds, in the middle of a long computation too.
-
-    Python raises KeyboardInterrupt only between two of its own steps. The signal wakes a thread at once, which ends the
-    process if that has not happened within 1.5 s: whatever is being written then is a temporary file. Returns what
-    undoes it, and the event of Ctrl-C.
-    """
-    interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread() or not hasattr(os, "set_blocking"):
-        return lambda: None, interrupted
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    before, done = signal.set_wakeup_fd(write, warn_on_full_buffer=False), threading.Event()
-
-    def wait() -> None:
-        while (woken := os.read(read, 1)) and woken[0] != signal.SIGINT:
-            pass
-        if woken:
-            interrupted.set()
-        if woken and not done.wait(1.5):
-            print(told, file=sys.stderr, flush=True)
-            os._exit(130)
-        os.close(read)
-
-    def unwatch() -> None:
-        done.set()
-        signal.set_wakeup_fd(before)
-        os.close(write)
-
-    threading.Thread(target=wait, daemon=True).start()
-    return unwatch, interrupted
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind it: in the middle of an import it comes out of transformers as an error of its own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _parser() -> argparse.ArgumentParser:

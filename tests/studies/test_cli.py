@@ -208,13 +208,20 @@ def test_wrong_words_and_missing_ones(capsys):
         assert exit.value.code == 2 and "usage: emolab" in capsys.readouterr().err
 
 
-def test_interrupted(monkeypatch, capsys):
+@pytest.mark.parametrize("imports", [False, True])
+def test_interrupted(monkeypatch, capsys, imports):
     def interrupt(*_):
-        raise KeyboardInterrupt
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            if imports:  # transformers takes it for an error of the module
+                raise ModuleNotFoundError("requirements")  # noqa: B904
+            raise
 
     monkeypatch.setattr("emolab.studies.figures.run_figures", interrupt)
     assert main(["figures"]) == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "the same command goes on from there" in told and told.splitlines()[-1] == "emolab figures"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
