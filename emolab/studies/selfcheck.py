@@ -12,7 +12,6 @@ which the same promises, and more, are tested with every release.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +30,7 @@ from emolab.models.model import Model
 from emolab.models.prompts import Batch, encode, render_prompts
 from emolab.models.sites import bridge_gap, head_weights, hf_modules, is_checked, site_layers
 from emolab.steering.edits import hooked
-from emolab.steering.steering import Steering, build_edits, steered
+from emolab.steering.steering import Steering, build_edits
 from emolab.vectors.vectors import EmotionVectors, extract_vectors
 
 QUERIES = ["Tell me about the park.", "How?", "Was the dog sad when it rained all day? Tell me what they did then."]
@@ -89,14 +88,14 @@ def _bridge(model: Model) -> tuple[bool | None, str]:
     return off < allowed, f"logits differ by {off:.1e} of their spread, allowed are {allowed:g}"
 
 
-def _batches(model: Model, new: int = NEW) -> tuple[bool | None, str]:
+def _batches(model: Model) -> tuple[bool | None, str]:
     """Alone, all together and in pairs: three neighbourhoods and three widths of padding for each query."""
     prompts = render_prompts(model, QUERIES)
     in_threes, in_twos = Writing(batch_size=3), Writing(batch_size=2)
-    alone = [generate(model, prompt, max_new_tokens=new, raw=True)[0] for prompt in prompts]
-    together = generate(model, prompts, max_new_tokens=new, writing=in_threes, raw=True)
+    alone = [generate(model, prompt, max_new_tokens=NEW, raw=True)[0] for prompt in prompts]
+    together = generate(model, prompts, max_new_tokens=NEW, writing=in_threes, raw=True)
     pairs = [
-        generate(model, [prompt, prompts[i - 1]], max_new_tokens=new, writing=in_twos, raw=True)[0]
+        generate(model, [prompt, prompts[i - 1]], max_new_tokens=NEW, writing=in_twos, raw=True)[0]
         for i, prompt in enumerate(prompts)
     ]
     return _same(model, prompts, alone, together, pairs, "answers do not depend on the batch")
@@ -185,26 +184,6 @@ def _off(a: torch.Tensor, b: torch.Tensor, real: torch.Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
-def _leaves_nothing(model: Model) -> tuple[bool | None, str]:
-    def state() -> tuple[int, torch.Tensor]:
-        modules = {id(m): m for root in (model.hf, model.bridge) for m in root.modules()}.values()
-        with torch.inference_mode():
-            logits = forward(model, model.hf, _batch(model)[0], 1)
-        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules), logits
-
-    steering = Steering(_random_vectors(model), {"random": 0.5}, positions="all")
-    (hooks, before), inside = state(), None
-    generate(model, QUERIES[:1], steering=steering, max_new_tokens=2)
-    with contextlib.suppress(KeyError), steered(model, steering):
-        inside = forward(model, model.bridge.original_model, _batch(model)[0], 1)
-        raise KeyError("left by an exception")
-    left, after = state()
-    same = torch.equal(before, after)
-    moved = inside is not None and not torch.equal(inside.to(before), before)
-    told = f"{left - hooks} hooks are left, logits are {'equal' if same else 'not equal'}"
-    return same and moved and left == hooks, told
-
-
 def _heads(model: Model) -> tuple[bool | None, str]:
     try:
         site_layers(model, "attn")
@@ -248,7 +227,6 @@ CHECKS: dict[str, Callable[[Model], tuple[bool | None, str]]] = {
     "batches": _batches,
     "cache": _cache,
     "steering is exact and local": _local,
-    "nothing remains": _leaves_nothing,
     "heads add up to attention": _heads,
     "BOS": _prompts,
     "prompt and answer": _joint,
