@@ -9,21 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from emolab.answers.generation import generate
-from emolab.answers.writing import Writing
 from emolab.base.labels import NEUTRAL
 from emolab.base.stats import clusters_of, interval
-from emolab.base.storage import digest, for_json, read_table, write_table
+from emolab.base.storage import for_json
 from emolab.experiments.dose_response import collapse, dose_table, trend
 from emolab.experiments.sweeps import sweep
 from emolab.judges.scoring import score, target_share
 from emolab.models.model import Model
-from emolab.models.prompts import render_prompts
 from emolab.steering.settings import Setting
 from emolab.steering.steering import at
 from emolab.vectors.vectors import EmotionVectors
-
-INTENSITIES = {"a little": "a little", "plain": None, "great": "great"}
 
 
 def summarise(
@@ -76,40 +71,6 @@ def doses(scored: pd.DataFrame, answers: pd.DataFrame) -> dict[str, dict[str, di
             values[measure] = at(emotion, alpha, "none", measure)["value"]
         result.setdefault(emotion, {})[f"{alpha:g}"] = {**values, "n": int(target["n"])}
     return result
-
-
-def intensity(
-    model: Model,
-    emotions: Sequence[str],
-    queries: pd.DataFrame,
-    judge: Any,
-    out: Path,
-    *,
-    max_new_tokens: int = 80,
-) -> dict[str, dict[str, float | None]]:
-    """Mean probability of the emotion, as the judge reads it, under "a little", plain and "great" instructions."""
-    asked = list(queries["query"])
-    table = pd.DataFrame(
-        [
-            (emotion, label, prompt)
-            for emotion in emotions
-            for label, word in INTENSITIES.items()
-            for prompt in render_prompts(model, asked, emotion, intensity=word)
-        ],
-        columns=["condition", "intensity", "prompt"],
-    )
-    settings = {"fingerprint": model.fingerprint, "writing": Writing().settings(), "max_new_tokens": max_new_tokens}
-    settings["prompts"] = digest(list(table["prompt"]))
-    path = out / "intensity.parquet"
-    done = read_table(path, settings)
-    if done is None:
-        texts = generate(model, list(table["prompt"]), raw=True, max_new_tokens=max_new_tokens)
-        done = write_table(table.assign(text=texts), path, settings)
-    values = judge(list(done["text"]))
-    own = [values[i, judge.labels.index(emotion)] for i, emotion in enumerate(done["condition"])]
-    means = done.assign(p=own).groupby(["condition", "intensity"])["p"].mean()
-    table = {emotion: {label: means[emotion, label] for label in INTENSITIES} for emotion in emotions}
-    return for_json(table, decimals=4)
 
 
 def turned(

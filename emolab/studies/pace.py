@@ -20,8 +20,8 @@ from emolab.studies.plan import Plan
 
 # Of a study, in their order; before them it loads the model and measures its pace.
 STAGES = (
-    "wording", "responses", "vectors", "selection", "sweep", "scores", "evoking", "intensity", "claims", "baselines",
-    "analysis", "figures",
+    "wording", "responses", "vectors", "selection", "sweep", "scores", "evoking", "claims", "baselines", "analysis",
+    "figures",
 )  # fmt: skip
 SITES = ("attn", "resid")  # that are searched
 _ROWS, _TOKENS = 48, 24
@@ -57,8 +57,6 @@ def count_texts(model: Model, plan: Plan, sizes: Mapping[str, int], n_emotions: 
     found["sweep"] = sizes["report"] * (3 * n_emotions * n_doses + 1)  # two controls; unsteered ones once
     if sizes["evoking"]:
         found["evoking"] = sizes["evoking"] * (2 * (n_emotions - 1) + 1)  # none towards its own emotion
-    if not plan.quick:
-        found["intensity"] = sizes["report"] * 3 * n_emotions
     return found
 
 

@@ -40,7 +40,7 @@ from emolab.models.workers import check_workers
 from emolab.steering.steering import at
 from emolab.studies.analysis import analyse
 from emolab.studies.figures import run_figures
-from emolab.studies.numbers import intensity, summarise, turned
+from emolab.studies.numbers import summarise, turned
 from emolab.studies.pace import expect, measure_pace, overview
 from emolab.studies.plan import FULL, QUICK, Plan
 from emolab.studies.report import write_report
@@ -156,11 +156,6 @@ def study(
         with stage("evoking"):
             summary["evoking"] = turned(
                 model, vectors, evoking, setting, best, judges[0], out / "evoking", plan.max_new_tokens
-            )
-    if not plan.quick:
-        with stage("intensity"):
-            summary["intensity"] = intensity(
-                model, vectors.emotions, report, judges[-1], out, max_new_tokens=plan.max_new_tokens
             )
     # Claims and methods know no breaking alphas: they get vectors of which one is where text breaks, in the mean.
     broken = [alpha for one in at(vectors, setting) for alpha in one.in_vectors().values()]

@@ -26,7 +26,7 @@ class Plan:
     n_claims        questions on which the paper's claims are put to the test; 0 leaves them out.
     methods         what the vectors are compared with (`comparison.METHODS`); () for nothing. None: all, but LoRA
                     only for models of up to 50 million parameters, since it would cost more than all the rest.
-    quick           fewer heads and questions where heads are put to causal tests, and no graded instructions.
+    quick           fewer heads and questions where heads are put to causal tests.
     """
 
     n_queries: tuple[int, int, int] = (40, 12, 16)

@@ -216,9 +216,8 @@ def test_summary_holds_what_it_promises(studied, talker):
     assert set(summary["setting"]) == {"site", "layers", "part", "unit"} and summary["setting"]["unit"] == "breaking"
     assert set(summary["wording"]) == {"name", "following", "not_followed", "sentence"}
     assert tuple(summary["wording"]["following"]) == EMOTIONS
-    assert set(summary["intensity"]["joy"]) == {"a little", "plain", "great"}
-    stages = ["wording", "responses", "vectors", "selection", "sweep", "scores", "intensity", "claims", "baselines"]
-    stages += ["analysis", "figures"]
+    stages = ["wording", "responses", "vectors", "selection", "sweep", "scores", "claims", "baselines", "analysis"]
+    stages.append("figures")
     assert list(summary["timings"]) == ["load", "pace", *stages] and min(summary["timings"].values()) >= 0
     assert list(summary["expected"]) == stages and min(summary["expected"].values()) >= 0
     assert set(summary["claims"]) == {"monotone", "preservation", "linear", "additive"}
@@ -492,8 +491,7 @@ def test_as_many_texts_are_announced_as_are_written(studied, talker):
 
     assert found["responses"] == len(pd.read_parquet(out / "responses.parquet")) == 9 * 6
     assert found["sweep"] == len(pd.read_parquet(out / "sweep.parquet")) - 4 * 3, "unsteered ones once"
-    assert found["intensity"] == len(pd.read_parquet(out / "intensity.parquet")) == 3 * 5 * 3
-    assert found["wording"] == 66 and list(found) == ["wording", "responses", "selection", "sweep", "intensity"]
+    assert found["wording"] == 66 and list(found) == ["wording", "responses", "selection", "sweep"]
 
 
 @pytest.mark.parametrize(
@@ -502,7 +500,7 @@ def test_as_many_texts_are_announced_as_are_written(studied, talker):
 def test_seconds_are_expected_of_every_stage_that_will_be(talker, plan, n_evoking):
     sizes = {"extract": 40, "choose": 12, "report": 16, "evoking": n_evoking}
     found = pace.expect(talker, plan, sizes, 5, {"write": 200.0, "read": 700.0})
-    left = {"claims": plan.n_claims, "baselines": plan.methods, "evoking": n_evoking, "intensity": not plan.quick}
+    left = {"claims": plan.n_claims, "baselines": plan.methods, "evoking": n_evoking}
     stages = [name for name in pace.STAGES if left.get(name, True) and (name != "wording" or plan.wordings)]
     assert list(found) == stages and min(found.values()) > 0
     texts = pace.count_texts(talker, plan, sizes, 5)
