@@ -121,7 +121,6 @@ def _rise(vector: Mapping, random: Mapping, can_drop: bool) -> dict[str, Any]:
     for prefix, row in (("", vector), ("random_", random)):
         evidence[f"{prefix}slope"] = [row["slope"], row["slope_lo"], row["slope_hi"]]
         evidence[f"{prefix}spearman"] = [row["spearman"], row["spearman_lo"], row["spearman_hi"]]
-        evidence[f"{prefix}isotonic_r2"] = row["isotonic_r2"]
         evidence[f"{prefix}first_drop"] = row["first_drop"]
     return evidence
 

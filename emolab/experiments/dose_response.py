@@ -18,7 +18,7 @@ import pandas as pd
 from scipy.special import logit as _logit
 from scipy.stats import rankdata
 
-from emolab.base.errors import EmolabError, need_number
+from emolab.base.errors import EmolabError
 from emolab.base.labels import order
 from emolab.base.stats import bh, bootstrap_ci, clusters_of, interval, sign_flip
 from emolab.experiments.headline import (
@@ -124,10 +124,9 @@ def trend(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     Returns:
         `slope`: units per dose, the least-squares line through the doses within 1 of 0, mean over queries.
         `minus_random`: the same less that of random directions, query by query. `spearman`: rank correlation of dose
-        and value within each query, mean over queries. Each with `_lo, _hi`, its 95 % interval. `isotonic_r2`: share of
-        the variance of the mean curve that a curve which never falls explains; 1 is monotone, and a curve of noise gets
-        some, too: read it beside the controls. `first_drop`: the lowest dose that lies significantly below some lower
-        one; NaN where none does, which fewer than five situations cannot show. `n` queries.
+        and value within each query, mean over queries. Each with `_lo, _hi`, its 95 % interval. `first_drop`: the
+        lowest dose that lies significantly below some lower one; NaN where none does, which fewer than five situations
+        cannot show. `n` queries.
 
     What cannot be had from these doses is NaN. Raises EmolabError as `dose_curves` does.
     """
@@ -149,35 +148,31 @@ def trend(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
             for measure in measures:
                 i = column[measure, control]
                 row |= {measure: mean[i], f"{measure}_lo": low[i], f"{measure}_hi": high[i]}
-            row["isotonic_r2"] = _isotonic_r2(curve.mean())
             row["first_drop"] = _first_drop(curve, clusters, seed)
             rows.append(row | {"n": len(curve)})
     return pd.DataFrame(rows)
 
 
-def collapse(
-    scored: pd.DataFrame, instructed: Instructed = None, *, margin: float = MARGIN, seed: int = 0
-) -> pd.DataFrame:
+def collapse(scored: pd.DataFrame, instructed: Instructed = None, *, seed: int = 0) -> pd.DataFrame:
     """alpha*: the first positive dose at which texts are less fluent than unsteered ones, by more than a margin.
 
     >>> collapse(scored, instructed).set_index("emotion")["alpha_star"]            # NaN: not within these doses
 
     `fluency_score` of `headline`, steered minus unsteered text of the same query; one-sided sign flips that it fell by
-    more than `margin` (with many queries a drop of nothing worth is significant, too; 0 asks for any drop),
-    Benjamini-Hochberg over an emotion's positive doses, q < .05.
+    more than 0.1 (with many queries a drop of nothing worth is significant, too), Benjamini-Hochberg over an emotion's
+    positive doses, q < .05.
 
     Returns:
         One row an emotion: `emotion, alpha_star, measure` ("fluency"), `difference, lo, hi, q, n` at alpha_star (where
         there is none, at the dose with the smallest q), and `random_alpha_star`, the same of the random direction.
     """
     one_setting(scored)
-    need_number("margin", margin, 0)
     table = headline(scored, instructed)
     clusters = clusters_of(table)
     rows = []
     for emotion in order(table["emotion"]):
         texts = table[table["emotion"] == emotion]
-        drops, q, star = _drops(texts, "none", clusters, margin, seed)
+        drops, q, star = _drops(texts, "none", clusters, seed)
         row = {"emotion": emotion, "alpha_star": star, "measure": "fluency"}
         row |= {"difference": np.nan, "lo": np.nan, "hi": np.nan, "q": np.nan, "n": 0}
         if np.isfinite(q).any():
@@ -186,7 +181,7 @@ def collapse(
             bounds = bootstrap_ci(change, np.mean, clusters=clusters.loc[change.index], seed=seed)
             row |= dict(zip(("difference", "lo", "hi"), map(float, bounds), strict=True))
             row |= {"q": float(q[drops.columns.get_loc(dose)]), "n": len(change)}
-        row["random_alpha_star"] = _drops(texts, "random", clusters, margin, seed)[2]
+        row["random_alpha_star"] = _drops(texts, "random", clusters, seed)[2]
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -272,14 +267,14 @@ def _with_value(table: pd.DataFrame) -> pd.DataFrame:
     return table if "value" in table else table.assign(value=logit(target_p(table)))
 
 
-def _drops(texts: pd.DataFrame, control: str, clusters: pd.Series, margin: float, seed: int):
-    """Change from the unsteered text [query, positive alpha], the q that it fell by more than margin, and alpha*."""
+def _drops(texts: pd.DataFrame, control: str, clusters: pd.Series, seed: int):
+    """Change from the unsteered text [query, positive alpha], the q that it fell by more than MARGIN, and alpha*."""
     wide = _wide(texts, "fluency_score")
     doses = [float(alpha) for c, alpha in wide.columns if c == control and float(alpha) > 0]
     if not doses:
         return pd.DataFrame(index=wide.index), np.array([]), np.nan
     drops = wide[control][doses].sub(_base(texts, "fluency_score"), axis=0)
-    q = bh(sign_flip(drops + margin, clusters=clusters.loc[drops.index], alternative="less", seed=seed))
+    q = bh(sign_flip(drops + MARGIN, clusters=clusters.loc[drops.index], alternative="less", seed=seed))
     return drops, q, next((dose for dose, x in zip(doses, q, strict=True) if x < LEVEL), np.nan)
 
 
@@ -297,15 +292,6 @@ def _spearman(curve: pd.DataFrame) -> pd.Series:
     doses = np.arange(curve.shape[1]) - (curve.shape[1] - 1) / 2
     with np.errstate(invalid="ignore"):
         return pd.Series(ranks @ doses / np.sqrt((ranks**2).sum(1) * (doses @ doses)), curve.index)
-
-
-def _isotonic_r2(curve: pd.Series) -> float:
-    from sklearn.isotonic import IsotonicRegression  # slow to import
-    from sklearn.metrics import r2_score
-
-    if curve.isna().any() or np.ptp(curve) < 1e-12:
-        return np.nan
-    return float(r2_score(curve, IsotonicRegression().fit_transform(curve.index, curve)))
 
 
 def _first_drop(curve: pd.DataFrame, clusters: pd.Series, seed: int) -> float:
