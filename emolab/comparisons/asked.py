@@ -152,11 +152,11 @@ def _key(method: Method, emotion: str, dose: float) -> tuple[str, str, str, floa
 
 def _write(_: Model, shared: tuple, jobs: list[tuple[str, float]]) -> list[list[str]]:
     method, queries, max_new_tokens, writing = shared
-    settings = [method.mixture(emotion, dose) for emotion, dose in jobs]
+    settings = [{emotion: dose} for emotion, dose in jobs]
     return method.texts(queries, settings, max_new_tokens=max_new_tokens, writing=writing)
 
 
 def _measure(_: Model, shared: tuple, jobs: list[tuple[str, float]]) -> list[list[list[float]]]:
     method, queries, texts = shared
-    found = method.kls(queries, texts, [method.mixture(emotion, dose) for emotion, dose in jobs])
+    found = method.kls(queries, texts, [{emotion: dose} for emotion, dose in jobs])
     return [[kl.tolist() for kl in by_query] for by_query in found]

@@ -280,7 +280,7 @@ def _equal(m: Method, targets: Mapping[str, float], start: Mapping[str, float], 
     for emotion, target in targets.items() if m.can_dose else ():
 
         def damage(dose: float, emotion: str = emotion) -> float:
-            return p95_kl(m.kl(asked.queries, asked.unsteered, emotion, dose))
+            return p95_kl(m.kls(asked.queries, asked.unsteered, [{emotion: dose}])[0])
 
         try:
             doses[emotion] = _rounded(dose_at_damage(damage, target, start=start[emotion], tolerance=0.05)[0])
@@ -289,7 +289,7 @@ def _equal(m: Method, targets: Mapping[str, float], start: Mapping[str, float], 
     return doses
 
 
-def _speed(m: Method, plain: Method, queries: list[str], doses: Mapping[str, float], rounds: int = 3) -> float:
+def _speed(m: Method, plain: Method, queries: list[str], doses: Mapping[str, float]) -> float:
     """Tokens a second over those of the unsteered model, in turn with it; the best of a few rounds."""
     emotion, dose = next(iter(doses.items()))
     queries = queries[:8]
@@ -302,5 +302,5 @@ def _speed(m: Method, plain: Method, queries: list[str], doses: Mapping[str, flo
         return min(steps, 24) / (time.perf_counter() - start)
 
     pace(run)  # the first call warms up
-    paces = [(pace(run), pace(other)) for _ in range(rounds)]
+    paces = [(pace(run), pace(other)) for _ in range(3)]
     return max(own for own, _ in paces) / max(unsteered for _, unsteered in paces)

@@ -2,9 +2,9 @@
 
 >>> from emolab.comparisons.methods import instruction_method, vector_method
 >>> method = vector_method(model, vectors)
->>> method.generate(["Tell me about the park."], "joy", 1.5)
->>> method.generate(["Tell me about the park."], {"joy": 0.5, "fear": 0.5}, 2.0)       # a mixture, where can_mix
->>> method.kl(["Tell me about the park."], ["It was quiet."], "joy", 1.5)              # nats a token
+>>> settings = [{"joy": 1.5}, {"joy": 1.0, "fear": 1.0}]                               # a mixture, where can_mix
+>>> method.texts(["Tell me about the park."], settings)                                # [setting][query]
+>>> method.kls(["Tell me about the park."], ["It was quiet."], settings)               # nats at every token
 """
 
 from __future__ import annotations
@@ -78,25 +78,6 @@ class Method:
     answers: int = 0
     setting: str = ""
 
-    def generate(
-        self,
-        queries: Sequence[str],
-        emotion: str | Doses,
-        dose: float = 1.0,
-        *,
-        max_new_tokens: int = 80,
-        writing: Writing = Writing(),
-    ) -> list[str]:
-        """Answers to the queries. emotion: a name, or a mixture {emotion: share} where can_mix."""
-        settings = [self.mixture(emotion, dose)]
-        return self.texts(queries, settings, max_new_tokens=max_new_tokens, writing=writing)[0]
-
-    def kl(
-        self, queries: Sequence[str], texts: Sequence[str], emotion: str | Doses, dose: float = 1.0
-    ) -> list[Float[np.ndarray, " token"]]:
-        """`next_token_kl` of the plain model's answers to the queries, in nats a token."""
-        return self.kls(queries, texts, [self.mixture(emotion, dose)])[0]
-
     def texts(
         self,
         queries: Sequence[str],
@@ -121,7 +102,7 @@ class Method:
     def kls(
         self, queries: Sequence[str], texts: Sequence[str], settings: Sequence[Doses]
     ) -> list[list[Float[np.ndarray, " token"]]]:
-        """KL at every token under every setting [setting][query]."""
+        """`next_token_kl` of the plain model's answers, nats at every token, under every setting [setting][query]."""
         plain = render_prompts(self.plain, list(queries))
         kls = []
         for run in self.runs(list(queries), list(settings)):
@@ -135,15 +116,6 @@ class Method:
                 other_prompts=run.prompts,
             )
         return _cut(kls, len(queries))
-
-    def mixture(self, emotion: str | Doses, dose: float) -> Doses:
-        """{emotion: dose}; EmolabError for a mixture where the method has none, or a dose that it lacks."""
-        shares = {emotion: 1.0} if isinstance(emotion, str) else dict(emotion)
-        if len(shares) != 1 and not self.can_mix:
-            raise EmolabError(f"{self.name} gives one emotion at a time, not {', '.join(shares) or 'none'}")
-        if not self.can_dose and dose not in self.doses:
-            raise EmolabError(f"{self.name} has no dose {dose}; it has {', '.join(f'{x:g}' for x in self.doses)}")
-        return {name: share * dose for name, share in shares.items()}
 
 
 def plain_method(model: Model) -> Method:

@@ -106,14 +106,10 @@ def test_an_instruction_is_a_prompt_in_three_wordings(model):
     for dose, word in ((0.5, "a little"), (1.0, None), (2.0, "great")):
         prompts = render_prompts(model, ASKED, "calm", intensity=word)
         expected = generate(model, prompts, raw=True, max_new_tokens=5)
-        assert method.generate(ASKED, "calm", dose, max_new_tokens=5) == expected
+        assert method.texts(ASKED, [{"calm": dose}], max_new_tokens=5) == [expected]
         texts = ["it was quiet ."] * 3
         kls = next_token_kl(model, render_prompts(model, ASKED), texts, other_prompts=prompts)
-        close(method.kl(ASKED, texts, "calm", dose), kls)
-    with pytest.raises(EmolabError, match="no dose 1.5"):
-        method.generate(ASKED, "calm", 1.5)
-    with pytest.raises(EmolabError, match="one emotion"):
-        method.generate(ASKED, {"calm": 0.5, "joy": 0.5})
+        close(method.kls(ASKED, texts, [{"calm": dose}])[0], kls)
 
 
 def test_examples_are_earlier_turns_without_instruction(model, responses, tiny_gpt2):
@@ -132,7 +128,7 @@ def test_examples_are_earlier_turns_without_instruction(model, responses, tiny_g
     bare = prompt(tiny_gpt2, 1.0)
     assert bare in [f"{r.query}\n{r.text}\n\nthe sea ?\n" for r in told.itertuples()]
     with pytest.raises(EmolabError, match="awe"):
-        few_shot_method(model, responses, max_new_tokens=6).generate(ASKED, "awe", 1.0)
+        few_shot_method(model, responses, max_new_tokens=6).texts(ASKED, [{"awe": 1.0}])
     with pytest.raises(EmolabError, match="context"):
         few_shot_method(model, responses, max_new_tokens=60)
 
@@ -154,7 +150,6 @@ def test_directions_steer_and_mix(model, vectors):
     rows = [Steering(vectors, d, layers=[2]) for d in ({"joy": 1.0, "calm": -0.5}, {"calm": 2.0})]
     plain = render_prompts(model, ASKED)
     expected = [generate(model, plain, steering=s, raw=True, max_new_tokens=5) for s in rows]
-    assert method.generate(ASKED, {"joy": 0.5, "calm": -0.25}, 2.0, max_new_tokens=5) == expected[0]
     grid = method.texts(ASKED, [{"joy": 1.0, "calm": -0.5}, {"calm": 2.0}], max_new_tokens=5)
     assert grid == expected, "setting by setting, query by query"
     texts = ["it was .", "quiet", "so very good"]
@@ -198,7 +193,7 @@ def test_lora_doses_do_not_add_up(model, responses):
         merged = merge_lora(model, {adapters[e]: d for e, d in doses.items()})
         assert texts == generate(merged, plain, raw=True, max_new_tokens=5)
     assert found[0] == found[3] != found[1]
-    before = method.kl(ASKED, ["it was quiet ."] * 3, "joy", 0.0)
+    (before,) = method.kls(ASKED, ["it was quiet ."] * 3, [{"joy": 0.0}])
     assert max(x.max() for x in before) == 0, "dose 0 is the plain model"
 
 
@@ -271,13 +266,13 @@ def test_equal_damage_is_that_of_the_instruction(table, comparison, model, respo
     equal = table[(table["at"] == "equal damage") & (table.measure == "damage") & (table.emotion != "all")]
     for emotion, target in targets.items():
         wording = equal[(equal.method == "instruction") & (equal.emotion == emotion)]["dose"].item()
-        assert p95_kl(told.kl(queries, answers, emotion, wording)) == pytest.approx(target, abs=1e-3)
+        assert p95_kl(told.kls(queries, answers, [{emotion: wording}])[0]) == pytest.approx(target, abs=1e-3)
     names = (*STEERING, "lora")
     methods = build_methods(comparison, responses, names, max_new_tokens=6)
     taken = table.drop_duplicates("method").set_index("method")["setting"]
     for row in equal[equal.method.isin(names)].itertuples():
         (method,) = (m for m in methods if m.name == row.method and m.setting == taken[m.name])
-        found = p95_kl(method.kl(queries, answers, row.emotion, row.dose))
+        found = p95_kl(method.kls(queries, answers, [{row.emotion: row.dose}])[0])
         assert found == pytest.approx(targets[row.emotion], rel=0.06), (row.method, row.emotion)
 
 
