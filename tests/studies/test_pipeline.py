@@ -17,9 +17,11 @@ from emolab.experiments import selection, sweeps
 from emolab.experiments.selection import Round, Search, choose, select
 from emolab.judges import judges
 from emolab.plot import save
-from emolab.studies import numbers as summary_module
+from emolab.plot.save import read_manifest
+from emolab.studies import figures as drawing
 from emolab.studies import pace, pipeline
 from emolab.studies.figures import read_summary, run_figures
+from emolab.studies.numbers import turned
 from emolab.studies.pipeline import study
 from emolab.studies.plan import FULL, QUICK, Plan
 from tests import oracle, tiny
@@ -156,7 +158,6 @@ class Counted:
             return generate(model, prompts, **options)
 
         patch.setattr(jobs, "generate", counted)
-        patch.setattr(summary_module, "generate", counted)
         patch.setattr("emolab.comparisons.steered_runs.generate", counted)
         patch.setattr("emolab.comparisons.methods.generate", counted)
         patch.setattr("emolab.answers.generation.generate", counted)  # which choose_wording looks up when called
@@ -335,23 +336,27 @@ def test_another_study_in_the_same_folder_is_refused(studied, tiny_gpt2, light):
 def test_a_model_that_writes_nothing_gives_null_not_nan(talker, light, tmp_path, monkeypatch):
     """It answers instructions, and steered or plain it falls silent."""
     monkeypatch.setattr(sweeps, "write_texts", lambda model, prompts, steerings, **_: [""] * len(prompts))
+    monkeypatch.setattr(pipeline, "analyse", lambda *_, **__: {})  # of the answers to instructions
+    monkeypatch.setattr(drawing, "_vector_figures", lambda *_: {})
     summary = run(talker, tmp_path, plan=replace(SHORT, quick=True, wordings=False))
     assert {cell["perplexity_ratio"] for cell in summary["steering"].values()} == {None}
     assert json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail) == summary
 
 
-def test_figures_are_drawn_again_from_the_files_alone(studied, tmp_path):
+def test_figures_are_drawn_again_from_the_files_alone(studied, tmp_path, monkeypatch):
     _, out = studied
+    drawn = ["norms", "cosine_by_layer", "cosine_grid", "layer_map", "response_map", "probe", "reliability"]
+    drawn += ["head_map", "head_effects", "ablation"]
+    again = ["instruction_following", "dose_response", "effect_forest", "judge_agreement"]
+    drawn += [*again, *(f"claim_{name}" for name in ("monotone", "preservation", "linear", "additive")), "tradeoff"]
+    assert sorted(read_manifest(out / "figures")) == sorted(drawn)
+    assert all((out / f"figures/{name}.png").stat().st_size > 1000 for name in drawn)
+    for group in ("_vector_figures", "_geometry_figures", "_head_figures", "_comparison_figures"):
+        monkeypatch.setattr(drawing, group, lambda *_: {})
     data = out / "figures/data/dose_response.csv"
     before = data.read_bytes()
     data.unlink()
-    paths = run_figures(out)
-    drawn = ["norms", "cosine_by_layer", "cosine_grid", "layer_map", "response_map", "probe", "reliability"]
-    drawn += ["head_map", "head_effects", "ablation"]
-    drawn += ["instruction_following", "dose_response", "effect_forest", "judge_agreement"]
-    drawn += [f"claim_{name}" for name in ("monotone", "preservation", "linear", "additive")]
-    assert [p.stem for p in paths] == [*drawn, "tradeoff"]
-    assert all(p.stat().st_size > 1000 for p in paths) and data.read_bytes() == before
+    assert [path.stem for path in run_figures(out)] == again and data.read_bytes() == before
     with pytest.raises(EmolabError, match="summary.json is missing or damaged; run `emolab study --out"):
         run_figures(tmp_path)
 
@@ -559,7 +564,7 @@ def test_questions_that_evoke_an_emotion_are_turned_round_or_not(talker, light, 
 
     monkeypatch.setattr(sweeps, "write_texts", written)
     setting, best = emolab.Setting(site="attn", layers="late"), {"fear": 2.0, "joy": 1.0}
-    found = summary_module.turned(talker, vectors, queries, setting, best, Echo(), tmp_path, 8)
+    found = turned(talker, vectors, queries, setting, best, Echo(), tmp_path, 8)
     assert found == {
         "fear": {  # two of joy, one neutral; of these the second is not moved
             "target": 0.6667, "own": 0.3333, "target_unsteered": 0.0, "own_unsteered": 1.0, "target_random": 0.0, "n": 3
@@ -569,10 +574,10 @@ def test_questions_that_evoke_an_emotion_are_turned_round_or_not(talker, light, 
         },
     }  # fmt: skip
     assert len(asked) == 4 + 2 * 3 + 2 * 2
-    again = summary_module.turned(talker, vectors, queries, setting, best, Echo(), tmp_path, 8)
+    again = turned(talker, vectors, queries, setting, best, Echo(), tmp_path, 8)
     assert again == found and len(asked) == 14, "kept"
     joyful = queries.head(2)
-    left = summary_module.turned(talker, vectors, joyful, setting, best, Echo(), tmp_path / "joy", 8)
+    left = turned(talker, vectors, joyful, setting, best, Echo(), tmp_path / "joy", 8)
     assert set(left) == {"fear"}, "every question evokes joy"
 
 
