@@ -53,7 +53,7 @@ _PUBLIC = {
 }
 _ROOMS = (
     "answers", "base", "comparisons", "experiments", "geometry", "heads", "judges", "models", "plot",
-    "steering", "studies", "vectors", "widgets",
+    "say", "steering", "studies", "vectors", "widgets",
 )  # fmt: skip
 __all__ = sorted([*_PUBLIC, *_ROOMS, "__version__"])
 __getattr__ = on_use(__name__, _PUBLIC | {name: name for name in _ROOMS}, __all__)

@@ -14,6 +14,7 @@ _PUBLIC = {
     "confusion": "experiments.parts",
     "dose_summary": "experiments.shares",
     "dose_table": "experiments.dose_response",
+    "equal_effect": "experiments.sources",
     "find_breaking": "experiments.breaking",
     "instruction_shares": "experiments.shares",
     "is_hit": "experiments.headline",

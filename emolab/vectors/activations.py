@@ -78,6 +78,20 @@ class ResponseMeans:
         index = self.index.iloc[np.flatnonzero(chosen) if chosen.dtype == bool else chosen].reset_index(drop=True)
         return dataclasses.replace(self, index=index, means=means, resid_norm=self.resid_norm[chosen])
 
+    def within_queries(self) -> ResponseMeans:
+        """Each response less the mean of all responses to its query: how conditions differ, whatever was asked.
+
+        >>> geometry.embed(means.within_queries())
+        """
+        query, first = np.unique(self.index["query_id"], return_inverse=True)
+        means = {}
+        for site, values in self.means.items():
+            total = np.zeros((len(query), *values.shape[1:]))
+            np.add.at(total, first, values)
+            mean = total / np.bincount(first).reshape(-1, *[1] * (values.ndim - 1))
+            means[site] = (values - mean[first]).astype(np.float32)
+        return dataclasses.replace(self, means=means)
+
     def save(self, path: str | Path) -> None:
         """Write one safetensors file (atomically); the index and the provenance travel in its header."""
         tensors = {site: torch.from_numpy(values) for site, values in self.means.items()}

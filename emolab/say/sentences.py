@@ -1,0 +1,65 @@
+"""How sentences are made: a number with its interval, a list of names, and sentences that a notebook shows as prose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from emolab.base.stats import clusters_of, interval
+
+
+class Sentences(str):
+    """Some sentences; a notebook shows them as a paragraph.
+
+    >>> said = Sentences("Joy comes first.", "Anger comes last.")
+    >>> said.verdict
+    'Joy comes first.'
+    """
+
+    verdict: str
+
+    def __new__(cls, *sentences: str) -> Sentences:
+        said = [sentence for sentence in sentences if sentence]
+        made = super().__new__(cls, " ".join(said))
+        made.verdict = said[0]
+        return made
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def number(value: float, low: float = float("nan"), high: float = float("nan"), *, signed: bool = False) -> str:
+    """A number with two decimals and its interval.
+
+    >>> number(0.5, 0.25, 0.75), number(0.5, signed=True)
+    ('0.50 [0.25, 0.75]', '+0.50')
+    """
+    form = "{:+.2f}" if signed else "{:.2f}"
+    if not np.isfinite(value):
+        return "unknown"
+    told, *bounds = [form.format(round(x, 2) + 0.0) for x in (value, low, high)]  # 0.0 added: no -0.00
+    return f"{told} [{bounds[0]}, {bounds[1]}]" if np.isfinite(low) else told
+
+
+def listed(names: Iterable[Any], *, nothing: str = "none") -> str:
+    """Names in a row.
+
+    >>> listed(["joy", "fear", "anger"]), listed([])
+    ('joy, fear and anger', 'none')
+    """
+    words = [str(name) for name in names]
+    if len(words) < 2:
+        return words[0] if words else nothing
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def mean_share(rows: pd.DataFrame, column: str) -> str:
+    """The mean of a column over queries, each counted once, with its interval."""
+    by_query = rows.groupby("query_id")[column].mean()
+    return number(by_query.mean(), *interval(by_query, clusters=clusters_of(rows)[by_query.index]))

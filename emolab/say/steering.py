@@ -1,0 +1,278 @@
+"""What sweeps say: which dose brings the emotion, what it costs, how settings, parts, sources and mixtures compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from emolab.base.labels import NEUTRAL, order
+from emolab.experiments.dose_response import collapse, compare
+from emolab.experiments.headline import is_hit, is_unsteered
+from emolab.experiments.shares import instruction_shares, layer_shares, mixture_shares, setting_differences
+from emolab.say.sentences import Sentences, listed, mean_share, number
+
+_NAMES = {
+    "random": "random direction",
+    "shuffled": "shuffled labels",
+    "other": "another emotion",
+    "prompt": "instructed",
+}
+
+
+def dose_response(scored: pd.DataFrame, *, reference: pd.DataFrame | None = None) -> Sentences:
+    """The dose that brings most texts to the target, beside its controls; which emotion comes first; what it costs.
+
+    >>> emolab.say.dose_response(scored, reference=instructed).verdict
+
+    scored: a scored sweep of one setting; reference: scored answers under instruction. An emotion comes at the first
+    dose where the interval of the difference to its random direction lies above zero.
+    """
+    table = scored.assign(hit=is_hit(scored))
+    plain, steered = table[is_unsteered(table)], table[~is_unsteered(table) & (table["control"] == "none")]
+    steered = steered[steered["alpha"] > 0]
+    shares = steered.groupby(["alpha", "query_id"])["hit"].mean().groupby("alpha").mean()
+    dose = shares.idxmax()
+    beside = [f"{_NAMES[c]} {mean_share(own, 'hit')}" for c, own in _controls(table, dose)]
+    beside.append(f"unsteered {mean_share(plain, 'hit')}")
+    if reference is not None:
+        beside.append(f"instructed {mean_share(_instructed(reference), 'hit')}")
+    risen = (
+        f"Steering brings {mean_share(steered[steered['alpha'] == dose], 'hit')} of the texts to the target at dose "
+    )
+    said = [f"{risen}{dose:g} ({', '.join(beside)})."]
+    if "random" in set(table["control"]):
+        said.append(_first(compare(scored, measure="target"), dose))
+    if "adherence" in table and plain["adherence"].notna().any():
+        left = steered.groupby("alpha")["adherence"].mean() / plain["adherence"].mean()
+        random = table[(table["control"] == "random") & (table["alpha"] == dose)]["adherence"].mean()
+        kept = f"There {left[dose]:.0%} of the adherence to the question is left"
+        said.append(
+            f"{kept} (random direction {random / plain['adherence'].mean():.0%})." if random == random else kept + "."
+        )
+    said.append(_broken(scored, reference, max(steered["alpha"])))
+    return Sentences(*said)
+
+
+def _controls(table: pd.DataFrame, dose: float) -> Iterator[tuple[str, pd.DataFrame]]:
+    for control in ("random", "shuffled", "other"):
+        rows = table[(table["control"] == control) & (table["alpha"] == dose)]
+        if len(rows):
+            yield control, rows
+
+
+def _instructed(reference: pd.DataFrame) -> pd.DataFrame:
+    own = reference[reference["condition"] != NEUTRAL]
+    return own.assign(hit=own["top"] == own["condition"])
+
+
+def _first(effects: pd.DataFrame, dose: float) -> str:
+    """Which emotion passes its random direction first."""
+    above = effects[(effects["lo"] > 0) & (effects["alpha"] > 0)].groupby("emotion")["alpha"].min()
+    never = [e for e in order(effects["emotion"]) if e not in above]
+    said = ""
+    if len(above) and above.min() == above.max():
+        said = f"{_upper(listed(order(above.index)))} pass their random direction at dose {above.min():g}."
+    elif len(above):
+        first, last = (order(above.index[above == dose]) for dose in (above.min(), above.max()))
+        said = f"{_upper(listed(first))} pass{'es' * (len(first) == 1)} the random direction first, at dose "
+        said += f"{above.min():g}, {listed(last)} last, at dose {above.max():g}."
+    if never:
+        said += f" For {listed(never)} no difference from the random direction was found at any dose."
+    return said.strip()
+
+
+def _broken(scored: pd.DataFrame, reference: pd.DataFrame | None, most: float) -> str:
+    """From which dose on fluency falls."""
+    if "perplexity" not in scored and "repetition" not in scored:
+        return ""
+    star = collapse(scored, reference).set_index("emotion")["alpha_star"]
+    broken = [f"{e} {star[e]:g}" for e in order(star.index) if star[e] == star[e]]
+    if not broken:
+        return f"Up to dose {most:g} no loss of fluency was found."
+    return f"Fluency falls for {listed(broken)} (dose from which on, α*)."
+
+
+def naming(scored: pd.DataFrame, *, reference: pd.DataFrame | None = None) -> Sentences:
+    """Does a steered text show the emotion, or name it? At the dose that brings most texts to the target.
+
+    >>> emolab.say.naming(scored, reference=instructed)
+
+    Needs `named` of `emolab.score`, and `blind_top` where a `BlindJudge` has read the texts, too.
+    """
+    table = scored.assign(hit=is_hit(scored), named=scored["named"].astype(float))
+    steered = table[~is_unsteered(table) & (table["control"] == "none") & (table["alpha"] > 0)]
+    dose = steered.groupby("alpha")["hit"].mean().idxmax()
+    strong = steered[steered["alpha"] == dose]
+    said = f"At dose {dose:g} {mean_share(strong, 'named')} of the texts hold the name of the emotion or a form of it"
+    if reference is not None:
+        told = _instructed(reference)
+        said += f", of the instructed answers {mean_share(told.assign(named=told['named'].astype(float)), 'named')}"
+    blind = ""
+    if "blind_top" in strong:
+        seen = mean_share(strong.assign(hit=strong["blind_top"] == strong["emotion"]), "hit")
+        blind = f"A judge that does not see these words reads the target in {seen}."
+    without = strong[strong["named"] == 0]
+    rest = f"Of the {len(without)} texts without the name {mean_share(without, 'hit')} are read as the target."
+    return Sentences(said + ".", blind, rest if len(without) else "")
+
+
+def effect_forest(effects: pd.DataFrame) -> Sentences:
+    """At which doses the vector does more than its control, from `emolab.experiments.compare`.
+
+    >>> emolab.say.effect_forest(emolab.experiments.compare(scored))
+    """
+    control = _NAMES.get(effects["control"].iloc[0], effects["control"].iloc[0])
+    n = effects["emotion"].nunique()
+    above = (effects["q"] < 0.05) & (effects["difference"] > 0)
+    count = above.groupby(effects["alpha"]).sum()
+    by_dose = listed(f"{c} at dose {alpha:g}" for alpha, c in count.items())
+    if not count.any():
+        return Sentences(f"No difference from the {control} was found, for any of {n} emotions (q < .05).")
+    most = effects.loc[effects["difference"].idxmax()]
+    largest = f"{most['emotion']} at dose {most['alpha']:g}, {number(*most[['difference', 'lo', 'hi']], signed=True)}"
+    return Sentences(
+        f"The vector does more than the {control} (q < .05) for {by_dose}, of {n} emotions.",
+        f"The largest difference is that of {largest}.",
+    )
+
+
+def site_map(scored: pd.DataFrame, *, control: str = "random") -> Sentences:
+    """Which setting brings most texts to the target beyond its control, and whether the others differ from it.
+
+    >>> emolab.say.site_map(scored)
+    """
+    table = setting_differences(scored, control=control)
+    mean = table[table["emotion"] == "mean"].set_index("setting")
+    best, least = mean["value"].idxmax(), mean["value"].idxmin()
+    told = {s: f"{s}: {number(*mean.loc[s, ['value', 'lo', 'hi']], signed=True)}" for s in (best, least)}
+    apart = mean.loc[best, "lo"] > mean.loc[least, "hi"]
+    found = "" if apart else "Their intervals overlap: no difference between them was found."
+    return Sentences(
+        f"Beyond the {_NAMES.get(control, control)} the target is read most with {told[best]}; least, {told[least]}.",
+        found,
+    )
+
+
+def layer_curve(scored: pd.DataFrame) -> Sentences:
+    """At which single layers the vector does something, beside random directions.
+
+    >>> emolab.say.layer_curve(scored)
+    """
+    table = layer_shares(scored)
+    own = table[table["layer"].notna()]
+    mean = own.groupby(["control", "layer"])["value"].mean()
+    best = mean["none"].idxmax()
+    cells = own[(own["layer"] == best) & (own["control"] == "none")]
+    told = listed(f"{row.emotion} {number(row.value, row.lo, row.hi)}" for row in cells.itertuples())
+    random = f" (random direction {mean['random', best]:.2f})" if ("random", best) in mean else ""
+    low = [f"{layer:.0f}" for layer, value in mean["none"].items() if value <= mean["none"].max() / 4]
+    return Sentences(
+        f"One layer alone does most at layer {best:.0f}: {told}{random}.",
+        f"It does least at layers {', '.join(low)}." if low else "",
+    )
+
+
+def mixture_map(scored: pd.DataFrame) -> Sentences:
+    """How a mixture of emotions is read.
+
+    >>> emolab.say.mixture_map(scored)
+    """
+    table = mixture_shares(scored)
+    said = []
+    for mixture, rows in table[table["kind"] == "none"].groupby("mixture", sort=False):
+        seen = rows[rows["share"] > 0].sort_values("share", ascending=False)
+        read = listed(f"{label} in {share:.0%}" for label, share in zip(seen["judged"], seen["share"], strict=True))
+        mixed = rows["mixed"].iloc[0]
+        both = f"; mixed within one text: {number(mixed, *rows[['lo', 'hi']].iloc[0])}" if mixed == mixed else ""
+        said.append(f"{mixture} is read as {read} of {rows['n'].iloc[0]} texts{both}.")
+    return Sentences(*said)
+
+
+def purity_dots(rates: pd.DataFrame) -> Sentences:
+    """What each part of the vector does at equal norm, from `emolab.experiments.purity`.
+
+    >>> emolab.say.purity_dots(rates)
+    """
+    cells = rates[rates["emotion"] == "all"].set_index(["part", "measure"])
+    parts = [p for p in ("whole", "specific", "shared", "random") if (p, "target") in cells.index]
+    names = {"random": "random directions"}
+    bounds = ["value", "lo", "hi"]
+    shares = listed(f"{names.get(p, f'the {p} part')} {number(*cells.loc[(p, 'target'), bounds])}" for p in parts)
+    said = [f"The target is read with {shares} of the texts."]
+    leaks = listed(f"{names.get(p, f'the {p} part')} {cells.loc[(p, 'leak'), 'value']:.2f}" for p in parts)
+    said.append(f"Another emotion is read with {leaks}.")
+    if ("specific", "leak") in cells.index:
+        low, high = cells.loc[("specific", "leak"), ["minus_whole_lo", "minus_whole_hi"]]
+        less = cells.loc[("specific", "leak"), "minus_whole"]
+        found = number(less, low, high, signed=True)
+        verdict = "no difference was found" if low <= 0 <= high else f"it leaks {'less' if less < 0 else 'more'}"
+        said.append(f"The specific part leaks {found} against the whole vector: {verdict}.")
+    return Sentences(*said)
+
+
+def instruction_following(scored: pd.DataFrame) -> Sentences:
+    """Which emotions the model writes when it is told to.
+
+    >>> emolab.say.instruction_following(emolab.score(responses))
+    """
+    table = instruction_shares(scored)
+    own = table[(table["condition"] == table["judged"]) & (table["condition"] != NEUTRAL)].set_index("condition")
+    best, least = own["share"].idxmax(), own["share"].idxmin()
+    told = [f"{e} {number(*own.loc[e, ['share', 'lo', 'hi']])}" for e in order(own.index)]
+    return Sentences(
+        f"Told to, the model writes {best} best and {least} worst: {listed(told)} of the answers are read as asked."
+    )
+
+
+def judge_agreement(table: pd.DataFrame) -> Sentences:
+    """Which judges agree, from `emolab.judges.agreement`.
+
+    >>> emolab.say.judge_agreement(emolab.judges.agreement(scored))
+    """
+    told = [
+        f"{row.judge_a} and {row.judge_b} {number(row.kappa, row.lo, row.hi)}"
+        for row in table.sort_values("kappa", ascending=False).itertuples()
+    ]
+    return Sentences(f"Beyond chance the judges agree with kappa {listed(told)} (1 is the same, 0 is chance).")
+
+
+def sources(table: pd.DataFrame) -> Sentences:
+    """What sources of vectors keep and name at equal effect, from `emolab.experiments.equal_effect`.
+
+    >>> emolab.say.sources(emolab.experiments.equal_effect(scored, instructed)).verdict
+    """
+    rows, told = table.drop("instruction"), table.loc["instruction"]
+    closest = rows["adherence_kept"].idxmax()
+    verdict = f"Near the effect of the instruction ({told['target']:.2f} on target, {_price(told)}), "
+    verdict += f"{closest} keep most of the topic: {rows.loc[closest, 'adherence_kept']:.0%} of the adherence."
+    each = [
+        f"{_upper(str(name))} at dose {row['alpha']:g}: {row['target']:.2f} on target (blind judge "
+        f"{row['blind']:.2f}), {_price(row)}."
+        for name, row in rows.iterrows()
+    ]
+    return Sentences(verdict, *each)
+
+
+def _price(row: pd.Series) -> str:
+    return f"{row['adherence_kept']:.0%} of the adherence, the emotion named in {row['named']:.0%}"
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def shares(scored: pd.DataFrame, *, by: str = "control") -> Sentences:
+    """The share of texts read as the target, by a column of the table, and what is left of the adherence.
+
+    >>> emolab.say.shares(scored[scored["alpha"] == 2])
+    """
+    table = scored.assign(hit=is_hit(scored))
+    named = table[by].replace({**_NAMES, "none": "the vector"}) if by == "control" else table[by]
+    groups = list(table.groupby(named, sort=False))
+    told = [f"{mean_share(rows, 'hit')} ({name})" for name, rows in groups]
+    said = [f"The target is read in {listed(told)} of the texts."]
+    if "adherence" in table and table["adherence"].notna().any():
+        left = listed(f"{rows['adherence'].mean():.2f} ({name})" for name, rows in groups)
+        said.append(f"Adherence to the question is {left}.")
+    return Sentences(*said)

@@ -1,0 +1,188 @@
+"""Sentences about results: exact where a table has a known answer; no claim where no difference was found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from emolab import say
+from emolab.base.labels import EMOTIONS, NEUTRAL
+from emolab.experiments import compare, equal_effect
+from emolab.say.sentences import Sentences, listed, number
+from tests.plot import made
+
+
+def texts(hits: dict, n: int = 8, **columns) -> pd.DataFrame:
+    """Scored texts: hits[emotion, control, alpha] is the share of n queries read as the target, others as neutral."""
+    rows = []
+    for (emotion, control, alpha), share in hits.items():
+        for q in range(n):
+            top = emotion if q < round(share * n) else NEUTRAL
+            p = {f"p_{label}": 0.9 if label == top else 0.02 for label in (*EMOTIONS, NEUTRAL)}
+            rows.append({"query_id": f"q{q}", "emotion": emotion, "control": control, "alpha": alpha, "top": top, **p})
+    return pd.DataFrame(rows).assign(**columns)
+
+
+def swept(joy=(0, 1, 1), fear=(0, 0, 1), random=0.0) -> pd.DataFrame:
+    hits = {}
+    for emotion, shares in {"joy": joy, "fear": fear}.items():
+        for alpha, share in zip((0, 1, 2), shares, strict=True):
+            hits[emotion, "none", alpha] = share
+            if alpha:
+                hits[emotion, "random", alpha] = random
+    return texts(hits, named=False, adherence=0.8)
+
+
+def test_a_sentence_is_markdown_and_text_and_has_a_verdict():
+    said = Sentences("First.", "", "Second.")
+    assert (str(said), said.verdict, said._repr_markdown_()) == ("First. Second.", "First.", "First. Second.")
+    assert listed([]) == "none" and listed("ab") == "a and b" and listed("abc") == "a, b and c"
+    assert number(-0.001) == "0.00" and number(float("nan")) == "unknown"
+    assert number(0.5, 0.25, 0.75, signed=True) == "+0.50 [+0.25, +0.75]"
+
+
+def test_the_dose_stands_beside_its_controls_and_names_who_comes_first():
+    told = texts({("joy", "x", 0): 0.5, ("fear", "x", 0): 0.0}).rename(columns={"emotion": "condition"})
+    said = say.dose_response(swept(), reference=told)
+    assert said.verdict.startswith("Steering brings 1.00 [0.68, 1.00] of the texts to the target at dose 2 (random")
+    assert "random direction 0.00 [0.00, 0.32]" in said and "unsteered 0.00 [0.00, 0.32]" in said
+    assert "instructed 0.25" in said.verdict
+    assert "Joy passes the random direction first, at dose 1, fear last, at dose 2." in said
+    assert "There 100% of the adherence to the question is left (random direction 100%)." in said
+
+
+def test_where_steering_does_no_more_than_a_random_push_no_difference_was_found():
+    said = say.dose_response(swept((0, 1, 1), (0, 1, 1), random=1.0))
+    assert "For fear and joy no difference from the random direction was found at any dose." in said
+    assert "passes" not in said
+    assert say.effect_forest(compare(swept((0, 0, 0), (0, 0, 0)))).verdict.startswith("No difference from the random")
+
+
+def test_effects_count_what_is_significant_and_name_the_largest():
+    table = made.differences().assign(q=0.5, difference=0.1, lo=-0.1, hi=0.3)
+    joy = (table["emotion"] == "joy") & (table["alpha"] == 2)
+    table.loc[joy, ["q", "difference", "lo", "hi"]] = 0.01, 0.6, 0.4, 0.8
+    said = say.effect_forest(table)
+    assert said.verdict == (
+        "The vector does more than the random direction (q < .05) for 0 at dose 0.5, 0 at dose 1 and 1 at dose 2, of 5 "
+        "emotions."
+    )
+    assert said.endswith("The largest difference is that of joy at dose 2, +0.60 [+0.40, +0.80].")
+
+
+def test_naming_counts_the_word_the_blind_judge_and_texts_without_the_word():
+    table = swept()
+    table["named"] = (table["query_id"] < "q4") & (table["alpha"] == 2) & (table["control"] == "none")
+    table["blind_top"] = np.where(table["query_id"] < "q2", NEUTRAL, table["top"])
+    said = say.naming(table)
+    assert said.verdict.startswith("At dose 2 0.50 [") and "reads the target in 0.75 [" in said
+    assert said.endswith("Of the 8 texts without the name 1.00 [0.51, 1.00] are read as the target.")
+
+
+def test_settings_whose_intervals_overlap_are_not_ranked():
+    few = {(e, c, 1): s for e in ("joy", "fear") for c, s in (("none", 0.5), ("random", 0.25))}
+    both = pd.concat([texts(few, site="attn"), texts({**few, ("joy", "none", 1): 0.75}, site="resid")])
+    said = say.site_map(both.reset_index(drop=True))
+    assert said.verdict.startswith("Beyond the random direction the target is read most with resid: +0.38")
+    assert said.endswith("Their intervals overlap: no difference between them was found.")
+
+
+def test_equal_effect_takes_the_dose_nearest_to_the_instruction_and_says_what_it_costs():
+    table = swept((0, 0.5, 1), (0, 0.5, 1)).assign(blind_top=lambda t: t["top"], repetition=0.0, refusal=False)
+    table.loc[table["alpha"] == 1, "adherence"] = 0.4
+    told = texts({("joy", "x", 0): 0.5, ("fear", "x", 0): 0.5}, adherence=0.6, named=True, blind_top=NEUTRAL)
+    told = told.rename(columns={"emotion": "condition"}).assign(repetition=0.0, refusal=False)
+    equal = equal_effect({"frames": table}, told)
+    assert equal.loc["frames", ["alpha", "target", "adherence_kept"]].tolist() == [1, 0.5, 0.5]
+    assert equal.loc["instruction", "named"] == 1 and equal.loc["instruction", "n"] == 16
+    said = say.sources(equal)
+    assert said.verdict == (
+        "Near the effect of the instruction (0.50 on target, 75% of the adherence, the emotion named in 100%), frames "
+        "keep most of the topic: 50% of the adherence."
+    )
+    assert said.endswith(
+        "Frames at dose 1: 0.50 on target (blind judge 0.50), 50% of the adherence, the emotion named in 0%."
+    )
+    with pytest.raises(ValueError, match="holds no steered and unsteered texts"):
+        equal_effect({"frames": table[table["alpha"] > 0]}, told)
+
+
+def test_shares_by_any_column():
+    said = say.shares(swept().query("alpha == 1"), by="control")
+    assert said.verdict == (
+        "The target is read in 0.50 [0.50, 0.50] (the vector) and 0.00 [0.00, 0.32] (random direction) of the texts."
+    )
+    assert said.endswith("Adherence to the question is 0.80 (the vector) and 0.80 (random direction).")
+
+
+def test_probes_and_words_whose_intervals_overlap_do_not_differ():
+    words = made.words().assign(lo=0.4, hi=0.6)
+    probe = made.probes().assign(accuracy=0.55, lo=0.5, hi=0.7)
+    assert say.probe_curve(probe, words=words).endswith("The two intervals overlap: no difference was found.")
+    assert say.probe_curve(probe.assign(lo=0.65, hi=0.7), words=words).endswith("The two intervals lie apart.")
+
+
+def test_neighbours_and_maps_say_where_there_are_no_groups():
+    purity = made.purity()
+    assert "share their question most at layer" in say.neighbours(purity)
+    nothing = say.neighbours(purity.assign(null_hi=0.9))
+    assert nothing.verdict == "Neighbours do not share their question more than under shuffled labels, at any layer."
+    assert say.response_map(made.map_scores().assign(silhouette=0.01)).verdict.startswith("The answers do not group")
+    assert say.response_map(made.map_scores().assign(silhouette=0.2)).verdict.startswith(
+        "The answers group by condition"
+    )
+
+
+def test_vectors_that_turn_at_one_layer():
+    vectors = made.make_vectors(6)
+    x = vectors.get("resid")
+    x[:, :4], x[:, 4:] = x[:, :1], x[:, 5:]
+    said = say.layer_map(vectors, part="whole")
+    assert said.verdict.startswith("The vectors change most between layers 3 and 4 (cosine ")
+    assert "neighbouring layers have 1.00 in the median" in said
+
+
+def test_heads_are_named_and_random_ones_stand_beside():
+    effects = made.effects().assign(
+        n=8, name=lambda t: [f"L{a}H{b}" for a, b in zip(t["layer"], t["head"], strict=True)]
+    )
+    nothing = say.head_forest(effects.assign(q=0.5))
+    assert "For joy no single head differs from random directions (q < .05)." in nothing
+    one = effects.assign(q=0.5, share=0.1)
+    which = (one["name"] == "L2H3") & (one["emotion"] == "joy")
+    one.loc[which, ["q", "share", "effect", "lo", "hi"]] = 0.01, 0.4, 0.8, 0.5, 1.1
+    assert "For joy L2H3 (40%, +0.80 [+0.50, +1.10] nats) bring most of the way" in say.head_forest(one)
+    curve = say.ablation_curve(made.ablation())
+    assert curve.verdict.startswith("With 4 heads ablated 0.20 [0.10, 0.30] of the emotion is kept")
+    assert curve.endswith("The ranked heads matter more than random ones for anger, joy and calm.")
+    same = made.ablation().assign(lo=0.0, hi=1.0)
+    assert say.ablation_curve(same).endswith("No difference between ranked and random heads was found for any emotion.")
+
+
+SAID = {
+    "norms": lambda: say.norms(made.make_vectors()),
+    "cosine_map": lambda: say.cosine_map(made.make_vectors(), [0, 2]),
+    "layer_map": lambda: say.layer_map(made.make_vectors(6)),
+    "shared_energy_curve": lambda: say.shared_energy_curve({"resid": made.shared_energy()}),
+    "agreement_curve": lambda: say.agreement_curve({"a and b": made.by_layer(cosine=0.5, mismatched=-0.1, random=0.1)}),
+    "reliability_curve": lambda: say.reliability_curve({"specific": made.reliability()}),
+    "confound_curve": lambda: say.confound_curve(made.confounded()),
+    "instruction_following": lambda: say.instruction_following(made.answers()),
+    "judge_agreement": lambda: say.judge_agreement(made.agreement()),
+    "purity_dots": lambda: say.purity_dots(made.parts(measured=True)),
+    "dose_response": lambda: say.dose_response(made.scored()),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_every_sentence_is_whole(name):
+    said = SAID[name]()
+    assert said[0].isupper() and said.endswith(".") and " nan" not in said and "  " not in said
+    assert any(letter.isdigit() for letter in said.verdict)
+
+
+def test_confounds_that_explain_no_more_than_chance_are_named():
+    table = made.confounded()
+    table.loc[table["factor"] == "tense", "null_hi"] = 0.9
+    assert "tense explain no more than by chance." in say.confound_curve(table)
