@@ -68,18 +68,19 @@ def expect(
     write, read = pace["write"], pace["read"]
     seconds = {name: n * tokens / write for name, n in texts.items()}
     n_settings = len(plan.search.settings(model.n_layers, SITES, n_emotions))
-    # 40 tokens a text, and six passes over four texts until the breaking alpha of a setting is found.
-    seconds["selection"] = texts["selection"] * 40 / write + 6 * n_settings * n_emotions * 4 * 40 / read
-    seconds["vectors"] = sizes["extract"] * (n_emotions + 1) * tokens / read
-    seconds["scores"] = (texts["sweep"] + sizes["report"] * (n_emotions + 1)) * tokens * 2 / read
+    # 40 tokens a text, and nine passes over four texts until the breaking alpha of a setting is found.
+    seconds["selection"] = texts["selection"] * 40 / write + 9 * n_settings * n_emotions * 4 * 40 / read
+    seconds["vectors"] = 1.6 * sizes["extract"] * (n_emotions + 1) * tokens / read
+    # Twice for perplexity, once for what judges take.
+    seconds["scores"] = (texts["sweep"] + sizes["report"] * (n_emotions + 1)) * tokens * 3 / read
     if plan.n_claims:
         rows = plan.n_claims * n_emotions
-        seconds["claims"] = rows * 4 * (4 * tokens / write + 9 * tokens / read) + 36 * rows * tokens / write
+        seconds["claims"] = rows * 4 * (4 * tokens / write + 16 * tokens / read) + 36 * rows * tokens / write
     if plan.methods:
         n = len(plan.methods) * n_emotions * (6 * 4 + 3 * sizes["choose"] + 2 * sizes["report"])
-        seconds["baselines"] = n * tokens * (1 / write + 2 / read)
+        seconds["baselines"] = n * tokens * (1 / write + 4 / read)
     heads, questions = (10, 4) if plan.quick else (20, 10)
-    seconds["analysis"] = 4 * heads * questions * n_emotions * tokens / read + 20
+    seconds["analysis"] = 6 * heads * questions * n_emotions * tokens / read + 20
     seconds["figures"] = 25.0
     return {name: round(seconds[name], 1) for name in STAGES if name in seconds}
 
