@@ -269,7 +269,7 @@ def test_heads_and_their_effects_name_every_label(made):
 
 
 def test_tables_give_each_label_its_own_colour(made):
-    for html in (FIGURES["text_table"](made).to_html(), FIGURES["words_table"](made).to_html()):
+    for html in (FIGURES["text_table"](made), FIGURES["words_table"](made).to_html()):
         shown = {color for color, _ in styles(LABELS).values() if color in html}
         assert len(shown) > 2, "all labels have the colour of the first one"
     assert len(set(styles([f"label {i}" for i in range(60)] + ["joy", "neutral"]).values())) == 62

@@ -209,7 +209,7 @@ def test_the_panel_without_a_kernel_shows_texts_as_texts(tiny_llama, monkeypatch
 def test_tables_show_texts_as_texts(text):
     rows = pd.DataFrame({"emotion": [text, "joy"], "alpha": [0.0, 1.0], "text": [text, text], "top": [text, "joy"]})
     words = {"part": "whole", "emotion": text, "layer": 1, "head": -1, "direction": "raised", "rank": 0, "token": text}
-    for html in (plot.text_table(rows).to_html(), plot.words_table(pd.DataFrame([words])).to_html()):
+    for html in (plot.text_table(rows, columns="alpha"), plot.words_table(pd.DataFrame([words])).to_html()):
         assert text in assert_dead(html).words
 
 

@@ -17,10 +17,10 @@ from emolab.base.errors import FileError
 from emolab.base.storage import atomic, user_path
 from emolab.base.tables import span
 from emolab.plot.save import read_manifest
+from emolab.plot.text import text_table
 from emolab.studies.figures import of_run, read_summary
 
-SECTIONS = ("Result", "Claims", "Baselines", "Where", "Judges", "Samples", "Limits", "Provenance")
-SAMPLED = 2  # queries shown at every dose
+SECTIONS = ("Result", "Texts", "Claims", "Baselines", "Where", "Judges", "Limits", "Provenance")
 LIMITS = (
     "A judge reads texts; it measures no feelings, neither of models nor of people. Its probabilities are a scale.",
     "Greedy text shows one answer a prompt. Intervals are over queries, not over samples of one query.",
@@ -32,7 +32,7 @@ LIMITS = (
 
 @of_run
 def write_report(out: str | Path) -> Path:
-    """Write `out/report.html`, with figures, tables, unpicked samples, limits and provenance; returns its path.
+    """Write `out/report.html`, with figures, tables, texts that nobody picked, limits and provenance; returns its path.
 
     The page needs no other file and no network, and runs no script: whatever a model wrote is shown as text. Raises
     EmolabError where the run is not finished.
@@ -43,6 +43,8 @@ def write_report(out: str | Path) -> Path:
     summary, figures = read_summary(out), read_manifest(out / "figures")
     try:
         scored = pd.read_parquet(out / "scores.parquet")
+        told = out / "instructed_scores.parquet"
+        instructed = pd.read_parquet(told) if told.exists() else None
         manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     except Exception as error:  # pyarrow raises a zoo of its own
         raise FileError(f"{out} is no finished run ({error}); run `emolab study --out {out}` again") from error
@@ -50,22 +52,22 @@ def write_report(out: str | Path) -> Path:
         loader=jinja2.PackageLoader("emolab.studies", ""), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters |= {"cell": _cell, "span": span}
-    methods = _methods(summary)
+    claims, methods = summary.get("claims", {}), _methods(summary)
+    absent = {"Claims": not claims, "Baselines": methods is None}
     page = environment.get_template("report.html.j2").render(
         model=summary["model"],
         setting=summary["setting"],
         n=summary["n_queries"],
         seed=summary["seed"],
-        sections=[name for name in SECTIONS if name != "Baselines" or methods is not None],
+        sections=[name for name in SECTIONS if not absent.get(name)],
         headline=_headline(summary),
-        claims=summary.get("claims", {}),
+        claims=claims,
         methods=methods,
         where=_where(summary),
         following=(summary.get("wording") or {}).get("sentence"),
         evoking=_evoking(summary),
         figures={name: _figure(out / "figures", entry) for name, entry in figures.items()},
-        samples=_samples(scored, summary),
-        samples_note=f"{SAMPLED} queries drawn with seed {summary['seed']}, not picked; every emotion at every dose.",
+        texts=_texts(scored, instructed, summary),
         limits=LIMITS,
         provenance=json.dumps(manifest, indent=1, ensure_ascii=False),
     )
@@ -88,7 +90,7 @@ def _headline(summary: Mapping[str, Any]) -> pd.DataFrame:
             {
                 "emotion": emotion,
                 "dose α": cell["best_alpha"],
-                "target on top": f"{_cell(cell['target_share'])} ({_cell(low)} to {_cell(high)})",
+                "target on top": _interval([cell["target_share"], low, high]),
                 "random direction": cell["random_share"],
                 "shuffled labels": cell["shuffled_share"],
                 "unsteered": cell["unsteered_share"],
@@ -130,7 +132,7 @@ def _interval(found: Sequence[float | None] | None) -> str:
     if not found:
         return "–"
     value, low, high = found
-    return _cell(value) if low is None else f"{_cell(value)} ({_cell(low)} to {_cell(high)})"
+    return _cell(value) if low is None else f"{_cell(value)} ({_cell(low)}\xa0to\xa0{_cell(high)})"  # broken before (
 
 
 def _where(summary: Mapping[str, Any]) -> list[str]:
@@ -153,19 +155,11 @@ def _where(summary: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _samples(scored: pd.DataFrame, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    own = scored[scored["control"] == "none"]
-    queries = own.drop_duplicates("query_id").sort_values("query_id")
-    drawn = queries.sample(min(SAMPLED, len(queries)), random_state=summary["seed"])
-    blocks = []
-    for query in drawn.itertuples():
-        rows = own[own["query_id"] == query.query_id]
-        plain = rows[rows["alpha"] == 0].head(1)
-        cells = [("unsteered", "0", text) for text in plain["text"]]
-        steered = rows[rows["alpha"] != 0]
-        cells += [(r.emotion, f"{r.alpha:g}", r.text) for r in steered.itertuples()]
-        blocks.append({"query": query.query, "rows": cells})
-    return blocks
+def _texts(scored: pd.DataFrame, instructed: pd.DataFrame | None, summary: Mapping[str, Any]) -> str:
+    """One question, drawn by the seed: what every emotion gets at its frozen dose, beside the controls."""
+    query = scored[["query"]].drop_duplicates().sort_values("query").sample(1, random_state=summary["seed"]).iat[0, 0]
+    best = {emotion: cell["best_alpha"] for emotion, cell in summary["steering"].items()}
+    return text_table(scored, reference=instructed, query=query, alphas=best or None)
 
 
 def _cell(value: Any) -> str:

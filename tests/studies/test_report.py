@@ -37,10 +37,12 @@ def run(tmp_path):
     rows = [
         (f"q{q}", f"query {q} {HOSTILE}", "joy", alpha, control, f"text {q} {alpha} {control} {HOSTILE}")
         for q in range(3)
-        for alpha, control in ((0.0, "none"), (1.5, "none"), (1.5, "random"))
+        for alpha, control in ((0.0, "none"), (1.0, "none"), (1.5, "none"), (1.5, "random"), (1.5, "shuffled"))
     ]
     table = pd.DataFrame(rows, columns=["query_id", "query", "emotion", "alpha", "control", "text"])
     table.to_parquet(tmp_path / "scores.parquet", index=False)
+    told = table[table["alpha"] == 0].assign(condition="joy", emotion="neutral", text=lambda t: "told " + t["text"])
+    told.drop(columns=["alpha", "control"]).to_parquet(tmp_path / "instructed_scores.parquet", index=False)
     table = pd.DataFrame({"layer": [0, 1], "norm": [1.0, 2.0]})
     fig = Figure()
     fig.subplots().plot(table.layer, table.norm)
@@ -70,7 +72,7 @@ def test_what_a_model_wrote_is_shown_as_text_only(run):
     assert "script" not in page.tags and page.tags.count("img") == 1, "the figure alone"
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     assert any(HOSTILE in words for words in page.words), "shown as it was written, not as markup or template"
-    assert "a <b>model</b>" in "".join(page.words) and "b" not in page.tags
+    assert "a <b>model</b>" in "".join(page.words)
 
 
 def test_the_page_needs_nothing_else(run):
@@ -93,11 +95,29 @@ def test_numbers_are_those_of_the_summary(run):
     assert "Baselines" not in words, "nothing was compared"
 
 
-def test_samples_are_drawn_by_the_seed_and_leave_controls_out(run):
+def test_texts_answer_one_question_drawn_by_the_seed_at_the_frozen_dose(run):
     page = write_report(run).read_text(encoding="utf-8")
-    shown = set(re.findall(r"text (q?\d) ([\d.]+) (\w+)", page))
-    assert {control for *_, control in shown} == {"none"} and len({q for q, *_ in shown}) == 2
+    shown = re.findall(r"(told )?text (\d) ([\d.]+) (\w+)", page)
+    number = shown[0][1]
+    plain = (number, "0.0", "none")
+    steered = [("", number, "1.5", control) for control in ("none", "random", "shuffled")]
+    assert shown == [("", *plain), *steered, ("told ", *plain)] and f"query {number} &lt;script" in page
     assert write_report(run).read_text(encoding="utf-8") == page
+    summary = json.loads((run / "summary.json").read_text())
+    asked = set()
+    for seed in range(20):
+        write_json(run / "summary.json", summary | {"seed": seed})
+        asked |= set(re.findall(r"Question:</b> query (\d)", write_report(run).read_text(encoding="utf-8")))
+    assert asked == {"0", "1", "2"}
+
+
+def test_what_was_not_tested_has_no_heading(run):
+    assert "Claims" in write_report(run).read_text(encoding="utf-8")
+    summary = json.loads((run / "summary.json").read_text())
+    for claims in ({"claims": {}}, {}):
+        write_json(run / "summary.json", {k: v for k, v in summary.items() if k != "claims"} | claims)
+        page = write_report(run).read_text(encoding="utf-8")
+        assert "Claims" not in page and "claim" not in page and "Baselines" not in page
 
 
 def test_a_run_that_is_not_finished_is_refused(run):
