@@ -11,7 +11,6 @@ evidence. UMAP repeats itself bit for bit on one machine (`seed`, one thread); a
 from __future__ import annotations
 
 import contextlib
-import functools
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -119,15 +118,21 @@ def project(
         sign = np.where(xy[np.abs(xy).argmax(0), [0, 1]] < 0, -1, 1)  # else up to the linear algebra library
         maps["pca"] = xy * sign
     if "umap" in methods:
-        UMAP = compiled_umap()
-        few = len(x) <= 15  # spectral initialisation needs more points than components
+        from sklearn.metrics import pairwise_distances
+
+        # Sought here: UMAP's own search would first be compiled, for ten seconds in every process.
+        distance, few = pairwise_distances(x, metric=metric), len(x) <= 15
+        near = np.argsort(distance, axis=1, kind="stable")[:, : min(n_neighbors, len(x) - 1)]
         with warnings.catch_warnings(action="ignore"), _threads_kept():
+            from umap import UMAP  # slow; says that TensorFlow is not installed
+
             reducer = UMAP(
-                n_neighbors=min(n_neighbors, len(x) - 1),
+                n_neighbors=near.shape[1],
                 metric=metric,
-                init="random" if few else "spectral",
+                init="random" if few else "spectral",  # spectral needs more points than components
                 random_state=seed,
                 n_jobs=1,
+                precomputed_knn=(near, np.take_along_axis(distance, near, axis=1)),
             )
             maps["umap"] = np.asarray(reducer.fit_transform(x), dtype=np.float64)
     return maps
@@ -143,22 +148,6 @@ def _threads_kept() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-@functools.cache
-def compiled_umap():
-    """The class UMAP, its compiled functions kept on disk: numba else compiles them anew in every process (20 s)."""
-    from numba.core.dispatcher import Dispatcher
-
-    with warnings.catch_warnings(action="ignore"):  # it says at import that TensorFlow is not installed
-        from umap import UMAP, layouts, umap_, utils
-
-    for module in (layouts, umap_, utils):
-        for function in vars(module).values():
-            if isinstance(function, Dispatcher):
-                with contextlib.suppress(RuntimeError):  # nowhere to write
-                    function.enable_caching()
-    return UMAP
 
 
 def _flat(means: ResponseMeans, site: str, layer: int) -> Float[np.ndarray, "response d"]:
