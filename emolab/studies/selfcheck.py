@@ -12,9 +12,8 @@ which the same promises, and more, are tested with every release.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -98,7 +97,7 @@ def _batches(model: Model) -> tuple[bool | None, str]:
         generate(model, [prompt, prompts[i - 1]], max_new_tokens=NEW, writing=in_twos, raw=True)[0]
         for i, prompt in enumerate(prompts)
     ]
-    return _same(model, prompts, alone, together, pairs, "answers do not depend on the batch")
+    return _same(model, prompts, (alone, together, pairs), "answers do not depend on the batch")
 
 
 def _cache(model: Model) -> tuple[bool | None, str]:
@@ -109,12 +108,11 @@ def _cache(model: Model) -> tuple[bool | None, str]:
     with torch.inference_mode():
         ids = write(model.hf, encode(model, prompts), config, Writing().repetition_penalty, None, {})
     plain = [""] * len(prompts) if ids is None else decoded(model, ids)
-    return _same(model, prompts, cached, plain, plain, "answers do not depend on the cache")
+    return _same(model, prompts, (cached, plain), "answers do not depend on the cache")
 
 
-def _same(model: Model, prompts: list[str], *ways_and_text: Any) -> tuple[bool, str]:
-    """Whether texts agree between three ways to make them, but for ties that rounding decides."""
-    *ways, text = ways_and_text
+def _same(model: Model, prompts: list[str], ways: Sequence[list[str]], text: str) -> tuple[bool, str]:
+    """Whether texts agree between the ways to make them, but for ties that rounding decides."""
     rows = list(zip(prompts, *ways, strict=True))
     gaps = [max(_gap(model, p, first, other) for other in others) for p, first, *others in rows]
     equal, worst = sum(gap == 0 for gap in gaps), max(gaps)

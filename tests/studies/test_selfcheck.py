@@ -125,7 +125,7 @@ def test_ties_that_rounding_decides_are_no_fault(tiny_llama, monkeypatch):
     monkeypatch.setattr(selfcheck, "generate", lambda *a, **k: [next(texts)])
     monkeypatch.setattr(selfcheck, "token_logprobs", lambda *a, **k: [[-0.1, -0.7], [-0.1, -0.7 - 1e-5]])
     assert selfcheck._gap(tiny_llama, "how", "a dog", "a cat") == pytest.approx(1e-5)
-    same, told = selfcheck._same(tiny_llama, ["how"], ["a dog"], ["a cat"], ["a dog"], "answers do not part")
+    same, told = selfcheck._same(tiny_llama, ["how"], (["a dog"], ["a cat"], ["a dog"]), "answers do not part")
     assert same and told.startswith("answers do not part (0 of 1 equal, the others part where two tokens are 1e-05")
     assert selfcheck._gap(tiny_llama, "how", "a dog", "a dog") == 0.0
     assert selfcheck._gap(tiny_llama, "how", "a", "a dog") == float("inf")
