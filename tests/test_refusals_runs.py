@@ -11,7 +11,7 @@ import emolab
 from emolab.answers.writing import Writing
 from emolab.comparisons.claim_runs import check_claims, drift_runs, logodds_runs, pair_runs
 from emolab.experiments import parts
-from emolab.experiments.selection import Search, split_queries
+from emolab.experiments.selection import split_queries
 from emolab.heads.attention import attention_pattern
 from emolab.steering.settings import mixtures
 from emolab.studies.plan import QUICK
@@ -223,10 +223,6 @@ CASES = [
         ({"emotions": (None,)}, "emotions hold None"), ({"judges": []}, "there is no judge"),
         ({"judges": [judge(("fear", "neutral"))]}, "cannot tell joy"), ({"methods": ("magic",)}, "unknown method"),
         ({"plan": "quick"}, "plan is 'quick'; expected an emolab.studies.plan.Plan"),
-    ]),
-    *each(lambda w, given: Search(**given), [
-        ({"doses": (1, NAN)}, "one of doses is nan"), ({"doses": (0, 1)}, "expected positive numbers"),
-        ({"windows": ("each",)}, "unknown window 'each'"),
     ]),
     (lambda w: split_queries(w.queries, (1, 1)), "n_queries are"),
 ]  # fmt: skip

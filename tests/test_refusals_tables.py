@@ -16,7 +16,7 @@ from emolab.base.stats import bootstrap_ci, interval
 from emolab.comparisons import claims
 from emolab.experiments import dose_response, parts
 from emolab.experiments.headline import headline
-from emolab.geometry import confounds, projections, reliability
+from emolab.geometry import confounding, projections, reliability
 from emolab.heads.attribution import top_words, word_tokens
 from emolab.heads.head_vectors import embed_heads, head_cosines, head_maps, head_summary
 from emolab.judges import calibration
@@ -58,7 +58,7 @@ OF_TABLES = {
         "confound_curve head_map instruction_following judge_agreement layer_curve mixture_map probe_curve purity_dots "
         "reliability_curve shared_energy_curve site_map tradeoff words_table attention_html"
     ).split()},
-    "plot.head_umap": lambda t: plot.head_umap(t, t), "geometry.text_features": confounds.text_features,
+    "plot.head_umap": lambda t: plot.head_umap(t, t), "geometry.text_features": confounding.text_features,
     "plot.response_map": lambda t: plot.response_map(t, t), "plot.signature": lambda t: plot.signature(t, t, t, t),
     "plot.claim_monotone": plot.claim_monotone, "plot.claim_linear": plot.claim_linear,
     "plot.claim_additive": plot.claim_additive, "plot.claim_preservation": plot.claim_preservation,
@@ -82,7 +82,8 @@ CASES = [
     # Scored sweeps
     *each(lambda w, given: dose_response.dose_table(given(w.scored)), [
         (lambda t: t.query("alpha != 0"), "joy needs rows of control .none., alpha 0"),
-        (lambda t: t.drop(columns="p_joy"), "no probability of 'joy'"),
+        (lambda t: t.drop(columns="p_joy"), "no probability of 'joy': the judge knows"),
+        (lambda t: t.drop(columns=[c for c in t if c.startswith("p_")]), "no p_<emotion> columns"),
         (lambda t: t.assign(site=["attn", "resid"] * (len(t) // 2)), "mixes site = attn, resid"),
         (lambda t: t.astype({"alpha": str}), "alpha holds something else than numbers"),
         (lambda t: t.assign(alpha=NAN), "alpha holds something else than numbers"),

@@ -366,26 +366,6 @@ def test_without_unsteered_texts_there_is_no_effect(function):
         function(whole(alphas=(1.0, 2.0)))
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: dose_table(whole().drop(columns="control")), "lacks control"),
-        (lambda: trend(whole().head(0)), "is empty"),
-        (lambda: trend(whole().assign(emotion="awe")), "no probability of 'awe': the judge knows anger, joy, neutral"),
-        (lambda: target_p(whole()[["emotion"]]), "no p_<emotion> columns"),
-        (lambda: dose_table(whole().assign(p_joy=np.nan)), "hold missing values"),
-        (lambda: compare(whole(), control="shuffled"), "no control 'shuffled' in this table; it holds random, unst"),
-        (lambda: compare(whole(), measure="charm"), "no measure 'charm'"),
-        (lambda: compare(whole(), measure="text"), "no measure 'text'"),
-        (lambda: headline(whole(), {"fear": 2.0}), "no perplexity for joy; it holds fear"),
-        (lambda: headline(whole(), pd.DataFrame({"condition": ["fear"]})), "no answer under instruction for joy"),
-    ],
-)
-def test_bad_input_is_named(call, message):
-    with pytest.raises(EmolabError, match=message):
-        call()
-
-
 @pytest.mark.parametrize("function", [dose_table, trend, collapse, compare])
 @pytest.mark.parametrize("column", ["site", "op", "fade", "heads"])
 def test_settings_are_not_mixed(function, column):

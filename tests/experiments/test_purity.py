@@ -107,11 +107,5 @@ def test_bad_input_is_named(tiny_llama):
     vectors = tiny.random_vectors(tiny_llama)
     with pytest.raises(EmolabError, match='site "head"'):
         part_purity(tiny_llama, vectors, ["a"], setting=Setting(site="head"))
-    with pytest.raises(EmolabError, match="no dose for 'joy'"):
-        part_purity(tiny_llama, vectors, ["a"], alpha={"anger": 1.0})
-    with pytest.raises(EmolabError, match="single emotion joy"):
-        part_purity(tiny_llama, tiny.random_vectors(tiny_llama, ("joy",)), ["a"])
-    with pytest.raises(EmolabError, match="lacks top"):
-        purity(scored().drop(columns="top"))
     with pytest.raises(EmolabError, match="without neutral"):
         purity(scored().drop(columns="p_neutral"))
