@@ -86,7 +86,7 @@ def text_table(
         chosen = chosen[chosen["alpha"].isin(_doses(alphas, list(chosen["alpha"].unique()), every=True))]
     look = styles([*_labels(table), *([] if reference is None else _labels(reference))])
     tops = {next(iter(table.attrs.get("judges", ())), "judge"): "top"} if "top" in chosen else {}
-    tops |= {c.removesuffix("_top").replace("_", " "): c for c in chosen if c.endswith("_top")}
+    tops |= {c.removesuffix("_top").replace("_", " "): c for c in map(str, chosen) if c.endswith("_top")}
 
     cells: dict[tuple, Mapping[Any, Any]] = {}
     for record in chosen.to_dict("records"):
@@ -188,10 +188,10 @@ def _doses(alphas: Sequence[float] | Mapping[str, float] | None, tested: list[fl
 
 def _labels(table: pd.DataFrame) -> list[str]:
     """Every emotion that a table names, also within mixtures."""
-    columns = [c for c in table if c in ("emotion", "label", "condition", "top") or str(c).endswith("_top")]
+    columns = [c for c in map(str, table) if c in ("emotion", "label", "condition", "top") or c.endswith("_top")]
     names = [name for c in columns for name in table[c].unique() if isinstance(name, str)]
     names = [label for name in names for label in parse_mixture(name)]
-    names += [c.removeprefix("p_") for c in table if str(c).startswith("p_")]
+    names += [c.removeprefix("p_") for c in map(str, table) if c.startswith("p_")]
     return [label for label in dict.fromkeys(names) if label not in (NEUTRAL, UNREAD) and label.strip()]
 
 
@@ -273,7 +273,8 @@ def _legible(color: str) -> str:
         linear = [c * _MIDDLE / luminance for c in linear]
     else:
         linear = [c + (1 - c) * (_MIDDLE - luminance) / (1 - luminance) for c in linear]
-    return to_hex([12.92 * c if c <= 0.0031308 else 1.055 * c ** (1 / 2.4) - 0.055 for c in linear])
+    red, green, blue = (12.92 * c if c <= 0.0031308 else 1.055 * c ** (1 / 2.4) - 0.055 for c in linear)
+    return to_hex((red, green, blue))
 
 
 def _framed(query: str | None, lines: str, below: str) -> Html:

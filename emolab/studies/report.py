@@ -157,7 +157,7 @@ def _where(summary: Mapping[str, Any]) -> list[str]:
 
 def _texts(scored: pd.DataFrame, instructed: pd.DataFrame | None, summary: Mapping[str, Any]) -> str:
     """One question, drawn by the seed: what every emotion gets at its frozen dose, beside the controls."""
-    query = scored[["query"]].drop_duplicates().sort_values("query").sample(1, random_state=summary["seed"]).iat[0, 0]
+    (query,) = scored["query"].drop_duplicates().sort_values().sample(1, random_state=summary["seed"])
     best = {emotion: cell["best_alpha"] for emotion, cell in summary["steering"].items()}
     return text_table(scored, reference=instructed, query=query, alphas=best or None)
 
