@@ -15,6 +15,7 @@ _PUBLIC = {
     "ablation_curve": "say.heads",
     "agreement_curve": "say.vectors",
     "attention": "say.heads",
+    "beyond_instruction": "say.steering",
     "confound_curve": "say.vectors",
     "cosine_map": "say.vectors",
     "dose_response": "say.steering",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
@@ -252,6 +252,28 @@ def sources(table: pd.DataFrame) -> Sentences:
         for name, row in rows.iterrows()
     ]
     return Sentences(verdict, *each)
+
+
+def beyond_instruction(scored: Mapping[str, pd.DataFrame], instructed: pd.DataFrame) -> Sentences:
+    """What vectors reach for the emotion that the model writes worst when it is told to.
+
+    >>> emolab.say.beyond_instruction({"own answers": scored, "frames": of_frames}, instructed)
+    """
+    told = _instructed(instructed)
+    worst = told.groupby("condition")["hit"].mean().idxmin()
+    best = None
+    for source, table in scored.items():
+        steered = table[(table["emotion"] == worst) & (table["control"] == "none") & ~is_unsteered(table)]
+        steered = steered.assign(hit=is_hit(steered))
+        shares = steered.groupby("alpha")["hit"].mean()
+        if best is None or shares.max() > best[0]:
+            best = shares.max(), source, shares.idxmax(), steered[steered["alpha"] == shares.idxmax()]
+    assert best is not None
+    _, source, dose, texts = best
+    return Sentences(
+        f"Told to, the model writes {worst} in {mean_share(told[told['condition'] == worst], 'hit')} of its answers; "
+        f"vectors of {source} reach {mean_share(texts, 'hit')} at dose {dose:g}."
+    )
 
 
 def _price(row: pd.Series) -> str:

@@ -186,3 +186,12 @@ def test_confounds_that_explain_no_more_than_chance_are_named():
     table = made.confounded()
     table.loc[table["factor"] == "tense", "null_hi"] = 0.9
     assert "tense explain no more than by chance." in say.confound_curve(table)
+
+
+def test_vectors_beyond_the_instruction_are_those_of_the_emotion_that_it_brings_worst():
+    told = texts({("joy", "x", 0): 1.0, ("fear", "x", 0): 0.25}).rename(columns={"emotion": "condition"})
+    said = say.beyond_instruction({"own": swept((0, 1, 1), (0, 0, 0.5)), "frames": swept((0, 0, 0), (0, 1, 0))}, told)
+    assert said == (
+        "Told to, the model writes fear in 0.25 [0.07, 0.59] of its answers; vectors of frames reach 1.00 [0.68, 1.00] "
+        "at dose 1."
+    )
