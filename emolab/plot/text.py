@@ -50,9 +50,9 @@ def text_table(
 ) -> Html:
     """Texts side by side, words of emotion in its colour, and under each text what judges read in it.
 
-    >>> text_table(scored, reference=instructed, alphas=[1.5, 4])
+    >>> text_table(scored, reference=instructed, alphas=[0.5, 1])
     >>> text_table(scored[scored["emotion"] == "joy"], rows="alpha")
-    >>> text_table(texts, rows="label", columns="topic")
+    >>> text_table(emolab.load_texts("topics").head(12), rows="label", columns="topic")
 
     columns="how" shows a sweep: unsteered, the vector by dose, each control at the largest dose shown, and from
     `reference` (answers under instruction, with `condition`) what the instruction for that emotion gets. With
