@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Sequence
 from functools import cache
@@ -11,6 +12,7 @@ import pandas as pd
 import torch
 
 from emolab.base.labels import EMOTIONS, NEUTRAL
+from emolab.geometry.projections import project
 from emolab.models.prompts import render_prompts
 from emolab.vectors.activations import ResponseMeans
 from tests import tiny
@@ -48,6 +50,18 @@ def talker():
     with torch.no_grad():
         hf.lm_head.weight[: len(tok.all_special_ids)] = 0
     return hf, tok
+
+
+def drawn_once(fig, name: str, alt: str) -> tuple[dict[str, bytes], bytes]:
+    """In place of `emolab.plot.save._render`: a small PNG alone."""
+    png = io.BytesIO()
+    fig.savefig(png, format="png", dpi=40)
+    return {"svg": b"<svg/>", "pdf": b"", "png": png.getvalue()}, png.getvalue()
+
+
+def flat_umap(x, methods=("pca", "umap"), **_) -> dict[str, np.ndarray]:
+    """In place of `emolab.geometry.projections.project`: PCA for UMAP, which compiles for seconds."""
+    return {method: project(x, ["pca"])["pca"] for method in methods}
 
 
 def queries(n_train=8, n_heldout=4) -> pd.DataFrame:

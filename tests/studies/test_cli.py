@@ -37,8 +37,7 @@ def place(tmp_path_factory):
 def light():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judges, "embed", oracle.embed)
-        patch.setattr(save, "DPI", 40)
-        patch.setattr(save, "SHOWN_DPI", 40)
+        patch.setattr(save, "_render", oracle.drawn_once)
         yield
 
 

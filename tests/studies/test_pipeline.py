@@ -15,6 +15,7 @@ from emolab.base.errors import EmolabError
 from emolab.base.labels import EMOTIONS
 from emolab.experiments import selection, sweeps
 from emolab.experiments.selection import Round, Search, choose, select
+from emolab.geometry import projections
 from emolab.judges import judges
 from emolab.plot import save
 from emolab.plot.save import read_manifest
@@ -179,8 +180,8 @@ def lasting(summary: dict) -> dict:
 def light():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judges, "embed", oracle.embed)
-        patch.setattr(save, "DPI", 40)
-        patch.setattr(save, "SHOWN_DPI", 40)
+        patch.setattr(save, "_render", oracle.drawn_once)
+        patch.setattr(projections, "project", oracle.flat_umap)
         yield patch
 
 
