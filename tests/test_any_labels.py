@@ -15,7 +15,7 @@ from emolab import plot
 from emolab.base.labels import order, styles
 from emolab.comparisons import claims
 from emolab.experiments import dose_response, parts
-from emolab.geometry import projections, reliability, similarity
+from emolab.geometry import confounding, projections, reliability, similarity
 from emolab.heads import attention, attribution, effects, head_vectors
 from emolab.judges import calibration
 from emolab.judges.judges import EmbeddingJudge
@@ -111,9 +111,8 @@ class Study:
 
     def head_points(self):
         """As `head_vectors.embed_heads` gives them; a UMAP takes seconds, so here is a stand-in."""
-        table = self.head_maps[["layer", "head", "name", "emotion", "norm"]].assign(method="pca", trustworthiness=0.9)
-        table = table.assign(x=table["norm"], y=np.arange(len(table)) % 7)
-        return pd.concat([table, table.assign(method="umap", x=-table["x"])], ignore_index=True)
+        table = self.head_maps[["layer", "head", "name", "emotion", "norm"]].assign(trustworthiness=0.9)
+        return table.assign(x=table["norm"], y=np.arange(len(table)) % 7)
 
     def response_map(self):
         points = projections.embed(self.means, methods=("pca",))
@@ -152,8 +151,11 @@ FIGURES = {
         words=reliability.word_accuracy(s.responses, n_permutations=4),
     ),
     "response_map": Study.response_map,
+    "confound_curve": lambda s: plot.confound_curve(
+        confounding.confounds(s.means, s.responses, n_permutations=4),
+    ),
     "head_map": lambda s: plot.head_map(s.head_maps),
-    "head_umap": lambda s: plot.head_umap(s.head_points()),
+    "head_umap": lambda s: plot.head_umap(s.head_points(), head_vectors.head_cosines(s.vectors)),
     "head_forest": lambda s: plot.head_forest(s.effects, top=2),
     "ablation_curve": lambda s: plot.ablation_curve(s.ablation),
     "attention_html": Study.attention_html,
@@ -307,8 +309,8 @@ def test_a_labelled_csv_becomes_vectors(made, tmp_path):
 @pytest.mark.slow
 def test_umaps_of_any_labels(made):
     table = head_vectors.embed_heads(made.vectors)
-    assert set(table["emotion"]) == set(LABELS) and set(table["method"]) == {"pca", "umap"}
-    plot.head_umap(table).canvas.draw()
+    assert set(table["emotion"]) == set(LABELS)
+    plot.head_umap(table, head_vectors.head_cosines(made.vectors)).canvas.draw()
     points = projections.embed(made.means, layers=[1])
     scores = projections.embed_scores(made.means, points, n_permutations=4)
     plot.response_map(points, scores).canvas.draw()

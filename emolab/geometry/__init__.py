@@ -5,8 +5,8 @@ from __future__ import annotations
 from emolab.base.lazy import offer
 
 _PUBLIC = {
-    "affect_plane": "geometry.projections",
     "cka": "geometry.similarity",
+    "confounds": "geometry.confounding",
     "cosine_matrix": "geometry.similarity",
     "cosines": "geometry.similarity",
     "denoise": "geometry.similarity",
@@ -21,7 +21,9 @@ _PUBLIC = {
     "probe_accuracy": "geometry.reliability",
     "shared_energy": "geometry.similarity",
     "split_half": "geometry.reliability",
+    "text_features": "geometry.confounding",
     "vector_agreement": "geometry.similarity",
+    "without_confounds": "geometry.confounding",
     "word_accuracy": "geometry.reliability",
 }
 __getattr__, __dir__, __all__ = offer(__name__, _PUBLIC)

@@ -82,12 +82,19 @@ def label_weights(index: pd.DataFrame, labels: np.ndarray) -> Float[np.ndarray, 
 def permuted_labels(index: pd.DataFrame, n: int, rng: np.random.Generator, *, keep_neutral: bool = False) -> np.ndarray:
     """Conditions [draw, row] shuffled within each query, or over all texts where there are no queries."""
     condition = index["condition"].to_numpy(dtype=object)
-    query = _blocks(index)
     rows = np.flatnonzero(condition != NEUTRAL) if keep_neutral else np.arange(len(condition))
+    return condition[permuted_rows(index, n, rng, rows)]
+
+
+def permuted_rows(
+    index: pd.DataFrame, n: int, rng: np.random.Generator, rows: Int[np.ndarray, " some"]
+) -> Int[np.ndarray, "draw row"]:
+    """Positions of all responses, those in `rows` shuffled within each query, or as one where there are no queries."""
+    query = _blocks(index)
     rows = rows[np.argsort(query[rows], kind="stable")]
-    result = np.tile(condition, (n, 1))
+    result = np.tile(np.arange(len(index)), (n, 1))
     for draw in range(n):  # sorting by (query, random number) shuffles within queries
-        result[draw, rows] = condition[rows[np.lexsort((rng.random(len(rows)), query[rows]))]]
+        result[draw, rows] = rows[np.lexsort((rng.random(len(rows)), query[rows]))]
     return result
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import head_name
+from emolab.base.stats import bootstrap_ci
 from emolab.base.tables import noted
 from emolab.geometry.projections import project
 from emolab.geometry.reliability import probe_accuracy, split_half
@@ -94,30 +95,56 @@ def head_maps(
     return noted(pd.DataFrame(rows), means.meta, n=counted(means.index), seed=seed, params={"n_splits": n_splits})
 
 
-def head_cosines(vectors: EmotionVectors, *, emotion: str) -> pd.DataFrame:
-    """Cosines between all heads' vectors of one emotion; rows and columns are named as heads are, L18H3.
+def head_cosines(vectors: EmotionVectors) -> pd.DataFrame:
+    """By what the vectors of heads are alike, by layer: by their head, or by their emotion?
 
-    >>> head_cosines(vectors, emotion="joy").loc["L3H1", "L5H0"]
+    >>> head_cosines(vectors).groupby("alike")["cosine"].mean()
 
-    NaN where a head writes nothing. Heads write into one residual stream, so that cosines across layers mean something.
+    Mean cosine of two vectors of a layer that share their `alike`: "head" (one head, two emotions), "emotion" (two
+    heads, one emotion) or "neither". `lo, hi`: 95 % interval over heads. `random`: 95 % of such means of random
+    directions lie between minus and plus this, 1.96 / sqrt(d_model x pairs). In specific parts of k emotions "head" is
+    near -1/(k-1) whatever the model does.
+
+    Returns:
+        One row per layer and kind: `layer, alike, cosine, lo, hi, random`. Heads that write nothing are left out.
+
+    Raises:
+        EmolabError: vectors of a single emotion, or without site "head".
     """
-    x = vectors.get("head", emotion=emotion).double().numpy()
-    names = [head_name(layer, head) for layer, head in np.ndindex(x.shape[:2])]
-    x = x.reshape(len(names), -1)
+    x = vectors.get("head").double().numpy()
+    k, n_layers, n_heads, d_model = x.shape
+    if k < 2:
+        raise EmolabError(f"heads are compared between emotions; these vectors hold {', '.join(vectors.emotions)}")
     with np.errstate(invalid="ignore", divide="ignore"):
         unit = x / np.linalg.norm(x, axis=-1, keepdims=True)
-    table = pd.DataFrame(np.clip(unit @ unit.T, -1, 1), names, names)
-    return noted(table, vectors.meta, n=vectors.meta.get("n_responses"), seed=vectors.meta.get("seed"))
+    same_emotion, same_head = np.eye(k, dtype=bool)[:, None, :, None], np.eye(n_heads, dtype=bool)[None, :, None, :]
+    kinds = {"head": same_head & ~same_emotion, "emotion": same_emotion & ~same_head}
+    kinds["neither"] = ~same_head & ~same_emotion
+    rows = []
+    for layer in range(n_layers):
+        cosine = np.einsum("ehd,fgd->ehfg", unit[:, layer], unit[:, layer])
+        for alike, pairs in kinds.items():
+            found = np.where(pairs, cosine, np.nan).swapaxes(0, 1).reshape(n_heads, -1)
+            known = np.isfinite(found)
+            if not known.any():  # a layer without heads, or with one
+                continue
+            own = known.any(1)
+            _, lo, hi = bootstrap_ci(np.nanmean(found[own], axis=1), np.mean)
+            random = 1.96 / np.sqrt(d_model * known.sum() / 2)  # each pair stands there twice
+            rows.append((layer, alike, float(np.nanmean(found)), float(lo), float(hi), random))
+    table = pd.DataFrame(rows, columns=["layer", "alike", "cosine", "lo", "hi", "random"])
+    params = {"site": "head", "part": vectors.meta.get("part", "whole")}
+    return noted(table, vectors.meta, n=f"{n_heads} heads, {k} emotions", params=params)
 
 
 def embed_heads(vectors: EmotionVectors, *, seed: int = 0) -> pd.DataFrame:
-    """PCA and UMAP of unit head vectors, one point per head and emotion.
+    """UMAP of unit head vectors, one point per head and emotion.
 
-    >>> embed_heads(vectors).query("method == 'pca'")[["name", "emotion", "x", "y"]]
+    >>> embed_heads(vectors)[["name", "emotion", "x", "y"]]
 
-    Columns layer, head, name, emotion, norm, method (pca, umap), x, y, and `trustworthiness` of that map (scikit-learn;
-    1 is perfect, about 0.5 is chance). Only directions count (cosine). Heads that write nothing are left out. Distances
-    between UMAP clusters are no evidence. Raises EmolabError for fewer than five points.
+    Columns layer, head, name, emotion, norm, x, y, and `trustworthiness` of the map (scikit-learn; 1 is perfect, about
+    0.5 is chance). Only directions count (cosine). Heads that write nothing are left out. Distances between clusters of
+    a UMAP are no evidence: `head_cosines` is. Raises EmolabError for fewer than five points.
     """
     from sklearn.manifold import trustworthiness
 
@@ -126,21 +153,22 @@ def embed_heads(vectors: EmotionVectors, *, seed: int = 0) -> pd.DataFrame:
     writes = (norm > 1e-9 * norm.max()).numpy()
     points = torch.nn.functional.normalize(x, dim=-1)[torch.from_numpy(writes)].numpy()
     emotion, layer, head = np.nonzero(writes)
-    index = pd.DataFrame(
-        {"layer": layer, "head": head, "name": [head_name(*place) for place in np.argwhere(writes)[:, 1:]]}
-    )
-    index = index.assign(emotion=[vectors.emotions[e] for e in emotion], norm=norm.numpy()[writes])
+    xy = project(points, ["umap"], seed=seed, metric="cosine", n_neighbors=10)["umap"]
     k = max(1, min(10, (len(points) - 1) // 2))
-    tables = [
-        index.assign(
-            method=method,
-            x=xy[:, 0],
-            y=xy[:, 1],
-            trustworthiness=trustworthiness(points, xy, n_neighbors=k, metric="cosine"),
-        )
-        for method, xy in project(points, seed=seed, metric="cosine", n_neighbors=10).items()
-    ]
-    return noted(pd.concat(tables, ignore_index=True), vectors.meta, n=f"{len(points)} head vectors", seed=seed)
+    table = pd.DataFrame(
+        {
+            "layer": layer,
+            "head": head,
+            "name": [head_name(*place) for place in np.argwhere(writes)[:, 1:]],
+            "emotion": [vectors.emotions[e] for e in emotion],
+            "norm": norm.numpy()[writes],
+            "x": xy[:, 0],
+            "y": xy[:, 1],
+            "trustworthiness": trustworthiness(points, xy, n_neighbors=k, metric="cosine"),
+        }
+    )
+    params = {"site": "head", "part": vectors.meta.get("part", "whole")}
+    return noted(table, vectors.meta, n=f"{len(points)} head vectors", seed=seed, params=params)
 
 
 def head_summary(effects: pd.DataFrame, curve: pd.DataFrame, *, top: int = 10) -> dict:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from emolab.plot.comparisons import claim_additive, claim_linear, claim_monotone, claim_preservation, tradeoff
 from emolab.plot.heads import ablation_curve, head_forest, head_map, head_umap
 from emolab.plot.overview import signature
-from emolab.plot.responses import instruction_following, judge_agreement, probe_curve, response_map
+from emolab.plot.responses import confound_curve, instruction_following, judge_agreement, probe_curve, response_map
 from emolab.plot.save import check_figures, save_figure
 from emolab.plot.steering import (
     confusion_map,
@@ -48,6 +48,7 @@ __all__ = [
     "claim_linear",
     "claim_monotone",
     "claim_preservation",
+    "confound_curve",
     "confusion_map",
     "cosine_by_layer",
     "cosine_grid",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
+from scipy.optimize import linear_sum_assignment
 
 from emolab.base.errors import EmolabError, need_number, need_table
 from emolab.base.labels import head_name, order, styles
@@ -18,11 +21,12 @@ from emolab.plot.panels import (
     grid,
     heat,
     key,
+    layer_axis,
     line,
     named_rows,
 )
-from emolab.plot.responses import bare_map
-from emolab.plot.style import CONTROLS, INK, emotion_looks, look
+from emolab.plot.responses import GROUPS, bare_map
+from emolab.plot.style import CONTROLS, GREY, INK, emotion_looks, look
 
 # name: (label, lowest, highest value of the colours); None: from the data. Signed ones are symmetric about zero.
 VALUES = {
@@ -220,55 +224,85 @@ def ablation_curve(table: pd.DataFrame, *, title: str | None = None):
 
 
 @figure
-def head_umap(table: pd.DataFrame, *, largest: int = 4, title: str | None = None):
-    """Heads' unit vectors on a map, one panel per method: coloured by layer, the marker is the emotion.
+def head_umap(points: pd.DataFrame, cosines: pd.DataFrame, *, largest: int = 4, title: str | None = None):
+    """Heads' unit vectors on a map, marked by emotion, and the cosines behind it by layer.
 
-    >>> fig = head_umap(embed_heads(vectors))
+    >>> fig = head_umap(heads.embed_heads(vectors), heads.head_cosines(vectors))
 
-    table: from `heads.embed_heads`. Size is the vector's norm; the `largest` heads are named beside their longest
-    vector. Trustworthiness says how far neighbours on the map are neighbours; distances between clusters of a UMAP are
-    no evidence.
+    points: from `heads.embed_heads`, one per head and emotion; size is the vector's norm, and the `largest` heads (at
+    most 14) are named at their longest vector. Distances between clusters of a UMAP are no evidence.
+    cosines: from `heads.head_cosines`: are vectors alike that share their head, or those that share their emotion? Band
+    and lines: 95 % interval over heads; grey: 95 % of random directions.
     """
-    columns = ("layer", "head", "emotion", "norm", "method", "x", "y", "trustworthiness")
-    need_table(table, columns, "emolab.heads.head_vectors.embed_heads")
-    methods = {m: name for m, name in (("pca", "PCA"), ("umap", "UMAP")) if (table["method"] == m).any()}
-    emotions = order(table["emotion"])
-    loud = table[table["method"] == next(iter(methods))].groupby(["layer", "head"])["norm"].mean().nlargest(largest)
-    panels = grid(list(methods.values()), height=22, need=24, want=40, share="")
-    last = int(table["layer"].max())
-    for method, name in methods.items():
-        ax, own = panels.axes["", name], table[table["method"] == method]
-        for emotion in emotions:
-            rows = own[own["emotion"] == emotion]
-            size = look().size * (0.8 + 6 * rows["norm"] / own["norm"].max())
-            ax.scatter(
-                rows["x"], rows["y"], s=size, c=rows["layer"], cmap="cividis", marker=styles(emotions)[emotion][1],
-                edgecolors=INK, linewidths=0.3, alpha=0.9, vmin=0, vmax=last,
-            )  # fmt: skip
-        bare_map(ax)
-        ax.set_title(f"{name}, trustworthiness {own['trustworthiness'].iloc[0]:.2f}")
-        _name_heads(ax, own, list(loud.index))
-    color_bar(panels.fig, "layer", (0, last))
-    handles = [key(e, linestyle="", marker=styles(emotions)[e][1], face="white") for e in emotions]
-    told = f"Vectors of all heads; the longest are {', '.join(head_name(*head) for head in loud.index)}"
-    said = {"note": "Size: norm of the head's vector", "params": {"largest": largest}}
-    return finish(panels, table, source=table, function="head_umap", legend=handles, said=said, title=title or told)
+    need_table(points, ("layer", "head", "emotion", "norm", "x", "y", "trustworthiness"), "heads.embed_heads")
+    need_table(cosines, ("layer", "alike", "cosine", "lo", "hi", "random"), "heads.head_cosines")
+    need_number("largest", largest, 0, len(_AROUND), whole=True)
+    names = [f"UMAP, trustworthiness {points['trustworthiness'].iloc[0]:.2f}", "within a layer"]
+    panels = grid(names, height=20, need=24, want=40, share="")
+    left, right = (panels.axes["", name] for name in names)
+    top, size = points["norm"].max(), look().size
+    mixed = np.random.default_rng(0).integers(0, 10, len(points))  # drawn in turns: no emotion lies over all others
+    for turn, (emotion, (color, marker)) in product(range(10), styles(points["emotion"]).items()):
+        own = points[(mixed == turn) & (points["emotion"] == emotion)]
+        left.scatter(
+            own["x"], own["y"], s=size * (0.4 + 5 * own["norm"] / top), color=color, alpha=0.85, marker=marker,
+            edgecolors=INK, linewidths=0.2, rasterized=len(points) > 2000,
+        )  # fmt: skip
+    bare_map(left)
+    loud = points.groupby(["layer", "head"])["norm"].mean().nlargest(largest)
+    _name_heads(left, points, list(loud.index))
+    null = cosines.groupby("layer", as_index=False)["random"].max()
+    right.fill_between(null["layer"], -null["random"], null["random"], color=GREY, alpha=0.3, linewidth=0)
+    right.axhline(0, color=INK, linewidth=0.6)
+    settings = {
+        "head": {"color": INK, "marker": "o", "label": "same head, other emotion"},
+        "emotion": {"color": GROUPS["emotion"][0], "marker": "s", "label": "other head, same emotion"},
+        "neither": control_look("other", label="other head, other emotion"),
+    }
+    for alike, looks in settings.items():
+        own = cosines[cosines["alike"] == alike]
+        line(right, own, "layer", "cosine", looks, bounds={"head": "band", "emotion": "whiskers"}.get(alike, ""))
+    layer_axis(right, int(cosines["layer"].max()) + 1)
+    right.set(xlabel="layer", ylabel="mean cosine of two vectors")
+    handles = [key(e, linestyle="", color=c, marker=m) for e, (c, m) in styles(points["emotion"]).items()]
+    for share in (1.0, 0.25):
+        handles.append(key(f"norm {share * top:.2g}", linestyle="", face="white"))
+        handles[-1].set_markersize(np.sqrt(size * (0.4 + 5 * share)))
+    handles += [handle for handle, _ in zip(*right.get_legend_handles_labels(), strict=True)]
+    mean = cosines.groupby("alike")["cosine"].mean()
+    told = f"cosine {mean['head']:.2f} within a head, {mean.get('emotion', np.nan):.2f} within an emotion"
+    by_head = mean["head"] > mean.get("emotion", -1.0)
+    group = "by what each head does, not by emotion" if by_head else "by emotion, not by what each head does"
+    data = pd.concat([points.assign(panel="map"), cosines.assign(panel="cosines", emotion="all")], ignore_index=True)
+    said = {
+        "interval": "band and lines: 95 % over heads",
+        "control": "random directions (grey)",
+        "params": {"largest": largest},
+    }
+    return finish(
+        panels, data, source=points, function="head_umap", legend=handles, said=said,
+        title=title or f"Heads group {group}: {told}",
+    )  # fmt: skip
+
+
+# Where names may stand around a map, as shares of its width and height.
+_AROUND = [(x, y) for x in (0.08, 0.92) for y in (0.12, 0.37, 0.63, 0.88)]
+_AROUND += [(x, y) for x in (0.29, 0.5, 0.71) for y in (0.05, 0.95)]
 
 
 def _name_heads(ax, points: pd.DataFrame, heads) -> None:
-    """Label each head at its longest vector, beside the points and clear of the other labels."""
-    low, span = points[["x", "y"]].min(), points[["x", "y"]].max() - points[["x", "y"]].min()
-    taken: list[np.ndarray] = []
-    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": INK, "linewidth": 0.5}
-    for layer, head in heads:
-        own = points[(points["layer"] == layer) & (points["head"] == head)]
-        at = own.loc[own["norm"].idxmax(), ["x", "y"]].astype(float)
-        place = np.clip(((at - low) / span).to_numpy() + (0.08, 0.09), 0.12, 0.88)
-        while any(abs(place[0] - x) < 0.3 and abs(place[1] - y) < 0.1 for x, y in taken):
-            place = np.array([place[0], (place[1] + 0.11) % 0.9 + 0.02])
-        taken.append(place)
-        arrow = {"arrowstyle": "-", "color": INK, "linewidth": 0.6}
+    """Name each head around the map, with a line to its longest vector; of the shortest lines no two cross."""
+    low, high = points[["x", "y"]].min(), points[["x", "y"]].max()
+    low, high = low - 0.2 * (high - low), high + 0.2 * (high - low)
+    ax.set(xlim=(low["x"], high["x"]), ylim=(low["y"], high["y"]))
+    longest = points.loc[points.groupby(["layer", "head"])["norm"].idxmax()].set_index(["layer", "head"])
+    at = longest.loc[heads, ["x", "y"]].astype(float)
+    places = np.array(_AROUND)
+    distance = np.linalg.norm(((at - low) / (high - low)).to_numpy()[:, None] - places, axis=-1)
+    for row, place in zip(*linear_sum_assignment(distance), strict=True):
         ax.annotate(
-            head_name(layer, head), tuple(at), tuple(low + place * span), ha="center", va="center",
-            fontsize=look().small, bbox=box, arrowprops=arrow, gid="free",
+            head_name(*heads[row]), tuple(at.iloc[row]), tuple(places[place]), textcoords="axes fraction",
+            ha="center", va="center", fontsize=look().small, gid="free",
+            bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": INK, "linewidth": 0.5},
+            arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.6},
         )  # fmt: skip

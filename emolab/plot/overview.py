@@ -10,10 +10,9 @@ from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import head_name
 from emolab.plot.heads import VALUES, head_cells, head_scale, ring
 from emolab.plot.panels import color_bar, control_look, figure, finish, grid, heat, layer_axis, line
-from emolab.plot.responses import METHODS, scatter
-from emolab.plot.style import INK
+from emolab.plot.responses import GROUPS, METHODS, scatter
 
-_BY = {"query_id": ("question", INK, "s"), "condition": ("emotion", "#832db6", "o")}
+_BY = {"query_id": "question", "condition": "emotion"}
 
 
 @figure
@@ -89,8 +88,8 @@ def signature(
 
 
 def _purities(ax, purity: pd.DataFrame) -> None:
-    for by, (word, color, marker) in _BY.items():
-        own = purity[purity["by"] == by]
+    for by, word in _BY.items():
+        own, (color, marker) = purity[purity["by"] == by], GROUPS[word]
         line(ax, own, "layer", "purity", {"color": color, "marker": marker, "label": f"neighbours by {word}"})
         line(ax, own, "layer", "null_hi", control_look("shuffled", marker=None, color=color))
     layer_axis(ax, int(purity["layer"].max()) + 1)
@@ -100,7 +99,7 @@ def _purities(ax, purity: pd.DataFrame) -> None:
 def _grouping(purity: pd.DataFrame) -> str:
     """Where neighbours are alike most, as a sentence."""
     told = []
-    for by, (word, _, _) in _BY.items():
+    for by, word in _BY.items():
         own = purity[purity["by"] == by]
         above = own["purity"] - own["null_hi"]
         most = own.iloc[int(above.argmax())]

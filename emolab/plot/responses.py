@@ -11,6 +11,7 @@ from emolab.base.labels import order, styles
 from emolab.base.tables import about
 from emolab.plot.panels import (
     color_bar,
+    control_key,
     control_look,
     figure,
     finish,
@@ -26,6 +27,9 @@ from emolab.plot.panels import (
 from emolab.plot.style import GREY, INK, emotion_looks, look
 
 METHODS = {"pca": "PCA", "umap": "UMAP"}
+# By what answers differ: colour and marker.
+GROUPS = {"question": (INK, "s"), "emotion": ("#832db6", "o")}
+_TEXTUAL = {"length": ("#b9ac70", "v"), "tense": ("#3f90da", "^"), "person": ("#a96b59", "D")}
 _PROBES = {"centroid": "nearest centroid", "logistic": "logistic"}
 
 
@@ -146,6 +150,41 @@ def probe_curve(
     said = {"interval": "band: 95 % over queries", "control": "shuffled labels"}
     said["note"] = f"Permutation p ≤ {every['p'].max():.2g} at every layer"
     return finish(panels, data.copy(), source=table, function="probe_curve", said=said, title=title or told)
+
+
+@figure
+def confound_curve(table: pd.DataFrame, *, title: str | None = None):
+    """How much of the answers' activations question, emotion, length, tense and person explain, each alone, by layer.
+
+    >>> fig = confound_curve(geometry.confounds(means, responses))
+
+    Adjusted share of variance, each dimension standardised so that outlier coordinates do not decide; 0 is what a
+    factor without meaning gives. Factors overlap, so that shares do not sum to one. Dashed: the 95th percentile of
+    shuffled rows, in the colour of the factor.
+    """
+    need_table(table, ("layer", "factor", "explained", "null_hi"), "geometry.confounds")
+    panels = grid([""], height=16, want=60)
+    ax = panels.axes["", ""]
+    for factor, (color, marker) in {**GROUPS, **_TEXTUAL}.items():
+        own = table[table["factor"] == factor]
+        settings = {"color": color, "marker": marker, "label": factor}
+        if factor in _TEXTUAL:
+            settings |= {"linewidth": 0.1 * look().size, "markersize": 0.25 * look().size}
+        line(ax, own, "layer", "null_hi", control_look("shuffled", marker=None, color=color, label=None, alpha=0.6))
+        line(ax, own, "layer", "explained", settings)
+    ax.axhline(0, color=INK, linewidth=0.6)
+    layer_axis(ax, int(table["layer"].max()) + 1)
+    ax.set(xlabel="layer", ylabel="share explained (adjusted R²)")
+    mean = table.groupby("factor")["explained"].mean().dropna().sort_values(ascending=False)
+    told = ", ".join(f"{factor} {share:.0f} %" for factor, share in (100 * mean).items())
+    told = f"Mean share of the answers' activations that each factor explains: {told}"
+    said = {"control": "rows shuffled (within questions, but for question)"}
+    said["note"] = "Each factor alone; every dimension standardised"
+    handles = [*ax.get_legend_handles_labels()[0], control_key("shuffled", marker="")]
+    handles[-1].set_label("shuffled, 95th percentile")
+    return finish(
+        panels, table, source=table, function="confound_curve", legend=handles, said=said, title=title or told
+    )
 
 
 @figure

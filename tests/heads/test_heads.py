@@ -47,17 +47,26 @@ def test_maps_without_residual_vectors_or_heads(planted):
 
 
 def test_cosines_and_maps_of_heads(planted):
-    table = head_cosines(planted.vectors, emotion="joy")
-    a, b = (planted.vectors.get("head", emotion="joy", layer=i, head=j) for i, j in ((0, 1), (1, 3)))
-    assert table.loc["L0H1", "L1H3"] == pytest.approx(torch.cosine_similarity(a, b, dim=0).item(), abs=1e-6)
-    np.testing.assert_allclose(np.diag(table), 1)
+    """Layer 0: each head writes its own direction for all emotions. Layer 1: each emotion has its own in all heads."""
+    x = torch.zeros(2, 2, 3, 16)
+    for emotion, head in np.ndindex(2, 3):
+        x[emotion, 0, head, head] = 1 + emotion
+        x[emotion, 1, head, 8 + emotion] = 1 + head
+    x[:, 0, 2] = 0  # a silent head counts nowhere
+    found = head_cosines(EmotionVectors({"head": x}, ("joy", "fear"), torch.ones(2), {})).set_index(["layer", "alike"])
+    expected = [1, 0, 0, 0, 1, 0]
+    assert found["cosine"].tolist() == pytest.approx(expected) and found["lo"].tolist() == pytest.approx(expected)
+    pairs = [2, 2, 2, 3, 6, 6]
+    np.testing.assert_allclose(found["random"], 1.96 / np.sqrt(16 * np.array(pairs)))
+    table = head_cosines(planted.vectors).set_index(["layer", "alike"])["cosine"]
+    a = torch.nn.functional.normalize(planted.vectors.get("head", layer=1), dim=-1)  # [emotion, head, d]
+    assert table[1, "head"] == pytest.approx((a[0] * a[1]).sum(-1).mean().item(), abs=1e-6)
 
     silent = only(planted.vectors, "head")
     silent.data["head"][:, 0, 0] = 0
-    assert head_cosines(silent, emotion="joy").loc["L0H0"].isna().all()
     points = embed_heads(silent, seed=1)
     pd.testing.assert_frame_equal(points, embed_heads(silent, seed=1))
-    assert points.groupby("method").size().to_dict() == {"pca": 14, "umap": 14} and "L0H0" not in set(points["name"])
+    assert len(points) == 14 and "L0H0" not in set(points["name"])
     assert points["trustworthiness"].between(0, 1).all()
 
 

@@ -16,6 +16,8 @@ from emolab.judges.words import (
     is_loop,
     is_refusal,
     named,
+    past_share,
+    person_shares,
     repetition,
     unnamed,
     words_of,
@@ -125,6 +127,27 @@ def test_what_people_say_is_no_refusal(text):
 
 
 # Repetition and loops
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("I walked and sat on the bed. I walk on, and he was here.", 3 / 4),
+        ("We press on; a hundred red lamps shake.", 0),
+        ("I’m so focused. I’ve lost count, it’s been closed.", 0),  # participles behind am, have and is
+        ("I didn't want to feel it, he couldn't help us move.", 1),  # did, could; infinitives are of no tense
+        ("The thought of a walk, my baked bread, a well-loved bed.", math.nan),  # nouns and what stands before them
+        ("She put it down.", math.nan),
+        ("That is how he walked", 1 / 2),  # a subject between: no participle of "is"
+    ],
+)
+def test_tense_is_told_where_it_can_be(text, share):
+    assert past_share(text) == pytest.approx(share, nan_ok=True)
+
+
+def test_persons_are_counted_in_short_forms_too():
+    assert person_shares("I'm glad we met you, yourself.") == (2 / 7, 2 / 7)
+    assert person_shares("It's here.") == (0, 0) and math.isnan(person_shares("...")[0])
 
 
 def test_repetition_and_distinct_pairs():

@@ -12,6 +12,7 @@ from emolab import EmotionVectors, plot
 from emolab.base.labels import EMOTIONS, NEUTRAL
 from emolab.comparisons import claims
 from emolab.comparisons.methods import METHODS
+from emolab.geometry.confounding import FACTORS
 from tests import claim_tables
 
 LABELS = [*EMOTIONS, NEUTRAL]
@@ -213,8 +214,21 @@ def purity() -> pd.DataFrame:
     return made_of({"layer": range(N_LAYERS), "by": ("query_id", "condition")}, values)
 
 
+def confounded() -> pd.DataFrame:
+    """The question explains 0.4, each next factor 0.08 less, at all layers."""
+    table = made_of({"layer": range(N_LAYERS), "factor": FACTORS}, {"null_mean": 0, "null_hi": 0.01, "p": 0.01})
+    return table.assign(explained=0.4 - 0.08 * table["factor"].map(FACTORS.index))
+
+
+def head_cosines() -> pd.DataFrame:
+    """0.6 within a head, 0.1 within an emotion, 0 else."""
+    table = made_of({"layer": range(N_LAYERS), "alike": ("head", "emotion", "neither")}, {"random": 0.02})
+    table = table.assign(cosine=table["alike"].map({"head": 0.6, "emotion": 0.1, "neither": 0.0}))
+    return table.assign(lo=table["cosine"] - 0.1, hi=table["cosine"] + 0.1)
+
+
 def head_points() -> pd.DataFrame:
-    columns = {"layer": range(N_LAYERS), "head": range(4), "emotion": EMOTIONS, "method": ("pca", "umap")}
+    columns = {"layer": range(N_LAYERS), "head": range(4), "emotion": EMOTIONS}
     return made_of(columns, {"x": (0, 1), "y": (0, 1), "norm": (0, 1), "trustworthiness": 0.8})
 
 
@@ -235,6 +249,7 @@ FIGURES = {
     ),
     "response_map": lambda: plot.response_map(points(), map_scores()),
     "probe_curve": lambda: plot.probe_curve(probes(), words=words()),
+    "confound_curve": lambda: plot.confound_curve(confounded()),
     "instruction_following": lambda: plot.instruction_following(answers()),
     "judge_agreement": lambda: plot.judge_agreement(agreement()),
     "dose_response": lambda: plot.dose_response(dose_summary()),
@@ -246,7 +261,7 @@ FIGURES = {
     "purity_dots": lambda: plot.purity_dots(parts(measured=True)),
     "head_map": lambda: plot.head_map(effects(), "share"),
     "head_forest": lambda: plot.head_forest(effects()),
-    "head_umap": lambda: plot.head_umap(head_points()),
+    "head_umap": lambda: plot.head_umap(head_points(), head_cosines()),
     "ablation_curve": lambda: plot.ablation_curve(ablation()),
     "tradeoff": lambda: plot.tradeoff(methods()),
     "claim_monotone": lambda: plot.claim_monotone(claim("monotone")),
