@@ -39,5 +39,6 @@ _PUBLIC = {
     "shared_energy_curve": "say.vectors",
     "site_map": "say.steering",
     "sources": "say.steering",
+    "tradeoff": "say.steering",
 }
 __getattr__, __dir__, __all__ = offer(__name__, _PUBLIC)

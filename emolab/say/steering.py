@@ -284,6 +284,20 @@ def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def tradeoff(table: pd.DataFrame) -> Sentences:
+    """How methods compare, each at its best dose and at equal damage, from `emolab.compare_methods`.
+
+    >>> emolab.say.tradeoff(emolab.compare_methods(...))                 # doctest: +SKIP
+    """
+    rows = table[(table["emotion"] == "all") & (table["measure"] == "overall")]
+    said = []
+    for at, place in (("best", "At its best dose"), ("equal damage", "At equal damage")):
+        own = rows[(rows["at"] == at) & rows["value"].notna()].sort_values("value", ascending=False)
+        told = listed(f"{row.method} {number(row.value, row.lo, row.hi)}" for row in own.itertuples())
+        said.append(f"{place} the overall score is: {told}." if len(own) else "")
+    return Sentences(*said)
+
+
 def shares(scored: pd.DataFrame, *, by: str = "control") -> Sentences:
     """The share of texts read as the target, by a column of the table, and what is left of the adherence.
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import pandas as pd
 
-from emolab import plot
+from emolab import plot, say
 from emolab.base.errors import EmolabError, FileError
 from emolab.base.storage import read_json, user_path
 from emolab.base.tables import span
@@ -76,7 +76,7 @@ def _vector_figures(out: Path, name: str, site: str) -> dict[str, tuple]:
     return {
         "norms": (
             plot.norms(vectors),
-            f"Norm of the emotion vectors of {name} by layer, beside the norm of the residual stream.",
+            f"{say.norms(vectors)} Drawn: norms by layer, beside that of the residual stream; {name}.",
         ),
         "cosine_by_layer": (
             plot.cosine_by_layer(vectors),
@@ -84,11 +84,11 @@ def _vector_figures(out: Path, name: str, site: str) -> dict[str, tuple]:
         ),
         "cosine_grid": (
             plot.cosine_grid(vectors, site=site, part="specific"),
-            f"Cosine between the specific parts of the emotion vectors of {name} at {site}, layer by layer.",
+            f"{say.cosine_map(vectors, [0, vectors.n_layers - 1], site=site)} Drawn: specific parts at {site}; {name}.",
         ),
         "layer_map": (
             plot.layer_map(vectors, part="specific"),
-            f"Cosine of each emotion's specific part with itself at other layers; {name}, residual stream.",
+            f"{say.layer_map(vectors)} Drawn: each emotion's specific part with itself at other layers; {name}.",
         ),
     }
 
@@ -102,15 +102,15 @@ def _geometry_figures(out: Path, name: str) -> dict[str, tuple]:
     return {
         "response_map": (
             plot.response_map(tables["points"], tables["maps"]),
-            f"Answers as points, PCA above UMAP, at four layers; {name}.",
+            f"{say.response_map(tables['maps'])} Drawn: answers as points, PCA above UMAP; {name}.",
         ),
         "probe": (
             plot.probe_curve(tables["probe"], words=tables["words"]),
-            f"Accuracy of probes on held-out answers by layer, beside the words alone and chance; {name}.",
+            f"{say.probe_curve(tables['probe'], words=tables['words'])} Drawn: accuracy by layer; {name}.",
         ),
         "reliability": (
             plot.reliability_curve(halves),
-            f"Cosine between vectors from two halves of the questions, by layer, beside shuffled labels; {name}.",
+            f"{say.reliability_curve(halves)} Drawn: cosine by layer, beside shuffled labels; {name}.",
         ),
     }
 
@@ -118,7 +118,7 @@ def _geometry_figures(out: Path, name: str) -> dict[str, tuple]:
 def _head_figures(out: Path, name: str) -> dict[str, tuple]:
     if not all((out / f"{table}.parquet").exists() for table in ("heads", "ablation")):
         return {}
-    effects = _table(out / "heads.parquet")
+    effects, curve = _table(out / "heads.parquet"), _table(out / "ablation.parquet")
     return {
         "head_map": (
             plot.head_map(effects, "attribution"),
@@ -126,11 +126,11 @@ def _head_figures(out: Path, name: str) -> dict[str, tuple]:
         ),
         "head_effects": (
             plot.head_forest(effects, top=6),
-            f"Effect of patching single heads, the largest of those screened, beside random directions; {name}.",
+            f"{say.head_forest(effects)} Drawn: the largest effects, beside random directions; {name}.",
         ),
         "ablation": (
-            plot.ablation_curve(_table(out / "ablation.parquet")),
-            f"Emotion kept against the number of heads ablated: ranked heads beside random ones; {name}.",
+            plot.ablation_curve(curve),
+            f"{say.ablation_curve(curve)} Drawn: by the number of heads ablated; {name}.",
         ),
     }
 
@@ -141,26 +141,25 @@ def _steering_figures(out: Path, summary: dict, place: str) -> dict[str, tuple]:
 
     scored, answers = (_table(out / name) for name in ("scores.parquet", "instructed_scores.parquet"))
     best = {emotion: cell["best_alpha"] for emotion, cell in summary["steering"].items()}
-    name = summary["model"]
+    name, effects = summary["model"], compare(scored)
     figures = {
         "instruction_following": (
             plot.instruction_following(answers),
-            f"What the judge reads in the answers of {name} to each instruction, held-out queries.",
+            f"{say.instruction_following(answers)} Drawn: what the judge reads after each instruction; {name}.",
         ),
         "dose_response": (
             plot.dose_response(scored, best=best, reference=answers),
-            f"Dose-response on held-out queries: {place}. Doses were chosen on training queries.",
+            f"{say.dose_response(scored, reference=answers)} Held-out queries, {place}; doses chosen on others.",
         ),
         "effect_forest": (
-            plot.effect_forest(compare(scored)),
-            f"Target probability of steered text, minus that of random directions of equal norm; {place}.",
+            plot.effect_forest(effects),
+            f"{say.effect_forest(effects)} Drawn: target probability, less that of random directions; {place}.",
         ),
     }
     if len([c for c in answers.columns if c == "top" or c.endswith("_top")]) > 1:
-        figures["judge_agreement"] = (
-            plot.judge_agreement(agreement(answers)),
-            f"Agreement of the judges on answers of {name}, instructed and not: Cohen's kappa.",
-        )
+        agreed = agreement(answers)
+        caption = f"{say.judge_agreement(agreed)} Answers of {name}, instructed and not."
+        figures["judge_agreement"] = plot.judge_agreement(agreed), caption
     return figures
 
 
@@ -174,10 +173,11 @@ def _comparison_figures(out: Path, summary: dict, place: str) -> dict[str, tuple
             caption = f"{what}; {place}. Verdict: {told['verdict']}. {told['condition']}"
             figures[f"claim_{name}"] = draw(claim), caption
     if summary.get("baselines"):
-        figures["tradeoff"] = (
-            plot.tradeoff(_table(out / "baselines.parquet")),
-            f"Emotion against damage to next-token predictions, for every method over its doses; {summary['model']}.",
+        methods = _table(out / "baselines.parquet")
+        caption = (
+            f"{say.tradeoff(methods)} Drawn: emotion against damage to next-token predictions; {summary['model']}."
         )
+        figures["tradeoff"] = plot.tradeoff(methods), caption
     return figures
 
 

@@ -172,6 +172,7 @@ SAID = {
     "judge_agreement": lambda: say.judge_agreement(made.agreement()),
     "purity_dots": lambda: say.purity_dots(made.parts(measured=True)),
     "dose_response": lambda: say.dose_response(made.scored()),
+    "tradeoff": lambda: say.tradeoff(made.methods()),
 }
 
 
@@ -180,6 +181,15 @@ def test_every_sentence_is_whole(name):
     said = SAID[name]()
     assert said[0].isupper() and said.endswith(".") and " nan" not in said and "  " not in said
     assert any(letter.isdigit() for letter in said.verdict)
+
+
+def test_methods_stand_in_their_order_at_their_best_and_at_equal_damage():
+    said = say.tradeoff(made.methods())
+    assert said.verdict.startswith("At its best dose the overall score is: instruction 0.90 [0.81, 0.99], lora 0.80")
+    assert (
+        "At equal damage the overall score is: instruction 0.90" in said
+        and "unsteered" not in said.split("At equal damage")[1]
+    )
 
 
 def test_confounds_that_explain_no_more_than_chance_are_named():
