@@ -46,10 +46,11 @@ def head_forest(effects: pd.DataFrame, *, top: int = 3) -> Sentences:
             f"{row.name} ({row.share:.0%}, {number(row.effect, row.lo, row.hi, signed=True)} nats)"
             for row in own.itertuples(index=False)
         )
-        said.append(f"For {emotion} {told} bring most of the way from the neutral to the instructed run.")
+        said.append(f"For {emotion} most comes with {told}.")
+    way = "Per cents are of the way from the neutral to the instructed run"
     random = tested["random_direction"].abs().max()
     both = _common(certain, top)
-    said.append(f"Along random directions no head moves more than {random:.2f} nats.")
+    said.append(f"{way}; along random directions no head moves more than {random:.2f} nats.")
     said.append(
         f"Among the {top} strongest for every emotion: {listed(both)}." if tested["emotion"].nunique() > 1 else ""
     )

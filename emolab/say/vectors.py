@@ -22,7 +22,8 @@ def norms(vectors: EmotionVectors, *, site: str = "resid") -> Sentences:
     longest = share.idxmax()
     return Sentences(
         f"Averaged over emotions the vectors have {share.iloc[0]:.0%} of the residual stream's norm at layer "
-        f"{share.index[0]} and {share.iloc[-1]:.0%} at layer {share.index[-1]}; most, {share.max():.0%}, at {longest}."
+        f"{share.index[0]} and {share.iloc[-1]:.0%} at layer {share.index[-1]}; most at layer "
+        f"{longest} ({share.max():.0%})."
     )
 
 

@@ -152,7 +152,7 @@ def test_heads_are_named_and_random_ones_stand_beside():
     one = effects.assign(q=0.5, share=0.1)
     which = (one["name"] == "L2H3") & (one["emotion"] == "joy")
     one.loc[which, ["q", "share", "effect", "lo", "hi"]] = 0.01, 0.4, 0.8, 0.5, 1.1
-    assert "For joy L2H3 (40%, +0.80 [+0.50, +1.10] nats) bring most of the way" in say.head_forest(one)
+    assert "For joy most comes with L2H3 (40%, +0.80 [+0.50, +1.10] nats)." in say.head_forest(one)
     curve = say.ablation_curve(made.ablation())
     assert curve.verdict.startswith("With 4 heads ablated 0.20 [0.10, 0.30] of the emotion is kept")
     assert curve.endswith("The ranked heads matter more than random ones for anger, joy and calm.")
