@@ -28,13 +28,8 @@ CODE = re.compile(r"^(<!-- not run: [^\n]+ -->\n)?```python\n(.*?)^```$", re.M |
 HEADING = re.compile(r"^#+ (.*)$", re.M)
 
 
-LONG = ("howto.md", "index.md")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in OURS if "```python" in PAGES[n]],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in OURS if "```python" in PAGES[name]])
 def test_examples_run(name, tmp_path, monkeypatch):
     """All blocks of a page in their order, as one would type them; a page may use what the tutorial makes."""
     monkeypatch.chdir(tmp_path)
@@ -160,9 +155,11 @@ def test_the_rooms_of_the_architecture_are_those_that_are_there():
         for name in re.findall(r"`(\w+)`", told):
             assert (ROOT / "emolab" / room / f"{name}.py").exists(), f"{room}: {name}"
     for path in re.findall(r"`(\w+/\w+(?:\.py)?)`", page):
-        assert list(ROOT.glob(f"{path.removesuffix('.py')}.py")) or (ROOT / "emolab" / f"{path}.py").exists() or (
-            ROOT / "emolab" / path
-        ).exists(), path
+        assert (
+            list(ROOT.glob(f"{path.removesuffix('.py')}.py"))
+            or (ROOT / "emolab" / f"{path}.py").exists()
+            or (ROOT / "emolab" / path).exists()
+        ), path
     picture = ET.parse(ROOT / "docs" / "architecture.svg").getroot()
     left, top, width, height = map(float, picture.attrib["viewBox"].split())
     for text in picture.iter("{http://www.w3.org/2000/svg}text"):

@@ -46,7 +46,7 @@ SLOW = (
     "emolab.plot.heads", "emolab.plot.responses", "emolab.plot.steering", "emolab.widgets",
     "emolab.widgets.heads", "emolab.widgets.panel", "emolab.studies.analysis", "emolab.experiments.wordings",
     "emolab.plot.vectors", "emolab.steering.settings", "emolab.experiments.dose_response",
-    "emolab.studies.selfcheck",
+    "emolab.studies.selfcheck", "emolab.vectors.activations", "emolab.experiments.breaking", "emolab.say.heads",
 )  # fmt: skip
 
 
