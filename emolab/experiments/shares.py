@@ -23,6 +23,7 @@ from emolab.experiments.dose_response import collapse, dose_table
 from emolab.experiments.headline import Instructed, is_hit, is_unsteered, one_setting, sweep_about
 from emolab.steering.settings import FIELDS, parse_mixture
 
+_ALL = (*FIELDS, "alpha")
 _SAID = {"positions": "{} tokens", "fade": "half-life {}", "alpha": "dose {:g}", "layers": "layers {}"}
 
 
@@ -84,7 +85,7 @@ def layer_shares(scored: pd.DataFrame) -> pd.DataFrame:
     control, value, lo, hi, n, kind, layer`. Raises EmolabError without single layers, or for several settings.
     """
     table = _scored(scored, "layers")
-    _one(table, but="layers")
+    one_setting(table, [field for field in _ALL if field != "layers"])
     plain = is_unsteered(table)
     single = table[~plain & table["layers"].astype(str).str.fullmatch(r"\d+")]
     if not (single["control"] == "none").any():
@@ -110,7 +111,7 @@ def setting_differences(scored: pd.DataFrame, *, control: str = "random") -> pd.
     """
     table = _scored(scored)
     table = table[~is_unsteered(table) & table["control"].isin(["none", control])]
-    varying = [field for field in (*FIELDS, "alpha") if field in table and table[field].nunique() > 1]
+    varying = [field for field in _ALL if field in table and table[field].nunique() > 1]
     table = table.assign(setting=[_name(row, varying) for row in table[varying].itertuples(index=False)])
     emotions, clusters, rows = order(table["emotion"]), clusters_of(table), []
     for setting in dict.fromkeys(table["setting"]):
@@ -146,7 +147,7 @@ def mixture_shares(scored: pd.DataFrame) -> pd.DataFrame:
     settings.
     """
     table = _scored(scored)
-    _one(table)
+    one_setting(table, _ALL)
     judged = order(_judged(table))
     table["kind"] = table["control"].mask(is_unsteered(table), "unsteered")
     clusters, rows = clusters_of(table), []
@@ -176,11 +177,6 @@ def _judged(table: pd.DataFrame) -> list[str]:
     if not judged:
         raise EmolabError("no p_<emotion> columns; run emolab.score on the table first")
     return judged
-
-
-def _one(table: pd.DataFrame, but: str = "") -> None:
-    """EmolabError for a table of several settings or doses, which a figure of one must not mix."""
-    one_setting(table, [field for field in (*FIELDS, "alpha") if field != but])
 
 
 def _shares(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
