@@ -24,6 +24,7 @@ from tests.mini import QUERIES, WEIGHTS, corpus, mini_lexicon, queries, tokenize
 from tests.mini import train as training
 from tests.mini.corpus import INTENSITY, answer, emotion_words, example, frames, lexicon, topics
 
+pytestmark = pytest.mark.slow  # of a fixture that stays as it is, and of nothing that emolab does
 HELDOUT = {t.name for t in topics() if t.heldout}
 
 

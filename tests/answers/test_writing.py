@@ -104,6 +104,7 @@ def test_it_counts_each_own_token_once():
     assert torch.equal(found, expected) and (scores[0] == 1).all()
 
 
+@pytest.mark.slow
 def test_real_text_is_the_same_alone_and_in_company(smollm2, monkeypatch):
     """Padding is the end token, as it is in most real models: to count it would put off the end of all but the longest.
 
