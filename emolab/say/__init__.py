@@ -40,5 +40,6 @@ _PUBLIC = {
     "site_map": "say.steering",
     "sources": "say.steering",
     "tradeoff": "say.steering",
+    "without_confounds": "say.vectors",
 }
 __getattr__, __dir__, __all__ = offer(__name__, _PUBLIC)

@@ -104,7 +104,7 @@ def naming(scored: pd.DataFrame, *, reference: pd.DataFrame | None = None) -> Se
     steered = table[~is_unsteered(table) & (table["control"] == "none") & (table["alpha"] > 0)]
     dose = steered.groupby("alpha")["hit"].mean().idxmax()
     strong = steered[steered["alpha"] == dose]
-    said = f"At dose {dose:g} {mean_share(strong, 'named')} of the texts hold the name of the emotion or a form of it"
+    said = f"At dose {dose:g}, {mean_share(strong, 'named')} of the texts hold the name of the emotion or a form of it"
     if reference is not None:
         told = _instructed(reference)
         said += f", of the instructed answers {mean_share(told.assign(named=told['named'].astype(float)), 'named')}"

@@ -204,3 +204,21 @@ def confound_curve(table: pd.DataFrame) -> Sentences:
         told = f"At layer {layer} the variance of the answers goes with {listed(parts, nothing='none of them')}"
         said.append(f"{told}; {listed(none)} explain no more than by chance." if none else f"{told}.")
     return Sentences(*said)
+
+
+def without_confounds(table: pd.DataFrame) -> Sentences:
+    """What is left of the vectors without length, tense and person, from `emolab.geometry.without_confounds`.
+
+    >>> emolab.say.without_confounds(emolab.geometry.without_confounds(means, responses)[1])
+    """
+    said = []
+    layers = sorted(table["layer"].unique())
+    for layer in (layers[len(layers) // 2], layers[-1]):
+        rows = table[table["layer"] == layer].groupby("emotion")[["cosine", "kept", "null_kept"]].mean()
+        least = rows["kept"].idxmin()
+        said.append(
+            f"At layer {layer} the vectors keep {rows['kept'].mean():.0%} of their energy without them (shuffled "
+            f"features: {rows['null_kept'].mean():.0%}), and cosine {rows['cosine'].mean():.2f}; {least} keeps least "
+            f"({rows['kept'].min():.0%})."
+        )
+    return Sentences(*said)

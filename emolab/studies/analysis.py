@@ -14,6 +14,7 @@ from emolab.base.stats import clusters_of
 from emolab.base.storage import digest, for_json, kept, stable
 from emolab.experiments.sweeps import vectors_identity
 from emolab.experiments.wordings import ADJECTIVES
+from emolab.geometry.confounding import confounds
 from emolab.geometry.projections import embed, embed_scores
 from emolab.geometry.reliability import probe_accuracy, split_half, word_accuracy
 from emolab.geometry.similarity import shared_energy
@@ -32,13 +33,23 @@ from emolab.vectors.vectors import EmotionVectors
 # two cores, four minutes, or one.
 HEADS = {"screen": 20, "patched": 10, "ablated": 4, "n_random": 2, "max_new_tokens": 40}
 QUICK_HEADS = {"screen": 10, "patched": 4, "ablated": 2, "n_random": 1, "max_new_tokens": 24}
-GEOMETRY = ("shared", "split_half", "split_half_specific", "probe", "words", "silhouette", "points", "maps")
+GEOMETRY = (
+    "shared",
+    "split_half",
+    "split_half_specific",
+    "probe",
+    "words",
+    "silhouette",
+    "points",
+    "maps",
+    "confounds",
+)
 
 
 def geometry_tables(
     means: ResponseMeans, heldout: ResponseMeans, responses: pd.DataFrame, tested: pd.DataFrame, groups: pd.Series
 ) -> dict[str, pd.DataFrame]:
-    """Shared energy, split halves, probes on held-out queries (beside the words alone), silhouette, PCA and UMAP.
+    """Shared energy, split halves, probes on held-out queries (beside the words alone), maps, confounds.
 
     >>> tables = geometry_tables(means, heldout_means, responses, heldout_responses, situations)
     >>> tables["probe"].query("emotion == 'all' and probe == 'logistic'")[["layer", "accuracy", "chance", "p"]]
@@ -56,6 +67,7 @@ def geometry_tables(
         "probe": probe_accuracy(means, test=heldout, groups=groups),
         "words": word_accuracy(responses, test=tested, groups=groups),
         "silhouette": embed_scores(means, everywhere),
+        "confounds": confounds(means, responses),
     }
 
 

@@ -95,7 +95,9 @@ def _vector_figures(out: Path, name: str, site: str) -> dict[str, tuple]:
 
 def _geometry_figures(out: Path, name: str) -> dict[str, tuple]:
     """Of what the study measured of the answers; none where it did not."""
-    if not all((out / "geometry" / f"{table}.parquet").exists() for table in ("points", "maps", "probe", "words")):
+    if not all(
+        (out / "geometry" / f"{table}.parquet").exists() for table in ("points", "maps", "confounds", "probe", "words")
+    ):
         return {}
     tables = {path.stem: _table(path) for path in (out / "geometry").glob("*.parquet")}
     halves = {"whole": tables["split_half"], "specific": tables["split_half_specific"]}
@@ -103,6 +105,10 @@ def _geometry_figures(out: Path, name: str) -> dict[str, tuple]:
         "response_map": (
             plot.response_map(tables["points"], tables["maps"]),
             f"{say.response_map(tables['maps'])} Drawn: answers as points, PCA above UMAP; {name}.",
+        ),
+        "confounds": (
+            plot.confound_curve(tables["confounds"]),
+            f"{say.confound_curve(tables['confounds'])} Drawn: shares by layer, beside shuffled rows; {name}.",
         ),
         "probe": (
             plot.probe_curve(tables["probe"], words=tables["words"]),

@@ -76,7 +76,7 @@ def test_naming_counts_the_word_the_blind_judge_and_texts_without_the_word():
     table["named"] = (table["query_id"] < "q4") & (table["alpha"] == 2) & (table["control"] == "none")
     table["blind_top"] = np.where(table["query_id"] < "q2", NEUTRAL, table["top"])
     said = say.naming(table)
-    assert said.verdict.startswith("At dose 2 0.50 [") and "reads the target in 0.75 [" in said
+    assert said.verdict.startswith("At dose 2, 0.50 [") and "reads the target in 0.75 [" in said
     assert said.endswith("Of the 8 texts without the name 1.00 [0.51, 1.00] are read as the target.")
 
 
@@ -167,6 +167,7 @@ SAID = {
     "shared_energy_curve": lambda: say.shared_energy_curve({"resid": made.shared_energy()}),
     "agreement_curve": lambda: say.agreement_curve({"a and b": made.by_layer(cosine=0.5, mismatched=-0.1, random=0.1)}),
     "reliability_curve": lambda: say.reliability_curve({"specific": made.reliability()}),
+    "without_confounds": lambda: say.without_confounds(made.by_layer(cosine=0.8, kept=0.6, null_kept=1.0)),
     "confound_curve": lambda: say.confound_curve(made.confounded()),
     "instruction_following": lambda: say.instruction_following(made.answers()),
     "judge_agreement": lambda: say.judge_agreement(made.agreement()),

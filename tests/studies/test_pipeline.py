@@ -347,7 +347,7 @@ def test_a_model_that_writes_nothing_gives_null_not_nan(talker, light, tmp_path,
 def test_figures_are_drawn_again_from_the_files_alone(studied, tmp_path, monkeypatch):
     _, out = studied
     drawn = ["norms", "cosine_by_layer", "cosine_grid", "layer_map", "response_map", "probe", "reliability"]
-    drawn += ["head_map", "head_effects", "ablation"]
+    drawn += ["confounds", "head_map", "head_effects", "ablation"]
     again = ["instruction_following", "dose_response", "effect_forest", "judge_agreement"]
     drawn += [*again, *(f"claim_{name}" for name in ("monotone", "preservation", "linear", "additive")), "tradeoff"]
     assert sorted(read_manifest(out / "figures")) == sorted(drawn)
