@@ -616,18 +616,3 @@ def test_the_bundled_model_follows_and_can_be_steered():
     found = {key: share(rows["text"], rows["emotion"]) for key, rows in table.groupby(["site", "control"])}
     gain = {site: found[site, "none"] - found[site, "random"] for site in ("resid", "attn")}
     assert max(gain.values()) > 0.4 and max(found[site, "random"] for site in gain) <= 0.2, found
-
-
-@pytest.mark.slow
-def test_study_of_the_toy_model(tmp_path):
-    methods = ("instruction", "emotion vector", "random")  # the others take minutes
-    sizes, search = (24, 8, 8), selection.QUICK
-    plan = Plan(sizes, n_evoking=0, max_new_tokens=40, search=search, wordings=False, n_claims=0, methods=methods)
-    both = [judges.default_judge(EMOTIONS), mini_lexicon()]
-    summary = study(WEIGHTS, out=tmp_path, queries=mini_queries(), judges=both, plan=plan)
-    steering = pd.DataFrame(summary["steering"]).T
-    assert np.mean(list(summary["instruction_following"].values())) >= 0.85, summary["instruction_following"]
-    # The judge reads some plain answers of this model as emotional: random directions are held against unsteered text.
-    excess = (steering["random_share"] - steering["unsteered_share"]).mean()
-    assert steering["target_share"].mean() >= 0.7 and excess <= 0.15, steering.to_string()
-    assert steering["perplexity_ratio"].notna().all() and "lexicon" in summary
