@@ -38,6 +38,10 @@ NOT_RUN = {
     "emolab.comparisons.damage": "texts and adapters of a comparison; tests/comparisons/test_damage.py",
     "emolab.models.workers": "worker processes, and ports; tests/models/test_cluster.py runs the same on small studies",
     "emolab.heads.curves": "as emolab.heads.effects",
+    "emolab.say": "tables of experiments; tests/say makes them by hand",
+    "emolab.say.heads": "as emolab.say",
+    "emolab.say.steering": "as emolab.say",
+    "emolab.say.vectors": "as emolab.say",
     "emolab.heads.patching": "machinery of the head tests; tests/heads/test_runs.py",
 }
 SLOW = (
@@ -46,7 +50,7 @@ SLOW = (
     "emolab.plot.heads", "emolab.plot.responses", "emolab.plot.steering", "emolab.widgets",
     "emolab.widgets.heads", "emolab.widgets.panel", "emolab.studies.analysis", "emolab.experiments.wordings",
     "emolab.plot.vectors", "emolab.steering.settings", "emolab.experiments.dose_response",
-    "emolab.studies.selfcheck", "emolab.vectors.activations", "emolab.experiments.breaking", "emolab.say.heads",
+    "emolab.studies.selfcheck", "emolab.vectors.activations", "emolab.experiments.breaking",
 )  # fmt: skip
 
 
@@ -72,6 +76,7 @@ OWN = {
     "emolab.answers.generation": lambda s: {
         e: emolab.Steering(s["vectors"], {e: 2.0}, site="attn") for e in ("joy", "fear")
     },
+    "emolab.experiments.sources": lambda s: {"of_frames": s["scored"]},
     "emolab.vectors.exchange": lambda s: {e: s["vectors"].get(emotion=e) for e in ("joy", "fear")},
     "emolab.base.stats": lambda s: {
         "table": s["scored"].pivot_table(index="query_id", columns=["control", "alpha"], values="p_joy"),

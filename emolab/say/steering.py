@@ -196,7 +196,7 @@ def purity_dots(rates: pd.DataFrame) -> Sentences:
     """
     cells = rates[rates["emotion"] == "all"].set_index(["part", "measure"])
     parts = [p for p in ("whole", "specific", "shared", "random") if (p, "target") in cells.index]
-    names = {"random": "random directions"}
+    names = {"whole": "the whole vector", "random": "random directions"}
     bounds = ["value", "lo", "hi"]
     shares = listed(f"{names.get(p, f'the {p} part')} {number(*cells.loc[(p, 'target'), bounds])}" for p in parts)
     said = [f"The target is read with {shares} of the texts."]
