@@ -88,9 +88,15 @@ def _broken(scored: pd.DataFrame, reference: pd.DataFrame | None, most: float) -
         return ""
     star = collapse(scored, reference).set_index("emotion")["alpha_star"]
     broken = [f"{e} {star[e]:g}" for e in order(star.index) if star[e] == star[e]]
-    if not broken:
-        return f"Up to dose {most:g} no loss of fluency was found."
-    return f"Fluency falls for {listed(broken)} (dose from which on, α*)."
+    said = f"Up to dose {most:g} no loss of fluency was found"
+    if broken:
+        said = f"Fluency falls for {listed(broken)} (the dose from which on, α*)"
+    strongest = scored[(scored["control"] == "none") & (scored["alpha"] == most)]
+    return (
+        f"{said}; at dose {most:g} {strongest['loop'].mean():.0%} of the texts loop."
+        if "loop" in scored
+        else f"{said}."
+    )
 
 
 def naming(scored: pd.DataFrame, *, reference: pd.DataFrame | None = None) -> Sentences:

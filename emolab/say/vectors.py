@@ -19,11 +19,11 @@ def norms(vectors: EmotionVectors, *, site: str = "resid") -> Sentences:
     >>> emolab.say.norms(vectors)
     """
     share = vector_norms(vectors, site=site).groupby("layer")["relative"].mean()
-    longest = share.idxmax()
+    longest, last = share.idxmax(), share.index[-1]
+    most = f"; most at layer {longest} ({share.max():.0%})" if longest != last else ""
     return Sentences(
         f"Averaged over emotions the vectors have {share.iloc[0]:.0%} of the residual stream's norm at layer "
-        f"{share.index[0]} and {share.iloc[-1]:.0%} at layer {share.index[-1]}; most at layer "
-        f"{longest} ({share.max():.0%})."
+        f"{share.index[0]} and {share.iloc[-1]:.0%} at layer {last}{most}."
     )
 
 
@@ -81,7 +81,7 @@ def shared_energy_curve(tables: Mapping[str, pd.DataFrame] | pd.DataFrame) -> Se
         curve = table.set_index("layer")
         first, last = curve.iloc[0], curve.iloc[-1]
         said.append(
-            f"{f'At {name}' if name else 'Here'} all emotions share {number(*first[['share', 'lo', 'hi']])} of the "
+            f"{f'At {name} all' if name else 'All'} emotions share {number(*first[['share', 'lo', 'hi']])} of the "
             f"vectors' energy at layer {curve.index[0]} and {number(*last[['share', 'lo', 'hi']])} at layer "
             f"{curve.index[-1]}; with shuffled labels {first['null_mean']:.2f} and {last['null_mean']:.2f}."
         )

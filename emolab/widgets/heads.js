@@ -3,8 +3,8 @@
 for (const root of document.querySelectorAll(".emolab-heads:not([data-live])")) {
   root.dataset.live = "true";
   const data = JSON.parse(root.dataset.emolab);
-  const rows = [...root.querySelector(".emolab-map").rows].slice(0, -1).reverse(); // by layer, the lowest first
-  const cells = rows.map((row) => [...row.cells].slice(1));
+  const rows = [...root.querySelector(".emolab-map").rows].slice(0, -1).reverse(); // by head, the lowest first
+  const cells = data.layers.map((_, i) => rows.map((row) => row.cells[i + 1]));
   const details = [...root.querySelector(".emolab-details").rows].slice(1);
   const title = root.querySelector(".emolab-head");
   const where = root.querySelector(".emolab-where");
@@ -71,7 +71,7 @@ for (const root of document.querySelectorAll(".emolab-heads:not([data-live])")) 
     cell.addEventListener("click", () => choose(i, j, true));
   }));
   root.querySelector(".emolab-map").addEventListener("keydown", (event) => {
-    const steps = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowUp: [1, 0], ArrowDown: [-1, 0] };
+    const steps = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
     const step = steps[event.key];
     if (!step) return;
     event.preventDefault();

@@ -1,4 +1,4 @@
-"""A map of heads, layers upwards and heads sideways, to click through: the numbers of one head for every emotion."""
+"""A map of heads, layers to the right and heads upwards, to click through: the numbers of a head for every emotion."""
 
 from __future__ import annotations
 
@@ -84,14 +84,14 @@ def _body(data: dict, numbers: dict[str, np.ndarray], label: str, table: pd.Data
     grids = {column: x.reshape(-1, len(layers), len(heads))[e] for column, x in numbers.items()}
     shown = grids[data["value"]]
     rows = []
-    for i in reversed(range(len(layers))):  # layers upwards
+    for j in reversed(range(len(heads))):  # heads upwards
         cells = []
-        for j in range(len(heads)):
+        for i in range(len(layers)):
             frame = ' style="outline:2px solid"' if [i, j] == data["start"] else ""
             dot = "•" if data["dots"] and grids["q"][i, j] < 0.05 else ""
             cells.append(f"<td bgcolor={_colour(data, shown[i, j])}{frame}>{dot}")
-        rows.append(f"<tr align=center><th height=20>{layers[i]}{''.join(cells)}")
-    foot = "".join(f"<th width=20>{h if len(heads) <= 16 or h % 4 == 0 else ''}" for h in heads)
+        rows.append(f"<tr align=center><th height=20>{heads[j]}{''.join(cells)}")
+    foot = "".join(f"<th width=20>{n if len(layers) <= 16 or n % 5 == 0 else ''}" for n in layers)
     grid = (
         f'<table class="emolab-map" style="border-collapse:collapse;font-size:0.8em;margin:0">{"".join(rows)}'
         f"<tr align=center><th>{foot}</table>"
@@ -104,7 +104,7 @@ def _body(data: dict, numbers: dict[str, np.ndarray], label: str, table: pd.Data
     return (
         f'<div class="emolab-where" style="margin:0.2em 0"><b>{escape(data["emotions"][e])}</b></div>'
         f'<div style="{beside};margin-right:1.5em">{grid}</div><div style="{beside}">{_details(data, numbers)}</div>'
-        f'<div style="font-size:0.85em;{FADED}">layers upwards, heads sideways · {escape(" · ".join(note))}</div>'
+        f'<div style="font-size:0.85em;{FADED}">layers to the right, heads upwards · {escape(" · ".join(note))}</div>'
         f'<div class="emolab-hint" style="font-size:0.85em;{FADED}">Run the notebook, or trust it, to choose emotion '
         "and head.</div>"
     )

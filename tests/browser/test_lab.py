@@ -261,12 +261,12 @@ def test_widgets_do_what_a_person_asks(pages, theme, folder):
 
     heads = page.locator(".emolab-heads")
     numbers = heads.locator(".emolab-details").inner_text()
-    heads.locator("[role=gridcell]").first.click()  # the highest layer, head 0
-    expect(heads.locator(".emolab-head")).to_have_text("layer 5, head 0")
+    heads.locator("[role=gridcell]").first.click()  # layer 0, the highest head
+    expect(heads.locator(".emolab-head")).to_have_text("layer 0, head 5")
     assert heads.locator(".emolab-details").inner_text() != numbers
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
-    expect(heads.locator(".emolab-head")).to_have_text("layer 4, head 1")
+    expect(heads.locator(".emolab-head")).to_have_text("layer 1, head 4")
     heads.get_by_label("emotion").select_option("sadness")
     shoot(page, folder, f"heads_{theme.lower()}", page.locator(".jp-CodeCell").nth(2).locator(".jp-OutputArea"))
     assert page.locator(".jp-Notebook .jp-CodeCell").count() == 3, "the keys were shortcuts of the notebook, too"

@@ -74,7 +74,7 @@ def test_every_head(open_page):
         page.get_by_label("emotion").select_option(index=e)
         for i, layer in enumerate([1, 4]):
             for j, head in enumerate([0, 2, 5]):
-                cell = page.locator(".emolab-map tr").nth(1 - i).locator("td").nth(j)
+                cell = page.locator(".emolab-map tr").nth(2 - j).locator("td").nth(i)
                 cell.click()
                 own = table[(table["layer"] == layer) & (table["head"] == head)].set_index("emotion")
                 assert page.locator(".emolab-head").inner_text() == f"layer {layer}, head {head}"

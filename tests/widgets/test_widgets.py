@@ -421,7 +421,7 @@ def test_head_view_holds_every_number():
 
 
 def test_head_view_colours_are_signed_and_on_one_scale():
-    effects = table(1, 3, ("joy",)).assign(share=[-2.0, 0.0, 2.0])
+    effects = table(3, 1, ("joy",)).assign(share=[-2.0, 0.0, 2.0])
     low, middle, high = re.findall(r"<td bgcolor=#(..)(..)(..)", head_view(effects).html)
     assert low[0] < low[2] and high[0] > high[2] and min(middle) > "f0"
     scores = effects.drop(columns=["share", "effect", "attribution"]).assign(probe=[0, 0.5, 1])
