@@ -1,4 +1,4 @@
-"""Notebooks as committed: executed, short cells, more prose than code, no result typed where a cell can compute it."""
+"""Notebooks as committed: executed, short, each figure with its sentence, answered, no result typed into prose."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from tools.notebooks import is_student, problems, tidy
 
 ROOT = Path(__file__).parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-MAX_LINES, MEDIAN_LINES = 25, 10
+MAX_LINES, MEDIAN_LINES, ALL_LINES = 14, 6, 60  # of code
 PROSE_PER_CODE = 0.65  # cells that compute their sentence stand among the code
 # A share or a measured value, as one would type a result; neither a paper's number nor a fraction such as 1/4.
 TYPED_RESULT = re.compile(r"(?<![\w.{])[-−+]?\d+(?:\.\d+)?\s?%|(?<![\w.{/])[-−+]?\d*\.\d+(?!\.?\w)")
-NOT_RESULTS = re.compile(r"arXiv[ :]\d{4}\.\d{4,5}|`[^`]*`|\$[^$]*\$")
-READING = re.compile(r"\*\*(Reading|What it shows|What it does not show)\.\*\*")
+NOT_RESULTS = re.compile(r"95 % intervals?|arXiv[ :]\d{4}\.\d{4,5}|`[^`]*`|\$[^$]*\$")
+CAVEAT = "**Caveat.**"
+SENTENCE = re.compile(r"\bsay\.|Markdown\(")
 
 
 def test_there_are_notebooks():
@@ -71,15 +72,15 @@ def test_it_starts_with_a_question_versions_and_parameters(notebook):
     assert len(marked) == 1 and marked[0] in code_cells(notebook)[:2]
     tree = ast.parse(marked[0].source)
     names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    assert {"MODEL", "SEED"} <= names and all(name.isupper() for name in names)
+    assert {"MODEL", "RUN"} <= names and all(name.isupper() for name in names)
     called = {ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
     assert called <= {"emolab.Setting"}, "parameters are plain values, or say where to steer"
 
 
-def test_cells_are_short_and_hold_no_machinery(notebook):
+def test_cells_are_short_and_hold_no_machinery(notebook, path):
     lines = {}
     for cell in code_cells(notebook):
-        lines[cell.id] = len([line for line in cell.source.splitlines() if line.strip()])
+        lines[cell.id] = len([line for line in cell.source.splitlines() if line.strip(" ") and line.strip()[0] != "#"])
         tree = ast.parse(cell.source)
         if not {"exercise", "solution"} & set(tags(cell)):
             kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
@@ -90,6 +91,7 @@ def test_cells_are_short_and_hold_no_machinery(notebook):
         assert not re.search(r"\bplt\.|\.plot\(|\bsns\.|\bax(es)?\.", cell.source), f"{cell.id} draws by itself"
     assert max(lines.values()) <= MAX_LINES, lines
     assert median(lines.values()) <= MEDIAN_LINES, lines
+    assert "classroom" in path.stem or sum(lines.values()) <= ALL_LINES, sum(lines.values())
 
 
 def test_prose_accompanies_code(notebook):
@@ -97,14 +99,26 @@ def test_prose_accompanies_code(notebook):
     n = len(code_cells(notebook))
     assert len(prose) >= PROSE_PER_CODE * n, f"{len(prose)} cells of prose for {n} of code"
     text = "\n".join(c.source for c in prose)
-    for word in ("**Prediction.**", "## Exercise", "does not show"):
+    for word in ("**Prediction.**", "## Exercise", CAVEAT, "## Answer"):
         assert word in text, f"no {word}"
-    assert READING.search(text)
 
 
-def test_no_result_is_typed_into_a_reading(notebook):
+def test_every_figure_has_its_sentence_and_the_title_its_answer(notebook):
+    """Computed, in one of the two cells of code that follow."""
+    cells = [c for c in notebook.cells if c.cell_type == "code"]
+    for i, cell in enumerate(cells):
+        if "save_figure(" in cell.source:
+            assert any(SENTENCE.search(after.source) for after in cells[i + 1 : i + 3]), f"no sentence after {cell.id}"
+    told = [i for i, c in enumerate(notebook.cells) if c.cell_type == "markdown" and c.source.endswith("## Answer")]
+    answer = notebook.cells[told[0] + 1]
+    assert answer.cell_type == "code" and "Markdown(" in answer.source
+    question = re.sub(r"\W+", " ", notebook.cells[0].source.splitlines()[0]).split()
+    assert set(question[:3]) & set(re.sub(r"\W+", " ", answer.source).split()), "it takes up the title's question"
+
+
+def test_no_result_is_typed_into_a_caveat(notebook):
     for cell in notebook.cells:
-        if cell.cell_type == "markdown" and READING.search(cell.source):
+        if cell.cell_type == "markdown" and CAVEAT in cell.source:
             typed = TYPED_RESULT.findall(NOT_RESULTS.sub("", cell.source))
             assert not typed, f"{cell.id} states {typed}; let a cell compute it (Markdown(f'...'))"
 

@@ -22,6 +22,7 @@ _PUBLIC = {
     "effect_forest": "say.steering",
     "head_forest": "say.heads",
     "head_map": "say.heads",
+    "head_umap": "say.heads",
     "instruction_following": "say.steering",
     "judge_agreement": "say.steering",
     "layer_curve": "say.steering",

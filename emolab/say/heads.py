@@ -29,6 +29,20 @@ def head_map(maps: pd.DataFrame, *, top: int = 5) -> Sentences:
     return Sentences(*said)
 
 
+def head_umap(cosines: pd.DataFrame) -> Sentences:
+    """Whether heads group by what each does or by emotion, from `emolab.heads.head_cosines`.
+
+    >>> emolab.say.head_umap(emolab.heads.head_cosines(vectors))
+    """
+    mean = cosines.groupby("alike")["cosine"].mean()
+    verdict = "by what each head does, not by emotion" if mean["head"] > mean["emotion"] else "by emotion"
+    return Sentences(
+        f"Within a layer the vectors of heads group {verdict}: cosine {mean['head']:.2f} for one head under two "
+        f"emotions, {mean['emotion']:.2f} for two heads under one emotion, {mean['neither']:.2f} for two heads under "
+        f"two emotions (random directions stay within {cosines['random'].max():.2f})."
+    )
+
+
 def head_forest(effects: pd.DataFrame, *, top: int = 3) -> Sentences:
     """Which heads bring most of the emotion when they are patched, from `emolab.head_effects`.
 

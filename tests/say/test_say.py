@@ -172,6 +172,7 @@ SAID = {
     "instruction_following": lambda: say.instruction_following(made.answers()),
     "judge_agreement": lambda: say.judge_agreement(made.agreement()),
     "purity_dots": lambda: say.purity_dots(made.parts(measured=True)),
+    "head_umap": lambda: say.head_umap(made.head_cosines()),
     "dose_response": lambda: say.dose_response(made.scored()),
     "tradeoff": lambda: say.tradeoff(made.methods()),
 }
@@ -191,6 +192,13 @@ def test_methods_stand_in_their_order_at_their_best_and_at_equal_damage():
         "At equal damage the overall score is: instruction 0.90" in said
         and "unsteered" not in said.split("At equal damage")[1]
     )
+
+
+def test_heads_group_by_what_is_more_alike():
+    table = made.head_cosines()
+    assert "group by what each head does, not by emotion: cosine 0.60 for one head" in say.head_umap(table)
+    turned = table.assign(alike=table["alike"].replace({"head": "emotion", "emotion": "head"}))
+    assert "group by emotion: cosine 0.10 for one head" in say.head_umap(turned)
 
 
 def test_confounds_that_explain_no_more_than_chance_are_named():
