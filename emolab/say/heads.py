@@ -108,8 +108,8 @@ def ablation_curve(curve: pd.DataFrame) -> Sentences:
         f"{number(*cells.loc['random_direction'])}."
     ]
     wide = curve.pivot(index=["emotion", "k"], columns="order", values=["lo", "hi"])
-    below = wide["hi", "ranked"] < wide["lo", "random_heads"]
-    apart = [e for e in order(curve["emotion"]) if e != "all" and below[e].any()]
+    below = (wide["hi", "ranked"] < wide["lo", "random_heads"]).groupby(level="emotion").any()
+    apart = [e for e in order(curve["emotion"]) if e != "all" and below[e]]
     said.append(
         f"The ranked heads matter more than random ones for {listed(apart)}."
         if apart

@@ -34,7 +34,7 @@ class Sentences(str):
         return str(self)
 
 
-def number(value: float, low: float = float("nan"), high: float = float("nan"), *, signed: bool = False) -> str:
+def number(value: Any, low: Any = float("nan"), high: Any = float("nan"), *, signed: bool = False) -> str:
     """A number with two decimals and its interval.
 
     >>> number(0.5, 0.25, 0.75), number(0.5, signed=True)
@@ -57,6 +57,16 @@ def listed(names: Iterable[Any], *, nothing: str = "none") -> str:
     if len(words) < 2:
         return words[0] if words else nothing
     return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def where_largest(values: pd.Series) -> Any:
+    """Where a series is largest."""
+    return values.idxmax()
+
+
+def where_smallest(values: pd.Series) -> Any:
+    """Where a series is smallest."""
+    return values.idxmin()
 
 
 def mean_share(rows: pd.DataFrame, column: str) -> str:

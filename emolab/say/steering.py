@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -10,7 +11,7 @@ from emolab.base.labels import NEUTRAL, order
 from emolab.experiments.dose_response import collapse, compare
 from emolab.experiments.headline import is_hit, is_unsteered
 from emolab.experiments.shares import instruction_shares, layer_shares, mixture_shares, setting_differences
-from emolab.say.sentences import Sentences, listed, mean_share, number
+from emolab.say.sentences import Sentences, listed, mean_share, number, where_largest, where_smallest
 
 _NAMES = {
     "random": "random direction",
@@ -32,7 +33,7 @@ def dose_response(scored: pd.DataFrame, *, reference: pd.DataFrame | None = None
     plain, steered = table[is_unsteered(table)], table[~is_unsteered(table) & (table["control"] == "none")]
     steered = steered[steered["alpha"] > 0]
     shares = steered.groupby(["alpha", "query_id"])["hit"].mean().groupby("alpha").mean()
-    dose = shares.idxmax()
+    dose = where_largest(shares)
     beside = [f"{_NAMES[c]} {mean_share(own, 'hit')}" for c, own in _controls(table, dose)]
     beside.append(f"unsteered {mean_share(plain, 'hit')}")
     if reference is not None:
@@ -108,7 +109,7 @@ def naming(scored: pd.DataFrame, *, reference: pd.DataFrame | None = None) -> Se
     """
     table = scored.assign(hit=is_hit(scored), named=scored["named"].astype(float))
     steered = table[~is_unsteered(table) & (table["control"] == "none") & (table["alpha"] > 0)]
-    dose = steered.groupby("alpha")["hit"].mean().idxmax()
+    dose = where_largest(steered.groupby("alpha")["hit"].mean())
     strong = steered[steered["alpha"] == dose]
     said = f"At dose {dose:g}, {mean_share(strong, 'named')} of the texts hold the name of the emotion or a form of it"
     if reference is not None:
@@ -135,7 +136,7 @@ def effect_forest(effects: pd.DataFrame) -> Sentences:
     by_dose = listed(f"{c} at dose {alpha:g}" for alpha, c in count.items())
     if not count.any():
         return Sentences(f"No difference from the {control} was found, for any of {n} emotions (q < .05).")
-    most = effects.loc[effects["difference"].idxmax()]
+    most = effects.loc[where_largest(effects["difference"])]
     largest = f"{most['emotion']} at dose {most['alpha']:g}, {number(*most[['difference', 'lo', 'hi']], signed=True)}"
     return Sentences(
         f"The vector does more than the {control} (q < .05) for {by_dose}, of {n} emotions.",
@@ -150,9 +151,9 @@ def site_map(scored: pd.DataFrame, *, control: str = "random") -> Sentences:
     """
     table = setting_differences(scored, control=control)
     mean = table[table["emotion"] == "mean"].set_index("setting")
-    best, least = mean["value"].idxmax(), mean["value"].idxmin()
+    best, least = where_largest(mean["value"]), where_smallest(mean["value"])
     told = {s: f"{s}: {number(*mean.loc[s, ['value', 'lo', 'hi']], signed=True)}" for s in (best, least)}
-    apart = mean.loc[best, "lo"] > mean.loc[least, "hi"]
+    apart = mean["lo"][best] > mean["hi"][least]
     found = "" if apart else "Their intervals overlap: no difference between them was found."
     return Sentences(
         f"Beyond the {_NAMES.get(control, control)} the target is read most with {told[best]}; least, {told[least]}.",
@@ -168,7 +169,7 @@ def layer_curve(scored: pd.DataFrame) -> Sentences:
     table = layer_shares(scored)
     own = table[table["layer"].notna()]
     mean = own.groupby(["control", "layer"])["value"].mean()
-    best = mean["none"].idxmax()
+    best = where_largest(mean["none"])
     cells = own[(own["layer"] == best) & (own["control"] == "none")]
     told = listed(f"{row.emotion} {number(row.value, row.lo, row.hi)}" for row in cells.itertuples())
     random = f" (random direction {mean['random', best]:.2f})" if ("random", best) in mean else ""
@@ -209,8 +210,8 @@ def purity_dots(rates: pd.DataFrame) -> Sentences:
     leaks = listed(f"{names.get(p, f'the {p} part')} {cells.loc[(p, 'leak'), 'value']:.2f}" for p in parts)
     said.append(f"Another emotion is read with {leaks}.")
     if ("specific", "leak") in cells.index:
-        low, high = cells.loc[("specific", "leak"), ["minus_whole_lo", "minus_whole_hi"]]
-        less = cells.loc[("specific", "leak"), "minus_whole"]
+        columns = ["minus_whole", "minus_whole_lo", "minus_whole_hi"]
+        less, low, high = (float(cells[column]["specific", "leak"]) for column in columns)
         found = number(less, low, high, signed=True)
         verdict = "no difference was found" if low <= 0 <= high else f"it leaks {'less' if less < 0 else 'more'}"
         said.append(f"The specific part leaks {found} against the whole vector: {verdict}.")
@@ -224,7 +225,7 @@ def instruction_following(scored: pd.DataFrame) -> Sentences:
     """
     table = instruction_shares(scored)
     own = table[(table["condition"] == table["judged"]) & (table["condition"] != NEUTRAL)].set_index("condition")
-    best, least = own["share"].idxmax(), own["share"].idxmin()
+    best, least = where_largest(own["share"]), where_smallest(own["share"])
     told = [f"{e} {number(*own.loc[e, ['share', 'lo', 'hi']])}" for e in order(own.index)]
     return Sentences(
         f"Told to, the model writes {best} best and {least} worst: {listed(told)} of the answers are read as asked."
@@ -248,8 +249,9 @@ def sources(table: pd.DataFrame) -> Sentences:
 
     >>> emolab.say.sources(emolab.experiments.equal_effect(scored, instructed)).verdict
     """
-    rows, told = table.drop("instruction"), table.loc["instruction"]
-    closest = rows["adherence_kept"].idxmax()
+    rows = table.drop("instruction")
+    told: Any = table.loc["instruction"]
+    closest = where_largest(rows["adherence_kept"])
     verdict = f"Near the effect of the instruction ({told['target']:.2f} on target, {_price(told)}), "
     verdict += f"{closest} keep most of the topic: {rows.loc[closest, 'adherence_kept']:.0%} of the adherence."
     each = [
@@ -266,14 +268,14 @@ def beyond_instruction(scored: Mapping[str, pd.DataFrame], instructed: pd.DataFr
     >>> emolab.say.beyond_instruction({"own answers": scored, "frames": of_frames}, instructed)
     """
     told = _instructed(instructed)
-    worst = told.groupby("condition")["hit"].mean().idxmin()
+    worst = where_smallest(told.groupby("condition")["hit"].mean())
     best = None
     for source, table in scored.items():
         steered = table[(table["emotion"] == worst) & (table["control"] == "none") & ~is_unsteered(table)]
         steered = steered.assign(hit=is_hit(steered))
         shares = steered.groupby("alpha")["hit"].mean()
         if best is None or shares.max() > best[0]:
-            best = shares.max(), source, shares.idxmax(), steered[steered["alpha"] == shares.idxmax()]
+            best = shares.max(), source, where_largest(shares), steered[steered["alpha"] == where_largest(shares)]
     assert best is not None
     _, source, dose, texts = best
     return Sentences(

@@ -9,7 +9,7 @@ import pandas as pd
 
 from emolab.base.labels import order
 from emolab.geometry.tables import emotion_cosines, layer_by_layer, vector_norms
-from emolab.say.sentences import Sentences, listed, number
+from emolab.say.sentences import Sentences, listed, number, where_largest, where_smallest
 from emolab.vectors.vectors import EmotionVectors
 
 
@@ -19,7 +19,7 @@ def norms(vectors: EmotionVectors, *, site: str = "resid") -> Sentences:
     >>> emolab.say.norms(vectors)
     """
     share = vector_norms(vectors, site=site).groupby("layer")["relative"].mean()
-    longest, last = share.idxmax(), share.index[-1]
+    longest, last = where_largest(share), share.index[-1]
     most = f"; most at layer {longest} ({share.max():.0%})" if longest != last else ""
     return Sentences(
         f"Averaged over emotions the vectors have {share.iloc[0]:.0%} of the residual stream's norm at layer "
@@ -38,7 +38,7 @@ def cosine_map(
     table = table[table["emotion"] < table["other"]]
     said = []
     for layer, pairs in table.groupby("layer"):
-        most, least = pairs.loc[pairs["cosine"].idxmax()], pairs.loc[pairs["cosine"].idxmin()]
+        most, least = pairs.loc[where_largest(pairs["cosine"])], pairs.loc[where_smallest(pairs["cosine"])]
         said.append(
             f"At layer {layer} {_pair(most)} are most alike ({most['cosine']:+.2f}), {_pair(least)} least "
             f"({least['cosine']:+.2f})."
@@ -61,7 +61,7 @@ def layer_map(vectors: EmotionVectors, *, site: str = "resid", part: str = "spec
     mean = table.groupby(["layer", "other"])["cosine"].mean().unstack()
     cosine = mean.to_numpy()
     steps = pd.Series(np.diagonal(cosine, 1), index=mean.index[:-1]).dropna()
-    edge, last = steps.idxmin(), len(mean) - 1
+    edge, last = where_smallest(steps), len(mean) - 1
     middle = int(mean.index[last // 2])
     return Sentences(
         f"The vectors change most between layers {edge} and {edge + 1} (cosine {steps.min():.2f}; neighbouring layers "
@@ -118,7 +118,7 @@ def response_map(scores: pd.DataFrame) -> Sentences:
     >>> emolab.say.response_map(emolab.geometry.embed_scores(means, points))
     """
     full = scores[scores["method"] == "full"].set_index("layer")["silhouette"]
-    best = full.idxmax()
+    best = where_largest(full)
     drawn = scores[(scores["layer"] == best) & (scores["method"] != "full")]
     maps = listed(f"{row.silhouette:+.2f} on the {row.method.upper()}" for row in drawn.itertuples())
     told = f"silhouette {full.max():+.2f} in all dimensions at layer {best}, {maps}"
@@ -136,7 +136,7 @@ def neighbours(purity: pd.DataFrame) -> Sentences:
     for by, word in (("query_id", "question"), ("condition", "emotion")):
         own = purity[purity["by"] == by].set_index("layer")
         above = own["purity"] - own["null_hi"]
-        layer = above.idxmax()
+        layer = where_largest(above)
         if above.max() <= 0:
             said.append(f"Neighbours do not share their {word} more than under shuffled labels, at any layer.")
             continue
@@ -157,7 +157,7 @@ def reliability_curve(tables: Mapping[str, pd.DataFrame]) -> Sentences:
     for part, table in tables.items():
         late = table[table["layer"] >= (table["layer"].max() + 1) // 2]
         mean = late.groupby("emotion")["cosine"].mean()
-        best, least = mean.idxmax(), mean.idxmin()
+        best, least = where_largest(mean), where_smallest(mean)
         said.append(
             f"In the second half of the layers two halves of the questions give {part} vectors with cosine "
             f"{mean.mean():.2f}: best {best} ({mean.max():.2f}), least {least} ({mean.min():.2f}); shuffled labels "
@@ -215,7 +215,7 @@ def without_confounds(table: pd.DataFrame) -> Sentences:
     layers = sorted(table["layer"].unique())
     for layer in (layers[len(layers) // 2], layers[-1]):
         rows = table[table["layer"] == layer].groupby("emotion")[["cosine", "kept", "null_kept"]].mean()
-        least = rows["kept"].idxmin()
+        least = where_smallest(rows["kept"])
         said.append(
             f"At layer {layer} the vectors keep {rows['kept'].mean():.0%} of their energy without them (shuffled "
             f"features: {rows['null_kept'].mean():.0%}), and cosine {rows['cosine'].mean():.2f}; {least} keeps least "
