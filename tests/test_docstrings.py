@@ -37,6 +37,7 @@ NOT_RUN = {
     "emolab.plot.overview": "umaps of a study; tests/plot/made.py makes its tables by hand",
     "emolab.comparisons.damage": "texts and adapters of a comparison; tests/comparisons/test_damage.py",
     "emolab.models.workers": "worker processes, and ports; tests/models/test_cluster.py runs the same on small studies",
+    "emolab.plot.heads": "head tests; notebook 03 runs them, tests/plot/made.py makes their tables by hand",
     "emolab.heads.curves": "as emolab.heads.effects",
     "emolab.say": "tables of experiments; tests/say makes them by hand",
     "emolab.say.heads": "as emolab.say",
@@ -47,7 +48,7 @@ NOT_RUN = {
 SLOW = (
     "emolab", "emolab.geometry.projections", "emolab.experiments.sweeps",
     "emolab.heads.head_vectors", "emolab.experiments.parts",
-    "emolab.plot.heads", "emolab.plot.responses", "emolab.plot.steering", "emolab.widgets",
+    "emolab.plot.responses", "emolab.plot.steering", "emolab.widgets",
     "emolab.widgets.heads", "emolab.widgets.panel", "emolab.studies.analysis", "emolab.experiments.wordings",
     "emolab.plot.vectors", "emolab.steering.settings", "emolab.experiments.dose_response",
     "emolab.studies.selfcheck", "emolab.vectors.activations", "emolab.experiments.breaking",

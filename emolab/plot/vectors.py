@@ -298,7 +298,8 @@ def agreement_curve(tables, *, title: str | None = None):
     >>> table = geometry.vector_agreement(ours, theirs, site="attn", part="specific")
     >>> fig = agreement_curve({"specific": table})
 
-    tables: from `geometry.vector_agreement`, one or {title: table}. Dashed: mean cosine between different emotions,
+    tables: from `geometry.vector_agreement`, one or {title: table}. Black: the mean of the emotions, which are thin
+    lines. Dashed: mean cosine between different emotions,
     what any emotion would give. Grey band: 95 % of random directions.
     """
     tables = tables_of(tables, ("layer", "emotion", "cosine", "mismatched", "random"), "geometry.vector_agreement")
@@ -310,14 +311,17 @@ def agreement_curve(tables, *, title: str | None = None):
         band = {"color": GREY, "alpha": 0.3, "linewidth": 0, "label": "95 % of random directions"}
         ax.fill_between(nulls["layer"], -nulls["random"], nulls["random"], **band)
         for label, settings in emotion_looks(order(table["emotion"])).items():
-            line(ax, table[table["emotion"] == label], "layer", "cosine", {**settings, "label": label})
+            quiet = {**settings, "marker": None, "linewidth": 0.8, "alpha": 0.8, "label": label}
+            line(ax, table[table["emotion"] == label], "layer", "cosine", quiet)
+        mean = table.groupby("layer", as_index=False)["cosine"].mean()
+        line(ax, mean, "layer", "cosine", {"color": INK, "zorder": 5, "label": "mean of emotions"})
         if nulls["mismatched"].notna().any():
             settings = {"color": INK, "linestyle": "--", "zorder": 4, "label": "different emotions"}
             line(ax, nulls, "layer", "mismatched", settings)
         ax.set_ylim(max(-1.03, low), 1.03)
         layer_axis(ax, int(table["layer"].max()) + 1)
     panels.label("layer", "cosine")
-    mean = {name: table["cosine"].mean() for name, table in tables.items()}
-    told = "; ".join(f"{name or 'over layers'} {cosine:.2f}" for name, cosine in mean.items())
+    means = {name: table["cosine"].mean() for name, table in tables.items()}
+    told = "; ".join(f"{name or 'over layers'} {cosine:.2f}" for name, cosine in means.items())
     text = f"Cosine of the same emotion in two sets of vectors, mean over layers: {told}"
     return finish(panels, data, source=data, function="agreement_curve", title=title or text)
