@@ -73,24 +73,28 @@ def _vector_figures(out: Path, name: str, site: str) -> dict[str, tuple]:
     from emolab.vectors.vectors import EmotionVectors
 
     vectors = EmotionVectors.load(out / "vectors.safetensors")
-    return {
+    figures = {
         "norms": (
             plot.norms(vectors),
             f"{say.norms(vectors)} Drawn: norms by layer, beside that of the residual stream; {name}.",
-        ),
-        "cosine_by_layer": (
-            plot.cosine_by_layer(vectors),
-            f"Cosine between the emotion vectors of {name} by layer, whole and without what all emotions share.",
-        ),
-        "cosine_grid": (
-            plot.cosine_grid(vectors, site=site, part="specific"),
-            f"{say.cosine_map(vectors, [0, vectors.n_layers - 1], site=site)} Drawn: specific parts at {site}; {name}.",
-        ),
-        "layer_map": (
-            plot.layer_map(vectors, part="specific"),
-            f"{say.layer_map(vectors)} Drawn: each emotion's specific part with itself at other layers; {name}.",
-        ),
+        )
     }
+    if len(vectors.emotions) > 1:  # a single emotion has no other to be compared with
+        figures |= {
+            "cosine_by_layer": (
+                plot.cosine_by_layer(vectors),
+                f"Cosine between the emotion vectors of {name} by layer, whole and without what all emotions share.",
+            ),
+            "cosine_grid": (
+                plot.cosine_grid(vectors, site=site, part="specific"),
+                f"{say.cosine_map(vectors, [0, -1], site=site)} Drawn: specific parts at {site}; {name}.",
+            ),
+            "layer_map": (
+                plot.layer_map(vectors, part="specific"),
+                f"{say.layer_map(vectors)} Drawn: each emotion's specific part with itself at other layers; {name}.",
+            ),
+        }
+    return figures
 
 
 def _geometry_figures(out: Path, name: str) -> dict[str, tuple]:

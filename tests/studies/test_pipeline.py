@@ -344,6 +344,13 @@ def test_a_model_that_writes_nothing_gives_null_not_nan(talker, light, tmp_path,
     assert json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail) == summary
 
 
+def test_a_study_of_one_emotion_ends_without_what_needs_two(talker, light, tmp_path):
+    summary = run(talker, tmp_path, emotions=["joy"], plan=replace(SHORT, quick=True, wordings=False))
+    drawn = set(read_manifest(tmp_path / "figures"))
+    assert set(summary["steering"]) == {"joy"} and (tmp_path / "report.html").exists()
+    assert {"norms", "dose_response"} <= drawn and not drawn & {"cosine_by_layer", "cosine_grid", "layer_map"}
+
+
 def test_figures_are_drawn_again_from_the_files_alone(studied, tmp_path, monkeypatch):
     _, out = studied
     drawn = ["norms", "cosine_by_layer", "cosine_grid", "layer_map", "response_map", "probe", "reliability"]
