@@ -20,6 +20,9 @@ NEUTRAL = "neutral"
 # What texts that nobody asked for are read behind, where the model has a chat template: it should evoke nothing.
 NEUTRAL_QUERY = "Write a few sentences about an everyday situation."
 
+# What a direction is held against, each of equal norm, in the words of figures and sentences.
+CONTROL_NAMES = {"random": "random direction", "shuffled": "shuffled labels", "other": "another emotion's vector"}
+
 # Okabe-Ito: told apart under deuteranopia, protanopia and tritanopia (smallest CAM02-UCS distance 11).
 _STYLE = {
     "anger": ("#D55E00", "^"),

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from emolab.base.errors import EmolabError, need_number, need_table, shown
-from emolab.base.labels import order
+from emolab.base.labels import NEUTRAL, order
 from emolab.base.stats import clusters_of, harmonic
 from emolab.base.tables import about
 from emolab.judges.judges import UNREAD
@@ -107,6 +107,15 @@ def is_hit(table: pd.DataFrame) -> pd.Series:
     top = table[columns].fillna(0).idxmax(axis=1).str[2:]
     hits = pd.Series([float(t in targets[e]) for t, e in zip(top, table["emotion"], strict=True)], table.index)
     return hits.mask(unread)
+
+
+def instructed_answers(scored: pd.DataFrame) -> pd.DataFrame:
+    """Scored answers under instruction, not the neutral ones; `emotion` is what the model was told.
+
+    >>> is_hit(instructed_answers(instructed)).mean()
+    """
+    told = scored[scored["condition"] != NEUTRAL]
+    return told.assign(emotion=told["condition"])
 
 
 def is_unsteered(table: pd.DataFrame, *, needed: bool = False) -> pd.Series:

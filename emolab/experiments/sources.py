@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from emolab.base.errors import EmolabError, need_table
-from emolab.base.labels import NEUTRAL
-from emolab.experiments.headline import is_hit, is_unsteered
+from emolab.experiments.headline import instructed_answers, is_hit, is_unsteered
 
 _MEASURES = ("target", "blind", "adherence", "repetition", "named", "refusal")
 
@@ -24,8 +23,7 @@ def equal_effect(scored: Mapping[str, pd.DataFrame], instructed: pd.DataFrame) -
     `n` of texts, and `adherence_kept`, the adherence over that of unsteered texts. Raises EmolabError without steered
     and unsteered rows.
     """
-    told = instructed[instructed["condition"] != NEUTRAL]
-    told = told.assign(emotion=told["condition"])
+    told = instructed_answers(instructed)
     aim = float(is_hit(told).mean())
     rows, plain = {}, []
     for source, table in scored.items():

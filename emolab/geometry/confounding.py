@@ -41,12 +41,12 @@ def text_features(responses: pd.DataFrame) -> pd.DataFrame:
     """
     need_table(responses, ("text",), "collect_responses or responses_from_texts")
     texts = responses["text"]
-    words = pd.Series([len(words_of(text)) for text in texts], index=responses.index)
     known = "n_tokens" in responses and responses["n_tokens"].notna().all()
+    lengths = responses["n_tokens"] if known else texts.map(lambda text: len(words_of(text)))
     persons = np.array([person_shares(text) for text in texts])
     return pd.DataFrame(
         {
-            "n_tokens": (responses["n_tokens"] if known else words).astype(float),
+            "n_tokens": lengths.astype(float),
             "past": [past_share(text) for text in texts],
             "first_person": persons[:, 0],
             "second_person": persons[:, 1],

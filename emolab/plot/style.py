@@ -17,7 +17,7 @@ import seaborn as sns
 
 from emolab.base.calls import held
 from emolab.base.errors import EmolabError, need_number
-from emolab.base.labels import styles
+from emolab.base.labels import CONTROL_NAMES, styles
 
 GREY = "#8A8A8A"
 INK = "#333333"
@@ -35,9 +35,9 @@ FIXED: dict[Any, Any] = {
 
 # One look per control and one name, in all figures.
 CONTROLS: dict[str, dict[str, Any]] = {
-    "random": {"color": GREY, "marker": ".", "linestyle": "-", "label": "random direction"},
-    "shuffled": {"color": "#4F6D7A", "marker": "x", "linestyle": "--", "label": "shuffled labels"},
-    "other": {"color": "#7A6A4F", "marker": "+", "linestyle": ":", "label": "another emotion's vector"},
+    "random": {"color": GREY, "marker": ".", "linestyle": "-", "label": CONTROL_NAMES["random"]},
+    "shuffled": {"color": "#4F6D7A", "marker": "x", "linestyle": "--", "label": CONTROL_NAMES["shuffled"]},
+    "other": {"color": "#7A6A4F", "marker": "+", "linestyle": ":", "label": CONTROL_NAMES["other"]},
     "prompt": {"color": "#5B4A8A", "marker": "*", "linestyle": (0, (6, 2)), "label": "instructed, not steered"},
     "unsteered": {"color": INK, "marker": "_", "linestyle": ":", "label": "unsteered"},
     "shared": {"color": "#882255", "marker": "2", "linestyle": "-.", "label": "shared part"},

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.colors import to_hex, to_rgb
 
 from emolab.base.errors import EmolabError, need_numbers, need_table, shown
-from emolab.base.labels import NEUTRAL, head_name, order, styles
+from emolab.base.labels import CONTROL_NAMES, NEUTRAL, head_name, order, styles
 from emolab.experiments.headline import is_unsteered, one_setting
 from emolab.judges.feeling_words import emotion_spans
 from emolab.judges.judges import UNREAD
@@ -21,7 +21,7 @@ from emolab.plot.style import CONTROLS, GREY
 from emolab.steering.settings import parse_mixture
 
 UNSTEERED, INSTRUCTED = CONTROLS["unsteered"]["label"], "instructed"
-STEERED = {"none": "vector"} | {control: CONTROLS[control]["label"] for control in ("random", "shuffled", "other")}
+STEERED = {"none": "vector", **CONTROL_NAMES}
 _MIDDLE = 0.19  # the luminance that stands out alike (4.3 to 1) from a white page and from a nearly black one
 _LINE = "border:0;border-bottom:1px solid rgba(128,128,128,.4)"
 _CELL = f"text-align:left;vertical-align:top;white-space:normal;overflow-wrap:anywhere;padding:.4em .6em;{_LINE}"

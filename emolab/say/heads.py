@@ -5,9 +5,10 @@ from __future__ import annotations
 import pandas as pd
 
 from emolab.base.labels import head_name, order
-from emolab.say.sentences import Sentences, listed, number
+from emolab.say.sentences import Sentences, Unmeasured, listed, measured, number
 
 
+@measured
 def head_map(maps: pd.DataFrame, *, top: int = 5) -> Sentences:
     """Which heads write the last layer's vector, from `emolab.heads.head_maps`.
 
@@ -29,6 +30,7 @@ def head_map(maps: pd.DataFrame, *, top: int = 5) -> Sentences:
     return Sentences(*said)
 
 
+@measured
 def head_umap(cosines: pd.DataFrame) -> Sentences:
     """Whether heads group by what each does or by emotion, from `emolab.heads.head_cosines`.
 
@@ -43,12 +45,15 @@ def head_umap(cosines: pd.DataFrame) -> Sentences:
     )
 
 
+@measured
 def head_forest(effects: pd.DataFrame, *, top: int = 3) -> Sentences:
     """Which heads bring most of the emotion when they are patched, from `emolab.head_effects`.
 
     >>> emolab.say.head_forest(effects)
     """
     tested = effects[effects["n"] > 0]
+    if tested.empty:
+        raise Unmeasured
     certain = tested[tested["q"] < 0.05]
     said = []
     for emotion in order(tested["emotion"]):
@@ -63,20 +68,15 @@ def head_forest(effects: pd.DataFrame, *, top: int = 3) -> Sentences:
         said.append(f"For {emotion} most comes with {told}.")
     way = "Per cents are of the way from the neutral to the instructed run"
     random = tested["random_direction"].abs().max()
-    both = _common(certain, top)
     said.append(f"{way}; along random directions no head moves more than {random:.2f} nats.")
-    said.append(
-        f"Among the {top} strongest for every emotion: {listed(both)}." if tested["emotion"].nunique() > 1 else ""
-    )
+    n = tested["emotion"].nunique()
+    strongest = certain.sort_values("share", ascending=False).groupby("emotion").head(top)["name"].value_counts()
+    everywhere = strongest.index[strongest == n]
+    said.append(f"Among the {top} strongest for every emotion: {listed(everywhere)}." if n > 1 else "")
     return Sentences(*said)
 
 
-def _common(certain: pd.DataFrame, top: int) -> list[str]:
-    strongest = certain.sort_values("share", ascending=False).groupby("emotion").head(top)
-    counts = strongest["name"].value_counts()
-    return [str(name) for name in counts.index[counts == certain["emotion"].nunique()]]
-
-
+@measured
 def screening(effects: pd.DataFrame) -> Sentences:
     """How well attribution told which heads matter, from `emolab.head_effects`.
 
@@ -94,6 +94,7 @@ def screening(effects: pd.DataFrame) -> Sentences:
     )
 
 
+@measured
 def ablation_curve(curve: pd.DataFrame) -> Sentences:
     """How much emotion is left when the highest-ranked heads lose their emotion direction, beside random heads.
 
@@ -118,6 +119,7 @@ def ablation_curve(curve: pd.DataFrame) -> Sentences:
     return Sentences(*said)
 
 
+@measured
 def attention(pattern: pd.DataFrame) -> Sentences:
     """What a head looks at while the answer is written, from `emolab.heads.attention_pattern`.
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any, ParamSpec
 
 import numpy as np
 import pandas as pd
 
 from emolab.base.stats import clusters_of, interval
+
+P = ParamSpec("P")
 
 
 class Sentences(str):
@@ -59,14 +62,33 @@ def listed(names: Iterable[Any], *, nothing: str = "none") -> str:
     return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
+class Unmeasured(Exception):
+    """A table holds nothing that a sentence could be about."""
+
+
+def measured(function: Callable[P, Sentences]) -> Callable[P, Sentences]:
+    """The function, with one sentence of its own for tables in which nothing was measured: a report goes on."""
+
+    @wraps(function)
+    def say(*given: P.args, **named: P.kwargs) -> Sentences:
+        try:
+            return function(*given, **named)
+        except Unmeasured:
+            return Sentences("No value was measured.")
+
+    return say
+
+
 def where_largest(values: pd.Series) -> Any:
-    """Where a series is largest."""
+    """Where a series is largest; Unmeasured where no value of it is known."""
+    if values.isna().all():
+        raise Unmeasured
     return values.idxmax()
 
 
 def where_smallest(values: pd.Series) -> Any:
-    """Where a series is smallest."""
-    return values.idxmin()
+    """Where a series is smallest; Unmeasured where no value of it is known."""
+    return where_largest(-values)
 
 
 def mean_share(rows: pd.DataFrame, column: str) -> str:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from emolab.base.labels import NEUTRAL, order
+from emolab.base.labels import CONTROL_NAMES, NEUTRAL, order
 from emolab.experiments.dose_response import collapse, compare
-from emolab.experiments.headline import is_hit, is_unsteered
+from emolab.experiments.headline import instructed_answers, is_hit, is_unsteered
 from emolab.experiments.shares import instruction_shares, layer_shares, mixture_shares, setting_differences
-from emolab.say.sentences import Sentences, listed, mean_share, number, where_largest, where_smallest
+from emolab.say.sentences import Sentences, listed, mean_share, measured, number, where_largest, where_smallest
 
-_NAMES = {
-    "random": "random direction",
-    "shuffled": "shuffled labels",
-    "other": "another emotion",
-    "prompt": "instructed",
-}
+_NAMES = {"none": "the vector", **CONTROL_NAMES, "prompt": "instructed"}
 
 
+@measured
 def dose_response(scored: pd.DataFrame, *, reference: pd.DataFrame | None = None) -> Sentences:
     """The dose that brings most texts to the target, beside its controls; which emotion comes first; what it costs.
 
@@ -30,44 +26,42 @@ def dose_response(scored: pd.DataFrame, *, reference: pd.DataFrame | None = None
     dose where the interval of the difference to its random direction lies above zero.
     """
     table = scored.assign(hit=is_hit(scored))
-    plain, steered = table[is_unsteered(table)], table[~is_unsteered(table) & (table["control"] == "none")]
-    steered = steered[steered["alpha"] > 0]
-    shares = steered.groupby(["alpha", "query_id"])["hit"].mean().groupby("alpha").mean()
-    dose = where_largest(shares)
-    beside = [f"{_NAMES[c]} {mean_share(own, 'hit')}" for c, own in _controls(table, dose)]
-    beside.append(f"unsteered {mean_share(plain, 'hit')}")
+    plain = table[is_unsteered(table)]
+    strongest, dose = _at_best_dose(table)
+    at_dose = table[table["alpha"] == dose]
+    beside = {name: at_dose[at_dose["control"] == control] for control, name in CONTROL_NAMES.items()}
+    beside["unsteered"] = plain
     if reference is not None:
-        beside.append(f"instructed {mean_share(_instructed(reference), 'hit')}")
-    risen = (
-        f"Steering brings {mean_share(steered[steered['alpha'] == dose], 'hit')} of the texts to the target at dose "
-    )
-    said = [f"{risen}{dose:g} ({', '.join(beside)})."]
-    if "random" in set(table["control"]):
-        said.append(_first(compare(scored, measure="target"), dose))
-    if "adherence" in table and plain["adherence"].notna().any():
-        left = steered.groupby("alpha")["adherence"].mean() / plain["adherence"].mean()
-        random = table[(table["control"] == "random") & (table["alpha"] == dose)]["adherence"].mean()
-        kept = f"There {left[dose]:.0%} of the adherence to the question is left"
-        said.append(
-            f"{kept} (random direction {random / plain['adherence'].mean():.0%})." if random == random else kept + "."
-        )
-    said.append(_broken(scored, reference, max(steered["alpha"])))
-    return Sentences(*said)
+        beside["instructed"] = _instructed(reference)
+    told = ", ".join(f"{name} {mean_share(rows, 'hit')}" for name, rows in beside.items() if len(rows))
+    risen = f"Steering brings {mean_share(strongest, 'hit')} of the texts to the target at dose {dose:g} ({told})."
+    first = _first(compare(scored, measure="target")) if "random" in set(table["control"]) else ""
+    return Sentences(risen, first, _kept(strongest, at_dose, plain), _broken(scored, reference))
 
 
-def _controls(table: pd.DataFrame, dose: float) -> Iterator[tuple[str, pd.DataFrame]]:
-    for control in ("random", "shuffled", "other"):
-        rows = table[(table["control"] == control) & (table["alpha"] == dose)]
-        if len(rows):
-            yield control, rows
+def _at_best_dose(table: pd.DataFrame) -> tuple[pd.DataFrame, float]:
+    """Texts of the vector at the positive dose that brings most of them to the target (`hit`), and that dose."""
+    steered = table[~is_unsteered(table) & (table["control"] == "none") & (table["alpha"] > 0)]
+    dose = where_largest(steered.groupby("alpha")["hit"].mean())
+    return steered[steered["alpha"] == dose], dose
 
 
 def _instructed(reference: pd.DataFrame) -> pd.DataFrame:
-    own = reference[reference["condition"] != NEUTRAL]
-    return own.assign(hit=own["top"] == own["condition"])
+    """Answers to instructions, `hit` where the judge reads what was asked for."""
+    told = instructed_answers(reference)
+    return told.assign(hit=is_hit(told))
 
 
-def _first(effects: pd.DataFrame, dose: float) -> str:
+def _kept(strongest: pd.DataFrame, at_dose: pd.DataFrame, plain: pd.DataFrame) -> str:
+    """How much of the topic is left, beside a random direction."""
+    if "adherence" not in plain or plain["adherence"].isna().all():
+        return ""
+    whole, random = plain["adherence"].mean(), at_dose[at_dose["control"] == "random"]["adherence"]
+    beside = f" (random direction {random.mean() / whole:.0%})" if random.notna().any() else ""
+    return f"There {strongest['adherence'].mean() / whole:.0%} of the adherence to the question is left{beside}."
+
+
+def _first(effects: pd.DataFrame) -> str:
     """Which emotion passes its random direction first."""
     above = effects[(effects["lo"] > 0) & (effects["alpha"] > 0)].groupby("emotion")["alpha"].min()
     never = [e for e in order(effects["emotion"]) if e not in above]
@@ -83,23 +77,23 @@ def _first(effects: pd.DataFrame, dose: float) -> str:
     return said.strip()
 
 
-def _broken(scored: pd.DataFrame, reference: pd.DataFrame | None, most: float) -> str:
+def _broken(scored: pd.DataFrame, reference: pd.DataFrame | None) -> str:
     """From which dose on fluency falls."""
     if "perplexity" not in scored and "repetition" not in scored:
         return ""
+    own = scored[scored["control"] == "none"]
+    most = own["alpha"].max()
     star = collapse(scored, reference).set_index("emotion")["alpha_star"]
     broken = [f"{e} {star[e]:g}" for e in order(star.index) if star[e] == star[e]]
     said = f"Up to dose {most:g} no loss of fluency was found"
     if broken:
         said = f"Fluency falls for {listed(broken)} (the dose from which on, α*)"
-    strongest = scored[(scored["control"] == "none") & (scored["alpha"] == most)]
-    return (
-        f"{said}; at dose {most:g} {strongest['loop'].mean():.0%} of the texts loop."
-        if "loop" in scored
-        else f"{said}."
-    )
+    if "loop" in scored:
+        said += f"; at dose {most:g} {own[own['alpha'] == most]['loop'].mean():.0%} of the texts loop"
+    return f"{said}."
 
 
+@measured
 def naming(scored: pd.DataFrame, *, reference: pd.DataFrame | None = None) -> Sentences:
     """Does a steered text show the emotion, or name it? At the dose that brings most texts to the target.
 
@@ -107,10 +101,7 @@ def naming(scored: pd.DataFrame, *, reference: pd.DataFrame | None = None) -> Se
 
     Needs `named` of `emolab.score`, and `blind_top` where a `BlindJudge` has read the texts, too.
     """
-    table = scored.assign(hit=is_hit(scored), named=scored["named"].astype(float))
-    steered = table[~is_unsteered(table) & (table["control"] == "none") & (table["alpha"] > 0)]
-    dose = where_largest(steered.groupby("alpha")["hit"].mean())
-    strong = steered[steered["alpha"] == dose]
+    strong, dose = _at_best_dose(scored.assign(hit=is_hit(scored), named=scored["named"].astype(float)))
     said = f"At dose {dose:g}, {mean_share(strong, 'named')} of the texts hold the name of the emotion or a form of it"
     if reference is not None:
         told = _instructed(reference)
@@ -119,11 +110,13 @@ def naming(scored: pd.DataFrame, *, reference: pd.DataFrame | None = None) -> Se
     if "blind_top" in strong:
         seen = mean_share(strong.assign(hit=strong["blind_top"] == strong["emotion"]), "hit")
         blind = f"A judge that does not see these words reads the target in {seen}."
-    without = strong[strong["named"] == 0]
-    rest = f"Of the {len(without)} texts without the name {mean_share(without, 'hit')} are read as the target."
-    return Sentences(said + ".", blind, rest if len(without) else "")
+    without, rest = strong[strong["named"] == 0], ""
+    if len(without):
+        rest = f"Of the {len(without)} texts without the name {mean_share(without, 'hit')} are read as the target."
+    return Sentences(said + ".", blind, rest)
 
 
+@measured
 def effect_forest(effects: pd.DataFrame) -> Sentences:
     """At which doses the vector does more than its control, from `emolab.experiments.compare`.
 
@@ -144,6 +137,7 @@ def effect_forest(effects: pd.DataFrame) -> Sentences:
     )
 
 
+@measured
 def site_map(scored: pd.DataFrame, *, control: str = "random") -> Sentences:
     """Which setting brings most texts to the target beyond its control, and whether the others differ from it.
 
@@ -161,6 +155,7 @@ def site_map(scored: pd.DataFrame, *, control: str = "random") -> Sentences:
     )
 
 
+@measured
 def layer_curve(scored: pd.DataFrame) -> Sentences:
     """At which single layers the vector does something, beside random directions.
 
@@ -180,6 +175,7 @@ def layer_curve(scored: pd.DataFrame) -> Sentences:
     )
 
 
+@measured
 def mixture_map(scored: pd.DataFrame) -> Sentences:
     """How a mixture of emotions is read.
 
@@ -196,6 +192,7 @@ def mixture_map(scored: pd.DataFrame) -> Sentences:
     return Sentences(*said)
 
 
+@measured
 def purity_dots(rates: pd.DataFrame) -> Sentences:
     """What each part of the vector does at equal norm, from `emolab.experiments.purity`.
 
@@ -218,6 +215,7 @@ def purity_dots(rates: pd.DataFrame) -> Sentences:
     return Sentences(*said)
 
 
+@measured
 def instruction_following(scored: pd.DataFrame) -> Sentences:
     """Which emotions the model writes when it is told to.
 
@@ -232,6 +230,7 @@ def instruction_following(scored: pd.DataFrame) -> Sentences:
     )
 
 
+@measured
 def judge_agreement(table: pd.DataFrame) -> Sentences:
     """Which judges agree, from `emolab.judges.agreement`.
 
@@ -244,6 +243,7 @@ def judge_agreement(table: pd.DataFrame) -> Sentences:
     return Sentences(f"Beyond chance the judges agree with kappa {listed(told)} (1 is the same, 0 is chance).")
 
 
+@measured
 def sources(table: pd.DataFrame) -> Sentences:
     """What sources of vectors keep and name at equal effect, from `emolab.experiments.equal_effect`.
 
@@ -262,6 +262,7 @@ def sources(table: pd.DataFrame) -> Sentences:
     return Sentences(verdict, *each)
 
 
+@measured
 def beyond_instruction(scored: Mapping[str, pd.DataFrame], instructed: pd.DataFrame) -> Sentences:
     """What vectors reach for the emotion that the model writes worst when it is told to.
 
@@ -269,18 +270,13 @@ def beyond_instruction(scored: Mapping[str, pd.DataFrame], instructed: pd.DataFr
     """
     told = _instructed(instructed)
     worst = where_smallest(told.groupby("condition")["hit"].mean())
-    best = None
-    for source, table in scored.items():
-        steered = table[(table["emotion"] == worst) & (table["control"] == "none") & ~is_unsteered(table)]
-        steered = steered.assign(hit=is_hit(steered))
-        shares = steered.groupby("alpha")["hit"].mean()
-        if best is None or shares.max() > best[0]:
-            best = shares.max(), source, where_largest(shares), steered[steered["alpha"] == where_largest(shares)]
-    assert best is not None
-    _, source, dose, texts = best
+    texts = {s: table[table["emotion"] == worst].assign(hit=is_hit) for s, table in scored.items()}
+    strongest = {source: _at_best_dose(table) for source, table in texts.items()}
+    best = max(strongest, key=lambda source: strongest[source][0]["hit"].mean())
+    reached, dose = strongest[best]
     return Sentences(
         f"Told to, the model writes {worst} in {mean_share(told[told['condition'] == worst], 'hit')} of its answers; "
-        f"vectors of {source} reach {mean_share(texts, 'hit')} at dose {dose:g}."
+        f"vectors of {best} reach {mean_share(reached, 'hit')} at dose {dose:g}."
     )
 
 
@@ -292,6 +288,7 @@ def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+@measured
 def tradeoff(table: pd.DataFrame) -> Sentences:
     """How methods compare, each at its best dose and at equal damage, from `emolab.compare_methods`.
 
@@ -306,13 +303,14 @@ def tradeoff(table: pd.DataFrame) -> Sentences:
     return Sentences(*said)
 
 
+@measured
 def shares(scored: pd.DataFrame, *, by: str = "control") -> Sentences:
     """The share of texts read as the target, by a column of the table, and what is left of the adherence.
 
     >>> emolab.say.shares(scored[scored["alpha"] == 2])
     """
     table = scored.assign(hit=is_hit(scored))
-    named = table[by].replace({**_NAMES, "none": "the vector"}) if by == "control" else table[by]
+    named = table[by].replace(_NAMES) if by == "control" else table[by]
     groups = list(table.groupby(named, sort=False))
     told = [f"{mean_share(rows, 'hit')} ({name})" for name, rows in groups]
     said = [f"The target is read in {listed(told)} of the texts."]

@@ -9,10 +9,11 @@ import pandas as pd
 
 from emolab.base.labels import order
 from emolab.geometry.tables import emotion_cosines, layer_by_layer, vector_norms
-from emolab.say.sentences import Sentences, listed, number, where_largest, where_smallest
+from emolab.say.sentences import Sentences, Unmeasured, listed, measured, number, where_largest, where_smallest
 from emolab.vectors.vectors import EmotionVectors
 
 
+@measured
 def norms(vectors: EmotionVectors, *, site: str = "resid") -> Sentences:
     """How long the vectors are against the residual stream.
 
@@ -27,6 +28,7 @@ def norms(vectors: EmotionVectors, *, site: str = "resid") -> Sentences:
     )
 
 
+@measured
 def cosine_map(
     vectors: EmotionVectors, layers: int | list[int] | None = None, *, site: str = "resid", part: str = "specific"
 ) -> Sentences:
@@ -35,7 +37,9 @@ def cosine_map(
     >>> emolab.say.cosine_map(vectors, layers=[0, 15, 29])
     """
     table = emotion_cosines(vectors, site=site, part=part, layers=layers)
-    table = table[table["emotion"] < table["other"]]
+    table = table[table["emotion"] < table["other"]].dropna(subset="cosine")
+    if table.empty:  # a single emotion, or vectors of nothing
+        raise Unmeasured
     said = []
     for layer, pairs in table.groupby("layer"):
         most, least = pairs.loc[where_largest(pairs["cosine"])], pairs.loc[where_smallest(pairs["cosine"])]
@@ -52,6 +56,7 @@ def _pair(row: pd.Series) -> str:
     return listed(order([row["emotion"], row["other"]]))
 
 
+@measured
 def layer_map(vectors: EmotionVectors, *, site: str = "resid", part: str = "specific") -> Sentences:
     """Between which neighbouring layers the vectors change most, and how long one lasts.
 
@@ -70,6 +75,7 @@ def layer_map(vectors: EmotionVectors, *, site: str = "resid", part: str = "spec
     )
 
 
+@measured
 def shared_energy_curve(tables: Mapping[str, pd.DataFrame] | pd.DataFrame) -> Sentences:
     """How much of the vectors all emotions share, from `emolab.geometry.shared_energy`, beside shuffled labels.
 
@@ -88,6 +94,7 @@ def shared_energy_curve(tables: Mapping[str, pd.DataFrame] | pd.DataFrame) -> Se
     return Sentences(*said)
 
 
+@measured
 def agreement_curve(tables: Mapping[str, pd.DataFrame]) -> Sentences:
     """How alike one emotion's vectors from two sources are in the second half of the layers, beside other emotions'.
 
@@ -95,7 +102,7 @@ def agreement_curve(tables: Mapping[str, pd.DataFrame]) -> Sentences:
     """
     means = {}
     for name, table in tables.items():
-        late = table[table["layer"] >= (table["layer"].max() + 1) // 2]
+        late = _late(table)
         means[name] = late[["cosine", "mismatched", "random"]].mean()
     best = max(means, key=lambda name: means[name]["cosine"])
     random = means[best]["random"]
@@ -112,6 +119,17 @@ def agreement_curve(tables: Mapping[str, pd.DataFrame]) -> Sentences:
     )
 
 
+def _late(table: pd.DataFrame) -> pd.DataFrame:
+    """The second half of the layers."""
+    return table[table["layer"] >= (table["layer"].max() + 1) // 2]
+
+
+def _middle_and_last(table: pd.DataFrame) -> tuple[int, int]:
+    layers = sorted(table["layer"].unique())
+    return layers[len(layers) // 2], layers[-1]
+
+
+@measured
 def response_map(scores: pd.DataFrame) -> Sentences:
     """Whether answers group by condition, from `emolab.geometry.embed_scores`.
 
@@ -127,6 +145,7 @@ def response_map(scores: pd.DataFrame) -> Sentences:
     return Sentences(f"The answers group by condition most at layer {best}: {told}.")
 
 
+@measured
 def neighbours(purity: pd.DataFrame) -> Sentences:
     """By what an answer's neighbours are chosen, from `emolab.geometry.neighbour_purity`.
 
@@ -148,6 +167,7 @@ def neighbours(purity: pd.DataFrame) -> Sentences:
     return Sentences(*said)
 
 
+@measured
 def reliability_curve(tables: Mapping[str, pd.DataFrame]) -> Sentences:
     """How well vectors from two halves of the questions agree, from `emolab.geometry.split_half`.
 
@@ -155,7 +175,7 @@ def reliability_curve(tables: Mapping[str, pd.DataFrame]) -> Sentences:
     """
     said = []
     for part, table in tables.items():
-        late = table[table["layer"] >= (table["layer"].max() + 1) // 2]
+        late = _late(table)
         mean = late.groupby("emotion")["cosine"].mean()
         best, least = where_largest(mean), where_smallest(mean)
         said.append(
@@ -166,6 +186,7 @@ def reliability_curve(tables: Mapping[str, pd.DataFrame]) -> Sentences:
     return Sentences(*said)
 
 
+@measured
 def probe_curve(probe: pd.DataFrame, *, words: pd.DataFrame | None = None) -> Sentences:
     """What a logistic probe reads of held-out answers, by layer, beside the words of the answers.
 
@@ -190,14 +211,14 @@ def probe_curve(probe: pd.DataFrame, *, words: pd.DataFrame | None = None) -> Se
     return Sentences(*said)
 
 
+@measured
 def confound_curve(table: pd.DataFrame) -> Sentences:
     """What the answers' activations vary with: emotion, question, length, tense, person (`emolab.geometry.confounds`).
 
     >>> emolab.say.confound_curve(emolab.geometry.confounds(means, responses))
     """
     said = []
-    layers = sorted(table["layer"].unique())
-    for layer in (layers[len(layers) // 2], layers[-1]):
+    for layer in _middle_and_last(table):
         rows = table[table["layer"] == layer].sort_values("explained", ascending=False)
         parts = [f"{row.factor} {row.explained:.0%}" for row in rows.itertuples() if row.explained > row.null_hi]
         none = [row.factor for row in rows.itertuples() if row.explained <= row.null_hi]
@@ -206,14 +227,14 @@ def confound_curve(table: pd.DataFrame) -> Sentences:
     return Sentences(*said)
 
 
+@measured
 def without_confounds(table: pd.DataFrame) -> Sentences:
     """What is left of the vectors without length, tense and person, from `emolab.geometry.without_confounds`.
 
     >>> emolab.say.without_confounds(emolab.geometry.without_confounds(means, responses)[1])
     """
     said = []
-    layers = sorted(table["layer"].unique())
-    for layer in (layers[len(layers) // 2], layers[-1]):
+    for layer in _middle_and_last(table):
         rows = table[table["layer"] == layer].groupby("emotion")[["cosine", "kept", "null_kept"]].mean()
         least = where_smallest(rows["kept"])
         said.append(

@@ -83,13 +83,13 @@ class ResponseMeans:
 
         >>> geometry.embed(means.within_queries())
         """
-        query, first = np.unique(self.index["query_id"], return_inverse=True)
+        queries, query = np.unique(self.index["query_id"], return_inverse=True)
         means = {}
         for site, values in self.means.items():
-            total = np.zeros((len(query), *values.shape[1:]))
-            np.add.at(total, first, values)
-            mean = total / np.bincount(first).reshape(-1, *[1] * (values.ndim - 1))
-            means[site] = (values - mean[first]).astype(np.float32)
+            total = np.zeros((len(queries), *values.shape[1:]))
+            np.add.at(total, query, values)
+            mean = total / np.bincount(query).reshape(-1, *[1] * (values.ndim - 1))
+            means[site] = (values - mean[query]).astype(np.float32)
         return dataclasses.replace(self, means=means)
 
     def save(self, path: str | Path) -> None:

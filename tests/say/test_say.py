@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emolab import say
+from emolab import EmotionVectors, say
 from emolab.base.labels import EMOTIONS, NEUTRAL
 from emolab.experiments import compare, equal_effect
 from emolab.say.sentences import Sentences, listed, number
@@ -183,6 +183,42 @@ def test_every_sentence_is_whole(name):
     said = SAID[name]()
     assert said[0].isupper() and said.endswith(".") and " nan" not in said and "  " not in said
     assert any(letter.isdigit() for letter in said.verdict)
+
+
+UNKNOWN = {
+    "norms": lambda: say.norms(unknown_norms()),
+    "cosine_map": lambda: say.cosine_map(made.make_vectors().select(["joy"])),
+    "layer_map": lambda: say.layer_map(made.make_vectors(1)),
+    "reliability_curve": lambda: say.reliability_curve({"specific": made.reliability().assign(cosine=np.nan)}),
+    "response_map": lambda: say.response_map(made.map_scores().assign(silhouette=np.nan)),
+    "head_forest": lambda: say.head_forest(made.effects().assign(n=0)),
+}
+
+
+def unknown_norms():
+    """Of an import that does not know how long the residual stream is."""
+    vectors = made.make_vectors()
+    return EmotionVectors({"resid": vectors.get("resid")}, vectors.emotions, 0 * vectors.resid_norm, vectors.meta)
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_where_nothing_was_measured_the_sentence_says_so(name):
+    assert UNKNOWN[name]() == "No value was measured."
+
+
+def test_a_head_is_strong_for_every_emotion_only_where_each_was_told_from_chance():
+    effects = made.effects().assign(n=8, q=0.5, share=0.1)
+    effects["name"] = [f"L{a}H{b}" for a, b in zip(effects["layer"], effects["head"], strict=True)]
+    one = (effects["name"] == "L2H3") & (effects["emotion"] == "joy")
+    assert say.head_forest(effects.assign(q=np.where(one, 0.01, 0.5))).endswith("for every emotion: none.")
+    every = effects.assign(q=np.where(effects["name"] == "L2H3", 0.01, 0.5))
+    assert say.head_forest(every).endswith("for every emotion: L2H3.")
+
+
+def test_texts_that_a_judge_cannot_read_are_no_misses():
+    told = texts({("joy", "x", 0): 1.0}).rename(columns={"emotion": "condition"})
+    told.loc[told["query_id"] >= "q4", "top"] = "unread"
+    assert "instructed 1.00 [" in say.dose_response(swept().query("emotion == 'joy'"), reference=told)
 
 
 def test_methods_stand_in_their_order_at_their_best_and_at_equal_damage():
