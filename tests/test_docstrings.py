@@ -43,6 +43,7 @@ NOT_RUN = {
     "emolab.say.heads": "as emolab.say",
     "emolab.say.steering": "as emolab.say",
     "emolab.say.vectors": "as emolab.say",
+    "emolab.heads.measures": "as emolab.heads.patching",
     "emolab.heads.patching": "machinery of the head tests; tests/heads/test_runs.py",
 }
 SLOW = (
@@ -65,7 +66,8 @@ def few(study: dict) -> dict:
 OWN = {
     **dict.fromkeys(
         (
-            "emolab.base.errors", "emolab.heads.attention", "emolab.judges.scoring", "emolab.plot.text",
+            "emolab.base.errors", "emolab.heads.attention", "emolab.judges.scoring", "emolab.plot.side_by_side",
+            "emolab.plot.text",
             "emolab.vectors.token_rule", "emolab.vectors.vectors",
         ),
         few,

@@ -57,9 +57,7 @@ def test_the_whole_path_on_a_story_model(bos, eos, tmp_path):
     steering = Steering(vectors, {"joy": 2.0, "fear": -1.0})
     texts = generate(model, ASKED, steering=steering, max_new_tokens=10)
     assert len(texts) == 4 and texts != generate(model, ASKED, max_new_tokens=10)
-    table = emolab.sweep(
-        model, vectors, ASKED[:2], alphas=(0, 1), controls=("random",), max_new_tokens=6, out=tmp_path
-    )
+    table = emolab.sweep(model, vectors, ASKED[:2], alphas=(0, 1), controls=("random",), max_new_tokens=6, out=tmp_path)
     assert len(table) and table["text"].map(type).eq(str).all()
 
 

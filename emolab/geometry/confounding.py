@@ -5,7 +5,7 @@
 >>> vectors, taken = geometry.without_confounds(means, responses)
 
 Answers under an emotion also get longer, turn to the past, or speak of "I"; the difference of their means holds that,
-too. Tense and person are told by rules for English (`emolab.judges.words`).
+too. Tense and person are told by rules for English (`emolab.judges.grammar`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from torch import Tensor
 from emolab.base.errors import EmolabError, MismatchError, need_number, need_table
 from emolab.base.tables import noted
 from emolab.geometry.resampling import contrasts, counted, grams, permuted_rows, site_values
-from emolab.judges.words import past_share, person_shares, words_of
+from emolab.judges.grammar import past_share, person_shares
+from emolab.judges.words import words_of
 from emolab.vectors.activations import ResponseMeans
 from emolab.vectors.vectors import EmotionVectors, vectors_from_means
 
@@ -42,7 +43,7 @@ def text_features(responses: pd.DataFrame) -> pd.DataFrame:
     need_table(responses, ("text",), "collect_responses or responses_from_texts")
     texts = responses["text"]
     known = "n_tokens" in responses and responses["n_tokens"].notna().all()
-    lengths = responses["n_tokens"] if known else texts.map(lambda text: len(words_of(text)))
+    lengths = responses["n_tokens"] if known else pd.Series([len(words_of(text)) for text in texts], responses.index)
     persons = np.array([person_shares(text) for text in texts])
     return pd.DataFrame(
         {

@@ -25,7 +25,8 @@ from emolab.base.labels import head_name
 from emolab.base.stats import bh, bootstrap_ci, sign_flip
 from emolab.base.tables import noted
 from emolab.heads.head_vectors import direct_shares
-from emolab.heads.patching import HeadTest, PairedPrompts, WordProbability, setup, word_probability
+from emolab.heads.measures import WordProbability
+from emolab.heads.patching import HeadTest, PairedPrompts, setup, word_probability
 from emolab.models.model import Model
 from emolab.steering.head_edits import Change, Heads, HeadSpace, head_pairs
 from emolab.vectors.vectors import EmotionVectors

@@ -17,6 +17,7 @@ from emolab.plot.heads import ablation_curve, head_forest, head_map, head_umap
 from emolab.plot.overview import signature
 from emolab.plot.responses import confound_curve, instruction_following, judge_agreement, probe_curve, response_map
 from emolab.plot.save import check_figures, save_figure
+from emolab.plot.side_by_side import text_table
 from emolab.plot.steering import (
     confusion_map,
     dose_response,
@@ -27,7 +28,7 @@ from emolab.plot.steering import (
     site_map,
 )
 from emolab.plot.style import theme
-from emolab.plot.text import attention_html, text_table, words_table
+from emolab.plot.text import attention_html, words_table
 from emolab.plot.vectors import (
     agreement_curve,
     cosine_by_layer,

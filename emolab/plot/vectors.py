@@ -307,17 +307,16 @@ def agreement_curve(tables, *, title: str | None = None):
     low = min(-0.2, float(data["cosine"].min()) - 0.05)
     panels = grid(list(tables), height=12, need=19, want=34, share="xY")
     for table, ax in zip(tables.values(), panels.axes.values(), strict=True):
-        nulls = table.groupby("layer", as_index=False)[["mismatched", "random"]].mean()
+        mean = table.groupby("layer", as_index=False)[["cosine", "mismatched", "random"]].mean()
         band = {"color": GREY, "alpha": 0.3, "linewidth": 0, "label": "95 % of random directions"}
-        ax.fill_between(nulls["layer"], -nulls["random"], nulls["random"], **band)
+        ax.fill_between(mean["layer"], -mean["random"], mean["random"], **band)
         for label, settings in emotion_looks(order(table["emotion"])).items():
             quiet = {**settings, "marker": None, "linewidth": 0.8, "alpha": 0.8, "label": label}
             line(ax, table[table["emotion"] == label], "layer", "cosine", quiet)
-        mean = table.groupby("layer", as_index=False)["cosine"].mean()
         line(ax, mean, "layer", "cosine", {"color": INK, "zorder": 5, "label": "mean of emotions"})
-        if nulls["mismatched"].notna().any():
+        if mean["mismatched"].notna().any():
             settings = {"color": INK, "linestyle": "--", "zorder": 4, "label": "different emotions"}
-            line(ax, nulls, "layer", "mismatched", settings)
+            line(ax, mean, "layer", "mismatched", settings)
         ax.set_ylim(max(-1.03, low), 1.03)
         layer_axis(ax, int(table["layer"].max()) + 1)
     panels.label("layer", "cosine")

@@ -220,10 +220,11 @@ def confound_curve(table: pd.DataFrame) -> Sentences:
     said = []
     for layer in _middle_and_last(table):
         rows = table[table["layer"] == layer].sort_values("explained", ascending=False)
-        parts = [f"{row.factor} {row.explained:.0%}" for row in rows.itertuples() if row.explained > row.null_hi]
-        none = [row.factor for row in rows.itertuples() if row.explained <= row.null_hi]
+        more = rows[rows["explained"] > rows["null_hi"]]
+        none = rows[rows["explained"] <= rows["null_hi"]]["factor"]
+        parts = [f"{factor} {share:.0%}" for factor, share in zip(more["factor"], more["explained"], strict=True)]
         told = f"At layer {layer} the variance of the answers goes with {listed(parts, nothing='none of them')}"
-        said.append(f"{told}; {listed(none)} explain no more than by chance." if none else f"{told}.")
+        said.append(f"{told}; {listed(none)} explain no more than by chance." if len(none) else f"{told}.")
     return Sentences(*said)
 
 

@@ -17,7 +17,7 @@ from emolab.base.errors import FileError
 from emolab.base.storage import atomic, user_path
 from emolab.base.tables import span
 from emolab.plot.save import read_manifest
-from emolab.plot.text import text_table
+from emolab.plot.side_by_side import text_table
 from emolab.studies.figures import of_run, read_summary
 
 SECTIONS = ("Result", "Texts", "Claims", "Baselines", "Where", "Judges", "Limits", "Provenance")

@@ -13,8 +13,8 @@ import pytest
 from emolab.answers.texts import BUNDLED_TEXTS, load_ratings, load_texts
 from emolab.base.errors import EmolabError
 from emolab.base.labels import EMOTIONS, NEUTRAL
+from emolab.judges.grammar import past_share
 from emolab.judges.judges import EmbeddingJudge
-from emolab.judges.words import past_share
 from tests.data.test_data import CARD, DATA, HELDOUT_TOPICS, TRAIN_USES, named, words
 
 LABELS = (*EMOTIONS, NEUTRAL)

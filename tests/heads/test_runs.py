@@ -7,8 +7,9 @@ import torch
 from emolab.answers.generation import generate
 from emolab.answers.writing import Writing
 from emolab.base.errors import EmolabError, ResourceError
-from emolab.heads import patching
-from emolab.heads.patching import HeadTest, JudgedText, PatchRun, WordProbability, answer_z
+from emolab.heads import measures, patching
+from emolab.heads.measures import READ, JudgedText, PatchRun, WordProbability, answer_z
+from emolab.heads.patching import HeadTest
 from emolab.heads.rereading import Reading, rereads
 from emolab.judges.judges import FunctionJudge
 from emolab.models.load import load_model
@@ -205,7 +206,7 @@ def test_words_are_the_same_in_batches_alone_on_the_bridge_and_in_whole_passes(m
     with on_bridge(model):
         np.testing.assert_allclose(measure(space, runs), values, atol=1e-5)
         np.testing.assert_allclose(measure.slopes(space, changed), slopes, atol=1e-5)
-    monkeypatch.setattr(patching, "rereads", lambda *_: False)
+    monkeypatch.setattr(measures, "rereads", lambda *_: False)
     np.testing.assert_allclose(measure(space, runs), values, atol=1e-5)
     np.testing.assert_allclose(measure.slopes(space, changed), slopes, atol=1e-5)
     assert not any("forward" in vars(module) for module, _ in hf_modules(model, "resid"))
@@ -323,7 +324,7 @@ def test_only_the_beginning_of_an_answer_is_read(planted):
     answers = long[long["condition"] == "neutral"].set_index("query_id")["text"]
     for query in (*pairs.queries, *pairs.others):
         text = pairs.run(query, "joy").text
-        assert len(planted.model.tokenizer(text, add_special_tokens=False).input_ids) == patching.READ
+        assert len(planted.model.tokenizer(text, add_special_tokens=False).input_ids) == READ
         assert answers[query].startswith(text[:40])
 
 

@@ -8,6 +8,7 @@ import zlib
 import pytest
 
 from emolab.base.labels import EMOTIONS
+from emolab.judges.grammar import past_share, person_shares
 from emolab.judges.words import (
     affirmed,
     compression,
@@ -16,8 +17,6 @@ from emolab.judges.words import (
     is_loop,
     is_refusal,
     named,
-    past_share,
-    person_shares,
     repetition,
     unnamed,
     words_of,

@@ -12,7 +12,8 @@ import pytest
 
 from emolab.base.errors import EmolabError
 from emolab.base.labels import EMOTIONS, color
-from emolab.plot.text import attention_html, text_table, words_table
+from emolab.plot.side_by_side import text_table
+from emolab.plot.text import attention_html, words_table
 
 
 class Cells(HTMLParser):
