@@ -34,6 +34,7 @@ NOT_RUN = {
     "emolab.comparisons.claim_fits": "as emolab.comparisons.claims",
     "emolab.plot.comparisons": "claims, and tables of compare_methods; tests/plot/made.py makes them by hand",
     "emolab.plot.panels": "parts of a figure function; tests/plot",
+    "emolab.plot.marks": "as emolab.plot.panels",
     "emolab.plot.overview": "umaps of a study; tests/plot/made.py makes its tables by hand",
     "emolab.comparisons.damage": "texts and adapters of a comparison; tests/comparisons/test_damage.py",
     "emolab.models.workers": "worker processes, and ports; tests/models/test_cluster.py runs the same on small studies",

@@ -14,20 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import order
 from emolab.base.tables import about
-from emolab.plot.panels import (
-    Grid,
-    control_key,
-    control_look,
-    figure,
-    finish,
-    forest,
-    grid,
-    key,
-    level,
-    line,
-    log_axis,
-    named_rows,
-)
+from emolab.plot.marks import control_key, control_look, forest, key, level, line, log_axis, named_rows
+from emolab.plot.panels import Grid, figure, finish, grid
 from emolab.plot.style import CONTROLS, GREY, INK, MEASURES, emotion_looks, look
 
 # Colours of petroff10 that no emotion has (nor a neighbour of one), and a marker each; controls have their own look.

@@ -12,19 +12,8 @@ from scipy.optimize import linear_sum_assignment
 from emolab.base.errors import EmolabError, need_number, need_table
 from emolab.base.labels import head_name, order, styles
 from emolab.base.tables import about
-from emolab.plot.panels import (
-    color_bar,
-    control_look,
-    figure,
-    finish,
-    forest,
-    grid,
-    heat,
-    key,
-    layer_axis,
-    line,
-    named_rows,
-)
+from emolab.plot.marks import color_bar, control_look, forest, heat, key, layer_axis, line, named_rows
+from emolab.plot.panels import figure, finish, grid
 from emolab.plot.responses import GROUPS, bare_map
 from emolab.plot.style import CONTROLS, GREY, INK, emotion_looks, look
 

@@ -9,7 +9,8 @@ import seaborn as sns
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import head_name
 from emolab.plot.heads import VALUES, head_cells, head_scale, ring
-from emolab.plot.panels import color_bar, control_look, figure, finish, grid, heat, layer_axis, line
+from emolab.plot.marks import color_bar, control_look, heat, layer_axis, line
+from emolab.plot.panels import figure, finish, grid
 from emolab.plot.responses import GROUPS, METHODS, scatter
 
 _BY = {"query_id": "question", "condition": "emotion"}

@@ -1,12 +1,12 @@
-"""The panel kit of all figures: a grid of panels, lines with one band, intervals, heat maps, and what stands around.
+"""The panels of all figures: a grid of them, the tables behind, and what stands around; `marks` draws into them.
 
-A figure function takes a table, draws into `grid(...)` with the functions below, and returns `finish(...)`. Sizes are
-in em, the size of the text, so that one function serves a notebook, a column of 3.3 inches and slides: as many panels
-stand side by side as fit, and `page` wraps, turns or thins out what would run into something else.
+A figure function takes a table, draws into `grid(...)` with the functions of `marks`, and returns `finish(...)`. Sizes
+are in em, the size of the text, so that one function serves a notebook, a column of 3.3 inches and slides: as many
+panels stand side by side as fit, and `page` wraps, turns or thins out what would run into something else.
 
 >>> panels = grid(emotions, height=9)
 >>> for emotion, ax in panels.columns():
-...     line(ax, table[table["emotion"] == emotion], "layer", "cosine", looks[emotion], band=True)
+...     line(ax, table[table["emotion"] == emotion], "layer", "cosine", looks[emotion], bounds="band")
 >>> return finish(panels, table, function="my_curve", source=table, title="...")
 """
 
@@ -15,25 +15,19 @@ from __future__ import annotations
 import functools
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.tables import about, span
-from emolab.plot.page import BAR, Around, dress
-from emolab.plot.style import CONTROLS, INK, PALE, SITES, UNITS, look, rc_settings, theme
+from emolab.plot.page import Around, dress
+from emolab.plot.style import SITES, UNITS, look, rc_settings, theme
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -155,186 +149,6 @@ def grid(
         for name, ax in made.columns():
             ax.set_title(name)
     return made
-
-
-def pieces(x: Sequence[float], tested: Iterable[float]) -> np.ndarray:
-    """The number of the piece that each x lies on: a line ends where it would cross a dose that it was not tested at.
-
-    >>> pieces([0, 0.5, 1.5, 4], tested=[0, 0.5, 1, 1.5, 2, 4])      # 1 lies between, and nothing near 1.5 to 4
-    array([0, 0, 1, 2])
-
-    Also where it would cross more than twice the usual distance of tested ones.
-    """
-    places, steps = np.unique(np.asarray(list(tested), dtype=float)), np.diff(np.asarray(x, dtype=float))
-    if not len(steps):
-        return np.zeros(len(x), dtype=int)
-    skipped = np.diff(np.searchsorted(places, x)) > 1
-    return np.concatenate([[0], np.cumsum(skipped | (steps > 2.001 * np.median(np.diff(places))))])
-
-
-def line(
-    ax: Axes,
-    rows: pd.DataFrame,
-    x: str,
-    y: str,
-    settings: Mapping[str, Any],
-    *,
-    tested: Iterable[float] | None = None,
-    bounds: str = "",
-) -> None:
-    """One curve, broken where nothing was tested. bounds: "band", "bars" or "whiskers" draw its columns lo and hi.
-
-    A panel holds one band at most, and bars of one series: what is laid over each other cannot be told apart.
-    """
-    rows = rows.dropna(subset=[y]).sort_values(x)
-    if rows.empty:
-        return
-    part = pieces(rows[x].to_numpy(), rows[x] if tested is None else tested)
-    names = ax.get_xlabel(), ax.get_ylabel()  # which seaborn replaces
-    kept = {key: value for key, value in settings.items() if key not in ("marker", "label", "linestyle")}
-    kept.setdefault("markersize", (0.45 if len(rows) <= 15 else 0.3) * look().size)
-    sns.lineplot(
-        rows.assign(piece=part), x=x, y=y, units="piece", estimator=None, errorbar=None, legend=False, ax=ax,
-        marker=settings.get("marker"), linestyle=settings.get("linestyle", "-"),
-        **{"markeredgecolor": settings.get("color"), "zorder": 3, **kept},
-    )  # fmt: skip
-    ax.set(xlabel=names[0], ylabel=names[1])
-    if settings.get("label"):
-        ax.lines[-1].set_label(settings["label"])
-    if bounds == "band":
-        for _, piece in rows.groupby(part):
-            ax.fill_between(piece[x], piece["lo"], piece["hi"], color=settings["color"], alpha=0.22, linewidth=0)
-    if bounds == "bars":
-        bars(ax, rows[x], rows["lo"], rows["hi"], settings["color"])
-    if bounds == "whiskers":
-        ax.vlines(rows[x], rows["lo"], rows["hi"], color=settings["color"], linewidth=0.09 * look().size, zorder=2.2)
-
-
-def bars(ax: Axes, at, lo, hi, color: str, *, across: bool = False, width: float = 0.5) -> None:
-    """Intervals as pale bars thicker than a marker, so that a short one is seen behind it, too. across: sideways."""
-    draw = ax.hlines if across else ax.vlines
-    draw(at, lo, hi, color=color, linewidth=width * look().size, alpha=0.38, zorder=2)
-
-
-def forest(ax: Axes, rows: pd.DataFrame, places: Sequence[float], settings: Mapping[str, Any], *, filled=None) -> None:
-    """A marker per row at its value, on the pale bar of its interval lo to hi. filled: hollow where False."""
-    bars(ax, list(places), rows["lo"], rows["hi"], settings["color"], across=True)
-    filled = [True] * len(rows) if filled is None else list(filled)
-    for value, place, full in zip(rows["value"], places, filled, strict=True):
-        face = settings["color"] if full else "white"
-        edge = INK if full else settings["color"]
-        ax.plot(
-            [value], [place], linestyle="none", marker=settings["marker"], markersize=0.5 * look().size, zorder=4,
-            markerfacecolor=face, markeredgecolor=edge, markeredgewidth=0.5 if full else 1.2,
-            color=settings["color"], label=settings.get("label"),
-        )  # fmt: skip
-
-
-def named_rows(ax: Axes, names: Sequence[str]) -> None:
-    """Names along the y axis, the first above."""
-    ax.set_yticks(range(len(names)), list(names))
-    ax.set_ylim(len(names) - 0.5, -0.5)
-    ax.grid(axis="y", visible=False)
-
-
-def heat(
-    ax: Axes,
-    matrix: pd.DataFrame,
-    limits: tuple[float, float],
-    *,
-    cmap: str = "cividis",
-    numbers: str = "",
-    up: bool = False,
-) -> None:
-    """A heat map, its names from the matrix. numbers: a format such as ".2f", printed where it fits into the cells.
-
-    up: the first row is the lowest, as layers are drawn. Cells without a value are grey.
-    """
-    values = matrix.astype(float)
-    ax.set_facecolor(PALE)
-    sns.heatmap(
-        values, ax=ax, vmin=limits[0], vmax=limits[1], cmap=cmap, cbar=False, annot=bool(numbers), fmt=numbers or ".2f",
-        annot_kws={"fontsize": look().small}, xticklabels=False, yticklabels=False, rasterized=values.size > 4000,
-    )  # fmt: skip
-    ax.set(xlabel="", ylabel="")
-    for axis, names in ((ax.xaxis, values.columns), (ax.yaxis, values.index)):
-        axis.set_ticks(np.arange(len(names)) + 0.5, [f"{name}" for name in names])
-        axis.set_tick_params(length=0)
-        if all(isinstance(name, int | np.integer) for name in names):  # layers or heads: some numbers are enough
-            step = max(1, math.ceil(len(names) / 7))
-            axis.set_ticks(np.arange(0, len(names), step) + 0.5, [f"{name}" for name in names[::step]])
-    ax.tick_params(axis="y", rotation=0)
-    if up:
-        ax.set_ylim(0, len(values))
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
-
-
-def heat_room(columns: Sequence[str], rows: Sequence[str]) -> float:
-    """The least width of a heat map in em: names that stand upright below it, and lie beside it."""
-    return max(14.0, 1.5 * len(columns) + 0.62 * max(len(line) for name in rows for line in name.split("\n")))
-
-
-def color_bar(
-    fig: Figure,
-    label: str,
-    limits: tuple[float, float] = (0, 1),
-    *,
-    cmap: str = "cividis",
-    null: float | None = None,
-    under: Axes | None = None,
-) -> None:
-    """One colour bar under all panels, or under one. null: what says nothing, marked on the bar."""
-    colors = ScalarMappable(Normalize(*limits), cmap)
-    label = label if null is None else f"{label} (line: null {null:.2f})"
-    if under is None:
-        own = fig.add_axes((0.2, 0, 0.6, 0.1), label=BAR)  # the page finds its place
-        bar = fig.colorbar(colors, cax=own, orientation="horizontal", label=label, ticks=MaxNLocator(4))
-    else:
-        bar = fig.colorbar(colors, ax=under, location="bottom", aspect=30, label=label, ticks=MaxNLocator(3))
-    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
-    if null is not None:
-        bar.ax.axvline(null, color=INK, linewidth=1.4)
-
-
-def layer_axis(ax: Axes, n_layers: int) -> None:
-    """Whole-numbered layers from left to right, counted from 0."""
-    ax.set_xlim(-0.5, n_layers - 0.5)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
-
-
-def log_axis(ax: Axes, axis: str = "y", ticks: Sequence[float] | None = None) -> None:
-    """A logarithmic axis with plain numbers on it: 1, 2, 5 over up to three decades, powers of ten over more."""
-    (ax.set_xscale if axis == "x" else ax.set_yscale)("log")
-    low, high = ax.get_xlim() if axis == "x" else ax.get_ylim()
-    subs = (1, 2, 5) if high / low < 1e3 else (1,)
-    on = ax.xaxis if axis == "x" else ax.yaxis
-    on.set_major_locator(LogLocator(subs=subs, numticks=8) if ticks is None else FixedLocator(list(ticks)))
-    on.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    on.set_minor_locator(NullLocator())
-
-
-def control_look(name: str, **changes: Any) -> dict[str, Any]:
-    """The one look of a control, thinner than what it is a control of."""
-    return {"linewidth": 0.1 * look().size, "zorder": 2.5, **CONTROLS[name], **changes}
-
-
-def level(ax: Axes, value: float, name: str) -> None:
-    """A level line of a control that has no dose, such as unsteered text."""
-    own = CONTROLS[name]
-    ax.axhline(value, color=own["color"], linestyle=own["linestyle"], linewidth=0.1 * look().size, label=own["label"])
-
-
-def key(label: str, *, marker: str = "o", color: str = INK, linestyle: Any = "-", face: str | None = None) -> Line2D:
-    """An entry of the legend that no single line stands for."""
-    return Line2D([], [], label=label, color=color, marker=marker, linestyle=linestyle, markerfacecolor=face or color)
-
-
-def control_key(name: str, marker: str | None = None) -> Line2D:
-    """The entry of a control in the legend."""
-    own = CONTROLS[name]
-    shape = own["marker"] if marker is None else marker
-    return key(own["label"], marker=shape, color=own["color"], linestyle=own["linestyle"])
 
 
 def tables_of(tables: Any, columns: Sequence[str], source: str) -> dict[str, pd.DataFrame]:

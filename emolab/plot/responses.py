@@ -9,14 +9,11 @@ import seaborn as sns
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import order, styles
 from emolab.base.tables import about
-from emolab.plot.panels import (
+from emolab.plot.marks import (
     color_bar,
     control_key,
     control_look,
-    figure,
-    finish,
     forest,
-    grid,
     heat,
     heat_room,
     key,
@@ -24,6 +21,7 @@ from emolab.plot.panels import (
     line,
     named_rows,
 )
+from emolab.plot.panels import figure, finish, grid
 from emolab.plot.style import GREY, INK, emotion_looks, look
 
 METHODS = {"pca": "PCA", "umap": "UMAP"}

@@ -13,14 +13,11 @@ from matplotlib.ticker import MaxNLocator
 from emolab.base.errors import EmolabError, need_number, need_table
 from emolab.base.labels import order
 from emolab.base.tables import about
-from emolab.plot.panels import (
+from emolab.plot.marks import (
     color_bar,
     control_key,
     control_look,
-    figure,
-    finish,
     forest,
-    grid,
     heat,
     heat_room,
     key,
@@ -30,6 +27,7 @@ from emolab.plot.panels import (
     log_axis,
     named_rows,
 )
+from emolab.plot.panels import figure, finish, grid
 from emolab.plot.style import CONTROLS, GREY, INK, MEASURES, PARTS, emotion_looks, look
 
 BROKEN = 100.0  # highest perplexity ratio shown: beyond it a text is broken; how badly says nothing more

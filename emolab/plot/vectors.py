@@ -10,23 +10,19 @@ import pandas as pd
 from emolab.base.errors import need_table
 from emolab.base.labels import order
 from emolab.base.tables import about
-from emolab.plot.panels import (
+from emolab.plot.marks import (
     bars,
     color_bar,
     control_key,
     control_look,
-    figure,
-    finish,
-    grid,
     heat,
     heat_room,
-    joined,
     key,
     layer_axis,
     line,
     log_axis,
-    tables_of,
 )
+from emolab.plot.panels import figure, finish, grid, joined, tables_of
 from emolab.plot.style import GREY, INK, PARTS, SITES, emotion_looks, look
 
 

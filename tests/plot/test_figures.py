@@ -12,7 +12,8 @@ from emolab.base.errors import EmolabError
 from emolab.base.labels import EMOTIONS, NEUTRAL, color, marker, styles
 from emolab.comparisons.methods import METHODS
 from emolab.plot.comparisons import METHOD_LOOKS
-from emolab.plot.panels import pieces, provenance
+from emolab.plot.marks import pieces
+from emolab.plot.panels import provenance
 from emolab.plot.style import CONTROLS
 from tests.plot import made
 

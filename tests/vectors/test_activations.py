@@ -19,7 +19,7 @@ from emolab.vectors import activations, reading
 from emolab.vectors.activations import ResponseMeans, corpus_hash, response_means
 from emolab.vectors.reading import check_heads
 from emolab.vectors.vectors import extract_vectors
-from tests import tiny
+from tests import made_means, tiny
 
 TEXTS = {
     "neutral": ["a road .", "the cat and the dog saw a house today ."],
@@ -360,3 +360,19 @@ def test_batches_are_as_large_as_asked_and_the_bar_counts_texts(tiny_llama, monk
     assert sorted(sizes) == [1, 2, 2] and [(bar.desc, sum(bar.moves)) for bar in bars] == [("activations", 5)]
     response_means(tiny_llama, answers(tiny_llama), sites=("resid",))
     assert sizes[3:] == [5]
+
+
+def test_within_queries_only_how_conditions_differ_is_left():
+    """In any order of rows: every query's mean is zero, differences between its answers are as they were."""
+    means = made_means.make_means(made_means.orthogonal(5, 3, 8), n_queries=4, topic=9.0, heads=2)
+    means = means.select(np.random.default_rng(0).permutation(len(means)))
+    within = means.within_queries()
+    query = means.index["query_id"]
+    for site, values in within.means.items():
+        assert values.dtype == np.float32 and values.shape == means.means[site].shape
+        for name in query.unique():
+            rows = (query == name).to_numpy()
+            before, after = means.means[site][rows], values[rows]
+            np.testing.assert_allclose(after.mean(0), 0, atol=1e-5)
+            np.testing.assert_allclose(after - after[:1], before - before[:1], atol=1e-5)
+    assert within.index.equals(means.index) and within.meta == means.meta
