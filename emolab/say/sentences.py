@@ -46,7 +46,8 @@ def number(value: Any, low: Any = float("nan"), high: Any = float("nan"), *, sig
     form = "{:+.2f}" if signed else "{:.2f}"
     if not np.isfinite(value):
         return "unknown"
-    told, *bounds = [form.format(round(x, 2) + 0.0) for x in (value, low, high)]  # 0.0 added: no -0.00
+    # To nine digits first: of the same share, summed in two orders, one must not read 0.77 and the other 0.78.
+    told, *bounds = [form.format(round(round(x, 9), 2) + 0.0) for x in (value, low, high)]  # 0.0 added: no -0.00
     return f"{told} [{bounds[0]}, {bounds[1]}]" if np.isfinite(low) else told
 
 

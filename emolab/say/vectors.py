@@ -139,9 +139,9 @@ def response_map(scores: pd.DataFrame) -> Sentences:
     best = where_largest(full)
     drawn = scores[(scores["layer"] == best) & (scores["method"] != "full")]
     maps = listed(f"{row.silhouette:+.2f} on the {row.method.upper()}" for row in drawn.itertuples())
-    told = f"silhouette {full.max():+.2f} in all dimensions at layer {best}, {maps}"
+    told = f"silhouette {full.max():+.2f} in all dimensions, {maps}"
     if full.max() < 0.05:
-        return Sentences(f"The answers do not group by condition: {told}.")
+        return Sentences(f"The answers do not group by condition: at most, at layer {best}, {told}.")
     return Sentences(f"The answers group by condition most at layer {best}: {told}.")
 
 

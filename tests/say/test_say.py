@@ -39,6 +39,7 @@ def test_a_sentence_is_markdown_and_text_and_has_a_verdict():
     assert (str(said), said.verdict, said._repr_markdown_()) == ("First. Second.", "First.", "First. Second.")
     assert listed([]) == "none" and listed("ab") == "a and b" and listed("abc") == "a, b and c"
     assert number(-0.001) == "0.00" and number(float("nan")) == "unknown"
+    assert number(0.775) == number(0.775 - 1e-12) == "0.78"
     assert number(0.5, 0.25, 0.75, signed=True) == "+0.50 [+0.25, +0.75]"
 
 
