@@ -24,7 +24,7 @@ from emolab.base.folders import alone
 from emolab.base.labels import EMOTIONS, NEUTRAL, NEUTRAL_QUERY, need_labels, order
 from emolab.base.storage import digest, user_path, write_table
 from emolab.models.model import Model
-from emolab.models.prompts import token_ids
+from emolab.models.prompts import text_ids
 
 COLUMNS = ("query_id", "situation", "query", "emotion", "condition", "prompt", "text", "n_tokens")
 _CHUNK, _CHUNK_GPU = 64, 256  # rows between two writes, and the largest batch, where the caller names no batch_size
@@ -93,7 +93,7 @@ def collect_responses(
         store=store,
     )
     plan["text"] = pd.Series(texts, index=asked.index)
-    plan["n_tokens"] = [len(ids) for ids in token_ids(model.tokenizer, list(plan["text"]))]
+    plan["n_tokens"] = [len(ids) for ids in text_ids(model, list(plan["text"]))]
     return write_table(_tidy(plan), store.path, settings)
 
 

@@ -25,7 +25,7 @@ from emolab.heads.rereading import Reading, WholePasses, rereads
 from emolab.models.hooks import forward
 from emolab.models.memory import halving
 from emolab.models.model import Model
-from emolab.models.prompts import encode, plan_batches, token_ids
+from emolab.models.prompts import encode, plan_batches, prompt_ids
 from emolab.models.sites import site_layers
 from emolab.models.workers import on_cluster
 from emolab.steering.edits import LayerEdit, PositionMask
@@ -268,7 +268,7 @@ def _bands(model: Model, reading: Reading | WholePasses, n_runs: int, batch_size
 
 def _by_length(model: Model, runs: Sequence[PatchRun], batch_size: int | None) -> list[list[int]]:
     """Run numbers in batches by length; single-head runs of one layer together, so that few layers carry hooks."""
-    lengths = [len(ids) for ids in token_ids(model.tokenizer, [run.prompt for run in runs])]
+    lengths = [len(ids) for ids in prompt_ids(model, [run.prompt for run in runs])]
     groups: dict[int, list[int]] = {}
     for i, run in enumerate(runs):
         layers = {layer for layer, _ in run.change.heads} if run.change else set()

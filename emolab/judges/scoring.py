@@ -28,6 +28,7 @@ from emolab.judges import judges as judging
 from emolab.judges.judges import UNREAD, ask, judges_of, top_labels
 from emolab.judges.words import compression, distinct2, is_loop, is_refusal, named, repetition, words_of
 from emolab.models.model import Model
+from emolab.models.prompts import text_ids
 from emolab.steering.settings import parse_mixture
 
 
@@ -145,8 +146,7 @@ def _with_model(
     for name, part in zip(conditions, np.split(values, n), strict=True):
         table[name] = part
     if "n_tokens" not in table:
-        ids = model.tokenizer(texts, add_special_tokens=False).input_ids if texts else []
-        table["n_tokens"] = [len(row) for row in ids]
+        table["n_tokens"] = [len(ids) for ids in text_ids(model, texts)]
     allowed = table.attrs.get("emolab", {}).get("max_new_tokens")
     if allowed is not None:
         table["truncated"] = table["n_tokens"] >= allowed

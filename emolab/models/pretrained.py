@@ -62,7 +62,8 @@ def from_pretrained(
             options["gguf_file"] = gguf
         # None: a folder with nothing but an adapter, which names its base model.
         config = None if file is None else AutoConfig.from_pretrained(place, **options)
-        tokenizer = tokenizer or _tokenizer(source, place, options)
+        if tokenizer is None or isinstance(tokenizer, dict):
+            tokenizer = _tokenizer(source, place, {**options, **(tokenizer or {})})
         if config is not None:
             options["config"] = config
         if gguf is not None and hasattr(transformers, "GgufConfig"):  # newer versions would keep some blocks packed
@@ -207,12 +208,36 @@ def _forget_blocks(hf: Any) -> None:
 
 def _tokenizer(source: str, place: str, options: dict[str, Any]) -> Any:
     try:
-        return AutoTokenizer.from_pretrained(place, **options)
+        with _heard() as told:
+            tokenizer = AutoTokenizer.from_pretrained(place, **options)
     except Exception as error:
         raise EmolabError(
             f"{source!r} has no tokenizer that can be read; save it there too (tokenizer.save_pretrained), or pass "
             f"load_model(..., tokenizer=...) ({_line(error)})"
         ) from error
+    for message in dict.fromkeys(told):
+        warnings.warn(
+            f"the tokenizer of {source!r} warns: {message} (what it asks for: load_model(..., tokenizer={{...}}))",
+            stacklevel=4,
+        )
+    return tokenizer
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[list[str]]:
+    """What transformers logs as a warning meanwhile, which `quiet` keeps off the screen, one line each."""
+    told: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: told.append(" ".join(record.getMessage().split()))
+    logger = logging.getLogger("transformers")
+    level, handlers = logger.level, logger.handlers
+    logger.handlers = [handler]
+    logger.setLevel(logging.WARNING)
+    try:
+        yield told
+    finally:
+        logger.handlers = handlers
+        logger.setLevel(level)
 
 
 def _reason(source: str, error: Exception, gguf: bool) -> str:

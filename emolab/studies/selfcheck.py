@@ -26,7 +26,7 @@ from emolab.answers.writing import Writing
 from emolab.base.errors import EmolabError
 from emolab.models.hooks import at_sites, forward
 from emolab.models.model import Model
-from emolab.models.prompts import Batch, encode, render_prompts
+from emolab.models.prompts import Batch, encode, render_prompts, text_ids
 from emolab.models.sites import bridge_gap, head_weights, hf_modules, is_checked, site_layers
 from emolab.steering.edits import hooked
 from emolab.steering.steering import Steering, build_edits
@@ -125,7 +125,7 @@ def _gap(model: Model, prompt: str, a: str, b: str) -> float:
     """How far apart, in nats, the model finds the two tokens at which two answers part; 0 for the same text."""
     if a == b:
         return 0.0
-    first, second = model.tokenizer([a, b], add_special_tokens=False).input_ids
+    first, second = text_ids(model, [a, b])
     at = next((i for i, (x, y) in enumerate(zip(first, second, strict=False)) if x != y), None)
     if at is None:  # one ended where the other went on
         return float("inf")
@@ -198,8 +198,9 @@ def _prompts(model: Model) -> tuple[bool | None, str]:
     bos = model.tokenizer.bos_token_id
     starts = [ids[:2] for ids in (encode(model, [p]).input_ids[0].tolist() for p in render_prompts(model, QUERIES))]
     count = 0 if bos is None else max(next((i for i, t in enumerate(s) if t != bos), len(s)) for s in starts)
-    once = count == 1 if model.adds_bos else count <= 1
-    return once, f"a prompt starts with {count} BOS; the tokenizer adds {'one' if model.adds_bos else 'none'} by itself"
+    own = bos in model.tokenizer.convert_ids_to_tokens(list(model.start_ids))
+    once = count == 1 if own else count <= 1
+    return once, f"a prompt starts with {count} BOS; the tokenizer adds {'one' if own else 'none'} by itself"
 
 
 def _joint(model: Model) -> tuple[bool | None, str]:

@@ -27,7 +27,7 @@ from emolab.base.progress import progress_bar
 from emolab.base.storage import digest, read_tensors, user_path, write_tensors
 from emolab.models.memory import halving
 from emolab.models.model import Model, provenance
-from emolab.models.prompts import plan_batches, render_prompts, warn_of_control_tokens
+from emolab.models.prompts import plan_batches, render_prompts
 from emolab.models.sites import SITES, bridge_has_hooks, check_bridge, head_weights, site_layers
 from emolab.models.workers import on_cluster, run_chunks
 from emolab.vectors.reading import attention_kind, batch_means, check_heads
@@ -161,7 +161,6 @@ def response_means(
     rule = rule_name(tokens)
     responses = _checked(responses)
     check_origin(model, responses)
-    warn_of_control_tokens(model, "texts", list(responses["text"]))
     wanted = {*sites} | ({"attn"} if "head" in sites else set())  # heads are checked against attn
     meta = {
         **provenance(model),

@@ -22,6 +22,7 @@ from emolab.base.errors import EmolabError, shown
 from emolab.base.labels import order
 from emolab.base.storage import digest
 from emolab.models.model import Model
+from emolab.models.prompts import prompt_ids, text_ids
 
 TokenRule = str | Callable[[list[str]], Sequence[bool]]
 _FROM = re.compile(r"from:([1-9][0-9]*)")
@@ -63,7 +64,7 @@ def token_pieces(model: Model, texts: list[str]) -> list[list[str]]:
     try:
         offsets = _offsets(model, texts)
     except NotImplementedError:
-        return [[f" {model.tokenizer.decode([i]).strip()}" for i in ids] for ids in _ids(model, texts)]
+        return [[f" {model.tokenizer.decode([i]).strip()}" for i in ids] for ids in text_ids(model, texts)]
     pieces = []
     for text, spans in zip(texts, offsets, strict=True):
         ends = np.maximum.accumulate([0, *(stop for _, stop in spans)])
@@ -109,14 +110,14 @@ def prompt_and_text_lengths(model: Model, responses: pd.DataFrame) -> list[int]:
     lengths: list[int] = []
     for some in _chunks(responses):
         leads = _prompt_lengths(model, some["prompt"].tolist())
-        lengths += [lead + len(ids) for lead, ids in zip(leads, _ids(model, some["text"].tolist()), strict=True)]
+        lengths += [lead + len(ids) for lead, ids in zip(leads, text_ids(model, some["text"].tolist()), strict=True)]
     return lengths
 
 
 def _by_rule(model: Model, texts: list[str], tokens: TokenRule) -> list[np.ndarray]:
     if not isinstance(tokens, str):
         return [_by_function(tokens, pieces) for pieces in token_pieces(model, texts)]
-    lengths = [len(ids) for ids in _ids(model, texts)]
+    lengths = [len(ids) for ids in text_ids(model, texts)]
     if tokens == "last":
         return [np.arange(n) == n - 1 for n in lengths]
     first = _FROM.fullmatch(tokens)
@@ -147,17 +148,13 @@ def _begins(model: Model, texts: list[str]) -> list[np.ndarray]:
 
 def _prompt_lengths(model: Model, prompts: list[str]) -> list[int]:
     """Tokens before the text: the prompt's, or BOS before a bare text (see `prompts.encode`)."""
-    bos = int(model.adds_bos)
-    return [len(ids) if prompt else bos for prompt, ids in zip(prompts, _ids(model, prompts), strict=True)]
-
-
-def _ids(model: Model, texts: list[str]) -> list[list[int]]:
-    return model.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return [len(ids) for ids in prompt_ids(model, prompts)]
 
 
 def _offsets(model: Model, texts: list[str]) -> list[list[tuple[int, int]]]:
     """Where each token stands in its text, (begin, end); NotImplementedError without a fast tokenizer."""
-    return model.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    options = {"add_special_tokens": False, "split_special_tokens": True, "return_offsets_mapping": True}
+    return model.tokenizer(texts, **options)["offset_mapping"]
 
 
 def _chunks(responses: pd.DataFrame) -> Iterator[pd.DataFrame]:

@@ -21,15 +21,15 @@ from emolab.base.errors import EmolabError, FileError, ResourceError
 from emolab.models import fetch
 from emolab.models.load import load_model
 from emolab.studies.cli import main
-from tests import tiny_gguf
+from tests import tiny, tiny_gguf
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_default_model(smollm2):
     assert (smollm2.name, smollm2.source) == ("smollm2", "smollm2") and smollm2.dtype == torch.float32
-    assert (smollm2.n_layers, smollm2.n_heads, smollm2.d_model) == (30, 9, 576) and not smollm2.adds_bos
-    assert smollm2.recipe == {"device_map": None, "dtype": "float32", "trust_remote_code": False, "chat_template": None}
+    assert (smollm2.n_layers, smollm2.n_heads, smollm2.d_model) == (30, 9, 576) and not smollm2.start_ids
+    assert smollm2.recipe == tiny.RECIPE
     assert generate(smollm2, "What is the capital of France?", max_new_tokens=8) == ["The capital of France is Paris."]
     assert fetch.find("smollm2") == fetch.fetch("smollm2")
 

@@ -83,7 +83,7 @@ def test_the_tokens_that_a_rule_names_are_averaged(rule, kind, request):
             chat = model.tokenizer.chat_template and responses["prompt"].isna().all()
             prompt = emolab.models.prompts.render_prompts(model, [emolab.base.labels.NEUTRAL_QUERY])[0] if chat else ""
             x = states(model, prompt, text)
-            own = [i for i in RULES[rule](x.shape[1]) if i or prompt or model.adds_bos]
+            own = [i for i in RULES[rule](x.shape[1]) if i or prompt or model.start_ids]
             np.testing.assert_allclose(means.means["resid"][row, :-1], x[:, own].mean(1), rtol=1e-4, atol=1e-5)
             np.testing.assert_allclose(means.resid_norm[row, :-1], x[:, own].norm(dim=-1).mean(1), rtol=1e-5)
             assert means.index["n_tokens"][row] == len(own)
