@@ -22,6 +22,7 @@ from emolab.answers.decoding import opened, write
 from emolab.answers.writing import Writing, need_writing
 from emolab.base.errors import EmolabError, need_model, need_number, need_texts
 from emolab.base.progress import progress_bar, written
+from emolab.models.finite import not_finite
 from emolab.models.memory import halving
 from emolab.models.model import Model
 from emolab.models.prompts import Batch, check_context, encode, plan_batches, prompt_ids, render_prompts
@@ -84,7 +85,7 @@ def generate(
             with hooked(model, edits, plain=plain) as runner:
                 ids = write(runner, batch, config, writing.repetition_penalty, past, edits)
         if ids is None:
-            raise EmolabError(_not_finite(model, steerings))
+            raise not_finite(model, "the logits", prompt=rendered[index[0]])
         nonlocal reasoning
         reasoning = reasoning or any(map(begins_with_reasoning, model.tokenizer.batch_decode(ids[:, :8])))
         return decoded(model, ids)
@@ -157,14 +158,6 @@ def _sampling(seed: int, writing: Writing) -> Iterator[None]:
             stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
             torch.manual_seed(seed)
         yield
-
-
-def _not_finite(model: Model, steerings: list[Steering | None]) -> str:
-    dtype = str(model.dtype).removeprefix("torch.")
-    advice = "load the model with dtype='bfloat16' or 'float32'" if dtype == "float16" else "check its weights"
-    if any(s is not None for s in steerings):
-        advice += ", or steer with a smaller dose"
-    return f"the logits of {model.name!r} in {dtype} are not finite, so it cannot write; {advice}"
 
 
 def decoded(model: Model, ids: Int[Tensor, "row token"]) -> list[str]:

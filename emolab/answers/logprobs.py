@@ -22,6 +22,7 @@ from torch import Tensor
 from emolab.answers.decoding import SHARE_FROM, new_cache, read_prompts, steered_early
 from emolab.answers.generation import edits_of, per_row
 from emolab.base.errors import EmolabError, need_model, need_texts
+from emolab.models.finite import need_finite
 from emolab.models.hooks import forward, plain_options
 from emolab.models.memory import halving
 from emolab.models.model import Model
@@ -64,6 +65,7 @@ def token_logprobs(
         return [_picked(logits, ids[i]) for logits, i in zip(predicted, index, strict=True)]
 
     for index, values in halving(read, plan_texts(model, prompts, texts, batch_size)):
+        need_finite(model, values, "the log-probabilities", prompt=prompts[index[0]])
         for i, row in zip(index, values, strict=True):
             out[i] = _of_all(row, len(ids[i]))
     return out
@@ -220,6 +222,7 @@ def next_token_kl(
             n = min(len(p), len(q))
             p, q = p[len(p) - n :].float().log_softmax(-1), q[len(q) - n :].float().log_softmax(-1)
             kl = (p.exp() * (p - q)).sum(-1).clamp_min(0)
+            need_finite(changed, kl, "the log-probabilities", prompt=changed_prompts[i])
             out[i] = _of_all(kl.double().cpu().numpy(), n_tokens[i])
     return out
 

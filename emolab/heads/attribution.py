@@ -21,6 +21,7 @@ from torch import Tensor
 from emolab.base.errors import EmolabError, need_number
 from emolab.base.labels import NEUTRAL, order
 from emolab.base.tables import some_layers
+from emolab.models.finite import need_finite
 from emolab.models.model import Model
 from emolab.models.prompts import text_ids
 from emolab.steering.head_edits import head_pairs
@@ -103,8 +104,9 @@ def readout(model: Model, vectors: Float[Tensor, "*rows d_model"]) -> Float[Tens
     x = x / x.norm(dim=-1, keepdim=True).clamp_min(1e-20) * x.shape[-1] ** 0.5  # so that the norm's epsilon is nothing
     both = torch.stack([x, -x])
     values = logit_readout(model.bridge, both.to(model.device)).values.float().cpu()
+    need_finite(model, values, "the logits")
     logits = (values[0] - values[1]) / 2
-    return (logits - logits.mean(-1, keepdim=True)).nan_to_num()
+    return logits - logits.mean(-1, keepdim=True)
 
 
 def top_words(

@@ -22,6 +22,7 @@ from emolab.answers.jobs import run_jobs
 from emolab.answers.writing import Writing
 from emolab.base.errors import EmolabError
 from emolab.heads.rereading import Reading, WholePasses, rereads
+from emolab.models.finite import need_finite
 from emolab.models.hooks import forward
 from emolab.models.memory import halving
 from emolab.models.model import Model
@@ -151,6 +152,7 @@ def _expected(model: Model, readings: _Readings, runs: list[PatchRun]) -> list[f
 
     values = [0.0] * len(runs)
     for rows, measures in halving(measured, _bands(model, reading, len(runs), readings.measure.batch_size)):
+        need_finite(model, torch.tensor(measures), "the probabilities", prompt=first.prompt)
         for i, value in zip(rows, measures, strict=True):
             values[i] = value
     return values
@@ -177,6 +179,7 @@ def _slopes(model: Model, readings: _Readings, runs: list[PatchRun]) -> list[Flo
         return products
 
     ((_, products),) = halving(sloped, [[0]])
+    need_finite(model, [product[space.layers] for product in products], "the gradients", prompt=first.prompt)
     return products
 
 

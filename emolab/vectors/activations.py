@@ -25,6 +25,7 @@ from emolab.base.errors import EmolabError, FileError, MismatchError, is_text, n
 from emolab.base.labels import NEUTRAL_QUERY, need_labels
 from emolab.base.progress import progress_bar
 from emolab.base.storage import digest, read_tensors, user_path, write_tensors
+from emolab.models.finite import not_finite
 from emolab.models.memory import halving
 from emolab.models.model import Model, provenance
 from emolab.models.prompts import plan_batches, render_prompts
@@ -352,9 +353,5 @@ def _need_finite(model: Model, batch: dict[str, np.ndarray]) -> None:
     first = {name: int(np.argmax(layers)) for name, layers in wrong.items() if layers.any()}
     if first:
         site = min(first, key=lambda name: (first[name], name == "resid_norm"))
-        dtype = str(model.dtype).removeprefix("torch.")
-        advice = "its weights are damaged, or a hook changes them: load it again, without"
-        if dtype == "float16":
-            advice = "load it with dtype='bfloat16' or 'float32', which hold larger numbers"
-        where = f"{site.replace('_norm', '')} from layer {first[site]} on, in {dtype}"
-        raise EmolabError(f"activations of {model.name} are not finite at {where}; {advice}")
+        where = f" at {site.removesuffix('_norm')} from layer {first[site]} on"
+        raise not_finite(model, "the activations", where=where)

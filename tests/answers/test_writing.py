@@ -165,9 +165,9 @@ def broken(model, dtype=torch.float32):
 @pytest.mark.parametrize("writing", [Writing(), Writing(temperature=1.0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_model_that_computes_no_numbers_writes_no_text(model, writing, dtype):
-    advice = "load the model with dtype='bfloat16'" if dtype == torch.float16 else "check its weights"
+    advice = "load it with dtype='bfloat16'" if dtype == torch.float16 else "its weights are damaged"
     name = str(dtype).removeprefix("torch.")
-    with pytest.raises(EmolabError, match=f"logits of .* in {name} are not finite.*{advice}"):
+    with pytest.raises(EmolabError, match=rf"the logits of .* are not finite .*in {name}; {advice}"):
         generate(broken(model, dtype), QUERIES, writing=writing, max_new_tokens=4)
     with pytest.raises(EmolabError, match="not finite"):
         emolab.collect_responses(broken(model), QUERIES, emotions=("joy",), writing=writing)

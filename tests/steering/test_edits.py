@@ -178,5 +178,8 @@ def test_another_shape_is_refused(shape):
 def test_what_is_not_finite_is_told(tiny_llama_dir):
     model = load_model(tiny_llama_dir, dtype="float16", device="cpu")
     steering = Steering(tiny.random_vectors(model), {"joy": 1e6})
-    with pytest.raises(EmolabError, match=r"resid of layer 0 is not finite .*float16.*smaller dose"):
+    with pytest.raises(
+        EmolabError,
+        match=r"not finite at resid of layer 0 in float16; use a smaller dose, or load the model in bfloat16",
+    ):
         generate(model, QUERIES, steering=steering, max_new_tokens=2)

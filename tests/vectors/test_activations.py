@@ -243,7 +243,7 @@ def test_activations_that_are_not_finite_are_refused(tiny_llama_dir):
     model = load_model(tiny_llama_dir, device="cpu")
     with torch.no_grad():
         model.hf.model.layers[1].mlp.down_proj.weight.fill_(float("inf"))
-    with pytest.raises(EmolabError, match="not finite at resid from layer 1 on, in float32; its weights"):
+    with pytest.raises(EmolabError, match="not finite at resid from layer 1 on in float32; its weights"):
         response_means(model, answers(model), sites=("resid",))
 
 
