@@ -2,7 +2,7 @@
 
 >>> from emolab.models.finite import need_finite
 >>> need_finite(model, torch.tensor([1.0, float("nan")]), "the logits")        # doctest: +SKIP
-EmolabError: the logits of 'smollm2' are not finite in float32; ...
+NumberError: the logits of 'smollm2' are not finite in float32; ...
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from emolab.base.errors import EmolabError
+from emolab.base.errors import NumberError
 from emolab.models.hooks import at_sites, forward
 from emolab.models.model import Model
 from emolab.models.prompts import encode
 
 
 def need_finite(model: Model, values: Any, what: str, *, prompt: str | None = None) -> None:
-    """Raise EmolabError where a number of `values`, an array, a tensor or several of them, is infinite or none.
+    """Raise NumberError where a number of `values`, an array, a tensor or several of them, is infinite or none.
 
     prompt: a complete prompt that they were computed from; read once more without steering, it tells the layer from
     which on numbers are not finite, or that steering alone makes them so.
@@ -28,7 +28,9 @@ def need_finite(model: Model, values: Any, what: str, *, prompt: str | None = No
         raise not_finite(model, what, prompt=prompt)
 
 
-def not_finite(model: Model, what: str, *, where: str = "", steered: bool = False, prompt: str | None = None) -> Any:
+def not_finite(
+    model: Model, what: str, *, where: str = "", steered: bool = False, prompt: str | None = None
+) -> NumberError:
     """The error that says so: what, where, in which precision, and what to do."""
     dtype = str(model.dtype).removeprefix("torch.")
     if prompt is not None:
@@ -40,7 +42,7 @@ def not_finite(model: Model, what: str, *, where: str = "", steered: bool = Fals
         advice = "use a smaller dose" + (", or load the model in bfloat16 or float32" if dtype == "float16" else "")
     elif dtype == "float16":
         advice = "load it with dtype='bfloat16' or 'float32', which hold larger numbers"
-    return EmolabError(f"{what} of {model.name!r} are not finite{where} in {dtype}; {advice}")
+    return NumberError(f"{what} of {model.name!r} are not finite{where} in {dtype}; {advice}")
 
 
 def _first_layer(model: Model, prompt: str) -> int | None:

@@ -29,6 +29,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolab.base.errors import EmolabError, need_model, need_number, need_vectors
+from emolab.base.tables import span
 from emolab.models.hooks import Place
 from emolab.models.model import Model
 from emolab.models.sites import site_hooks, site_layers
@@ -260,6 +261,12 @@ def as_rows(model: Model, steering: Any) -> list[Steering | None]:
             )
     for row in _different(rows):
         check_vectors(model, row.vectors)
+        has = site_layers(model, row.site)
+        if not {*has} & {*row.layer_numbers}:
+            raise EmolabError(
+                f"{model.name!r} has no site {row.site!r} in layers {span(row.layer_numbers)}, where this steering "
+                f"would act; it has it in layers {span(has)}"
+            )
         if row.site == "head" and site_hooks(model, "attn", site_layers(model, "attn")[:1])[0].split(".")[2] != "attn":
             raise EmolabError(
                 f'{model.name!r} rescales attention before adding it, so heads have no vector there; use site="attn"'
