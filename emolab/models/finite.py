@@ -36,7 +36,7 @@ def not_finite(
     if prompt is not None:
         layer = _first_layer(model, prompt)
         steered = layer is None
-        where = "" if steered else f" (from layer {layer} on)" if layer < model.n_layers else " (activations are)"
+        where = "" if layer is None else f" (from layer {layer} on)" if layer < model.n_layers else " (activations are)"
     advice = "its weights are damaged, or a hook changes them: load it again, without"
     if steered:
         advice = "use a smaller dose" + (", or load the model in bfloat16 or float32" if dtype == "float16" else "")

@@ -92,7 +92,7 @@ def render_prompts(
     return [begun(model, prompt) for prompt in prompts]
 
 
-def render_conversation(model: Model, turns: Sequence[tuple[str, str]], query: str) -> str:
+def render_conversation(model: Model, turns: Sequence[Sequence[str]], query: str) -> str:
     """The complete prompt of a query behind earlier (query, answer) turns, as `render_prompts` makes that of one.
 
     >>> print(render_conversation(model, [("Hi", "Hello!")], "Tell me about the park."))       # doctest: +SKIP

@@ -56,7 +56,7 @@ def chat_prompts(tokenizer: Any, system: str, turns: Sequence[str]) -> list[str]
     return prompts
 
 
-def conversation(tokenizer: Any, turns: Sequence[tuple[str, str]], query: str) -> str:
+def conversation(tokenizer: Any, turns: Sequence[Sequence[str]], query: str) -> str:
     """The prompt of a query behind earlier (query, answer) turns; EmolabError where one of these gets lost."""
     messages = [_turn(role, text) for pair in turns for role, text in zip(("user", "assistant"), pair, strict=True)]
     messages.append(_turn("user", query))

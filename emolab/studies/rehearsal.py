@@ -46,7 +46,7 @@ def rehearse(
     vectors = extract_vectors(model, responses, sites=sites)
     settings = plan.search.settings(model.n_layers, sites, len(emotions))
     for setting in {(setting.site, setting.part): setting for setting in settings}.values():
-        steering = [Steering(vectors, {emotions[0]: 0.1}, site=setting.site, part=setting.part)]
+        steering = Steering(vectors, {emotions[0]: 0.1}, site=setting.site, part=setting.part)
         generate(model, asked[:1], steering=steering, max_new_tokens=2)
     for judge in judges:
         ask(judge, list(responses["text"][:2]), list(responses["query"][:2]))
