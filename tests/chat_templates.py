@@ -141,22 +141,24 @@ APERTUS = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}"
     "{% set messages = messages[1:] %}{% else %}{% set system = 'You are Apertus, a helpful assistant created by the "
     "SwissAI initiative.\\nKnowledge cutoff: 2024-04\\nCurrent date: ' + strftime_now('%Y-%m-%d') %}{% endif %}"
-    "{{ '<|system_start|>' + system + '<|system_end|><|developer_start|>Deliberation: ' + ('enabled' if enable_thinking "
-    "is defined and enable_thinking else 'disabled') + '\\nTool Capabilities: disabled<|developer_end|>' }}"
-    "{% for message in messages %}{{ '<|' + message['role'] + '_start|>' + message['content'] + '<|' + message['role'] "
-    "+ '_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant_start|>' }}{% endif %}"
+    "{{ '<|system_start|>' + system + '<|system_end|><|developer_start|>Deliberation: ' + ('enabled' if "
+    "enable_thinking is defined and enable_thinking else 'disabled') + '\\nTool Capabilities: disabled' + "
+    "'<|developer_end|>' }}{% for message in messages %}{{ '<|' + message['role'] + '_start|>' + message['content'] + "
+    "'<|' + message['role'] + '_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant_start|>' }}{% endif %}"
 )
 HUNYUAN = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + '<｜hy_place▁holder▁no▁3｜>' }}"
-    "{% endif %}{% for message in messages %}{% if message['role'] == 'user' %}{{ '<｜hy_User｜>' + message['content'] }}"
+    "{% endif %}{% for message in messages %}{% if message['role'] == 'user' %}"
+    "{{ '<｜hy_User｜>' + message['content'] }}"
     "{% elif message['role'] == 'assistant' %}{{ '<｜hy_Assistant｜>' + message['content'] + eos_token }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<｜hy_Assistant｜>' }}{% if enable_thinking is defined and not "
     "enable_thinking %}{{ '<think>\\n\\n</think>\\n' }}{% endif %}{% endif %}"
 )
 # BOS begins every turn.
 SEED = (
-    "{% for message in messages %}{{ bos_token + message['role'] + '\\n' + message['content'] + eos_token }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ bos_token + 'assistant\\n' }}{% endif %}"
+    "{% for message in messages %}{{ bos_token + message['role'] + '\\n' + message['content'] + eos_token }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ bos_token + 'assistant\\n' }}{% endif %}"
 )
 # Its first token is no BOS to the tokenizer.
 ERNIE = (

@@ -28,8 +28,8 @@ NOTES = {
     "layers that have the site.",
     "h": "Beside attention each block runs a state space, and scales both before it adds them. `attn` and `head` are "
     "attention's own, before that scale, and do not sum with `mlp` to the step of the residual stream.",
-    "i": "TransformerLens has no point for this site in any layer: asking for it is refused with a message that says to "
-    "leave it out. The other checks hold at the sites that there are.",
+    "i": "TransformerLens has no point for this site in any layer: asking for it is refused with a message that says "
+    "to leave it out. The other checks hold at the sites that there are.",
 }
 
 # Tried in the same way and left out, with what is wrong and what emolab does about it.
@@ -87,8 +87,8 @@ a site, or its heads do not add up to its attention output, emolab says so and d
   holds, else at the start of the user's turn. `Writing(templates=...)` replaces the wording of the user's turn.
 - Dates that a chat template prints are fixed at 26 July 2024: the same prompt tomorrow as today.
 - Templates that can switch reasoning off are told to (`enable_thinking=False`). Where a prompt still ends in `<think>`
-  (R1 and its kin), or before the choice of a channel (gpt-oss), emolab closes the block, or opens the final channel, and
-  warns of it; answers that begin with `<think>` all the same are warned of.
+  (R1 and its kin), or before the choice of a channel (gpt-oss), emolab closes the block, or opens the final channel,
+  and warns of it; answers that begin with `<think>` all the same are warned of.
 - Experts are chosen by token: in bfloat16 a token near the border may take another expert than in float32.
 
 ## Not sound

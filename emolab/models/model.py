@@ -52,7 +52,7 @@ class Model:
             _keep_every_token(model)
             _read_head_whole(model)
         _keep_dtype(self.bridge, self.dtype)
-        _drop_empty_rotation(self.bridge.original_model)
+        _drop_empty_rotation(self.bridge)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "bridge" not in self.__dict__:  # copy and pickle ask before __init__ has run
@@ -195,12 +195,15 @@ def _keep_dtype(bridge: Any, dtype: torch.dtype) -> None:
                 point.register_forward_hook(lambda module, args, x: x.to(dtype))
 
 
-def _drop_empty_rotation(hf: Any) -> None:
+def _drop_empty_rotation(bridge: Any) -> None:
     """A model without rotation (Granite 4 H) must not be given TransformerLens' empty shell of one."""
-    for module in hf.modules():
+    for module in bridge.original_model.modules():
         shell = module._modules.get("rotary_emb")
         if shell is not None and getattr(shell, "original_component", shell) is None:
             module._modules["rotary_emb"] = None
+            for attn in (getattr(block, "attn", None) for block in bridge.blocks):
+                if attn is not None:
+                    attn.config.positional_embedding_type = "none"  # each has a copy; else it warns in every pass
 
 
 def fingerprint_of(hf: Any) -> str:

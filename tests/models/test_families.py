@@ -28,7 +28,7 @@ def case(request, tmp_path_factory):
     return Case(request.param, save(request.param, tmp_path_factory.mktemp("family")))
 
 
-@pytest.mark.parametrize(("case", "check"), _pairs(), indirect=["case"])
+@pytest.mark.parametrize(("case", "check"), list(_pairs()), indirect=["case"])
 def test_family(case, check):
     assert CHECKS[check](case) == TABLE[case.name][check]
 

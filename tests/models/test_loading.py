@@ -156,7 +156,9 @@ def test_foreign_code_runs_only_when_told(copy):
 
 def test_architectures_that_transformer_lens_does_not_know():
     fields = tiny.llama_config().to_dict()
-    config = HeliumConfig(**{k: fields[k] for k in ("vocab_size", *family_list.SHAPE, "num_key_value_heads")}, head_dim=8)
+    config = HeliumConfig(
+        **{k: fields[k] for k in ("vocab_size", *family_list.SHAPE, "num_key_value_heads")}, head_dim=8
+    )
     assert "no adapter for the architecture of 'HeliumForCausalLM'" in refusal((tiny.build(config), tiny.tokenizer()))
 
 
