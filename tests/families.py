@@ -92,6 +92,9 @@ def save(name: str, directory: Path) -> Path:
     if "hidden_size_per_layer_input" in fields:
         fields["vocab_size_per_layer_input"] = len(tok)
     model = tiny.build(getattr(transformers, family.config)(**fields), seed=family.seed)
+    for name, buffer in model.named_buffers():
+        if name.endswith("layer_scalar"):  # Gemma 4's, which is one until it is trained
+            buffer.fill_(0.9)
     shape = model.config.get_text_config()
     if shape.tie_word_embeddings:  # else every token would be followed by itself
         with torch.no_grad():

@@ -13,7 +13,7 @@ from tests.family_list import FAMILIES
 
 DOCS = Path(__file__).parents[1] / "docs" / "families.md"
 NOTES = {
-    "a": "After attention and MLP the block adds a per-layer embedding and takes the sum times a scale of its own, so "
+    "a": "After attention and MLP the block may add a per-layer embedding, and takes the sum times a scale of its own, so "
     "`attn` and `mlp` do not sum to the step of the residual stream; each is what is added before that.",
     "b": "Attention is normed before it is added. Head vectors hold that, and sum to `attn`; steering with "
     '`site="head"` is refused with a message that says to use `"attn"`.',
@@ -45,6 +45,8 @@ UNSOUND = {
         "Blocks hand on lists, which TransformerLens does not hook, and transformers keeps no cache.",
         "It refuses to measure.",
     ),
+    "DeepSeek V4": ("Its blocks hand on four residual streams.", "It refuses to measure and to steer."),
+    "GLM 5": ("TransformerLens' sparse attention fails on short texts.", "It refuses to measure."),
     "Granite 4 H": (
         "A ready bridge has other names for the halves of a fused matrix, so its fingerprint is another one.",
         "Load a directory or a hub id; `resid`, `attn` and `head` are sound there, and `mlp` has no point.",

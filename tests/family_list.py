@@ -39,6 +39,11 @@ _CHATML = dict(eos="<|im_end|>", stop="<|endoftext|>", pad="<|endoftext|>", spec
 _INST = dict(pieces=True, bos="<s>", eos="</s>", add_bos=True, special=("[INST]", "[/INST]"))
 _GEMMA = dict(pieces=True, bos="<bos>", eos="<eos>", pad="<pad>", add_bos=True)
 _TURNS = dict(**_GEMMA, stop="<end_of_turn>", special=("<start_of_turn>",))
+_TURNS4 = dict(chat=chats.GEMMA4, **_GEMMA, stop="<turn|>", special=("<|turn>",))
+_GEMMA4 = {
+    **WINDOW, "num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "global_head_dim": 16, "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0,
+}  # fmt: skip
 _GPT = dict(bos="<|endoftext|>", eos="<|endoftext|>")
 KNOWN = {  # every check runs in the quick suite
     "Llama 3": Family(
@@ -61,11 +66,8 @@ KNOWN = {  # every check runs in the quick suite
     ),
     "Gemma 4": Family(
         "Gemma4TextConfig",
-        {
-            **WINDOW, "num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2,
-            "global_head_dim": 16, "num_kv_shared_layers": 1, "hidden_size_per_layer_input": 8,
-        },
-        chat=chats.GEMMA4, **_GEMMA, stop="<turn|>", special=("<|turn>",),
+        {**_GEMMA4, "num_kv_shared_layers": 1, "hidden_size_per_layer_input": 8, "use_double_wide_mlp": True},
+        **_TURNS4,
     ),
     "Phi 2": Family("PhiConfig", {**SHAPE, "partial_rotary_factor": 0.5}, norm="model.final_layernorm", **_GPT),
     "Phi 3": Family(
@@ -252,6 +254,23 @@ MORE = {  # two checks run in the quick suite, the others are slow
         "Lfm2Config",
         {**_CONV, "block_multiple_of": 16},
         norm="model.embedding_norm", chat=chats.CHATML, bos="<|startoftext|>", **_CHATML,
+    ),
+    "Gemma 4, large": Family(
+        "Gemma4TextConfig",
+        {
+            **_GEMMA4, "num_global_key_value_heads": 1, "attention_k_eq_v": True, "enable_moe_block": True,
+            "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 24,
+        },
+        **_TURNS4, seed=5,
+    ),
+    "Gemma 4, images": Family(
+        "Gemma4Config",
+        {
+            "text_config": _GEMMA4,
+            "vision_config": {**VISION, "num_key_value_heads": 2, "head_dim": 8},
+            "audio_config": None,
+        },
+        layers="model.language_model.layers", norm="model.language_model.norm", **_TURNS4,
     ),
     "Gemma 1": Family("GemmaConfig", WIDE, chat=chats.GEMMA2, **_TURNS),
     "VaultGemma": Family("VaultGemmaConfig", _WINDOWS, seed=4, **_GEMMA),

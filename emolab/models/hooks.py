@@ -42,7 +42,7 @@ def at_sites(model: Model, functions: Iterable[tuple[Place, Function]], *, plain
         plain = runs_plain(model, {site for (site, _), _ in functions} - {PROJECTION})
     runner = model.hf if plain else model.bridge.original_model
     rows = _Rows()
-    by_row = [(place, rows.apart(function, 4 if place[0] == "head" else 3)) for place, function in functions]
+    by_row = [(place, rows.apart(function, place)) for place, function in functions]
     with contextlib.ExitStack() as stack:
         if functions:
             embedding = runner.get_input_embeddings()
@@ -57,9 +57,9 @@ def at_sites(model: Model, functions: Iterable[tuple[Place, Function]], *, plain
 
 
 class _Rows:
-    """How many rows the pass that runs now has, for modules that hand on all tokens in one line.
+    """How many rows the pass that runs now has, for modules that hand on all tokens in one line: [row * token, d_model].
 
-    Experts do (Llama 4), and OPT's MLP: [row * token, d_model].
+    Experts do (Llama 4), and OPT's MLP.
     """
 
     def __init__(self) -> None:
@@ -68,12 +68,19 @@ class _Rows:
     def count(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         self.n = len(args[0] if args else next(iter(kwargs.values())))
 
-    def apart(self, function: Function, ndim: int) -> Function:
-        """The function, given [row, token, ...] in any case."""
+    def apart(self, function: Function, place: Place) -> Function:
+        """The function, given [row, token, ...] in any case. EmolabError where the activation has another shape."""
+        ndim = 4 if place[0] == "head" else 3
 
         def run(x: Tensor) -> Tensor | None:
-            if x.ndim != ndim - 1 or not self.n or len(x) % self.n:  # what is no line of tokens, the function refuses
+            if x.ndim == ndim:
                 return function(x)
+            if x.ndim != ndim - 1 or not self.n or len(x) % self.n:
+                raise EmolabError(
+                    f"the activation at {place[0]} of layer {place[1]} has shape {list(x.shape)}, expected [row, token, "
+                    f"{'head, d_head' if ndim == 4 else 'd_model'}]; this architecture hands on something else there: "
+                    "choose another site"
+                )
             changed = function(x.unflatten(0, (self.n, -1)))
             return None if changed is None else changed.flatten(0, 1)
 

@@ -187,7 +187,7 @@ def _keep_dtype(bridge: Any, dtype: torch.dtype) -> None:
     """
     if dtype == torch.float32:
         return
-    for block in bridge.blocks:
+    for block in getattr(bridge, "blocks", ()):
         attn = getattr(block, "attn", block)
         points = [getattr(attn, name, None) for name in ("hook_rot_q", "hook_rot_k")]
         for point in [*points, getattr(getattr(attn, "o", None), "hook_in", None)]:

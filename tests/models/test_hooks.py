@@ -67,15 +67,22 @@ def test_rows_that_nobody_counted_are_refused(flat):
     """From embeddings the number of rows is not known, and a line of tokens is not taken for one row."""
     steering = Steering(tiny.random_vectors(flat), {"joy": 1.0}, site="mlp", positions="all")
     states = flat.hf.get_input_embeddings()(encode(flat, QUERIES).input_ids)
-    with pytest.raises(EmolabError, match=r"has shape \[\d+, 32\], expected \[row, token, 32\]"):
+    with pytest.raises(EmolabError, match=r"at mlp of layer 0 has shape \[\d+, 32\], expected \[row, token, d_model\]"):
         with hooked(flat, build_edits(flat, [steering]), plain=True) as runner:
             runner(inputs_embeds=states)
 
 
-def test_blocks_that_hand_on_something_else_are_refused(tiny_llama):
-    handle = tiny_llama.hf.model.layers[0].register_forward_hook(lambda module, args, y: [y])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda y: [y], "hands on a list at site 'resid', expected a tensor"),
+        (lambda y: y[:, :, None], r"at resid of layer 0 has shape \[3, \d+, 1, 32\], expected \[row, token, d_model\]"),
+    ],
+)
+def test_blocks_that_hand_on_something_else_are_refused(tiny_llama, change, told):
+    handle = tiny_llama.hf.model.layers[0].register_forward_hook(lambda module, args, y: change(y))
     try:
-        with pytest.raises(EmolabError, match="hands on a list at site 'resid', expected a tensor"):
+        with pytest.raises(EmolabError, match=told):
             with at_sites(tiny_llama, [(("resid", 0), lambda x: None)], plain=True) as runner:
                 forward(tiny_llama, runner, encode(tiny_llama, QUERIES), keep=1)
     finally:
