@@ -37,6 +37,10 @@ UNSOUND = {
     "RecurrentGemma": (
         "In transformers itself, padding changes the logits of a row.", "It warns while loading: `batch_size=1`."
     ),
+    "Llama 4 beyond 8,192 tokens": (
+        "In transformers itself, the temperature of its attention grows by position, and padding counts.",
+        "Nothing: use `batch_size=1` there.",
+    ),
     "Phi-MoE": (
         "TransformerLens has the adapter under another spelling of the class (`PhiMoEForCausalLM`).",
         "It refuses to load.",
@@ -46,7 +50,7 @@ UNSOUND = {
         "It refuses to measure.",
     ),
     "DeepSeek V4": ("Its blocks hand on four residual streams.", "It refuses to measure and to steer."),
-    "GLM 5": ("TransformerLens' sparse attention fails on short texts.", "It refuses to measure."),
+    "GLM 5": ("TransformerLens' sparse attention failed on the tiny model.", "It refuses to measure."),
     "Granite 4 H": (
         "A ready bridge has other names for the halves of a fused matrix, so its fingerprint is another one.",
         "Load a directory or a hub id; `resid`, `attn` and `head` are sound there, and `mlp` has no point.",
