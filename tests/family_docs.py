@@ -13,8 +13,8 @@ from tests.family_list import FAMILIES
 
 DOCS = Path(__file__).parents[1] / "docs" / "families.md"
 NOTES = {
-    "a": "After attention and MLP the block may add a per-layer embedding, and takes the sum times a scale of its own, so "
-    "`attn` and `mlp` do not sum to the step of the residual stream; each is what is added before that.",
+    "a": "After attention and MLP the block may add a per-layer embedding, and takes the sum times a scale of its own, "
+    "so `attn` and `mlp` do not sum to the step of the residual stream; each is what is added before that.",
     "b": "Attention is normed before it is added. Head vectors hold that, and sum to `attn`; steering with "
     '`site="head"` is refused with a message that says to use `"attn"`.',
     "c": "Attention and MLP are scaled before they are added, and no module holds the result: steering and extraction "

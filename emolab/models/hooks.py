@@ -57,9 +57,9 @@ def at_sites(model: Model, functions: Iterable[tuple[Place, Function]], *, plain
 
 
 class _Rows:
-    """How many rows the pass that runs now has, for modules that hand on all tokens in one line: [row * token, d_model].
+    """How many rows the pass that runs now has, for modules that hand on all tokens in one line.
 
-    Experts do (Llama 4), and OPT's MLP.
+    Experts do (Llama 4), and OPT's MLP: [row * token, d_model].
     """
 
     def __init__(self) -> None:
@@ -77,9 +77,9 @@ class _Rows:
                 return function(x)
             if x.ndim != ndim - 1 or not self.n or len(x) % self.n:
                 raise EmolabError(
-                    f"the activation at {place[0]} of layer {place[1]} has shape {list(x.shape)}, expected [row, token, "
-                    f"{'head, d_head' if ndim == 4 else 'd_model'}]; this architecture hands on something else there: "
-                    "choose another site"
+                    f"the activation at {place[0]} of layer {place[1]} has shape {list(x.shape)}, expected "
+                    f"[row, token, {'head, d_head' if ndim == 4 else 'd_model'}]; this architecture hands on something "
+                    "else there: choose another site"
                 )
             changed = function(x.unflatten(0, (self.n, -1)))
             return None if changed is None else changed.flatten(0, 1)

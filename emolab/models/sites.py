@@ -26,8 +26,8 @@ _LOGIT_TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-6}
 CHECKED = (
     "LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM",
     "Qwen3MoeForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration",
-    "Gemma4ForCausalLM", "Gemma4ForConditionalGeneration", "PhiForCausalLM", "Phi3ForCausalLM", "GPT2LMHeadModel", "GPTNeoXForCausalLM",
-    "Olmo2ForCausalLM", "FalconForCausalLM", "GraniteForCausalLM", "GptOssForCausalLM",
+    "Gemma4ForCausalLM", "Gemma4ForConditionalGeneration", "PhiForCausalLM", "Phi3ForCausalLM", "GPT2LMHeadModel",
+    "GPTNeoXForCausalLM", "Olmo2ForCausalLM", "FalconForCausalLM", "GraniteForCausalLM", "GptOssForCausalLM",
     "SmolLM3ForCausalLM", "OlmoForCausalLM", "Olmo3ForCausalLM", "OlmoeForCausalLM", "GlmForCausalLM",
     "Glm4ForCausalLM", "CohereForCausalLM", "Cohere2ForCausalLM", "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM",
     "Starcoder2ForCausalLM", "BloomForCausalLM", "OPTForCausalLM", "MptForCausalLM", "GPTJForCausalLM",
