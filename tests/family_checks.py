@@ -201,7 +201,8 @@ def _output(model: Model, site: str, layer: int) -> Iterator[list[torch.Tensor]]
 
     modules = hf_modules(model, site, [layer])
     if modules is None:
-        with model.bridge.hooks(fwd_hooks=[(site_hooks(model, site)[layer], lambda x, hook: out.append(x.clone()))]):
+        [name] = site_hooks(model, site, [layer])
+        with model.bridge.hooks(fwd_hooks=[(name, lambda x, hook: out.append(x.clone()))]):
             yield out
         return
     [(module, side)] = modules
@@ -227,6 +228,7 @@ def steering_is_local(case: Case) -> str:
         runs = []
         for steerings in ([None], [steering]):
             with (
+                torch.inference_mode(),
                 hooked(model, build_edits(model, steerings, spans), plain=plain),
                 _block_inputs(root, case.family) as seen,
                 _output(model, where, layer) as out,
