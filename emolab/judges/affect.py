@@ -61,9 +61,9 @@ def affect_validity() -> pd.DataFrame:
 
     >>> affect_validity().pivot(index="measure", columns="contrast", values="auc").round(2)
 
-    On `load_texts("affect")`: ten places, each told pleasantly or not, calmly or excitedly. `auc`: how often the text of
-    the one kind is above that of the other (.5: by chance), `p` by the Mann-Whitney test; the mean of both halves of the
-    other dimension, so that a measure of valence gets nothing for arousal.
+    On `load_texts("affect")`: ten places, each told pleasantly or not, calmly or excitedly. `auc`: how often the text
+    of the one kind is above that of the other (.5: by chance), `p` by the Mann-Whitney test; the mean of both halves of
+    the other dimension, so that a measure of valence gets nothing for arousal.
     """
     texts = load_texts("affect")
     measures = affect_measures(texts["text"])

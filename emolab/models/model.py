@@ -59,6 +59,7 @@ class Model:
             _keep_every_token(model)
             _read_head_whole(model)
         _keep_dtype(self.bridge, self.dtype)
+        _drop_empty_rotation(self.bridge)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "bridge" not in self.__dict__:  # copy and pickle ask before __init__ has run
@@ -195,13 +196,28 @@ def _read_head_whole(hf: Any) -> None:
 
 
 def _keep_dtype(bridge: Any, dtype: torch.dtype) -> None:
-    """Rotation in float32 (OLMo 2) must hand back the model's dtype, as it does outside TransformerLens."""
+    """What is computed in float32 inside attention (OLMo's rotation, CodeGen's scores) must come back in the model's
+    dtype, as it does outside TransformerLens.
+    """
     if dtype == torch.float32:
         return
-    for block in bridge.blocks:
-        points = getattr(block, "attn", block)._modules
-        for name in {"hook_rot_q", "hook_rot_k"} & set(points):
-            points[name].register_forward_hook(lambda module, args, x: x.to(dtype))
+    for block in getattr(bridge, "blocks", ()):
+        attn = getattr(block, "attn", block)
+        points = [getattr(attn, name, None) for name in ("hook_rot_q", "hook_rot_k")]
+        for point in [*points, getattr(getattr(attn, "o", None), "hook_in", None)]:
+            if point is not None:
+                point.register_forward_hook(lambda module, args, x: x.to(dtype))
+
+
+def _drop_empty_rotation(bridge: Any) -> None:
+    """A model without rotation (Granite 4 H) must not be given TransformerLens' empty shell of one."""
+    for module in bridge.original_model.modules():
+        shell = module._modules.get("rotary_emb")
+        if shell is not None and getattr(shell, "original_component", shell) is None:
+            module._modules["rotary_emb"] = None
+            for attn in (getattr(block, "attn", None) for block in bridge.blocks):
+                if attn is not None:
+                    attn.config.positional_embedding_type = "none"  # each has a copy; else it warns in every pass
 
 
 def fingerprint_of(hf: Any) -> str:

@@ -113,8 +113,8 @@ def affect_shift(shifts: pd.DataFrame, *, title: str | None = None):
             random = rows[rows["control"] == "random"]
             line(ax, random, "alpha", "shift", control_look("random"), bounds="whiskers")
             color, marker = AXES.get(axis, (INK, "o"))
-            line(ax, rows[rows["control"] == "none"], "alpha", "shift", {"color": color, "marker": marker, "label": axis},
-                 bounds="bars")  # fmt: skip
+            settings = {"color": color, "marker": marker, "label": axis}
+            line(ax, rows[rows["control"] == "none"], "alpha", "shift", settings, bounds="bars")
             ax.axhline(0, color=INK, linewidth=0.6)
     panels.label("dose", {row: f"{row}: shift" for row in panels.rows})
     told = []

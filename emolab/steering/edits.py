@@ -149,7 +149,7 @@ class AffineEdit(LayerEdit):
         self.calls += 1
         if x.shape == self._steady:  # token by token Python costs as much as a small model: nothing is looked at twice
             return x + self.shift
-        if x.ndim != 3 or x.shape[2] != self.shift.shape[2]:
+        if x.shape[2] != self.shift.shape[2]:
             raise EmolabError(
                 f"a steered activation has shape {list(x.shape)}, expected [row, token, {self.shift.shape[2]}]; this "
                 "architecture hands on something else there: choose another site"

@@ -185,11 +185,12 @@ def _off(a: torch.Tensor, b: torch.Tensor, real: torch.Tensor) -> float:
 def _heads(model: Model) -> tuple[bool | None, str]:
     try:
         site_layers(model, "attn")
-        head_weights(model, site_layers(model, "head")[0])
+        layers = site_layers(model, "head")
+        head_weights(model, layers[0])
     except EmolabError as error:
         return None, f'no site "head" for this model ({error})'
     found = extract_vectors(model, responses_from_texts(TEXTS), sites=("attn", "head"))
-    heads, attention = found.get("head").double().sum(2), found.get("attn").double()
+    heads, attention = found.get("head")[:, layers].double().sum(2), found.get("attn")[:, layers].double()
     off, allowed = float((heads - attention).norm() / attention.norm()), 1e-3 if model.dtype.itemsize >= 4 else 5e-2
     return off < allowed, f"their sum is off by {off:.1e}, allowed are {allowed:g}"
 

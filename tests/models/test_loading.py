@@ -27,7 +27,7 @@ from emolab.models.prompts import encode, render_prompts
 from emolab.steering.steering import Steering
 from emolab.vectors.activations import response_means
 from emolab.vectors.vectors import extract_vectors
-from tests import families, tiny
+from tests import families, family_list, tiny
 
 QUERIES = ["tell me about the park .", "how ?"]
 TEXTS = responses_from_texts({"neutral": ["a road .", "the cat"], "joy": ["happy !", "so good ."]})
@@ -179,12 +179,14 @@ def test_foreign_code_runs_only_when_told(copy):
 
 def test_architectures_that_transformer_lens_does_not_know():
     fields = tiny.llama_config().to_dict()
-    config = HeliumConfig(**{k: fields[k] for k in ("vocab_size", *families.SHAPE, "num_key_value_heads")}, head_dim=8)
+    config = HeliumConfig(
+        **{k: fields[k] for k in ("vocab_size", *family_list.SHAPE, "num_key_value_heads")}, head_dim=8
+    )
     assert "no adapter for the architecture of 'HeliumForCausalLM'" in refusal((tiny.build(config), tiny.tokenizer()))
 
 
 def falcon(**fields):
-    shape = {k: v for k, v in families.SHAPE.items() if k != "intermediate_size"}
+    shape = {k: v for k, v in family_list.SHAPE.items() if k != "intermediate_size"}
     return load_model((tiny.build(FalconConfig(vocab_size=len(tiny.tokenizer()), **shape, **fields)), tiny.tokenizer()))
 
 
