@@ -41,20 +41,12 @@ UNSOUND = {
         "In transformers itself, the temperature of its attention grows by position, and padding counts.",
         "Nothing: use `batch_size=1` there.",
     ),
-    "Phi-MoE": (
-        "TransformerLens has the adapter under another spelling of the class (`PhiMoEForCausalLM`).",
-        "It refuses to load.",
-    ),
     "GPT (the first)": (
         "Blocks hand on lists, which TransformerLens does not hook, and transformers keeps no cache.",
         "It refuses to measure.",
     ),
     "DeepSeek V4": ("Its blocks hand on four residual streams.", "It refuses to measure and to steer."),
     "GLM 5": ("TransformerLens' sparse attention failed on the tiny model.", "It refuses to measure."),
-    "Granite 4 H": (
-        "A ready bridge has other names for the halves of a fused matrix, so its fingerprint is another one.",
-        "Load a directory or a hub id; `resid`, `attn` and `head` are sound there, and `mlp` has no point.",
-    ),
     "GPTBigCode without shared keys, Phi with normed queries": (
         "TransformerLens' adapters do not cover them, and say so.", "It refuses to load."
     ),

@@ -342,5 +342,20 @@ MORE = {  # two checks run in the quick suite, the others are slow
         },
         norm="model.final_layernorm", seed=6,
     ),
+    "Phi-MoE": Family(
+        "PhimoeConfig", {**PLAIN, "num_local_experts": 4, "num_experts_per_tok": 2}, chat=chats.PHI3, pieces=True,
+        bos="<s>", stop="<|end|>", pad="<|endoftext|>", special=("<|system|>", "<|user|>", "<|assistant|>"),
+    ),
+    "Granite 4 H": Family(
+        "GraniteMoeHybridConfig",
+        {
+            **PLAIN, **_MAMBA, "layer_types": ["mamba", "attention"] * 2, "num_local_experts": 4,
+            "num_experts_per_tok": 2, "shared_intermediate_size": 24, "residual_multiplier": 0.22,
+            "attention_multiplier": 1.0, "embedding_multiplier": 12.0, "logits_scaling": 8.0,
+            "tie_word_embeddings": True,
+        },
+        chat=chats.GRANITE, bos="<|end_of_text|>", eos="<|end_of_text|>", pad="<|end_of_text|>",
+        special=("<|start_of_role|>", "<|end_of_role|>"),
+    ),
 }  # fmt: skip
 FAMILIES = {**KNOWN, **MORE}

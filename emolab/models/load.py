@@ -132,7 +132,8 @@ def _bridged(name: str, source: str, revision: str | None, hf: Any, tokenizer: A
         from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
         from transformer_lens.model_bridge.sources import build_bridge_from_module
 
-        known = [c.__name__ for c in type(hf).__mro__ if c.__name__ in SUPPORTED_ARCHITECTURES]
+        names = {name.lower(): name for name in SUPPORTED_ARCHITECTURES}  # PhiMoE is PhimoeForCausalLM in transformers
+        known = [names[c.__name__.lower()] for c in type(hf).__mro__ if c.__name__.lower() in names]
         if not known:
             merge = "; merge its adapter first: model.merge_and_unload()" if hasattr(hf, "merge_and_unload") else ""
             raise EmolabError(

@@ -239,7 +239,8 @@ def weights_digest(hf: Any) -> str:
 
 def _digest(hf: Any, text: bytes, of: Callable[[Tensor], Tensor]) -> str:
     names = {name.replace("._original_component", ""): p for name, p in hf.named_parameters()}
-    fused = {".qkv.": (".q.", ".k.", ".v."), ".gate_up_proj.": (".gate.", ".in.")}
+    halves = (".gate.", ".in.")
+    fused = {".qkv.": (".q.", ".k.", ".v."), ".gate_up_proj.": halves, ".input_linear.": halves}
     split = {n.replace(whole, part) for whole, parts in fused.items() for n in names if whole in n for part in parts}
     parts = []
     for name, p in names.items():

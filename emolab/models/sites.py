@@ -39,7 +39,7 @@ CHECKED = (
     "Jais2ForCausalLM", "BitNetForCausalLM", "YoutuForCausalLM", "Glm4MoeForCausalLM", "Glm4MoeLiteForCausalLM",
     "Ernie4_5_MoeForCausalLM", "FlexOlmoForCausalLM", "AfmoeForCausalLM", "MiniMaxM2ForCausalLM", "LagunaForCausalLM",
     "Lfm2MoeForCausalLM", "Qwen3_5MoeForCausalLM", "OlmoHybridForCausalLM", "BambaForCausalLM", "JambaForCausalLM",
-    "NemotronHForCausalLM", "Zamba2ForCausalLM",
+    "NemotronHForCausalLM", "Zamba2ForCausalLM", "PhimoeForCausalLM", "GraniteMoeHybridForCausalLM",
 )  # fmt: skip
 _HOOKS = {"resid": "hook_out", "attn": "hook_attn_out", "mlp": "hook_mlp_out", "head": "attn.o.hook_in"}
 

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.colors import Normalize
 
 from emolab.base.errors import need_table
-from emolab.plot.marks import color_bar, control_look, key, layer_axis, line, names_beside
+from emolab.plot.marks import color_bar, control_key, control_look, key, layer_axis, line, names_beside
 from emolab.plot.panels import figure, finish, grid
 from emolab.plot.style import INK, look
 
@@ -89,9 +89,8 @@ def affect_curve(table: pd.DataFrame, *, title: str | None = None):
     handles = [*panels.axes["", panels.names[0]].get_legend_handles_labels()[0]]
     if (table["method"] == "word embedding").any():
         handles.append(key("input embedding of the word", marker="", linestyle=":"))
-    handles.append(
-        key("ratings permuted, 95th percentile", marker="", color=CONTROLS["shuffled"]["color"], linestyle="--")
-    )
+    handles.append(control_key("shuffled", marker=""))
+    handles[-1].set_label("ratings permuted, 95th percentile")
     said = {"control": "ratings permuted", "interval": "95 % intervals over labels"}
     return finish(panels, table, source=table, function="affect_curve", legend=handles, said=said, title=title or told)
 

@@ -106,6 +106,9 @@ class Steering:
         if self.op == "ablate" and (self.unit != "vector" or len(set(self.doses.values())) > 1):
             raise EmolabError('op "ablate" takes one share for all its emotions (1 removes all), unit "vector"')
         layers = layer_numbers(self.setting, self.vectors.n_layers)
+        if isinstance(self.layers, str):  # "all" are those that have the site: of hybrid models not all
+            values = self.vectors.get(self.site)
+            layers = [layer for layer in layers if values[:, layer].any()] or layers
         object.__setattr__(self, "layer_numbers", layers)
         for layer, heads in (self.heads or {}).items():
             need_place("layer", layer, self.vectors.n_layers)
