@@ -24,6 +24,7 @@ from emolab.models.load import load_model
 from emolab.models.model import Model
 from emolab.models.prompts import Batch, encode
 from emolab.models.sites import hf_modules, site_hooks, site_layers
+from emolab.models.templates import turn_ends
 from emolab.steering.edits import hooked
 from emolab.steering.steering import Steering, build_edits
 from emolab.vectors.activations import response_means
@@ -334,7 +335,8 @@ def end_tokens_of_generation_config_count(case: Case) -> str:
     """Answers end at the tokens that generation_config.json alone names."""
     model, tok = case.model, case.model.tokenizer
     stops = [tok.convert_tokens_to_ids(t) for t in (case.family.eos, case.family.stop) if t]
-    assert model.eos_ids == stops  # config.json knows the first only
+    told = [i for i in turn_ends(tok) if i not in stops]  # Nemotron's next turn begins right behind an answer
+    assert model.eos_ids == [*stops, *told]  # config.json knows the first only
     batch, _ = case.batch()
     rows = greedy(model.hf, batch)[:, batch.prompt_len :].tolist()
     row, stop = next((r, i) for r, ids in enumerate(rows) for i in range(1, NEW) if ids[i] not in ids[:i])

@@ -25,7 +25,7 @@ from emolab.base.progress import progress_bar, written
 from emolab.models.finite import not_finite
 from emolab.models.memory import halving
 from emolab.models.model import Model
-from emolab.models.prompts import Batch, check_context, encode, plan_batches, prompt_ids, render_prompts
+from emolab.models.prompts import Batch, check_context, encode, plan_batches, prompt_ids, render_prompts, text_ids
 from emolab.models.sites import bridge_has_hooks, runs_plain
 from emolab.models.templates import begins_with_reasoning, ends_in_reasoning
 from emolab.steering.edits import hooked
@@ -117,6 +117,9 @@ def generation_config(model: Model, max_new_tokens: int, writing: Writing) -> Ge
         pad_token_id=model.tokenizer.pad_token_id,
         do_sample=not writing.greedy,
     )
+    if writing.forbidden:
+        spelt = [form for word in writing.forbidden for form in (word, word.capitalize(), word.upper())]
+        config.bad_words_ids = text_ids(model, [start + form for form in dict.fromkeys(spelt) for start in ("", " ")])
     if not writing.greedy:
         config.temperature = writing.temperature
         config.top_p = writing.top_p
