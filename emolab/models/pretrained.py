@@ -68,7 +68,8 @@ def from_pretrained(
         if gguf is not None and hasattr(transformers, "GgufConfig"):  # newer versions would keep some blocks packed
             options["quantization_config"] = transformers.GgufConfig(dequantize=True)
         options["dtype"] = torch.float32 if dtype == "auto" and gguf is not None else dtype
-        with _without_bar():  # a pair, with output_loading_info
+        # On no default device of the user's; a pair, with output_loading_info.
+        with torch.device("cpu"), _without_bar():
             hf, info = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
                 place, device_map=device_map, use_safetensors=True, output_loading_info=True, **options
             )
