@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emolab import __version__
-from emolab.base.errors import EmolabError, FileError, MismatchError, ResourceError
+from emolab.base.errors import EmolabError, FileError, MismatchError, ResourceError, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,12 +58,17 @@ def versions() -> str:
 
 
 def user_path(path: str | Path) -> Path:
-    """A path as people write it: "~" is their home folder, not a folder of that name.
+    """A path as people write it: "~" is their home folder, not a folder of that name; EmolabError for what is no path.
 
     >>> user_path("~/runs") == Path.home() / "runs"
     True
     """
-    return Path(path).expanduser()
+    if not isinstance(path, str | os.PathLike) or "\0" in str(path):
+        raise EmolabError(f"{shown(path)} is no path; expected that of a file or folder")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # "~" of somebody whom this machine does not know
+        raise EmolabError(f"{str(path)!r} names no home folder ({error}); write the path from its root on") from error
 
 
 @contextmanager
