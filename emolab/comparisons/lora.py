@@ -210,7 +210,7 @@ def _tunable(model: Model, peft: Any, config: Any, seed: int) -> Iterator[Any]:
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)
-            with warnings.catch_warnings(action="ignore"):  # of peft's own insides
+            with torch.device("cpu"), warnings.catch_warnings(action="ignore"):  # of peft's own insides
                 tuned = peft.get_peft_model(twin, config).eval()
             yield tuned
     finally:
