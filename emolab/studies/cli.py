@@ -196,7 +196,7 @@ def _steer(a: argparse.Namespace) -> None:
 
     doses = {}
     for item in a.set:
-        emotion, _, dose = item.partition("=")
+        emotion, _, dose = item.rpartition("=")
         try:
             doses[emotion] = float(dose)
         except ValueError:

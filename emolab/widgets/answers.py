@@ -55,7 +55,7 @@ def _bars(probabilities: dict[str, float]) -> str:
         bar = f"display:inline-block;height:0.75em;width:{7 * p:.2f}em;background-color:{looks[label][0]}"
         bar += ";outline:1px solid rgba(128,128,128,0.6)"  # dark bars on a dark page
         rows.append(
-            f'<div style="white-space:nowrap;line-height:1.35"><span style="display:inline-block;width:5em">'
+            f'<div style="white-space:nowrap;line-height:1.35"><span style="display:inline-block;min-width:5em">'
             f'{escape(label)}</span><span style="{bar}"></span> {p:.2f}</div>'
         )
     return "".join(rows)

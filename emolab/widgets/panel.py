@@ -100,7 +100,7 @@ class SteeringPanel(widgets.VBox):
             widget.observe(self._changed, "value")
 
     def _build(self, prompt: str, doses: dict[str, float], setting: Setting, layers: tuple[int, int]) -> None:
-        name = max(5.5, 0.65 * max(map(len, self._vectors.emotions)))  # em, for the longest label
+        name = min(20, max(5.5, 0.65 * max(map(len, self._vectors.emotions))))  # em, for the longest label
         wide, narrow = widgets.Layout(width="auto"), widgets.Layout(width=f"{18 + name}em")
         words = {"description_width": f"{name}em"}
         self.prompt = widgets.Text(prompt, description="prompt", continuous_update=False, style=words, layout=wide)
