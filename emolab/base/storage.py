@@ -14,6 +14,7 @@ from importlib import metadata
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from emolab import __version__
 from emolab.base.errors import EmolabError, FileError, MismatchError, ResourceError, shown
@@ -69,6 +70,16 @@ def user_path(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:  # "~" of somebody whom this machine does not know
         raise EmolabError(f"{str(path)!r} names no home folder ({error}); write the path from its root on") from error
+
+
+def file_name(label: str) -> str:
+    """A label as a part of a file's name on any system, another one for each label.
+
+    >>> file_name("a/b"), len(file_name("喜" * 100))
+    ('a%2Fb', 117)
+    """
+    name = quote(label, safe=" ")
+    return name if len(name) <= 120 else f"{name[:100]}-{digest([label])}"
 
 
 @contextmanager
