@@ -7,6 +7,7 @@ import json
 import re
 import threading
 import time
+from contextvars import ContextVar
 from html import unescape
 
 import nbformat
@@ -498,3 +499,13 @@ def test_head_view_takes_the_measured_tables(tiny_llama):
     view = head_view(maps, emotion="joy")
     assert data_of(view)["value"] == "contribution" and "<b>joy</b>" in view.html
     assert re.findall(r"<td bgcolor=", view.html) == ["<td bgcolor="] * 12
+
+
+def test_the_thread_knows_what_the_cell_knows_that_asked():
+    """ipykernel 7.0.0 sends what a widget shows to the cell named in a context variable, and fails without one."""
+    cell: ContextVar[str] = ContextVar("cell")
+    seen = []
+    latest = Latest(lambda request, number: seen.append((request, cell.get(), threading.current_thread().name)), 0.0)
+    cell.set("In [3]")
+    latest.submit("a")
+    assert latest.wait(5) and seen == [("a", "In [3]", "emolab-widget")]
