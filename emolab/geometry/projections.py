@@ -151,7 +151,8 @@ def _umap() -> Any:
         from umap import UMAP  # slow; says that TensorFlow is not installed
     except RuntimeError as error:  # "cannot cache function", as UMAP asks of some
         try:
-            numba.core.config.CACHE_DIR = folder = tempfile.mkdtemp(prefix="emolab-numba-")
+            folder = tempfile.mkdtemp(prefix="emolab-numba-")
+            numba.core.config.CACHE_DIR = folder  # pyright: ignore[reportAttributeAccessIssue] (read when it is used)
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             from umap import UMAP
         except (RuntimeError, OSError):

@@ -80,6 +80,12 @@ def test_extract(extracted, place, capsys):
     }
 
 
+def test_a_label_may_hold_an_equals_sign(extracted, place, capsys):
+    common = ["steer", "--model", place / "talker", "--vectors", extracted / "vectors.safetensors"]
+    assert "unknown emotion 'a=b'" in fails(capsys, *common, "--set=a=b=1.5", "tell me")
+    assert "--set 'joy' is not EMOTION=NUMBER" in fails(capsys, *common, "--set=joy", "tell me")
+
+
 @pytest.mark.parametrize(("layers", "unit"), [("1,2", "vector"), ("late", "residual")])
 def test_steer(extracted, place, capsys, layers, unit):
     model = emolab.load_model(str(place / "talker"))
