@@ -223,6 +223,7 @@ def test_the_command(world, home, capsys):
     [
         ("~nobody-of-that-name/x", "'~nobody-of-that-name/x' names no home folder .*write the path from its root on"),
         ("a\0b", r"'a\\x00b' is no path; expected that of a file or folder"),
+        ("\ud800", r"'\\ud800' cannot be the name of a file here \(utf-8\)"),
         (3, "3 is no path"),
         (None, "None is no path"),
     ],

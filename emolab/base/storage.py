@@ -67,7 +67,12 @@ def user_path(path: str | Path) -> Path:
     if not isinstance(path, str | os.PathLike) or "\0" in str(path):
         raise EmolabError(f"{shown(path)} is no path; expected that of a file or folder")
     try:
+        os.fsencode(path)
         return Path(path).expanduser()
+    except UnicodeEncodeError as error:  # a bare surrogate, or any letter where the locale is C
+        raise EmolabError(
+            f"{ascii(str(path))} cannot be the name of a file here ({error.encoding}); set PYTHONUTF8=1"
+        ) from None
     except RuntimeError as error:  # "~" of somebody whom this machine does not know
         raise EmolabError(f"{str(path)!r} names no home folder ({error}); write the path from its root on") from error
 
