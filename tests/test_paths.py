@@ -232,3 +232,8 @@ def test_what_is_no_path(world, path, pattern):
     for call in (user_path, world.vectors.save, emolab.EmotionVectors.load, from_published):
         with pytest.raises(EmolabError, match=pattern):
             call(path)
+
+
+def test_a_home_folder_that_does_not_exist_holds_no_model():
+    with pytest.raises(EmolabError, match="'~nobody-of-that-name/m' names no home folder"):
+        emolab.load_model("~nobody-of-that-name/m")

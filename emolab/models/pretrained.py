@@ -24,6 +24,7 @@ from transformers.utils import logging as hf_logging
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from emolab.base.errors import EmolabError, FileError
+from emolab.base.storage import user_path
 
 # Weights as transformers and peft may read them, with pickle inside.
 _PICKLES = ("pytorch_model*.bin", "adapter_model*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -144,7 +145,7 @@ def _usable_device(device: str | torch.device | None) -> str | torch.device:
 
 def _place(source: str) -> tuple[str, str | None]:
     """The directory that `source` names, or `source` where it can only be a hub id; and the GGUF file to read there."""
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_file() and path.suffix.lower() == ".gguf":
         return str(path.parent), _whole(path)
     if source.strip() and path.is_dir():
