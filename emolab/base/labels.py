@@ -39,6 +39,9 @@ _MORE_COLORS = (
 _MORE_MARKERS = ("*", "X", "p", "h", "<", ">", "8", "d", "H", "o")
 
 
+_NO_LABELS = {"all", "mean", "shared"}
+
+
 def order(labels: Iterable[str]) -> list[str]:
     """Sort labels: the five in their fixed order, then others as they came, `neutral` last.
 
@@ -85,6 +88,8 @@ def head_name(layer: int, head: int) -> str:
 def need_labels(labels: Sequence[str], where: str) -> None:
     """Raise EmolabError where two labels, or a label and "neutral", differ only by case or space; names their rows.
 
+    Also for the words that stand for no single emotion in tables: "all", "mean" and "shared".
+
     >>> need_labels(["joy", "neutral", "joy "], "the table")
     Traceback (most recent call last):
     ...
@@ -94,6 +99,8 @@ case or space; write them alike
     first: dict[str, int] = {}
     for row, label in enumerate(labels):
         first.setdefault(label, row)
+    for word in _NO_LABELS.intersection(first):
+        raise EmolabError(f"{where} has the label {word!r} (row {first[word]}), which in tables means all; rename it")
     known = {NEUTRAL: NEUTRAL}
     for label, row in first.items():
         other = known.setdefault(" ".join(unicodedata.normalize("NFKC", label).split()).casefold(), label)

@@ -22,7 +22,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -32,7 +31,7 @@ from torch import Tensor
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import NEUTRAL
 from emolab.base.progress import tracked
-from emolab.base.storage import digest, for_json, need_same, read_tensors, user_path, write_tensors
+from emolab.base.storage import digest, file_name, for_json, need_same, read_tensors, user_path, write_tensors
 from emolab.models.hooks import plain_options
 from emolab.models.load import load_model
 from emolab.models.model import Model, provenance
@@ -107,7 +106,7 @@ def fit_lora(
     ends = _ends(model, responses, texts)
     settings = {"emotion": emotion, **asdict(training), "fingerprint": model.fingerprint}
     settings["answers"] = digest([*prompts, *texts])
-    path = None if out is None else user_path(out) / f"lora_{quote(emotion, safe=' ')}.safetensors"
+    path = None if out is None else user_path(out) / f"lora_{file_name(emotion)}.safetensors"
     if path is not None and path.exists():
         return _load(path, settings)
     start = time.perf_counter()
@@ -210,7 +209,7 @@ def _tunable(model: Model, peft: Any, config: Any, seed: int) -> Iterator[Any]:
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)
-            with warnings.catch_warnings(action="ignore"):  # of peft's own insides
+            with torch.device("cpu"), warnings.catch_warnings(action="ignore"):  # of peft's own insides
                 tuned = peft.get_peft_model(twin, config).eval()
             yield tuned
     finally:

@@ -60,6 +60,7 @@ PROTOTYPES = {
 @cache
 def _embedder() -> Any:
     """The sentence encoder: from the package that carries it, checked by its hash, else from the hub or its cache."""
+    import torch
     from sentence_transformers import SentenceTransformer
 
     from emolab.models.pretrained import quiet
@@ -75,7 +76,7 @@ def _embedder() -> Any:
             )
         source = str(weights.parent)
     try:
-        with quiet():  # pickles are never read
+        with torch.device("cpu"), quiet():  # pickles are never read
             encoder = SentenceTransformer(source, device="cpu", model_kwargs={"use_safetensors": True})
     except Exception as error:  # the hub client raises many kinds
         raise EmolabError(
@@ -97,8 +98,11 @@ def embed(texts: Sequence[str]) -> Float[np.ndarray, "text dim"]:
 def _embedded(texts: tuple[str, ...]) -> Float[np.ndarray, "text dim"]:
     if not texts:
         return np.zeros((0, 384), np.float32)
-    # 16 texts stay in a CPU's caches; 64 long ones took half as long again.
-    return _embedder().encode(list(texts), normalize_embeddings=True, batch_size=16, show_progress_bar=False)
+    import torch
+
+    with torch.device("cpu"):  # on no default device of the user's
+        # 16 texts stay in a CPU's caches; 64 long ones took half as long again.
+        return _embedder().encode(list(texts), normalize_embeddings=True, batch_size=16, show_progress_bar=False)
 
 
 @lru_cache(maxsize=4)

@@ -25,6 +25,7 @@ from emolab.answers.logprobs import token_logprobs
 from emolab.base.errors import EmolabError, need_model, need_texts
 from emolab.base.labels import EMOTIONS, NEUTRAL, order
 from emolab.base.progress import progress_bar
+from emolab.base.storage import user_path
 from emolab.judges.judges import PROTOTYPES, need_groups
 from emolab.models.pretrained import quiet
 from emolab.models.prompts import render_prompts
@@ -257,11 +258,12 @@ def _classifier(source: str | Path, device: str | None) -> Any:
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+    place = str(user_path(source))
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            tokenizer = AutoTokenizer.from_pretrained(place)
             model, info = AutoModelForSequenceClassification.from_pretrained(
-                source, use_safetensors=True, output_loading_info=True
+                place, use_safetensors=True, output_loading_info=True
             )
     except Exception as error:  # hub client, safetensors and tokenizers raise many kinds
         raise EmolabError(

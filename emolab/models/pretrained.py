@@ -24,6 +24,7 @@ from transformers.utils import logging as hf_logging
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from emolab.base.errors import EmolabError, FileError
+from emolab.base.storage import user_path
 
 # Weights as transformers and peft may read them, with pickle inside.
 _PICKLES = ("pytorch_model*.bin", "adapter_model*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -69,7 +70,8 @@ def from_pretrained(
         if gguf is not None and hasattr(transformers, "GgufConfig"):  # newer versions would keep some blocks packed
             options["quantization_config"] = transformers.GgufConfig(dequantize=True)
         options["dtype"] = torch.float32 if dtype == "auto" and gguf is not None else dtype
-        with _without_bar():  # a pair, with output_loading_info
+        # On no default device of the user's; a pair, with output_loading_info.
+        with torch.device("cpu"), _without_bar():
             hf, info = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
                 place, device_map=device_map, use_safetensors=True, output_loading_info=True, **options
             )
@@ -144,7 +146,7 @@ def _usable_device(device: str | torch.device | None) -> str | torch.device:
 
 def _place(source: str) -> tuple[str, str | None]:
     """The directory that `source` names, or `source` where it can only be a hub id; and the GGUF file to read there."""
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_file() and path.suffix.lower() == ".gguf":
         return str(path.parent), _whole(path)
     if source.strip() and path.is_dir():

@@ -171,11 +171,12 @@ def encode(
         raise EmolabError(f"row {rows.index([])} has no token; give it a prompt or a text")
     size = max(map(len, rows))
     check_context(model, size)
-    ids = torch.full((len(rows), size), 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+    padding = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    ids = torch.full((len(rows), size), padding, device="cpu")
     mask = torch.zeros_like(ids)
     response = torch.zeros_like(ids, dtype=torch.bool)
     for i, (row, text) in enumerate(zip(rows, counted, strict=True)):
-        ids[i, size - len(row) :] = torch.tensor(row)
+        ids[i, size - len(row) :] = torch.tensor(row, device="cpu")
         mask[i, size - len(row) :] = 1
         response[i, size - len(text) :] = True
     ids, mask, response = (tensor.to(model.device) for tensor in (ids, mask, response))

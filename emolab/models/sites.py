@@ -174,7 +174,7 @@ def output_weights(model: Model) -> Float[Tensor, "layer head d_head d_model"]:
     need_model(model)
     weights = {layer: output_weight(model, layer, torch.float64) for layer in site_layers(model, "head")}
     width = max(W_O.shape[1] for W_O in weights.values())
-    filled = torch.zeros(model.n_layers, model.n_heads, width, model.d_model, dtype=torch.float64)
+    filled = torch.zeros(model.n_layers, model.n_heads, width, model.d_model, dtype=torch.float64, device="cpu")
     for layer, W_O in weights.items():
         filled[layer, :, : W_O.shape[1]] = W_O
     return filled

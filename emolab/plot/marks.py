@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +23,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from emolab.plot.page import BAR
 from emolab.plot.style import CONTROLS, INK, PALE, look
+
+_LONGEST = 24  # characters of a name along an axis
 
 
 def pieces(x: Sequence[float], tested: Iterable[float]) -> np.ndarray:
@@ -124,7 +128,7 @@ def heat(
     )  # fmt: skip
     ax.set(xlabel="", ylabel="")
     for axis, names in ((ax.xaxis, values.columns), (ax.yaxis, values.index)):
-        axis.set_ticks(np.arange(len(names)) + 0.5, [f"{name}" for name in names])
+        axis.set_ticks(np.arange(len(names)) + 0.5, short(map(str, names)))
         axis.set_tick_params(length=0)
         if all(isinstance(name, int | np.integer) for name in names):  # layers or heads: some numbers are enough
             step = max(1, math.ceil(len(names) / 7))
@@ -138,7 +142,23 @@ def heat(
 
 def heat_room(columns: Sequence[str], rows: Sequence[str]) -> float:
     """The least width of a heat map in em: names that stand upright below it, and lie beside it."""
-    return max(14.0, 1.5 * len(columns) + 0.62 * max(len(line) for name in rows for line in name.split("\n")))
+    return max(14.0, 1.5 * len(columns) + 0.62 * max(len(line) for name in short(rows) for line in name.split("\n")))
+
+
+def short(names: Iterable[str]) -> list[str]:
+    """Names for an axis: the end of a long one is cut, and a number tells apart what then agrees.
+
+    >>> short(["joy", "calm " * 20, "calm " * 21])
+    ['joy', 'calm calm calm calm cal…', 'calm calm calm calm… (2)']
+    """
+    found, cut = [], Counter()
+    for name in names:
+        parts = [" ".join(part.split()) for part in re.split(r"\n(?=\+ )", name)]  # a line per part of a mixture
+        lines = [line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…" for line in parts]
+        text = "\n".join(lines)
+        cut[text] += text.endswith("…")
+        found.append(text if cut[text] < 2 else f"{text[:-5]}… ({cut[text]})")
+    return found
 
 
 def color_bar(

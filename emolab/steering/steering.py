@@ -185,7 +185,7 @@ class Steering:
             )
         unit = v / norm.clamp_min(torch.finfo(v.dtype).tiny)[..., None]
         by_layer = unit.transpose(0, 1)  # [layer, emotion, d_model]
-        doses = torch.tensor(list(self.in_vectors().values()), dtype=v.dtype)[:, None]
+        doses = v.new_tensor(list(self.in_vectors().values()))[:, None]
         length = doses * (self.vectors.resid_norm.to(v).expand_as(norm) if residual else norm)
         if self.op == "add":
             # Without the residual's norm the vector itself is multiplied: norm times unit would not give back its bits.
@@ -203,7 +203,7 @@ class Steering:
             shift = torch.einsum("el,led->ld", length, inverse)
             read = by_layer.transpose(1, 2)
             write = -inverse
-        chosen = torch.zeros(n_layers, 1, dtype=v.dtype)
+        chosen = v.new_zeros(n_layers, 1)
         chosen[self.layer_numbers] = 1
         return shift * chosen, read, write * chosen[..., None]
 
@@ -299,9 +299,9 @@ def build_edits(
     rank = max((read.shape[2] for _, read, _ in maps.values()), default=0)
     edits = {}
     for site in dict.fromkeys(_hook_site(row) for row in _different(rows)):
-        shift = torch.zeros(model.n_layers, len(rows), model.d_model)
-        read = torch.zeros(model.n_layers, len(rows), model.d_model, rank)
-        write = torch.zeros(model.n_layers, len(rows), rank, model.d_model)
+        shift = torch.zeros(model.n_layers, len(rows), model.d_model, dtype=torch.float32, device="cpu")
+        read = shift.new_zeros(*shift.shape, rank)
+        write = read.new_zeros(model.n_layers, len(rows), rank, model.d_model)
         for i, row in enumerate(rows):
             if row is not None and _hook_site(row) == site:
                 own_shift, own_read, own_write = maps[id(row)]

@@ -157,7 +157,8 @@ def _states(model: Model, steering: Steering | None, plain: bool) -> list[torch.
 def _random_vectors(model: Model) -> EmotionVectors:
     draw = torch.Generator().manual_seed(0)
     norms = torch.stack([x.float().norm(dim=-1).median().cpu() for x in _states(model, None, plain=False)])
-    unit = torch.nn.functional.normalize(torch.randn(1, model.n_layers, model.d_model, generator=draw), dim=-1)
+    drawn = torch.randn(1, model.n_layers, model.d_model, generator=draw, dtype=torch.float32, device="cpu")
+    unit = torch.nn.functional.normalize(drawn, dim=-1)
     return EmotionVectors({"resid": unit * norms[:, None]}, ("random",), norms, {"fingerprint": model.fingerprint})
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
@@ -99,6 +100,14 @@ def test_fetched_checked_and_converted_once(packed, cache, capsys, monkeypatch):
     assert model.fingerprint == load_model(packed[0] / "tiny.gguf", device="cpu").fingerprint
     mode = {file.stat().st_mode & 0o777 for file in folder.iterdir()}
     assert len(mode) == 1, "a cache that several people share: whoever reads one file reads all"
+
+
+def test_a_cache_on_a_network_folder_without_locks(installed, monkeypatch):
+    def acquire(*args, **kwargs):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    assert load_model("tiny", device="cpu").name == "tiny" and len(names(installed)) == 1
 
 
 def test_an_installed_package_is_enough_and_loading_never_downloads(installed, monkeypatch):
