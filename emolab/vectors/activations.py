@@ -153,7 +153,7 @@ def response_means(
 
     Raises:
         EmolabError: unknown site, a condition without a token that counts, a text whose only token is position 0,
-            labels that differ only by case or space, activations that are not finite, or an architecture that
+            labels that look alike but for case, activations that are not finite, or an architecture that
             TransformerLens computes wrongly or whose heads do not add up to its attention output.
     """
     sites = check_sites(sites)
