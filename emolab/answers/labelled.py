@@ -60,7 +60,7 @@ def labelled(texts: Mapping[str, Sequence[str]] | Sequence[Mapping] | pd.DataFra
     table = _single(_named(table)).reset_index(drop=True)
     table["label"] = _trimmed(list(table["label"]))
     _check(table)
-    _warn_of_doubles(table)
+    _warn_of_doubles(table, repeated=not isinstance(texts, Mapping))  # who writes lists repeats on purpose
     first = {label: i for i, label in enumerate(table["label"].unique())}
     table = table[[column for column in COLUMNS if column in table]]
     table = table.sort_values("label", key=lambda labels: labels.map(first), kind="stable", ignore_index=True)
@@ -330,14 +330,14 @@ def _check(table: pd.DataFrame) -> None:
         table["start"] = whole_starts(table, labels)
 
 
-def _warn_of_doubles(table: pd.DataFrame) -> None:
-    """One warning of texts that stand there twice, under one label or several; one of labels of one letter more."""
+def _warn_of_doubles(table: pd.DataFrame, *, repeated: bool) -> None:
+    """One warning of texts under several labels (repeated: also twice under one), others of labels of a letter more."""
     first: dict[tuple, int] = {}
     label_of: dict[str, int] = {}
     again, torn = [], []
     topics = table["topic"] if "topic" in table else [""] * len(table)
     for row, (label, text, topic) in enumerate(zip(table["label"], table["text"], topics, strict=True)):
-        if first.setdefault((label, text, topic), row) < row:
+        if first.setdefault((label, text, topic), row) < row and repeated:
             again.append(f"row {row} ({label}) repeats row {first[label, text, topic]}")
         other = label_of.setdefault(text, row)
         if table["label"].iloc[other] != label:

@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Int
 
 from emolab.base.errors import EmolabError, need_number, shown
 from emolab.base.labels import NEUTRAL
-from emolab.judges.words import affirmed, is_unspaced, plain, unnamed
+from emolab.judges.words import affirmed, unnamed, words_of
 
 EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
 UNREAD = "unread"  # top label of a text that a judge cannot read
@@ -224,7 +224,7 @@ class LexiconJudge:
 
     words {label: words}, lower case. A word that stands in two labels counts for both; equal shares go to the first.
     A word up to three behind a negation ("not at all happy") does not count. Of scripts that put no spaces between
-    words, a word counts wherever it stands.
+    words, a word counts wherever it stands, and so does an emoji. Entries of several words are found as they stand.
 
     >>> LexiconJudge({"joy": {"happy", "glad"}, "fear": {"afraid"}})(["So glad, so happy."])
     array([[0.667, 0.   , 0.333]])
@@ -245,13 +245,26 @@ class LexiconJudge:
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "text label"]:
         counts = np.ones((len(texts), len(self.labels)))
-        groups = [{plain(word) for word in group} for group in self.words.values()]
-        unspaced = [[word for word in group if is_unspaced(word)] for group in groups]
+        groups = [{_entry(word) for word in group} for group in self.words.values()]
         for i, text in enumerate(texts):
-            words, whole = affirmed(text), plain(text).lower()
+            words, signs = _spaced(affirmed(text)), _signs(text)
             for j, group in enumerate(groups):
-                counts[i, j] = sum(word in group for word in words) + sum(map(whole.count, unspaced[j]))
+                counts[i, j] = sum((words if entry[0] == " " else signs).count(entry) for entry in group)
         return counts / counts.sum(1, keepdims=True)
+
+
+def _entry(word: str) -> str:
+    """What stands for an entry of a lexicon in `LexiconJudge`: its words, or the signs of emoji and smileys."""
+    return _spaced(words_of(word)) if any(map(str.isalnum, word)) else _signs(word.strip())
+
+
+def _spaced(words: list[str]) -> str:
+    return f" {'  '.join(words)} "  # so that each has its own space on either side
+
+
+def _signs(text: str) -> str:
+    """Without letters, and without what chooses between a coloured emoji and a plain one."""
+    return "".join(" " if c.isalnum() else c for c in text if c != "\ufe0f")
 
 
 @dataclass(frozen=True)

@@ -279,6 +279,8 @@ def test_texts_that_stand_there_twice_are_told_once():
     with pytest.warns(UserWarning, match=told + r"\(row 0 \(joy\) is row 2 \(fear\): 'a'\)") as caught:
         assert len(responses_from_texts(table)) == 4
     assert len(caught) == 1
+    with pytest.warns(UserWarning, match="^1 texts stand under several labels"):
+        responses_from_texts({"joy": ["a", "a"], "fear": ["a"], "neutral": ["b"]})
     topics = table.assign(topic=["x", "y", "x", "x"], label=["joy", "joy", "joy", "neutral"])[[True, True, False, True]]
     with warnings.catch_warnings(action="error"):
         labelled(topics)

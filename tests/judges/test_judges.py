@@ -161,6 +161,28 @@ def test_the_lexicon_reads_every_script_and_what_is_denied():
     assert judge(["I don’t know", "I don't know"])[:, 1].tolist() == [0.5] * 2
     assert judge(["I am not happy.", "I was never at all happy!"])[:, 0].tolist() == [0, 0]
     assert judge(["Not now. Happy!"])[0, 0] == 0.5, "a negation ends with its clause"
+    found = {
+        "ครับ": "สวัสดีครับผม",
+        "嬉し": "とても嬉しい",
+        "행복": "나는 행복 했다",
+        "جميل": "يوم جَميـــل",
+        "fed up": "So FED up!",
+    }
+    found |= {
+        "😀": "so 😀!",
+        "❤️": "❤❤",
+        ":)": "fine :)",
+        "glad": "ｇｌａｄ",
+        "don't": "I don‘t",
+        "kind-hearted": "kind‑hearted",
+    }
+    for word, text in found.items():
+        n = 2 if word == "❤️" else 1
+        assert LexiconJudge({"joy": {word}, "fear": {"afraid"}})([text])[0].tolist() == [n / (n + 1), 0, 1 / (n + 1)], (
+            word
+        )
+    assert LexiconJudge({"joy": {"glad", "so glad"}})(["glad glad, fed up"])[0, 0] == 2 / 3
+    assert LexiconJudge({"joy": {":)"}, "fear": {"fed up"}})(["fed : so up )"])[0].tolist() == [0, 0, 1]
 
 
 @needs_embedder
