@@ -44,9 +44,9 @@ def score(
     >>> scored = emolab.score(table, model=model)
 
     Adds for the first judge `p_<label>` and `top` (its most probable label), for further ones `<judge>_p_<label>` and
-    `<judge>_top`; NaN and "unread" for texts that a judge cannot read. `n_cut`, how many tokens at the end of a text
-    the first judge that cuts left out. `adherence`, the embedding cosine of text and query, and `adherence_shuffled`,
-    its mean over the table's other queries (what any text on any topic gets), both NaN without a query.
+    `<judge>_top`; NaN and "unread" for texts that a judge cannot read. `adherence`, the embedding cosine of text and
+    query, and `adherence_shuffled`, its mean over the table's other queries (what any text on any topic gets), both NaN
+    without a query.
 
     `distinct2`, the share of distinct word pairs; `repetition`, the share of words that repeat one of the four before;
     `compression`, the size of the text after zlib over that before, low in loops, where perplexity is low too (compare
@@ -62,7 +62,8 @@ def score(
     default as the table says that it was written, where it says so. store: where perplexities are kept while they are
     worked out, which takes longest. Inside `emolab.workers` the cluster computes them.
 
-    The judges' names are kept in attrs["judges"]. Warns of texts that a judge cannot read, or not to their end. Raises
+    The judges' names are kept in attrs["judges"]. Warns of texts that a judge cannot read, and of
+    probabilities that do not sum to 1. Raises
     EmolabError where `text` is missing or holds something else than text, for a judge that reads queries without the
     column `query`, and for two judges of one name.
     """
@@ -81,20 +82,11 @@ def score(
             table[f"{prefix}p_{label}"] = column
         table[f"{prefix}top"] = top_labels(judge, values)
         unread = int(np.isnan(values).all(1).sum())
+        _warn_of_sums(judge, values)
         if unread:
             warnings.warn(
                 f"judge {judge.name!r} cannot read {unread} of {len(texts)} texts (emoji, another script): their top "
                 f"label is {UNREAD!r}, their probabilities are missing; take a judge that can, such as ClassifierJudge",
-                stacklevel=2,
-            )
-    cutting = next((judge for judge in judges if hasattr(judge, "n_cut")), None)
-    if cutting is not None:
-        table["n_cut"] = cutting.n_cut(texts)
-        long = int((table["n_cut"] > 0).sum())
-        if long:
-            warnings.warn(
-                f"judge {cutting.name!r} read only the beginning of {long} of {len(texts)} texts, which are too long "
-                "for it (column n_cut: tokens left out)",
                 stacklevel=2,
             )
     if queries is not None and len(table):
@@ -111,6 +103,18 @@ def score(
         ]
     table.attrs["judges"] = [judge.name for judge in judges]
     return table if model is None else _with_model(table, model, targets, _asked_with(table, writing), store)
+
+
+def _warn_of_sums(judge: Any, values: Float[np.ndarray, "text label"]) -> None:
+    sums = values.sum(1)
+    odd = np.abs(sums - 1) > 0.01  # what a judge left of rounded numbers; NaN is a text not read
+    if odd.any():
+        row = int(odd.argmax())
+        warnings.warn(
+            f"the probabilities of judge {judge.name!r} do not sum to 1 for {odd.sum()} of {len(sums)} texts (text {row}: "
+            f"{sums[row]:.3g}); they are kept so: compare conditions, not labels, or scale them",
+            stacklevel=3,
+        )
 
 
 def _targets(table: pd.DataFrame) -> list[list[str]] | None:
@@ -209,7 +213,7 @@ def adherence(
 
     >>> own, shuffled = adherence(["The waves rolled in."], ["How was the beach?"])
 
-    NaN also where the embedder cannot read the text (`emolab.judges.judges.reading`).
+    NaN also where the embedder cannot read the text (`emolab.judges.judges.unread`).
     """
     own, others = np.full((2, len(texts)), np.nan)
     asked = [i for i, q in enumerate(queries) if isinstance(q, str) and q.strip()]  # a user's own texts have no query
@@ -219,7 +223,7 @@ def adherence(
         own[asked] = (a * judging.embed([queries[i] for i in asked])).sum(1)
         if len(unique) > 1:  # cosine with every query, summed, less that with its own
             others[asked] = (a @ judging.embed(unique).sum(0) - own[asked]) / (len(unique) - 1)
-        unread = judging.reading(tuple(texts))[0]
+        unread = judging.unread(tuple(texts))
         own[unread], others[unread] = np.nan, np.nan
     return own, others
 
