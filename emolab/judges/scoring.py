@@ -111,7 +111,7 @@ def _warn_of_sums(judge: Any, values: Float[np.ndarray, "text label"]) -> None:
     if odd.any():
         row = int(odd.argmax())
         warnings.warn(
-            f"the probabilities of judge {judge.name!r} do not sum to 1 for {odd.sum()} of {len(sums)} texts (text {row}: "
+            f"probabilities of judge {judge.name!r} do not sum to 1 for {odd.sum()} of {len(sums)} texts (text {row}: "
             f"{sums[row]:.3g}); they are kept so: compare conditions, not labels, or scale them",
             stacklevel=3,
         )

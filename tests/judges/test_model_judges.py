@@ -150,7 +150,9 @@ def test_a_text_spelled_byte_by_byte_is_not_read(tmp_path):
         tokenizer_object=Tokenizer(BPE({c: i for i, c in enumerate(sorted(ByteLevel.alphabet()))}, [])), pad_token="!"
     )
     tok.backend_tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
-    judge = ClassifierJudge(write(tmp_path, bert(CLASSES, vocab_size=256), tok))
+    config = bert(CLASSES)
+    config.vocab_size = 256
+    judge = ClassifierJudge(write(tmp_path, config, tok))
     assert np.isnan(judge(["so glad", "Я рад", "我非常高兴", "café", ""])).all(1).tolist() == [
         False,
         True,

@@ -121,6 +121,13 @@ def test_texts_that_a_judge_cannot_read_are_missing_and_said():
     assert target_share(scored) == pytest.approx(2 / 3), "of those that were read"
 
 
+def test_probabilities_that_do_not_sum_to_1_are_told_with_the_judges_name():
+    judge = FunctionJudge(lambda texts: [[0.9, 0.8], [0.5, 0.495], [np.nan] * 2][: len(texts)], ("joy", "fear"), "mine")
+    told = r"probabilities of judge 'mine' do not sum to 1 for 1 of 2 texts \(text 0: 1.7\)"
+    with pytest.warns(UserWarning, match=told):
+        assert list(score(pd.DataFrame({"text": ["a", "b"]}), judges=judge)["p_joy"]) == [0.9, 0.5]
+
+
 # With a model
 
 QUERIES = ["tell me about the park", "how did you feel", "tell me about the dog"]
