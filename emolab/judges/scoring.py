@@ -73,7 +73,7 @@ def score(
     if model is not None:
         need_model(model)
     judges = judges_of(judges)
-    table = table.copy()
+    table, said = table.copy(), []
     queries = table.get("query")
     for number, judge in enumerate(judges):
         values = ask(judge, texts, queries)
@@ -82,7 +82,7 @@ def score(
             table[f"{prefix}p_{label}"] = column
         table[f"{prefix}top"] = top_labels(judge, values)
         unread = int(np.isnan(values).all(1).sum())
-        _warn_of_sums(judge, values)
+        said.append(values)
         if unread:
             warnings.warn(
                 f"judge {judge.name!r} cannot read {unread} of {len(texts)} texts (emoji, another script): their top "
@@ -102,7 +102,11 @@ def score(
             any(named(text, emotion) for emotion in emotions) for text, emotions in zip(texts, targets, strict=True)
         ]
     table.attrs["judges"] = [judge.name for judge in judges]
-    return table if model is None else _with_model(table, model, targets, _asked_with(table, writing), store)
+    if model is not None:
+        table = _with_model(table, model, targets, _asked_with(table, writing), store)
+    for judge, values in zip(judges, said, strict=True):
+        _warn_of_sums(judge, values)
+    return table
 
 
 def _warn_of_sums(judge: Any, values: Float[np.ndarray, "text label"]) -> None:
