@@ -29,6 +29,7 @@ from emolab.judges.judges import UNREAD, ask, judges_of, top_labels
 from emolab.judges.words import compression, distinct2, is_loop, is_refusal, named, repetition, words_of
 from emolab.models.model import Model
 from emolab.steering.settings import parse_mixture
+from emolab.vectors.token_rule import beyond_context, prompt_and_text_lengths
 
 
 def score(
@@ -186,21 +187,35 @@ def perplexity(
     writing: Writing = Writing(),
     store: Store | None = None,
 ) -> Float[np.ndarray, " text"]:
-    """exp(mean negative log probability) of each text after its query, unsteered; NaN where it is empty.
+    """exp(mean negative log probability) of each text after its query, unsteered; NaN where it is empty or too long.
 
     >>> perplexity(model, ["Tell me about the park."], ["It was quiet."], conditions=["joy"])
 
     conditions: the instruction in front of each query ("neutral" or missing: none), as the writing's templates word it.
-    Equal rows are computed once. store: where what is read is kept, batch by batch.
+    Equal rows are computed once. store: where what is read is kept, batch by batch. One warning names all texts that do
+    not fit the model's context behind their prompt.
     """
     conditions = [NEUTRAL] * len(queries) if conditions is None else [NEUTRAL if pd.isna(c) else c for c in conditions]
-    rows = list(zip(prompts_of(model, queries, conditions, writing), texts, strict=True))
+    prompts = prompts_of(model, queries, conditions, writing)
+    lengths = prompt_and_text_lengths(model, pd.DataFrame({"prompt": prompts, "text": texts}, dtype=object))
+    long = beyond_context(model, lengths)
+    if long:
+        rows = {list(texts).index(texts[i]): f"{conditions[i]}, {lengths[i]} tokens" for i in long}
+        named = ", ".join(f"row {row} ({what})" for row, what in rows.items())
+        warnings.warn(
+            f"perplexity is missing for {len(rows)} texts, which with their prompt do not fit {model.name!r} "
+            f"({model.n_ctx}): {named}; shorten them to have it",
+            stacklevel=4,
+        )
+    fit = sorted({*range(len(texts))} - {*long})
 
     def read(jobs: list[tuple[str, str]]) -> list[float]:
         plan = plan_texts(model, [prompt for prompt, _ in jobs], [text for _, text in jobs])
         return run_jobs(model, _perplexities, jobs, plan, name="scores", store=store)
 
-    return np.array(once(rows, read), dtype=float)
+    values = np.full(len(texts), np.nan)
+    values[fit] = once([(prompts[i], texts[i]) for i in fit], read)
+    return values
 
 
 def _perplexities(model: Model, jobs: list[tuple[str, str]]) -> list[float]:

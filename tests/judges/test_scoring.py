@@ -210,6 +210,19 @@ def test_what_is_not_told_is_not_read_twice(tiny_llama, read):
     assert (scored["perplexity"] != scored["perplexity_instructed"])[~plain].all()
 
 
+def test_texts_that_do_not_fit_the_model_are_named_and_have_no_perplexity(tiny_llama):
+    table = pd.DataFrame(
+        {"text": ["sun", "so good ! " * 60, "a dog"], "query": "how ?", "condition": ["joy", "joy", NEUTRAL]}
+    )
+    told = r"^perplexity is missing for 1 texts, .* do not fit .* \(128\): row 1 \(joy, \d+ tokens\); shorten"
+    with pytest.warns(UserWarning, match=told):
+        scored = score(table, judges=LEXICON, model=tiny_llama)
+    alone = score(table.iloc[[0, 2]], judges=LEXICON, model=tiny_llama)
+    for column in ("perplexity", "perplexity_instructed"):
+        assert np.isnan(scored[column][1])
+        np.testing.assert_allclose(scored[column][[0, 2]], alone[column], rtol=1e-5)
+
+
 def test_tokens_are_counted_and_cut_texts_marked(tiny_llama):
     table = pd.DataFrame({"text": ["a walk in the park", "happy", ""]})
     scored = score(table, judges=LEXICON, model=tiny_llama)
