@@ -53,10 +53,13 @@ def labelled(texts: Mapping[str, Sequence[str]] | Sequence[Mapping] | pd.DataFra
     that look alike but for case, rows that a lost quotation mark has merged, a header in the midst, and a `start` that
     is no number within its text.
     """
-    if isinstance(texts, str | Path):
-        table = _read(Path(texts).expanduser())
-    else:
-        table = texts.copy() if isinstance(texts, pd.DataFrame) else _of_values(texts)
+    given: Any = texts
+    if isinstance(given, str | Path):
+        table = _read(Path(given).expanduser())
+    elif isinstance(given, pd.DataFrame):
+        table = given.copy()
+    else:  # tables of pyarrow, polars and datasets become one of pandas
+        table = given.to_pandas() if hasattr(given, "to_pandas") else _of_values(given)
     table = _single(_named(table)).reset_index(drop=True)
     table["label"] = _trimmed(list(table["label"]))
     _check(table)

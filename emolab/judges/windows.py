@@ -1,7 +1,8 @@
 """Texts longer than what a judge reads at a time, in windows: what it says of these, averaged by their tokens.
 
->>> pieces, text_of, n_tokens = cut(tokenizer, ["short", "a long text ..."], room=126)
->>> averaged(judge(pieces), text_of, n_tokens)          # one row a text
+>>> pieces, text_of, n_tokens = cut(model.tokenizer, ["the sea", "the sea and the sun"], room=3)
+>>> averaged(EmbeddingJudge()(pieces), text_of, n_tokens).shape          # one row a text
+(2, 6)
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from emolab.base.errors import EmolabError
 def cut(tokenizer: Any, texts: Sequence[str], room: int) -> tuple[list[str], Int[np.ndarray, " piece"], list[int]]:
     """Texts in pieces of at most `room` tokens: the pieces, which text each is of, and its tokens.
 
-    >>> cut(tokenizer, ["a park", "the sea and the sun"], 3)[0]
-    ['a park', 'the sea', ' and the sun']
+    >>> cut(model.tokenizer, ["a park", "the sea and the sun"], 3)[0]
+    ['a park', 'the sea and', ' the sun']
 
     A text that fits is one piece, as it is. Of others, the pieces are about as long as each other, end where a word
     ends, and together are the text. Raises EmolabError where there is no room for a token.

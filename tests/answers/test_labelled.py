@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import emolab
@@ -186,6 +187,7 @@ def test_labels_that_are_numbers_are_whole(tmp_path):
         lambda t: t.set_index(["Label", "text"]),
         lambda t: t.set_index("Label"),
         lambda t: t.to_dict("records"),
+        pa.Table.from_pandas,
     ],
 )
 def test_tables_of_any_make_are_read(change):
@@ -241,6 +243,11 @@ def test_encodings_and_ends_of_lines(encoding, end, tmp_path):
     lines = ["été\u2028et \x85fin\t17\tx", "b\t27\ty", ""]
     (tmp_path / "a.tsv").write_bytes(end.join(lines).encode(encoding))
     assert pairs(tmp_path / "a.tsv") == [("joy", "été\u2028et \x85fin"), ("neutral", "b")]
+
+
+def test_words_that_mean_missing_elsewhere_are_texts(tmp_path):
+    (tmp_path / "a.csv").write_text("label,text\nNA,null\nneutral,nan\n")
+    assert pairs(tmp_path / "a.csv") == [("NA", "null"), ("neutral", "nan")]
 
 
 def test_parquet_is_read(tmp_path):
