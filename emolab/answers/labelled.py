@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from emolab.base.errors import EmolabError, FileError, is_text, need_texts, shown
@@ -250,7 +251,7 @@ def _listed(value: Any, goemotions: bool) -> list[str]:
 
 def _of_columns(table: pd.DataFrame) -> pd.DataFrame:
     """Labels from columns of 0 and 1."""
-    carried: list[tuple[str, pd.Series]] = []  # a label, and which texts carry it
+    carried: list[tuple[str, np.ndarray]] = []  # a label, and which texts carry it
     known = {*EMOTIONS, *GOEMOTIONS}
     for number, name in enumerate(table.columns):
         if name in (*COLUMNS, *_ABOUT) or re.fullmatch(r"(unnamed: \d+)?", _fold(name)):
@@ -263,10 +264,11 @@ def _of_columns(table: pd.DataFrame) -> pd.DataFrame:
                 row = odd.argmax()
                 what = "no value" if pd.isna(values.iloc[row]) else shown(values.iloc[row])
                 raise EmolabError(f"column {name!r} has {what} in row {row}; expected 0 or 1")
-            carried.append((str(name), told.isin(_YES)))
+            carried.append((str(name), told.isin(_YES).to_numpy()))
     if len(carried) < 2:
         raise EmolabError(_lacks(table, "label"))
-    labels = [[label for label, by in carried if by.iloc[row]] for row in range(len(table))]
+    by_text = np.stack([by for _, by in carried], axis=1)
+    labels = [[carried[i][0] for i in np.flatnonzero(row)] for row in by_text]
     return table.assign(label=pd.Series(labels, index=table.index, dtype=object))
 
 
@@ -338,21 +340,21 @@ def _warn_of_doubles(table: pd.DataFrame, *, repeated: bool) -> None:
     first: dict[tuple, int] = {}
     label_of: dict[str, int] = {}
     again, torn = [], []
+    labels, texts = table["label"].tolist(), table["text"].map(_fold)
     topics = table["topic"] if "topic" in table else [""] * len(table)
-    for row, (label, text, topic) in enumerate(zip(table["label"], table["text"], topics, strict=True)):
+    for row, (label, text, topic) in enumerate(zip(labels, texts, topics, strict=True)):
         if first.setdefault((label, text, topic), row) < row and repeated:
             again.append(f"row {row} ({label}) repeats row {first[label, text, topic]}")
         other = label_of.setdefault(text, row)
-        if table["label"].iloc[other] != label:
-            torn.append(f"row {other} ({table['label'].iloc[other]}) is row {row} ({label}): {shown(text)}")
+        if labels[other] != label:
+            torn.append(f"row {other} ({labels[other]}) is row {row} ({label}): {shown(table['text'].iloc[row])}")
     found = [(again, "stand there more than once"), (torn, "stand under several labels")]
     if again or torn:
         told = "; ".join(f"{len(rows)} texts {what} ({rows[0]})" for rows, what in found if rows)
         warnings.warn(f"{told}; each row counts, so leave out those that should not", stacklevel=4)
-    labels = list(table["label"].unique())
-    for longer in labels:
+    for longer in dict.fromkeys(labels):
         inner = {longer[:i] + longer[i + 1 :] for i in range(1, len(longer))} if longer.isalpha() else set()
-        for shorter in inner.intersection(labels):
+        for shorter in sorted(inner.intersection(labels)):
             warnings.warn(
                 f"the labels {shorter!r} and {longer!r} differ by one letter; write them alike if they are one",
                 stacklevel=4,

@@ -251,15 +251,18 @@ class LexiconJudge:
         counts = np.ones((len(texts), len(self.labels)))
         groups = [{_entry(word) for word in group} for group in self.words.values()]
         for i, text in enumerate(texts):
-            words, signs = _spaced(affirmed(text)), _signs(text)
+            read = {"affirmed": _spaced(affirmed(text)), "said": _spaced(words_of(text)), "signs": _signs(text)}
             for j, group in enumerate(groups):
-                counts[i, j] = sum((words if entry[0] == " " else signs).count(entry) for entry in group)
+                counts[i, j] = sum(read[where].count(entry) for where, entry in group)
         return counts / counts.sum(1, keepdims=True)
 
 
-def _entry(word: str) -> str:
-    """What stands for an entry of a lexicon in `LexiconJudge`: its words, or the signs of emoji and smileys."""
-    return _spaced(words_of(word)) if any(map(str.isalnum, word)) else _signs(word.strip())
+def _entry(word: str) -> tuple[str, str]:
+    """Where `LexiconJudge` looks for an entry, and what for: its words, or the signs of emoji and smileys."""
+    if not any(map(str.isalnum, word)):
+        return "signs", _signs(word.strip())
+    words = words_of(word)
+    return "affirmed" if affirmed(word) == words else "said", _spaced(words)  # "not happy" denies a word itself
 
 
 def _spaced(words: list[str]) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from functools import cache
 
 # Characters that are written in several ways, one for one: apostrophes, hyphens, full and half width.
-_ALIKE = str.maketrans("’‘ʼ‛´\u2010\u2011", "'''''--")
+_ALIKE = str.maketrans("’‘ʼ‛´`\u2032\u2010\u2011", "'''''''--")
 _ALIKE |= {code: unicodedata.normalize("NFKC", chr(code)) for code in (*range(0xFF01, 0xFF5F), *range(0xFF66, 0xFF9E))}
 # What may be written or left out within a word: soft hyphens, vowel points of Hebrew and Arabic, Arabic stretching.
 _OPTIONAL = dict.fromkeys((0xAD, 0x640, *range(0x64B, 0x653), 0x670, *range(0x591, 0x5BE), 0x5BF, 0x5C1, 0x5C2, 0x5C7))

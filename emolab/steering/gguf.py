@@ -140,7 +140,8 @@ def _read(path: Path) -> tuple[dict[int, np.ndarray], dict[str, Any]]:
 
     try:
         reader = Reader(path)
-        said = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF.")}
+        single = {key: field for key, field in reader.fields.items() if field.types[:1] != [gguf.GGUFValueType.ARRAY]}
+        said = {key: field.contents() for key, field in single.items() if not key.startswith("GGUF.")}
         arch, ours = said.get("general.architecture"), said.get(_PROVENANCE)
         if sum(int(x.n_bytes) for x in reader.tensors) > len(reader.data):  # many that share one place: a bomb
             raise ValueError("its tensors are larger than the file")

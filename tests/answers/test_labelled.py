@@ -281,9 +281,9 @@ def test_merged_rows_are_seen_in_any_column_and_of_any_emotion(content, told, tm
 
 
 def test_texts_that_stand_there_twice_are_told_once():
-    table = pd.DataFrame({"label": ["joy", "joy", "fear", "neutral"], "text": ["a", "a", "a", "b"]})
+    table = pd.DataFrame({"label": ["joy", "joy", "fear", "neutral"], "text": ["a b", "A  b", "a b", "b"]})
     told = r"1 texts stand there more than once \(row 1 \(joy\) repeats row 0\); 1 texts stand under several labels "
-    with pytest.warns(UserWarning, match=told + r"\(row 0 \(joy\) is row 2 \(fear\): 'a'\)") as caught:
+    with pytest.warns(UserWarning, match=told + r"\(row 0 \(joy\) is row 2 \(fear\): 'a b'\)") as caught:
         assert len(responses_from_texts(table)) == 4
     assert len(caught) == 1
     with pytest.warns(UserWarning, match="^1 texts stand under several labels"):

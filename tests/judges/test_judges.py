@@ -184,6 +184,8 @@ def test_the_lexicon_reads_every_script_and_what_is_denied():
             word
         )
     assert LexiconJudge({"joy": {"glad", "so glad"}})(["glad glad, fed up"])[0, 0] == 2 / 3
+    denying = LexiconJudge({"joy": {"happy"}, "sadness": {"not happy"}})
+    assert denying(["I am not happy.", "I am happy."]).tolist() == [[0, 0.5, 0.5], [0.5, 0, 0.5]]
     assert LexiconJudge({"joy": {":)"}, "fear": {"fed up"}})(["fed : so up )"])[0].tolist() == [0, 0, 1]
 
 

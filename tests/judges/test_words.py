@@ -49,7 +49,7 @@ def test_letters_count_as_words_where_there_are_no_spaces():
         ("جميل", ["جميـــل", "جَمِيل"]),  # stretched, with vowel points
         ("שלום", ["שָׁלוֹם"]),
         ("happy", ["ｈａｐｐｙ", "ＨＡＰＰＹ", "hap\u00adpy"]),
-        ("don't", ["don’t", "don´t", "don＇t"]),
+        ("don't", ["don’t", "don´t", "don＇t", "don`t", "don′t"]),
         ("well-known", ["well‐known", "well\u2011known", "well－known"]),
         ("행복", ["\u1112\u1162\u11bc\u1107\u1169\u11a8"]),  # in parts of syllables
         ("が", ["か\u3099"]),
