@@ -232,7 +232,7 @@ def adherence(
 
     >>> own, shuffled = adherence(["The waves rolled in."], ["How was the beach?"])
 
-    NaN also where the embedder cannot read the text (`emolab.judges.judges.unread`).
+    NaN also where the embedder cannot read the text or its query (`emolab.judges.judges.unread`).
     """
     own, others = np.full((2, len(texts)), np.nan)
     asked = [i for i, q in enumerate(queries) if isinstance(q, str) and q.strip()]  # a user's own texts have no query
@@ -242,7 +242,8 @@ def adherence(
         own[asked] = (a * judging.embed([queries[i] for i in asked])).sum(1)
         if len(unique) > 1:  # cosine with every query, summed, less that with its own
             others[asked] = (a @ judging.embed(unique).sum(0) - own[asked]) / (len(unique) - 1)
-        unread = judging.unread(tuple(texts))
+        strange = dict(zip(unique, judging.unread(tuple(unique)), strict=True))
+        unread = judging.unread(tuple(texts)) | [strange.get(query, False) for query in queries]
         own[unread], others[unread] = np.nan, np.nan
     return own, others
 

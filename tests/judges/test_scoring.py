@@ -121,6 +121,12 @@ def test_texts_that_a_judge_cannot_read_are_missing_and_said():
     assert target_share(scored) == pytest.approx(2 / 3), "of those that were read"
 
 
+@needs_embedder
+def test_adherence_to_a_query_that_is_not_read_is_missing():
+    own, shuffled = adherence(["The waves rolled in."] * 3, ["How was the beach?", "海滩怎么样？", None])
+    assert np.isnan(own).tolist() == np.isnan(shuffled).tolist() == [False, True, True]
+
+
 def test_probabilities_that_do_not_sum_to_1_are_told_with_the_judges_name():
     judge = FunctionJudge(lambda texts: [[0.9, 0.8], [0.5, 0.495], [np.nan] * 2][: len(texts)], ("joy", "fear"), "mine")
     told = r"probabilities of judge 'mine' do not sum to 1 for 1 of 2 texts \(text 0: 1.7\)"

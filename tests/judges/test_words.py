@@ -173,6 +173,7 @@ def test_tense_is_told_where_it_can_be(text, share):
 def test_persons_are_counted_in_short_forms_too():
     assert person_shares("I'm glad we met you, yourself.") == (2 / 7, 2 / 7)
     assert person_shares("It's here.") == (0, 0) and math.isnan(person_shares("...")[0])
+    assert math.isnan(person_shares("我很高兴, my dog")[1]) and person_shares("my dog 高")[0] == 1 / 3
 
 
 def test_repetition_and_distinct_pairs():
