@@ -343,6 +343,8 @@ def _warn_of_doubles(table: pd.DataFrame, *, repeated: bool) -> None:
     labels, texts = table["label"].tolist(), table["text"].map(_fold)
     topics = table["topic"] if "topic" in table else [""] * len(table)
     for row, (label, text, topic) in enumerate(zip(labels, texts, topics, strict=True)):
+        if not text:  # has no token, and is told of where texts are read
+            continue
         if first.setdefault((label, text, topic), row) < row and repeated:
             again.append(f"row {row} ({label}) repeats row {first[label, text, topic]}")
         other = label_of.setdefault(text, row)
