@@ -108,10 +108,10 @@ def responses_from_texts(
 
     Args:
         texts: `{condition: [text, ...]}`, or a table with the columns `label` and `text`, or a file with these (CSV, or
-            separated by semicolons, tabs or bars), or with a column of 0 and 1 for each label, or GoEmotions as
-            published. "neutral" is the condition that the others are compared with; without it, at least three labels
-            are compared with the mean of them all. Optional columns: `topic`, to compare only within it (it becomes
-            `query_id`), and `start`, the character of the text from which on its tokens count.
+            separated by semicolons, tabs or bars; JSON; parquet), or with a column of 0 and 1 for each label, or
+            GoEmotions as published. "neutral" is the condition that the others are compared with; without it, at least
+            three labels are compared with the mean of them all. Optional columns: `topic`, to compare only within it
+            (it becomes `query_id`), and `start`, the character of the text from which on its tokens count.
         query: what the texts are read as answers to; None: nothing, read bare by every model.
 
     Returns:
@@ -119,8 +119,8 @@ def responses_from_texts(
         reads, see `response_means`) or, with query=None, empty; `n_tokens` is not known yet.
 
     Raises:
-        EmolabError: a row without text or label, labels that differ only by case or space, merged or ragged rows of a
-            file, each with row and label (see `emolab.answers.labelled`).
+        EmolabError: a row without text or label, labels that look alike but for case, merged or ragged rows of a file,
+            each with row and label (see `emolab.answers.labelled`).
 
     >>> responses_from_texts({"joy": ["What a day!"], "neutral": ["It is a day."]})[["query_id", "condition", "text"]]
       query_id condition          text

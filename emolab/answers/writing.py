@@ -52,7 +52,9 @@ class Writing:
             raise EmolabError("top_p is 0; expected a number above 0, up to 1")
         need_number("repetition_penalty", self.repetition_penalty, 1)
         need_number("seed", self.seed, whole=True)
-        if isinstance(self.forbidden, str) or not all(isinstance(word, str) and word.strip() for word in self.forbidden):
+        if isinstance(self.forbidden, str) or not all(
+            isinstance(word, str) and word.strip() for word in self.forbidden
+        ):
             raise EmolabError(f"forbidden is {shown(self.forbidden)}; expected words such as ('joy', 'joyful')")
         if self.batch_size is not None:
             need_number("batch_size", self.batch_size, 1, whole=True)

@@ -128,7 +128,7 @@ def project(
         distance, few = pairwise_distances(x, metric=metric), len(x) <= 15
         near = np.argsort(distance, axis=1, kind="stable")[:, : min(n_neighbors, len(x) - 1)]
         with warnings.catch_warnings(action="ignore"), _threads_kept():
-            reducer = _umap()(
+            reducer = umap_class()(
                 n_neighbors=near.shape[1],
                 metric=metric,
                 init="random" if few else "spectral",  # spectral needs more points than components
@@ -140,7 +140,7 @@ def project(
     return maps
 
 
-def _umap() -> Any:
+def umap_class() -> Any:
     """UMAP's class; where numba may write beside neither UMAP nor the user's files, with a cache that ends with Python.
 
     Raises ResourceError where there is no temporary folder either.

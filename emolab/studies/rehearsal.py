@@ -16,6 +16,7 @@ from emolab.answers.generation import generate
 from emolab.answers.responses import responses_from_texts
 from emolab.base.errors import EmolabError
 from emolab.base.labels import NEUTRAL
+from emolab.geometry.projections import umap_class
 from emolab.heads.effects import head_effects
 from emolab.heads.patching import HeadTest
 from emolab.judges.judges import ask
@@ -52,6 +53,8 @@ def rehearse(
         ask(judge, list(responses["text"][:2]), list(responses["query"][:2]))
     if "head" in sites:
         _test_heads(model, vectors, responses)
+    with warnings.catch_warnings(action="ignore"):  # it says that TensorFlow is not installed
+        umap_class()
     return sites
 
 

@@ -114,6 +114,67 @@ def prompt_and_text_lengths(model: Model, responses: pd.DataFrame) -> list[int]:
     return lengths
 
 
+def beyond_context(model: Model, lengths: list[int]) -> list[int]:
+    """The rows that do not fit the model's context."""
+    return [row for row, length in enumerate(lengths) if model.n_ctx is not None and length > model.n_ctx]
+
+
+def fitted(model: Model, responses: pd.DataFrame, too_long: str) -> tuple[pd.DataFrame, list[int], dict[str, str]]:
+    """The responses that fit the model's context, the tokens of each with its prompt, and what provenance says of it.
+
+    too_long: what becomes of the others: "refuse" raises EmolabError that names all of them, "cut" keeps the beginning
+    of their text, "drop" leaves them out. Raises EmolabError also where a prompt alone does not fit, and for a
+    condition that loses all of its texts.
+    """
+    if too_long not in ("refuse", "cut", "drop"):
+        raise EmolabError(f"too_long is {shown(too_long)}; expected 'refuse', 'cut' (their beginning counts) or 'drop'")
+    lengths = prompt_and_text_lengths(model, responses)
+    long = beyond_context(model, lengths)
+    if not long:
+        return responses, lengths, {}
+    labels = responses["condition"].tolist()
+    if too_long == "refuse":
+        first, *others = long
+        more = [
+            f"{', '.join(str(i) for i in others if labels[i] == x)} ({x})" for x in order(labels[i] for i in others)
+        ]
+        raise EmolabError(
+            f"row {first} ({labels[first]}, {shown(responses['text'][first])}): a sequence of {lengths[first]} tokens "
+            f"does not fit {model.name!r} ({model.n_ctx}); shorten or split the text, or give too_long='cut' or 'drop'"
+            + (f"; nor do rows {', '.join(more)}" if more else "")
+        )
+    if too_long == "drop":
+        kept = responses.drop(index=long).reset_index(drop=True)
+        lost = [label for label in order(labels) if label not in set(kept["condition"])]
+        if lost:
+            raise EmolabError(
+                f"no text under {', '.join(lost)} fits {model.name!r} ({model.n_ctx} tokens); give shorter ones, or "
+                "too_long='cut'"
+            )
+    else:
+        kept = responses.assign(text=_cut(model, responses, long))
+    note = f"{too_long}: {len(long)} of {len(responses)} texts"
+    return kept, prompt_and_text_lengths(model, kept), {"too_long": note}
+
+
+def _cut(model: Model, responses: pd.DataFrame, long: list[int]) -> list[str]:
+    """All texts, those that are too long without the tokens at their end that do not fit."""
+    texts = responses["text"].tolist()
+    prompts = [responses["prompt"][row] for row in long]
+    for row, lead in zip(long, _prompt_lengths(model, prompts), strict=True):
+        room = (model.n_ctx or 0) - lead
+        pieces = token_pieces(model, [texts[row]])[0][: max(room, 0)]
+        while len(_ids(model, ["".join(pieces)])[0]) > room > 0:  # a last word that ends early may have more tokens
+            pieces.pop()
+        if not pieces:
+            raise EmolabError(
+                f"the prompt of row {row} ({responses['condition'][row]}) has {lead} tokens and leaves no room for its "
+                f"text in {model.name!r} ({model.n_ctx}); shorten the prompt"
+            )
+        texts[row] = "".join(pieces)
+    return texts
+
+
 def _by_rule(model: Model, texts: list[str], tokens: TokenRule) -> list[np.ndarray]:
     if not isinstance(tokens, str):
         return [_by_function(tokens, pieces) for pieces in token_pieces(model, texts)]
