@@ -1,4 +1,4 @@
-"""Stories that a model writes about everyday topics and feelings, in which no feeling is named: a second source of maps.
+"""Stories that a model writes about everyday topics, full of a feeling that they do not name: a second source of maps.
 
 >>> stories = write_stories(model, ["joy", "grief", "awe"], out="runs/stories")          # doctest: +SKIP
 >>> means = emolab.response_means(model, emolab.responses_from_texts(stories), tokens="from:8")    # doctest: +SKIP
@@ -17,7 +17,6 @@ from emolab.answers.generation import generate
 from emolab.answers.texts import load_texts
 from emolab.answers.writing import Writing
 from emolab.base.errors import EmolabError, need_model, need_texts
-from emolab.base.progress import progress_bar
 from emolab.base.storage import digest, kept, user_path
 from emolab.judges.words import emotion_words, named
 from emolab.models.model import Model, provenance
@@ -30,7 +29,7 @@ def write_stories(
     labels: Sequence[str],
     topics: Sequence[str] | None = None,
     *,
-    max_new_tokens: int = 60,
+    max_new_tokens: int = 40,
     prompt: str = PROMPT,
     out: str | Path | None = None,
 ) -> pd.DataFrame:
@@ -38,10 +37,10 @@ def write_stories(
 
     >>> write_stories(model, ["joy", "grief"], ["train", "garden"]).loc[0, "text"]           # doctest: +SKIP
 
-    The label and its forms are never written (`Writing.forbidden`), so that a vector of stories holds more than the
-    word. topics: default six of `load_texts("topics")`. prompt: with "{topic}" and "{label}". out: a folder in which
-    the table is kept and found again. Greedy; raises EmolabError for a prompt without either field, and where a
-    story is empty.
+    No story holds its label or a form of it, so that a vector of stories is of more than the word: those that do are
+    written once more, with these words forbidden (`Writing.forbidden`). topics: default four of `load_texts("topics")`.
+    prompt: with "{topic}" and "{label}". out: a folder in which the table is kept and found again. Greedy; raises
+    EmolabError for a prompt without either field, and where a story is empty.
     """
     need_model(model)
     labels, topics = need_texts("labels", labels, filled=True), _topics(topics)
@@ -49,14 +48,17 @@ def write_stories(
         raise EmolabError('the prompt lacks "{topic}" or "{label}"; expected both')
 
     def write() -> pd.DataFrame:
-        rows = []
-        with progress_bar("stories", len(labels)) as bar:
-            for label in labels:
-                asked = [prompt.format(topic=topic, label=label) for topic in topics]
-                writing = Writing(forbidden=tuple(sorted(emotion_words(label))))
-                texts = generate(model, asked, max_new_tokens=max_new_tokens, writing=writing)
-                rows += [(topic, label, text) for topic, text in zip(topics, texts, strict=True)]
-                bar.update(1)
+        pairs = [(topic, label) for label in labels for topic in topics]
+        asked = [prompt.format(topic=topic, label=label) for topic, label in pairs]
+        texts = generate(model, asked, max_new_tokens=max_new_tokens)
+        naming = [i for i, (_, label) in enumerate(pairs) if named(texts[i], label)]
+        for label in dict.fromkeys(pairs[i][1] for i in naming):
+            again = [i for i in naming if pairs[i][1] == label]
+            writing = Writing(forbidden=tuple(sorted(emotion_words(label))))
+            written = generate(model, [asked[i] for i in again], max_new_tokens=max_new_tokens, writing=writing)
+            for i, text in zip(again, written, strict=True):
+                texts[i] = text
+        rows = [(topic, label, text) for (topic, label), text in zip(pairs, texts, strict=True)]
         return pd.DataFrame(rows, columns=["topic", "label", "text"])
 
     if out is None:
@@ -67,7 +69,7 @@ def write_stories(
 
 def _topics(topics: Sequence[str] | None) -> list[str]:
     if topics is None:
-        return list(dict.fromkeys(load_texts("topics")["topic"]))[:6]
+        return list(dict.fromkeys(load_texts("topics")["topic"]))[:4]
     return need_texts("topics", topics, filled=True)
 
 

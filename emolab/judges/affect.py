@@ -16,7 +16,7 @@ from scipy.stats import mannwhitneyu
 
 from emolab.answers.texts import load_ratings, load_texts
 from emolab.base.errors import need_texts
-from emolab.judges.judges import embed, reading
+from emolab.judges.judges import embed, unread
 from emolab.judges.words import words_of
 
 # What each measure is of, and what it reads.
@@ -86,7 +86,7 @@ def _read(texts: list[str]) -> np.ndarray:
     mean, slopes, intercept = _regression()
     values = (embed(texts).astype(np.float64) - mean) @ slopes + intercept
     if texts:
-        values[reading(tuple(texts))[0]] = np.nan
+        values[unread(tuple(texts))] = np.nan
     return values
 
 

@@ -164,7 +164,7 @@ def _cut(model: Model, responses: pd.DataFrame, long: list[int]) -> list[str]:
     for row, lead in zip(long, _prompt_lengths(model, prompts), strict=True):
         room = (model.n_ctx or 0) - lead
         pieces = token_pieces(model, [texts[row]])[0][: max(room, 0)]
-        while len(_ids(model, ["".join(pieces)])[0]) > room > 0:  # a last word that ends early may have more tokens
+        while len(text_ids(model, ["".join(pieces)])[0]) > room > 0:  # a last word that ends early may have more tokens
             pieces.pop()
         if not pieces:
             raise EmolabError(
