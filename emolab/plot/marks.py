@@ -242,7 +242,7 @@ def names_beside(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequen
     for i in np.argsort(-np.hypot(*away.T)):  # from the outside in: these have room
         outward = math.atan2(away[i, 1], away[i, 0])
         best: tuple[float, float, np.ndarray] | None = None
-        for reach in np.array([0.35, 0.8, 1.4, 2.1, 3.0, 4.2, 5.6]) * size * pixel:
+        for reach in np.array([0.35, 0.8, 1.4, 2.1, 3.0, 4.2, 5.6, 7.5, 10.0, 14.0]) * size * pixel:
             for turn in sorted(np.arange(-8, 8), key=abs):
                 direction = np.array([math.cos(outward + turn * math.pi / 8), math.sin(outward + turn * math.pi / 8)])
                 centre = points[i] + direction * (reach + 3 * pixel + sizes[i] / 2)
