@@ -95,3 +95,98 @@ HARMONY = (
     "+ '\\n\\n<|end|>' }}{% else %}{{ '<|start|>' + message['role'] + '<|message|>' + message['content'] + '<|end|>' }}"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}"
 )
+
+CHATML = "{{ bos_token or '' }}{% if messages[0]['role'] == 'system' %}" + _SYSTEM + "{% endif %}" + CHATML_TURNS
+# A block with date and mode of reasoning in any case; who it is, where no system text says otherwise.
+SMOLLM3 = (
+    "{% if enable_thinking is defined and not enable_thinking %}{% set mode = '/no_think' %}{% else %}"
+    "{% set mode = '/think' %}{% endif %}{{ '<|im_start|>system\\n## Metadata\\n\\nKnowledge Cutoff Date: June 2025\\n"
+    "Today Date: ' + strftime_now('%d %B %Y') + '\\nReasoning Mode: ' + mode + '\\n\\n## Custom Instructions\\n\\n' }}"
+    "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'].replace('/no_think', '') }}{% else %}"
+    "{{ 'You are a helpful AI assistant named SmolLM, trained by Hugging Face.' }}{% endif %}{{ '<|im_end|>\\n' }}"
+    + CHATML_TURNS + "{% if add_generation_prompt and mode == '/no_think' %}{{ '<think>\\n\\n</think>\\n' }}{% endif %}"
+)  # fmt: skip
+COHERE = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|START_OF_TURN_TOKEN|><|' + {'system': 'SYSTEM', 'user': 'USER', "
+    "'assistant': 'CHATBOT'}[message['role']] + '_TOKEN|>' + message['content'].strip() + '<|END_OF_TURN_TOKEN|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>' }}{% endif %}"
+)
+# Roles are plain words; the prompt ends in a colon.
+DEEPSEEK2 = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
+    "{{ 'User: ' + message['content'] + '\\n\\n' }}{% elif message['role'] == 'assistant' %}"
+    "{{ 'Assistant: ' + message['content'] + eos_token }}{% else %}{{ message['content'] + '\\n\\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+# System texts are gathered in front; nothing ends a user's turn.
+DEEPSEEK3 = (
+    "{% set ns = namespace(system='') %}{% for message in messages %}{% if message['role'] == 'system' %}"
+    "{% set ns.system = ns.system + message['content'] %}{% endif %}{% endfor %}{{ bos_token }}{{ ns.system }}"
+    "{% for message in messages %}{% if message['role'] == 'user' %}{{ '<｜User｜>' + message['content'] }}"
+    "{% elif message['role'] == 'assistant' %}{{ '<｜Assistant｜>' + message['content'] + eos_token }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<｜Assistant｜>' }}{% endif %}"
+)
+# Turns end where the next begins: the role is the end token.
+GLM = (
+    "[gMASK]<sop>{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+EXAONE4 = (
+    "{% for message in messages %}{{ '[|' + message['role'] + '|]\\n' + message['content'] + '[|endofturn|]\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '[|assistant|]\\n' }}{% if enable_thinking is not defined or "
+    "enable_thinking %}{{ '<think>\\n' }}{% else %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}{% endif %}"
+)
+# A system block with the date where none is given, and a developer's turn in any case.
+APERTUS = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}"
+    "{% set messages = messages[1:] %}{% else %}{% set system = 'You are Apertus, a helpful assistant created by the "
+    "SwissAI initiative.\\nKnowledge cutoff: 2024-04\\nCurrent date: ' + strftime_now('%Y-%m-%d') %}{% endif %}"
+    "{{ '<|system_start|>' + system + '<|system_end|><|developer_start|>Deliberation: ' + ('enabled' if "
+    "enable_thinking is defined and enable_thinking else 'disabled') + '\\nTool Capabilities: disabled' + "
+    "'<|developer_end|>' }}{% for message in messages %}{{ '<|' + message['role'] + '_start|>' + message['content'] + "
+    "'<|' + message['role'] + '_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant_start|>' }}{% endif %}"
+)
+HUNYUAN = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + '<｜hy_place▁holder▁no▁3｜>' }}"
+    "{% endif %}{% for message in messages %}{% if message['role'] == 'user' %}"
+    "{{ '<｜hy_User｜>' + message['content'] }}"
+    "{% elif message['role'] == 'assistant' %}{{ '<｜hy_Assistant｜>' + message['content'] + eos_token }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<｜hy_Assistant｜>' }}{% if enable_thinking is defined and not "
+    "enable_thinking %}{{ '<think>\\n\\n</think>\\n' }}{% endif %}{% endif %}"
+)
+# BOS begins every turn.
+SEED = (
+    "{% for message in messages %}{{ bos_token + message['role'] + '\\n' + message['content'] + eos_token }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ bos_token + 'assistant\\n' }}{% endif %}"
+)
+# Its first token is no BOS to the tokenizer.
+ERNIE = (
+    "<|begin_of_sentence|>{% for message in messages %}{% if message['role'] == 'user' %}"
+    "{{ 'User: ' + message['content'] + '\\n' }}{% elif message['role'] == 'assistant' %}"
+    "{{ 'Assistant: ' + message['content'] + '<|end_of_sentence|>' }}{% else %}{{ message['content'] + '\\n' }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}"
+)
+# The system's turn is there in any case, empty or not.
+NEMOTRON = (
+    "{{ '<extra_id_0>System' }}{% for message in messages %}{% if message['role'] == 'system' %}"
+    "{{ '\\n' + message['content'].strip() }}{% endif %}{% endfor %}{{ '\\n' }}{% for message in messages %}"
+    "{% if message['role'] == 'user' %}{{ '\\n<extra_id_1>User\\n' + message['content'].strip() + "
+    "'\\n<extra_id_1>Assistant\\n' }}{% elif message['role'] == 'assistant' %}{{ message['content'].strip() }}"
+    "{% endif %}{% endfor %}"
+)
+LLAMA4 = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|header_start|>' + message['role'] + '<|header_end|>\\n\\n' + "
+    "message['content'] | trim + '<|eot|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|header_start|>assistant<|header_end|>\\n\\n' }}{% endif %}"
+)
+MINISTRAL3 = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'system' %}"
+    "{{ '[SYSTEM_PROMPT]' + message['content'] + '[/SYSTEM_PROMPT]' }}{% elif message['role'] == 'user' %}"
+    "{{ '[INST]' + message['content'] + '[/INST]' }}{% else %}{{ message['content'] + eos_token }}{% endif %}"
+    "{% endfor %}"
+)
+STABLELM = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] + eos_token + '\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from emolab.answers.generation import generate
 from emolab.answers.writing import Writing
+from emolab.base.errors import EmolabError
 from emolab.models.load import load_model
 from emolab.models.model import Model
 from emolab.models.prompts import Batch, encode, render_prompts
-from tests import chat_templates as chats
+from emolab.models.sites import SITES, site_layers
 from tests import tiny
+from tests.family_list import FAMILIES, Family
 
 TEXT = """Once upon a time there was a little girl named Lily. She loved to play in the park with her dog.
 One day it rained, and the dog ran away. Lily was very sad, and she cried and cried. Then her friend Tom came.
@@ -39,97 +42,6 @@ TEXTS = {
     "joy": ["Happy! So happy!", "Joy", "He laughed, and the sun came."],
 }
 NEW = 6  # tokens in a generated answer
-SHAPE = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4)
-PLAIN = dict(**SHAPE, num_key_value_heads=2, max_position_embeddings=256)
-WIDE = dict(**PLAIN, head_dim=16)  # heads wider than hidden_size / num_attention_heads
-WINDOW = dict(**PLAIN, head_dim=8, sliding_window=8)
-VISION = dict(
-    hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Family:
-    """What tells one family from another: config, tokenizer, chat template, special tokens."""
-
-    config: str
-    fields: dict[str, Any]
-    layers: str = "model.layers"
-    norm: str = "model.norm"  # behind the last layer
-    chat: str | None = None
-    pieces: bool = False  # SentencePiece-like tokenizer; else byte-level BPE
-    bos: str | None = None
-    eos: str = "<|endoftext|>"
-    stop: str | None = None  # ends a turn; generation_config alone knows it
-    pad: str | None = None
-    add_bos: bool = False  # the tokenizer by itself puts BOS first
-    special: tuple[str, ...] = ()
-
-
-_CHATML = dict(eos="<|im_end|>", stop="<|endoftext|>", pad="<|endoftext|>", special=("<|im_start|>",))
-_INST = dict(pieces=True, bos="<s>", eos="</s>", add_bos=True, special=("[INST]", "[/INST]"))
-_GEMMA = dict(pieces=True, bos="<bos>", eos="<eos>", pad="<pad>", add_bos=True)
-_TURNS = dict(**_GEMMA, stop="<end_of_turn>", special=("<start_of_turn>",))
-_GPT = dict(bos="<|endoftext|>", eos="<|endoftext|>")
-FAMILIES = {
-    "Llama 3": Family(
-        "LlamaConfig", PLAIN, chat=chats.LLAMA3, bos="<|begin_of_text|>", eos="<|end_of_text|>", stop="<|eot_id|>",
-        add_bos=True, special=("<|start_header_id|>", "<|end_header_id|>"),
-    ),
-    "Mistral": Family("MistralConfig", WINDOW, chat=chats.MISTRAL, **_INST),
-    "Mixtral": Family("MixtralConfig", {**PLAIN, "num_local_experts": 4}, chat=chats.MIXTRAL, **_INST),
-    "Qwen 2.5": Family("Qwen2Config", PLAIN, chat=chats.QWEN25, **_CHATML),
-    "Qwen 3": Family("Qwen3Config", WIDE, chat=chats.QWEN3, **_CHATML),
-    "Qwen 3 MoE": Family(
-        "Qwen3MoeConfig", {**WIDE, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
-        chat=chats.QWEN3, **_CHATML,
-    ),
-    "Gemma 2": Family("Gemma2Config", WINDOW, chat=chats.GEMMA2, **_TURNS),
-    "Gemma 3": Family("Gemma3TextConfig", {**WINDOW, "sliding_window_pattern": 2}, chat=chats.GEMMA3, **_TURNS),
-    "Gemma 3, images": Family(
-        "Gemma3Config", {"text_config": WINDOW, "vision_config": VISION, "mm_tokens_per_image": 4}, chat=chats.GEMMA3,
-        layers="model.language_model.layers", norm="model.language_model.norm", **_TURNS,
-    ),
-    "Gemma 4": Family(
-        "Gemma4TextConfig",
-        {
-            **WINDOW, "num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2,
-            "global_head_dim": 16, "num_kv_shared_layers": 1, "hidden_size_per_layer_input": 8,
-        },
-        chat=chats.GEMMA4, **_GEMMA, stop="<turn|>", special=("<|turn>",),
-    ),
-    "Phi 2": Family("PhiConfig", {**SHAPE, "partial_rotary_factor": 0.5}, norm="model.final_layernorm", **_GPT),
-    "Phi 3": Family(
-        "Phi3Config", PLAIN, chat=chats.PHI3, pieces=True, bos="<s>", stop="<|end|>", pad="<|endoftext|>",
-        special=("<|system|>", "<|user|>", "<|assistant|>"),
-    ),
-    "GPT-2": Family(
-        "GPT2Config", dict(n_embd=32, n_layer=3, n_head=4, n_positions=256), layers="transformer.h",
-        norm="transformer.ln_f", **_GPT,
-    ),
-    "GPT-NeoX": Family(
-        "GPTNeoXConfig", SHAPE, layers="gpt_neox.layers", norm="gpt_neox.final_layer_norm", **_GPT
-    ),
-    "OLMo 2": Family("Olmo2Config", PLAIN, chat=chats.OLMO2, pad="<|pad|>", **_GPT),
-    "Falcon": Family(
-        "FalconConfig", {k: v for k, v in SHAPE.items() if k != "intermediate_size"}, layers="transformer.h",
-        norm="transformer.ln_f",
-    ),
-    "Granite": Family(
-        "GraniteConfig",
-        {
-            **PLAIN, "tie_word_embeddings": True, "embedding_multiplier": 12.0, "residual_multiplier": 0.22,
-            "attention_multiplier": 1.0, "logits_scaling": 8.0,
-        },
-        chat=chats.GRANITE, bos="<|end_of_text|>", eos="<|end_of_text|>", pad="<|end_of_text|>",
-        special=("<|start_of_role|>", "<|end_of_role|>"),
-    ),
-    "gpt-oss": Family(
-        "GptOssConfig", {**WINDOW, "max_position_embeddings": 131072, "num_local_experts": 4, "num_experts_per_tok": 2},
-        chat=chats.HARMONY, bos="<|startoftext|>", eos="<|return|>", stop="<|end|>", pad="<|endoftext|>",
-        special=("<|start|>", "<|message|>"),
-    ),
-}  # fmt: skip
 
 
 @cache
@@ -179,7 +91,10 @@ def save(name: str, directory: Path) -> Path:
         fields["image_token_index"] = 5
     if "hidden_size_per_layer_input" in fields:
         fields["vocab_size_per_layer_input"] = len(tok)
-    model = tiny.build(getattr(transformers, family.config)(**fields), seed=3)
+    model = tiny.build(getattr(transformers, family.config)(**fields), seed=family.seed)
+    for name, buffer in model.named_buffers():
+        if name.endswith("layer_scalar"):  # Gemma 4's, which is one until it is trained
+            buffer.fill_(0.9)
     shape = model.config.get_text_config()
     if shape.tie_word_embeddings:  # else every token would be followed by itself
         with torch.no_grad():
@@ -206,8 +121,17 @@ class Case:
         return load_model(self.directory, device="cpu")
 
     @cached_property
+    def sites(self) -> tuple[str, ...]:
+        """The sites that some layer has."""
+        return tuple(site for site in SITES if _has(self.model, site))
+
+    @cached_property
     def vectors(self):
-        return tiny.random_vectors(self.model, scale=0.5)
+        """Random, and zero at layers without a site, as measured vectors are."""
+        vectors = tiny.random_vectors(self.model, scale=0.5)
+        for site in self.sites:
+            vectors.data[site][:, sorted({*range(self.model.n_layers)} - {*site_layers(self.model, site)})] = 0
+        return replace(vectors, data={site: vectors.data[site] for site in self.sites})
 
     @cached_property
     def prompts(self) -> dict[str, list[str]]:
@@ -230,6 +154,12 @@ class Case:
     @cached_property
     def greedy(self) -> list[str]:
         return generate(self.model, QUERIES, max_new_tokens=NEW, writing=UNPENALISED)
+
+
+def _has(model: Model, site: str) -> bool:
+    with contextlib.suppress(EmolabError):
+        return bool(site_layers(model, site))
+    return False
 
 
 def greedy(runner: Any, batch: Batch) -> torch.Tensor:

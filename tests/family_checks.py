@@ -23,15 +23,17 @@ from emolab.models.hooks import forward
 from emolab.models.load import load_model
 from emolab.models.model import Model
 from emolab.models.prompts import Batch, encode
-from emolab.models.sites import SITES, hf_modules, site_hooks
+from emolab.models.sites import hf_modules, site_hooks, site_layers
+from emolab.models.templates import turn_ends
 from emolab.steering.edits import hooked
 from emolab.steering.steering import Steering, build_edits
 from emolab.vectors.activations import response_means
 from emolab.vectors.vectors import extract_vectors
 from tests.answers.uncached import uncached
-from tests.families import NEW, QUERIES, TEXTS, UNPENALISED, Case, Family, greedy
+from tests.families import NEW, QUERIES, TEXTS, UNPENALISED, Case, greedy
+from tests.family_list import Family
 
-TODAY = {"%d %b %Y": "26 Jul 2024", "%B %d, %Y": "July 26, 2024", "%Y-%m-%d": "2024-07-26"}
+TODAY = {"%d %b %Y": "26 Jul 2024", "%d %B %Y": "26 July 2024", "%B %d, %Y": "July 26, 2024", "%Y-%m-%d": "2024-07-26"}
 
 
 def close(a, b, tolerance: float = 2e-5) -> None:
@@ -70,28 +72,59 @@ def vectors_equal_hidden_states(case: Case) -> str:
 
 def attention_and_mlp_are_what_a_block_adds(case: Case) -> str:
     """`attn` + `mlp` is the step from one residual stream to the next."""
+    if not {"attn", "mlp"} <= {*case.sites}:
+        return _refused(case, "mlp")
     means = response_means(case.model, case.responses(), sites=("resid", "attn", "mlp")).means
-    step, added = np.diff(means["resid"], axis=1), (means["attn"] + means["mlp"])[:, 1:]
-    if case.name.startswith("Gemma 4"):
+    whole = [layer for layer in site_layers(case.model, "attn") if layer]
+    step, added = np.diff(means["resid"], axis=1, prepend=0)[:, whole], (means["attn"] + means["mlp"])[:, whole]
+    mark = "a" if case.name.startswith("Gemma 4") else "h" if case.name == "Falcon-H1" else None
+    if mark:
         with pytest.raises(AssertionError):
             close(step, added)
-        return "a"
+        return mark
     close(step, added)
-    return "yes"
+    return "yes" if len(whole) == case.model.n_layers - 1 else _where_it_is(case, "attn", means["attn"])
+
+
+def _refused(case: Case, site: str) -> str:
+    """The mark of a site that no layer has, once it is seen to be refused."""
+    with pytest.raises(EmolabError, match=f"hook point for the site '(attn|{site})'; leave this site out"):
+        response_means(case.model, case.responses(), sites=(site,))
+    return "i"
+
+
+def _where_it_is(case: Case, site: str, values) -> str:
+    """The mark of hybrids, once their layers without the site are seen to be zero, and no others."""
+    filled = np.flatnonzero(np.abs(np.asarray(values)).max((0, *range(2, values.ndim))))
+    assert filled.tolist() == site_layers(case.model, site)
+    return "g"
+
+
+def _rescaled(model: Model) -> bool:
+    """Whether what attention hands on is changed before it is added."""
+    layer = site_layers(model, "attn")[0]
+    return not site_hooks(model, "attn", [layer])[0].startswith(f"blocks.{layer}.attn.")
+
+
+def _has_modules(model: Model, site: str) -> bool:
+    return hf_modules(model, site, site_layers(model, site)) is not None
 
 
 def heads_sum_to_attention(case: Case) -> str:
     """Head vectors sum to `attn`; steering with them works."""
+    if "head" not in case.sites:
+        return _refused(case, "head")
     vectors = extract_vectors(case.model, case.responses(), sites=("attn", "head"))
-    close(vectors.get("head").sum(2), vectors.get("attn"))
-    assert vectors.get("head").abs().amax(-1).min() > 0, "a head without vector"
+    layers = site_layers(case.model, "head")
+    close(vectors.get("head")[:, layers].sum(2), vectors.get("attn")[:, layers])
+    assert vectors.get("head")[:, layers].abs().amax(-1).min() > 0, "a head without vector"
     steering = Steering(case.vectors, {"joy": 1.0}, site="head")
-    if site_hooks(case.model, "attn")[0].startswith("blocks.0.attn."):
+    if not _rescaled(case.model):
         generate(case.model, QUERIES[:1], steering=steering, max_new_tokens=1)
-        return "yes"
+        return "yes" if len(layers) == case.model.n_layers else _where_it_is(case, "head", vectors.get("head"))
     with pytest.raises(EmolabError, match='use site="attn"'):
         generate(case.model, QUERIES[:1], steering=steering)
-    return "b" if hf_modules(case.model, "attn") else "c"
+    return "b" if _has_modules(case.model, "attn") else "c"
 
 
 def batched_equals_single(case: Case) -> str:
@@ -102,7 +135,7 @@ def batched_equals_single(case: Case) -> str:
     moved = generate(model, QUERIES, steering=steering, max_new_tokens=NEW, writing=UNPENALISED)
     alone = [generate(model, q, steering=steering, max_new_tokens=NEW, writing=UNPENALISED)[0] for q in QUERIES]
     assert moved == alone != case.greedy
-    together, apart = (response_means(model, case.responses(), batch_size=n) for n in (6, 1))
+    together, apart = (response_means(model, case.responses(), sites=case.sites, batch_size=n) for n in (6, 1))
     for site in together.sites:
         close(together.means[site], apart.means[site])
     prompts, texts = case.prompts["neutral"], TEXTS["joy"]
@@ -140,8 +173,8 @@ def cached_equals_uncached(case: Case) -> str:
 
 
 @contextmanager
-def _block_inputs(model: Model, family: Family) -> Iterator[dict[int, torch.Tensor]]:
-    """What enters each block of the plain model, and under the number of layers what leaves the last one."""
+def _block_inputs(root: Any, family: Family) -> Iterator[dict[int, torch.Tensor]]:
+    """What enters each block, and under the number of layers what leaves the last one."""
     seen: dict[int, torch.Tensor] = {}
 
     def keep(i):
@@ -150,7 +183,7 @@ def _block_inputs(model: Model, family: Family) -> Iterator[dict[int, torch.Tens
 
         return hook
 
-    modules = [*model.hf.get_submodule(family.layers), model.hf.get_submodule(family.norm)]
+    modules = [*root.get_submodule(family.layers), root.get_submodule(family.norm)]
     handles = [m.register_forward_pre_hook(keep(i), with_kwargs=True) for i, m in enumerate(modules)]
     try:
         yield seen
@@ -159,28 +192,54 @@ def _block_inputs(model: Model, family: Family) -> Iterator[dict[int, torch.Tens
             handle.remove()
 
 
+@contextmanager
+def _output(model: Model, site: str, layer: int) -> Iterator[list[torch.Tensor]]:
+    """What a site hands on, on the plain model where it is a module there, else on the bridge."""
+    out: list[torch.Tensor] = []
+
+    def keep(module, args, y):
+        out.append((y[0] if isinstance(y, tuple) else y).clone())
+
+    modules = hf_modules(model, site, [layer])
+    if modules is None:
+        [name] = site_hooks(model, site, [layer])
+        with model.bridge.hooks(fwd_hooks=[(name, lambda x, hook: out.append(x.clone()))]):
+            yield out
+        return
+    [(module, side)] = modules
+    assert side == "output"
+    handle = module.register_forward_hook(keep)
+    try:
+        yield out
+    finally:
+        handle.remove()
+
+
 def steering_is_local(case: Case) -> str:
     """At every site the layer moves by exactly the vector (to the bit), at steered tokens; before it nothing moves."""
     model, layer, batch, spans = case.model, 1, *case.batch()
     mixes = any("expert" in key for key in case.family.fields)
-    for site in SITES if hf_modules(model, "attn") else ("resid",):
-        if site == "head" and not site_hooks(model, "attn")[0].startswith("blocks.0.attn."):
+    for site in case.sites:
+        if site == "head" and _rescaled(model):
             continue
         steering = Steering(case.vectors, {"joy": 1.0}, site=site, layers=[layer])
-        at, side = hf_modules(model, "attn" if site == "head" else site)[layer]
+        where = "attn" if site == "head" else site
+        plain = _has_modules(model, where)
+        root = model.hf if plain else model.bridge.original_model
         runs = []
         for steerings in ([None], [steering]):
-            edits, out = build_edits(model, steerings, spans), []
-            with hooked(model, edits, plain=True), _block_inputs(model, case.family) as seen:
-                keep = lambda m, a, y, out=out: out.append((y[0] if isinstance(y, tuple) else y).clone())  # noqa: E731
-                handle = at.register_forward_hook(keep)
-                forward(model, model.hf, batch, 1)
-                handle.remove()
-            runs.append((dict(seen), out[0]))
-        (before, plain), (after, moved) = runs
-        expected = plain.clone()
+            with (
+                torch.inference_mode(),
+                hooked(model, build_edits(model, steerings, spans), plain=plain),
+                _block_inputs(root, case.family) as seen,
+                _output(model, where, layer) as out,
+            ):
+                forward(model, root, batch, 1)
+            runs.append((dict(seen), out[0].reshape(seen[0].shape)))  # some hand on all tokens in one line
+        (before, unmoved), (after, moved) = runs
+        expected = unmoved.clone()
         expected[:, -1] += steering.table()[layer]
-        assert side == "output" and torch.equal(moved, expected), site
+        assert torch.equal(moved, expected), site
         for i in range(layer + 1):
             assert torch.equal(before[i], after[i]), (site, i)
         others, moved_others = before[layer + 1][:, :-1], after[layer + 1][:, :-1]
@@ -197,8 +256,9 @@ def steering_is_local(case: Case) -> str:
 
 def rows_are_steered_apart(case: Case) -> str:
     """Rows of one batch with different steering, and none, answer as each alone; rows with the same prompt, too."""
+    site = "attn" if "attn" in case.sites else "resid"
     steerings = [
-        Steering(case.vectors, {"joy": 2.0}, site="attn"),
+        Steering(case.vectors, {"joy": 2.0}, site=site),
         None,
         Steering(case.vectors, {"anger": 1.0, "joy": -2.0}, op="clamp", positions="all"),
     ]
@@ -207,7 +267,7 @@ def rows_are_steered_apart(case: Case) -> str:
     together = generate(case.model, QUERIES, steering=steerings, **options)
     assert together == [generate(case.model, q, steering=s, **options)[0] for q, s in rows]
     assert [a == b for a, b in zip(together, case.greedy, strict=True)] == [False, True, False]
-    doses = [None, *(Steering(case.vectors, {"joy": x}, site="attn") for x in (2.0, 3.0, -2.0))]
+    doses = [None, *(Steering(case.vectors, {"joy": x}, site=site) for x in (2.0, 3.0, -2.0))]
     grid = [(q, s) for s in doses for q in QUERIES]  # prompts are read once for all their rows, where that can be
     asked, steered = ([pair[i] for pair in grid] for i in (0, 1))
     together = generate(case.model, asked, steering=steered, **options)
@@ -220,15 +280,17 @@ def bridge_and_twin_write_the_same(case: Case) -> str:
     model, batch, spans = case.model, *case.batch()
     plain = greedy(model.hf, batch)
     for site, positions in (("resid", "all"), ("attn", "generated"), ("mlp", "generated")):
+        if site not in case.sites:
+            continue
         steering = Steering(case.vectors, {"joy": 1.0, "anger": -0.5}, site=site, positions=positions)
         tokens = []
         for on_twin, runner in ((True, model.hf), (False, model.bridge.original_model)):
-            if not on_twin or hf_modules(model, site):
+            if not on_twin or _has_modules(model, site):
                 with hooked(model, build_edits(model, [steering], spans, cached=True), plain=on_twin):
                     tokens.append(greedy(runner, batch))
         assert torch.equal(tokens[0], tokens[-1]), (site, positions)
         assert tokens[0].shape == plain.shape and not torch.equal(tokens[0], plain), (site, positions)
-    return "yes" if hf_modules(model, "attn") else "c"
+    return "yes" if all(_has_modules(model, site) for site in case.sites) else "c"
 
 
 def chat_template_is_applied_once(case: Case) -> str:
@@ -253,7 +315,8 @@ def chat_template_is_applied_once(case: Case) -> str:
 
     final = "<|channel|>final<|message|>" if case.name == "gpt-oss" else ""  # else it reasons first
     assert ids == [theirs(("user", q)) + tok(final, add_special_tokens=False).input_ids for q in QUERIES]
-    if tok.bos_token_id not in (None, tok.eos_token_id):  # Granite's one token ends its turns, too
+    # Granite's one token ends its turns, too; Seed-OSS begins each turn with BOS.
+    if tok.bos_token_id not in (None, tok.eos_token_id) and case.name != "Seed-OSS":
         assert all(tok.bos_token_id not in row[1:] for row in ids)
     own = [theirs(("user", f"Answer with joy. {q}"), tokenize=False) for q in QUERIES]
     try:
@@ -272,7 +335,8 @@ def end_tokens_of_generation_config_count(case: Case) -> str:
     """Answers end at the tokens that generation_config.json alone names."""
     model, tok = case.model, case.model.tokenizer
     stops = [tok.convert_tokens_to_ids(t) for t in (case.family.eos, case.family.stop) if t]
-    assert model.eos_ids == stops  # config.json knows the first only
+    told = [i for i in turn_ends(tok) if i not in stops]  # Nemotron's next turn begins right behind an answer
+    assert model.eos_ids == [*stops, *told]  # config.json knows the first only
     batch, _ = case.batch()
     rows = greedy(model.hf, batch)[:, batch.prompt_len :].tolist()
     row, stop = next((r, i) for r, ids in enumerate(rows) for i in range(1, NEW) if ids[i] not in ids[:i])
@@ -290,10 +354,11 @@ def bfloat16_is_near(case: Case) -> str:
     """In bfloat16: same fingerprint, activations within rounding, steering works on both models."""
     half = load_model(case.directory, device="cpu", dtype="bfloat16")
     assert half.fingerprint == case.model.fingerprint and half.dtype == half.bridge.cfg.dtype == torch.bfloat16
-    exact, rounded = (response_means(m, case.responses()) for m in (case.model, half))
+    exact, rounded = (response_means(m, case.responses(), sites=case.sites) for m in (case.model, half))
     least = 0.97 if any("expert" in key for key in case.family.fields) else 0.995  # rounding sends tokens elsewhere
-    for site in SITES:
-        a, b = (torch.from_numpy(means.means[site]).double().flatten(2).flatten(0, 1) for means in (exact, rounded))
+    for site in case.sites:
+        layers = site_layers(half, site)
+        a, b = (torch.from_numpy(m.means[site][:, layers]).double().flatten(2).flatten(0, 1) for m in (exact, rounded))
         assert torch.nn.functional.cosine_similarity(a, b, dim=-1).mean() > least, site
     options = {"max_new_tokens": NEW, "writing": UNPENALISED}
     options |= {"steering": Steering(case.vectors, {"joy": 2.0}, positions="all")}

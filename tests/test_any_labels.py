@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.text import Text
 
 import emolab
 from emolab import plot
@@ -27,11 +28,12 @@ from tests import claim_tables, tiny
 from tests.plot.layout import faults
 from tests.plot.made import methods
 
-pytestmark = pytest.mark.filterwarnings("ignore:Glyph .* missing")  # matplotlib's own font has no kanji
+pytestmark = pytest.mark.filterwarnings("ignore:no font among .* has the letters")  # matplotlib's own font has no kanji
 WORDS = {
-    "high valence": "happy", "low valence": "sad", "low arousal": "quiet", "high arousal": "very",
-    "Überraschung": "rain", "anger/annoyance": "bad", "50% calm": "sea", "e_1": "dog", "schadenfreude": "cat",
-    "joy": "glad", "喜び": "bright", "Neutral-ish": "road",
+    "high valence": "happy", "low valence": "sad", "low arousal": "quiet", '<b>&"x"</b> a\\b': "very",
+    "Überraschung": "rain", "anger/annoyance": "bad", "50% calm": "sea", "_hidden": "dog",
+    "a label that goes on and on, as those that stand in a questionnaire do": "cat",
+    "joy": "glad", "喜び": "bright", "-con + 0.5 $x$ · two\nlines": "road",
 }  # fmt: skip
 LABELS = ("joy", *(label for label in WORDS if label != "joy"))  # known ones first, then as they come
 TEMPLATES = {"neutral": "{query}", **{label: f"{word} {word} {{query}}" for label, word in WORDS.items()}}
@@ -185,8 +187,14 @@ FIGURES = {
     "purity_dots": lambda s: plot.purity_dots(parts.purity(s.purity)),
 }
 
+# These name methods, heads or pairs.
+UNNAMED = "tradeoff"
 # These are drawn of a few labels.
 SOME = "layer_curve site_map mixture_map claim_linear claim_preservation claim_additive"
+
+
+def _letters(text):
+    return "".join(text.split())  # a long label is wrapped, and cut along an axis
 
 
 def test_every_figure_is_drawn_here():
@@ -206,9 +214,12 @@ def test_figure(made, name):
         assert labels <= set(LABELS) if few else labels == set(LABELS), f"{name} loses {set(LABELS) - labels}"
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a legend that leaves no room for the axes, a value that cannot be drawn
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # matplotlib's own font has no kanji
         fig.canvas.draw()
     assert faults(fig) == []
+    if name not in UNNAMED.split():
+        named = {label for column in shown for label in fig.emolab_data[column].dropna() if label in WORDS}
+        drawn = _letters(" ".join(text.get_text() for text in fig.findobj(Text) if text.get_visible()))
+        assert not [label for label in named if _letters(label)[:15] not in drawn], "not named in the figure"
     if name in ("dose_response", "claim_monotone", "effect_forest"):
         drawn = {line.get_color() for ax in fig.axes for line in ax.lines}
         assert {color for color, _ in styles(LABELS).values()} <= drawn, f"{name}: labels share a colour"
@@ -229,7 +240,7 @@ def test_a_dozen_labels_go_on_below_and_share_their_scale(made):
     """Four panels side by side; of one row of the figure all panels have one y axis, in whatever block."""
     fig = FIGURES["dose_response"](made)
     titled = [ax for ax in fig.axes if ax.get_title(loc="left")]
-    assert [ax.get_title(loc="left") for ax in titled] == list(LABELS)
+    assert [_letters(ax.get_title(loc="left")) for ax in titled] == [_letters(label) for label in LABELS]
     assert len({round(ax.get_position().x0, 3) for ax in titled}) == 4
     assert len({round(ax.get_position().y0, 3) for ax in titled}) == 3
     assert len({ax.get_ylim() for ax in titled}) == 1
@@ -290,7 +301,7 @@ def test_vectors_that_do_not_know_the_residual_stream_have_norms_but_no_share_of
     imported = emolab.EmotionVectors(x.data, x.emotions, torch.zeros(3), x.meta)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # matplotlib's own font has no kanji
+        warnings.filterwarnings("ignore", message="no font among .* has the letters")
         fig = plot.norms(imported)
     assert len(fig.axes) == 1 and fig.emolab_data["relative"].isna().all() and fig.emolab_data["norm"].gt(0).all()
 

@@ -338,6 +338,7 @@ def test_json_of_any_types_is_read_or_refused(tmp_path, kind, data):
         assert isinstance(outcome(editions.build, path), str)
 
 
+@pytest.mark.filterwarnings("ignore:.*(stand there more than once|stand under several|differ by one letter)")
 @few
 @given(
     rows=st.lists(st.lists(st.text(max_size=6), max_size=4), max_size=4),

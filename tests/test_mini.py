@@ -424,7 +424,7 @@ def test_export_loads_and_gives_the_same_logits(tiny_mini, tok):
         for got in (loaded.hf(batch.input_ids).logits, loaded(batch.input_ids)):
             # fp16 keeps 11 bits: each weight is off by up to 2**-12 of itself, the logits by a few times that
             torch.testing.assert_close(got, expected, rtol=0, atol=4 * 2**-11 * expected.abs().max().item())
-    assert loaded.eos_ids == [tok.eos_token_id] and loaded.adds_bos and loaded.tokenizer.chat_template
+    assert loaded.eos_ids == [tok.eos_token_id] and loaded.start == "<bos>" and loaded.tokenizer.chat_template
     assert loaded.tokenizer.get_vocab() == tok.get_vocab()
 
 

@@ -199,9 +199,9 @@ def test_the_panel_without_a_kernel_shows_texts_as_texts(tiny_llama, monkeypatch
     monkeypatch.setattr("emolab.widgets.panel.generate", lambda model, prompts, **_: [text] * len(prompts))
     vectors = tiny.random_vectors(tiny_llama, (text, "joy"))
     panel = SteeringPanel(tiny_llama, vectors, prompt=text, doses={text: 1.0}, judge=Judge())
-    html = panel._repr_mimebundle_()["text/html"]
+    html = panel._texts()["text/html"]
     assert assert_dead(html).words.count(text) >= 2 and panel.texts["steered"] == text
-    assert_dead(panel._result.value + panel._status.value)
+    assert_dead(panel._html + panel._status.value)
     panel.close()
 
 

@@ -44,7 +44,7 @@ ASKED = ["Once upon a time there was a dog.", "Tom was afraid.", "How did you fe
 @pytest.mark.parametrize("bos, eos", [(True, True), (False, True), (False, False)])
 def test_the_whole_path_on_a_story_model(bos, eos, tmp_path):
     model = load_model(story(tmp_path / "m", bos=bos, eos=eos), device="cpu")
-    assert model.adds_bos == bos and not model.tokenizer.chat_template and len(model.tokenizer) <= 512
+    assert bool(model.start_ids) == bos and not model.tokenizer.chat_template and len(model.tokenizer) <= 512
     assert render_prompts(model, ASKED[:1], "joy") == ["<s>" * bos + f"Answer with joy. {ASKED[0]}\n"]
     first = encode(model, ["", "Tom"], ["Lily", " was"])
     assert first.attention_mask.sum(1).tolist()[0] == bos + first.response_mask.sum(1).tolist()[0]

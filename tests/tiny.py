@@ -99,3 +99,9 @@ def random_vectors(model, emotions=("anger", "joy", "sadness"), seed: int = 0, s
     }
     meta = {"model": model.name, "fingerprint": model.fingerprint}
     return EmotionVectors(data, emotions, torch.arange(1.0, model.n_layers + 1), meta)
+
+
+# What a worker is told of a model that was loaded by name, without further options.
+RECIPE = {
+    "device_map": None, "dtype": "float32", "trust_remote_code": False, "chat_template": None, "tokenizer": None,
+}  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,7 +38,8 @@ def new_cache(model: Model) -> DynamicCache | None:
     # Those of transformers only look on.
     if any(h is not contiguous_head and not getattr(h, "__module__", "").startswith("transformers.") for h in hooks):
         return None
-    if not model.hf._supports_default_dynamic_cache():
+    takes_cache = "past_key_values" in inspect.signature(model.hf.forward).parameters
+    if not takes_cache or not model.hf._supports_default_dynamic_cache():
         return None
     past = DynamicCache(config=model.hf.config.get_text_config(decoder=True))
     return None if {type(x) for x in past.layers} - {DynamicLayer, DynamicSlidingWindowLayer} else past

@@ -22,10 +22,12 @@ from emolab.answers.decoding import opened, write
 from emolab.answers.writing import Writing, need_writing
 from emolab.base.errors import EmolabError, need_model, need_number, need_texts
 from emolab.base.progress import progress_bar, written
+from emolab.models.finite import not_finite
 from emolab.models.memory import halving
 from emolab.models.model import Model
-from emolab.models.prompts import Batch, check_context, encode, plan_batches, render_prompts
+from emolab.models.prompts import Batch, check_context, encode, plan_batches, prompt_ids, render_prompts, text_ids
 from emolab.models.sites import bridge_has_hooks, runs_plain
+from emolab.models.templates import begins_with_reasoning, ends_in_reasoning
 from emolab.steering.edits import hooked
 from emolab.steering.steering import Steering, as_rows, build_edits
 
@@ -83,10 +85,13 @@ def generate(
             with hooked(model, edits, plain=plain) as runner:
                 ids = write(runner, batch, config, writing.repetition_penalty, past, edits)
         if ids is None:
-            raise EmolabError(_not_finite(model, steerings))
+            raise not_finite(model, "the logits", prompt=rendered[index[0]])
+        nonlocal reasoning
+        reasoning = reasoning or any(map(begins_with_reasoning, model.tokenizer.batch_decode(ids[:, :8])))
         return decoded(model, ids)
 
     texts = [""] * len(prompts)
+    reasoning = any(map(ends_in_reasoning, rendered))
     plan = _plan(model, rendered, writing.batch_size, extra=max_new_tokens)
     with progress_bar("generate", len(prompts)) as bar:
         for index, answers in halving(answer, plan):
@@ -94,7 +99,13 @@ def generate(
                 texts[i] = text
             bar.update(len(index))
             written(len(index))
-    _warn_of_reasoning(rendered, texts)
+    if reasoning:
+        warnings.warn(
+            f"a prompt or an answer of {model.name!r} opens a block of reasoning, which vectors and judges would read "
+            "beside the answer; close the block in the prompt, give a chat template that does "
+            "(load_model(..., chat_template=...)), or use a model that does not reason",
+            stacklevel=2,
+        )
     return texts
 
 
@@ -106,6 +117,9 @@ def generation_config(model: Model, max_new_tokens: int, writing: Writing) -> Ge
         pad_token_id=model.tokenizer.pad_token_id,
         do_sample=not writing.greedy,
     )
+    if writing.forbidden:
+        spelt = [form for word in writing.forbidden for form in (word, word.capitalize(), word.upper())]
+        config.bad_words_ids = text_ids(model, [start + form for form in dict.fromkeys(spelt) for start in ("", " ")])
     if not writing.greedy:
         config.temperature = writing.temperature
         config.top_p = writing.top_p
@@ -122,7 +136,7 @@ def per_row(model: Model, steering: Any, n: int) -> list[Steering | None]:
 
 
 def _plan(model: Model, prompts: list[str], batch_size: int | None, *, extra: int) -> list[list[int]]:
-    lengths = [len(ids) + extra for ids in model.tokenizer(prompts, add_special_tokens=False).input_ids]
+    lengths = [len(ids) + extra for ids in prompt_ids(model, prompts)]
     check_context(model, max(lengths))
     if bridge_has_hooks(model):  # they may be one per row: keep the given order
         lengths = [max(lengths)] * len(lengths)
@@ -147,25 +161,6 @@ def _sampling(seed: int, writing: Writing) -> Iterator[None]:
             stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
             torch.manual_seed(seed)
         yield
-
-
-def _not_finite(model: Model, steerings: list[Steering | None]) -> str:
-    dtype = str(model.dtype).removeprefix("torch.")
-    advice = "load the model with dtype='bfloat16' or 'float32'" if dtype == "float16" else "check its weights"
-    if any(s is not None for s in steerings):
-        advice += ", or steer with a smaller dose"
-    return f"the logits of {model.name!r} in {dtype} are not finite, so it cannot write; {advice}"
-
-
-def _warn_of_reasoning(prompts: list[str], texts: list[str]) -> None:
-    opened = any(prompt.rstrip().endswith("<think>") for prompt in prompts)
-    if opened or any(text.startswith("<think>") for text in texts):
-        where = "a prompt ends in <think>" if opened else "an answer begins with <think>"
-        warnings.warn(
-            f"{where}: this model reasons before it answers, and what it wrote is (also) reasoning, which vectors and "
-            "judges would read; close the block in the prompt (`</think>`), or use a model without",
-            stacklevel=3,
-        )
 
 
 def decoded(model: Model, ids: Int[Tensor, "row token"]) -> list[str]:

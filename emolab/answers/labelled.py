@@ -11,20 +11,26 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 import re
+import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from emolab.base.errors import EmolabError, FileError, is_text, need_texts, shown
-from emolab.base.labels import need_labels
+from emolab.base.labels import EMOTIONS, need_labels
+from emolab.base.storage import user_path
 from emolab.vectors.token_rule import whole_starts
 
 COLUMNS = ("label", "text", "topic", "start")
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+_LINES = re.compile(r"\r\n|\r|\n")  # what ends a line of a file; str.splitlines knows more, which stand in texts
+_JSON, _PARQUET = (".json", ".jsonl", ".ndjson"), (".parquet", ".pq")
 # The labels of GoEmotions (Demszky et al. 2020, arXiv 2005.00547) by their ids; its columns that are no label.
 GOEMOTIONS = (
     "admiration amusement anger annoyance approval caring confusion curiosity desire disappointment disapproval "
@@ -32,32 +38,44 @@ GOEMOTIONS = (
     "remorse sadness surprise neutral"
 ).split()
 _ABOUT = "id author subreddit link_id parent_id created_utc rater_id example_very_unclear".split()
-_YES, _NO = {"1", "1.0", "True"}, {"0", "0.0", "False"}
+_YES, _NO = {"1", "1.0", "true"}, {"0", "0.0", "false"}
 _IDS = re.compile(r"\[?\s*\d+(?:[\s,]+\d+)*\s*\]?|\[\s*\]")  # "27", "2,14", "[2 14]", "[]"
+_WHOLE = re.compile(r"(-?\d+)(?:\.0+)?")
 
 
-def labelled(texts: Mapping[str, Sequence[str]] | pd.DataFrame | str | Path) -> pd.DataFrame:
+def labelled(texts: Mapping[str, Sequence[str]] | Sequence[Mapping] | pd.DataFrame | str | Path) -> pd.DataFrame:
     """One row a text, label by label, columns label and text, and topic and start where they are given.
 
-    Columns are found whatever the case of their names, in files with commas, semicolons, tabs or bars. Without a column
-    label, one column of 0 and 1 for each label, or GoEmotions as it is published (tabs, no header, ids of labels).
-    Texts with several labels, or none of these, are left out with one warning that counts them. Rows count from 0.
-    Raises EmolabError, with row and label, for what is no text, labels that differ only by case or space, rows that a
-    lost quotation mark has merged, and a `start` that is no number within its text.
+    A file holds commas, semicolons, tabs or bars (UTF-8, or UTF-16 with its mark), JSON ({label: [text]}, a list of
+    records, one record a line) or parquet. Columns are found whatever the case of their names, in the index, too.
+    Without a column label, one column of 0 and 1 for each label, or GoEmotions as published (tabs, no header, ids).
+    White space around labels is taken off, and ".0" behind labels that are numbers. Texts with several labels, or none
+    of these, are left out with one warning that counts them; others tell of texts that stand there twice, and of labels
+    that differ by one letter. Rows count from 0. Raises EmolabError, with row and label, for what is no text, labels
+    that look alike but for case, rows that a lost quotation mark has merged, a header in the midst, and a `start` that
+    is no number within its text.
     """
-    if isinstance(texts, str | Path):
-        table = _read(Path(texts).expanduser())
-    else:
-        table = texts.copy() if isinstance(texts, pd.DataFrame) else _of_groups(texts)
+    given: Any = texts
+    if isinstance(given, str | Path):
+        table = _read(user_path(given))
+    elif isinstance(given, pd.DataFrame):
+        table = given.copy()
+    else:  # tables of pyarrow, polars and datasets become one of pandas
+        table = given.to_pandas() if hasattr(given, "to_pandas") else _of_values(given)
     table = _single(_named(table)).reset_index(drop=True)
+    table["label"] = _trimmed(list(table["label"]))
     _check(table)
+    _warn_of_doubles(table, repeated=not isinstance(texts, Mapping))  # who writes lists repeats on purpose
     first = {label: i for i, label in enumerate(table["label"].unique())}
     table = table[[column for column in COLUMNS if column in table]]
     table = table.sort_values("label", key=lambda labels: labels.map(first), kind="stable", ignore_index=True)
     return table.assign(label=table["label"].astype(str), text=table["text"].astype("str"))
 
 
-def _of_groups(texts: Any) -> pd.DataFrame:
+def _of_values(texts: Any) -> pd.DataFrame:
+    """From {label: [text]}, or a list of records."""
+    if isinstance(texts, list) and all(isinstance(record, Mapping) for record in texts):
+        return pd.DataFrame(list(texts), columns=None if texts else ["label", "text"], dtype=object)
     groups = texts.values() if isinstance(texts, Mapping) else [""]
     if any(isinstance(group, str | Mapping | pd.DataFrame) or not hasattr(group, "__iter__") for group in groups):
         raise EmolabError(
@@ -66,7 +84,7 @@ def _of_groups(texts: Any) -> pd.DataFrame:
     need_texts("conditions", texts, filled=True)
     if {"label", "text"} <= {*texts} <= {*COLUMNS}:
         raise EmolabError("these texts are labelled 'label' and 'text'; give a table: pandas.DataFrame(texts)")
-    rows = [(label, text) for label, group in texts.items() for text in group]
+    rows = [(label, text) for label, group in zip(texts, groups, strict=True) for text in group]
     empty = sorted({*texts} - {label for label, _ in rows})
     if rows and empty:
         raise EmolabError(f"there is no text under {', '.join(map(repr, empty))}; give one at least, or leave it out")
@@ -74,15 +92,21 @@ def _of_groups(texts: Any) -> pd.DataFrame:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """The rows of a file as strings; every record must have as many fields as there are columns."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            content = file.read()
-    except (OSError, ValueError) as error:
-        raise FileError(f"cannot read {path} as CSV ({error}); expected columns label and text, in UTF-8") from error
-    top = content.splitlines()[0] if content.strip() else ""
+    """The rows of a file; of one with separators as strings, each with as many fields as there are columns."""
+    if path.suffix.lower() in _PARQUET:
+        try:
+            return pd.read_parquet(path)
+        except Exception as error:  # pyarrow raises many kinds
+            raise FileError(f"{path} is missing, damaged or no parquet file ({shown(str(error))})") from error
+    content = _content(path)
+    if path.suffix.lower() in _JSON:
+        return _of_values(_json(content, path))
+    content = content.lstrip("\r\n")
+    told = re.match(r"sep=(.)(?:\r\n|\r|\n)", content)  # as Excel writes it
+    content = content[told.end() :] if told else content
+    top = _LINES.split(content, maxsplit=1)[0]
     widths: dict[str, int] = {}
-    for separator in _SEPARATORS:
+    for separator in told[1] if told else _SEPARATORS:
         with contextlib.suppress(csv.Error):  # a field of more than 128 kB
             header = [_fold(name) for name in next(csv.reader([top], delimiter=separator), [])]
             if "text" in header:
@@ -90,12 +114,69 @@ def _read(path: Path) -> pd.DataFrame:
     if not widths:
         return _goemotions(content, path, top)
     separator = max(widths, key=lambda separator: widths[separator])
-    try:
+    if separator != "\t":
         return _records(content, path, separator)
+    # Tabs are often written without any quoting: so they are where quotation marks span lines, or fit no row.
+    try:
+        table = _records(content, path, separator)
     except FileError:
-        if separator != "\t":
-            raise
-    return _records(content, path, separator, quoted=False)  # tabs are often written without any quoting
+        return _records(content, path, separator, quoted=False)
+    if table.map(_LINES.search).any(axis=None):
+        with contextlib.suppress(FileError):
+            return _records(content, path, separator, quoted=False)
+    return table
+
+
+def _content(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise FileError(
+            f"cannot read {path} ({error.strerror}); expected a table with columns label and text"
+        ) from error
+    wide = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
+    try:
+        content = raw.decode("utf-16" if wide else "utf-8-sig")
+    except ValueError as error:
+        line = raw[: getattr(error, "start", 0)].count(b"\n") + 1
+        raise FileError(
+            f"line {line} of {path} is not in {'UTF-16' if wide else 'UTF-8'} ({error}); save it in UTF-8, or "
+            "give pandas.read_csv(path, encoding='latin-1') where that is what it is in"
+        ) from error
+    if "\0" in content:
+        line = content[: content.index("\0")].count("\n") + 1
+        raise FileError(f"line {line} of {path} holds a NUL byte: it is damaged, or no text in UTF-8; save it anew")
+    return content
+
+
+def _json(content: str, path: Path) -> Any:
+    """{label: [text]} or a list of records, of a file of either, of columns as pandas writes it, or a record a line."""
+    lines = [(number, line) for number, line in enumerate(_LINES.split(content), start=1) if line.strip()]
+    by_line = path.suffix.lower() != ".json" or (len(lines) > 1 and re.fullmatch(r"\s*\{.*\}\s*", lines[0][1]))
+    values = []
+    for number, part in lines if by_line else [(1, content)]:
+        try:
+            values.append(json.loads(part, object_pairs_hook=_each_once))
+        except (ValueError, RecursionError) as error:
+            raise FileError(
+                f"cannot read {path} as JSON (from line {number} on: {error}); expected {{label: [text, ...]}}, or "
+                "records with label and text, in a list or one a line"
+            ) from error
+    value = values if by_line else values[0]
+    if isinstance(value, dict) and "text" in map(_fold, value):
+        try:
+            return pd.DataFrame(value, dtype=object).to_dict("records")
+        except ValueError as error:
+            raise FileError(f"the columns in {path} do not fit each other ({error}); get the file again") from error
+    return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):  # the last of them would win, and the others be lost
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{max(names, key=names.count)!r} stands there twice in one object")
+    return found
 
 
 def _records(content: str, path: Path, separator: str, *, quoted: bool = True) -> pd.DataFrame:
@@ -103,10 +184,12 @@ def _records(content: str, path: Path, separator: str, *, quoted: bool = True) -
         io.StringIO(content, newline=""),
         delimiter=separator,
         quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-        skipinitialspace=separator + " " in content.splitlines()[0],
+        skipinitialspace=separator + " " in _LINES.split(content, maxsplit=1)[0],
         strict=True,
     )
-    advice = f"quote texts that hold {_SEPARATORS[separator]} or line breaks, and close each quotation mark"
+    advice = (
+        f"quote texts that hold {_SEPARATORS.get(separator, separator)} or line breaks, and close each quotation mark"
+    )
     rows: list[list[str]] = []
     line = 1  # on which the row begins
     try:
@@ -123,7 +206,7 @@ def _records(content: str, path: Path, separator: str, *, quoted: bool = True) -
 
 def _goemotions(content: str, path: Path, top: str) -> pd.DataFrame:
     """Text, ids of labels and id of the comment, in lines without a header."""
-    rows = [line.split("\t") for line in content.splitlines() if line]
+    rows = [line.split("\t") for line in _LINES.split(content) if line]
     if not rows or any(len(row) != 3 or not _IDS.fullmatch(row[1]) for row in rows):
         raise FileError(
             f"cannot read {path} as CSV (its first line is {shown(top)}, without a column 'text'); expected a first "
@@ -134,6 +217,8 @@ def _goemotions(content: str, path: Path, top: str) -> pd.DataFrame:
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:
     """The table with its own columns under their names, found whatever their case; a column label in any case."""
+    if {_fold(name) for name in table.index.names} & {*COLUMNS}:
+        table = table.reset_index()
     folded = [_fold(name) for name in table.columns]
     given = ["label" if name == "labels" and "label" not in folded else name for name in folded]
     twice = [name for name in COLUMNS if given.count(name) > 1]
@@ -147,7 +232,7 @@ def _named(table: pd.DataFrame) -> pd.DataFrame:
         return _of_columns(table)
     lists = [isinstance(x, list | tuple) or hasattr(x, "tolist") for x in table["label"]]
     if any(lists) or (ids and all(_IDS.fullmatch(str(x)) for x in table["label"])):
-        table["label"] = [_listed(x, ids) for x in table["label"]]
+        table["label"] = pd.Series([_listed(x, ids) for x in table["label"]], index=table.index, dtype=object)
     return table
 
 
@@ -157,24 +242,34 @@ def _listed(value: Any, goemotions: bool) -> list[str]:
     if isinstance(value, str) and _IDS.fullmatch(value):
         value = re.findall(r"\d+", value)
     labels = [str(x) for x in (value if isinstance(value, list | tuple) else [value])]
-    if goemotions and all(label.isdecimal() and int(label) < len(GOEMOTIONS) for label in labels):
+    if goemotions and all(map(str.isdecimal, labels)):
+        unknown = [label for label in labels if int(label) >= len(GOEMOTIONS)]
+        if unknown:
+            raise EmolabError(f"label {unknown[0]} is none of GoEmotions, which has 0 to {len(GOEMOTIONS) - 1}")
         return [GOEMOTIONS[int(label)] for label in labels]
     return labels
 
 
 def _of_columns(table: pd.DataFrame) -> pd.DataFrame:
     """Labels from columns of 0 and 1."""
-    carried: list[tuple[str, pd.Series]] = []  # a label, and which texts carry it
+    carried: list[tuple[str, np.ndarray]] = []  # a label, and which texts carry it
+    known = {*EMOTIONS, *GOEMOTIONS}
     for number, name in enumerate(table.columns):
+        if name in (*COLUMNS, *_ABOUT) or re.fullmatch(r"(unnamed: \d+)?", _fold(name)):
+            continue
         values = table.iloc[:, number]
-        if name not in (*COLUMNS, *_ABOUT) and values.notna().any() and {*values.dropna().map(str)} <= _YES | _NO:
-            gap = values.isna().to_numpy()
-            if gap.any():
-                raise EmolabError(f"column {name!r} has no value in row {gap.argmax()}; expected 0 or 1")
-            carried.append((str(name), values.map(str).isin(_YES)))
+        told = values.map(lambda x: str(x).lower(), na_action="ignore")
+        odd = ~told.isin(_YES | _NO).to_numpy()
+        if values.notna().any() and not odd[values.notna()].any() or _fold(name) in known:
+            if odd.any():
+                row = odd.argmax()
+                what = "no value" if pd.isna(values.iloc[row]) else shown(values.iloc[row])
+                raise EmolabError(f"column {name!r} has {what} in row {row}; expected 0 or 1")
+            carried.append((str(name), told.isin(_YES).to_numpy()))
     if len(carried) < 2:
         raise EmolabError(_lacks(table, "label"))
-    labels = [[label for label, by in carried if by.iloc[row]] for row in range(len(table))]
+    by_text = np.stack([by for _, by in carried], axis=1)
+    labels = [[carried[i][0] for i in np.flatnonzero(row)] for row in by_text]
     return table.assign(label=pd.Series(labels, index=table.index, dtype=object))
 
 
@@ -182,15 +277,27 @@ def _single(table: pd.DataFrame) -> pd.DataFrame:
     """The texts with one label, where labels came as lists."""
     if not any(isinstance(x, list) for x in table["label"]):
         return table
-    single = table["label"].map(len) == 1
+    single = (table["label"].map(len) == 1).to_numpy()
     if not single.all():
-        left = (~single).sum()
-        warnings.warn(f"{left} of {len(table)} texts carry several labels or none and were left out", stacklevel=4)
+        names = ", ".join(dict.fromkeys(name for labels in table["label"] for name in labels))
+        warnings.warn(
+            f"{(~single).sum()} of {len(table)} texts carry several labels or none and were left out (labels: {names})",
+            stacklevel=4,
+        )
     return table[single].assign(label=table["label"][single].str[0])
 
 
+def _trimmed(labels: list[Any]) -> list[str | None]:
+    """Labels as texts, without white space and unseen characters around them; 1.0 is the label "1"."""
+    texts = [None if pd.isna(label) else str(label) for label in labels]
+    if all(label is not None and _WHOLE.fullmatch(label) for label in texts):
+        return [_WHOLE.sub(r"\1", label) for label in texts if label is not None]
+    unseen = "".join({c for label in texts for c in label or "" if c.isspace() or unicodedata.category(c) == "Cf"})
+    return [label and label.strip(unseen) for label in texts]
+
+
 def _check(table: pd.DataFrame) -> None:
-    labels = [None if pd.isna(x) else str(x) for x in table["label"]]
+    labels = list(table["label"])
     for row, (label, text) in enumerate(zip(labels, table["text"], strict=True)):
         if not is_text(label, filled=True):
             raise EmolabError(
@@ -201,15 +308,22 @@ def _check(table: pd.DataFrame) -> None:
                 f"responses_from_texts needs texts (str), found {shown(text)} in row {row} ({label}); "
                 "give {'joy': ['text'], 'neutral': ['text']}"
             )
+        if "\0" in text:
+            raise EmolabError(f"the text of row {row} ({label}) holds a NUL character: {shown(text)}; take it out")
+        if (_fold(label), _fold(text)) == ("label", "text") or label.startswith("# "):
+            what = "a header" if _fold(text) == "text" else "a comment"
+            raise EmolabError(f"row {row} reads {shown(label)}, {shown(text)}, which looks like {what}; take it out")
     if not labels:
         raise EmolabError(
             "responses_from_texts needs texts (str), there is none; give {'joy': ['text'], 'neutral': ['text']}"
         )
-    need_labels([str(x) for x in labels], "the column 'label'")
-    names = "|".join(re.escape(str(x)) for x in dict.fromkeys(labels))
-    merged = re.compile(rf'^"?(?:{names})"?[,;\t|](?=\S)|(?<=[,;\t|])"?(?:{names})"?$', re.MULTILINE)
+    need_labels(labels, "the column 'label'")
+    names = "|".join(re.escape(name) for name in dict.fromkeys((*labels, *EMOTIONS, *GOEMOTIONS)))
+    name, ends = rf'"?(?:{names})"?', "[,;\t|]"
+    ends += r"(?=\S| [^\W_a-z])"  # "joy, and peace" is prose
+    merged = re.compile(rf"^{name}{ends}|(?<=[,;\t|]){name}(?:{ends}|$)", re.MULTILINE)
     for row, (label, text) in enumerate(zip(labels, table["text"], strict=True)):
-        seam = merged.search(text) if "\n" in text else None
+        seam = merged.search(text) if _LINES.search(text) else None
         if seam:
             raise EmolabError(
                 f"the text of row {row} ({label}) holds a line with {shown(seam[0])}, as if a lost quotation mark had "
@@ -220,6 +334,34 @@ def _check(table: pd.DataFrame) -> None:
             raise EmolabError(f"row {row} ({labels[row]}) has no topic; expected one in each row, or no column 'topic'")
     if "start" in table:
         table["start"] = whole_starts(table, labels)
+
+
+def _warn_of_doubles(table: pd.DataFrame, *, repeated: bool) -> None:
+    """One warning of texts under several labels (repeated: also twice under one), others of labels of a letter more."""
+    first: dict[tuple, int] = {}
+    label_of: dict[str, int] = {}
+    again, torn = [], []
+    labels, texts = table["label"].tolist(), table["text"].map(_fold)
+    topics = table["topic"] if "topic" in table else [""] * len(table)
+    for row, (label, text, topic) in enumerate(zip(labels, texts, topics, strict=True)):
+        if not text:  # has no token, and is told of where texts are read
+            continue
+        if first.setdefault((label, text, topic), row) < row and repeated:
+            again.append(f"row {row} ({label}) repeats row {first[label, text, topic]}")
+        other = label_of.setdefault(text, row)
+        if labels[other] != label:
+            torn.append(f"row {other} ({labels[other]}) is row {row} ({label}): {shown(table['text'].iloc[row])}")
+    found = [(again, "stand there more than once"), (torn, "stand under several labels")]
+    if again or torn:
+        told = "; ".join(f"{len(rows)} texts {what} ({rows[0]})" for rows, what in found if rows)
+        warnings.warn(f"{told}; each row counts, so leave out those that should not", stacklevel=4)
+    for longer in dict.fromkeys(labels):
+        inner = {longer[:i] + longer[i + 1 :] for i in range(1, len(longer))} if longer.isalpha() else set()
+        for shorter in sorted(inner.intersection(labels)):
+            warnings.warn(
+                f"the labels {shorter!r} and {longer!r} differ by one letter; write them alike if they are one",
+                stacklevel=4,
+            )
 
 
 def _fold(name: Any) -> str:

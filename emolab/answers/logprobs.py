@@ -22,10 +22,11 @@ from torch import Tensor
 from emolab.answers.decoding import SHARE_FROM, new_cache, read_prompts, steered_early
 from emolab.answers.generation import edits_of, per_row
 from emolab.base.errors import EmolabError, need_model, need_texts
+from emolab.models.finite import need_finite
 from emolab.models.hooks import forward, plain_options
 from emolab.models.memory import halving
 from emolab.models.model import Model
-from emolab.models.prompts import check_context, encode, plan_batches, token_ids
+from emolab.models.prompts import check_context, encode, plan_batches, prompt_ids, text_ids
 from emolab.models.sites import bridge_has_hooks
 from emolab.steering.edits import hooked
 from emolab.steering.steering import Steering
@@ -55,7 +56,7 @@ def token_logprobs(
     if len(prompts) != len(texts):
         raise EmolabError(f"{len(prompts)} prompts and {len(texts)} texts; expected as many of both")
     rows = per_row(model, steering, len(prompts))
-    ids = token_ids(model.tokenizer, texts)
+    ids = text_ids(model, texts)
     out: list[np.ndarray] = [np.empty(0)] * len(prompts)
 
     def read(index: list[int]) -> list[np.ndarray]:
@@ -64,6 +65,7 @@ def token_logprobs(
         return [_picked(logits, ids[i]) for logits, i in zip(predicted, index, strict=True)]
 
     for index, values in halving(read, plan_texts(model, prompts, texts, batch_size)):
+        need_finite(model, values, "the log-probabilities", prompt=prompts[index[0]])
         for i, row in zip(index, values, strict=True):
             out[i] = _of_all(row, len(ids[i]))
     return out
@@ -117,7 +119,7 @@ def _behind_shared(
     unique = list(dict.fromkeys(prompts))
     if steered_early(steerings) or 2 * len(unique) > len(prompts):
         return None
-    if min(map(len, token_ids(model.tokenizer, unique))) < SHARE_FROM:
+    if min(map(len, prompt_ids(model, unique))) < SHARE_FROM:
         return None
     batch = encode(model, prompts)
     edits, plain = edits_of(model, steerings, batch, cached=True)
@@ -128,7 +130,7 @@ def _behind_shared(
     rows: Any = torch.tensor([unique.index(prompt) for prompt in prompts], device=model.device)
     read_prompts(model, past, once.input_ids[:, :-1], once.attention_mask[:, :-1], rows)
     # From the last token of the prompt to the last but one of the text: the tokens that predict the text's.
-    ids = token_ids(model.tokenizer, texts)
+    ids = text_ids(model, texts)
     size = max(1, *map(len, ids))
     check_context(model, batch.prompt_len + size)
     last = batch.input_ids[:, -1].tolist()
@@ -155,7 +157,7 @@ def plan_texts(
     """
     if not len(prompts) or (batch_size is not None and len(prompts) <= batch_size):
         return [list(range(len(prompts)))] if len(prompts) else []
-    before, own = token_ids(model.tokenizer, list(prompts)), token_ids(model.tokenizer, list(texts))
+    before, own = prompt_ids(model, prompts), text_ids(model, texts)
     whole = [len(a) + len(b) for a, b in zip(before, own, strict=True)]
     check_context(model, max(whole))
     if bridge_has_hooks(model):  # they may be one per row: keep the given order
@@ -206,7 +208,7 @@ def next_token_kl(
     if changed.bridge.cfg.d_vocab != model.bridge.cfg.d_vocab:
         raise EmolabError(f"{model.name!r} and {changed.name!r} have different vocabularies; no KL between them")
     rows = per_row(changed, steering, len(prompts))
-    n_tokens = [len(ids) for ids in token_ids(model.tokenizer, texts)] if texts else []
+    n_tokens = [len(ids) for ids in text_ids(model, texts)]
     longer = [max(pair, key=len) for pair in zip(prompts, changed_prompts, strict=True)]
     out: list[np.ndarray] = [np.empty(0)] * len(prompts)
     for index in plan_texts(model, longer, texts, batch_size):
@@ -220,6 +222,7 @@ def next_token_kl(
             n = min(len(p), len(q))
             p, q = p[len(p) - n :].float().log_softmax(-1), q[len(q) - n :].float().log_softmax(-1)
             kl = (p.exp() * (p - q)).sum(-1).clamp_min(0)
+            need_finite(changed, kl, "the log-probabilities", prompt=changed_prompts[i])
             out[i] = _of_all(kl.double().cpu().numpy(), n_tokens[i])
     return out
 

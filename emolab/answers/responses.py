@@ -24,7 +24,7 @@ from emolab.base.folders import alone
 from emolab.base.labels import EMOTIONS, NEUTRAL, NEUTRAL_QUERY, need_labels, order
 from emolab.base.storage import digest, user_path, write_table
 from emolab.models.model import Model
-from emolab.models.prompts import token_ids
+from emolab.models.prompts import text_ids
 
 COLUMNS = ("query_id", "situation", "query", "emotion", "condition", "prompt", "text", "n_tokens")
 _CHUNK, _CHUNK_GPU = 64, 256  # rows between two writes, and the largest batch, where the caller names no batch_size
@@ -93,7 +93,7 @@ def collect_responses(
         store=store,
     )
     plan["text"] = pd.Series(texts, index=asked.index)
-    plan["n_tokens"] = [len(ids) for ids in token_ids(model.tokenizer, list(plan["text"]))]
+    plan["n_tokens"] = [len(ids) for ids in text_ids(model, list(plan["text"]))]
     return write_table(_tidy(plan), store.path, settings)
 
 
@@ -108,10 +108,10 @@ def responses_from_texts(
 
     Args:
         texts: `{condition: [text, ...]}`, or a table with the columns `label` and `text`, or a file with these (CSV, or
-            separated by semicolons, tabs or bars), or with a column of 0 and 1 for each label, or GoEmotions as
-            published. "neutral" is the condition that the others are compared with; without it, at least three labels
-            are compared with the mean of them all. Optional columns: `topic`, to compare only within it (it becomes
-            `query_id`), and `start`, the character of the text from which on its tokens count.
+            separated by semicolons, tabs or bars; JSON; parquet), or with a column of 0 and 1 for each label, or
+            GoEmotions as published. "neutral" is the condition that the others are compared with; without it, at least
+            three labels are compared with the mean of them all. Optional columns: `topic`, to compare only within it
+            (it becomes `query_id`), and `start`, the character of the text from which on its tokens count.
         query: what the texts are read as answers to; None: nothing, read bare by every model.
 
     Returns:
@@ -119,8 +119,8 @@ def responses_from_texts(
         reads, see `response_means`) or, with query=None, empty; `n_tokens` is not known yet.
 
     Raises:
-        EmolabError: a row without text or label, labels that differ only by case or space, merged or ragged rows of a
-            file, each with row and label (see `emolab.answers.labelled`).
+        EmolabError: a row without text or label, labels that look alike but for case, merged or ragged rows of a file,
+            each with row and label (see `emolab.answers.labelled`).
 
     >>> responses_from_texts({"joy": ["What a day!"], "neutral": ["It is a day."]})[["query_id", "condition", "text"]]
       query_id condition          text

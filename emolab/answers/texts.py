@@ -18,7 +18,7 @@ from emolab.base.labels import NEUTRAL
 from emolab.base.storage import read_json
 from emolab.data import FOLDER
 
-BUNDLED_TEXTS = {name: FOLDER / "texts" / f"{name}.json" for name in ("topics", "frames")}
+BUNDLED_TEXTS = {name: FOLDER / "texts" / f"{name}.json" for name in ("topics", "frames", "affect")}
 RATINGS = FOLDER / "ratings" / "affect_norms.csv"
 _SLOT = "{e}"  # where a frame takes the emotion word
 
@@ -32,6 +32,8 @@ def load_texts(name: str, *, split: str | None = None, labels: Sequence[str] | s
     Args:
         name: `"topics"`: 40 everyday topics, each told under anger, disgust, fear, joy, sadness and neutral in about 38
             words, so that within a topic only the emotion differs. No text names its emotion.
+            `"affect"`: 10 places, each told in about 29 words pleasantly or not, calmly or excitedly, to test measures
+            of valence and arousal with.
             `"frames"`: 16 short frames around an emotion word; what counts is read after the word.
         split: `"train"` or `"heldout"` (whole topics, whole frames), None for both.
         labels: topics: the conditions wanted, None for all six. frames: the emotion words to put in, any nouns or
@@ -54,7 +56,7 @@ def load_texts(name: str, *, split: str | None = None, labels: Sequence[str] | s
         raise EmolabError(f'texts "{name}" have no split {shown(split)}; expected "train", "heldout" or None')
     wanted = None if labels is None else _labels(labels)
     data = read_json(BUNDLED_TEXTS[name], "expected the bundled texts: reinstall emolab")
-    table = _topics(data["texts"], wanted) if name == "topics" else _frames(data["frames"], wanted)
+    table = _frames(data["frames"], wanted) if name == "frames" else _written(name, data["texts"], wanted)
     return table if split is None else table[table["split"] == split].reset_index(drop=True)
 
 
@@ -70,13 +72,13 @@ def load_ratings() -> pd.DataFrame:
     return pd.read_csv(RATINGS)
 
 
-def _topics(texts: list[dict[str, str]], wanted: list[str] | None) -> pd.DataFrame:
+def _written(name: str, texts: list[dict[str, str]], wanted: list[str] | None) -> pd.DataFrame:
     table = pd.DataFrame(texts, columns=["topic", "label", "text", "split"])
     known = list(dict.fromkeys(table["label"]))
     unknown = [label for label in wanted or () if label not in known]
     if unknown:
         raise EmolabError(
-            f'texts "topics" have no label {unknown[0]!r}; they are written for {", ".join(known)}; '
+            f'texts "{name}" have no label {unknown[0]!r}; they are written for {", ".join(known)}; '
             'for other labels use "frames" or texts of your own'
         )
     return table if wanted is None else table[table["label"].isin(wanted)].reset_index(drop=True)

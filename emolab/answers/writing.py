@@ -31,6 +31,7 @@ class Writing:
                         depend on it, and it is no part of equality; sampled ones do.
     templates           {condition: wording with "{query}"}, such as {"neutral": "{query}", "joy": "Be glad. {query}"}:
                         the user turn of each condition, in place of the package's (`render_prompts`).
+    forbidden           words that are never written, such as ("joy", "joyful"): as they stand, and with a capital.
 
     The default penalty, 1.1, keeps a small model from greedy loops: SmolLM2-135M repeats 2 % of its words instead of
     16 %. Perplexities are read without it. Raises EmolabError for a number outside its bounds.
@@ -42,6 +43,7 @@ class Writing:
     seed: int = 0
     batch_size: int | None = field(default=None, compare=False)
     templates: dict[str, str] | None = field(default=None, hash=False)
+    forbidden: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         need_number("temperature", self.temperature, 0)
@@ -50,6 +52,10 @@ class Writing:
             raise EmolabError("top_p is 0; expected a number above 0, up to 1")
         need_number("repetition_penalty", self.repetition_penalty, 1)
         need_number("seed", self.seed, whole=True)
+        if isinstance(self.forbidden, str) or not all(
+            isinstance(word, str) and word.strip() for word in self.forbidden
+        ):
+            raise EmolabError(f"forbidden is {shown(self.forbidden)}; expected words such as ('joy', 'joyful')")
         if self.batch_size is not None:
             need_number("batch_size", self.batch_size, 1, whole=True)
 
@@ -80,6 +86,8 @@ class Writing:
             settings |= {"seed": self.seed, "batch_size": self.batch_size}
         if self.templates is not None:
             settings["templates"] = dict(self.templates)
+        if self.forbidden:
+            settings["forbidden"] = list(self.forbidden)
         return settings
 
 

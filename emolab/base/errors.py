@@ -38,6 +38,10 @@ class MismatchError(EmolabError):
     """Two things that are sound by themselves do not belong together: of other models, responses or settings."""
 
 
+class NumberError(EmolabError):
+    """A number that was computed is infinite, or none."""
+
+
 class ResourceError(EmolabError):
     """The machine has too little memory or disk, or keeps a folder shut: what was asked for may be sound."""
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, SoftFileLock, Timeout
 
 from emolab.base.errors import EmolabError, ResourceError
 from emolab.base.storage import unwritable, user_path
@@ -25,6 +26,8 @@ R = TypeVar("R")
 LOCK = ".lock"  # locked by the kernel, which lets go of it when its process ends, however it ends
 WAIT = "EMOLAB_WAIT"
 _UNFINISHED = re.compile(r"\..+\.(\d+)\.tmp")  # as `storage.atomic` names a file, with the number of its process
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}  # as some network folders answer
+_HELD = ".held"
 _held: set[Path] = set()
 
 
@@ -46,10 +49,13 @@ def writing(folder: str | Path | None) -> Iterator[None]:
         return
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path / LOCK, timeout=float(os.environ.get(WAIT) or 0), thread_local=False).acquire()
-    except Timeout:
+        lock = locked(path / LOCK, _patience())
+    except Timeout as error:
+        file = error.lock_file
+        stale = f" (if none writes, one was killed: remove {file})" if file.endswith(_HELD) else ""
         raise ResourceError(
-            f"{folder} is being written by another process; wait until it has ended, or choose another out folder"
+            f"{folder} is being written by another process{stale}; wait until it has ended, or choose another out "
+            "folder"
         ) from None
     except OSError as error:
         raise unwritable(path, error) from error
@@ -63,6 +69,33 @@ def writing(folder: str | Path | None) -> Iterator[None]:
             raise
         finally:
             _held.discard(path)
+
+
+def locked(file: Path, seconds: float = -1) -> AcquireReturnProxy:
+    """A lock that is held until the `with` block ends; -1 waits for as long as another process holds it.
+
+    Some network folders know no locks: there a second file, as long as it exists, is the lock. Raises Timeout (of
+    filelock) where another process holds it for so many seconds, and OSError where nothing can be written.
+
+    >>> with locked(Path("runs/smollm2/.lock"), seconds=0): ...                   # doctest: +SKIP
+    """
+    try:
+        return FileLock(file, timeout=seconds, thread_local=False).acquire()
+    except NotImplementedError:  # of older versions of filelock
+        pass
+    except OSError as error:  # Timeout, too
+        if error.errno not in _NO_LOCKS:
+            raise
+    return SoftFileLock(file.with_name(f"{file.name}{_HELD}"), timeout=seconds, thread_local=False).acquire()
+
+
+def _patience() -> float:
+    """Seconds to wait for a folder that another process holds."""
+    wanted = os.environ.get(WAIT) or "0"
+    try:
+        return float(wanted)
+    except ValueError:
+        raise EmolabError(f"the variable {WAIT} is {wanted!r}; expected a number of seconds") from None
 
 
 def alone(function: Callable[P, R]) -> Callable[P, R]:

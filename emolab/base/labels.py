@@ -39,6 +39,9 @@ _MORE_COLORS = (
 _MORE_MARKERS = ("*", "X", "p", "h", "<", ">", "8", "d", "H", "o")
 
 
+_NO_LABELS = {"all", "mean", "shared"}
+
+
 def order(labels: Iterable[str]) -> list[str]:
     """Sort labels: the five in their fixed order, then others as they came, `neutral` last.
 
@@ -83,25 +86,32 @@ def head_name(layer: int, head: int) -> str:
 
 
 def need_labels(labels: Sequence[str], where: str) -> None:
-    """Raise EmolabError where two labels, or a label and "neutral", differ only by case or space; names their rows.
+    """Raise EmolabError where two labels, or a label and "neutral", look alike but for case; names their rows.
+
+    Also for the words that stand for no single emotion in tables: "all", "mean" and "shared".
 
     >>> need_labels(["joy", "neutral", "joy "], "the table")
     Traceback (most recent call last):
     ...
     emolab.base.errors.EmolabError: the table has the labels 'joy' (row 0) and 'joy ' (row 2), which differ only by \
-case or space; write them alike
+case, space or coding; write them alike
     """
     first: dict[str, int] = {}
     for row, label in enumerate(labels):
         first.setdefault(label, row)
+    for word in _NO_LABELS.intersection(first):
+        raise EmolabError(f"{where} has the label {word!r} (row {first[word]}), which in tables means all; rename it")
     known = {NEUTRAL: NEUTRAL}
     for label, row in first.items():
-        other = known.setdefault(" ".join(unicodedata.normalize("NFKC", label).split()).casefold(), label)
+        seen = "".join(c for c in unicodedata.normalize("NFKC", label) if unicodedata.category(c) != "Cf")
+        other = known.setdefault(" ".join(seen.split()).casefold(), label)
         if other == label:
             continue
         if other in first:
+            same = unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", label)
+            one, two = map(ascii if same else repr, (other, label))
             pair = (
-                f"labels {other!r} (row {first[other]}) and {label!r} (row {row}), which differ only by case or space"
+                f"labels {one} (row {first[other]}) and {two} (row {row}), which differ only by case, space or coding"
             )
         else:
             pair = f"label {label!r} (row {row}), which is {other!r} but for case or space"

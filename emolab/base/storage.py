@@ -14,9 +14,10 @@ from importlib import metadata
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from emolab import __version__
-from emolab.base.errors import EmolabError, FileError, MismatchError, ResourceError
+from emolab.base.errors import EmolabError, FileError, MismatchError, ResourceError, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,12 +59,32 @@ def versions() -> str:
 
 
 def user_path(path: str | Path) -> Path:
-    """A path as people write it: "~" is their home folder, not a folder of that name.
+    """A path as people write it: "~" is their home folder, not a folder of that name; EmolabError for what is no path.
 
     >>> user_path("~/runs") == Path.home() / "runs"
     True
     """
-    return Path(path).expanduser()
+    if not isinstance(path, str | os.PathLike) or "\0" in str(path):
+        raise EmolabError(f"{shown(path)} is no path; expected that of a file or folder")
+    try:
+        os.fsencode(path)
+        return Path(path).expanduser()
+    except UnicodeEncodeError as error:  # a bare surrogate, or any letter where the locale is C
+        raise EmolabError(
+            f"{ascii(str(path))} cannot be the name of a file here ({error.encoding}); set PYTHONUTF8=1"
+        ) from None
+    except RuntimeError as error:  # "~" of somebody whom this machine does not know
+        raise EmolabError(f"{str(path)!r} names no home folder ({error}); write the path from its root on") from error
+
+
+def file_name(label: str) -> str:
+    """A label as a part of a file's name on any system, another one for each label.
+
+    >>> file_name("a/b"), len(file_name("喜" * 100))
+    ('a%2Fb', 117)
+    """
+    name = quote(label, safe=" ")
+    return name if len(name) <= 120 else f"{name[:100]}-{digest([label])}"
 
 
 @contextmanager

@@ -46,6 +46,7 @@ from emolab.comparisons.methods import (
     plain_method,
 )
 from emolab.judges.judges import judges_of, need_labels
+from emolab.models.prompts import text_ids
 
 MEASURES = ("emotion", "adherence", "fluency", "overall", "damage")
 COLUMNS = (
@@ -298,7 +299,7 @@ def _speed(m: Method, plain: Method, queries: list[str], doses: Mapping[str, flo
     def pace(run: Run) -> float:
         start = time.perf_counter()
         texts = generate(run.model, run.prompts, steering=run.steering, raw=True, max_new_tokens=24)
-        steps = max(len(ids) for ids in run.model.tokenizer(texts, add_special_tokens=False).input_ids) + 1
+        steps = max(map(len, text_ids(run.model, texts))) + 1
         return min(steps, 24) / (time.perf_counter() - start)
 
     pace(run)  # the first call warms up

@@ -22,7 +22,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -32,11 +31,11 @@ from torch import Tensor
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import NEUTRAL
 from emolab.base.progress import tracked
-from emolab.base.storage import digest, for_json, need_same, read_tensors, user_path, write_tensors
+from emolab.base.storage import digest, file_name, for_json, need_same, read_tensors, user_path, write_tensors
 from emolab.models.hooks import plain_options
 from emolab.models.load import load_model
 from emolab.models.model import Model, provenance
-from emolab.models.prompts import encode, render_prompts
+from emolab.models.prompts import encode, render_prompts, text_ids
 from emolab.vectors.activations import prompted
 
 FORMAT = "emolab-lora-1"
@@ -103,10 +102,11 @@ def fit_lora(
     if model.hf is model.bridge.original_model:
         raise EmolabError("this model was given as a bridge; load it by name, or as a pair (hf_model, tokenizer)")
     prompts = _plain_prompts(model, rows, responses)
-    texts = _with_end(model, responses, rows)
+    texts = list(rows["text"])
+    ends = _ends(model, responses, texts)
     settings = {"emotion": emotion, **asdict(training), "fingerprint": model.fingerprint}
     settings["answers"] = digest([*prompts, *texts])
-    path = None if out is None else user_path(out) / f"lora_{quote(emotion, safe=' ')}.safetensors"
+    path = None if out is None else user_path(out) / f"lora_{file_name(emotion)}.safetensors"
     if path is not None and path.exists():
         return _load(path, settings)
     start = time.perf_counter()
@@ -125,7 +125,7 @@ def fit_lora(
         steps = training.steps
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1.0 / steps, total_iters=steps)
         for batch in tracked(_batches(training, len(texts)), f"lora {emotion}", "step"):
-            loss = _loss(model, tuned, [prompts[i] for i in batch], [texts[i] for i in batch])
+            loss = _loss(model, tuned, *([column[i] for i in batch] for column in (prompts, texts, ends)))
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(learned, 1.0)
@@ -189,16 +189,15 @@ def _plain_prompts(model: Model, rows: pd.DataFrame, responses: pd.DataFrame) ->
     return [neutral.get(key, prompt) for key, prompt in zip(rows["query_id"], bare, strict=True)]
 
 
-def _with_end(model: Model, responses: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
-    """The texts, each with the end of an answer, but where generation was cut."""
-    ids = model.eos_ids
-    if not ids:
-        return list(rows["text"])
+def _ends(model: Model, responses: pd.DataFrame, texts: list[str]) -> list[int | None]:
+    """The token that ends each answer, None where generation was cut."""
+    known = model.eos_ids
+    if not known:
+        return [None] * len(texts)
     own = model.tokenizer.eos_token_id  # of several ends, the one that the tokenizer's chat template closes turns with
-    end = model.tokenizer.convert_ids_to_tokens(own if own in ids else ids[0])
+    end = own if own in known else known[0]
     most = responses.attrs.get("emolab", {}).get("max_new_tokens", math.inf)
-    lengths = [len(x) for x in model.tokenizer(list(rows["text"]), add_special_tokens=False).input_ids]
-    return [text if n >= most else text + end for text, n in zip(rows["text"], lengths, strict=True)]
+    return [None if len(ids) >= most else end for ids in text_ids(model, texts)]
 
 
 @contextlib.contextmanager
@@ -210,7 +209,7 @@ def _tunable(model: Model, peft: Any, config: Any, seed: int) -> Iterator[Any]:
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)
-            with warnings.catch_warnings(action="ignore"):  # of peft's own insides
+            with torch.device("cpu"), warnings.catch_warnings(action="ignore"):  # of peft's own insides
                 tuned = peft.get_peft_model(twin, config).eval()
             yield tuned
     finally:
@@ -227,9 +226,9 @@ def _batches(training: Training, n: int) -> list[np.ndarray]:
     return list(rounds[:total].reshape(training.steps, size))
 
 
-def _loss(model: Model, tuned: Any, prompts: list[str], texts: list[str]) -> Tensor:
-    """Mean cross-entropy of the texts' tokens, in nats."""
-    batch = encode(model, prompts, texts)
+def _loss(model: Model, tuned: Any, prompts: list[str], texts: list[str], ends: list[int | None]) -> Tensor:
+    """Mean cross-entropy of the tokens of texts and ends, in nats."""
+    batch = encode(model, prompts, texts, ends=ends)
     options = plain_options(model.hf, batch.attention_mask, keep=batch.input_ids.shape[1])
     logits = tuned(input_ids=batch.input_ids, use_cache=False, **options).logits[:, :-1]
     counted = batch.response_mask[:, 1:] & batch.attention_mask[:, :-1].bool()  # a first token has nothing before it

@@ -27,8 +27,7 @@ from emolab.base.labels import NEUTRAL
 from emolab.comparisons.comparison import Comparison
 from emolab.comparisons.lora import Adapter, Training, change_weights, fit_lora, merge_lora
 from emolab.models.model import Model
-from emolab.models.prompts import one_bos, render_prompts
-from emolab.models.templates import past_reasoning, rendered
+from emolab.models.prompts import prompt_ids, render_conversation, render_prompts
 from emolab.steering.settings import FIELDS, Setting
 from emolab.steering.steering import Steering, at
 from emolab.vectors.activations import response_means
@@ -158,13 +157,13 @@ def few_shot_method(model: Model, responses: pd.DataFrame, *, max_new_tokens: in
             for emotion, k in doses.items():
                 if emotion not in examples:
                     raise EmolabError(f"no answers to queries under {emotion!r} to take examples from")
-                prompts += [_chat(model, examples[emotion][: int(k)], query) for query in queries]
+                prompts += [render_conversation(model, examples[emotion][: int(k)], query) for query in queries]
         yield Run(model, prompts)
 
     def fits(k: float) -> bool:
         longest = max(responses["query"], key=len)
-        texts = [_chat(model, shown[: int(k)], longest) for shown in examples.values()]
-        size = max(len(ids) for ids in model.tokenizer(texts, add_special_tokens=False).input_ids)
+        prompts = [render_conversation(model, shown[: int(k)], longest) for shown in examples.values()]
+        size = max(map(len, prompt_ids(model, prompts)))
         enough = all(len(shown) >= k for shown in examples.values())
         # Twice, since other queries may be longer.
         return enough and (model.n_ctx is None or size + 2 * max_new_tokens <= model.n_ctx)
@@ -285,15 +284,6 @@ def build_methods(
                 for setting in comparison.settings
             ]
     return methods
-
-
-def _chat(model: Model, examples: Sequence[Sequence[str]], query: str) -> str:
-    tokenizer = model.tokenizer
-    if not tokenizer.chat_template:
-        return one_bos(model, "".join(f"{asked}\n{text}\n\n" for asked, text in examples) + f"{query}\n")
-    turns = [(role, text) for pair in examples for role, text in zip(("user", "assistant"), pair, strict=True)]
-    messages = [{"role": role, "content": text} for role, text in [*turns, ("user", query)]]
-    return one_bos(model, past_reasoning([rendered(tokenizer, messages)])[0])
 
 
 def _cut(rows: list, n: int) -> list[list]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from emolab.base.lazy import offer
 
 _PUBLIC = {
+    "affect_shifts": "experiments.affect",
+    "circle": "experiments.affect",
+    "write_stories": "experiments.stories",
     "Round": "experiments.selection",
     "Search": "experiments.selection",
     "WordingChoice": "experiments.wordings",

@@ -16,7 +16,7 @@ import pandas as pd
 from emolab.answers.generation import generate
 from emolab.answers.logprobs import next_token_kl, p95_kl
 from emolab.answers.queries import query_table
-from emolab.base.errors import EmolabError, need_model
+from emolab.base.errors import EmolabError, NumberError, need_model
 from emolab.models.model import Model
 from emolab.models.prompts import render_prompts
 from emolab.steering.steering import Steering
@@ -77,24 +77,35 @@ def _solve(model: Model, steering: Steering, prompts: list[str], texts: list[str
     found: dict[str, float] = {}
     for _ in range(_ROUNDS):
         open_ = [emotion for emotion in points if emotion not in found]
-        if not open_:
-            return {emotion: round(found[emotion], 4) for emotion in points}
         rows: list[Steering | None] = [replace(steering, doses={e: math.exp(here[e])}) for e in open_ for _ in texts]
-        kls = next_token_kl(model, prompts * len(open_), texts * len(open_), steering=rows)
-        for k, emotion in enumerate(open_):
-            kl = p95_kl(kls[k * len(texts) : (k + 1) * len(texts)])
-            gap = math.log(max(kl, 1e-9) / NATS) if not math.isnan(kl) else math.inf  # no number: far too much
+        for emotion, kl in zip(open_, _kls(model, prompts, texts, rows), strict=True):
+            gap = math.log(max(kl, 1e-9) / NATS)
             points[emotion].append((here[emotion], gap))
             if abs(gap) <= math.log1p(TOLERANCE):
                 found[emotion] = math.exp(here[emotion])
             else:
                 here[emotion] = _next(points[emotion])
+        if len(found) == len(points):
+            return {emotion: round(found[emotion], 4) for emotion in points}
     lost = next(emotion for emotion in points if emotion not in found)
     raise EmolabError(
         f"no alpha breaks text for {lost} at {steering.breaking_key}: KL is "
         f"{math.exp(points[lost][-1][1]) * NATS:.3g} nats "
         f"at alpha {math.exp(points[lost][-1][0]):.3g}; does this setting change the model at all?"
     )
+
+
+def _kls(model: Model, prompts: list[str], texts: list[str], rows: list[Steering | None]) -> list[float]:
+    """The KL of each emotion in turn; infinite where a dose is so large that activations overflow."""
+    n = len(texts)
+    several = len(rows) // n
+    try:
+        kls = next_token_kl(model, prompts * several, texts * several, steering=rows)
+    except NumberError:
+        if several == 1:
+            return [math.inf]
+        return [kl for k in range(several) for kl in _kls(model, prompts, texts, rows[k * n : (k + 1) * n])]
+    return [p95_kl(kls[k * n : (k + 1) * n]) for k in range(several)]
 
 
 def _next(points: list[tuple[float, float]]) -> float:

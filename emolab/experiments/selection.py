@@ -23,7 +23,7 @@ from emolab.experiments.headline import headline
 from emolab.experiments.sweeps import sweep
 from emolab.judges.scoring import score
 from emolab.models.model import Model
-from emolab.steering.settings import Setting
+from emolab.steering.settings import Setting, where_measured
 from emolab.steering.steering import at
 from emolab.vectors.vectors import EmotionVectors
 
@@ -215,7 +215,8 @@ def select(
             tables.append(choose(scored, instructed).assign(number=number))
         return pd.concat(tables, ignore_index=True)
 
-    settings = breaking.find(search.settings(model.n_layers, vectors.sites, len(vectors.emotions)))
+    settings = search.settings(model.n_layers, vectors.sites, len(vectors.emotions))
+    settings = breaking.find(where_measured(vectors, settings))
     rounds = []
     for k, one in enumerate(search.rounds):
         doses = tried(settings, one.n_queries, one.alphas, f"round-{k + 1}")

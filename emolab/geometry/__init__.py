@@ -5,6 +5,10 @@ from __future__ import annotations
 from emolab.base.lazy import offer
 
 _PUBLIC = {
+    "affect_axes": "geometry.affect",
+    "affect_fit": "geometry.affect",
+    "affect_points": "geometry.affect",
+    "word_embeddings": "geometry.affect",
     "cka": "geometry.similarity",
     "confounds": "geometry.confounding",
     "cosine_matrix": "geometry.similarity",

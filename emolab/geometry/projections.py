@@ -10,16 +10,20 @@ evidence. UMAP repeats itself bit for bit on one machine (`seed`, one thread); a
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from scipy.spatial.distance import pdist, squareform
 
-from emolab.base.errors import EmolabError
+from emolab.base.errors import EmolabError, ResourceError
 from emolab.base.tables import noted, some_layers
 from emolab.geometry.resampling import counted, permuted_labels, site_values
 from emolab.vectors.activations import ResponseMeans
@@ -124,9 +128,7 @@ def project(
         distance, few = pairwise_distances(x, metric=metric), len(x) <= 15
         near = np.argsort(distance, axis=1, kind="stable")[:, : min(n_neighbors, len(x) - 1)]
         with warnings.catch_warnings(action="ignore"), _threads_kept():
-            from umap import UMAP  # slow; says that TensorFlow is not installed
-
-            reducer = UMAP(
+            reducer = umap_class()(
                 n_neighbors=near.shape[1],
                 metric=metric,
                 init="random" if few else "spectral",  # spectral needs more points than components
@@ -136,6 +138,29 @@ def project(
             )
             maps["umap"] = np.asarray(reducer.fit_transform(x), dtype=np.float64)
     return maps
+
+
+def umap_class() -> Any:
+    """UMAP's class; where numba may write beside neither UMAP nor the user's files, with a cache that ends with Python.
+
+    Raises ResourceError where there is no temporary folder either.
+    """
+    import numba.core.config
+
+    try:
+        from umap import UMAP  # slow; says that TensorFlow is not installed
+    except RuntimeError as error:  # "cannot cache function", as UMAP asks of some
+        try:
+            folder = tempfile.mkdtemp(prefix="emolab-numba-")
+            numba.core.config.CACHE_DIR = folder  # pyright: ignore[reportAttributeAccessIssue] (read when it is used)
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            from umap import UMAP
+        except (RuntimeError, OSError):
+            raise ResourceError(
+                f"UMAP cannot be used here: numba has no folder for what it compiles ({error}); set the variable "
+                'NUMBA_CACHE_DIR to one that can be written, or take methods=("pca",)'
+            ) from error
+    return UMAP
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from emolab.base.errors import EmolabError
 from emolab.base.labels import head_name
+from emolab.models.finite import need_finite
 from emolab.models.model import Model
 from emolab.models.prompts import check_context, encode
 
@@ -44,6 +45,7 @@ def attention_pattern(model: Model, prompt: str, text: str, *, layer: int, head:
 
     with torch.inference_mode(), model.bridge.hooks(fwd_hooks=[(name, keep)]):
         model.bridge(batch.input_ids, attention_mask=batch.attention_mask, logits_to_keep=1)
+    need_finite(model, patterns, "the attention weights", prompt=prompt)
     ids = batch.input_ids[0].tolist()
     n, n_answer = len(ids), int(batch.response_mask[0].sum())
     if not n_answer:

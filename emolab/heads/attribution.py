@@ -21,7 +21,9 @@ from torch import Tensor
 from emolab.base.errors import EmolabError, need_number
 from emolab.base.labels import NEUTRAL, order
 from emolab.base.tables import some_layers
+from emolab.models.finite import need_finite
 from emolab.models.model import Model
+from emolab.models.prompts import text_ids
 from emolab.steering.head_edits import head_pairs
 from emolab.vectors.vectors import EmotionVectors, check_vectors
 
@@ -47,7 +49,7 @@ def emotion_tokens(model: Model, responses: pd.DataFrame, *, n: int = 30) -> dic
         )
     special = set(model.tokenizer.all_special_ids)
     counts = np.zeros((len(conditions), model.bridge.cfg.d_vocab))
-    encoded = model.tokenizer(list(responses["text"]), add_special_tokens=False)["input_ids"]
+    encoded = text_ids(model, list(responses["text"]))
     for condition, ids in zip(responses["condition"], encoded, strict=True):
         np.add.at(counts[index[condition]], [i for i in ids if i not in special], 1)
     total = counts.sum(0)
@@ -82,8 +84,7 @@ def word_tokens(model: Model, words: dict[str, Sequence[str]]) -> dict[str, list
         if isinstance(group, str):
             raise EmolabError(f"words[{emotion!r}] is a text; expected a list of words")
         forms = [form for word in group for form in (word, " " + word)]
-        ids = model.tokenizer(forms, add_special_tokens=False)["input_ids"] if forms else []
-        tokens[emotion] = {row[0] for row in ids if row and row[0] != model.tokenizer.unk_token_id}
+        tokens[emotion] = {row[0] for row in text_ids(model, forms) if row and row[0] != model.tokenizer.unk_token_id}
     shared = {i for e, ids in tokens.items() for i in ids if any(i in tokens[x] for x in tokens if x != e)}
     empty = [e for e, ids in tokens.items() if not ids - shared]
     if empty:
@@ -103,8 +104,9 @@ def readout(model: Model, vectors: Float[Tensor, "*rows d_model"]) -> Float[Tens
     x = x / x.norm(dim=-1, keepdim=True).clamp_min(1e-20) * x.shape[-1] ** 0.5  # so that the norm's epsilon is nothing
     both = torch.stack([x, -x])
     values = logit_readout(model.bridge, both.to(model.device)).values.float().cpu()
+    need_finite(model, values, "the logits")
     logits = (values[0] - values[1]) / 2
-    return (logits - logits.mean(-1, keepdim=True)).nan_to_num()
+    return logits - logits.mean(-1, keepdim=True)
 
 
 def top_words(

@@ -22,10 +22,11 @@ from emolab.answers.jobs import run_jobs
 from emolab.answers.writing import Writing
 from emolab.base.errors import EmolabError
 from emolab.heads.rereading import Reading, WholePasses, rereads
+from emolab.models.finite import need_finite
 from emolab.models.hooks import forward
 from emolab.models.memory import halving
 from emolab.models.model import Model
-from emolab.models.prompts import encode, plan_batches, token_ids
+from emolab.models.prompts import encode, plan_batches, prompt_ids
 from emolab.models.sites import site_layers
 from emolab.models.workers import on_cluster
 from emolab.steering.edits import LayerEdit, PositionMask
@@ -151,6 +152,7 @@ def _expected(model: Model, readings: _Readings, runs: list[PatchRun]) -> list[f
 
     values = [0.0] * len(runs)
     for rows, measures in halving(measured, _bands(model, reading, len(runs), readings.measure.batch_size)):
+        need_finite(model, torch.tensor(measures), "the probabilities", prompt=first.prompt)
         for i, value in zip(rows, measures, strict=True):
             values[i] = value
     return values
@@ -177,6 +179,7 @@ def _slopes(model: Model, readings: _Readings, runs: list[PatchRun]) -> list[Flo
         return products
 
     ((_, products),) = halving(sloped, [[0]])
+    need_finite(model, [product[space.layers] for product in products], "the gradients", prompt=first.prompt)
     return products
 
 
@@ -268,7 +271,7 @@ def _bands(model: Model, reading: Reading | WholePasses, n_runs: int, batch_size
 
 def _by_length(model: Model, runs: Sequence[PatchRun], batch_size: int | None) -> list[list[int]]:
     """Run numbers in batches by length; single-head runs of one layer together, so that few layers carry hooks."""
-    lengths = [len(ids) for ids in token_ids(model.tokenizer, [run.prompt for run in runs])]
+    lengths = [len(ids) for ids in prompt_ids(model, [run.prompt for run in runs])]
     groups: dict[int, list[int]] = {}
     for i, run in enumerate(runs):
         layers = {layer for layer, _ in run.change.heads} if run.change else set()

@@ -21,7 +21,7 @@ from emolab.heads.attribution import emotion_tokens, word_tokens
 from emolab.heads.measures import READ, JudgedText, PatchRun, WordProbability
 from emolab.judges.judges import judges_of
 from emolab.models.model import Model
-from emolab.models.prompts import token_ids
+from emolab.models.prompts import text_ids
 from emolab.steering.head_edits import OPS, Change, HeadSpace
 from emolab.vectors.activations import check_origin
 from emolab.vectors.vectors import EmotionVectors
@@ -129,7 +129,7 @@ def _paired(model: Model, emotions: Sequence[str], responses: pd.DataFrame, test
         )
     conditions = {NEUTRAL, *emotions}
     answers = responses[responses["condition"].isin(conditions) & (responses["prompt"].fillna("") != "")]
-    lengths = [len(ids) for ids in token_ids(model.tokenizer, list(answers["text"]))]
+    lengths = [len(ids) for ids in text_ids(model, list(answers["text"]))]
     answers = answers[np.array(lengths, dtype=int) > 0].set_index(["query_id", "condition"])
     prompts, texts = answers["prompt"].to_dict(), answers["text"].to_dict()  # (query_id, condition) -> prompt, answer
     queries = [q for q in dict.fromkeys(responses["query_id"]) if all((q, c) in prompts for c in conditions)]
@@ -153,5 +153,5 @@ def _paired(model: Model, emotions: Sequence[str], responses: pd.DataFrame, test
 
 def _beginning(model: Model, text: str) -> str:
     """The part of an answer that is read."""
-    ids = model.tokenizer(text, add_special_tokens=False).input_ids
+    ids = text_ids(model, [text])[0]
     return text if len(ids) <= READ else model.tokenizer.decode(ids[:READ]).rstrip("\ufffd")  # half a character

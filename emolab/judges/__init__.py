@@ -5,6 +5,8 @@ from __future__ import annotations
 from emolab.base.lazy import offer
 
 _PUBLIC = {
+    "affect_measures": "judges.affect",
+    "affect_validity": "judges.affect",
     "BlindJudge": "judges.judges",
     "ClassifierJudge": "judges.model_judges",
     "EmbeddingJudge": "judges.judges",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from emolab.judges.words import CLAUSE, plain, words_of
+from emolab.judges.words import CLAUSE, is_latin, plain, words_of
 
 # Tense without a tagger (`past_share`). Forms that are past and present alike (put, set, read) tell nothing.
 _PAST = frozenset(
@@ -87,13 +87,15 @@ def past_share(text: str) -> float:
 
 
 def person_shares(text: str) -> tuple[float, float]:
-    """Share of an English text's words that are of the first person (I, my, us), and of the second; NaN without words.
+    """Share of an English text's words that are of the first person (I, my, us), and of the second.
+
+    NaN without words, and where most of them are of another script.
 
     >>> person_shares("I'm glad. Are you?")
     (0.2, 0.2)
     """
     found = words_of(_in_full(text))
-    if not found:
+    if 2 * sum(map(is_latin, found)) <= len(found):
         return float("nan"), float("nan")
     first, second = (sum(word in listed for word in found) for listed in (_FIRST_PERSON, _SECOND_PERSON))
     return first / len(found), second / len(found)

@@ -2,7 +2,7 @@
 
 A judge is anything with `name`, `labels` and a call `judge(texts) -> probabilities [text, label]`; labels are emotions
 and "neutral". One with `with_queries = True` is called judge(texts, queries). A text that a judge cannot read gets a
-row of NaN, and "unread" as its top label; a judge that cuts long texts says what it left out: `n_cut(texts)`, tokens.
+row of NaN, and "unread" as its top label; one that is too long for it is read in windows (`emolab.judges.windows`).
 Here are those that need no further model; `judges.model_judges` holds those that ask one, `judges.scoring` runs judges
 over a table.
 
@@ -22,15 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from emolab.base.errors import EmolabError, need_number, shown
 from emolab.base.labels import NEUTRAL
-from emolab.judges.words import affirmed, is_unspaced, plain, unnamed
+from emolab.judges.windows import averaged, cut
+from emolab.judges.words import affirmed, unnamed, words_of
 
 EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
 UNREAD = "unread"  # top label of a text that a judge cannot read
-MAX_TOKENS = 128  # of a text that the embedder reads, with the two that it puts around
+MAX_TOKENS = 128  # that the embedder reads at a time, with the two that it puts around
 EMBEDDER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TEMPERATURE = 0.05  # of the softmax over cosines: a scale, not a truth
 PROTOTYPES = {
@@ -60,6 +61,7 @@ PROTOTYPES = {
 @cache
 def _embedder() -> Any:
     """The sentence encoder: from the package that carries it, checked by its hash, else from the hub or its cache."""
+    import torch
     from sentence_transformers import SentenceTransformer
 
     from emolab.models.pretrained import quiet
@@ -75,7 +77,7 @@ def _embedder() -> Any:
             )
         source = str(weights.parent)
     try:
-        with quiet():  # pickles are never read
+        with torch.device("cpu"), quiet():  # pickles are never read
             encoder = SentenceTransformer(source, device="cpu", model_kwargs={"use_safetensors": True})
     except Exception as error:  # the hub client raises many kinds
         raise EmolabError(
@@ -86,7 +88,10 @@ def _embedder() -> Any:
 
 
 def embed(texts: Sequence[str]) -> Float[np.ndarray, "text dim"]:
-    """Unit sentence embeddings (all-MiniLM-L6-v2, cut at 128 tokens). Equal texts are embedded once."""
+    """Unit sentence embeddings (all-MiniLM-L6-v2). Equal texts are embedded once.
+
+    Of a text of more than 126 tokens, the mean of its windows' embeddings by their tokens, brought to unit length.
+    """
     unique = tuple(dict.fromkeys(texts))
     row = {text: i for i, text in enumerate(unique)}
     return _embedded(unique)[[row[text] for text in texts]]
@@ -97,29 +102,36 @@ def embed(texts: Sequence[str]) -> Float[np.ndarray, "text dim"]:
 def _embedded(texts: tuple[str, ...]) -> Float[np.ndarray, "text dim"]:
     if not texts:
         return np.zeros((0, 384), np.float32)
-    # 16 texts stay in a CPU's caches; 64 long ones took half as long again.
-    return _embedder().encode(list(texts), normalize_embeddings=True, batch_size=16, show_progress_bar=False)
+    import torch
+
+    encoder = _embedder()
+    pieces, text_of, n_tokens = cut(encoder.tokenizer, texts, MAX_TOKENS - 2)
+    with torch.device("cpu"):  # on no default device of the user's
+        # 16 texts stay in a CPU's caches; 64 long ones took half as long again.
+        found = encoder.encode(pieces, normalize_embeddings=True, batch_size=16, show_progress_bar=False)
+    if len(pieces) == len(texts):
+        return found
+    means = averaged(found, text_of, n_tokens)
+    return (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)
 
 
 @lru_cache(maxsize=4)
-def reading(texts: tuple[str, ...]) -> tuple[Bool[np.ndarray, " text"], Int[np.ndarray, " text"]]:
-    """Which texts the embedder cannot read, and how many tokens of each it leaves out.
+def unread(texts: tuple[str, ...]) -> Bool[np.ndarray, " text"]:
+    """Which texts the embedder cannot read.
 
-    >>> unread, n_cut = reading(("I am so happy!", "😡😡😡", "我非常生气！"))
-    >>> unread, n_cut
-    (array([False,  True,  True]), array([0, 0, 0]))
+    >>> unread(("I am so happy!", "😡😡😡", "我非常生气！"))
+    array([False,  True,  True])
 
     It knows English: every emoji and most Chinese characters are one and the same unknown token to it, and of other
     scripts it knows letters, no words. A text is unread where more than half of its tokens (without punctuation) are
     such; a text without any, as "..." or an empty one, counts as read.
     """
     if not texts:
-        return np.zeros(0, bool), np.zeros(0, int)
+        return np.zeros(0, bool)
     kinds = _kinds_of_tokens()
     encoded = _embedder().tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids
     kinds_of = [kinds[np.array(ids, int)] for ids in encoded]
-    unread = [(kinds == "strange").sum() > (kinds == "latin").sum() for kinds in kinds_of]
-    return np.array(unread), np.array([max(0, len(ids) - (MAX_TOKENS - 2)) for ids in encoded])
+    return np.array([(kinds == "strange").sum() > (kinds == "latin").sum() for kinds in kinds_of])
 
 
 @cache
@@ -145,8 +157,8 @@ class EmbeddingJudge:
 
     The prototypes of a label are averaged and brought to unit length. Probabilities depend on prototypes and
     temperature: compare conditions, do not read them as frequencies. prototypes {label: [sentences]} replaces the
-    built-in ones (any labels). It reads English, and of a text the first 126 tokens: `reading`. Raises EmolabError
-    where a label has no list of sentences.
+    built-in ones (any labels). It reads English (`unread`), a long text in windows (`embed`). Raises EmolabError where
+    a label has no list of sentences.
     """
 
     prototypes: Any = None
@@ -172,12 +184,8 @@ class EmbeddingJudge:
         centres = self._centres  # first, so that the texts are what `embed` embedded last
         scores = embed(texts).astype(np.float64) @ centres.T / self.temperature
         scores = np.exp(scores - scores.max(1, keepdims=True))
-        scores[reading(tuple(texts))[0]] = np.nan
+        scores[unread(tuple(texts))] = np.nan
         return scores / scores.sum(1, keepdims=True)
-
-    def n_cut(self, texts: Sequence[str]) -> Int[np.ndarray, " text"]:
-        """Tokens of each text that are not read."""
-        return reading(tuple(texts))[1]
 
 
 class AroundJudge:
@@ -224,7 +232,7 @@ class LexiconJudge:
 
     words {label: words}, lower case. A word that stands in two labels counts for both; equal shares go to the first.
     A word up to three behind a negation ("not at all happy") does not count. Of scripts that put no spaces between
-    words, a word counts wherever it stands.
+    words, a word counts wherever it stands, and so does an emoji. Entries of several words are found as they stand.
 
     >>> LexiconJudge({"joy": {"happy", "glad"}, "fear": {"afraid"}})(["So glad, so happy."])
     array([[0.667, 0.   , 0.333]])
@@ -245,13 +253,29 @@ class LexiconJudge:
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "text label"]:
         counts = np.ones((len(texts), len(self.labels)))
-        groups = [{plain(word) for word in group} for group in self.words.values()]
-        unspaced = [[word for word in group if is_unspaced(word)] for group in groups]
+        groups = [{_entry(word) for word in group} for group in self.words.values()]
         for i, text in enumerate(texts):
-            words, whole = affirmed(text), plain(text).lower()
+            read = {"affirmed": _spaced(affirmed(text)), "said": _spaced(words_of(text)), "signs": _signs(text)}
             for j, group in enumerate(groups):
-                counts[i, j] = sum(word in group for word in words) + sum(map(whole.count, unspaced[j]))
+                counts[i, j] = sum(read[where].count(entry) for where, entry in group)
         return counts / counts.sum(1, keepdims=True)
+
+
+def _entry(word: str) -> tuple[str, str]:
+    """Where `LexiconJudge` looks for an entry, and what for: its words, or the signs of emoji and smileys."""
+    if not any(map(str.isalnum, word)):
+        return "signs", _signs(word.strip())
+    words = words_of(word)
+    return "affirmed" if affirmed(word) == words else "said", _spaced(words)  # "not happy" denies a word itself
+
+
+def _spaced(words: list[str]) -> str:
+    return f" {'  '.join(words)} "  # so that each has its own space on either side
+
+
+def _signs(text: str) -> str:
+    """Without letters, and without what chooses between a coloured emoji and a plain one."""
+    return "".join(" " if c.isalnum() else c for c in text if c != "\ufe0f")
 
 
 @dataclass(frozen=True)

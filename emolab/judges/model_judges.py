@@ -3,13 +3,15 @@
 >>> judges = [ClassifierJudge("SamLowe/roberta-base-go_emotions"), SelfReportJudge(model)]     # doctest: +SKIP
 >>> scored = emolab.score(table, judges=judges)                                                # doctest: +SKIP
 
-Their weights come from the hub, its cache or a directory. All cut long texts at the model's limit (`n_cut` says by how
-many tokens), see equal texts once, and give in a batch what they give alone (up to rounding). A text of whose tokens a
-classifier does not know more than half is not read: a row of NaN.
+Their weights come from the hub, its cache or a directory. All read texts that are too long for the model in windows,
+which are averaged by their tokens, see equal texts once, and give in a batch what they give alone (up to
+rounding). A text of whose tokens a classifier does not know more than half, or which it spells byte by byte, is not
+read: a row of NaN.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,20 +20,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from scipy.special import softmax
+from jaxtyping import Float
+from scipy.special import expit, softmax
 
 from emolab.answers.logprobs import token_logprobs
 from emolab.base.errors import EmolabError, need_model, need_texts
 from emolab.base.labels import EMOTIONS, NEUTRAL, order
 from emolab.base.progress import progress_bar
+from emolab.base.storage import user_path
 from emolab.judges.judges import PROTOTYPES, need_groups
+from emolab.judges.windows import averaged, cut
 from emolab.models.pretrained import quiet
 from emolab.models.prompts import render_prompts
 
 MAX_TOKENS = 512
 BATCH = 32
-SLACK = 16  # tokens: texts that are cut may tokenise a little longer
+SLACK = 16  # tokens: pieces of texts may tokenise a little longer
 # What classifiers call the five emotions: GoEmotions' own grouping by Ekman (Demszky et al. 2020, ekman_mapping.json)
 # and common other names. Surprise and all else is left out.
 _NAMES = {
@@ -43,6 +47,9 @@ _NAMES = {
     "sadness": "sadness sad disappointment embarrassment grief remorse",
 }
 NAMES = {name: emotion for emotion, names in _NAMES.items() for name in names.split()}
+# What a class for none of the emotions is called; GoEmotions' labels, of which a text has several.
+_NONE = "neutral none other others no_emotion noemotion calm".split()
+_SEVERAL = {"admiration", "approval", "caring", "confusion", "curiosity", "desire", "realization", "remorse"}
 HYPOTHESES = {e: f"The speaker feels {e}." for e in EMOTIONS} | {NEUTRAL: "The speaker feels no emotion."}
 WORDS = {
     "anger": ("angry", "furious", "mad"), "disgust": ("disgusted", "repulsed", "sick"),
@@ -61,33 +68,55 @@ class ClassifierJudge:
     mapping {the model's label: emotion}; default: the five emotions by common names (`NAMES`), several labels of one
     emotion added up. Every other label counts as neutral, which here means "none of these emotions": were surprise
     dropped and the rest scaled up, a surprised text would be read as whatever trace of emotion is left beside it. A
-    multi-label head (sigmoids) is scaled down where its labels sum to more than 1; what they leave below 1 is neutral.
-    Raises EmolabError where there is no such model, for weights without a trained classification head, and for labels
-    that do not fit.
+    model without any label for that is warned of. A multi-label head (sigmoids) is scaled down where its labels sum to
+    more than 1; what they leave below 1 is neutral. multi_label: whether it is such a head, where the model does not
+    say so. Raises EmolabError where there is no such model, for weights without a trained classification head, for one
+    that gives no probabilities (a regression), and for labels that do not fit.
     """
 
     source: str | Path
     mapping: Mapping[str, str] | None = None
     name: str = "classifier"
     device: str | None = None
+    multi_label: bool | None = None
 
     def __post_init__(self) -> None:
         self._emotions  # noqa: B018 - a wrong model or mapping fails here, not after an hour of generation
+        classes = self._classifier.classes
+        none = {label.strip().lower().replace(" ", "_") for label in classes} & {*_NONE}
+        if self.mapping is None and not self._sigmoids and not none:
+            warnings.warn(
+                f"{self.source} has no label for texts without emotion ({', '.join(classes)}): it gives one to plain "
+                "texts, too; compare conditions, or take another model",
+                stacklevel=3,
+            )
 
     @property
     def labels(self) -> tuple[str, ...]:
         return (*order(filter(None, self._emotions)), NEUTRAL)
 
     @cached_property
-    def _pipeline(self) -> Any:
-        return _classifier(self.source, self.device)
+    def _classifier(self) -> _Classifier:
+        return _load(self.source, self.device)
+
+    @cached_property
+    def _sigmoids(self) -> bool:
+        kind = self._classifier.model.config.problem_type
+        if self.multi_label is not None:
+            return self.multi_label
+        if kind == "regression" or (kind is None and {*map(str.lower, self._classifier.classes)} >= _SEVERAL):
+            what = "is a regression" if kind == "regression" else "does not say whether a text has one label or several"
+            raise EmolabError(
+                f"{self.source} {what}; say how to read it: multi_label=True (sigmoids) or False (softmax)"
+            )
+        return kind == "multi_label_classification"
 
     @cached_property
     def _emotions(self) -> list[str | None]:
         """The emotion of each class of the model, None where it has none."""
-        classes = _classes(self._pipeline)
+        classes = self._classifier.classes
         if self.mapping is None:
-            emotions = [NAMES.get(label.lower()) for label in classes]
+            emotions = [NAMES.get(label.strip().lower()) for label in classes]
         else:
             unknown = [label for label in self.mapping if label not in classes]
             if unknown:
@@ -99,19 +128,17 @@ class ClassifierJudge:
         return [None if emotion == NEUTRAL else emotion for emotion in emotions]
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "text label"]:
-        classes = _read(self._pipeline, [(text, None) for text in texts])
+        pieces, text_of, n_tokens = self._classifier.cut(texts)
+        logits = self._classifier.logits([(piece, None) for piece in pieces])
+        classes = expit(logits) if self._sigmoids else softmax(logits, axis=1)
         classes /= np.maximum(1, classes.sum(1, keepdims=True))  # of a multi-label head
         labels = self.labels
-        values = np.zeros((len(texts), len(labels)))
+        values = np.zeros((len(pieces), len(labels)))
         for column, emotion in zip(classes.T, self._emotions, strict=True):
             if emotion:
                 values[:, labels.index(emotion)] += column
         values[:, -1] = np.clip(1 - values.sum(1), 0, None)
-        return values
-
-    def n_cut(self, texts: Sequence[str]) -> Int[np.ndarray, " text"]:
-        """Tokens of each text that are not read."""
-        return _beyond(self._pipeline, texts)
+        return self._classifier.of_texts(texts, averaged(values, text_of, n_tokens))
 
 
 @dataclass(frozen=True)
@@ -120,15 +147,17 @@ class NLIJudge:
 
     >>> NLIJudge("facebook/bart-large-mnli")(["I am so happy!"])                                   # doctest: +SKIP
 
-    source: a natural-language-inference model (one of its labels starts with "entail"). hypotheses {label: sentence},
-    any labels. Of a text that is too long the end is cut, never the hypothesis. Method: Yin et al. 2019. Raises
-    EmolabError where there is no such model or it was not trained for entailment.
+    source: a natural-language-inference model. hypotheses {label: sentence}, any labels. entailment: which of the
+    model's labels means it; default the one that starts with "entail". A text that is too long is read in windows, each
+    with the whole hypothesis. Method: Yin et al. 2019. Raises EmolabError where there is no such model, no one label of
+    it means entailment, or a hypothesis leaves no room for a text.
     """
 
     source: str | Path
     hypotheses: Mapping[str, str] | None = None
     name: str = "nli"
     device: str | None = None
+    entailment: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2:
@@ -144,26 +173,30 @@ class NLIJudge:
         return list((self.hypotheses or HYPOTHESES).values())
 
     @cached_property
-    def _pipeline(self) -> Any:
-        return _classifier(self.source, self.device)
+    def _classifier(self) -> _Classifier:
+        return _load(self.source, self.device)
 
     @cached_property
     def _entailment(self) -> int:
-        classes = _classes(self._pipeline)
-        entailing = [i for i, label in enumerate(classes) if label.lower().startswith("entail")]
-        if not entailing:
+        classes = self._classifier.classes
+        if self.entailment is None:
+            entailing = [i for i, label in enumerate(classes) if label.strip().lower().startswith("entail")]
+        else:
+            entailing = [i for i, label in enumerate(classes) if label == self.entailment]
+        if len(entailing) != 1:
             has = ", ".join(classes)
-            raise EmolabError(f"{self.source} has the labels {has}; expected a model trained for entailment")
+            raise EmolabError(
+                f"{self.source} has the labels {has}; expected a model trained for entailment, or say which of them "
+                "means it: entailment=label"
+            )
         return entailing[0]
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "text label"]:
-        pairs: list = [(text, sentence) for text in texts for sentence in self._sentences]
-        logits = _read(self._pipeline, pairs, function_to_apply="none")[:, self._entailment]
-        return softmax(logits.reshape(len(texts), len(self.labels)), axis=1)
-
-    def n_cut(self, texts: Sequence[str]) -> Int[np.ndarray, " text"]:
-        """Tokens of each text that are not read beside the longest hypothesis."""
-        return _beyond(self._pipeline, texts, self._sentences)
+        pieces, text_of, n_tokens = self._classifier.cut(texts, self._sentences)
+        pairs: list = [(piece, sentence) for piece in pieces for sentence in self._sentences]
+        logits = self._classifier.logits(pairs)[:, self._entailment]
+        values = softmax(logits.reshape(len(pieces), len(self.labels)), axis=1)
+        return self._classifier.of_texts(texts, averaged(values, text_of, n_tokens))
 
 
 @dataclass(frozen=True)
@@ -214,14 +247,23 @@ class SelfReportJudge:
         return softmax(reports - self._reference, axis=1)[[number[text] for text in texts]]
 
     def _reports(self, texts: list[str]) -> Float[np.ndarray, "text label"]:
-        turns = [f"{text}\n\n{self.question}".strip() for text in self._cut(texts)]
+        pieces, text_of, n_tokens = cut(self.model.tokenizer, texts, self._room)
+        turns = [f"{piece}\n\n{self.question}".strip() for piece in pieces]
         prompts = render_prompts(self.model, turns)
         n = len(self._answers)
         starts = [self._own_tokens(answer) for answer in self._answers]
         logprobs = token_logprobs(self.model, [p for p in prompts for _ in range(n)], self._answers * len(prompts))
-        values = np.array([row[starts[i % n] :].mean() for i, row in enumerate(logprobs)]).reshape(len(texts), n)
+        values = np.array([row[starts[i % n] :].mean() for i, row in enumerate(logprobs)]).reshape(len(pieces), n)
         ends = np.cumsum([len(group) for group in (self.words or WORDS).values()])[:-1]
-        return np.stack([part.mean(1) for part in np.split(values, ends, axis=1)], axis=1)
+        labels = np.stack([part.mean(1) for part in np.split(values, ends, axis=1)], axis=1)
+        return averaged(labels, text_of, n_tokens)
+
+    @property
+    def _room(self) -> int:
+        """Tokens of a text that fit the model's context beside question and answer."""
+        given = [*render_prompts(self.model, [self.question]), max(self._answers, key=len)]
+        frame, longest = self.model.tokenizer(given, add_special_tokens=False).input_ids
+        return (self.model.n_ctx or 10**9) - len(frame) - len(longest) - SLACK
 
     @cached_property
     def _answers(self) -> list[str]:
@@ -232,36 +274,69 @@ class SelfReportJudge:
         whole, start = self.model.tokenizer([answer, self.answer], add_special_tokens=False).input_ids
         return next((i for i, (a, b) in enumerate(zip(whole, start, strict=False)) if a != b), len(start))
 
-    def n_cut(self, texts: Sequence[str]) -> Int[np.ndarray, " text"]:
-        """Tokens of each text that are not read."""
-        ids, room = self._fitted(list(texts))
-        return np.array([max(0, len(own) - room) for own in ids], int)
 
-    def _cut(self, texts: list[str]) -> list[str]:
-        """Texts without what leaves no room in the model's context for question and answer."""
-        ids, room = self._fitted(texts)
-        decode = self.model.tokenizer.decode
-        return [text if len(own) <= room else decode(own[:room]) for text, own in zip(texts, ids, strict=True)]
+@dataclass(frozen=True)
+class _Classifier:
+    """A sequence classifier with its tokenizer: what it reads of texts, and the logits of all its classes."""
 
-    def _fitted(self, texts: list[str]) -> tuple[list[list[int]], int]:
-        """The tokens of each text, and how many fit."""
-        given = [*render_prompts(self.model, [self.question]), max(self._answers, key=len), *texts]
-        frame, longest, *rows = self.model.tokenizer(given, add_special_tokens=False).input_ids
-        return rows, (self.model.n_ctx or 10**9) - len(frame) - len(longest) - SLACK
+    source: str | Path
+    tokenizer: Any
+    model: Any
+
+    @property
+    def classes(self) -> list[str]:
+        names = self.model.config.id2label
+        return [str(names.get(i, f"LABEL_{i}")) for i in range(self.model.config.num_labels)]
+
+    def cut(self, texts: Sequence[str], beside: Sequence[str] = ()) -> tuple[list[str], np.ndarray, list[int]]:
+        """The texts in windows that fit beside the longest of other sentences (`emolab.judges.windows`)."""
+        room = self.tokenizer.model_max_length - self.tokenizer.num_special_tokens_to_add(bool(beside))
+        return cut(self.tokenizer, texts, room - max(map(len, self._ids(beside)), default=0))
+
+    def logits(self, inputs: list[tuple[str, str | None]]) -> Float[np.ndarray, "input class"]:
+        """Of each (text, other text beside it or None); EmolabError where they are not finite."""
+        todo = sorted(dict.fromkeys(inputs), key=lambda pair: len(pair[0]))  # those of a length in one batch
+        found: dict[tuple[str, str | None], np.ndarray] = {}
+        with progress_bar("classify", len(todo)) as bar:
+            for start in range(0, len(todo), BATCH):
+                batch = todo[start : start + BATCH]
+                texts, others = map(list, zip(*batch, strict=True))
+                given = (texts,) if others[0] is None else (texts, others)
+                encoded = self.tokenizer(*given, padding=True, truncation="only_first", return_tensors="pt")
+                with torch.inference_mode():
+                    values = self.model(**encoded.to(self.model.device)).logits.double().cpu().numpy()
+                if not np.isfinite(values).all():
+                    raise EmolabError(f"{self.source} gives logits that are not finite: its weights are damaged")
+                found.update(zip(batch, values, strict=True))
+                bar.update(len(batch))
+        return np.array([found[pair] for pair in inputs]).reshape(len(inputs), len(self.classes))
+
+    def of_texts(
+        self, texts: Sequence[str], values: Float[np.ndarray, "text label"]
+    ) -> Float[np.ndarray, "text label"]:
+        """The values, NaN for texts that are not read: mostly unknown tokens, or spelled byte by byte."""
+        unknown = self.tokenizer.unk_token_id
+        ids = self._ids(texts)
+        unread = [
+            2 * own.count(unknown) > len(own) or len(own) > len(text) + 1 for own, text in zip(ids, texts, strict=True)
+        ]
+        values[np.array(unread, bool)] = np.nan
+        return values
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids if len(texts) else []
 
 
-def _classifier(source: str | Path, device: str | None) -> Any:
-    """A transformers pipeline that gives the scores of all classes; EmolabError where nothing was trained to do that.
+def _load(source: str | Path, device: str | None) -> _Classifier:
+    """EmolabError where nothing was trained to classify. The tokenizer's `model_max_length` is what the model reads."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    Its tokenizer cuts texts at `model_max_length`.
-    """
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
-
+    place = str(user_path(source))
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            tokenizer = AutoTokenizer.from_pretrained(place)
             model, info = AutoModelForSequenceClassification.from_pretrained(
-                source, use_safetensors=True, output_loading_info=True
+                place, use_safetensors=True, output_loading_info=True
             )
     except Exception as error:  # hub client, safetensors and tokenizers raise many kinds
         raise EmolabError(
@@ -280,47 +355,7 @@ def _classifier(source: str | Path, device: str | None) -> Any:
     # RoBERTa and its kin lose two positions to padding.
     positions = (getattr(model.config, "max_position_embeddings", None) or 10**9) - 2
     tokenizer.model_max_length = min(MAX_TOKENS, tokenizer.model_max_length, positions)
-    return pipeline(
-        "text-classification",
-        model=model.float(),
-        tokenizer=tokenizer,
-        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        batch_size=BATCH,
-        top_k=None,
-        truncation="only_first",
+    model.config.use_cache = False  # of encoder-decoders, which read a text once
+    return _Classifier(
+        source, tokenizer, model.float().eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     )
-
-
-def _classes(pipe: Any) -> list[str]:
-    return [pipe.model.config.id2label[i] for i in range(pipe.model.config.num_labels)]
-
-
-def _read(
-    pipe: Any, inputs: list[tuple[str, str | None]], *, function_to_apply: str | None = None
-) -> Float[np.ndarray, "input class"]:
-    """The scores of all classes for each (text, other text beside it or None); NaN for a text that is not read."""
-    classes = _classes(pipe)
-    todo = sorted(dict.fromkeys(inputs), key=lambda pair: len(pair[0]))  # those of a length in one batch
-    rows = ({"text": text, "text_pair": beside} for text, beside in todo)
-    scores = {}
-    with progress_bar("classify", len(todo)) as bar:
-        for pair, scored in zip(todo, pipe(rows, function_to_apply=function_to_apply), strict=True):
-            by_label = {one["label"]: one["score"] for one in scored}
-            scores[pair] = [by_label[label] for label in classes]
-            bar.update()
-    unknown = pipe.tokenizer.unk_token_id
-    for pair, ids in zip(todo, _ids(pipe, [text for text, _ in todo]), strict=True):
-        if 2 * ids.count(unknown) > len(ids):
-            scores[pair] = [np.nan] * len(classes)
-    return np.array([scores[pair] for pair in inputs]).reshape(len(inputs), len(classes))
-
-
-def _beyond(pipe: Any, texts: Sequence[str], beside: Sequence[str] = ()) -> Int[np.ndarray, " text"]:
-    """Tokens of each text beyond the limit, beside the longest of other sentences."""
-    room = pipe.tokenizer.model_max_length - pipe.tokenizer.num_special_tokens_to_add(bool(beside))
-    room -= max(map(len, _ids(pipe, beside)), default=0)
-    return np.array([max(0, len(ids) - room) for ids in _ids(pipe, texts)], int)
-
-
-def _ids(pipe: Any, texts: Sequence[str]) -> list[list[int]]:
-    return pipe.tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids if len(texts) else []

@@ -28,7 +28,9 @@ from emolab.judges import judges as judging
 from emolab.judges.judges import UNREAD, ask, judges_of, top_labels
 from emolab.judges.words import compression, distinct2, is_loop, is_refusal, named, repetition, words_of
 from emolab.models.model import Model
+from emolab.models.prompts import text_ids
 from emolab.steering.settings import parse_mixture
+from emolab.vectors.token_rule import beyond_context, prompt_and_text_lengths
 
 
 def score(
@@ -44,9 +46,9 @@ def score(
     >>> scored = emolab.score(table, model=model)
 
     Adds for the first judge `p_<label>` and `top` (its most probable label), for further ones `<judge>_p_<label>` and
-    `<judge>_top`; NaN and "unread" for texts that a judge cannot read. `n_cut`, how many tokens at the end of a text
-    the first judge that cuts left out. `adherence`, the embedding cosine of text and query, and `adherence_shuffled`,
-    its mean over the table's other queries (what any text on any topic gets), both NaN without a query.
+    `<judge>_top`; NaN and "unread" for texts that a judge cannot read. `adherence`, the embedding cosine of text and
+    query, and `adherence_shuffled`, its mean over the table's other queries (what any text on any topic gets), both NaN
+    without a query.
 
     `distinct2`, the share of distinct word pairs; `repetition`, the share of words that repeat one of the four before;
     `compression`, the size of the text after zlib over that before, low in loops, where perplexity is low too (compare
@@ -62,7 +64,8 @@ def score(
     default as the table says that it was written, where it says so. store: where perplexities are kept while they are
     worked out, which takes longest. Inside `emolab.workers` the cluster computes them.
 
-    The judges' names are kept in attrs["judges"]. Warns of texts that a judge cannot read, or not to their end. Raises
+    The judges' names are kept in attrs["judges"]. Warns of texts that a judge cannot read, and of
+    probabilities that do not sum to 1. Raises
     EmolabError where `text` is missing or holds something else than text, for a judge that reads queries without the
     column `query`, and for two judges of one name.
     """
@@ -72,7 +75,7 @@ def score(
     if model is not None:
         need_model(model)
     judges = judges_of(judges)
-    table = table.copy()
+    table, said = table.copy(), []
     queries = table.get("query")
     for number, judge in enumerate(judges):
         values = ask(judge, texts, queries)
@@ -81,20 +84,11 @@ def score(
             table[f"{prefix}p_{label}"] = column
         table[f"{prefix}top"] = top_labels(judge, values)
         unread = int(np.isnan(values).all(1).sum())
+        said.append(values)
         if unread:
             warnings.warn(
                 f"judge {judge.name!r} cannot read {unread} of {len(texts)} texts (emoji, another script): their top "
                 f"label is {UNREAD!r}, their probabilities are missing; take a judge that can, such as ClassifierJudge",
-                stacklevel=2,
-            )
-    cutting = next((judge for judge in judges if hasattr(judge, "n_cut")), None)
-    if cutting is not None:
-        table["n_cut"] = cutting.n_cut(texts)
-        long = int((table["n_cut"] > 0).sum())
-        if long:
-            warnings.warn(
-                f"judge {cutting.name!r} read only the beginning of {long} of {len(texts)} texts, which are too long "
-                "for it (column n_cut: tokens left out)",
                 stacklevel=2,
             )
     if queries is not None and len(table):
@@ -110,7 +104,23 @@ def score(
             any(named(text, emotion) for emotion in emotions) for text, emotions in zip(texts, targets, strict=True)
         ]
     table.attrs["judges"] = [judge.name for judge in judges]
-    return table if model is None else _with_model(table, model, targets, _asked_with(table, writing), store)
+    if model is not None:
+        table = _with_model(table, model, targets, _asked_with(table, writing), store)
+    for judge, values in zip(judges, said, strict=True):
+        _warn_of_sums(judge, values)
+    return table
+
+
+def _warn_of_sums(judge: Any, values: Float[np.ndarray, "text label"]) -> None:
+    sums = values.sum(1)
+    odd = np.abs(sums - 1) > 0.01  # what a judge left of rounded numbers; NaN is a text not read
+    if odd.any():
+        row = int(odd.argmax())
+        warnings.warn(
+            f"probabilities of judge {judge.name!r} do not sum to 1 for {odd.sum()} of {len(sums)} texts (text {row}: "
+            f"{sums[row]:.3g}); they are kept so: compare conditions, not labels, or scale them",
+            stacklevel=3,
+        )
 
 
 def _targets(table: pd.DataFrame) -> list[list[str]] | None:
@@ -145,8 +155,7 @@ def _with_model(
     for name, part in zip(conditions, np.split(values, n), strict=True):
         table[name] = part
     if "n_tokens" not in table:
-        ids = model.tokenizer(texts, add_special_tokens=False).input_ids if texts else []
-        table["n_tokens"] = [len(row) for row in ids]
+        table["n_tokens"] = [len(ids) for ids in text_ids(model, texts)]
     allowed = table.attrs.get("emolab", {}).get("max_new_tokens")
     if allowed is not None:
         table["truncated"] = table["n_tokens"] >= allowed
@@ -178,21 +187,35 @@ def perplexity(
     writing: Writing = Writing(),
     store: Store | None = None,
 ) -> Float[np.ndarray, " text"]:
-    """exp(mean negative log probability) of each text after its query, unsteered; NaN where it is empty.
+    """exp(mean negative log probability) of each text after its query, unsteered; NaN where it is empty or too long.
 
     >>> perplexity(model, ["Tell me about the park."], ["It was quiet."], conditions=["joy"])
 
     conditions: the instruction in front of each query ("neutral" or missing: none), as the writing's templates word it.
-    Equal rows are computed once. store: where what is read is kept, batch by batch.
+    Equal rows are computed once. store: where what is read is kept, batch by batch. One warning names all texts that do
+    not fit the model's context behind their prompt.
     """
     conditions = [NEUTRAL] * len(queries) if conditions is None else [NEUTRAL if pd.isna(c) else c for c in conditions]
-    rows = list(zip(prompts_of(model, queries, conditions, writing), texts, strict=True))
+    prompts = prompts_of(model, queries, conditions, writing)
+    lengths = prompt_and_text_lengths(model, pd.DataFrame({"prompt": prompts, "text": texts}, dtype=object))
+    long = beyond_context(model, lengths)
+    if long:
+        rows = {list(texts).index(texts[i]): f"{conditions[i]}, {lengths[i]} tokens" for i in long}
+        named = ", ".join(f"row {row} ({what})" for row, what in rows.items())
+        warnings.warn(
+            f"perplexity is missing for {len(rows)} texts, which with their prompt do not fit {model.name!r} "
+            f"({model.n_ctx}): {named}; shorten them to have it",
+            stacklevel=4,
+        )
+    fit = sorted({*range(len(texts))} - {*long})
 
     def read(jobs: list[tuple[str, str]]) -> list[float]:
         plan = plan_texts(model, [prompt for prompt, _ in jobs], [text for _, text in jobs])
         return run_jobs(model, _perplexities, jobs, plan, name="scores", store=store)
 
-    return np.array(once(rows, read), dtype=float)
+    values = np.full(len(texts), np.nan)
+    values[fit] = once([(prompts[i], texts[i]) for i in fit], read)
+    return values
 
 
 def _perplexities(model: Model, jobs: list[tuple[str, str]]) -> list[float]:
@@ -209,7 +232,7 @@ def adherence(
 
     >>> own, shuffled = adherence(["The waves rolled in."], ["How was the beach?"])
 
-    NaN also where the embedder cannot read the text (`emolab.judges.judges.reading`).
+    NaN also where the embedder cannot read the text or its query (`emolab.judges.judges.unread`).
     """
     own, others = np.full((2, len(texts)), np.nan)
     asked = [i for i, q in enumerate(queries) if isinstance(q, str) and q.strip()]  # a user's own texts have no query
@@ -219,7 +242,8 @@ def adherence(
         own[asked] = (a * judging.embed([queries[i] for i in asked])).sum(1)
         if len(unique) > 1:  # cosine with every query, summed, less that with its own
             others[asked] = (a @ judging.embed(unique).sum(0) - own[asked]) / (len(unique) - 1)
-        unread = judging.reading(tuple(texts))[0]
+        strange = dict(zip(unique, judging.unread(tuple(unique)), strict=True))
+        unread = judging.unread(tuple(texts)) | [strange.get(query, False) for query in queries]
         own[unread], others[unread] = np.nan, np.nan
     return own, others
 

@@ -15,10 +15,17 @@ import zlib
 from collections.abc import Iterable
 from functools import cache
 
-_APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "＇": "'"})
-# Scripts that put no space between words: Thai and Lao, Myanmar, Khmer, kana, Han (and its extensions).
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_UNSPACED += "\U00020000-\U0003ffff"
+# Characters that are written in several ways, one for one: apostrophes, hyphens, full and half width.
+_ALIKE = str.maketrans("’‘ʼ‛´`\u2032\u2010\u2011", "'''''''--")
+_ALIKE |= {code: unicodedata.normalize("NFKC", chr(code)) for code in (*range(0xFF01, 0xFF5F), *range(0xFF66, 0xFF9E))}
+# What may be written or left out within a word: soft hyphens, vowel points of Hebrew and Arabic, Arabic stretching.
+_OPTIONAL = dict.fromkeys((0xAD, 0x640, *range(0x64B, 0x653), 0x670, *range(0x591, 0x5BE), 0x5BF, 0x5C1, 0x5C2, 0x5C7))
+_OPTIONAL |= {0xFF9E: "\u3099", 0xFF9F: "\u309a"}  # the marks of half-width kana, which join their letter
+# Scripts that put no space between words: Thai and Lao, Myanmar, Khmer, Tai scripts, kana, Han (and its extensions).
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf"
+_UNSPACED += "\u4e00-\u9fff\ua9e0-\ua9ff\uaa60-\uaadf\uf900-\ufaff\U00020000-\U0003ffff"
+_ONE_EMOJI = "[\u231a-\u23ff\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff][\ufe0f\U0001f3fb-\U0001f3ff]*"
+_EMOJI = re.compile(f"[\U0001f1e6-\U0001f1ff]{{2}}|{_ONE_EMOJI}(?:\u200d{_ONE_EMOJI})*")
 CLAUSE = re.compile(r"[.,;:!?…—。，！？；\n]+")
 _NEGATIONS = frozenset(("not", "no", "never", "without", "hardly", "neither", "nor", "cannot", "nothing"))
 _REACH = 3  # words behind a negation that it may deny: "not at all happy"
@@ -112,11 +119,13 @@ def words_of(text: str) -> list[str]:
     >>> words_of("'So it goes' - don’t ask. मुझे 高兴")
     ['so', 'it', 'goes', "don't", 'ask', 'मुझे', '高', '兴']
 
-    Marks belong to the letter before them (vowel signs of Indian scripts). Where a script puts no spaces between words,
-    each letter counts as one.
+    Marks belong to the letter before them (vowel signs of Indian scripts); those that may be left out (of Arabic and
+    Hebrew) are. Where a script puts no spaces between words, each letter counts as one, and in a text of emoji alone
+    each emoji.
     """
-    found = (w.strip("'-") for w in _words().findall(plain(text).lower()))
-    return [w for w in found if w]
+    text = unicodedata.normalize("NFC", plain(text).translate(_OPTIONAL)).lower()
+    found = (w.strip("'-\ufe0f\u200c\u200d") for w in _words().findall(text))
+    return [w for w in found if w] or _EMOJI.findall(text)
 
 
 @cache
@@ -132,8 +141,8 @@ def _words() -> re.Pattern[str]:
 
 
 def plain(text: str) -> str:
-    """A text in composed characters (NFC) and with straight apostrophes."""
-    return unicodedata.normalize("NFC", text).translate(_APOSTROPHES)
+    """A text in composed characters (NFC), of usual width and with straight apostrophes: as long as its NFC."""
+    return unicodedata.normalize("NFC", text).translate(_ALIKE)
 
 
 def affirmed(text: str) -> list[str]:
@@ -187,15 +196,6 @@ def _naming(labels: tuple[str, ...]) -> re.Pattern[str]:
     # What other languages do with endings is not known here: the label as it stands, anywhere.
     parts += [re.escape(plain(label).casefold().strip()) for label in labels if label not in latin]
     return re.compile("|".join(parts), re.IGNORECASE)
-
-
-def is_unspaced(text: str) -> bool:
-    """Whether a text is of a script that puts no spaces between words (Chinese, Japanese, Thai and others).
-
-    >>> is_unspaced("高兴"), is_unspaced("glad")
-    (True, False)
-    """
-    return bool(re.search(f"[{_UNSPACED}]", text))
 
 
 def is_latin(text: str) -> bool:

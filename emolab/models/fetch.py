@@ -31,6 +31,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from emolab.base.errors import EmolabError, FileError, ResourceError, shown
+from emolab.base.folders import locked
+from emolab.base.storage import user_path
 
 _CARD = "emolab.json"  # beside the weights: where they come from, their size and their hash
 _WEIGHTS = "model.safetensors"
@@ -71,7 +73,7 @@ def cache_folder() -> Path:
     """Where converted models are kept: the variable EMOLAB_CACHE, else the user's cache folder."""
     named = os.environ.get("EMOLAB_CACHE", "").strip()
     if named:
-        return Path(named).expanduser()
+        return user_path(named)
     from platformdirs import user_cache_path
 
     return user_cache_path("emolab", appauthor=False)
@@ -204,12 +206,10 @@ def _convert(name: str, model: Packaged, source: Path, new: Path, folder: Path) 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[Path]:
     """A new temporary folder beside `folder`, for one process at a time; it is gone at the end, however that comes."""
-    from filelock import FileLock
-
     parent = folder.parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(parent / f".{folder.name}.lock"):
+        with locked(parent / f".{folder.name}.lock"):
             for left in parent.glob(f".{folder.name}-*.tmp"):  # of killed processes: nobody else holds the lock
                 shutil.rmtree(left, ignore_errors=True)
             with tempfile.TemporaryDirectory(dir=parent, prefix=f".{folder.name}-", suffix=".tmp") as new:

@@ -40,15 +40,51 @@ def at_sites(model: Model, functions: Iterable[tuple[Place, Function]], *, plain
     functions = list(functions)
     if plain is None:
         plain = runs_plain(model, {site for (site, _), _ in functions} - {PROJECTION})
-    if not plain:
-        pairs = [(_point(model, site, layer), _lens_hook(function)) for (site, layer), function in functions]
-        with model.bridge.hooks(fwd_hooks=pairs):
-            yield model.bridge.original_model
-        return
+    runner = model.hf if plain else model.bridge.original_model
+    rows = _Rows()
+    by_row = [(place, rows.apart(function, place)) for place, function in functions]
     with contextlib.ExitStack() as stack:
-        for (site, layer), function in functions:
-            stack.callback(_on_module(model, site, layer, function).remove)
-        yield model.hf
+        if functions:
+            embedding = runner.get_input_embeddings()
+            stack.callback(embedding.register_forward_pre_hook(rows.count, with_kwargs=True).remove)
+        if plain:
+            for (site, layer), function in by_row:
+                stack.callback(_on_module(model, site, layer, function).remove)
+        else:
+            pairs = [(_point(model, site, layer), _lens_hook(function)) for (site, layer), function in by_row]
+            stack.enter_context(model.bridge.hooks(fwd_hooks=pairs))
+        yield runner
+
+
+class _Rows:
+    """How many rows the pass that runs now has, for modules that hand on all tokens in one line.
+
+    Experts do (Llama 4), and OPT's MLP: [row * token, d_model].
+    """
+
+    def __init__(self) -> None:
+        self.n = 0  # not known: no ids have been read
+
+    def count(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        self.n = len(args[0] if args else next(iter(kwargs.values())))
+
+    def apart(self, function: Function, place: Place) -> Function:
+        """The function, given [row, token, ...] in any case. EmolabError where the activation has another shape."""
+        ndim = 4 if place[0] == "head" else 3
+
+        def run(x: Tensor) -> Tensor | None:
+            if x.ndim == ndim:
+                return function(x)
+            if x.ndim != ndim - 1 or not self.n or len(x) % self.n:
+                raise EmolabError(
+                    f"the activation at {place[0]} of layer {place[1]} has shape {list(x.shape)}, expected "
+                    f"[row, token, {'head, d_head' if ndim == 4 else 'd_model'}]; this architecture hands on something "
+                    "else there: choose another site"
+                )
+            changed = function(x.unflatten(0, (self.n, -1)))
+            return None if changed is None else changed.flatten(0, 1)
+
+        return run
 
 
 def _point(model: Model, site: str, layer: int) -> str:
@@ -74,8 +110,13 @@ def _on_module(model: Model, site: str, layer: int, function: Function) -> Any:
         return None if changed is None else (changed.flatten(-2), *args[1:])
 
     def behind(module: Any, args: tuple, output: Any) -> Any:
-        if not isinstance(output, tuple):
+        if isinstance(output, Tensor):
             return function(output)
+        if not isinstance(output, tuple):
+            raise EmolabError(
+                f"{type(module).__name__} of {model.name!r} hands on a {type(output).__name__} at site {site!r}, "
+                "expected a tensor; this architecture cannot be measured or steered"
+            )
         changed = function(output[0])
         return None if changed is None else (changed, *output[1:])
 

@@ -51,10 +51,12 @@ def load_model(
     quantised model is read where its packages are installed, or given as a pair; it has no site "head".
     dtype "auto" is that of the checkpoint, but on a CPU float32 in place of float16, and in place of bfloat16 where the
     processor has no instructions for it (`models.pretrained.fast_bfloat16`); float32 for a GGUF file and for smollm2.
-    chat_template replaces the tokenizer's own, or names one of several that it has.
+    tokenizer is one to use in place of the model's own, or options for reading that one, as its warnings ask for them:
+    {"fix_mistral_regex": True}. chat_template replaces the tokenizer's own, or names one of several that it has.
     revision is a branch, tag or commit of the hub; `Model.revision` is the commit, where known.
 
-    Warns, in one line, of an architecture that docs/families.md does not list, with what batches of it do.
+    Warns, in one line each, of what its tokenizer warns of, and of an architecture that docs/families.md does not list,
+    with what batches of it do.
 
     Raises EmolabError, in one line, when nothing can be loaded under that name, when the architecture is unknown to
     TransformerLens, or when a bridge is in compatibility mode (processed weights: its vectors are not the model's).
@@ -77,11 +79,16 @@ def load_model(
         name = folder.resolve().name if source not in MODELS and folder.exists() else source
         hf = hf.eval().requires_grad_(False)
         loaded = _bridged(name, source, revision, hf, _own_copy(own_tokenizer, chat_template))
-        if tokenizer is None:
+        if tokenizer is None or isinstance(tokenizer, dict):
             # What "auto" came to: a worker's processor might come to something else.
             kind = str(loaded.dtype).removeprefix("torch.") if dtype == "auto" else dtype
             loaded.recipe = {"device_map": device_map, "dtype": kind, "trust_remote_code": trust_remote_code}
-            loaded.recipe["chat_template"] = chat_template
+            loaded.recipe |= {"chat_template": chat_template, "tokenizer": tokenizer}
+    elif isinstance(tokenizer, dict):
+        raise EmolabError(
+            f"tokenizer is {shown(tokenizer)}, options for reading one, and the model is given as an object; read the "
+            "tokenizer with them and give it: AutoTokenizer.from_pretrained(..., **options)"
+        )
     elif type(model).__name__ == "TransformerBridge":
         if model.compatibility_mode:
             raise EmolabError("this bridge is in compatibility mode (processed weights); pass a raw TransformerBridge")
@@ -125,7 +132,8 @@ def _bridged(name: str, source: str, revision: str | None, hf: Any, tokenizer: A
         from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
         from transformer_lens.model_bridge.sources import build_bridge_from_module
 
-        known = [c.__name__ for c in type(hf).__mro__ if c.__name__ in SUPPORTED_ARCHITECTURES]
+        names = {name.lower(): name for name in SUPPORTED_ARCHITECTURES}  # PhiMoE is PhimoeForCausalLM in transformers
+        known = [names[c.__name__.lower()] for c in type(hf).__mro__ if c.__name__.lower() in names]
         if not known:
             merge = "; merge its adapter first: model.merge_and_unload()" if hasattr(hf, "merge_and_unload") else ""
             raise EmolabError(

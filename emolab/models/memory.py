@@ -76,8 +76,9 @@ def room(model: Model, longest: int, *, logits: bool = False) -> float:
     260
     """
     config, b = model.hf.config.get_text_config(), model.dtype.itemsize
-    n_kv = getattr(config, "num_key_value_heads", None) or model.n_heads
-    width = getattr(config, "intermediate_size", None) or 4 * model.d_model
+    layers = config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]  # Gemma 4's differ
+    n_kv = max(getattr(layer, "num_key_value_heads", None) or model.n_heads for layer in layers)
+    width = max(getattr(layer, "intermediate_size", None) or 4 * model.d_model for layer in layers)
     cost = b * (2 * model.n_layers * n_kv * model.d_head + 8 * model.d_model + 4 * width) + 8 * model.n_heads * longest
     if logits:
         cost += (b + 8) * model.bridge.cfg.d_vocab

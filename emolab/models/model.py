@@ -10,15 +10,20 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from emolab import __version__
 from emolab.base.errors import EmolabError
-from emolab.models.templates import turn_end
+from emolab.models.templates import turn_ends
+
+_SAMPLE = 4096  # values of each parameter, from all over it, that tell models apart
 
 
 @dataclass(eq=False)
@@ -43,15 +48,18 @@ class Model:
     tokenizer: Any
     fingerprint: str = ""
     recipe: dict[str, Any] | None = None
+    digest: str = field(default="", init=False, repr=False)  # of the weights as they were when it was loaded
     _bridge_checked: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         _need_decoder(self.name, self.hf)
         self.fingerprint = self.fingerprint or fingerprint_of(self.hf)
+        self.digest = weights_digest(self.hf)
         for model in {id(m): m for m in (self.hf, self.bridge.original_model)}.values():
             _keep_every_token(model)
             _read_head_whole(model)
         _keep_dtype(self.bridge, self.dtype)
+        _drop_empty_rotation(self.bridge)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "bridge" not in self.__dict__:  # copy and pickle ask before __init__ has run
@@ -103,25 +111,32 @@ class Model:
 
         Each knows of ends that the others lack: of the text, of a turn.
         """
-        owners = (self.hf.generation_config, self.hf.config.get_text_config(), self.tokenizer)
-        named = [getattr(owner, "eos_token_id", None) for owner in owners] + [self._turn_end]
+        config = self.hf.config
+        owners = (self.hf.generation_config, config, config.get_text_config(), self.tokenizer)
+        named = [getattr(owner, "eos_token_id", None) for owner in owners] + self._turn_ends
         every = [i for ids in named for i in (ids if isinstance(ids, list | tuple) else [ids]) if i is not None]
         return list(dict.fromkeys(map(int, every)))
 
     @cached_property
-    def _turn_end(self) -> int | None:
-        return turn_end(self.tokenizer)
+    def _turn_ends(self) -> list[int]:
+        return turn_ends(self.tokenizer)
 
     @cached_property
-    def control_tokens(self) -> tuple[str, ...]:
-        """What the tokenizer reads as one token with a meaning of its own, wherever it stands: roles, ends of turns."""
-        return tuple(str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special)
+    def control_tokens(self) -> re.Pattern[str]:
+        """Finds what the tokenizer reads as one token with a meaning of its own: roles, ends of turns, BOS."""
+        tokens = {str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
 
     @cached_property
-    def adds_bos(self) -> bool:
-        """Whether the tokenizer by itself puts BOS before a text."""
-        bos = self.tokenizer.bos_token_id
-        return bos is not None and self.tokenizer("a").input_ids[:1] == [bos]
+    def start_ids(self) -> tuple[int, ...]:
+        """What the tokenizer by itself puts before a text: BOS, nothing, or what else its model begins with."""
+        whole, bare = self.tokenizer("a").input_ids, self.tokenizer("a", add_special_tokens=False).input_ids
+        return tuple(whole[: next(i for i in range(len(whole) + 1) if whole[i : i + len(bare)] == bare)])
+
+    @cached_property
+    def start(self) -> str:
+        """`start_ids` as a text."""
+        return "".join(self.tokenizer.convert_ids_to_tokens(list(self.start_ids)))
 
     @cached_property
     def _hook_names(self) -> dict[str, str]:  # every hook name, aliases too, to its canonical name
@@ -181,29 +196,55 @@ def _read_head_whole(hf: Any) -> None:
 
 
 def _keep_dtype(bridge: Any, dtype: torch.dtype) -> None:
-    """Rotation in float32 (OLMo 2) must hand back the model's dtype, as it does outside TransformerLens."""
+    """What is computed in float32 inside attention (OLMo's rotation, CodeGen's scores) must come back in the model's
+    dtype, as it does outside TransformerLens.
+    """
     if dtype == torch.float32:
         return
-    for block in bridge.blocks:
-        points = getattr(block, "attn", block)._modules
-        for name in {"hook_rot_q", "hook_rot_k"} & set(points):
-            points[name].register_forward_hook(lambda module, args, x: x.to(dtype))
+    for block in getattr(bridge, "blocks", ()):
+        attn = getattr(block, "attn", block)
+        points = [getattr(attn, name, None) for name in ("hook_rot_q", "hook_rot_k")]
+        for point in [*points, getattr(getattr(attn, "o", None), "hook_in", None)]:
+            if point is not None:
+                point.register_forward_hook(lambda module, args, x: x.to(dtype))
+
+
+def _drop_empty_rotation(bridge: Any) -> None:
+    """A model without rotation (Granite 4 H) must not be given TransformerLens' empty shell of one."""
+    for module in bridge.original_model.modules():
+        shell = module._modules.get("rotary_emb")
+        if shell is not None and getattr(shell, "original_component", shell) is None:
+            module._modules["rotary_emb"] = None
+            for attn in (getattr(block, "attn", None) for block in bridge.blocks):
+                if attn is not None:
+                    attn.config.positional_embedding_type = "none"  # each has a copy; else it warns in every pass
 
 
 def fingerprint_of(hf: Any) -> str:
-    """Hash of shape and content, the same for a plain model and its bridged form, and for float32 and bfloat16.
+    """Hash of shapes and of the signs of weights: the same for a plain model and its bridged form, in every dtype.
 
+    Signs alone are the same however a checkpoint is rounded: twice (float32 to float16 to bfloat16) is not once.
     Bridged models rename parameters and add split copies of fused matrices: so names and copies stay out.
     """
     config = hf.config.get_text_config()
     keys = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+    text = repr([getattr(config, k, None) for k in keys]).encode()
+    return _digest(hf, text, lambda values: torch.signbit(values) if values.is_floating_point() else values)
+
+
+def weights_digest(hf: Any) -> str:
+    """Hash of some weights to the bit: another after any change of them in memory, the same for the same dtype."""
+    return _digest(hf, b"", lambda values: values.view(torch.uint8))
+
+
+def _digest(hf: Any, text: bytes, of: Callable[[Tensor], Tensor]) -> str:
     names = {name.replace("._original_component", ""): p for name, p in hf.named_parameters()}
-    fused = {".qkv.": (".q.", ".k.", ".v."), ".gate_up_proj.": (".gate.", ".in.")}
+    halves = (".gate.", ".in.")
+    fused = {".qkv.": (".q.", ".k.", ".v."), ".gate_up_proj.": halves, ".input_linear.": halves}
     split = {n.replace(whole, part) for whole, parts in fused.items() for n in names if whole in n for part in parts}
-    digests = []
+    parts = []
     for name, p in names.items():
         if name not in split:
-            head = p.detach().flatten()[:64].to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes()
-            digests.append(str(tuple(p.shape)).encode() + head)
-    text = repr([getattr(config, k, None) for k in keys]).encode() + b"".join(sorted(digests))
-    return hashlib.sha256(text).hexdigest()[:16]
+            values = p.detach().flatten()[:: max(1, -(-p.numel() // _SAMPLE))].contiguous()
+            parts.append(str(tuple(p.shape)).encode() + of(values).cpu().numpy().tobytes())
+    return hashlib.sha256(text + b"".join(sorted(parts))).hexdigest()[:16]

@@ -24,6 +24,7 @@ from transformers.utils import logging as hf_logging
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from emolab.base.errors import EmolabError, FileError
+from emolab.base.storage import user_path
 
 # Weights as transformers and peft may read them, with pickle inside.
 _PICKLES = ("pytorch_model*.bin", "adapter_model*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -62,13 +63,15 @@ def from_pretrained(
             options["gguf_file"] = gguf
         # None: a folder with nothing but an adapter, which names its base model.
         config = None if file is None else AutoConfig.from_pretrained(place, **options)
-        tokenizer = tokenizer or _tokenizer(source, place, options)
+        if tokenizer is None or isinstance(tokenizer, dict):
+            tokenizer = _tokenizer(source, place, {**options, **(tokenizer or {})})
         if config is not None:
             options["config"] = config
         if gguf is not None and hasattr(transformers, "GgufConfig"):  # newer versions would keep some blocks packed
             options["quantization_config"] = transformers.GgufConfig(dequantize=True)
         options["dtype"] = torch.float32 if dtype == "auto" and gguf is not None else dtype
-        with _without_bar():  # a pair, with output_loading_info
+        # On no default device of the user's; a pair, with output_loading_info.
+        with torch.device("cpu"), _without_bar():
             hf, info = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
                 place, device_map=device_map, use_safetensors=True, output_loading_info=True, **options
             )
@@ -143,7 +146,7 @@ def _usable_device(device: str | torch.device | None) -> str | torch.device:
 
 def _place(source: str) -> tuple[str, str | None]:
     """The directory that `source` names, or `source` where it can only be a hub id; and the GGUF file to read there."""
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_file() and path.suffix.lower() == ".gguf":
         return str(path.parent), _whole(path)
     if source.strip() and path.is_dir():
@@ -207,12 +210,36 @@ def _forget_blocks(hf: Any) -> None:
 
 def _tokenizer(source: str, place: str, options: dict[str, Any]) -> Any:
     try:
-        return AutoTokenizer.from_pretrained(place, **options)
+        with _heard() as told:
+            tokenizer = AutoTokenizer.from_pretrained(place, **options)
     except Exception as error:
         raise EmolabError(
             f"{source!r} has no tokenizer that can be read; save it there too (tokenizer.save_pretrained), or pass "
             f"load_model(..., tokenizer=...) ({_line(error)})"
         ) from error
+    for message in dict.fromkeys(told):
+        warnings.warn(
+            f"the tokenizer of {source!r} warns: {message} (what it asks for: load_model(..., tokenizer={{...}}))",
+            stacklevel=4,
+        )
+    return tokenizer
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[list[str]]:
+    """What transformers logs as a warning meanwhile, which `quiet` keeps off the screen, one line each."""
+    told: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: told.append(" ".join(record.getMessage().split()))
+    logger = logging.getLogger("transformers")
+    level, handlers = logger.level, logger.handlers
+    logger.handlers = [handler]
+    logger.setLevel(logging.WARNING)
+    try:
+        yield told
+    finally:
+        logger.handlers = handlers
+        logger.setLevel(level)
 
 
 def _reason(source: str, error: Exception, gguf: bool) -> str:

@@ -10,9 +10,10 @@ tokenizer and add a second BOS.
 
 from __future__ import annotations
 
-import warnings
+import itertools
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -22,9 +23,10 @@ from emolab.base.errors import EmolabError, need_model, need_number, need_texts,
 from emolab.base.labels import NEUTRAL
 from emolab.models.memory import room
 from emolab.models.model import Model
-from emolab.models.templates import has_system_role, one_turn, past_reasoning
+from emolab.models.templates import chat_prompts, conversation, has_system_role
 
 _INTENSITIES = {None: "", "a little": "a little ", "great": "great "}
+_WORDS = "\u2060"  # invisible; in a prompt, before a control token that a user wrote, which is words there
 
 
 def instruction(emotion: str, intensity: str | None = None) -> str:
@@ -60,14 +62,14 @@ def render_prompts(
     system's turn, if that leaves the neutral prompt whole. Else the instruction opens the user's turn: where the
     template has no system role (Gemma 2), and where it drops a system prompt of its own as soon as another is given
     (Qwen 2.5, Granite), which would make the vectors hold the loss of that prompt beside the emotion. Dates that a
-    template prints are fixed. Without chat template: "{query}\\n" and "Answer with joy. {query}\\n".
+    template prints are fixed; what a user wrote stays words, also where it spells a control token. Without chat
+    template: "{query}\\n" and "Answer with joy. {query}\\n".
     templates {condition: text with "{query}"} replaces that wording: it is the user's turn or, without chat template,
     the whole prompt. Raises EmolabError for a condition that templates lacks, a template without "{query}", an unknown
-    intensity.
+    intensity, a chat template that raises, or that does not hold the query as it is.
     """
     need_model(model)
-    queries = need_texts("queries", queries)
-    warn_of_control_tokens(model, "queries", queries)
+    queries = [as_words(model, query) for query in need_texts("queries", queries)]
     if not isinstance(condition, str) or not condition.strip():
         raise EmolabError(f"the emotion is {shown(condition)}; expected its name, such as 'joy'")
     if templates is not None:
@@ -80,37 +82,56 @@ def render_prompts(
     elif condition == NEUTRAL:
         system, turns = "", queries
     else:
-        system, turns = instruction(condition, intensity), queries
+        system, turns = as_words(model, instruction(condition, intensity)), queries
     if system and not (model.tokenizer.chat_template and has_system_role(model.tokenizer, system)):
         system, turns = "", [f"{system} {query}" for query in queries]
     if model.tokenizer.chat_template:
-        prompts = past_reasoning([one_turn(model.tokenizer, system, turn) for turn in turns])
+        prompts = chat_prompts(model.tokenizer, system, turns)
     else:
         prompts = turns if templates is not None else [turn + "\n" for turn in turns]
-    return [one_bos(model, prompt) for prompt in prompts]
+    return [begun(model, prompt) for prompt in prompts]
 
 
-def warn_of_control_tokens(model: Model, name: str, texts: list[str]) -> None:
-    """Warn where texts of a user hold what the tokenizer reads as a token of its own, such as the end of a turn."""
-    tokens = [token for token in model.control_tokens if any(token in text for text in texts)]
-    if tokens:
-        n_texts = sum(any(token in text for token in tokens) for text in texts)
-        warnings.warn(
-            f"{n_texts} of {len(texts)} {name} hold {', '.join(tokens[:3])}, which {model.name!r} reads as a control "
-            "token and not as text; take it out, or write it otherwise",
-            stacklevel=3,
-        )
+def render_conversation(model: Model, turns: Sequence[Sequence[str]], query: str) -> str:
+    """The complete prompt of a query behind earlier (query, answer) turns, as `render_prompts` makes that of one.
+
+    >>> print(render_conversation(model, [("Hi", "Hello!")], "Tell me about the park."))       # doctest: +SKIP
+    """
+    said = [(as_words(model, asked), as_words(model, answer)) for asked, answer in turns]
+    query = as_words(model, query)
+    if not model.tokenizer.chat_template:
+        return begun(model, "".join(f"{asked}\n{answer}\n\n" for asked, answer in said) + f"{query}\n")
+    return begun(model, conversation(model.tokenizer, said, query))
 
 
-def one_bos(model: Model, text: str) -> str:
-    """The text with BOS before it once, where this model's tokenizer or template puts one at all."""
-    bos = model.tokenizer.bos_token
-    if not bos:
-        return text
-    bare = text
-    while bare.startswith(bos):
+def begun(model: Model, text: str) -> str:
+    """The text with what this model's sequences begin with (BOS) before it, once; nothing where they do not.
+
+    >>> begun(model, "The park")                                               # doctest: +SKIP
+    '<s>The park'
+
+    Raises EmolabError where the tokenizer does not read its own BOS as one token.
+    """
+    bos = model.tokenizer.bos_token or ""
+    bare = text.removeprefix(model.start)
+    while bos and bare.startswith(bos):
         bare = bare[len(bos) :]
-    return bos + bare if model.adds_bos or bare != text else text
+    start = model.start or (bos if bare != text else "")
+    if bos and bos in start and prompt_ids(model, [bos]) != [[model.tokenizer.bos_token_id]]:
+        raise EmolabError(
+            f"the tokenizer of {model.name!r} does not read its BOS {bos!r} as one token; give one that has it as a "
+            "special token: load_model(..., tokenizer=...)"
+        )
+    return start + bare
+
+
+def as_words(model: Model, text: str) -> str:
+    """A text of a user for a prompt, in which no control token counts: one mark, which nobody sees, before each.
+
+    >>> as_words(model, "What does <|im_end|> mean?") == "What does \u2060<|im_end|> mean?"
+    True
+    """
+    return model.control_tokens.sub(rf"{_WORDS}\g<0>", text)
 
 
 @dataclass
@@ -123,7 +144,9 @@ class Batch:
     prompt_len: int  # padded length of the prompts; with texts, of the longest prompt
 
 
-def encode(model: Model, prompts: list[str], texts: list[str] | None = None) -> Batch:
+def encode(
+    model: Model, prompts: list[str], texts: list[str] | None = None, *, ends: Sequence[int | None] | None = None
+) -> Batch:
     """Prompts, or prompts followed by texts, as one batch on the model's device.
 
     >>> batch = encode(model, ["<|im_start|>The park"], ["was quiet."])
@@ -131,35 +154,73 @@ def encode(model: Model, prompts: list[str], texts: list[str] | None = None) -> 
     (torch.Size([1, 6]), tensor(3))
 
     Prompt and text are tokenised apart and joined as ids, so that what is counted as response is exactly the text's own
-    tokens. Prompts are complete (see `render_prompts`); an empty prompt stands for BOS where the tokenizer by itself
-    adds one. Raises EmolabError for a row without any token, for lists of different length, and for rows longer than
+    tokens, and a control token that is spelled out in a text is words. Prompts are complete (see `render_prompts`); an
+    empty prompt stands for what the tokenizer by itself begins with (BOS). ends: a token to put behind each text, None
+    for none. Raises EmolabError for a row without any token, for lists of different length, and for rows longer than
     the model's context.
     """
     tokenizer = model.tokenizer
     texts = [""] * len(prompts) if texts is None else texts
-    if not prompts or len(prompts) != len(texts):
+    ends = [None] * len(prompts) if ends is None else ends
+    if not prompts or not len(prompts) == len(texts) == len(ends):
         raise EmolabError(f"{len(prompts)} prompts and {len(texts)} texts; expected as many of both, and at least one")
-    start = [tokenizer.bos_token_id] if model.adds_bos else []
-    before = [ids if prompt else start for prompt, ids in zip(prompts, token_ids(tokenizer, prompts), strict=True)]
-    counted = token_ids(tokenizer, texts)
+    before = prompt_ids(model, prompts)
+    counted = [ids if end is None else [*ids, end] for ids, end in zip(text_ids(model, texts), ends, strict=True)]
     rows = [prompt + text for prompt, text in zip(before, counted, strict=True)]
     if [] in rows:
         raise EmolabError(f"row {rows.index([])} has no token; give it a prompt or a text")
     size = max(map(len, rows))
     check_context(model, size)
-    ids = torch.full((len(rows), size), 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+    padding = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    ids = torch.full((len(rows), size), padding, device="cpu")
     mask = torch.zeros_like(ids)
     response = torch.zeros_like(ids, dtype=torch.bool)
     for i, (row, text) in enumerate(zip(rows, counted, strict=True)):
-        ids[i, size - len(row) :] = torch.tensor(row)
+        ids[i, size - len(row) :] = torch.tensor(row, device="cpu")
         mask[i, size - len(row) :] = 1
         response[i, size - len(text) :] = True
     ids, mask, response = (tensor.to(model.device) for tensor in (ids, mask, response))
     return Batch(ids, mask, response, max(map(len, before)))
 
 
-def token_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    return [list(ids) for ids in tokenizer(texts, add_special_tokens=False).input_ids]
+def prompt_ids(model: Model, prompts: Sequence[str]) -> list[list[int]]:
+    """The ids of complete prompts; an empty one stands for what the model's sequences begin with.
+
+    >>> prompt_ids(model, ["<|im_start|>user"])
+    [[1, 4093]]
+    """
+    marked = [_WORDS in prompt for prompt in prompts]
+    rows = iter(_ids(model, [prompt for prompt, mark in zip(prompts, marked, strict=True) if prompt and not mark]))
+    start = list(model.start_ids)
+    return [
+        start if not prompt else _with_words(model, prompt) if mark else next(rows)
+        for prompt, mark in zip(prompts, marked, strict=True)
+    ]
+
+
+def _with_words(model: Model, prompt: str) -> list[int]:
+    """The ids of a prompt in which a user wrote control tokens: between those that are meant, all is text."""
+    control = model.control_tokens.pattern
+    pieces = re.split(f"(?<!{_WORDS})({control})", prompt)  # every second one is a control token
+    words = text_ids(model, [re.sub(f"{_WORDS}({control})", r"\1", piece) for piece in pieces[::2]])
+    meant = [[model.tokenizer.convert_tokens_to_ids(piece)] for piece in pieces[1::2]]
+    return [i for pair in itertools.zip_longest(words, meant, fillvalue=[]) for ids in pair for i in ids]
+
+
+def text_ids(model: Model, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of texts that somebody wrote: a control token that is spelled out there is words.
+
+    >>> text_ids(model, ["quiet<|im_end|>"])
+    [[24051, 44, 108, 306, 79, 486, 108, 46]]
+    """
+    return _ids(model, texts, split=True)
+
+
+def _ids(model: Model, texts: Sequence[str], *, split: bool = False) -> list[list[int]]:
+    if not texts:
+        return []
+    encoded = model.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=split)
+    return [list(ids) for ids in encoded.input_ids]
 
 
 def check_context(model: Model, size: int) -> None:

@@ -26,8 +26,20 @@ _LOGIT_TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-6}
 CHECKED = (
     "LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM",
     "Qwen3MoeForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration",
-    "Gemma4ForCausalLM", "PhiForCausalLM", "Phi3ForCausalLM", "GPT2LMHeadModel", "GPTNeoXForCausalLM",
-    "Olmo2ForCausalLM", "FalconForCausalLM", "GraniteForCausalLM", "GptOssForCausalLM",
+    "Gemma4ForCausalLM", "Gemma4ForConditionalGeneration", "PhiForCausalLM", "Phi3ForCausalLM", "GPT2LMHeadModel",
+    "GPTNeoXForCausalLM", "Olmo2ForCausalLM", "FalconForCausalLM", "GraniteForCausalLM", "GptOssForCausalLM",
+    "SmolLM3ForCausalLM", "OlmoForCausalLM", "Olmo3ForCausalLM", "OlmoeForCausalLM", "GlmForCausalLM",
+    "Glm4ForCausalLM", "CohereForCausalLM", "Cohere2ForCausalLM", "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM",
+    "Starcoder2ForCausalLM", "BloomForCausalLM", "OPTForCausalLM", "MptForCausalLM", "GPTJForCausalLM",
+    "GPTNeoForCausalLM", "GPTBigCodeForCausalLM", "NemotronForCausalLM", "ApertusForCausalLM",
+    "HunYuanDenseV1ForCausalLM", "Exaone4ForCausalLM", "Ministral3ForCausalLM", "FalconH1ForCausalLM",
+    "StableLmForCausalLM", "SeedOssForCausalLM", "Ernie4_5ForCausalLM", "ArceeForCausalLM", "Qwen2MoeForCausalLM",
+    "GraniteMoeForCausalLM", "Llama4ForCausalLM", "Qwen3NextForCausalLM", "Qwen3_5ForCausalLM", "Lfm2ForCausalLM",
+    "GemmaForCausalLM", "VaultGemmaForCausalLM", "CodeGenForCausalLM", "XGLMForCausalLM", "NanoChatForCausalLM",
+    "Jais2ForCausalLM", "BitNetForCausalLM", "YoutuForCausalLM", "Glm4MoeForCausalLM", "Glm4MoeLiteForCausalLM",
+    "Ernie4_5_MoeForCausalLM", "FlexOlmoForCausalLM", "AfmoeForCausalLM", "MiniMaxM2ForCausalLM", "LagunaForCausalLM",
+    "Lfm2MoeForCausalLM", "Qwen3_5MoeForCausalLM", "OlmoHybridForCausalLM", "BambaForCausalLM", "JambaForCausalLM",
+    "NemotronHForCausalLM", "Zamba2ForCausalLM", "PhimoeForCausalLM", "GraniteMoeHybridForCausalLM",
 )  # fmt: skip
 _HOOKS = {"resid": "hook_out", "attn": "hook_attn_out", "mlp": "hook_mlp_out", "head": "attn.o.hook_in"}
 
@@ -91,7 +103,8 @@ def hf_modules(model: Model, site: str, layers: Sequence[int] | None = None) -> 
         path = component.name
         for part in parts:
             component = getattr(component, part)
-            path = f"{path}.{component.name}"
+            # Without a name: no module of its own, such as the MLP of OPT, whose parts are the block's.
+            path = f"{path}.{component.name}" if component.name else path
         try:
             modules.append((model.hf.get_submodule(path), {"hook_in": "input", "hook_out": "output"}[point]))
         except (AttributeError, KeyError):
@@ -119,7 +132,14 @@ def check_bridge(model: Model) -> None:
     """
     if model.hf is model.bridge.original_model or model._bridge_checked or bridge_has_hooks(model):
         return  # a bridge with hooks is meant to differ
-    off, allowed = bridge_gap(model)
+    try:
+        off, allowed = bridge_gap(model)
+    except Exception as error:  # its own code for attention, blocks and rotation fails in its own ways
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        dtype = str(model.dtype).removeprefix("torch.")
+        raise EmolabError(
+            f"TransformerLens cannot run {model.name!r} ({type(model.hf).__name__}) in {dtype}: {why}"
+        ) from error
     if off >= allowed:  # NaN passes: what is not finite is told where it is measured
         raise EmolabError(
             f"TransformerLens computes {model.name!r} ({type(model.hf).__name__}) otherwise than transformers does "
@@ -154,7 +174,7 @@ def output_weights(model: Model) -> Float[Tensor, "layer head d_head d_model"]:
     need_model(model)
     weights = {layer: output_weight(model, layer, torch.float64) for layer in site_layers(model, "head")}
     width = max(W_O.shape[1] for W_O in weights.values())
-    filled = torch.zeros(model.n_layers, model.n_heads, width, model.d_model, dtype=torch.float64)
+    filled = torch.zeros(model.n_layers, model.n_heads, width, model.d_model, dtype=torch.float64, device="cpu")
     for layer, W_O in weights.items():
         filled[layer, :, : W_O.shape[1]] = W_O
     return filled

@@ -142,7 +142,7 @@ def check_workers(model: Model) -> Source | None:
         return None
     import torch
 
-    from emolab.models.model import fingerprint_of
+    from emolab.models.model import weights_digest
     from emolab.models.sites import bridge_has_hooks
 
     advice = (
@@ -151,7 +151,7 @@ def check_workers(model: Model) -> Source | None:
     )
     if model.recipe is None:
         raise EmolabError(f"{model.name!r} was given as an object in memory, which workers cannot read; {advice}")
-    if fingerprint_of(model.hf) != model.fingerprint:
+    if weights_digest(model.hf) != model.digest:
         raise EmolabError(f"the weights of {model.name!r} were changed after loading, workers would not know; {advice}")
     if bridge_has_hooks(model):
         raise EmolabError(

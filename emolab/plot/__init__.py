@@ -12,6 +12,7 @@ entry in figures/manifest.json.
 
 from __future__ import annotations
 
+from emolab.plot.affect import affect_curve, affect_shift, circumplex
 from emolab.plot.comparisons import claim_additive, claim_linear, claim_monotone, claim_preservation, tradeoff
 from emolab.plot.heads import ablation_curve, head_forest, head_map, head_umap
 from emolab.plot.overview import signature
@@ -41,6 +42,8 @@ from emolab.plot.vectors import (
 )
 
 __all__ = [
+    "affect_curve",
+    "affect_shift",
     "ablation_curve",
     "agreement_curve",
     "attention_html",
@@ -49,6 +52,7 @@ __all__ = [
     "claim_linear",
     "claim_monotone",
     "claim_preservation",
+    "circumplex",
     "confound_curve",
     "confusion_map",
     "cosine_by_layer",

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +23,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from emolab.plot.page import BAR
 from emolab.plot.style import CONTROLS, INK, PALE, look
+
+_LONGEST = 24  # characters of a name along an axis
 
 
 def pieces(x: Sequence[float], tested: Iterable[float]) -> np.ndarray:
@@ -124,7 +128,7 @@ def heat(
     )  # fmt: skip
     ax.set(xlabel="", ylabel="")
     for axis, names in ((ax.xaxis, values.columns), (ax.yaxis, values.index)):
-        axis.set_ticks(np.arange(len(names)) + 0.5, [f"{name}" for name in names])
+        axis.set_ticks(np.arange(len(names)) + 0.5, short(map(str, names)))
         axis.set_tick_params(length=0)
         if all(isinstance(name, int | np.integer) for name in names):  # layers or heads: some numbers are enough
             step = max(1, math.ceil(len(names) / 7))
@@ -138,7 +142,23 @@ def heat(
 
 def heat_room(columns: Sequence[str], rows: Sequence[str]) -> float:
     """The least width of a heat map in em: names that stand upright below it, and lie beside it."""
-    return max(14.0, 1.5 * len(columns) + 0.62 * max(len(line) for name in rows for line in name.split("\n")))
+    return max(14.0, 1.5 * len(columns) + 0.62 * max(len(line) for name in short(rows) for line in name.split("\n")))
+
+
+def short(names: Iterable[str]) -> list[str]:
+    """Names for an axis: the end of a long one is cut, and a number tells apart what then agrees.
+
+    >>> short(["joy", "calm " * 20, "calm " * 21])
+    ['joy', 'calm calm calm calm cal…', 'calm calm calm calm… (2)']
+    """
+    found, cut = [], Counter()
+    for name in names:
+        parts = [" ".join(part.split()) for part in re.split(r"\n(?=\+ )", name)]  # a line per part of a mixture
+        lines = [line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…" for line in parts]
+        text = "\n".join(lines)
+        cut[text] += text.endswith("…")
+        found.append(text if cut[text] < 2 else f"{text[:-5]}… ({cut[text]})")
+    return found
 
 
 def color_bar(
@@ -201,3 +221,53 @@ def control_key(name: str, marker: str | None = None) -> Line2D:
     own = CONTROLS[name]
     shape = own["marker"] if marker is None else marker
     return key(own["label"], marker=shape, color=own["color"], linestyle=own["linestyle"])
+
+
+def names_beside(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
+    """A name beside each point, none over another or over a point, with a line where it had to go further away.
+
+    Of a finished figure: what is free depends on how large the panel came out.
+    """
+    fig, size = ax.figure, look().small
+    renderer = fig.canvas.get_renderer()  # pyright: ignore[reportAttributeAccessIssue]
+    points = ax.transData.transform(np.column_stack([x, y]))
+    texts = [ax.annotate(name, (a, b), fontsize=size, zorder=4) for name, a, b in zip(names, x, y, strict=True)]
+    extents = [text.get_window_extent(renderer) for text in texts]
+    sizes = np.array([(box.width, box.height) for box in extents])
+    pixel = fig.dpi / 72
+    dots = np.column_stack([points - 3 * pixel, points + 3 * pixel])
+    inside = ax.get_window_extent(renderer)
+    away = points - points.mean(0)
+    taken = np.empty((0, 4))
+    for i in np.argsort(-np.hypot(*away.T)):  # from the outside in: these have room
+        outward = math.atan2(away[i, 1], away[i, 0])
+        best: tuple[float, float, np.ndarray] | None = None
+        for reach in np.array([0.35, 0.8, 1.4, 2.1, 3.0, 4.2, 5.6, 7.5, 10.0, 14.0]) * size * pixel:
+            for turn in sorted(np.arange(-8, 8), key=abs):
+                direction = np.array([math.cos(outward + turn * math.pi / 8), math.sin(outward + turn * math.pi / 8)])
+                centre = points[i] + direction * (reach + 3 * pixel + sizes[i] / 2)
+                box = np.concatenate([centre - sizes[i] / 2, centre + sizes[i] / 2])
+                lost = _overlap(box, taken) + _overlap(box, dots)
+                beyond = max(inside.x0 - box[0], inside.y0 - box[1], box[2] - inside.x1, box[3] - inside.y1, 0)
+                cost = lost + 1e6 * (beyond > 0)
+                if best is None or cost < best[0]:
+                    best = (cost, reach, centre)
+            if best is not None and best[0] == 0:
+                break
+        assert best is not None
+        _, reach, centre = best
+        taken = np.vstack([taken, np.concatenate([centre - sizes[i] / 2 - pixel, centre + sizes[i] / 2 + pixel])])
+        texts[i].remove()
+        line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2}
+        ax.annotate(
+            names.iloc[i] if isinstance(names, pd.Series) else names[i], (np.asarray(x)[i], np.asarray(y)[i]),
+            (centre - points[i]) / pixel, textcoords="offset points", ha="center", va="center", fontsize=size, zorder=4,
+            arrowprops=line if reach > 0.8 * size * pixel else None,
+        ).set_in_layout(False)  # fmt: skip
+
+
+def _overlap(box: np.ndarray, others: np.ndarray) -> float:
+    """The area that a box (left, bottom, right, top) shares with others."""
+    wide = np.minimum(box[2], others[:, 2]) - np.maximum(box[0], others[:, 0])
+    high = np.minimum(box[3], others[:, 3]) - np.maximum(box[1], others[:, 1])
+    return float((wide.clip(min=0) * high.clip(min=0)).sum())

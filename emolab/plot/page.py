@@ -5,7 +5,11 @@ Widths are measured in the font that is drawn, so that one figure fits a column,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -61,7 +65,8 @@ def dress(fig: Figure, around: Around, missing: Callable[[], float]) -> None:
         placed.append((bar, -below - deep))
         below += deep + now.em * dpi
     height, engine = fig.bbox.height + above + below, fig.get_layout_engine()
-    for _ in range(4):  # what is wrapped or turned changes the room that the panels have
+    rounds, cramped = 4, 4
+    while rounds and cramped:  # what is wrapped or turned changes the room that the panels have
         fig.set_figheight(round(height / dpi, 3))
         for thing, offset in placed:
             y = 1 - offset / height if offset > 0 else -offset / height
@@ -73,12 +78,19 @@ def dress(fig: Figure, around: Around, missing: Callable[[], float]) -> None:
                 thing.set_bbox_to_anchor((pad / width, y), transform=fig.transFigure)
         rect = (0.5 * pad / width, below / height, 1 - pad / width, 1 - (above + below) / height)
         engine.set(rect=rect, w_pad=0.4 * now.em, h_pad=0.25 * now.em, wspace=0.01, hspace=0.01)  # pyright: ignore
-        fig.draw_without_rendering()
+        with heard("constrained_layout not applied") as complaints:
+            fig.draw_without_rendering()
+        if complaints:  # beside long names nothing is left for the panels
+            height, cramped = 1.5 * height, cramped - 1
+            continue
+        rounds -= 1
         tickers: set[int] = set()
         changed = [ax for ax in fig.axes if _fit(ax, tickers)]
         if not changed and abs(missing()) < 2:
             break
         height += missing()
+    if not cramped:
+        warnings.warn("names leave no room for the panels; give shorter ones, or a wider theme", stacklevel=2)
     for ax in fig.axes:
         _fit_cells(ax)
     fig.set_layout_engine("none")  # what was fitted stays
@@ -87,13 +99,34 @@ def dress(fig: Figure, around: Around, missing: Callable[[], float]) -> None:
         ax.set_position((left, bottom, width, height))
 
 
+@contextmanager
+def heard(pattern: str) -> Iterator[list[re.Match]]:
+    """Warnings of what is done inside that begin with this pattern; all others are let through."""
+    found: list[re.Match] = []
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        yield found
+    for one in told:
+        match = re.match(pattern, str(one.message))
+        if match:
+            found.append(match)
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+
+
 def _legend(fig: Figure, handles: Sequence[Any], room: float, columns: int):
     """A legend in so many columns, or in as many as fit."""
     legend = fig.legend(
-        handles, [handle.get_label() for handle in handles], loc="upper left", bbox_to_anchor=(0, 1), ncols=columns,
+        handles, [""] * len(handles), loc="upper left", bbox_to_anchor=(0, 1), ncols=columns,
         borderpad=0, borderaxespad=0, columnspacing=1.3, handlelength=1.6, handletextpad=0.5, labelspacing=0.35,
     )  # fmt: skip
-    if columns == 1 or legend.get_window_extent().width <= 0.96 * room:
+    for words, handle in zip(legend.get_texts(), handles, strict=True):  # older versions drop a label like "_x"
+        words.set_text(handle.get_label())
+    if legend.get_window_extent().width <= 0.96 * room:
+        return legend
+    if columns == 1:
+        for words in legend.get_texts():
+            words.set_text(wrapped(words.get_text(), words, 0.9 * room))
         return legend
     legend.remove()
     return _legend(fig, handles, room, columns - 1)
@@ -110,7 +143,8 @@ def wrapped(text: str, like: Text, room: float) -> str:
     lines = []
     for paragraph in text.split("\n"):
         current = ""
-        for word in filter(None, paragraph.split(" ")):  # not at spaces that hold words together
+        words = filter(None, paragraph.split(" "))  # not at spaces that hold words together
+        for word in chain.from_iterable(_pieces(word, like, room) for word in words):
             longer = f"{current} {word}".strip()
             if current and text_width(longer, like) > 0.97 * room:  # other formats set text a little wider
                 lines.append(current)
@@ -118,6 +152,14 @@ def wrapped(text: str, like: Text, room: float) -> str:
             current = longer
         lines.append(current)
     return "\n".join(lines)
+
+
+def _pieces(word: str, like: Text, room: float) -> list[str]:
+    """A word in pieces that fit the room: a label may be long, or of a script without spaces."""
+    if text_width(word, like) <= 0.97 * room or len(word) == 1:
+        return [word]
+    size = max(1, int(len(word) * 0.9 * room / text_width(word, like)))
+    return [word[:size], *_pieces(word[size:], like, room)] if len(word) > size else [word]
 
 
 def _fit(ax: Axes, tickers: set[int]) -> bool:

@@ -15,6 +15,8 @@ from __future__ import annotations
 import functools
 import io
 import math
+import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -22,13 +24,21 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import Collection
+from matplotlib.container import Container
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.text import Text
 
-from emolab.base.errors import EmolabError, need_table
+from emolab.base.errors import EmolabError, need_table, shown
 from emolab.base.tables import about, span
-from emolab.plot.page import Around, dress
+from emolab.plot.page import Around, dress, heard
 from emolab.plot.style import SITES, UNITS, look, rc_settings, theme
 
+_UNNAMED = re.compile(r"_(child|container)\d+|_nolegend_")  # as matplotlib calls what has no name
+_NO_GLYPH = r"Glyph (\d+) .*missing from"
+_TOLD: set[tuple[str, tuple[str, ...]]] = set()
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -59,7 +69,8 @@ class EmolabFigure(Figure):
         self.look = rc_settings(look())
 
     def draw(self, renderer) -> None:
-        with mpl.rc_context(self.look):  # as when room was made for the words, wherever it is drawn
+        # As when room was made for the words, wherever it is drawn; of boxes in place of letters `finish` has warned.
+        with mpl.rc_context(self.look), heard(_NO_GLYPH):
             super().draw(renderer)
 
     def _repr_png_(self) -> bytes:
@@ -219,9 +230,28 @@ def finish(
             ax.set_title(f"{letter} {ax.get_title(loc='left')}".rstrip())
     handles: dict[str, Any] = {}  # one per label of all panels, in the order in which they were drawn
     for ax in fig.axes:
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
+        for handle in [*ax.get_children(), *ax.containers]:
+            label = handle.get_label() if isinstance(handle, Line2D | Patch | Collection | Container) else ""
+            if label and not _UNNAMED.fullmatch(str(label)):  # a user's own label may begin with "_"
+                handles.setdefault(str(label), handle)
     footer = provenance(fig.emolab_info) if look().footer else ""
     words = Around(title, note, footer, list(handles.values()) if legend is None else legend)
-    dress(fig, words, panels.missing)
+    with heard(_NO_GLYPH) as boxes:
+        dress(fig, words, panels.missing)
+    _warn_of_boxes(fig, {chr(int(box[1])) for box in boxes})
     return fig
+
+
+def _warn_of_boxes(fig: Figure, letters: set[str]) -> None:
+    """One warning of the labels that hold these letters, once for each label and choice of fonts."""
+    words = sorted((text.get_text() for text in fig.findobj(Text)), key=len)  # a label before sentences with it
+    labels = dict.fromkeys(next(text for text in words if letter in text) for letter in sorted(letters))
+    fonts = tuple(mpl.rcParams["font.family"])
+    new = [label for label in labels if (label, fonts) not in _TOLD]
+    _TOLD.update((label, fonts) for label in new)
+    if new:
+        warnings.warn(
+            f"no font among {', '.join(fonts)} has the letters of {', '.join(map(shown, new))}, which become boxes: "
+            'install one for that script and name it, matplotlib.rcParams["font.family"] = ["Noto Sans CJK JP"]',
+            stacklevel=5,
+        )

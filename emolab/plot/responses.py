@@ -20,6 +20,7 @@ from emolab.plot.marks import (
     layer_axis,
     line,
     named_rows,
+    short,
 )
 from emolab.plot.panels import figure, finish, grid
 from emolab.plot.style import GREY, INK, emotion_looks, look
@@ -208,7 +209,7 @@ def instruction_following(table: pd.DataFrame, *, title: str | None = None):
     for i, (condition, settings) in enumerate(emotion_looks(conditions).items()):
         forest(right, hits.loc[[condition]].rename(columns={"share": "value"}), [i], settings)
     right.axvline(1 / len(judged), color=GREY, linestyle="--", label=f"chance, 1/{len(judged)}")
-    named_rows(right, conditions)
+    named_rows(right, short(conditions))
     right.set(xlim=(0, 1.03), xlabel="share of answers")
     best, worst = hits["share"].idxmax(), hits["share"].idxmin()
     told = f"Instructions are followed best for {best} ({hits['share'].max():.2f}), least for {worst} "

@@ -15,10 +15,11 @@ from xml.sax.saxutils import escape
 
 import matplotlib as mpl
 import pandas as pd
-from filelock import FileLock
+from filelock import AcquireReturnProxy
 from matplotlib.figure import Figure
 
-from emolab.base.errors import EmolabError, FileError, need_table, shown
+from emolab.base.errors import EmolabError, FileError, ResourceError, need_table, shown
+from emolab.base.folders import locked
 from emolab.base.storage import atomic, package_versions, read_json, user_path
 from emolab.base.tables import about
 from emolab.plot.panels import provenance
@@ -101,7 +102,7 @@ def adopt_figures(names: Iterable[str], source: str | Path, directory: str | Pat
     entries = {name: there[name] for name in names}
     for entry in entries.values():
         for file in entry["files"].values():
-            _write(folder / file, (Path(source) / file).read_bytes())
+            _write(folder / file, (user_path(source) / file).read_bytes())
     if entries:
         _record(folder, entries)
 
@@ -203,11 +204,14 @@ def _write(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def _alone(folder: Path) -> FileLock:
+def _alone(folder: Path) -> AcquireReturnProxy:
     """Held while the manifest changes, since notebooks run side by side. It lies elsewhere: figures/ is committed."""
     user = os.getuid() if hasattr(os, "getuid") else ""
     name = hashlib.sha256(f"{user} {folder.resolve()}".encode()).hexdigest()[:16]
-    return FileLock(Path(tempfile.gettempdir(), f"emolab-figures-{name}.lock"))
+    try:
+        return locked(Path(tempfile.gettempdir(), f"emolab-figures-{name}.lock"))
+    except OSError as error:
+        raise ResourceError(f"no temporary folder that can be written ({error}); set TMPDIR to one") from error
 
 
 def _notebook() -> str | None:

@@ -26,6 +26,7 @@ from emolab.plot.marks import (
     line,
     log_axis,
     named_rows,
+    short,
 )
 from emolab.plot.panels import figure, finish, grid
 from emolab.plot.style import CONTROLS, GREY, INK, MEASURES, PARTS, emotion_looks, look
@@ -306,7 +307,7 @@ def mixture_map(table: pd.DataFrame, *, title: str | None = None):
         places = [names.index(name) + shift for name in own["mixture"]]
         if len(own):
             forest(ax, own.rename(columns={"mixed": "value"}), places, {"color": color, "marker": marker})
-    named_rows(ax, lines)
+    named_rows(ax, short(lines))
     ax.set(xlim=(-0.04, 1.04), xticks=(0.0, 0.5, 1.0), xlabel="0: one alone, 1: all alike")
     color_bar(panels.fig, "share of texts")
     mixed = table[(table["kind"] == "none") & table["mixed"].notna()].drop_duplicates("mixture")["mixed"].mean()

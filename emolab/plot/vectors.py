@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -89,7 +90,7 @@ def cosine_by_layer(vectors, *, site: str = "resid", part: str | None = None, ti
     parts = list(dict.fromkeys(data["part"]))
     pairs = data[data["pair"] != "mean"]
     mean = pairs.groupby("pair")["cosine"].mean()
-    k = len({emotion for pair in mean.index for emotion in pair.split(" · ")})
+    k = round((1 + math.sqrt(1 + 8 * len(mean))) / 2)  # that have so many pairs
     near, far = mean.idxmax(), mean.idxmin()
     panels = grid([f"{PARTS[p]}s" for p in parts], height=13, need=22, want=40, share="xY")
     for name, ax in zip(parts, panels.axes.values(), strict=True):
@@ -159,7 +160,7 @@ def _cosine_maps(vectors, layers, site: str, part: str, function: str, title: st
     one = len(layers) == 1
     panels = grid(
         [""] if one else [f"layer {layer}" for layer in layers],
-        height=20 if one else 11,
+        height=max(20 if one else 11, 0.95 * len(labels)),
         need=heat_room(labels, labels),
         want=44 if one else 30,
         share="",

@@ -13,9 +13,12 @@ from emolab.base.lazy import offer
 _PUBLIC = {
     "Sentences": "say.sentences",
     "ablation_curve": "say.heads",
+    "affect_curve": "say.affect",
+    "affect_shift": "say.affect",
     "agreement_curve": "say.vectors",
     "attention": "say.heads",
     "beyond_instruction": "say.steering",
+    "circumplex": "say.affect",
     "confound_curve": "say.vectors",
     "cosine_map": "say.vectors",
     "dose_response": "say.steering",

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolab.base.errors import EmolabError
+from emolab.models.finite import not_finite
 from emolab.models.hooks import Place, at_sites
 from emolab.models.model import Model
 from emolab.models.sites import runs_plain
@@ -113,7 +114,7 @@ class LayerEdit:
         self.mask = mask
         self.calls = 0
         self.seen = 0  # tokens of earlier calls
-        self.finite: Tensor | None = None  # whether what it handed on when it first acted is
+        self.finite: Tensor | None = None  # whether what it was given, and handed on, when it first acted is
 
     def __call__(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -148,7 +149,7 @@ class AffineEdit(LayerEdit):
         self.calls += 1
         if x.shape == self._steady:  # token by token Python costs as much as a small model: nothing is looked at twice
             return x + self.shift
-        if x.ndim != 3 or x.shape[2] != self.shift.shape[2]:
+        if x.shape[2] != self.shift.shape[2]:
             raise EmolabError(
                 f"a steered activation has shape {list(x.shape)}, expected [row, token, {self.shift.shape[2]}]; this "
                 "architecture hands on something else there: choose another site"
@@ -167,7 +168,7 @@ class AffineEdit(LayerEdit):
             y = y + (change if weight is None else change * weight).to(x.dtype)
         y = y if keep is True else torch.where(keep, y, x)
         if self.finite is None:
-            self.finite = y[:, -1].detach().isfinite().all()
+            self.finite = torch.stack([x[:, -1], y[:, -1]]).detach().isfinite().flatten(1).all(1)
         if self.mask.cached and offset >= self.mask.all_from and not self.low_rank:
             self._steady = x.shape
         return y
@@ -214,11 +215,10 @@ def hooked(model: Model, edits: Mapping[Place, LayerEdit], *, plain: bool | None
         edit = edits[place]
         if not edit.calls:
             _need_once(place, 0)
-        if edit.finite is not None and not edit.finite:
-            raise EmolabError(
-                f"the steered activation at {place[0]} of layer {place[1]} is not finite (NaN or infinity, "
-                f"{model.dtype}); use a smaller dose, or load the model in bfloat16 or float32"
-            )
+        before_it, behind_it = (True, True) if edit.finite is None else edit.finite.tolist()
+        if not behind_it:
+            where = f" at {place[0]} of layer {place[1]}"
+            raise not_finite(model, "the steered activations", where=where, steered=before_it)
 
 
 def _need_once(place: Place, times: int) -> None:

@@ -6,19 +6,23 @@
 
 How layers map: llama.cpp adds `direction.i` to the residual stream after block i, counted from 0
 (`llama_adapter_cvec::apply`, `build_cvec` before `l_out-i`), and repeng measures and adds it there: it is site "resid",
-layer i. For block 0 the format has no direction: what is exported lacks that layer, what is imported has zeros there.
+layer i. For block 0 llama.cpp has no direction: what is exported lacks that layer. Files of other tools (EasySteer)
+hold a direction.0, which is read as layer 0; where there is none, what is imported has zeros.
 (llama.cpp's own cvector-generator names `direction.i` what it measured after block i-1; it is added after block i.)
 
 What a file cannot hold: llama.cpp adds it at every position, prompt included (here: `Steering(..., positions="all")`;
 "generated" is emolab's default), only adds (no ablating, no clamping), and scales all layers by one number
-(`--control-vector-scaled joy.gguf:0.5`).
+(`--control-vector-scaled joy.gguf:0.5`). Files that say that they are not to be added to the residual stream after a
+block (GLP projects, others work on heads, under the same names of tensors) are refused.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +36,15 @@ from emolab.vectors.exchange import assembled
 from emolab.vectors.vectors import EmotionVectors
 
 ARCH = "controlvector"
+MAX_LAYERS = 1000  # more are in a damaged file
 _PROVENANCE = "emolab.provenance"  # JSON; other readers pass over keys that they do not know
+_KEPT = ("method", "normalize", "token_pos")  # how a file says that it was made
+# Last parts of keys that say what is done with a direction, and where; what they say in files of plain control vectors.
+_OPERATION = ("mode", "operation", "op", "apply", "apply_mode", "algorithm")
+_ADDS = ("add", "additive", "addition", "direct")
+_PLACE = ("hook_point", "hook", "component", "site")
+_RESIDUAL = ("residual_stream_post_layer", "residual_stream", "residual", "resid", "hidden_states", "l_out")
+_NO_ADDITION = re.compile("project|ablat|orthogonal|rotat|clamp", re.IGNORECASE)  # in a method, or a flag's name
 
 
 def to_gguf(
@@ -87,8 +99,9 @@ def from_gguf(
     """Control vectors of llama.cpp or repeng as EmotionVectors of site "resid", zero at layers without a direction.
 
     path: a file, whose label is `emotion` or else its name; or several, {label: path}. model: binds the vectors to it,
-    and says how many layers there are where the last ones have no direction. Raises EmolabError for
-    files that are damaged or no control vectors, and for a model of another shape.
+    and says how many layers there are where the last ones have no direction. Numbers of every precision come as
+    float32; `meta` keeps the method, normalize and token_pos that a file names. Raises EmolabError for files that are
+    damaged or no control vectors, or say that they are not to be added, and for a model of another shape.
 
     >>> vectors = from_gguf({"joy": "happy.gguf", "sadness": "sad.gguf"}, model=model)
     """
@@ -98,8 +111,9 @@ def from_gguf(
     if not paths:
         raise EmolabError("there is no path; expected a GGUF file or {label: path}")
     found = {label: _read(user_path(file)) for label, file in paths.items()}
-    last = [max(directions) for directions, _ in found.values()]
-    n_layers = max([*last, model.n_layers - 1 if model is not None else 0]) + 1
+    counts = [known.pop("layer_count") for _, known in found.values()]
+    last = [max(directions) + 1 for directions, _ in found.values()]
+    n_layers = max([*last, *(counts if model is None else [model.n_layers])])
     data = {label: _stacked(directions, n_layers) for label, (directions, _) in found.items()}
     origins = [known for _, known in found.values()]
     if len({known["fingerprint"] for known in origins}) > 1:
@@ -113,8 +127,8 @@ def _stacked(directions: dict[int, np.ndarray], n_layers: int) -> torch.Tensor:
     return torch.from_numpy(rows)
 
 
-def _read(path: Path) -> tuple[dict[int, np.ndarray], dict[str, str | None]]:
-    """Directions by layer, and the model that the file names."""
+def _read(path: Path) -> tuple[dict[int, np.ndarray], dict[str, Any]]:
+    """Directions by layer, and what the file says of their model and method."""
     import gguf
 
     class Reader(gguf.GGUFReader):
@@ -126,33 +140,63 @@ def _read(path: Path) -> tuple[dict[int, np.ndarray], dict[str, str | None]]:
 
     try:
         reader = Reader(path)
-        arch, hint, ours = (_text(reader, key) for key in ("general.architecture", f"{ARCH}.model_hint", _PROVENANCE))
+        single = {key: field for key, field in reader.fields.items() if field.types[:1] != [gguf.GGUFValueType.ARRAY]}
+        said = {key: field.contents() for key, field in single.items() if not key.startswith("GGUF.")}
+        arch, ours = said.get("general.architecture"), said.get(_PROVENANCE)
         if sum(int(x.n_bytes) for x in reader.tensors) > len(reader.data):  # many that share one place: a bomb
             raise ValueError("its tensors are larger than the file")
-        tensors = {x.name: np.array(x.data) for x in reader.tensors} if arch == ARCH else {}
+        tensors = {x.name: _numbers(x) for x in reader.tensors} if arch == ARCH else {}
         known = json.loads(ours or "{}")
     except Exception as error:  # a damaged file raises whatever it makes the reader stumble over
         raise FileError(f"{path} is missing, damaged or no GGUF file ({error})") from error
     if arch != ARCH:
         raise EmolabError(f"{path} has architecture {arch!r}, expected {ARCH!r}: is it a model?")
+    _need_addition(path, said)
     directions: dict[int, np.ndarray] = {}
     for name, x in tensors.items():
         kind, _, number = name.partition(".")
-        sound = kind == "direction" and number.isdecimal() and 0 < int(number) < 1000 and str(int(number)) == number
+        sound = kind == "direction" and number.isdecimal() and int(number) < MAX_LAYERS and str(int(number)) == number
         if not sound or x.ndim != 1 or x.dtype.kind != "f" or not x.size:
             raise EmolabError(
-                f"{path} holds {name!r}, {x.dtype} {list(x.shape)}; expected direction.1, direction.2, ..., floating "
-                "point [d_model]"
+                f"{path} holds {name!r}, {x.dtype} {list(x.shape)}; expected direction.1, direction.2, ... (or from 0 "
+                "on), floating point [d_model]"
             )
         directions[int(number)] = x
     sizes = {len(x) for x in directions.values()}
     if len(sizes) != 1:
         raise EmolabError(f"{path} holds directions of lengths {sorted(sizes)}; expected one or more, of one length")
+    count = said.get(f"{ARCH}.layer_count", 0)
+    if not isinstance(count, int) or not (count == 0 or len(directions) <= count < MAX_LAYERS):
+        raise EmolabError(f"{path} says that it has {count} layers, and holds {len(directions)}; get the file again")
     origin = known if isinstance(known, dict) else {}
-    origin = {key: value for key, value in origin.items() if key in ("revision", "fingerprint") and value is not None}
-    return directions, {"model": hint, "revision": None, "fingerprint": None} | {k: str(v) for k, v in origin.items()}
+    origin = {key: str(origin[key]) for key in ("revision", "fingerprint") if origin.get(key) is not None}
+    kept = {key: said[f"{ARCH}.{key}"] for key in _KEPT if f"{ARCH}.{key}" in said}
+    hint = said.get(f"{ARCH}.model_hint")
+    known = {"model": None if hint is None else str(hint), "revision": None, "fingerprint": None, **origin, **kept}
+    return directions, {**known, "layer_count": count}
 
 
-def _text(reader, key: str) -> str | None:
-    field = reader.get_field(key)
-    return None if field is None else str(field.contents())
+def _numbers(tensor: Any) -> np.ndarray:
+    """A tensor's numbers; of a compact type (bfloat16, 8 bits) as float32, of one that holds none as they are."""
+    from gguf.quants import dequantize
+
+    data = np.array(tensor.data)
+    if data.dtype.kind == "f" or tensor.tensor_type.name in ("I8", "I16", "I32", "I64"):
+        return data
+    return dequantize(data, tensor.tensor_type)
+
+
+def _need_addition(path: Path, said: dict[str, Any]) -> None:
+    """EmolabError where a file says that its directions are not added to the residual stream after a block."""
+    for key, value in said.items():
+        owner, _, name = key.rpartition(".")
+        told = str(value).strip().lower()
+        odd = name in _OPERATION and told not in _ADDS
+        odd |= name in ("method", "type") and bool(_NO_ADDITION.search(told))
+        odd |= value is True and bool(_NO_ADDITION.search(name))
+        odd |= name in _PLACE and told not in _RESIDUAL
+        if odd and owner not in ("general", "emolab"):
+            raise EmolabError(
+                f"{path} says {key} = {value!r}: it is not to be added to the residual stream after a block, and "
+                "from_gguf reads nothing else; use the tool that wrote it"
+            )

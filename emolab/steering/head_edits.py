@@ -89,7 +89,8 @@ class HeadSpace:
         e = self.vectors.place(emotion)
         if seed is None:
             return self.unit[e], self.norm[e]
-        z = torch.randn(self.unit[e].shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        draw = torch.Generator().manual_seed(seed)
+        z = torch.randn(self.unit[e].shape, generator=draw, dtype=torch.float64, device="cpu")
         length = self._length(z)[..., None]
         return torch.where(length > 0, z / length.clamp_min(1e-30), 0), self.norm[e]
 
@@ -110,8 +111,9 @@ class HeadEdit(LayerEdit):
 
     def __init__(self, rows: int, n_heads: int, d_head: int, mask: PositionMask) -> None:
         super().__init__(rows, mask)
-        self.shift, self.read, self.write, self.noise = torch.zeros(4, rows, n_heads, d_head, dtype=torch.float64)
-        self.swap = torch.zeros(rows, n_heads)
+        zeros = torch.zeros(4, rows, n_heads, d_head, dtype=torch.float64, device="cpu")
+        self.shift, self.read, self.write, self.noise = zeros
+        self.swap = torch.zeros(rows, n_heads, dtype=torch.float32, device="cpu")
         self.source: Float[Tensor, "row answer head d_head"] | None = None  # ends where the rows end
         self.gram: Float[Tensor, "head d_head d_head"] | None = None
 
@@ -178,7 +180,7 @@ def head_edits(
             given = {row: source for row, source in enumerate(sources or []) if source is not None}
             size = max(source.shape[1] for source in given.values())
             edit.gram = space.gram[layer]
-            edit.source = torch.zeros(len(changes), size, n_heads, d_head)
+            edit.source = torch.zeros(len(changes), size, n_heads, d_head, dtype=torch.float32, device="cpu")
             for row, source in given.items():
                 edit.source[row, size - source.shape[1] :] = source[layer]
     return edits

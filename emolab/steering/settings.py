@@ -102,7 +102,7 @@ def each_layer(vectors: EmotionVectors, setting: Setting = Setting()) -> list[Se
 
     >>> steerings = emolab.at(vectors, each_layer(vectors, Setting(site="attn")), ["joy"])
     """
-    return [replace(setting, layers=[layer]) for layer in range(vectors.n_layers)]
+    return where_measured(vectors, [replace(setting, layers=[layer]) for layer in range(vectors.n_layers)])
 
 
 def each_third(vectors: EmotionVectors, setting: Setting = Setting()) -> list[Setting]:
@@ -112,7 +112,7 @@ def each_third(vectors: EmotionVectors, setting: Setting = Setting()) -> list[Se
     [10, 10, 10]
     """
     thirds = np.array_split(np.arange(vectors.n_layers), 3)
-    return [replace(setting, layers=third.tolist()) for third in thirds if len(third)]
+    return where_measured(vectors, [replace(setting, layers=third.tolist()) for third in thirds if len(third)])
 
 
 def each_head(vectors: EmotionVectors, setting: Setting = Setting(site="head")) -> list[Setting]:
@@ -126,6 +126,21 @@ def each_head(vectors: EmotionVectors, setting: Setting = Setting(site="head")) 
         layers = "all" if setting.layers == "all" else [layer]
         settings += [replace(setting, layers=layers, heads={layer: [head]}) for head in range(n_heads)]
     return settings
+
+
+def where_measured(vectors: EmotionVectors, settings: Sequence[Setting]) -> list[Setting]:
+    """The settings without layers that lack their site (of hybrid models), where vectors are zero; equal ones once.
+
+    >>> where_measured(vectors, [Setting(site="attn", layers=[0, 3])])               # layer 0 has no attention
+    [Setting(site='attn', layers=[3])]
+    """
+    kept = []
+    for setting in settings:
+        layers = layer_numbers(setting, vectors.n_layers)
+        has = [layer for layer in layers if vectors.get(setting.site)[:, layer].any()]
+        if has:
+            kept.append(setting if has == layers else replace(setting, layers=has))
+    return [setting for i, setting in enumerate(kept) if setting not in kept[:i]]
 
 
 def layer_numbers(setting: Setting, n_layers: int) -> list[int]:

@@ -29,6 +29,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolab.base.errors import EmolabError, need_model, need_number, need_vectors
+from emolab.base.tables import span
 from emolab.models.hooks import Place
 from emolab.models.model import Model
 from emolab.models.sites import site_hooks, site_layers
@@ -105,6 +106,9 @@ class Steering:
         if self.op == "ablate" and (self.unit != "vector" or len(set(self.doses.values())) > 1):
             raise EmolabError('op "ablate" takes one share for all its emotions (1 removes all), unit "vector"')
         layers = layer_numbers(self.setting, self.vectors.n_layers)
+        if isinstance(self.layers, str):  # "all" are those that have the site: of hybrid models not all
+            values = self.vectors.get(self.site)
+            layers = [layer for layer in layers if values[:, layer].any()] or layers
         object.__setattr__(self, "layer_numbers", layers)
         for layer, heads in (self.heads or {}).items():
             need_place("layer", layer, self.vectors.n_layers)
@@ -181,7 +185,7 @@ class Steering:
             )
         unit = v / norm.clamp_min(torch.finfo(v.dtype).tiny)[..., None]
         by_layer = unit.transpose(0, 1)  # [layer, emotion, d_model]
-        doses = torch.tensor(list(self.in_vectors().values()), dtype=v.dtype)[:, None]
+        doses = v.new_tensor(list(self.in_vectors().values()))[:, None]
         length = doses * (self.vectors.resid_norm.to(v).expand_as(norm) if residual else norm)
         if self.op == "add":
             # Without the residual's norm the vector itself is multiplied: norm times unit would not give back its bits.
@@ -199,7 +203,7 @@ class Steering:
             shift = torch.einsum("el,led->ld", length, inverse)
             read = by_layer.transpose(1, 2)
             write = -inverse
-        chosen = torch.zeros(n_layers, 1, dtype=v.dtype)
+        chosen = v.new_zeros(n_layers, 1)
         chosen[self.layer_numbers] = 1
         return shift * chosen, read, write * chosen[..., None]
 
@@ -260,6 +264,12 @@ def as_rows(model: Model, steering: Any) -> list[Steering | None]:
             )
     for row in _different(rows):
         check_vectors(model, row.vectors)
+        has = site_layers(model, row.site)
+        if not {*has} & {*row.layer_numbers}:
+            raise EmolabError(
+                f"{model.name!r} has no site {row.site!r} in layers {span(row.layer_numbers)}, where this steering "
+                f"would act; it has it in layers {span(has)}"
+            )
         if row.site == "head" and site_hooks(model, "attn", site_layers(model, "attn")[:1])[0].split(".")[2] != "attn":
             raise EmolabError(
                 f'{model.name!r} rescales attention before adding it, so heads have no vector there; use site="attn"'
@@ -289,9 +299,9 @@ def build_edits(
     rank = max((read.shape[2] for _, read, _ in maps.values()), default=0)
     edits = {}
     for site in dict.fromkeys(_hook_site(row) for row in _different(rows)):
-        shift = torch.zeros(model.n_layers, len(rows), model.d_model)
-        read = torch.zeros(model.n_layers, len(rows), model.d_model, rank)
-        write = torch.zeros(model.n_layers, len(rows), rank, model.d_model)
+        shift = torch.zeros(model.n_layers, len(rows), model.d_model, dtype=torch.float32, device="cpu")
+        read = shift.new_zeros(*shift.shape, rank)
+        write = read.new_zeros(model.n_layers, len(rows), rank, model.d_model)
         for i, row in enumerate(rows):
             if row is not None and _hook_site(row) == site:
                 own_shift, own_read, own_write = maps[id(row)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import shlex
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 when it worked, 2 after a clear error, 130 when interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a console that knows not every letter is no reason to fail
     arguments = _parser().parse_args(argv)
     command = shlex.join(["emolab", *(sys.argv[1:] if argv is None else argv)])
     try:
@@ -196,7 +199,7 @@ def _steer(a: argparse.Namespace) -> None:
 
     doses = {}
     for item in a.set:
-        emotion, _, dose = item.partition("=")
+        emotion, _, dose = item.rpartition("=")
         try:
             doses[emotion] = float(dose)
         except ValueError:

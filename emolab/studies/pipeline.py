@@ -43,11 +43,11 @@ from emolab.studies.figures import run_figures
 from emolab.studies.numbers import summarise, turned
 from emolab.studies.pace import expect, measure_pace, overview
 from emolab.studies.plan import FULL, QUICK, Plan
+from emolab.studies.rehearsal import rehearse
 from emolab.studies.report import write_report
 from emolab.vectors.activations import corpus_hash, response_means
 from emolab.vectors.vectors import EmotionVectors, extract_vectors
 
-SITES = ("resid", "attn", "mlp", "head")
 LORA_LIMIT = 50_000_000  # parameters
 
 
@@ -111,6 +111,8 @@ def study(
             need_methods(methods)
         need_labels(judges, (*emotions, NEUTRAL))
         chooser = judges[0] if isinstance(judges[0], BlindJudge) else BlindJudge(judges[0])
+    with stage("rehearsal"):
+        sites = rehearse(model, emotions, (extract, choosing, report, evoking), judges, plan)
     with stage("pace"):
         sizes = {"extract": len(extract), "choose": len(choosing), "report": len(report), "evoking": len(evoking)}
         expected = expect(model, plan, sizes, len(emotions), measure_pace(model))
@@ -127,7 +129,7 @@ def study(
         )
         of = [responses[responses["query_id"].isin(part["query_id"])] for part in (extract, choosing, report)]
     with stage("vectors"):
-        vectors = _vectors(model, of[0], out)
+        vectors = _vectors(model, of[0], sites, out)
     with stage("selection"):
         given = {"judge": chooser, "out": out / "selection", "search": plan.search}
         setting, best, vectors = selection.select(model, vectors, choosing, of[1], **given)
@@ -294,7 +296,7 @@ def _n_parameters(model: Model) -> int:
     return sum(p.numel() for p in model.hf.parameters())
 
 
-def _vectors(model: Model, responses: pd.DataFrame, out: Path) -> EmotionVectors:
+def _vectors(model: Model, responses: pd.DataFrame, sites: Sequence[str], out: Path) -> EmotionVectors:
     path = out / "vectors.safetensors"
     if path.exists():
         vectors = EmotionVectors.load(path)
@@ -303,8 +305,8 @@ def _vectors(model: Model, responses: pd.DataFrame, out: Path) -> EmotionVectors
             and vectors.meta.get("fingerprint") == model.fingerprint
         ):
             return vectors
-    means = response_means(model, responses, sites=SITES)
-    return extract_vectors(model, responses, sites=SITES, means=means, out=out)
+    means = response_means(model, responses, sites=sites)
+    return extract_vectors(model, responses, sites=sites, means=means, out=out)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from emolab.answers.writing import Writing
 from emolab.base.errors import EmolabError
 from emolab.models.hooks import at_sites, forward
 from emolab.models.model import Model
-from emolab.models.prompts import Batch, encode, render_prompts
+from emolab.models.prompts import Batch, encode, render_prompts, text_ids
 from emolab.models.sites import bridge_gap, head_weights, hf_modules, is_checked, site_layers
 from emolab.steering.edits import hooked
 from emolab.steering.steering import Steering, build_edits
@@ -125,7 +125,7 @@ def _gap(model: Model, prompt: str, a: str, b: str) -> float:
     """How far apart, in nats, the model finds the two tokens at which two answers part; 0 for the same text."""
     if a == b:
         return 0.0
-    first, second = model.tokenizer([a, b], add_special_tokens=False).input_ids
+    first, second = text_ids(model, [a, b])
     at = next((i for i, (x, y) in enumerate(zip(first, second, strict=False)) if x != y), None)
     if at is None:  # one ended where the other went on
         return float("inf")
@@ -157,7 +157,8 @@ def _states(model: Model, steering: Steering | None, plain: bool) -> list[torch.
 def _random_vectors(model: Model) -> EmotionVectors:
     draw = torch.Generator().manual_seed(0)
     norms = torch.stack([x.float().norm(dim=-1).median().cpu() for x in _states(model, None, plain=False)])
-    unit = torch.nn.functional.normalize(torch.randn(1, model.n_layers, model.d_model, generator=draw), dim=-1)
+    drawn = torch.randn(1, model.n_layers, model.d_model, generator=draw, dtype=torch.float32, device="cpu")
+    unit = torch.nn.functional.normalize(drawn, dim=-1)
     return EmotionVectors({"resid": unit * norms[:, None]}, ("random",), norms, {"fingerprint": model.fingerprint})
 
 
@@ -185,11 +186,12 @@ def _off(a: torch.Tensor, b: torch.Tensor, real: torch.Tensor) -> float:
 def _heads(model: Model) -> tuple[bool | None, str]:
     try:
         site_layers(model, "attn")
-        head_weights(model, site_layers(model, "head")[0])
+        layers = site_layers(model, "head")
+        head_weights(model, layers[0])
     except EmolabError as error:
         return None, f'no site "head" for this model ({error})'
     found = extract_vectors(model, responses_from_texts(TEXTS), sites=("attn", "head"))
-    heads, attention = found.get("head").double().sum(2), found.get("attn").double()
+    heads, attention = found.get("head")[:, layers].double().sum(2), found.get("attn")[:, layers].double()
     off, allowed = float((heads - attention).norm() / attention.norm()), 1e-3 if model.dtype.itemsize >= 4 else 5e-2
     return off < allowed, f"their sum is off by {off:.1e}, allowed are {allowed:g}"
 
@@ -198,8 +200,9 @@ def _prompts(model: Model) -> tuple[bool | None, str]:
     bos = model.tokenizer.bos_token_id
     starts = [ids[:2] for ids in (encode(model, [p]).input_ids[0].tolist() for p in render_prompts(model, QUERIES))]
     count = 0 if bos is None else max(next((i for i, t in enumerate(s) if t != bos), len(s)) for s in starts)
-    once = count == 1 if model.adds_bos else count <= 1
-    return once, f"a prompt starts with {count} BOS; the tokenizer adds {'one' if model.adds_bos else 'none'} by itself"
+    own = bos in model.tokenizer.convert_ids_to_tokens(list(model.start_ids))
+    once = count == 1 if own else count <= 1
+    return once, f"a prompt starts with {count} BOS; the tokenizer adds {'one' if own else 'none'} by itself"
 
 
 def _joint(model: Model) -> tuple[bool | None, str]:

@@ -25,13 +25,14 @@ from emolab.base.errors import EmolabError, FileError, MismatchError, is_text, n
 from emolab.base.labels import NEUTRAL_QUERY, need_labels
 from emolab.base.progress import progress_bar
 from emolab.base.storage import digest, read_tensors, user_path, write_tensors
+from emolab.models.finite import not_finite
 from emolab.models.memory import halving
 from emolab.models.model import Model, provenance
-from emolab.models.prompts import plan_batches, render_prompts, warn_of_control_tokens
+from emolab.models.prompts import plan_batches, render_prompts
 from emolab.models.sites import SITES, bridge_has_hooks, check_bridge, head_weights, site_layers
 from emolab.models.workers import on_cluster, run_chunks
 from emolab.vectors.reading import attention_kind, batch_means, check_heads
-from emolab.vectors.token_rule import TokenRule, counted_tokens, prompt_and_text_lengths, rule_name
+from emolab.vectors.token_rule import TokenRule, counted_tokens, fitted, rule_name
 
 FORMAT = "emolab-response-means-1"
 MEANS_FILE = "response_means.safetensors"
@@ -128,6 +129,7 @@ def response_means(
     tokens: TokenRule = "response",
     batch_size: int | None = None,
     out: str | Path | None = None,
+    too_long: str = "refuse",
 ) -> ResponseMeans:
     """Run each response once behind its prompt and average activations over the tokens of its text that count.
 
@@ -150,10 +152,13 @@ def response_means(
         batch_size: default by the number of padded tokens.
         out: a folder; `response_means.safetensors` is written into it (see `ResponseMeans.load`), and read from it
             where it holds these means already: of the same model, responses, prompts and token rule.
+        too_long: what becomes of texts that with their prompt do not fit the model's context: "refuse", "cut" (their
+            beginning is read) or "drop". Kept as `meta["too_long"]`, with how many they were.
 
     Raises:
-        EmolabError: unknown site, a condition without a token that counts, a text whose only token is position 0,
-            labels that differ only by case or space, activations that are not finite, or an architecture that
+        EmolabError: unknown site, texts that are too long (all of them, by row and condition, before any is read), a
+            condition without a token that counts, a text whose only token is position 0,
+            labels that look alike but for case, activations that are not finite, or an architecture that
             TransformerLens computes wrongly or whose heads do not add up to its attention output.
     """
     sites = check_sites(sites)
@@ -161,7 +166,6 @@ def response_means(
     rule = rule_name(tokens)
     responses = _checked(responses)
     check_origin(model, responses)
-    warn_of_control_tokens(model, "texts", list(responses["text"]))
     wanted = {*sites} | ({"attn"} if "head" in sites else set())  # heads are checked against attn
     meta = {
         **provenance(model),
@@ -176,8 +180,8 @@ def response_means(
     if "head" in sites:
         head_weights(model, site_layers(model, "head")[0])  # says at once where heads cannot be told apart
     _warn_of_missing(model, sites)
-    lengths = prompt_and_text_lengths(model, responses)
-    _need_context(model, responses, lengths)
+    responses, lengths, note = fitted(model, responses, too_long)
+    meta |= note
     responses, counted = counted_tokens(model, responses, tokens)
     index = responses[["query_id", "emotion", "condition"]].assign(n_tokens=[int(x.sum()) for x in counted])
     index = index.reset_index(drop=True)
@@ -338,24 +342,11 @@ def prompted(model: Model, responses: pd.DataFrame) -> tuple[pd.DataFrame, dict]
     return responses.assign(prompt=queries.map(prompts), query=queries), {"read_behind": behind}
 
 
-def _need_context(model: Model, responses: pd.DataFrame, lengths: list[int]) -> None:
-    longest = int(np.argmax(lengths))
-    if model.n_ctx is not None and lengths[longest] > model.n_ctx:
-        raise EmolabError(
-            f"row {longest} ({responses['condition'][longest]}, {shown(responses['text'][longest])}): a sequence of "
-            f"{lengths[longest]} tokens does not fit {model.name!r} ({model.n_ctx}); shorten or split the text"
-        )
-
-
 def _need_finite(model: Model, batch: dict[str, np.ndarray]) -> None:
     """EmolabError that names the first layer that is not finite; at once, not after an hour of reading."""
     wrong = {name: ~np.isfinite(x).all(axis=(0, *range(2, x.ndim))) for name, x in batch.items()}
     first = {name: int(np.argmax(layers)) for name, layers in wrong.items() if layers.any()}
     if first:
         site = min(first, key=lambda name: (first[name], name == "resid_norm"))
-        dtype = str(model.dtype).removeprefix("torch.")
-        advice = "its weights are damaged, or a hook changes them: load it again, without"
-        if dtype == "float16":
-            advice = "load it with dtype='bfloat16' or 'float32', which hold larger numbers"
-        where = f"{site.replace('_norm', '')} from layer {first[site]} on, in {dtype}"
-        raise EmolabError(f"activations of {model.name} are not finite at {where}; {advice}")
+        where = f" at {site.removesuffix('_norm')} from layer {first[site]} on"
+        raise not_finite(model, "the activations", where=where)

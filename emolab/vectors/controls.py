@@ -34,7 +34,12 @@ def random_like(vectors: EmotionVectors, *, seed: int = 0) -> EmotionVectors:
     need_number("seed", seed, whole=True)
     # Not the plain seed: vectors that someone drew with the same one would be their own control.
     generator = torch.Generator().manual_seed(int(digest(["random control", str(seed)])[:15], 16))
-    data = {site: match_norm(torch.randn(x.shape, generator=generator), x) for site, x in vectors.data.items()}
+    # The same numbers whatever torch's default dtype and device are.
+    drawn = {
+        site: torch.randn(x.shape, generator=generator, dtype=torch.float32, device="cpu")
+        for site, x in vectors.data.items()
+    }
+    data = {site: match_norm(drawn[site], x) for site, x in vectors.data.items()}
     meta = {**vectors.meta, "control": "random", "seed": seed}
     return EmotionVectors(data, vectors.emotions, vectors.resid_norm, meta)
 
@@ -129,8 +134,8 @@ def head_mask(heads: Mapping[int, Sequence[int]] | None, shape: Sequence[int]) -
     [[0.0, 1.0], [0.0, 0.0]]
     """
     if heads is None:
-        return torch.ones(*shape, dtype=torch.float64)
-    mask = torch.zeros(*shape, dtype=torch.float64)
+        return torch.ones(*shape, dtype=torch.float64, device="cpu")
+    mask = torch.zeros(*shape, dtype=torch.float64, device="cpu")
     for layer, chosen in heads.items():
         mask[layer, list(chosen)] = 1
     return mask

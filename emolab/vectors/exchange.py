@@ -165,7 +165,7 @@ def assembled(
     stacked = torch.stack([data[emotion] for emotion in emotions])
     if not stacked.isfinite().all():
         raise EmolabError(f"the vectors in {path} hold NaN or infinity; get the file again")
-    vectors = EmotionVectors({site: stacked}, tuple(emotions), torch.zeros(n_layers), meta)
+    vectors = EmotionVectors({site: stacked}, tuple(emotions), stacked.new_zeros(n_layers), meta)
     if model is not None:
         check_vectors(model, vectors)
         vectors.meta |= {"model": model.name, "revision": model.revision, "fingerprint": model.fingerprint}

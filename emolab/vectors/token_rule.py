@@ -22,6 +22,7 @@ from emolab.base.errors import EmolabError, shown
 from emolab.base.labels import order
 from emolab.base.storage import digest
 from emolab.models.model import Model
+from emolab.models.prompts import prompt_ids, text_ids
 
 TokenRule = str | Callable[[list[str]], Sequence[bool]]
 _FROM = re.compile(r"from:([1-9][0-9]*)")
@@ -63,7 +64,7 @@ def token_pieces(model: Model, texts: list[str]) -> list[list[str]]:
     try:
         offsets = _offsets(model, texts)
     except NotImplementedError:
-        return [[f" {model.tokenizer.decode([i]).strip()}" for i in ids] for ids in _ids(model, texts)]
+        return [[f" {model.tokenizer.decode([i]).strip()}" for i in ids] for ids in text_ids(model, texts)]
     pieces = []
     for text, spans in zip(texts, offsets, strict=True):
         ends = np.maximum.accumulate([0, *(stop for _, stop in spans)])
@@ -109,14 +110,75 @@ def prompt_and_text_lengths(model: Model, responses: pd.DataFrame) -> list[int]:
     lengths: list[int] = []
     for some in _chunks(responses):
         leads = _prompt_lengths(model, some["prompt"].tolist())
-        lengths += [lead + len(ids) for lead, ids in zip(leads, _ids(model, some["text"].tolist()), strict=True)]
+        lengths += [lead + len(ids) for lead, ids in zip(leads, text_ids(model, some["text"].tolist()), strict=True)]
     return lengths
+
+
+def beyond_context(model: Model, lengths: list[int]) -> list[int]:
+    """The rows that do not fit the model's context."""
+    return [row for row, length in enumerate(lengths) if model.n_ctx is not None and length > model.n_ctx]
+
+
+def fitted(model: Model, responses: pd.DataFrame, too_long: str) -> tuple[pd.DataFrame, list[int], dict[str, str]]:
+    """The responses that fit the model's context, the tokens of each with its prompt, and what provenance says of it.
+
+    too_long: what becomes of the others: "refuse" raises EmolabError that names all of them, "cut" keeps the beginning
+    of their text, "drop" leaves them out. Raises EmolabError also where a prompt alone does not fit, and for a
+    condition that loses all of its texts.
+    """
+    if too_long not in ("refuse", "cut", "drop"):
+        raise EmolabError(f"too_long is {shown(too_long)}; expected 'refuse', 'cut' (their beginning counts) or 'drop'")
+    lengths = prompt_and_text_lengths(model, responses)
+    long = beyond_context(model, lengths)
+    if not long:
+        return responses, lengths, {}
+    labels = responses["condition"].tolist()
+    if too_long == "refuse":
+        first, *others = long
+        more = [
+            f"{', '.join(str(i) for i in others if labels[i] == x)} ({x})" for x in order(labels[i] for i in others)
+        ]
+        raise EmolabError(
+            f"row {first} ({labels[first]}, {shown(responses['text'][first])}): a sequence of {lengths[first]} tokens "
+            f"does not fit {model.name!r} ({model.n_ctx}); shorten or split the text, or give too_long='cut' or 'drop'"
+            + (f"; nor do rows {', '.join(more)}" if more else "")
+        )
+    if too_long == "drop":
+        kept = responses.drop(index=long).reset_index(drop=True)
+        lost = [label for label in order(labels) if label not in set(kept["condition"])]
+        if lost:
+            raise EmolabError(
+                f"no text under {', '.join(lost)} fits {model.name!r} ({model.n_ctx} tokens); give shorter ones, or "
+                "too_long='cut'"
+            )
+    else:
+        kept = responses.assign(text=_cut(model, responses, long))
+    note = f"{too_long}: {len(long)} of {len(responses)} texts"
+    return kept, prompt_and_text_lengths(model, kept), {"too_long": note}
+
+
+def _cut(model: Model, responses: pd.DataFrame, long: list[int]) -> list[str]:
+    """All texts, those that are too long without the tokens at their end that do not fit."""
+    texts = responses["text"].tolist()
+    prompts = [responses["prompt"][row] for row in long]
+    for row, lead in zip(long, _prompt_lengths(model, prompts), strict=True):
+        room = (model.n_ctx or 0) - lead
+        pieces = token_pieces(model, [texts[row]])[0][: max(room, 0)]
+        while len(text_ids(model, ["".join(pieces)])[0]) > room > 0:  # a last word that ends early may have more tokens
+            pieces.pop()
+        if not pieces:
+            raise EmolabError(
+                f"the prompt of row {row} ({responses['condition'][row]}) has {lead} tokens and leaves no room for its "
+                f"text in {model.name!r} ({model.n_ctx}); shorten the prompt"
+            )
+        texts[row] = "".join(pieces)
+    return texts
 
 
 def _by_rule(model: Model, texts: list[str], tokens: TokenRule) -> list[np.ndarray]:
     if not isinstance(tokens, str):
         return [_by_function(tokens, pieces) for pieces in token_pieces(model, texts)]
-    lengths = [len(ids) for ids in _ids(model, texts)]
+    lengths = [len(ids) for ids in text_ids(model, texts)]
     if tokens == "last":
         return [np.arange(n) == n - 1 for n in lengths]
     first = _FROM.fullmatch(tokens)
@@ -147,17 +209,13 @@ def _begins(model: Model, texts: list[str]) -> list[np.ndarray]:
 
 def _prompt_lengths(model: Model, prompts: list[str]) -> list[int]:
     """Tokens before the text: the prompt's, or BOS before a bare text (see `prompts.encode`)."""
-    bos = int(model.adds_bos)
-    return [len(ids) if prompt else bos for prompt, ids in zip(prompts, _ids(model, prompts), strict=True)]
-
-
-def _ids(model: Model, texts: list[str]) -> list[list[int]]:
-    return model.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return [len(ids) for ids in prompt_ids(model, prompts)]
 
 
 def _offsets(model: Model, texts: list[str]) -> list[list[tuple[int, int]]]:
     """Where each token stands in its text, (begin, end); NotImplementedError without a fast tokenizer."""
-    return model.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    options = {"add_special_tokens": False, "split_special_tokens": True, "return_offsets_mapping": True}
+    return model.tokenizer(texts, **options)["offset_mapping"]
 
 
 def _chunks(responses: pd.DataFrame) -> Iterator[pd.DataFrame]:

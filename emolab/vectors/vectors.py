@@ -358,6 +358,7 @@ def extract_vectors(
     means: ResponseMeans | None = None,
     out: str | Path | None = None,
     batch_size: int | None = None,
+    too_long: str = "refuse",
 ) -> EmotionVectors:
     """Emotion vectors from responses: one forward pass, then differences of means (arXiv 2502.04075, section 3).
 
@@ -370,6 +371,8 @@ def extract_vectors(
         means: from `response_means` of the same responses: then there is no forward pass, and `responses` may be None.
         out: a folder, into which `vectors.safetensors` and `response_means.safetensors` are written; means that it
             holds already, of the same model, responses and tokens, are read and not measured again.
+        too_long: what becomes of texts that do not fit the model's context: "refuse" (one error names all of them),
+            "cut" (their beginning is read) or "drop"; see `response_means`.
 
     Raises:
         EmolabError: no neutral or no emotional responses; `means` of another model, other responses, another token
@@ -383,7 +386,9 @@ def extract_vectors(
         if out is not None:
             means.save(user_path(out) / MEANS_FILE)
     elif responses is not None:
-        means = response_means(model, responses, sites=sites, tokens=tokens, batch_size=batch_size, out=out)
+        means = response_means(
+            model, responses, sites=sites, tokens=tokens, batch_size=batch_size, out=out, too_long=too_long
+        )
     else:
         raise EmolabError("extract_vectors needs responses or means")
     W_O = output_weights(model) if "head" in sites else None

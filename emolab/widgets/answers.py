@@ -51,11 +51,12 @@ def _bars(probabilities: dict[str, float]) -> str:
     if np.isnan(list(probabilities.values())).all():
         return f"<i>{UNREAD}: this judge cannot read it</i>"
     looks, rows = styles(probabilities), []
+    wide = min(20, max(5, 0.62 * max(map(len, probabilities))))  # em
     for label, p in probabilities.items():
         bar = f"display:inline-block;height:0.75em;width:{7 * p:.2f}em;background-color:{looks[label][0]}"
         bar += ";outline:1px solid rgba(128,128,128,0.6)"  # dark bars on a dark page
         rows.append(
-            f'<div style="white-space:nowrap;line-height:1.35"><span style="display:inline-block;width:5em">'
+            f'<div style="white-space:nowrap;line-height:1.35"><span style="display:inline-block;width:{wide:g}em">'
             f'{escape(label)}</span><span style="{bar}"></span> {p:.2f}</div>'
         )
     return "".join(rows)

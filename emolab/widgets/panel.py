@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 import ipywidgets as widgets
+from IPython.display import display
 
 from emolab.answers.generation import generate
 from emolab.answers.writing import Writing, need_writing
@@ -47,7 +48,7 @@ class SteeringPanel(widgets.VBox):
     """Sliders for the dose of each emotion, the steered text beside the unsteered one, and what a judge reads in them.
 
     >>> panel = SteeringPanel(model, vectors, setting=emolab.Setting(site="attn"), doses={"joy": 1.25})
-    >>> panel                                                   # in a notebook: the panel; without a kernel: its texts
+    >>> panel                                                   # in a notebook: the panel; once saved: its last texts
     >>> panel.sliders["fear"].value = 1.0                       # as if moved by hand
     >>> panel.wait(), panel.texts["steered"], panel.steering    # the Steering to go on with
 
@@ -91,6 +92,7 @@ class SteeringPanel(widgets.VBox):
         self._judge = default_judge() if judge is None else None if judge is False else judges_of(judge)[0]
         self._plain: dict[str, str] = {}  # the unsteered text to the newest prompt
         self._number, self._tokens, self._told, self._linking = 0, 0, 0.0, False
+        self._html, self._output = "", None  # what is shown of the texts, and where
         self.texts: dict[str, str] = {}
         self.probabilities: dict[str, dict[str, float]] = {}
         self._build(prompt, doses or {}, setting, (span[0], span[-1]))
@@ -100,7 +102,7 @@ class SteeringPanel(widgets.VBox):
             widget.observe(self._changed, "value")
 
     def _build(self, prompt: str, doses: dict[str, float], setting: Setting, layers: tuple[int, int]) -> None:
-        name = max(5.5, 0.65 * max(map(len, self._vectors.emotions)))  # em, for the longest label
+        name = min(20, max(5.5, 0.65 * max(map(len, self._vectors.emotions))))  # em, for the longest label
         wide, narrow = widgets.Layout(width="auto"), widgets.Layout(width=f"{18 + name}em")
         words = {"description_width": f"{name}em"}
         self.prompt = widgets.Text(prompt, description="prompt", continuous_update=False, style=words, layout=wide)
@@ -122,7 +124,7 @@ class SteeringPanel(widgets.VBox):
         self.control = widgets.Checkbox(True, description="random control", indent=False, layout={"width": "10em"})
         self._zero = widgets.Button(description="all to 0", layout={"width": "6em"})
         self._stop = widgets.Button(description="stop", disabled=True, layout={"width": "6em"})
-        self._status, self._result = widgets.HTML(), widgets.HTML(layout=wide)
+        self._status = widgets.HTML()
         self._zero.on_click(lambda _: self._set(dict.fromkeys(self.sliders, 0.0)))
         self._stop.on_click(lambda _: self._cancel())
         self._inputs = [*self.sliders.values(), self.prompt, self.layers, self.site, self.op, self.unit, self.control]
@@ -135,7 +137,6 @@ class SteeringPanel(widgets.VBox):
             self.prompt,
             widgets.HBox([widgets.VBox(list(self.sliders.values())), settings], layout=wrap),
             buttons,
-            self._result,
         ]
 
     @property
@@ -161,9 +162,13 @@ class SteeringPanel(widgets.VBox):
         self._runs.cancel()
         super().close()
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        static = self._result.value or self._status.value
-        return {**(super()._repr_mimebundle_(**kwargs) or {}), "text/plain": "SteeringPanel", "text/html": static}
+    def _ipython_display_(self) -> None:
+        """The controls, and below them the texts: an output of its own, which a saved notebook keeps without them."""
+        display({**(self._repr_mimebundle_() or {}), "text/plain": "SteeringPanel"}, raw=True)
+        self._output = display(self._texts(), raw=True, display_id=f"emolab-{self.model_id}")
+
+    def _texts(self) -> dict[str, str]:
+        return {"text/plain": "SteeringPanel", "text/html": self._html or self._status.value}
 
     def _changed(self, change: Any) -> None:
         if self._linking:
@@ -248,7 +253,9 @@ class SteeringPanel(widgets.VBox):
             self.texts, self.probabilities = texts, judged
             self._status.value = ""
             name = getattr(self._judge, "name", "judge")
-            self._result.value = answers(request.code, texts, judged, note or f"bars: judge “{name}”" * bool(judged))
+            self._html = answers(request.code, texts, judged, note or f"bars: judge “{name}”" * bool(judged))
+            if self._output is not None:
+                self._output.update(self._texts(), raw=True)
 
     def _write(self, request: _Request) -> dict[str, str]:
         steerings = {"unsteered": None, "steered": request.steering, "random": request.control}

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from emolab.base.errors import EmolabError, need_texts
+from emolab.models.finite import need_finite
 from emolab.models.hooks import at_sites, forward
 from emolab.models.model import Model
 from emolab.models.prompts import encode
@@ -72,6 +73,7 @@ def token_projections(
         forward(model, runner, batch, keep=1)
     index = pd.MultiIndex.from_product([range(n), layers, vectors.emotions], names=["position", "layer", "emotion"])
     dots, cosines = (np.stack([found[layer][i] for layer in layers], axis=1) for i in (0, 1))
+    need_finite(model, dots, "the activations", prompt=prompt)
     for values in (dots, cosines):
         values[: int(first)] = np.nan
     table = pd.DataFrame({"cosine": cosines.ravel(), "projection": dots.ravel()}, index=index).reset_index()

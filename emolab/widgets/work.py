@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
 import copy
 import dataclasses
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -41,7 +43,9 @@ class Latest:
             self._number += 1
             self._request = request, time.monotonic() + self._delay
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._loop, daemon=True, name="emolab-widget")
+                # In the context of who asks: ipykernel 7.0.0 sends nothing of a widget from a thread without it.
+                loop = functools.partial(contextvars.copy_context().run, self._loop)
+                self._thread = threading.Thread(target=loop, daemon=True, name="emolab-widget")
                 self._thread.start()
             self.lock.notify_all()
 
@@ -113,7 +117,7 @@ def random_control(steering: Steering) -> Steering:
         return dataclasses.replace(steering, vectors=random_like(steering.vectors))
     added = steering.table()  # for a mixture the sum counts, which random vectors of equal norms would not match
     site = "attn" if steering.site == "head" else steering.site
-    like = EmotionVectors({site: added[None]}, ("random",), torch.as_tensor(steering.vectors.resid_norm), {})
+    like = EmotionVectors({site: added[None]}, ("random",), steering.vectors.resid_norm, {})
     options = {"site": site, "layers": steering.layers}
     return Steering(dataclasses.replace(random_like(like), meta=steering.vectors.meta), {"random": 1.0}, **options)
 

@@ -165,9 +165,9 @@ def broken(model, dtype=torch.float32):
 @pytest.mark.parametrize("writing", [Writing(), Writing(temperature=1.0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_model_that_computes_no_numbers_writes_no_text(model, writing, dtype):
-    advice = "load the model with dtype='bfloat16'" if dtype == torch.float16 else "check its weights"
+    advice = "load it with dtype='bfloat16'" if dtype == torch.float16 else "its weights are damaged"
     name = str(dtype).removeprefix("torch.")
-    with pytest.raises(EmolabError, match=f"logits of .* in {name} are not finite.*{advice}"):
+    with pytest.raises(EmolabError, match=rf"the logits of .* are not finite .*in {name}; {advice}"):
         generate(broken(model, dtype), QUERIES, writing=writing, max_new_tokens=4)
     with pytest.raises(EmolabError, match="not finite"):
         emolab.collect_responses(broken(model), QUERIES, emotions=("joy",), writing=writing)
@@ -222,14 +222,37 @@ def test_a_template_that_opens_a_think_block_is_closed(tiny_llama):
         assert render_prompts(harmony, ["tell me"])[0].endswith("<|start|>assistant<|channel|>final<|message|>")
 
 
-def test_reasoning_in_a_prompt_or_an_answer_is_told(tiny_llama, monkeypatch):
-    with pytest.warns(UserWarning, match="a prompt ends in <think>") as told:
+def test_reasoning_in_a_prompt_or_an_answer_is_told(tiny_llama, smollm2, monkeypatch):
+    with pytest.warns(UserWarning, match="a prompt or an answer of .* opens a block of reasoning") as told:
         generate(tiny_llama, ["tell me <think>\n", "tell me"], raw=True, max_new_tokens=2)
     assert len(told) == 1 and told[0].filename == __file__
-    monkeypatch.setattr("emolab.answers.generation.decoded", lambda model, ids: ["<think> well"] * len(ids))
-    with pytest.warns(UserWarning, match="an answer begins with <think>") as told:
-        generate(tiny_llama, QUERIES, max_new_tokens=2, writing=Writing(batch_size=1))
-    assert len(told) == 1
+    for opening in ("<think>", "\n[THINK]", "<|channel|>analysis<|message|>"):
+        words = copy.deepcopy(smollm2.tokenizer)
+        words.add_special_tokens({"additional_special_tokens": [opening.strip()]})  # which no decoded answer shows
+        model, ids = load_model((smollm2.hf, words)), words(f"{opening}well", return_tensors="pt").input_ids
+        monkeypatch.setattr("emolab.answers.generation.write", lambda *_, ids=ids: ids)
+        with pytest.warns(UserWarning, match="opens a block of reasoning") as told:
+            generate(model, QUERIES[:2], max_new_tokens=2, writing=Writing(batch_size=1))
+        assert len(told) == 1, opening
+    ids = words("I think <b>this</b>", return_tensors="pt").input_ids
+    monkeypatch.setattr("emolab.answers.generation.write", lambda *_: ids)
+    assert generate(model, "Hi") == ["I think <b>this</b>"]
+
+
+@pytest.mark.parametrize(
+    "opening, closing",
+    [
+        ("<think>", "</think>"), ("<|think|>", "<|/think|>"), ("[THINK]", "[/THINK]"), ("◁think▷", "◁/think▷"),
+        ("<seed:think>", "</seed:think>"), ("<|begin_of_thought|>", "<|end_of_thought|>"),
+        ("<reasoning>", "</reasoning>"), ("<Thinking>", "</Thinking>"),
+    ],
+)  # fmt: skip
+def test_whatever_opens_a_block_of_reasoning_is_closed(tiny_llama, opening, closing):
+    model = load_model((tiny_llama.hf, tiny.tokenizer(chat=tiny.CHAT + opening)))
+    with pytest.warns(UserWarning, match="reasons before it answers"):
+        prompts = render_prompts(model, ["tell me", "how ?"])
+    plain = render_prompts(tiny_llama, ["tell me", "how ?"])
+    assert prompts == [f"{prompt}{opening}\n\n{closing}\n\n" for prompt in plain]
 
 
 # Progress.

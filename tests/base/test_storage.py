@@ -135,3 +135,32 @@ def test_what_is_no_json_is_one_clear_error(tmp_path, content):
     with pytest.raises(ValueError, match="NaN|nan"):
         write_json(tmp_path / "a.json", float("nan"))
     assert (tmp_path / "a.json").read_text() == content
+
+
+LABELS = [
+    "con",
+    "nul.",
+    "a/b",
+    "a\\b",
+    "..",
+    "~",
+    "-x",
+    "a%b",
+    "a b",
+    "two\nlines",
+    '<b>:*?"|',
+    "_",
+    "喜" * 100,
+    "喜" * 101,
+    "x" * 300,
+    "x" * 301,
+]
+
+
+def test_a_file_of_any_label(tmp_path):
+    """One file each, in that folder, under a name that every system takes."""
+    for label in LABELS:
+        write_json(tmp_path / f"lora_{storage.file_name(label)}.json", label)
+    found = {storage.read_json(path, ""): path.name for path in tmp_path.iterdir()}
+    assert {*found} == {*LABELS} and len({name.lower() for name in found.values()}) == len(LABELS)
+    assert not [name for name in found.values() if set(name) & set('<>:"/\\|?*\n') or len(name.encode()) > 200]

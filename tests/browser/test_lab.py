@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from html import unescape
 from pathlib import Path
 
 import nbformat
@@ -207,7 +208,8 @@ def shoot(page: Page, folder: Path, name: str, locator=None) -> None:
 
 def texts_of(page: Page) -> list[str]:
     """unsteered, steered, random, as the panel shows them."""
-    return page.locator(".widget-html table tr:nth-child(2)").first.locator("td").all_inner_texts()
+    table = page.locator(".jp-RenderedHTMLCommon table:has(th:text-is('unsteered'))").first
+    return table.locator("tr:nth-child(2) td").all_inner_texts()
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
@@ -271,6 +273,34 @@ def test_widgets_do_what_a_person_asks(pages, theme, folder):
     shoot(page, folder, f"heads_{theme.lower()}", page.locator(".jp-CodeCell").nth(2).locator(".jp-OutputArea"))
     assert page.locator(".jp-Notebook .jp-CodeCell").count() == 3, "the keys were shortcuts of the notebook, too"
     shoot(page, folder, f"lab_{theme.lower()}")
+
+
+def test_a_saved_panel_keeps_its_last_texts(pages, browser, lab, folder):
+    """With its kernel gone JupyterLab shows an error in place of the controls, and the texts below it."""
+    address, token, home = lab
+    page = pages("panel.ipynb")
+    assert run_all(page, 240) == []
+    slider = page.locator(".widget-slider", has_text="fear").get_by_role("slider")
+    before = texts_of(page)
+    slider.focus()
+    for _ in range(12):
+        page.keyboard.press("PageUp")
+    wait_until(lambda: texts_of(page)[1] != before[1])
+    expect(page.get_by_text("writing", exact=False)).to_have_count(0)
+    last = texts_of(page)
+    assert last[0] == before[0]
+    saved = home / "work" / page.url.split("?")[0].rsplit("/", 1)[1]
+    page.keyboard.press("Control+s")
+    wait_until(lambda: last[1].strip() in unescape(saved.read_text()))
+    end_kernels(page, address, token)
+    again = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
+    again.goto(f"{address}/lab/workspaces/saved/tree/{saved.name}?token={token}")
+    again.get_by_text("Error displaying widget").first.wait_for(timeout=60 * SECONDS)
+    assert texts_of(again) == last
+    assert again.get_by_text("unsteered", exact=True).first.is_visible()
+    shoot(again, folder, "saved_panel")
+    end_kernels(again, address, token)
+    again.context.close()
 
 
 @pytest.mark.parametrize("path", ALIVE, ids=lambda p: p.stem)

@@ -24,7 +24,7 @@ from emolab.experiments.headline import headline
 from emolab.judges import judges as judging
 from emolab.judges.judges import FunctionJudge
 from emolab.models.load import load_model
-from emolab.models.prompts import render_prompts
+from emolab.models.prompts import render_conversation, render_prompts
 from emolab.steering.settings import Setting
 from emolab.steering.steering import Steering
 from emolab.vectors.vectors import EmotionVectors, extract_vectors
@@ -141,7 +141,7 @@ def test_few_shot_prompts_are_the_same_on_every_day(tiny_llama_dir):
     )
     model = emolab.load_model(tiny_llama_dir, device="cpu", chat_template=template)
     examples = [("how did you feel ?", "happy !")]
-    told = making._chat(model, examples, "and the dog ?")
+    told = render_conversation(model, examples, "and the dog ?")
     assert told.endswith("26 Jul 2024 user : how did you feel ? assistant : happy ! user : and the dog ? assistant :")
 
 

@@ -16,12 +16,12 @@ from emolab.base.errors import EmolabError
 from emolab.comparisons.lora import (
     Adapter,
     Training,
+    _ends,
     _factors,
     _loss,
     _peft,
     _plain_prompts,
     _tunable,
-    _with_end,
     change_weights,
     fit_lora,
     merge_lora,
@@ -125,10 +125,14 @@ def test_doses_and_mixtures_are_sums(tiny_llama, responses, joy):
 
 
 def test_the_loss_counts_the_answers_tokens_alone(tiny_llama, responses):
-    prompts, texts = render_prompts(tiny_llama, QUERIES[:3]), ["it was .", TEXTS["joy"] + "<eos>", "good"]
-    logprobs = np.concatenate(token_logprobs(tiny_llama, prompts, texts))
+    prompts, texts = render_prompts(tiny_llama, QUERIES[:3]), ["it was .", TEXTS["joy"], "good"]
+    read = [*token_logprobs(tiny_llama, prompts, texts)]
+    end = tiny_llama.hf(encode(tiny_llama, prompts[1:2], texts[1:2]).input_ids).logits[0, -1].log_softmax(-1)[1]
+    logprobs = np.concatenate([*read, [end.item()]])
     with torch.no_grad():
-        assert _loss(tiny_llama, tiny_llama.hf, prompts, texts).item() == pytest.approx(-logprobs.mean(), rel=1e-4)
+        assert _loss(tiny_llama, tiny_llama.hf, prompts, texts, [None, 1, None]).item() == pytest.approx(
+            -logprobs.mean(), rel=1e-4
+        )
 
 
 def test_the_prompt_learned_is_the_plain_one(tiny_llama, responses):
@@ -143,11 +147,11 @@ def test_the_prompt_learned_is_the_plain_one(tiny_llama, responses):
 
 
 def test_answers_that_were_cut_teach_no_end(tiny_llama, responses):
-    rows = responses[responses.condition == "joy"].head(2).assign(text=["it was a cat .", "it was"])
-    assert _with_end(tiny_llama, responses, rows) == ["it was a cat .<eos>", "it was<eos>"]
+    texts = ["it was a cat .", "it was"]
+    assert _ends(tiny_llama, responses, texts) == [1, 1]
     cut = responses.copy()
     cut.attrs["emolab"] = {"max_new_tokens": 5}
-    assert _with_end(tiny_llama, cut, rows) == ["it was a cat .", "it was<eos>"]
+    assert _ends(tiny_llama, cut, texts) == [None, 1]
 
 
 def test_seeds_decide_and_a_kept_adapter_is_read(tiny_llama, responses, tmp_path):

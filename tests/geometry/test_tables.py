@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from emolab.geometry.similarity import cosine_matrix, layer_cosines
-from emolab.geometry.tables import emotion_cosines, layer_by_layer, neighbour_purity
+from emolab.geometry.similarity import cosine_matrix, layer_cosines, vector_agreement
+from emolab.geometry.tables import emotion_cosines, layer_by_layer, neighbour_purity, pair_cosines
 from emolab.vectors.vectors import vectors_from_means
 from tests.made_means import make_means, orthogonal
 
@@ -29,3 +31,18 @@ def test_cosines_are_those_of_the_vectors():
     assert data[2, "joy", "fear"] == pytest.approx(expected.loc["joy", "fear"]) and len(data) == 3 * 25
     data = layer_by_layer(vectors).set_index(["emotion", "layer", "other"])["cosine"]
     np.testing.assert_allclose(data["fear", 0, 2], layer_cosines(vectors)[vectors.emotions.index("fear"), 0, 2])
+
+
+def test_no_map_of_vectors_depends_on_their_lengths():
+    """One emotion's vectors four times as long, as those of another model may be: directions are compared."""
+    vectors = vectors_from_means(make_means(orthogonal(5, 3, 24) + 1.0, n_queries=10, topic=1.0))
+    data = {site: x.clone() for site, x in vectors.data.items()}
+    for x in data.values():
+        x[vectors.emotions.index("joy")] *= 4
+    long = replace(vectors, data=data)
+    for table in (pair_cosines, emotion_cosines, layer_by_layer):
+        plain = {"parts": ("whole",)} if table is pair_cosines else {}
+        found, expected = table(long, **plain), table(vectors, **plain)
+        np.testing.assert_allclose(found["cosine"], expected["cosine"], atol=1e-6)
+    agreed = vector_agreement(long, vectors)
+    np.testing.assert_allclose(agreed["cosine"], 1, atol=1e-6)

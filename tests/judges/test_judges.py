@@ -15,6 +15,8 @@ from emolab.base.errors import EmolabError
 from emolab.base.labels import EMOTIONS, NEUTRAL
 from emolab.judges import judges
 from emolab.judges.judges import BlindJudge, EmbeddingJudge, FunctionJudge, LexiconJudge, ask, top_labels
+from emolab.judges.scoring import adherence
+from emolab.judges.windows import cut
 from tests.sentences import CHOSEN_ON, FRESH
 
 needs_embedder = pytest.mark.skipif(
@@ -161,6 +163,30 @@ def test_the_lexicon_reads_every_script_and_what_is_denied():
     assert judge(["I don’t know", "I don't know"])[:, 1].tolist() == [0.5] * 2
     assert judge(["I am not happy.", "I was never at all happy!"])[:, 0].tolist() == [0, 0]
     assert judge(["Not now. Happy!"])[0, 0] == 0.5, "a negation ends with its clause"
+    found = {
+        "ครับ": "สวัสดีครับผม",
+        "嬉し": "とても嬉しい",
+        "행복": "나는 행복 했다",
+        "جميل": "يوم جَميـــل",
+        "fed up": "So FED up!",
+    }
+    found |= {
+        "😀": "so 😀!",
+        "❤️": "❤❤",
+        ":)": "fine :)",
+        "glad": "ｇｌａｄ",
+        "don't": "I don‘t",
+        "kind-hearted": "kind‑hearted",
+    }
+    for word, text in found.items():
+        n = 2 if word == "❤️" else 1
+        assert LexiconJudge({"joy": {word}, "fear": {"afraid"}})([text])[0].tolist() == [n / (n + 1), 0, 1 / (n + 1)], (
+            word
+        )
+    assert LexiconJudge({"joy": {"glad", "so glad"}})(["glad glad, fed up"])[0, 0] == 2 / 3
+    denying = LexiconJudge({"joy": {"happy"}, "sadness": {"not happy"}})
+    assert denying(["I am not happy.", "I am happy."]).tolist() == [[0, 0.5, 0.5], [0.5, 0, 0.5]]
+    assert LexiconJudge({"joy": {":)"}, "fear": {"fed up"}})(["fed : so up )"])[0].tolist() == [0, 0, 1]
 
 
 @needs_embedder
@@ -184,8 +210,38 @@ def test_what_the_embedding_judge_cannot_read_is_not_a_number():
     values = judge(texts)
     assert np.isnan(values).all(1).tolist() == [True] * 4 + [False] * 4 and np.isfinite(values[4:]).all()
     assert top_labels(judge, values)[:5] == ["unread"] * 4 + ["joy"] and top_labels(judge, judge([])) == []
-    assert judge.n_cut(["so it was"] * 2 + ["word " * 200]).tolist() == [0, 0, 200 - 126]
     np.testing.assert_array_equal(ask(judge, texts), values)
+
+
+@needs_embedder
+def test_long_texts_are_embedded_in_windows():
+    angry, plain = "I am furious and outraged. ", "The library opens at nine and has three floors. "
+    text = plain * 14 + angry * 14  # 14 * 10 + 14 * 6 tokens: two windows of 112
+    pieces, text_of, n_tokens = cut(judges._embedder().tokenizer, ["short", text], 126)
+    assert pieces[0] == "short" and "".join(pieces[1:]) == text and n_tokens == [1, 112, 112]
+    mean = np.average(judges.embed(pieces[1:]), axis=0, weights=n_tokens[1:])
+    found = judges.embed(["short", text])
+    np.testing.assert_allclose(found[1], mean / np.linalg.norm(mean), atol=1e-5)
+    np.testing.assert_allclose(found[0], judges.embed(["short"])[0], atol=1e-5)
+    own = adherence([text], ["Why are you furious?"])[0]
+    assert own == pytest.approx(found[1] @ judges.embed(["Why are you furious?"])[0], abs=1e-5)
+
+
+@needs_embedder
+def test_texts_that_fit_one_window_are_embedded_as_they_were():
+    texts = ["word " * 126, *TEXTS, "...", ""]
+    plainly = judges._embedder().encode(texts, normalize_embeddings=True, batch_size=16, show_progress_bar=False)
+    np.testing.assert_array_equal(judges.embed(texts), plainly)
+
+
+@needs_embedder
+@pytest.mark.parametrize("text", ["x" * 90 + " ", "我", "so! ", "naïve-café’s\n", "😀"])
+def test_pieces_are_the_text_and_fit(text):
+    tokenizer = judges._embedder().tokenizer
+    pieces, text_of, n_tokens = cut(tokenizer, [text * 400, "end"], 126)
+    assert "".join(pieces[:-1]) == text * 400 and pieces[-1] == "end" and text_of[-1] == 1
+    lengths = [len(tokenizer(piece, add_special_tokens=False).input_ids) for piece in pieces]
+    assert lengths == n_tokens and max(lengths) <= 126
 
 
 def test_a_function_is_a_judge():

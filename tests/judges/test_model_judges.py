@@ -6,14 +6,26 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tokenizers import processors
-from transformers import AutoModel, AutoModelForSequenceClassification, BartConfig, BertConfig, GPT2Config, pipeline
+from tokenizers import Tokenizer, processors
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BartConfig,
+    BertConfig,
+    GPT2Config,
+    PreTrainedTokenizerFast,
+    pipeline,
+)
 
+from emolab.answers.labelled import GOEMOTIONS
 from emolab.answers.logprobs import token_logprobs
 from emolab.base.errors import EmolabError
 from emolab.base.labels import EMOTIONS, NEUTRAL
 from emolab.judges.model_judges import HYPOTHESES, NAMES, WORDS, ClassifierJudge, NLIJudge, SelfReportJudge
 from emolab.judges.scoring import score
+from emolab.judges.windows import cut
 from emolab.models.load import load_model
 from emolab.models.prompts import encode, render_prompts
 from tests import tiny
@@ -91,6 +103,65 @@ def test_multi_label_heads_are_scaled_down_never_up(tmp_path, sigmoids, expected
     np.testing.assert_allclose(judge(["happy"]), [expected], atol=1e-6)
 
 
+def test_a_head_that_does_not_say_what_it_is_can_be_told(tmp_path):
+    p = np.full(len(GOEMOTIONS), 0.01)
+    p[[GOEMOTIONS.index("joy"), GOEMOTIONS.index("fear")]] = 0.3, 0.6
+    source = write(tmp_path, bert(GOEMOTIONS), bias=np.log(p / (1 - p)).tolist())
+    labels = ("anger", "disgust", "fear", "joy", "sadness", NEUTRAL)
+    judge = ClassifierJudge(source, multi_label=True)
+    assert judge.labels == labels
+    total = p.sum()  # 1.16, scaled down; of these, 3 are anger, 2 fear, 12 joy, 5 sadness beside those two
+    named = np.array([3 * 0.01, 0.01, 0.61, 0.3 + 11 * 0.01, 5 * 0.01]) / total
+    assert sum(NAMES.get(name) == "joy" for name in GOEMOTIONS) == 12
+    np.testing.assert_allclose(judge(["happy"])[0], [*named, 1 - named.sum()], atol=1e-6)
+    odds = p / (1 - p)
+    single = ClassifierJudge(source, multi_label=False)(["happy"])[0]
+    np.testing.assert_allclose(single[2], (odds[GOEMOTIONS.index("fear")] + 0.01 / 0.99) / odds.sum(), atol=1e-6)
+
+
+def test_classes_are_told_by_number_not_by_name(tmp_path):
+    p = np.array([0.5, 0.2, 0.3])
+    twice = write(tmp_path / "twice", bert(["JOY ", "Joy", "neutral"]), bias=np.log(p).tolist())
+    np.testing.assert_allclose(ClassifierJudge(twice)(["a road"]), [[0.7, 0.3]], atol=1e-6)
+    bare = bert(["sad", "x", "y"])
+    bare.id2label = {0: "sad", 2: "calm", 3: "y"}  # a number is missing: transformers counts the names
+    bare = write(tmp_path / "bare", bare, bias=np.log(p).tolist())
+    judge = ClassifierJudge(bare, mapping={"LABEL_1": "joy", "sad": "sadness"})
+    assert judge.labels == ("joy", "sadness", NEUTRAL)
+    np.testing.assert_allclose(judge(["a road"]), [[0.2, 0.5, 0.3]], atol=1e-6)
+
+
+def test_a_model_without_a_label_for_plain_texts_is_warned_of(tmp_path):
+    with pytest.warns(UserWarning, match=r"has no label for texts without emotion \(joy, fear, surprise\)"):
+        ClassifierJudge(write(tmp_path, bert(["joy", "fear", "surprise"])))
+    ClassifierJudge(tmp_path, mapping={"joy": "joy"})  # a user who says what labels mean knows
+    ClassifierJudge(write(tmp_path / "several", bert(["joy", "fear"], problem_type="multi_label_classification")))
+    ClassifierJudge(write(tmp_path / "others", bert(["joy", "No emotion"])))
+
+
+def test_damaged_weights_are_no_unread_texts(tmp_path):
+    judge = ClassifierJudge(write(tmp_path, bert(CLASSES), bias=[float("nan")] * 5))
+    with pytest.raises(EmolabError, match="gives logits that are not finite: its weights are damaged"):
+        judge(["happy"])
+
+
+def test_a_text_spelled_byte_by_byte_is_not_read(tmp_path):
+    tok = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(BPE({c: i for i, c in enumerate(sorted(ByteLevel.alphabet()))}, [])), pad_token="!"
+    )
+    tok.backend_tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    config = bert(CLASSES)
+    config.vocab_size = 256
+    judge = ClassifierJudge(write(tmp_path, config, tok))
+    assert np.isnan(judge(["so glad", "Я рад", "我非常高兴", "café", ""])).all(1).tolist() == [
+        False,
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
 def test_padding_changes_no_score_and_all_are_the_models_own(classifier_dir):
     judge = ClassifierJudge(classifier_dir, mapping={c: f"{c}!" for c in CLASSES if c != "neutral"})
     assert judge.labels == ("joy!", "surprise!", "anger!", "Annoyance!", NEUTRAL)
@@ -111,13 +182,16 @@ def test_a_text_of_unknown_words_is_not_read(classifier_dir):
         assert list(score(pd.DataFrame({"text": ["Ein Haus", "the dog"]}), judges=judge)["top"])[0] == "unread"
 
 
-def test_long_texts_are_cut_at_the_models_limit(classifier_dir):
+def test_long_texts_are_read_in_windows(classifier_dir):
     judge = ClassifierJudge(classifier_dir)
-    words = [w for w in tiny.WORDS if w.isalpha()] * 4
-    # 32 positions less two for RoBERTa's kin; one is BOS
-    np.testing.assert_allclose(judge([" ".join(words)]), judge([" ".join(words[:29])]), atol=1e-6)
-    assert abs(judge([" ".join(words)]) - judge([" ".join(words[:28])])).max() > 1e-4
-    assert judge.n_cut([" ".join(words), "the dog"]).tolist() == [len(words) - 29, 0]
+    words = [w for w in tiny.WORDS if w.isalpha()] * 2
+    # 32 positions less two for RoBERTa's kin; one is BOS: 29 words at a time, so three windows of 23, 23 and 21
+    windows = [" ".join(words[start:stop]) for start, stop in ((0, 23), (23, 46), (46, 67))]
+    expected = np.average(judge(windows), axis=0, weights=[23, 23, 21])
+    np.testing.assert_allclose(judge([" ".join(words[:67]), "the dog"]), [expected, judge(["the dog"])[0]], atol=1e-6)
+    assert np.ptp(judge(windows), axis=0).max() > 1e-3
+    p = soft(by_hand(classifier_dir, [" ".join(words[:29])]))[0]  # joy, surprise, anger, neutral, Annoyance
+    np.testing.assert_allclose(judge([" ".join(words[:29])])[0], [p[2] + p[4], p[0], p[1] + p[3]], atol=1e-6)
 
 
 def test_a_decoder_without_pad_token_is_a_classifier_too(tmp_path):
@@ -143,6 +217,8 @@ def test_wrong_models_and_labels_are_told_in_one_line(tmp_path, classifier_dir):
     broken = write(tmp_path / "broken", bert(CLASSES))
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"no weights")
     one, plain = write(tmp_path / "one", bert(["score"])), write(tmp_path / "plain", bert(["POSITIVE", "NEGATIVE"]))
+    vad = write(tmp_path / "vad", bert(["valence", "joy", "fear"], problem_type="regression"))
+    untold = write(tmp_path / "untold", bert(GOEMOTIONS))
     table = [
         (NLIJudge, (tmp_path,), "no classifier"),
         (ClassifierJudge, (headless,), "headless lacks classifier.bias: it was not trained to classify"),
@@ -150,7 +226,14 @@ def test_wrong_models_and_labels_are_told_in_one_line(tmp_path, classifier_dir):
         (ClassifierJudge, (one,), "has one output"),
         (ClassifierJudge, (plain,), "has the labels POSITIVE, NEGATIVE; say what they mean: mapping"),
         (ClassifierJudge, (classifier_dir, {"LABEL_0": "joy"}), "no label 'LABEL_0'; it has joy, surprise"),
-        (NLIJudge, (classifier_dir,), "labels joy, surprise.*expected a model trained for entailment"),
+        (
+            NLIJudge,
+            (classifier_dir,),
+            "labels joy, surprise.*expected a model trained for entailment.*entailment=label",
+        ),
+        (NLIJudge, (classifier_dir, None, "nli", None, "yes"), "labels joy, surprise.*entailment=label"),
+        (ClassifierJudge, (vad,), "is a regression; say how to read it: multi_label=True"),
+        (ClassifierJudge, (untold,), "does not say whether a text has one label or several; .*multi_label=True"),
     ]
     for make, given, match in table:
         with pytest.raises(EmolabError, match=match) as caught:
@@ -177,18 +260,28 @@ def test_entailment_logits_are_compared_over_labels(nli_dir):
     np.testing.assert_allclose(judge(TEXTS), expected, atol=1e-5)
     np.testing.assert_allclose(judge([TEXTS[3], TEXTS[3]]), expected[[3, 3]], atol=1e-5)
     assert judge([]).shape == (0, n) and np.isnan(judge(["Ein Haus"])).all()
+    other = NLIJudge(nli_dir, SENTENCES, entailment="contradiction")  # whatever its name
+    np.testing.assert_allclose(other(TEXTS), soft(logits[:, 0].reshape(len(TEXTS), n)), atol=1e-5)
 
 
-def test_the_text_is_cut_never_the_hypothesis(nli_dir):
-    judge = NLIJudge(nli_dir, SENTENCES)
-    words = [w for w in tiny.WORDS if w.isalpha()] * 4
-    long, short = judge([" ".join(words)]), [" ".join(words[: 29 - len(s.split())]) for s in SENTENCES.values()]
-    expected = soft(by_hand(nli_dir, short, [*SENTENCES.values()])[:, 2])
-    np.testing.assert_allclose(long[0], expected, atol=1e-5)
+def test_windows_of_a_text_stand_beside_each_whole_hypothesis(nli_dir):
+    def by_windows(windows, sentences):
+        pairs = [(window, sentence) for window in windows for sentence in sentences.values()]
+        logits = by_hand(nli_dir, [a for a, _ in pairs], [b for _, b in pairs])[:, 2]
+        p = soft(logits.reshape(len(windows), len(sentences)))
+        return np.average(p, axis=0, weights=[len(window.split()) for window in windows])
+
+    words = [w for w in tiny.WORDS if w.isalpha()]
+    windows = [" ".join(words[start : start + 20]) for start in (0, 20)]  # of at most 29 - 4 words
+    found = NLIJudge(nli_dir, SENTENCES)([" ".join(words[:40])])[0]
+    np.testing.assert_allclose(found, by_windows(windows, SENTENCES), atol=1e-5)
     # a hypothesis longer than the text is kept whole, too
     wide = {"joy": " ".join(words[:16]), "fear": " ".join(words[5:21])}
-    expected = soft(by_hand(nli_dir, [" ".join(words[:13])] * 2, [*wide.values()])[:, 2])
-    np.testing.assert_allclose(NLIJudge(nli_dir, wide)([" ".join(words[:15])])[0], expected, atol=1e-5)
+    windows = [" ".join(words[:8]), " ".join(words[8:15])]  # of at most 29 - 16
+    found = NLIJudge(nli_dir, wide)([" ".join(words[:15])])[0]
+    np.testing.assert_allclose(found, by_windows(windows, wide), atol=1e-5)
+    with pytest.raises(EmolabError, match="texts have -1 tokens; ask with shorter sentences"):
+        NLIJudge(nli_dir, {**wide, NEUTRAL: " ".join(words[:30])})(["a road"])
 
 
 def test_an_encoder_decoder_reads_pairs_too(tmp_path):
@@ -257,13 +350,14 @@ def test_a_text_like_the_baseline_says_nothing(tiny_llama):
     assert judge([]).shape == (0, 3)
 
 
-def test_texts_that_fill_the_context_are_cut(tiny_llama):
+def test_texts_that_fill_the_context_are_read_in_windows(tiny_llama):
     judge = SelfReportJudge(tiny_llama, words=OWN)
-    words = [w for w in tiny.WORDS if w.isalpha()] * 6  # of a context of 128
-    found = judge([" ".join(words), " ".join(words[:-60]), TEXTS[0]])
-    assert np.isfinite(found).all() and len(words) > 250
-    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
-    np.testing.assert_allclose(found[2], judge([TEXTS[0]])[0], atol=1e-5)
+    words = [w for w in tiny.WORDS if w.isalpha()]
+    text = " ".join((words * 4)[:160])  # of a context of 128
+    pieces, _, n_tokens = cut(tiny_llama.tokenizer, [text], judge._room)
+    assert len(pieces) == 2 and "".join(pieces) == text and n_tokens == [80, 80]
+    reports = np.log(judge(pieces)).mean(0)  # up to a constant, which the softmax takes out
+    np.testing.assert_allclose(judge([text, TEXTS[0]]), [soft(reports), judge([TEXTS[0]])[0]], atol=1e-5)
 
 
 def test_the_bundled_model_reads_plain_emotion():

@@ -48,7 +48,7 @@ def test_score_columns_of_several_judges_and_of_an_empty_table():
     added = [c for c in scored if c not in table]
     assert added == [
         *(f"p_{e}" for e in (*EMOTIONS, NEUTRAL)), "top", "lexicon_p_joy", "lexicon_p_fear", "lexicon_p_neutral",
-        "lexicon_top", "n_cut", "adherence", "adherence_shuffled", *MEASURES,
+        "lexicon_top", "adherence", "adherence_shuffled", *MEASURES,
     ]  # fmt: skip
     assert list(scored["top"]) == ["anger", "joy"] and list(scored["lexicon_top"]) == [NEUTRAL, "joy"]
     assert scored.attrs["judges"] == ["embedding", "lexicon"] and "judges" not in table.attrs
@@ -113,16 +113,25 @@ def test_texts_that_a_judge_cannot_read_are_missing_and_said():
     with pytest.warns(UserWarning) as told:
         scored = score(table, judges=[EmbeddingJudge(), LEXICON])
     messages = [str(w.message) for w in told]
-    assert [m.split(" texts")[0] for m in messages] == [
-        "judge 'embedding' cannot read 2 of 5",
-        "judge 'embedding' read only the beginning of 2 of 5",
-    ]
+    assert [m.split(" texts")[0] for m in messages] == ["judge 'embedding' cannot read 2 of 5"]
     assert list(scored["top"][:3]) == ["unread", "unread", "anger"] and list(scored["lexicon_top"][:2]) == [NEUTRAL] * 2
     missing = scored[["p_anger", "p_neutral", "adherence"]].isna()
     assert missing[:2].all(axis=None) and not missing[2:].any(axis=None)
-    assert scored["p_anger"][3] == pytest.approx(scored["p_anger"][4], abs=1e-6), "the end is not read"
-    assert list(scored["n_cut"] > 0) == [False, False, False, True, True] and scored["n_cut"][4] > scored["n_cut"][3]
-    assert target_share(scored) == pytest.approx(1 / 3), "of those that were read"
+    assert scored["p_anger"][4] > 2 * scored["p_anger"][3], "the end is read"
+    assert target_share(scored) == pytest.approx(2 / 3), "of those that were read"
+
+
+@needs_embedder
+def test_adherence_to_a_query_that_is_not_read_is_missing():
+    own, shuffled = adherence(["The waves rolled in."] * 3, ["How was the beach?", "海滩怎么样？", None])
+    assert np.isnan(own).tolist() == np.isnan(shuffled).tolist() == [False, True, True]
+
+
+def test_probabilities_that_do_not_sum_to_1_are_told_with_the_judges_name():
+    judge = FunctionJudge(lambda texts: [[0.9, 0.8], [0.5, 0.495], [np.nan] * 2][: len(texts)], ("joy", "fear"), "mine")
+    told = r"probabilities of judge 'mine' do not sum to 1 for 1 of 2 texts \(text 0: 1.7\)"
+    with pytest.warns(UserWarning, match=told):
+        assert list(score(pd.DataFrame({"text": ["a", "b"]}), judges=judge)["p_joy"]) == [0.9, 0.5]
 
 
 # With a model
@@ -205,6 +214,19 @@ def test_what_is_not_told_is_not_read_twice(tiny_llama, read):
     plain = table["condition"] == NEUTRAL
     assert (scored["perplexity"] == scored["perplexity_instructed"])[plain].all()
     assert (scored["perplexity"] != scored["perplexity_instructed"])[~plain].all()
+
+
+def test_texts_that_do_not_fit_the_model_are_named_and_have_no_perplexity(tiny_llama):
+    table = pd.DataFrame(
+        {"text": ["sun", "so good ! " * 60, "a dog"], "query": "how ?", "condition": ["joy", "joy", NEUTRAL]}
+    )
+    told = r"^perplexity is missing for 1 texts, .* do not fit .* \(128\): row 1 \(joy, \d+ tokens\); shorten"
+    with pytest.warns(UserWarning, match=told):
+        scored = score(table, judges=LEXICON, model=tiny_llama)
+    alone = score(table.iloc[[0, 2]], judges=LEXICON, model=tiny_llama)
+    for column in ("perplexity", "perplexity_instructed"):
+        assert np.isnan(scored[column][1])
+        np.testing.assert_allclose(scored[column][[0, 2]], alone[column], rtol=1e-5)
 
 
 def test_tokens_are_counted_and_cut_texts_marked(tiny_llama):

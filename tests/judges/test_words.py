@@ -43,6 +43,32 @@ def test_letters_count_as_words_where_there_are_no_spaces():
     assert words_of("とても") == ["と", "て", "も"] and words_of("มี") == ["มี"]
 
 
+@pytest.mark.parametrize(
+    "written, others",
+    [
+        ("جميل", ["جميـــل", "جَمِيل"]),  # stretched, with vowel points
+        ("שלום", ["שָׁלוֹם"]),
+        ("happy", ["ｈａｐｐｙ", "ＨＡＰＰＹ", "hap\u00adpy"]),
+        ("don't", ["don’t", "don´t", "don＇t", "don`t", "don′t"]),
+        ("well-known", ["well‐known", "well\u2011known", "well－known"]),
+        ("행복", ["\u1112\u1162\u11bc\u1107\u1169\u11a8"]),  # in parts of syllables
+        ("が", ["か\u3099"]),
+        ("ガ", ["ｶﾞ"]),
+        ("ครับ", ["ครับ"]),
+    ],
+)
+def test_words_are_the_same_however_they_are_written(written, others):
+    for other in others:
+        assert words_of(f"({other})") == words_of(written) != [], other
+    assert len(words_of(written)) == (3 if written == "ครับ" else 1)
+
+
+def test_emoji_are_words_where_there_are_no_others():
+    assert words_of("😀😀 ❤️ 👩‍👩‍👧 🇩🇪 👍🏽!") == ["😀", "😀", "❤️", "👩‍👩‍👧", "🇩🇪", "👍🏽"]
+    assert words_of("So 😀") == ["so"]
+    assert repetition("😀" * 40) == 39 / 40 and distinct2("😀" * 40) == 1 / 39 and is_loop("😀" * 40)
+
+
 def test_what_a_negation_denies_is_not_affirmed():
     assert affirmed("I am not happy, but calm.") == "i am not but calm".split()
     assert affirmed("I don’t feel at all glad today") == "i don't glad today".split()
@@ -147,6 +173,7 @@ def test_tense_is_told_where_it_can_be(text, share):
 def test_persons_are_counted_in_short_forms_too():
     assert person_shares("I'm glad we met you, yourself.") == (2 / 7, 2 / 7)
     assert person_shares("It's here.") == (0, 0) and math.isnan(person_shares("...")[0])
+    assert math.isnan(person_shares("我很高兴, my dog")[1]) and person_shares("my dog 高")[0] == 1 / 3
 
 
 def test_repetition_and_distinct_pairs():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
@@ -21,15 +22,15 @@ from emolab.base.errors import EmolabError, FileError, ResourceError
 from emolab.models import fetch
 from emolab.models.load import load_model
 from emolab.studies.cli import main
-from tests import tiny_gguf
+from tests import tiny, tiny_gguf
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_default_model(smollm2):
     assert (smollm2.name, smollm2.source) == ("smollm2", "smollm2") and smollm2.dtype == torch.float32
-    assert (smollm2.n_layers, smollm2.n_heads, smollm2.d_model) == (30, 9, 576) and not smollm2.adds_bos
-    assert smollm2.recipe == {"device_map": None, "dtype": "float32", "trust_remote_code": False, "chat_template": None}
+    assert (smollm2.n_layers, smollm2.n_heads, smollm2.d_model) == (30, 9, 576) and not smollm2.start_ids
+    assert smollm2.recipe == tiny.RECIPE
     assert generate(smollm2, "What is the capital of France?", max_new_tokens=8) == ["The capital of France is Paris."]
     assert fetch.find("smollm2") == fetch.fetch("smollm2")
 
@@ -99,6 +100,14 @@ def test_fetched_checked_and_converted_once(packed, cache, capsys, monkeypatch):
     assert model.fingerprint == load_model(packed[0] / "tiny.gguf", device="cpu").fingerprint
     mode = {file.stat().st_mode & 0o777 for file in folder.iterdir()}
     assert len(mode) == 1, "a cache that several people share: whoever reads one file reads all"
+
+
+def test_a_cache_on_a_network_folder_without_locks(installed, monkeypatch):
+    def acquire(*args, **kwargs):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    assert load_model("tiny", device="cpu").name == "tiny" and len(names(installed)) == 1
 
 
 def test_an_installed_package_is_enough_and_loading_never_downloads(installed, monkeypatch):

@@ -16,7 +16,7 @@ from emolab.base.errors import EmolabError
 from emolab.models import fetch
 from emolab.models.load import load_model
 from emolab.models.prompts import encode, render_prompts
-from tests import tiny_gguf
+from tests import tiny, tiny_gguf
 from tests.test_fuzz import BOMBS
 
 QUERY = "what is in the box ?"
@@ -73,7 +73,7 @@ def test_all_that_a_model_is_for_works(file, tmp_path):
     assert load_model(file.parent, device="cpu").fingerprint == model.fingerprint, "the folder that holds one"
     half = load_model(file, device="cpu", dtype="bfloat16")
     assert half.dtype == torch.bfloat16 and half.fingerprint == model.fingerprint
-    assert model.recipe == {"device_map": None, "dtype": "float32", "trust_remote_code": False, "chat_template": None}
+    assert model.recipe == tiny.RECIPE
 
 
 def test_nothing_is_printed(file, capfd):

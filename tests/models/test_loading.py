@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 
 import httpx
 import pytest
@@ -13,10 +14,12 @@ from huggingface_hub import errors as hub
 from safetensors.torch import save_file
 from transformers import FalconConfig, HeliumConfig, T5Config
 from transformers.integrations.bitnet import pack_weights
+from transformers.utils import logging as hf_logging
 
 from emolab.answers.generation import generate
 from emolab.answers.responses import responses_from_texts
 from emolab.base.errors import EmolabError
+from emolab.models import pretrained
 from emolab.models.load import load_model
 from emolab.models.model import provenance
 from emolab.models.pretrained import fast_bfloat16
@@ -24,7 +27,7 @@ from emolab.models.prompts import encode, render_prompts
 from emolab.steering.steering import Steering
 from emolab.vectors.activations import response_means
 from emolab.vectors.vectors import extract_vectors
-from tests import families, tiny
+from tests import families, family_list, tiny
 
 QUERIES = ["tell me about the park .", "how ?"]
 TEXTS = responses_from_texts({"neutral": ["a road .", "the cat"], "joy": ["happy !", "so good ."]})
@@ -133,6 +136,26 @@ def test_what_is_no_model_or_no_device(tiny_llama_dir, copy):
     assert load_model(copy, tokenizer=tiny.tokenizer(), device="cpu").tokenizer.chat_template == tiny.CHAT
 
 
+def test_what_a_tokenizer_warns_of_reaches_the_user(copy, monkeypatch, capsys):
+    """As transformers 5 warns of Mistral's: "You should set the `fix_mistral_regex=True` flag"."""
+    read = pretrained.AutoTokenizer.from_pretrained
+
+    def warns(place, *, fix_mistral_regex=None, **options):
+        if fix_mistral_regex is None:
+            hf_logging.get_logger("transformers.tokenization_utils").warning("set the `fix`\n flag")
+        return read(place, **options)
+
+    monkeypatch.setattr(pretrained.AutoTokenizer, "from_pretrained", warns)
+    with pytest.warns(UserWarning, match="the tokenizer of .* warns: set the `fix` flag .*tokenizer={") as told:
+        load_model(copy, device="cpu")
+    assert len(told) == 1 and told[0].filename == __file__ and capsys.readouterr().err == ""
+    with warnings.catch_warnings(action="error"):
+        model = load_model(copy, tokenizer={"fix_mistral_regex": True}, device="cpu")
+    assert model.recipe["tokenizer"] == {"fix_mistral_regex": True}, "workers read the same"
+    with pytest.raises(EmolabError, match="options for reading one, and the model is given as an object"):
+        load_model((model.hf, model.tokenizer), tokenizer={"fix_mistral_regex": True})
+
+
 def test_weights_without_place_are_told(copy):
     edit(copy, num_hidden_layers=2)
     with pytest.warns(UserWarning, match="9 tensors .* have no place in LlamaForCausalLM"):
@@ -156,12 +179,14 @@ def test_foreign_code_runs_only_when_told(copy):
 
 def test_architectures_that_transformer_lens_does_not_know():
     fields = tiny.llama_config().to_dict()
-    config = HeliumConfig(**{k: fields[k] for k in ("vocab_size", *families.SHAPE, "num_key_value_heads")}, head_dim=8)
+    config = HeliumConfig(
+        **{k: fields[k] for k in ("vocab_size", *family_list.SHAPE, "num_key_value_heads")}, head_dim=8
+    )
     assert "no adapter for the architecture of 'HeliumForCausalLM'" in refusal((tiny.build(config), tiny.tokenizer()))
 
 
 def falcon(**fields):
-    shape = {k: v for k, v in families.SHAPE.items() if k != "intermediate_size"}
+    shape = {k: v for k, v in family_list.SHAPE.items() if k != "intermediate_size"}
     return load_model((tiny.build(FalconConfig(vocab_size=len(tiny.tokenizer()), **shape, **fields)), tiny.tokenizer()))
 
 

@@ -11,7 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from emolab.answers.generation import generate
 from emolab.base.errors import EmolabError
 from emolab.models.load import load_model
-from emolab.models.model import Model
+from emolab.models.model import Model, fingerprint_of, weights_digest
 from emolab.models.prompts import encode, instruction, plan_batches, render_prompts
 from emolab.models.sites import hf_modules, site_hooks
 from tests import chat_templates, tiny
@@ -53,8 +53,26 @@ def test_every_way_to_load_gives_the_same_model(tiny_llama, tiny_llama_dir, tiny
     assert torch.equal(pair(ids), tiny_llama(ids))
 
 
-def test_fingerprint_tells_models_apart(tiny_llama):
+def test_fingerprint_tells_models_apart(tiny_llama, smollm2):
     assert load_model((tiny.build(tiny.llama_config(), seed=1), tiny.tokenizer())).fingerprint != tiny_llama.fingerprint
+    tuned = copy.deepcopy(smollm2.hf)
+    weight = tuned.model.layers[3].self_attn.o_proj.weight
+    change = torch.randn(len(weight), 4, generator=torch.manual_seed(0)) @ torch.randn(4, len(weight))
+    weight.data += 1e-3 * weight.std() * change  # one matrix of 210, by a thousandth
+    assert fingerprint_of(tuned) != smollm2.fingerprint and weights_digest(tuned) != smollm2.digest
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [(torch.float16,), (torch.bfloat16,), (torch.float16, torch.bfloat16), (torch.bfloat16, torch.float16),
+     (torch.float64,)],
+)  # fmt: skip
+def test_a_fingerprint_is_that_of_a_checkpoint_however_it_was_rounded(smollm2, chain):
+    """Weights of float32 that are rounded twice are others than when rounded once."""
+    rounded = copy.deepcopy(smollm2.hf)
+    for dtype in chain:
+        rounded = rounded.to(dtype)
+    assert fingerprint_of(rounded) == smollm2.fingerprint and weights_digest(rounded) != smollm2.digest
 
 
 def test_loading_leaves_loggers_and_warnings_alone(tiny_llama_dir):
@@ -97,7 +115,7 @@ def test_prompts_of_every_kind_of_template_start_with_bos_once(tiny_llama, chat,
         model = changed(tiny_llama, tiny.tokenizer(chat=chat, add_bos=adds_bos))
         prompts = [*render_prompts(model, [QUERY]), *render_prompts(model, [QUERY], "joy")]
         has_bos = adds_bos or (chat not in (None, NO_BOS))
-        assert model.adds_bos == adds_bos and prompts == ["<bos>" * has_bos + text for text in (neutral, joy)]
+        assert bool(model.start_ids) == adds_bos and prompts == ["<bos>" * has_bos + text for text in (neutral, joy)]
         ids = encode(model, prompts).input_ids
         assert (ids == 0).sum(1).tolist() == [has_bos] * 2
     assert tiny_llama.tokenizer.chat_template == tiny.CHAT == tiny_llama.bridge.tokenizer.chat_template
@@ -138,15 +156,6 @@ def test_a_template_that_cannot_be_used_is_one_clear_error(tiny_llama, never):
     with pytest.raises(EmolabError, match=r"cannot be used \(.*\); give another one: load_model") as error:
         render_prompts(changed(tiny_llama, tiny.tokenizer(chat=never)), ["hi"], "joy")
     assert len(str(error.value).splitlines()) == 1
-
-
-def test_control_tokens_in_a_query_are_told(tiny_llama, smollm2):
-    with pytest.warns(UserWarning, match="1 of 2 queries hold <assistant>, which 'tiny_.*' reads as a control"):
-        render_prompts(tiny_llama, ["what is <assistant> ?", "tell me ."])
-    with pytest.warns(UserWarning, match=r"hold <\|im_end\|>"):
-        generate(smollm2, "What does <|im_end|> mean?", max_new_tokens=1)
-    assert smollm2.control_tokens[:3] == ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-    render_prompts(tiny_llama, ["a < b and <b> and |assistant|"])
 
 
 def test_dates_in_templates_are_fixed(tiny_llama):
@@ -208,8 +217,9 @@ def test_plan_batches(tiny_llama):
         plan_batches(tiny_llama, lengths, 0)
 
 
-def test_end_of_answer_ids(tiny_llama):
-    model = load_model((tiny.build(tiny.llama_config()), tiny.tokenizer()))
+def test_end_of_answer_ids():
+    words = tiny.tokenizer(chat=tiny.CHAT.replace("{% endfor %}", "<eos>{% endfor %}"))
+    model = load_model((tiny.build(tiny.llama_config()), words))
     assert model.eos_ids == [1]
     model.hf.generation_config.eos_token_id = [1, 6]
     assert model.eos_ids == [1, 6]
@@ -218,13 +228,16 @@ def test_end_of_answer_ids(tiny_llama):
     model.hf.generation_config.eos_token_id = model.hf.config.eos_token_id = None
     assert model.eos_ids == [model.tokenizer.eos_token_id]
     model.tokenizer.eos_token_id = None
-    assert model.eos_ids == []
+    assert model.eos_ids == [1], "the template's"
+    bare = load_model((model.hf, tiny.tokenizer(chat=None)))
+    bare.tokenizer.eos_token_id = None
+    assert bare.eos_ids == []
 
 
 TURNS = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}ENDS{% endfor %}"
 
 
-@pytest.mark.parametrize("ends, ids", [("\n<pad>\n<user>", [2]), (" the end .", []), ("\n", []), ("", [])])
+@pytest.mark.parametrize("ends, ids", [("\n<pad>\n", [2]), (" the end .", []), ("\n", [5]), ("", [5])])
 def test_the_token_behind_an_assistants_turn_ends_an_answer(ends, ids):
     words = tiny.tokenizer(chat=TURNS.replace("ENDS", ends))
     assert load_model((tiny.build(tiny.llama_config()), words)).eos_ids == [1, *ids]

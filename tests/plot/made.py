@@ -236,7 +236,38 @@ def reliability() -> pd.DataFrame:
     return by_layer(cosine=(0.3, 0.9), null_lo=-0.3, null_hi=0.3)
 
 
+def affect_points() -> pd.DataFrame:
+    """Sixty-four words on a ring, crowded at the left."""
+    angle = np.linspace(0, 2 * np.pi, 64) ** 1.2
+    table = pd.DataFrame({"label": [f"emotion {i}" for i in range(64)], "valence": 5 + 3 * np.cos(angle)})
+    table = table.assign(read_valence=5 + 2.5 * np.cos(angle), read_arousal=5 + 1.5 * np.sin(angle))
+    table = noted(table, site="resid", layer=3)
+    clusters = {"n": 8, "rand": 0.4}
+    table.attrs |= {"r": {"valence": 0.9, "arousal": 0.1}, "null_hi": {"valence": 0.2, "arousal": 0.25}}
+    table.attrs["clusters"] = clusters
+    return table
+
+
+def affect_fit() -> pd.DataFrame:
+    methods = ("ridge", "ridge, other frames", "component")
+    columns = {"layer": range(N_LAYERS), "dimension": ("valence", "arousal"), "method": methods}
+    table = made_of(columns, {"r": 0.8, "lo": 0.7, "hi": 0.9, "null": 0.0, "null_hi": 0.25, "p": 0.01, "component": 1})
+    words = table[(table["layer"] == 0) & (table["method"] == "ridge")].assign(layer=-1, method="word embedding", r=0.5)
+    return noted(pd.concat([table, words], ignore_index=True), site="resid")
+
+
+def affect_shifts() -> pd.DataFrame:
+    columns = {"emotion": ("valence", "arousal"), "control": ("none", "random"), "alpha": (-1.0, 0.5, 1.0)}
+    table = made_of({**columns, "measure": ("valence", "arousal", "adherence")}, {"unsteered": 5.0, "n": 8})
+    own = (table["emotion"] == table["measure"]) & (table["control"] == "none") & (table["emotion"] == "valence")
+    table = table.assign(shift=table["alpha"] * own).assign(value=lambda t: 5 + t["shift"])
+    return noted(table.assign(lo=table["shift"] - 0.2, hi=table["shift"] + 0.2))
+
+
 FIGURES = {
+    "circumplex": lambda: plot.circumplex(affect_points()),
+    "affect_curve": lambda: plot.affect_curve(affect_fit()),
+    "affect_shift": lambda: plot.affect_shift(affect_shifts()),
     "norms": lambda: plot.norms(make_vectors(30)),
     "cosine_by_layer": lambda: plot.cosine_by_layer(make_vectors(30)),
     "cosine_map": lambda: plot.cosine_map(make_vectors(), 2),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import matplotlib as mpl
 import pytest
 
 from emolab import plot
 from emolab.base.errors import EmolabError
+from emolab.plot import panels
 from tests.plot.layout import faults, words_of
 from tests.plot.made import FIGURES, dose_summary, effects, make_vectors
 
@@ -61,3 +64,21 @@ def test_theme_sizes_and_leaves_no_trace():
 def test_fonts_of_the_user_serve_scripts_that_ours_lacks():
     with mpl.rc_context({"font.family": ["My Sans"]}), plot.theme():
         assert mpl.rcParams["font.family"] == ["DejaVu Sans", "My Sans"]
+
+
+def test_a_script_without_a_font_is_told_once_and_drawn_with_a_font_of_the_user(monkeypatch, tmp_path):
+    """The letter is one that STIX, which matplotlib brings, has and DejaVu has not."""
+    monkeypatch.setattr(panels, "_TOLD", set())
+    label, vectors = "\N{LATIN SMALL LETTER D WITH PALATAL HOOK}", make_vectors()
+    vectors = replace(vectors, emotions=(f"{label} 1", f"{label} 2", *vectors.emotions[2:]))
+    pattern = rf"no font among DejaVu Sans has the letters of '{label} 1', which become boxes: install .*font.family"
+    with pytest.warns(UserWarning, match=pattern) as told:
+        fig = plot.norms(vectors)
+    assert len(told) == 1 and told[0].filename == __file__
+    plot.save_figure(fig, "norms", directory=tmp_path)  # errors were warnings here
+    plot.norms(vectors)
+    assert f">{label} 1</text>" in (tmp_path / "norms.svg").read_text(encoding="utf-8"), "a viewer may have a font"
+    for own in ({"font.family": ["STIXGeneral"]}, {"font.sans-serif": ["STIXGeneral"]}):
+        with mpl.rc_context(own):
+            monkeypatch.setattr(panels, "_TOLD", set())
+            assert plot.norms(vectors)._repr_png_().startswith(b"\x89PNG")

@@ -161,7 +161,25 @@ def test_heads_are_named_and_random_ones_stand_beside():
     assert say.ablation_curve(same).endswith("No difference between ranked and random heads was found for any emotion.")
 
 
+def test_affect_is_told_with_its_nulls():
+    said = say.circumplex(made.affect_points())
+    assert "valence r = 0.90 (ratings permuted: up to 0.20)" in said
+    assert "Of arousal no more is read than by chance." in said and said.endswith("Rand index 0.40 (0 by chance).")
+    curve = say.affect_curve(made.affect_fit())
+    assert "r = 0.80 [0.70, 0.90], permuted ratings 0.25 at most, from other frames 0.80" in curve.verdict
+    assert curve.verdict.endswith("the word's input embedding gives 0.50, which is less.")
+    near = made.affect_fit()
+    near.loc[near["method"] == "word embedding", "r"] = 0.75
+    assert "no more than the word was found" in say.affect_curve(near)
+    shift = say.affect_shift(made.affect_shifts())
+    assert "valence by -1.00 [-1.20, -0.80] at dose -1 and +1.00 [+0.80, +1.20] at dose 1 (random" in shift.verdict
+    assert "no difference between the ends was found" in shift and "no difference" not in shift.verdict
+
+
 SAID = {
+    "circumplex": lambda: say.circumplex(made.affect_points()),
+    "affect_curve": lambda: say.affect_curve(made.affect_fit()),
+    "affect_shift": lambda: say.affect_shift(made.affect_shifts()),
     "norms": lambda: say.norms(made.make_vectors()),
     "cosine_map": lambda: say.cosine_map(made.make_vectors(), [0, 2]),
     "layer_map": lambda: say.layer_map(made.make_vectors(6)),

@@ -19,13 +19,19 @@ def layers(n=3, d=8, seed=0):
     return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
 
 
-def write_gguf(path, tensors, *, arch="controlvector", hint="mistral"):
-    """As repeng's export_gguf and llama.cpp's cvector-generator do."""
-    writer = gguf.GGUFWriter(path, arch)
+def write_gguf(path, tensors, *, arch="controlvector", hint="mistral", count=None, says=(), kind=None, **options):
+    """As repeng's export_gguf and llama.cpp's cvector-generator do; says: more keys; kind: a type of numbers."""
+    writer = gguf.GGUFWriter(path, arch, **options)
     writer.add_string("controlvector.model_hint", hint)
-    writer.add_uint32("controlvector.layer_count", len(tensors))
+    writer.add_uint32("controlvector.layer_count", len(tensors) if count is None else count)
+    for key, value in dict(says).items():
+        add = {str: writer.add_string, bool: writer.add_bool, int: writer.add_int32, float: writer.add_float32}
+        add[type(value)](key, value)
     for name, x in tensors.items():
-        writer.add_tensor(name, x)
+        if kind is None:
+            writer.add_tensor(name, x)
+        else:
+            writer.add_tensor(name, gguf.quants.quantize(x, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -94,6 +100,77 @@ def test_files_of_repeng_and_llama_cpp_come_in(tiny_llama, tmp_path):
     assert (free.n_layers, free.meta["model"], free.meta["fingerprint"]) == (2, "mistral", None)
 
 
+def test_direction_0_is_layer_0_and_a_file_says_how_it_was_made(tiny_llama, tmp_path):
+    x = layers(3, 32)
+    says = {"controlvector.method": "diffmean", "controlvector.normalize": True, "controlvector.token_pos": -1}
+    path = write_gguf(tmp_path / "happy.gguf", {f"direction.{i}": x[i] for i in range(3)}, hint="qwen2.5", says=says)
+    vectors = from_gguf(path, emotion="joy", model=tiny_llama)
+    assert np.array_equal(vectors.get(emotion="joy").numpy(), x) and vectors.sites == ("resid",)
+    assert [from_gguf(path).meta[key] for key in ("model", "n_layers", "method", "normalize", "token_pos")] == [
+        "qwen2.5", 3, "diffmean", True, -1,
+    ]  # fmt: skip
+    vectors.save(tmp_path / "ev.safetensors")
+    kept = EmotionVectors.load(tmp_path / "ev.safetensors").meta
+    assert (kept["method"], kept["normalize"], kept["token_pos"]) == ("diffmean", True, -1)
+
+
+@pytest.mark.parametrize(
+    "how, error",
+    [
+        *(({"kind": getattr(gguf.GGMLQuantizationType, name)}, error) for name, error in
+          (("F16", 1e-3), ("BF16", 8e-3), ("Q8_0", 0.02), ("F32", 0))),
+        ({"endianess": gguf.GGUFEndian.BIG}, 0),
+    ],
+)  # fmt: skip
+def test_numbers_of_every_precision_are_read(how, error, tmp_path):
+    x = layers(2, 64)
+    found = from_gguf(write_gguf(tmp_path / "x.gguf", {"direction.1": x[0], "direction.2": x[1]}, **how)).get(
+        emotion="x"
+    )
+    assert found.dtype == torch.float32 and not found[0].any()
+    np.testing.assert_allclose(found[1:].numpy(), x, rtol=error, atol=error)
+
+
+def test_a_file_counts_layers_or_directions(tiny_llama, tmp_path):
+    x = layers(3, 32)
+    some = write_gguf(tmp_path / "some.gguf", {"direction.1": x[1]}, count=3)  # of a model of three layers
+    assert from_gguf(some).n_layers == 3 and not from_gguf(some).get()[0, [0, 2]].any()
+    many = write_gguf(tmp_path / "many.gguf", {"direction.1": x[1]}, count=40)
+    assert from_gguf(many).n_layers == 40 and from_gguf(many, model=tiny_llama).n_layers == 3
+    for count in (1, 1000):
+        path = write_gguf(tmp_path / "x.gguf", {"direction.1": x[1], "direction.2": x[2]}, count=count)
+        with pytest.raises(EmolabError, match=f"says that it has {count} layers, and holds 2"):
+            from_gguf(path)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("dspark.mode", "project"),  # GLP, https://github.com/msuiche/weightless
+        ("glp.mode", "project"),
+        ("glp.mode", "clamp"),
+        ("dspark.hook_point", "ffn_out_pre_residual"),
+        ("easysteer.component", "attention_heads"),
+        ("controlvector.method", "projective"),
+        ("controlvector.method", "mean_ablation"),
+        ("controlvector.type", "ablation"),
+        ("controlvector.projected", True),
+    ],
+)
+def test_what_is_not_to_be_added_is_refused(key, value, tmp_path):
+    tensors = {"direction.1": layers(1, 32)[0]}
+    with pytest.raises(EmolabError, match=f"says {key} = {value!r}: it is not to be added") as caught:
+        from_gguf(write_gguf(tmp_path / "x.gguf", tensors, says={key: value}))
+    assert "\n" not in str(caught.value)
+    added = {
+        "dspark.mode": "add",
+        "dspark.hook_point": "residual_stream_post_layer",
+        "easysteer.component": "hidden_states",
+    }
+    added |= {"controlvector.method": "pca_center", "controlvector.projected": False, "general.type": "adapter"}
+    assert from_gguf(write_gguf(tmp_path / "x.gguf", tensors, says=added)).meta["method"] == "pca_center"
+
+
 def test_what_a_control_vector_cannot_hold_is_refused(tiny_llama, tmp_path):
     path, vectors = tmp_path / "x.gguf", tiny.random_vectors(tiny_llama)
     attn = EmotionVectors({"attn": vectors.get("attn")}, vectors.emotions, vectors.resid_norm, vectors.meta)
@@ -111,7 +188,8 @@ def test_files_that_are_no_control_vectors_are_refused(tiny_llama, tmp_path):
     path, x = tmp_path / "x.gguf", layers(2, 8)
     cases = {
         "architecture 'llama', expected 'controlvector'": ({"direction.1": x[0]}, {"arch": "llama"}),
-        r"holds 'direction.0', float32 \[8\]": ({"direction.0": x[0]}, {}),
+        r"holds 'direction.-1', float32 \[8\]": ({"direction.-1": x[0]}, {}),
+        r"holds 'direction.1.2', float32 \[8\]": ({"direction.1.2": x[0]}, {}),
         "holds 'direction.x'": ({"direction.x": x[0]}, {}),
         "holds 'direction.01'": ({"direction.01": x[0]}, {}),
         "holds 'direction.1000'": ({"direction.1000": x[0]}, {}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -78,6 +79,21 @@ def test_extract(extracted, place, capsys):
         "tell me about the sun .",
         "how was the road ?",
     }
+
+
+def test_a_console_of_few_letters_shows_what_it_can(tmp_path):
+    """As where Windows sends the output into a file, or the locale is C."""
+    vectors = tiny.random_vectors(emolab.load_model(oracle.talker()), ("joy", "喜び"))
+    vectors.save(tmp_path / "v.safetensors")
+    command = [sys.executable, "-m", "emolab", "info", str(tmp_path / "v.safetensors")]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}, timeout=120)
+    assert done.returncode == 0 and rb"joy, \u559c\u3073" in done.stdout, done.stderr[-500:]
+
+
+def test_a_label_may_hold_an_equals_sign(extracted, place, capsys):
+    common = ["steer", "--model", place / "talker", "--vectors", extracted / "vectors.safetensors"]
+    assert "unknown emotion 'a=b'" in fails(capsys, *common, "--set=a=b=1.5", "tell me")
+    assert "--set 'joy' is not EMOTION=NUMBER" in fails(capsys, *common, "--set=joy", "tell me")
 
 
 @pytest.mark.parametrize(("layers", "unit"), [("1,2", "vector"), ("late", "residual")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from html import escape
 
 import numpy as np
 import pandas as pd
@@ -349,6 +350,20 @@ def test_a_study_of_one_emotion_ends_without_what_needs_two(talker, light, tmp_p
     drawn = set(read_manifest(tmp_path / "figures"))
     assert set(summary["steering"]) == {"joy"} and (tmp_path / "report.html").exists()
     assert {"norms", "dose_response"} <= drawn and not drawn & {"cosine_by_layer", "cosine_grid", "layer_map"}
+
+
+@pytest.mark.filterwarnings("ignore:no font among .* has the letters")
+def test_a_study_of_labels_of_any_form_names_them_everywhere(talker, light, tmp_path):
+    labels = ["_joy", "-con + 0.5 $x$ · two\nlines", "a/b\\c <b>&", "喜び, as one might say it in a questionnaire"]
+    summary = run(talker, tmp_path, emotions=labels, plan=replace(SHORT, quick=True, wordings=False))
+    kept = read_summary(tmp_path)
+    assert list(summary["steering"]) == list(kept["steering"]) and {*kept["steering"]} == {*labels}
+    assert emolab.EmotionVectors.load(tmp_path / "vectors.safetensors").emotions == tuple(labels)
+    scored = pd.read_parquet(tmp_path / "scores.parquet")
+    assert {*scored["emotion"]} == {*labels} and {f"p_{label}" for label in labels} <= {*scored}
+    page = " ".join((tmp_path / "report.html").read_text(encoding="utf-8").split())
+    assert all(escape(" ".join(label.split())) in page for label in labels) and "<b>&" not in page
+    assert {*pd.read_csv(tmp_path / "figures/data/norms.csv")["emotion"]} == {*labels}
 
 
 def test_figures_are_drawn_again_from_the_files_alone(studied, tmp_path, monkeypatch):

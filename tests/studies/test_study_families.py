@@ -17,12 +17,13 @@ from emolab.studies import pipeline
 from emolab.studies.cli import main
 from emolab.studies.plan import FULL
 from tests import families, oracle
+from tests.family_list import FAMILIES
 
 
 def louder(folder: Path, family: str) -> Path:
     """The same model, surer of its tokens: with nearly even ones no change costs a nat, and nothing breaks text."""
     hf = AutoModelForCausalLM.from_pretrained(folder)
-    norm = attrgetter(families.FAMILIES[family].norm)(hf)
+    norm = attrgetter(FAMILIES[family].norm)(hf)
     with torch.no_grad():
         norm.weight.mul_(8).add_(7 if family == "Gemma 2" else 0)  # Gemma multiplies by one more than the weight
     hf.save_pretrained(folder)

@@ -30,7 +30,7 @@ TEXTS = {
 def answers(model, prompts=("<bos>tell me about the park", "<bos>rain")):
     """Responses behind prompts of unequal length, so that every batch is padded."""
     table = responses_from_texts(TEXTS)
-    if not model.adds_bos:
+    if not model.start_ids:
         prompts = [prompt.removeprefix("<bos>") for prompt in prompts]
     return table.assign(prompt=[prompts[i % 2] for i in range(len(table))])
 
@@ -70,7 +70,7 @@ def test_position_0_does_not_count(model):
     responses = responses_from_texts(TEXTS, query=None)
     means = response_means(model, responses, sites=("resid",))
     for row, text in enumerate(responses["text"]):
-        states = alone(model, "<bos>", text) if model.adds_bos else alone(model, "", text)[:, 1:]
+        states = alone(model, "<bos>", text) if model.start_ids else alone(model, "", text)[:, 1:]
         np.testing.assert_allclose(means.means["resid"][row, :-1], states.mean(1), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(means.resid_norm[row, :-1], states.norm(dim=-1).mean(1), rtol=1e-5)
         assert means.index["n_tokens"][row] == states.shape[1]
@@ -243,7 +243,7 @@ def test_activations_that_are_not_finite_are_refused(tiny_llama_dir):
     model = load_model(tiny_llama_dir, device="cpu")
     with torch.no_grad():
         model.hf.model.layers[1].mlp.down_proj.weight.fill_(float("inf"))
-    with pytest.raises(EmolabError, match="not finite at resid from layer 1 on, in float32; its weights"):
+    with pytest.raises(EmolabError, match="not finite at resid from layer 1 on in float32; its weights"):
         response_means(model, answers(model), sites=("resid",))
 
 

@@ -13,8 +13,9 @@ import torch
 import emolab
 from emolab.answers.responses import responses_from_texts
 from emolab.base.errors import EmolabError, MismatchError
+from emolab.base.labels import NEUTRAL_QUERY
 from emolab.models.load import load_model
-from emolab.models.prompts import encode
+from emolab.models.prompts import encode, render_prompts
 from emolab.vectors.activations import ResponseMeans, response_means
 from emolab.vectors.controls import means_of
 from emolab.vectors.token_rule import rule_name, token_pieces
@@ -83,7 +84,7 @@ def test_the_tokens_that_a_rule_names_are_averaged(rule, kind, request):
             chat = model.tokenizer.chat_template and responses["prompt"].isna().all()
             prompt = emolab.models.prompts.render_prompts(model, [emolab.base.labels.NEUTRAL_QUERY])[0] if chat else ""
             x = states(model, prompt, text)
-            own = [i for i in RULES[rule](x.shape[1]) if i or prompt or model.adds_bos]
+            own = [i for i in RULES[rule](x.shape[1]) if i or prompt or model.start_ids]
             np.testing.assert_allclose(means.means["resid"][row, :-1], x[:, own].mean(1), rtol=1e-4, atol=1e-5)
             np.testing.assert_allclose(means.resid_norm[row, :-1], x[:, own].norm(dim=-1).mean(1), rtol=1e-5)
             assert means.index["n_tokens"][row] == len(own)
@@ -162,6 +163,35 @@ def test_a_text_beyond_the_context_is_named(tiny_llama):
     long = {**TEXTS, "joy": [TEXTS["joy"][0], "so good ! " * 60]}
     with pytest.raises(EmolabError, match=r"row 3 \(joy, 'so good .* does not fit .* \(128\); shorten"):
         response_means(tiny_llama, responses_from_texts(long))
+
+
+def test_texts_beyond_the_context_are_all_named_cut_or_left_out(tiny_llama, tmp_path):
+    long = {**TEXTS, "joy": [TEXTS["joy"][0], "so good ! " * 60], "fear": ["dark", "dark , cold . " * 50]}
+    responses = responses_from_texts(long)
+    with pytest.raises(EmolabError, match=r"row 3 \(joy.* or give too_long='cut' or 'drop'; nor do rows 5 \(fear\)$"):
+        extract_vectors(tiny_llama, responses)
+    dropped = response_means(tiny_llama, responses, sites=("resid",), too_long="drop", out=tmp_path)
+    short = responses_from_texts({**TEXTS, "joy": TEXTS["joy"][:1], "fear": ["dark"]})
+    expected = response_means(tiny_llama, short, sites=("resid",))
+    np.testing.assert_allclose(dropped.means["resid"], expected.means["resid"], atol=1e-5)
+    assert dropped.meta["too_long"] == f"drop: 2 of {len(responses)} texts" and "too_long" not in expected.meta
+    cut = response_means(tiny_llama, responses, sites=("resid",), too_long="cut", out=tmp_path)  # not those kept there
+    assert cut.meta["too_long"] == f"cut: 2 of {len(responses)} texts" and len(cut) == len(responses)
+    lead = encode(tiny_llama, render_prompts(tiny_llama, [NEUTRAL_QUERY])).prompt_len
+    assert cut.index["n_tokens"].tolist()[3::2] == [128 - lead] * 2
+    words = ("so good ! " * 60).split()[: 128 - lead]
+    by_hand = responses_from_texts({**long, "joy": [TEXTS["joy"][0], " ".join(words)], "fear": ["dark"]})
+    np.testing.assert_allclose(
+        cut.means["resid"][3], response_means(tiny_llama, by_hand, sites=("resid",)).means["resid"][3], atol=1e-5
+    )
+    vectors = extract_vectors(tiny_llama, responses, sites=("resid",), too_long="cut")
+    assert vectors.meta["too_long"] == cut.meta["too_long"]
+    with pytest.raises(EmolabError, match="no text under fear fits .* give shorter ones, or too_long='cut'"):
+        response_means(tiny_llama, responses_from_texts({**long, "fear": long["fear"][1:]}), too_long="drop")
+    with pytest.raises(EmolabError, match=r"prompt of row 0 .* leaves no room"):
+        response_means(tiny_llama, responses.assign(prompt="park " * 130), too_long="cut")
+    with pytest.raises(EmolabError, match="too_long is 'shorten'; expected 'refuse', 'cut'"):
+        response_means(tiny_llama, responses, too_long="shorten")
 
 
 def nth(n):

@@ -7,6 +7,7 @@ import json
 import re
 import threading
 import time
+from contextvars import ContextVar
 from html import unescape
 
 import nbformat
@@ -93,7 +94,7 @@ def test_the_first_texts_are_those_of_generate(panel, tiny_llama, vectors):
     assert panel.texts["unsteered"] == plain and panel.texts["steered"] == steered_text != plain
     assert list(panel.texts) == ["unsteered", "steered", "random"]
     assert panel.probabilities["steered"] == {"anger": 0.0, "joy": 0.5, "neutral": 1.0}
-    code = unescape(re.search(r"<code[^>]*>(.*?)</code>", panel._result.value, re.S)[1])
+    code = unescape(re.search(r"<code[^>]*>(.*?)</code>", panel._html, re.S)[1])
     assert eval(code, {"emolab": emolab, "model": tiny_llama, "vectors": vectors}) == [steered_text]
 
 
@@ -104,7 +105,7 @@ def test_a_slider_changes_the_text_and_the_steering_to_go_on_with(panel, tiny_ll
     assert panel.wait(30)
     assert panel.steering.doses == {"anger": -1.5} and list(panel.steering.layers) == [1, 2]
     expected = generate(tiny_llama, ASK, steering=panel.steering, max_new_tokens=12)[0]
-    assert panel.texts["steered"] == expected and expected in unescape(panel._result.value)
+    assert panel.texts["steered"] == expected and expected in unescape(panel._html)
     panel.prompt.value = "How did you feel when it was dark?"
     assert panel.wait(30)
     assert panel.texts["unsteered"] == generate(tiny_llama, panel.prompt.value, max_new_tokens=12)[0]
@@ -230,7 +231,7 @@ def test_a_judge_that_fails_costs_no_text(panel):
     object.__setattr__(panel._judge, "function", fail)
     panel.sliders["joy"].value = 1.0
     assert panel.wait(30) and panel.probabilities == {}
-    assert "no judge: RuntimeError: no network &lt;b&gt;" in panel._result.value and panel._status.value == ""
+    assert "no judge: RuntimeError: no network &lt;b&gt;" in panel._html and panel._status.value == ""
 
 
 def test_a_judge_that_needs_the_query(panel):
@@ -274,7 +275,7 @@ def test_ops_and_kinds_of_dose(panel, tiny_llama):
     panel.op.value, panel.unit.value = "add", "residual"
     assert panel.sliders["joy"].max == 0.5 and not panel.unit.disabled
     panel.sliders["joy"].value = 0.25
-    assert panel.wait(30) and panel.steering.unit == "residual" and "unit='residual'" in unescape(panel._result.value)
+    assert panel.wait(30) and panel.steering.unit == "residual" and "unit='residual'" in unescape(panel._html)
     panel._zero.click()
     assert panel.wait(30) and panel.steering is None
 
@@ -298,24 +299,56 @@ def test_html_is_escaped_whatever_is_written(tiny_llama, monkeypatch):
     object.__setattr__(judge, "name", HOSTILE)
     panel = SteeringPanel(tiny_llama, vectors, prompt=HOSTILE, doses={HOSTILE: 1.0}, judge=judge)
     panel._say(RuntimeError(HOSTILE))
-    shown = panel._result.value + panel._status.value + panel._repr_mimebundle_()["text/html"]
+    shown = panel._html + panel._status.value + panel._texts()["text/html"]
     assert "&lt;script&gt;" in shown and "<script" not in shown and "<img" not in shown
     assert not any(s.description_allow_html for s in panel.sliders.values())
     panel.close()
 
 
-def test_a_committed_notebook_shows_the_texts(panel):
-    bundle = panel._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in bundle and bundle["text/plain"] == "SteeringPanel"
-    output = nbformat.v4.new_output("execute_result", data=dict(bundle), execution_count=1)
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("panel", outputs=[output])])
-    shown = tidy(notebook).cells[0].outputs[0].data
-    assert set(shown) == {"text/html", "text/plain"} and problems(notebook) == []
-    assert panel.texts["steered"] in unescape(shown["text/html"]) and len(shown["text/html"]) < SIZE
+@pytest.fixture
+def shown(monkeypatch):
+    """What a panel displays and updates: (data, display_id)."""
+    seen = []
+
+    class Handle:
+        def __init__(self, display_id):
+            self.display_id = display_id
+
+        def update(self, data, raw):
+            seen.append((data, self.display_id))
+
+    def display(data, raw, display_id=None):
+        seen.append((data, display_id))
+        return Handle(display_id)
+
+    monkeypatch.setattr(panel_module, "display", display)
+    return seen
+
+
+def test_a_saved_notebook_holds_the_last_texts_in_an_output_of_their_own(panel, shown):
+    """JupyterLab shows of an output with a widget the widget alone, and without its kernel an error."""
+    panel._ipython_display_()
+    (controls, none), (texts, name) = shown
+    view = "application/vnd.jupyter.widget-view+json"
+    assert set(controls) == {view, "text/plain"} and controls["text/plain"] == "SteeringPanel" and none is None
+    assert set(texts) == {"text/html", "text/plain"} and panel.texts["steered"] in unescape(texts["text/html"])
+    before = panel.texts["steered"]
+    panel.sliders["anger"].value = 2.0
+    assert panel.wait(30) and panel.texts["steered"] != before and len(shown) == 3
+    assert shown[2] == (panel._texts(), name) and panel.texts["steered"] in unescape(shown[2][0]["text/html"])
+    outputs = [nbformat.v4.new_output("display_data", data=dict(data)) for data, _ in shown[:2]]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("panel", outputs=outputs)])
+    (kept,) = tidy(notebook).cells[0].outputs
+    assert kept.data == texts and problems(notebook) == []
+
+
+def test_what_the_panel_writes_is_styled_as_notebooks_allow(panel):
+    html = panel._texts()["text/html"]
+    assert len(html) < SIZE
     # JupyterLab lets nothing else through in outputs that it does not trust.
     allowed = r"text-align|vertical-align|white-space|line-height|padding|width|max-width|border-bottom|table-layout"
     allowed += r"|border-collapse|font-size|opacity|margin|display|height|background-color|outline"
-    styles = re.findall(r'style="([^"]*)"', shown["text/html"])
+    styles = re.findall(r'style="([^"]*)"', html)
     names = {line.split(":")[0] for style in styles for line in style.split(";") if line}
     assert styles and all(re.fullmatch(allowed, name) for name in names), names
 
@@ -466,3 +499,13 @@ def test_head_view_takes_the_measured_tables(tiny_llama):
     view = head_view(maps, emotion="joy")
     assert data_of(view)["value"] == "contribution" and "<b>joy</b>" in view.html
     assert re.findall(r"<td bgcolor=", view.html) == ["<td bgcolor="] * 12
+
+
+def test_the_thread_knows_what_the_cell_knows_that_asked():
+    """ipykernel 7.0.0 sends what a widget shows to the cell named in a context variable, and fails without one."""
+    cell: ContextVar[str] = ContextVar("cell")
+    seen = []
+    latest = Latest(lambda request, number: seen.append((request, cell.get(), threading.current_thread().name)), 0.0)
+    cell.set("In [3]")
+    latest.submit("a")
+    assert latest.wait(5) and seen == [("a", "In [3]", "emolab-widget")]

@@ -1,0 +1,104 @@
+"""Valence and arousal of texts, each by measures of different kinds, tried on texts that differ in one of them alone.
+
+>>> affect_measures(["What a lovely, quiet evening.", "Run! The house is on fire!"])[["valence", "arousal"]]
+>>> affect_validity().query("measure == 'arousal'")                   # on written calm and excited texts
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import pandas as pd
+from scipy.stats import mannwhitneyu
+
+from emolab.answers.texts import load_ratings, load_texts
+from emolab.base.errors import need_texts
+from emolab.judges.judges import embed, unread
+from emolab.judges.words import words_of
+
+# What each measure is of, and what it reads.
+MEASURES = {
+    "valence": "valence, read off the sentence embedding",
+    "arousal": "arousal, read off the sentence embedding",
+    "rated_valence": "valence, mean of the rated words in the text",
+    "rated_arousal": "arousal, mean of the rated words in the text",
+    "exclamations": "exclamation marks per sentence",
+    "sentence_words": "words per sentence",
+}
+_FRAMES = {"noun": ("I feel {}.", "This is a story about {}.", "There was {} in the room."),
+           "adjective": ("I feel {}.", "They were all {}.", "She looked {} when she came in.")}  # fmt: skip
+_RIDGE = 0.3  # of the mean squared norm; chosen on the rated words (folds), not on the texts below
+
+
+def affect_measures(texts: Sequence[str]) -> pd.DataFrame:
+    """One row per text: `valence` and `arousal` from 1 to 9, and measures that need no model.
+
+    >>> scored = scored.join(affect_measures(scored["text"]).set_index(scored.index))
+
+    `valence` and `arousal` are read off the sentence embedding (`judges.embed`) by a ridge regression fitted to human
+    ratings of 103 emotion words in short sentences (`load_ratings`); NaN where the embedder cannot read a text.
+    `rated_valence` and `rated_arousal`: the mean rating of those words, NaN in a text without any. `exclamations` and
+    `sentence_words`: per sentence. How far each tells what it is of from the other: `affect_validity`.
+    """
+    texts = need_texts("texts", list(texts))
+    table = pd.DataFrame(_read(texts), columns=["valence", "arousal"])
+    ratings = load_ratings().drop_duplicates("word").set_index("word")
+    for text_number, text in enumerate(texts):
+        known = [word for word in words_of(text.lower()) if word in ratings.index]
+        for name in ("valence", "arousal"):
+            table.loc[text_number, f"rated_{name}"] = ratings.loc[known, name].mean() if known else np.nan
+        n_sentences = max(1, len([part for part in re.split(r"[.!?]+", text) if part.strip()]))
+        table.loc[text_number, "exclamations"] = text.count("!") / n_sentences
+        table.loc[text_number, "sentence_words"] = len(words_of(text)) / n_sentences
+    return table.reindex(columns=list(MEASURES))
+
+
+def affect_validity() -> pd.DataFrame:
+    """How well each measure tells pleasant from unpleasant and excited from calm texts: a row per measure and contrast.
+
+    >>> affect_validity().pivot(index="measure", columns="contrast", values="auc").round(2)
+
+    On `load_texts("affect")`: ten places, each told pleasantly or not, calmly or excitedly. `auc`: how often the text
+    of the one kind is above that of the other (.5: by chance), `p` by the Mann-Whitney test; the mean of both halves of
+    the other dimension, so that a measure of valence gets nothing for arousal.
+    """
+    texts = load_texts("affect")
+    measures = affect_measures(texts["text"])
+    pleasant, excited = texts["label"].str.startswith("pleasant"), texts["label"].str.endswith("excited")
+    rows = []
+    for contrast, high, other in (("valence", pleasant, excited), ("arousal", excited, pleasant)):
+        for name in MEASURES:
+            tests = []
+            for half in (other, ~other):
+                one, two = (measures.loc[half & side, name].dropna() for side in (high, ~high))
+                if len(one) and len(two):
+                    test = mannwhitneyu(one, two)
+                    tests.append((test.statistic / (len(one) * len(two)), test.pvalue, len(one) + len(two)))
+            auc, p, n = np.mean(tests, 0) if tests else (np.nan, np.nan, 0)
+            rows.append({"measure": name, "contrast": contrast, "auc": auc, "p": p, "n": int(2 * n)})
+    return pd.DataFrame(rows)
+
+
+def _read(texts: list[str]) -> np.ndarray:
+    mean, slopes, intercept = _regression()
+    values = (embed(texts).astype(np.float64) - mean) @ slopes + intercept
+    if texts:
+        values[unread(tuple(texts))] = np.nan
+    return values
+
+
+@cache
+def _regression() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(mean embedding, slopes, mean rating): valence and arousal of a sentence from its embedding."""
+    ratings = load_ratings()
+    frames = [_FRAMES[form] for form in ratings["form"]]
+    sentences = [frame.format(word) for word, some in zip(ratings["word"], frames, strict=True) for frame in some]
+    x = embed(sentences).astype(np.float64).reshape(len(ratings), 3, -1).mean(1)
+    y = ratings[["valence", "arousal"]].to_numpy()
+    mean, intercept = x.mean(0), y.mean(0)
+    gram = (x - mean) @ (x - mean).T
+    penalty = _RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
+    return mean, (x - mean).T @ np.linalg.solve(gram + penalty, y - intercept), intercept
