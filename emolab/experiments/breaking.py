@@ -55,8 +55,8 @@ def find_breaking(
     steerings = [steering] if isinstance(steering, Steering) else list(steering)
     if any(one.op in ("ablate", "cap") for one in steerings):
         raise EmolabError(
-            'op "ablate" removes a share, from 0 to 1, and "cap" does less the larger alpha is; only op "add", "rotate" '
-            'and "clamp" have a breaking alpha'
+            'op "ablate" removes a share, from 0 to 1, and "cap" does less the larger alpha is; only op "add", '
+            '"rotate" and "clamp" have a breaking alpha'
         )
     asked = list(query_table(queries)["query"])
     prompts = render_prompts(model, asked)

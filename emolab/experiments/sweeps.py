@@ -84,9 +84,10 @@ def sweep(
 
     Returns:
         One row a text: `query_id, query, emotion, situation, alpha, site, layers, part, op, unit, positions, heads,
-        fade, control, seed, text`, and `when` where a direction has a condition. Control "none" is the direction itself; a mixture's `emotion` reads
-        "0.5 anger + 0.5 joy" (`parse_mixture`), and settings as `described` says. `seed` is the control's (of "other"
-        the place of that emotion among the vectors'), -1 where there is none. "prompt" has alpha 0.
+        fade, control, seed, text`, with `when` before control where a direction has a condition. Control "none" is the
+        direction itself; a mixture's `emotion` reads "0.5 anger + 0.5 joy" (`parse_mixture`), and settings as
+        `described` says. `seed` is the control's (of "other" the place of that emotion among the vectors'), -1 where
+        there is none. "prompt" has alpha 0.
 
     Raises:
         EmolabError: no direction, two that the table could not tell apart, an unknown control, shuffled labels without

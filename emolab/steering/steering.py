@@ -58,10 +58,10 @@ class Steering:
 
     doses      {emotion: alpha}; `unit` says what alpha counts, and op what is done with alpha vectors:
     op         "add": x becomes x + alpha v. "rotate": |x| (x + alpha v) / |x + alpha v|, which turns x in the plane of
-               both towards v (away from it where alpha is below 0), however large alpha is, and keeps its norm.
-               "clamp": the component along v becomes that of alpha v. "cap": the component along v becomes at most
-               that of alpha v, which is not below 0; below it nothing happens. "ablate": alpha is the share of the
-               projection on the vectors' span to remove, 1 for all of it, the same for every emotion.
+               both towards v (where alpha is below 0, away from it) and keeps its norm; in small doses it is "add"
+               without what is added along x. "clamp": the component along v becomes that of alpha v. "cap": it becomes
+               at most that of alpha v, alpha not below 0, and what lies below stays. "ablate": alpha is the share of
+               the projection on the vectors' span to remove, 1 for all of it, the same for every emotion.
     unit       "vector": the vector itself. "residual": the median norm of the residual stream at that layer.
                "breaking": the alpha at which text breaks in this setting, found by `find_breaking` and kept with the
                vectors; 1 breaks it, so that settings, emotions and models can be compared at equal alphas. "ablate"
@@ -70,8 +70,9 @@ class Steering:
                output.
     layers     "all", "late" (the second half of the layers) or a list of layer numbers.
     positions  "generated": the last prompt token and all after it (in a plain forward call: its last position);
-               "prompt": the prompt's tokens, its last one, too (there: every position); "all"; or a slice over a row's own tokens, 0 the first one, padding not counted, negative ends counted from the
-               end of the prompt (in a plain forward call: over the positions of the given tensor).
+               "prompt": all tokens of the prompt (in a plain forward call: every position); "all"; or a slice over a
+               row's own tokens, 0 the first one, padding not counted, negative ends counted from the end of the prompt
+               (in a plain forward call: over the positions of the given tensor).
     part       "whole" vectors; "specific", what is left of them without their mean over emotions; "shared", that mean:
                {"shared": dose}.
     heads      only with site "head": {layer: [heads]}; None is every head.
@@ -136,8 +137,8 @@ class Steering:
             raise EmolabError(f"layer {bare[0]} is to be steered, and heads names no head of it; name one")
         if self.when is not None and self.when.layer >= min(layers) + (self.when.site == _hook_site(self)):
             raise EmolabError(
-                f"when reads {self.when.site} of layer {self.when.layer}, too late for steering at {self.site} of layer "
-                f"{min(layers)}; read a layer below that, or steer only layers above the one that is read"
+                f"when reads {self.when.site} of layer {self.when.layer}, too late for steering at {self.site} of "
+                f"layer {min(layers)}; read a layer below that, or steer only layers above the one that is read"
             )
         self.in_vectors()  # with unit "breaking" an unknown setting is refused here, not in the middle of a run
 
