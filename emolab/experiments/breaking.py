@@ -95,7 +95,12 @@ def _solve(model: Model, steering: Steering, prompts: list[str], texts: list[str
     raise EmolabError(
         f"no alpha breaks text for {lost} at {steering.breaking_key}: KL is "
         f"{math.exp(points[lost][-1][1]) * NATS:.3g} nats "
-        f"at alpha {math.exp(points[lost][-1][0]):.3g}; does this setting change the model at all?"
+        f"at alpha {math.exp(points[lost][-1][0]):.3g}; "
+        + (
+            "holding a component at 0 already breaks it: choose another setting"
+            if steering.op == "clamp" and points[lost][-1][1] > 0
+            else "does this setting change the model at all?"
+        )
     )
 
 
