@@ -24,6 +24,7 @@ _PUBLIC = {
     "ResponseMeans": "vectors.activations",
     "Setting": "steering.settings",
     "Steering": "steering.steering",
+    "When": "steering.conditions",
     "Writing": "answers.writing",
     "ablation_curve": "heads.curves",
     "at": "steering.steering",

@@ -25,6 +25,7 @@ from emolab.models.model import Model
 from emolab.models.prompts import Batch, encode
 from emolab.models.sites import hf_modules, site_hooks, site_layers
 from emolab.models.templates import turn_ends
+from emolab.steering.conditions import When
 from emolab.steering.edits import hooked
 from emolab.steering.steering import Steering, build_edits
 from emolab.vectors.activations import response_means
@@ -267,7 +268,14 @@ def rows_are_steered_apart(case: Case) -> str:
     together = generate(case.model, QUERIES, steering=steerings, **options)
     assert together == [generate(case.model, q, steering=s, **options)[0] for q, s in rows]
     assert [a == b for a, b in zip(together, case.greedy, strict=True)] == [False, True, False]
-    doses = [None, *(Steering(case.vectors, {"joy": x}, site=site) for x in (2.0, 3.0, -2.0))]
+    doses = [
+        None,
+        Steering(case.vectors, {"joy": 2.0}, site=site),
+        Steering(case.vectors, {"joy": 3.0}, site=site, op="rotate"),
+        Steering(
+            case.vectors, {"joy": 0.0, "anger": 0.0}, layers=[1], op="cap", when=When(case.vectors, "joy", 0, above=0.0)
+        ),
+    ]
     grid = [(q, s) for s in doses for q in QUERIES]  # prompts are read once for all their rows, where that can be
     asked, steered = ([pair[i] for pair in grid] for i in (0, 1))
     together = generate(case.model, asked, steering=steered, **options)

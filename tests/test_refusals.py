@@ -79,7 +79,7 @@ CASES = [
     *each(lambda w, given: w.steering(site=given), [("residual", "unknown site 'residual'; expected one of resid"),
         (["resid"], r"unknown site \['resid'\]"), (np.array(["resid", "attn"]), "unknown site")]),
     (lambda w: Steering(made(w, data={"attn": w.vectors.data["attn"]}), {"joy": 1.0}), "no site 'resid', only attn"),
-    (lambda w: w.steering(op="multiply"), "unknown op 'multiply'; expected one of add, ablate, clamp"),
+    (lambda w: w.steering(op="multiply"), "unknown op 'multiply'; expected one of add, ablate, clamp, rotate, cap"),
     (lambda w: w.steering(unit="absolute"), "unknown unit 'absolute'; expected one of vector"),
     (lambda w: w.steering(part="half"), "unknown part 'half'"),
     *each(lambda w, given: w.steering(positions=given), [

@@ -129,7 +129,7 @@ class SteeredRuns:
         setting = described(self.comparison.settings[0], self.comparison.model.n_layers)
         return {
             **self.comparison.identity(),
-            "setting": {field: str(value) for field, value in setting.items()},
+            "setting": {field: str(value) for field, value in setting.items() if value != ""},
             "writing": Writing().settings(),
             "answers": digest(answers),
             "rows": digest(table.drop(columns="steering").astype(str).to_numpy().ravel().tolist()),

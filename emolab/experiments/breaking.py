@@ -48,12 +48,16 @@ def find_breaking(
     where they are at hand; else they are written. KL grows about with the square of alpha, so that a few passes of all
     emotions at once find it, within 5 % of alpha.
 
-    Raises EmolabError for op "ablate" (its alpha is a share), and for an emotion that moves nothing at any alpha.
+    Raises EmolabError for op "ablate" (its alpha is a share) and "cap" (which does less the larger alpha is), and for
+    an emotion that moves nothing at any alpha.
     """
     need_model(model)
     steerings = [steering] if isinstance(steering, Steering) else list(steering)
-    if any(one.op == "ablate" for one in steerings):
-        raise EmolabError('op "ablate" removes a share, from 0 to 1; only op "add" and "clamp" have a breaking alpha')
+    if any(one.op in ("ablate", "cap") for one in steerings):
+        raise EmolabError(
+            'op "ablate" removes a share, from 0 to 1, and "cap" does less the larger alpha is; only op "add", '
+            '"rotate" and "clamp" have a breaking alpha'
+        )
     asked = list(query_table(queries)["query"])
     prompts = render_prompts(model, asked)
     if texts is None:
@@ -91,7 +95,12 @@ def _solve(model: Model, steering: Steering, prompts: list[str], texts: list[str
     raise EmolabError(
         f"no alpha breaks text for {lost} at {steering.breaking_key}: KL is "
         f"{math.exp(points[lost][-1][1]) * NATS:.3g} nats "
-        f"at alpha {math.exp(points[lost][-1][0]):.3g}; does this setting change the model at all?"
+        f"at alpha {math.exp(points[lost][-1][0]):.3g}; "
+        + (
+            "holding a component at 0 already breaks it: choose another setting"
+            if steering.op == "clamp" and points[lost][-1][1] > 0
+            else "does this setting change the model at all?"
+        )
     )
 
 

@@ -33,6 +33,7 @@ from emolab.experiments.headline import (
     target_p,
     with_instructed,
 )
+from emolab.steering.settings import HELD
 
 _SHARES = ("target", "named", "refusal", "loop")  # of texts
 MEASURES = (*_SHARES, "p_target", "adherence", "perplexity_ratio", "compression", "distinct2", "repetition", "overall")
@@ -223,8 +224,8 @@ def compare(scored: pd.DataFrame, *, control: str = "random", measure: str = "p_
 
 
 def _wide(own: pd.DataFrame, column: str) -> pd.DataFrame:
-    """[query, (control, alpha)], mean over seeds; unsteered rows beside a clamp are no dose of it."""
-    if "op" in own and (own["op"] == "clamp").any():
+    """[query, (control, alpha)], mean over seeds; unsteered rows beside a clamp or cap are no dose of it."""
+    if "op" in own and own["op"].isin(HELD).any():
         own = own[~is_unsteered(own)]
     return own.groupby(["query_id", "control", "alpha"])[column].mean().unstack(["control", "alpha"]).sort_index(axis=1)
 

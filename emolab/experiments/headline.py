@@ -17,7 +17,7 @@ from emolab.base.labels import NEUTRAL, order
 from emolab.base.stats import clusters_of, harmonic
 from emolab.base.tables import about
 from emolab.judges.judges import UNREAD
-from emolab.steering.settings import FIELDS, parse_mixture
+from emolab.steering.settings import FIELDS, HELD, parse_mixture
 
 Instructed = pd.DataFrame | Mapping[str, float] | None
 
@@ -119,7 +119,7 @@ def instructed_answers(scored: pd.DataFrame) -> pd.DataFrame:
 
 
 def is_unsteered(table: pd.DataFrame, *, needed: bool = False) -> pd.Series:
-    """True for unsteered rows: control "none" at alpha 0, but with op "clamp" a component held at 0 is an edit.
+    """True for unsteered rows: control "none" at alpha 0; with op "clamp" and "cap", 0 is an edit, too.
 
     needed: EmolabError where an emotion has none.
     """
@@ -130,12 +130,12 @@ def is_unsteered(table: pd.DataFrame, *, needed: bool = False) -> pd.Series:
         raise EmolabError(f"the table's column {what}; it comes from emolab.score(emolab.sweep(...))")
     plain = (table["control"] == "none") & (table["alpha"] == 0)
     if "op" in table:
-        plain &= table["op"] != "clamp"
+        plain &= ~table["op"].isin(HELD)
     lost = set(table["emotion"]) - set(table.loc[plain, "emotion"])
     if needed and lost:
         raise EmolabError(
             f'effects are measured from unsteered texts: {order(lost)[0]} needs rows of control "none", alpha 0 '
-            '(op "clamp" has none: append those of a sweep with op "add")'
+            '(op "clamp" and "cap" have none: append those of a sweep with op "add")'
         )
     return plain
 

@@ -24,14 +24,24 @@ from emolab.base.folders import alone
 from emolab.base.labels import NEUTRAL
 from emolab.base.storage import digest, user_path, write_table
 from emolab.models.model import Model
-from emolab.steering.settings import FIELDS, described, mixture_name, spoken
+from emolab.steering.settings import FIELDS, HELD, described, mixture_name, spoken
 from emolab.steering.steering import Steering, at, match_steering_norm
 from emolab.vectors.controls import drawn_like, match_summed_norm, other_like
 from emolab.vectors.vectors import EmotionVectors
 
 ALPHAS = (-1.0, 0.0, 0.5, 1.0, 2.0, 4.0)
 CONTROLS = ("random", "shuffled", "other", "prompt")
-COLUMNS = ("query_id", "query", "emotion", "situation", "alpha", *FIELDS, "control", "seed", "text")
+COLUMNS = (
+    "query_id",
+    "query",
+    "emotion",
+    "situation",
+    "alpha",
+    *FIELDS,
+    "control",
+    "seed",
+    "text",
+)  # but "when" without a condition
 _CHUNK = 256
 
 
@@ -60,7 +70,8 @@ def sweep(
         vectors: the directions. Each is one `Steering`, of an emotion or a mixture at one setting; the alphas multiply
             its doses. `emolab.at` makes them; EmotionVectors alone are each of their emotions, in the residual stream
             of all layers.
-        alphas: doses; 0 is unsteered (but with op "clamp"), generated once per query and repeated for every direction.
+        alphas: doses; 0 is unsteered (but with op "clamp" and "cap"), generated once per query and repeated for every
+            direction.
         controls: any of "random" (Gaussian directions), "shuffled" (vectors from shuffled labels) and "other" (the
             vectors of other emotions; the shared part has none), all with the norm of the vector at every layer and
             taken in turn by the queries, three random and three shuffled ones; and "prompt" (unsteered, but
@@ -73,9 +84,10 @@ def sweep(
 
     Returns:
         One row a text: `query_id, query, emotion, situation, alpha, site, layers, part, op, unit, positions, heads,
-        fade, control, seed, text`. Control "none" is the direction itself; a mixture's `emotion` reads
-        "0.5 anger + 0.5 joy" (`parse_mixture`), and settings as `described` says. `seed` is the control's (of "other"
-        the place of that emotion among the vectors'), -1 where there is none. "prompt" has alpha 0.
+        fade, control, seed, text`, with `when` before control where a direction has a condition. Control "none" is the
+        direction itself; a mixture's `emotion` reads "0.5 anger + 0.5 joy" (`parse_mixture`), and settings as
+        `described` says. `seed` is the control's (of "other" the place of that emotion among the vectors'), -1 where
+        there is none. "prompt" has alpha 0.
 
     Raises:
         EmolabError: no direction, two that the table could not tell apart, an unknown control, shuffled labels without
@@ -101,6 +113,8 @@ def sweep(
                 steerings.append(steering)
                 conditions.append(spoken(emotion) if control == "prompt" else NEUTRAL)
     table = pd.DataFrame(rows, columns=[column for column in COLUMNS if column != "text"])
+    if not table["when"].any():
+        table = table.drop(columns="when")
     prompts = prompts_of(model, list(table["query"]), conditions, writing)
     settings = {
         "model": model.name,
@@ -150,7 +164,8 @@ def _directions(vectors: Any) -> list[Steering]:
     different: dict[tuple, Steering] = {}
     for one in directions:
         name = (mixture_name(one.doses), *described(one.setting, one.vectors.n_layers).values())
-        if different.setdefault(name, one).vectors is not one.vectors:
+        same = different.setdefault(name, one)
+        if same.vectors is not one.vectors or (one.when and same.when and same.when.vectors is not one.when.vectors):
             raise EmolabError(
                 f"two different vectors are called {name[0]!r} at one setting, and the table could not tell them "
                 "apart; sweep them one after the other"
@@ -180,7 +195,7 @@ def _cells(direction: Steering, controls: list[str], alphas: list[float]) -> Ite
 
 
 def _steers(alpha: float, direction: Steering) -> bool:
-    return alpha != 0 or direction.op == "clamp"  # a component held at 0 is an edit
+    return alpha != 0 or direction.op in HELD
 
 
 class _Variants:
@@ -218,7 +233,7 @@ class _Variants:
             if own.site == "head":
                 source = match_summed_norm(source, used, own.heads)
             steering = replace(own, vectors=source, doses=doses, part="whole", unit=unit)
-            mixed = len(doses) > 1 and own.op == "add"
+            mixed = len(doses) > 1 and own.op in ("add", "rotate")
             made.append((seed, match_steering_norm(steering, own) if mixed else steering))
         return made
 
@@ -258,7 +273,8 @@ def vectors_identity(vectors: EmotionVectors) -> str:
 
 
 def _identity(directions: list[Steering]) -> str:
-    sources = [vectors_identity(vectors) for vectors in {id(d.vectors): d.vectors for d in directions}.values()]
+    used = [x for d in directions for x in (d.vectors, *([d.when.vectors] if d.when else []))]
+    sources = [vectors_identity(vectors) for vectors in {id(vectors): vectors for vectors in used}.values()]
     return sources[0] if len(sources) == 1 else digest(sources)
 
 

@@ -7,6 +7,7 @@ from emolab.base.lazy import offer
 _PUBLIC = {
     "Setting": "steering.settings",
     "Steering": "steering.steering",
+    "When": "steering.conditions",
     "ablated": "steering.head_edits",
     "at": "steering.steering",
     "each_head": "steering.settings",

@@ -29,7 +29,7 @@ _FAR = 2**40  # beyond any position
 class PositionMask:
     """Which positions of each forward call are edited, row by row.
 
-    positions: "generated", "all" or a slice (see `Steering`), one for all rows or one per row.
+    positions: "generated", "prompt", "all" or a slice (see `Steering`), one for all rows or one per row.
     prompts: (padding, own prompt tokens) of each row, where the caller knows them (generation); None in a plain forward
     call, whose positions are then those of the given tensor. cached: calls continue one another, as with a KV cache.
     fade: half-life in tokens, counted from the first edited position, as many as positions; infinite for none.
@@ -97,6 +97,8 @@ def _span(positions: str | slice, n: int) -> tuple[int, int, int]:
     """(start, stop, step) in a row's own tokens, of which n are the prompt."""
     if positions == "all":
         return -_FAR, _FAR, 1
+    if positions == "prompt":
+        return 0, n, 1
     if isinstance(positions, str):  # "generated"
         return n - 1, _FAR, 1
     start, stop = (x if x is None or x >= 0 else max(0, x + n) for x in (positions.start, positions.stop))
@@ -143,6 +145,7 @@ class AffineEdit(LayerEdit):
         self.read = read
         self.write = write
         self.low_rank = bool(write.any())
+        self.only_adds = not self.low_rank
         self._steady: torch.Size | None = None  # of activations that, from here on, are shifted at every token
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -158,26 +161,112 @@ class AffineEdit(LayerEdit):
         if keep is False:
             return x
         if self.shift.dtype != x.dtype or self.shift.device != x.device:
-            self.shift = self.shift.to(x)
-            self.read = self.read.to(x.device)
-            self.write = self.write.to(x.device)
-        weight = self.mask.weight(offset, x.shape[1], x.device)
-        y = x + (self.shift if weight is None else (self.shift * weight).to(x.dtype))
-        if self.low_rank:  # in float32 whatever the model's dtype, so that an ablated direction is really gone
-            change = x.float() @ self.read @ self.write
-            y = y + (change if weight is None else change * weight).to(x.dtype)
+            self._move(x)
+        y = self.changed(x, self.mask.weight(offset, x.shape[1], x.device))
         y = y if keep is True else torch.where(keep, y, x)
         if self.finite is None:
             self.finite = torch.stack([x[:, -1], y[:, -1]]).detach().isfinite().flatten(1).all(1)
-        if self.mask.cached and offset >= self.mask.all_from and not self.low_rank:
+        if self.mask.cached and offset >= self.mask.all_from and self.only_adds:
             self._steady = x.shape
         return y
+
+    def changed(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        """x as edited at every token; weight: what is left of the edit by then."""
+        y = x + (self.shift if weight is None else (self.shift * weight).to(x.dtype))
+        if self.low_rank:  # in float32 whatever the model's dtype, so that an ablated direction is really gone
+            change = self.components(x) @ self.write
+            y = y + (change if weight is None else change * weight).to(x.dtype)
+        return y
+
+    def components(self, x: Tensor) -> Float[Tensor, "row token k"]:
+        return x.float() @ self.read
+
+    def _move(self, x: Tensor) -> None:
+        self.shift = self.shift.to(x)
+        self.read = self.read.to(x.device)
+        self.write = self.write.to(x.device)
 
     def keep_rows(self, rows: Tensor) -> None:
         """Only these rows go on; one edit for all rows stays."""
         if self.rows > 1:
             self.rows = len(rows)
             self.shift, self.read, self.write = (t[rows.to(t.device)] for t in (self.shift, self.read, self.write))
+
+
+class Condition:
+    """Whether a token's projection, read at one site of one layer, lies between bounds; rows without bounds: always.
+
+    read [row, d_model], above and below [row]; `met` [row, token, 1] is that of the pass that runs now.
+    """
+
+    def __init__(
+        self, read: Float[Tensor, "row d_model"], above: Float[Tensor, " row"], below: Float[Tensor, " row"]
+    ) -> None:
+        self.read = read[:, None]
+        self.above = above[:, None, None]
+        self.below = below[:, None, None]
+        self.met = torch.tensor(True)
+
+    def look(self, x: Tensor) -> None:
+        """Keep which tokens of x meet it."""
+        self.read, self.above, self.below = (t.to(x.device) for t in (self.read, self.above, self.below))
+        projection = (x.float() * self.read).sum(-1, keepdim=True)
+        self.met = (projection > self.above) & (projection < self.below)
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Only these rows go on."""
+        self.read, self.above, self.below = (t[rows.to(t.device)] for t in (self.read, self.above, self.below))
+
+
+class BentEdit(AffineEdit):
+    """An `AffineEdit` some of whose rows keep their norm, are edited above a ceiling alone, or under a condition.
+
+    turned [row]: x + shift is brought back to the norm of x. capped [row]: the components x read that are below those
+    of the shift stay, the others become these. reads: the condition that is read here, before the edit. needs: those
+    under which rows are edited here; they have been read in this pass.
+    """
+
+    reads: Condition | None = None
+    needs: tuple[Condition, ...] = ()
+
+    def __init__(self, affine: AffineEdit, turned: Tensor, capped: Tensor) -> None:
+        super().__init__(affine.shift[:, 0], affine.read, affine.write, affine.mask)
+        self.only_adds = False
+        self.turned = turned[:, None, None].to(self.shift.device)
+        self.capped = capped[:, None, None].to(self.shift.device)
+        self.ceiling = self.shift @ self.read
+        self.shift = self.shift.masked_fill(self.capped, 0)
+
+    def changed(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        if self.reads is not None:
+            self.reads.look(x)
+        y = torch.where(self.turned, self._turn(x, weight), super().changed(x, weight))
+        for condition in self.needs:
+            y = torch.where(condition.met.to(x.device), y, x)
+        return y
+
+    def components(self, x: Tensor) -> Float[Tensor, "row token k"]:
+        along = super().components(x)
+        return torch.where(self.capped, (along - self.ceiling).clamp_min(0), along)
+
+    def _turn(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        wide = x.float()
+        turned = wide + (self.shift if weight is None else self.shift * weight)
+        norm = turned.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(turned.dtype).tiny)
+        return (turned * (wide.norm(dim=-1, keepdim=True) / norm)).to(x.dtype)
+
+    def _move(self, x: Tensor) -> None:
+        super()._move(x)
+        self.turned, self.capped, self.ceiling = (t.to(x.device) for t in (self.turned, self.capped, self.ceiling))
+
+    def keep_rows(self, rows: Tensor) -> None:
+        if self.rows > 1:
+            self.turned, self.capped, self.ceiling = (
+                t[rows.to(t.device)] for t in (self.turned, self.capped, self.ceiling)
+            )
+            if self.reads is not None:
+                self.reads.keep_rows(rows)
+        super().keep_rows(rows)
 
 
 def keep_rows(edits: Mapping[Place, AffineEdit], rows: Tensor) -> None:

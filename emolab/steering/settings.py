@@ -21,14 +21,16 @@ import numpy as np
 
 from emolab.base.errors import EmolabError, shown
 from emolab.models.sites import SITES
+from emolab.steering.conditions import When
 from emolab.vectors.vectors import EmotionVectors, need_place
 
 CHOICES = {
     "site": SITES,
-    "op": ("add", "ablate", "clamp"),
+    "op": ("add", "ablate", "clamp", "rotate", "cap"),
     "unit": ("vector", "residual", "breaking"),
     "part": ("whole", "specific", "shared"),
 }
+HELD = ("clamp", "cap")  # ops with which dose 0 is an edit: a component held at 0, or below
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Setting:
     >>> joyful = emolab.at(vectors, setting, ["joy"])[0]
 
     See `Steering` for what each field means. Raises EmolabError for an unknown word, positions that hold none, heads
-    at another site than "head", and a fade that is no half-life; what vectors must hold is checked by `Steering`.
+    at another site than "head", a fade that is no half-life, and a `when` that is none; what vectors must hold is
+    checked by `Steering`.
     """
 
     site: str = "resid"
@@ -50,6 +53,7 @@ class Setting:
     positions: str | slice = "generated"
     heads: dict[int, list[int]] | None = None
     fade: float | None = None
+    when: When | None = None
 
     def __post_init__(self) -> None:
         for field, choices in CHOICES.items():
@@ -72,6 +76,8 @@ class Setting:
                 raise EmolabError(f"fade is {self.fade!r}; expected a half-life in tokens above 0, or None")
             if self.positions != "generated":
                 raise EmolabError(f'fade= goes with positions="generated", not with positions={self.positions!r}')
+        if self.when is not None and not isinstance(self.when, When):
+            raise EmolabError(f'when is {shown(self.when)}; expected emolab.When(vectors, "joy", above=2.0, layer=12)')
 
 
 # The columns of a setting in tables, in this order, with their defaults.
@@ -85,9 +91,9 @@ def need_one_of(field: str, value: Any, choices: Sequence[str], more: str = "") 
 
 
 def need_positions(positions: Any) -> None:
-    """EmolabError unless positions are "generated", "all", or a slice that can hold one."""
+    """EmolabError unless positions are "generated", "prompt", "all", or a slice that can hold one."""
     if not isinstance(positions, slice):
-        need_one_of("positions", positions, ("generated", "all"), " or a slice")
+        need_one_of("positions", positions, ("generated", "prompt", "all"), " or a slice")
         return
     start, stop, step = positions.start, positions.stop, positions.step
     if not all(x is None or isinstance(x, int) for x in (start, stop, step)) or (step is not None and step < 1):
@@ -166,8 +172,8 @@ def described(setting: Setting, n_layers: int) -> dict[str, Any]:
     >>> described(Setting(site="attn", layers="late"), 4)["layers"]
     '2,3'
 
-    layers "all" or "0,2"; heads "all" or "2.0,3.1" (layer.head); positions "generated", "all" or "0:4"; fade in
-    tokens, infinite where nothing fades.
+    layers "all" or "0,2"; heads "all" or "2.0,3.1" (layer.head); positions a word or "0:4"; fade in tokens, infinite
+    where nothing fades; when "joy > 2 at resid 12", or "" for always.
     """
     layers, heads, positions = setting.layers, setting.heads, setting.positions
     if isinstance(positions, slice):
@@ -183,6 +189,7 @@ def described(setting: Setting, n_layers: int) -> dict[str, Any]:
         "positions": positions,
         "heads": "all" if heads is None else heads,
         "fade": math.inf if setting.fade is None else setting.fade,
+        "when": "" if setting.when is None else str(setting.when),
     }
 
 

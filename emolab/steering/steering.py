@@ -1,12 +1,14 @@
-"""Steering: add emotion vectors to a model's activations, remove them, or hold them at a value.
+"""Steering: add emotion vectors to a model's activations, turn these to them, remove them, or hold them at a value.
 
-Every edit, of every row, is one affine map of the activation x at one layer:
+Every edit, of every row, begins with one affine map of the activation x at one layer:
 
     x  ->  x + shift + (x read) write          shift [d_model], read [d_model, k], write [k, d_model]
 
     add      shift is the sum of the doses times their vectors; read and write are empty
     ablate   read spans the vectors, write = -dose read^T
     clamp    read holds their unit directions, write = -pinv(read), shift moves the components to their target
+    rotate   as add; what comes out is brought back to the norm of x
+    cap      as clamp, but components below their target stay as they are
 
 so rows with different steering share one batch, and the same lines serve TransformerLens hooks and module hooks.
 
@@ -33,7 +35,8 @@ from emolab.base.tables import span
 from emolab.models.hooks import Place
 from emolab.models.model import Model
 from emolab.models.sites import site_hooks, site_layers
-from emolab.steering.edits import AffineEdit, PositionMask, hooked
+from emolab.steering.conditions import When
+from emolab.steering.edits import AffineEdit, BentEdit, Condition, PositionMask, hooked
 from emolab.steering.settings import FIELDS, Setting, layer_numbers, mixtures
 from emolab.vectors.controls import head_mask
 from emolab.vectors.vectors import EmotionVectors, check_vectors, match_norm, need_place
@@ -48,29 +51,41 @@ class Steering:
     >>> Steering(vectors, {"joy": 1.0}, op="ablate", positions="all")                    # no joy anywhere
     >>> Steering(vectors, {"joy": 2.0}, site="head", heads={3: [0, 2]})                  # two heads' own vectors
     >>> Steering(vectors, {"joy": 3.0}, fade=8)                                          # half of it 8 tokens later
+    >>> Steering(vectors, {"joy": 1.5}, op="rotate")                                     # every norm stays
+    >>> Steering(vectors, {"anger": 0.5}, op="cap", positions="all")                     # no more anger than this
+    >>> angry = emolab.When(vectors, "anger", above=1.0, layer=10)                       # only at angry tokens
+    >>> Steering(vectors, {"joy": 1.5}, layers="late", when=angry)
 
-    doses      {emotion: alpha}. With op "add" alpha multiplies the vector, and with "clamp" it is the wanted component
-               along it; `unit` says what alpha counts. With "ablate" the share of the projection on the vectors' span
-               to remove, 1 for all of it, the same for every emotion.
+    doses      {emotion: alpha}; `unit` says what alpha counts, and op what is done with alpha vectors:
+    op         "add": x becomes x + alpha v. "rotate": |x| (x + alpha v) / |x + alpha v|, which turns x in the plane of
+               both towards v (where alpha is below 0, away from it) and keeps its norm; in small doses it is "add"
+               without what is added along x. "clamp": the component along v becomes that of alpha v. "cap": it becomes
+               at most that of alpha v, alpha not below 0, and what lies below stays. "ablate": alpha is the share of
+               the projection on the vectors' span to remove, 1 for all of it, the same for every emotion.
     unit       "vector": the vector itself. "residual": the median norm of the residual stream at that layer.
                "breaking": the alpha at which text breaks in this setting, found by `find_breaking` and kept with the
-               vectors; 1 breaks it, so that settings, emotions and models can be compared at equal alphas.
+               vectors; 1 breaks it, so that settings, emotions and models can be compared at equal alphas. "ablate"
+               takes "vector" alone, and "cap", which does less the larger alpha is, both but "breaking".
     site       resid, attn, mlp (see `site_hooks`), or head: the sum of the chosen heads' vectors, at the attention
                output.
     layers     "all", "late" (the second half of the layers) or a list of layer numbers.
-    positions  "generated": the last prompt token and all after it (in a plain forward call: its last position); "all";
-               or a slice over a row's own tokens, 0 the first one, padding not counted, negative ends counted from the
-               end of the prompt (in a plain forward call: over the positions of the given tensor).
+    positions  "generated": the last prompt token and all after it (in a plain forward call: its last position);
+               "prompt": all tokens of the prompt (in a plain forward call: every position); "all"; or a slice over a
+               row's own tokens, 0 the first one, padding not counted, negative ends counted from the end of the prompt
+               (in a plain forward call: over the positions of the given tensor).
     part       "whole" vectors; "specific", what is left of them without their mean over emotions; "shared", that mean:
                {"shared": dose}.
     heads      only with site "head": {layer: [heads]}; None is every head.
     fade       half-life in generated tokens, only with positions "generated": the edit is times 0.5**(t / fade) at the
                t-th of them, 1 at the last prompt token (t = 0); None or infinite does not fade. With op "clamp" this is
-               the share of the way to the target. Works in `generate` and `token_logprobs`, which know what t is.
+               the share of the way to the target, with "cap" to the ceiling, and with "rotate" of alpha. Works in
+               `generate` and `token_logprobs`, which know what t is.
+    when       a condition (`emolab.When`): tokens that do not meet it are left as they are. It is read at a layer below
+               those that are steered, or at the first of these at the same site.
 
-    op "clamp" with several emotions sets all their components at once; where the vectors are linearly dependent, by
-    least squares. Raises EmolabError for whatever is not among these, and for a dose that is no finite number. Source
-    of the method: arXiv 2502.04075.
+    Ops "clamp" and "cap" with several emotions set all their components at once; where the vectors are linearly
+    dependent, by least squares. Raises EmolabError for whatever is not among these, and for a dose that is no finite
+    number. Sources: arXiv 2502.04075 (add, clamp), 2510.26243 (rotate), 2601.10387 (cap), 2409.05907 (when).
     """
 
     vectors: EmotionVectors
@@ -83,6 +98,7 @@ class Steering:
     part: str = Setting.part
     heads: dict[int, list[int]] | None = Setting.heads
     fade: float | None = Setting.fade
+    when: When | None = Setting.when
     setting: Setting = field(init=False, repr=False)
     layer_numbers: list[int] = field(init=False, repr=False)
 
@@ -105,6 +121,8 @@ class Steering:
             need_number(f"the dose of {emotion!r}", value)
         if self.op == "ablate" and (self.unit != "vector" or len(set(self.doses.values())) > 1):
             raise EmolabError('op "ablate" takes one share for all its emotions (1 removes all), unit "vector"')
+        if self.op == "cap" and (self.unit == "breaking" or min(self.doses.values()) < 0):
+            raise EmolabError('op "cap" takes a ceiling of at least 0 for each emotion, in unit "vector" or "residual"')
         layers = layer_numbers(self.setting, self.vectors.n_layers)
         if isinstance(self.layers, str):  # "all" are those that have the site: of hybrid models not all
             values = self.vectors.get(self.site)
@@ -117,11 +135,16 @@ class Steering:
         bare = [layer for layer in layers if self.heads is not None and layer not in self.heads]
         if bare:
             raise EmolabError(f"layer {bare[0]} is to be steered, and heads names no head of it; name one")
+        if self.when is not None and self.when.layer >= min(layers) + (self.when.site == _hook_site(self)):
+            raise EmolabError(
+                f"when reads {self.when.site} of layer {self.when.layer}, too late for steering at {self.site} of "
+                f"layer {min(layers)}; read a layer below that, or steer only layers above the one that is read"
+            )
         self.in_vectors()  # with unit "breaking" an unknown setting is refused here, not in the middle of a run
 
     @property
     def breaking_key(self) -> str:
-        """Site, layers, part, op and positions (and heads) in one line: what a breaking alpha belongs to.
+        """Site, layers, part, op and positions (heads, when) in one line: what a breaking alpha belongs to.
 
         >>> Steering(vectors, {"joy": 1.0}, site="attn", layers="late").breaking_key
         'site=attn layers=15-29 part=whole op=add positions=generated'
@@ -130,7 +153,8 @@ class Steering:
         span = layers == list(range(layers[0], layers[-1] + 1))
         named = f"{layers[0]}-{layers[-1]}" if span else ",".join(map(str, layers))
         heads = "" if self.heads is None else f" heads={sorted((k, sorted(v)) for k, v in self.heads.items())}"
-        return f"site={self.site} layers={named} part={self.part} op={self.op} positions={self.positions}{heads}"
+        when = "" if self.when is None else f" when={self.when}"
+        return f"site={self.site} layers={named} part={self.part} op={self.op} positions={self.positions}{heads}{when}"
 
     def in_vectors(self) -> dict[str, float]:
         """The doses as multiples of the vector (of the residual's norm with unit "residual"): breaking alphas resolved.
@@ -179,7 +203,7 @@ class Steering:
         n_layers, d_model = v.shape[1:]
         norm = v.norm(dim=-1)
         residual = self.unit == "residual"
-        if (self.op != "add" or residual) and not norm[:, self.layer_numbers].all():
+        if (self.op not in ("add", "rotate") or residual) and not norm[:, self.layer_numbers].all():
             raise EmolabError(
                 f'a vector is zero at a chosen layer, without direction; op "{self.op}" and unit "{self.unit}" need it'
             )
@@ -187,7 +211,7 @@ class Steering:
         by_layer = unit.transpose(0, 1)  # [layer, emotion, d_model]
         doses = v.new_tensor(list(self.in_vectors().values()))[:, None]
         length = doses * (self.vectors.resid_norm.to(v).expand_as(norm) if residual else norm)
-        if self.op == "add":
+        if self.op in ("add", "rotate"):
             # Without the residual's norm the vector itself is multiplied: norm times unit would not give back its bits.
             shift = (unit * length[..., None] if residual else v * doses[..., None]).sum(0)
             read = v.new_zeros(n_layers, d_model, 0)
@@ -232,7 +256,7 @@ def at(
 
 
 def match_steering_norm(control: Steering, steering: Steering) -> Steering:
-    """The control's steering, op "add", adding as long a vector as `steering` does at every layer.
+    """The control's steering, op "add" or "rotate", adding as long a vector as `steering` does at every layer.
 
     Needed for mixtures: emotions share a part, so their sum is longer than that of random vectors of their norms.
     """
@@ -264,6 +288,13 @@ def as_rows(model: Model, steering: Any) -> list[Steering | None]:
             )
     for row in _different(rows):
         check_vectors(model, row.vectors)
+        if row.when is not None:
+            check_vectors(model, row.when.vectors)
+            if row.when.layer not in site_layers(model, row.when.site):
+                raise EmolabError(
+                    f"{model.name!r} has no site {row.when.site!r} in layer {row.when.layer}, where when reads; it has "
+                    f"it in layers {span(site_layers(model, row.when.site))}"
+                )
         has = site_layers(model, row.site)
         if not {*has} & {*row.layer_numbers}:
             raise EmolabError(
@@ -314,7 +345,40 @@ def build_edits(
             edits[site, layer] = AffineEdit(
                 shift[layer].to(model.device), read[layer].to(model.device), write[layer].to(model.device), mask
             )
+    if any(row.op in ("rotate", "cap") or row.when for row in _different(rows)):
+        return _bent(model, rows, edits, mask)
     return edits
+
+
+def _bent(
+    model: Model, rows: list[Steering | None], edits: dict[Place, AffineEdit], mask: PositionMask
+) -> dict[Place, AffineEdit]:
+    """The same edits with what is not affine: norms kept, ceilings, and conditions, which are read where they say."""
+    places = {row.when: (row.when.site, row.when.layer) for row in rows if row and row.when}
+    nothing = torch.zeros(len(rows), model.d_model, 0, device=model.device)
+    idle = AffineEdit(nothing.sum(2), nothing, nothing.mT, mask)
+    turned, capped = (torch.tensor([row is not None and row.op == op for row in rows]) for op in ("rotate", "cap"))
+    bent = {
+        place: BentEdit(edits.get(place, idle), turned, capped) for place in {**edits, **dict.fromkeys(places.values())}
+    }
+    for place in dict.fromkeys(places.values()):
+        read = torch.zeros(len(rows), model.d_model)
+        bounds = torch.tensor([[-math.inf, math.inf]] * len(rows))
+        for i, row in enumerate(rows):
+            if row and row.when and places[row.when] == place:
+                low, high = row.when.above, row.when.below
+                read[i] = row.when.read()
+                bounds[i] = torch.tensor([-math.inf if low is None else low, math.inf if high is None else high])
+        bent[place].reads = condition = Condition(read, *bounds.T)
+        acted = {
+            (_hook_site(row), layer)
+            for row in _different(rows)
+            if row.when and places[row.when] == place
+            for layer in row.layer_numbers
+        }
+        for other in acted & bent.keys():
+            bent[other].needs += (condition,)
+    return dict(bent)
 
 
 def _hook_site(steering: Steering) -> str:

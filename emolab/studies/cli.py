@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--site", nargs="+", default=["resid"])
     sub.add_argument("--part", nargs="+", default=["whole"])
     sub.add_argument("--layers", nargs="+", default=["all"], help="all, late, each, thirds, or numbers: 2,3,4")
-    sub.add_argument("--op", nargs="+", default=["add"], choices=["add", "ablate", "clamp"])
+    sub.add_argument("--op", nargs="+", default=["add"], choices=["add", "ablate", "clamp", "rotate", "cap"])
     sub.add_argument("--emotions", nargs="+", help='names or mixtures: joy "0.5 anger + 0.5 joy" (default: all)')
     sub.add_argument("--cluster", metavar="ADDRESS", help=cluster)
     _add_writing(sub)

@@ -190,7 +190,7 @@ class SteeringPanel(widgets.VBox):
         if ablate:
             self.unit.value = "vector"
         for slider in self.sliders.values():
-            slider.min, slider.max, slider.step = 0.0 if ablate else -top, top, step
+            slider.min, slider.max, slider.step = 0.0 if self.op.value in ("ablate", "cap") else -top, top, step
         self._linking = False
 
     def _set(self, values: dict[str, float], submit: bool = True) -> None:

@@ -117,10 +117,21 @@ def test_an_alpha_is_found_where_damage_levels_off(tiny_llama, monkeypatch, most
     assert most * alpha**2 / (400 + alpha**2) == pytest.approx(NATS, rel=0.11) and len(asked) <= 12
 
 
+def test_a_rotation_breaks_at_an_alpha_of_its_own(tiny_llama, found):
+    vectors, where = found
+    turning = replace(where, vectors=vectors, doses={"joy": 1.0}, op="rotate")
+    known = find_breaking(tiny_llama, turning, QUERIES, texts=TEXTS)
+    steering = replace(turning, vectors=known, unit="breaking")
+    kl = p95_kl(next_token_kl(tiny_llama, render_prompts(tiny_llama, QUERIES), TEXTS, steering=steering))
+    assert kl == pytest.approx(NATS, rel=0.11)
+    assert steering.in_vectors() != replace(steering, op="add").in_vectors()
+
+
 def test_ablation_and_vectors_that_move_nothing_are_refused(tiny_llama, found):
     vectors, where = found
-    with pytest.raises(EmolabError, match="removes a share"):
-        find_breaking(tiny_llama, replace(where, op="ablate"), QUERIES, texts=TEXTS)
+    for op in ("ablate", "cap"):
+        with pytest.raises(EmolabError, match="removes a share"):
+            find_breaking(tiny_llama, replace(where, op=op), QUERIES, texts=TEXTS)
     tiny_ones = replace(where, vectors=1e-30 * vectors)
     with pytest.raises(EmolabError, match="no alpha breaks text"):
         find_breaking(tiny_llama, tiny_ones, QUERIES, texts=TEXTS)

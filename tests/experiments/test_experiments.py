@@ -17,6 +17,7 @@ from emolab.base.errors import EmolabError
 from emolab.experiments import sweeps
 from emolab.experiments.sweeps import COLUMNS, sweep
 from emolab.models.prompts import render_prompts
+from emolab.steering.conditions import When
 from emolab.steering.settings import Setting, each_head, each_layer, each_third, mixture_name, parse_mixture, spoken
 from emolab.steering.steering import Steering, at
 from emolab.vectors.controls import DRAWN, match_summed_norm, other_like, random_like, shuffled_like
@@ -80,7 +81,7 @@ def asked_for(model, directions, queries, monkeypatch, **options):
 
 
 def test_rows_and_columns(table, queries, vectors):
-    assert tuple(table.columns) == COLUMNS
+    assert tuple(table.columns) == tuple(column for column in COLUMNS if column != "when")
     n, e = len(queries), len(EMOTIONS)
     counts = table.groupby(["control", "alpha"]).size().to_dict()
     assert counts == {
@@ -304,11 +305,35 @@ def test_plain_names_stay_what_they_are():
     }
 
 
-def test_holding_a_component_at_zero_is_no_unsteered_text(tiny_llama, vectors, queries):
-    direction = Steering(vectors, {"joy": 1.0}, op="clamp")
+def test_operations_and_conditions_stand_beside_each_other_in_one_table(tiny_llama, vectors, queries, tmp_path):
+    when = When(vectors, "joy", above=0.0, layer=0)
+    settings = [Setting(op="rotate"), Setting(layers=[1]), Setting(layers=[1], positions="prompt", when=when)]
+    directions = at(vectors, settings, [{"joy": 1.0, "anger": 0.5}])
+    made = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweeps, "write_texts", lambda m, prompts, steerings, **_: made.extend(steerings) or prompts)
+        found = sweep(tiny_llama, directions, queries, alphas=(2,), controls=("random",), out=tmp_path, **SMALL)
+    assert list(found.columns) == list(COLUMNS)
+    kinds = found[["op", "positions", "when"]].drop_duplicates().to_numpy().tolist()
+    assert kinds == [["rotate", "generated", ""], ["add", "generated", ""], ["add", "prompt", str(when)]]
+    for steering, row in zip(made, found.itertuples(), strict=True):
+        own = directions[kinds.index([row.op, row.positions, row.when])]
+        assert (steering.op, steering.when) == (own.op, own.when)
+        # A mixture's control is as long as the mixture.
+        torch.testing.assert_close(steering.affine()[0].norm(dim=1), 2 * own.affine()[0].norm(dim=1))
+    again = sweep(tiny_llama, directions, queries, alphas=(2,), controls=("random",), out=tmp_path, **SMALL)
+    pd.testing.assert_frame_equal(again, found)
+    other = replace(directions[2], when=replace(when, vectors=2 * vectors))
+    with pytest.raises(EmolabError, match="could not tell them apart"):
+        sweep(tiny_llama, [directions[2], other], queries, alphas=(2,))
+
+
+@pytest.mark.parametrize("op", ["clamp", "cap"])
+def test_holding_a_component_at_zero_is_no_unsteered_text(tiny_llama, vectors, queries, op):
+    direction = Steering(vectors, {"joy": 1.0}, op=op)
     found = sweep(tiny_llama, direction, queries, alphas=(0,), controls=("random",), **SMALL)
     assert set(found["control"]) == {"none", "random"}
-    steering = Steering(vectors, {"joy": 0.0}, op="clamp")
+    steering = Steering(vectors, {"joy": 0.0}, op=op)
     expected = generate(tiny_llama, list(queries["query"]), steering=steering, max_new_tokens=6)
     assert list(found.loc[found["control"] == "none", "text"]) == expected
 

@@ -71,11 +71,24 @@ def test_lists_of_settings(vectors):
         (Setting(site="head"), "heads", "all"),
         (Setting(fade=4), "fade", 4),
         (Setting(), "fade", math.inf),
+        (Setting(positions="prompt"), "positions", "prompt"),
+        (Setting(), "when", ""),
     ],
 )
 def test_a_setting_in_a_table(setting, column, value):
     row = described(setting, 3)
     assert list(row) == list(FIELDS) and row[column] == value
+
+
+def test_a_condition_in_a_table_and_in_code(vectors):
+    when = emolab.When(vectors, "joy", above=1.5, layer=0)
+    band = emolab.When(vectors, "joy", above=-1, below=2, layer=1, site="attn")
+    (steering,) = emolab.at(vectors, Setting(layers=[1], when=when), ["joy"])
+    assert described(steering.setting, 3)["when"] == str(when) == "joy > 1.5 at resid 0"
+    assert steering.setting == Setting(layers=[1], when=when) and steering.breaking_key.endswith(f" when={when}")
+    assert str(band) == "-1 < joy < 2 at attn 1"
+    again = eval(repr(band), {"emolab": emolab, "vectors": vectors})
+    assert (str(again), again.vectors) == (str(band), vectors)
 
 
 @pytest.mark.parametrize("where", [(0, 1), (None, 1), (2, None), (-2, -1), (-3, None), (3, -1), (-4, 1), (0, 4, 1)])
