@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 from emolab.answers.queries import query_table
 from emolab.base.errors import EmolabError, need_numbers, need_table, shown
 from emolab.base.stats import bh
-from emolab.base.tables import noted
+from emolab.base.tables import about, noted
 from emolab.models.hooks import at_sites, forward
 from emolab.models.model import Model
 from emolab.models.prompts import encode, plan_batches, prompt_ids, render_prompts
@@ -28,7 +28,7 @@ FEELING = "How do you feel about it: calm or worried?"
 
 
 def number_questions(templates: Mapping[str, str], values: Sequence[float], question: str = FEELING) -> pd.DataFrame:
-    """Each template with each number in the place of "{n}", then the question: `query_id, query, situation, value`.
+    """Each template with each number in the place of "{n}", then the question: `query_id, query, situation, number`.
 
     >>> number_questions({"dog": "Our dog has been missing for {n} days."}, [1, 2])["query"][1]
     'Our dog has been missing for 2 days. How do you feel about it: calm or worried?'
@@ -43,7 +43,7 @@ def number_questions(templates: Mapping[str, str], values: Sequence[float], ques
         for i, value in enumerate(values, 1):
             query = f"{template.replace('{n}', f'{value:g}')} {question}".strip()
             rows.append((f"{name}-{i:02d}", query, name, value))
-    return pd.DataFrame(rows, columns=["query_id", "query", "situation", "value"])
+    return pd.DataFrame(rows, columns=["query_id", "query", "situation", "number"])
 
 
 def last_projections(
@@ -91,25 +91,36 @@ def number_trends(table: pd.DataFrame, measure: str = "p", *, n: int = 10_000, s
     table: `emolab.choices` of `number_questions`, rows of one option; or `last_projections` with measure "projection".
 
     Returns:
-        One row a situation, and as far as the table has them emotion, control, alpha and layer: `rho` (Spearman), p
-        (two-sided, the share of n permutations that reach it), q over all rows (Benjamini-Hochberg) and `k` numbers.
+        One row a situation, and as far as the table has them frightening, emotion, control, alpha and layer: `rho`
+        (Spearman), p (two-sided, the share of n permutations that reach it), q over all rows (Benjamini-Hochberg) and
+        `k` numbers. Situation "all" is the mean over situations, whose number is its `k`.
 
     Raises:
         EmolabError: without these columns.
     """
-    need_table(table, ("situation", "value", measure), "emolab.choices of number_questions")
-    by = [c for c in ("situation", "frightening", "emotion", "control", "alpha", "layer") if c in table]
-    rng, rows = np.random.default_rng(seed), []
-    for names, own in table.groupby(by, sort=False):
-        curve = own.groupby("value")[measure].mean()
-        ranks = rankdata(curve) - (len(curve) + 1) / 2
-        numbers = np.arange(len(curve)) - (len(curve) - 1) / 2
-        size = np.sqrt((ranks @ ranks) * (numbers @ numbers))
-        rho = ranks @ numbers / size if size else np.nan
-        null = rng.permuted(np.tile(numbers, (n, 1)), axis=1) @ ranks / (size or np.nan)
-        p = (1 + (np.abs(null) >= abs(rho) - 1e-12).sum()) / (1 + n) if size else np.nan
-        rows.append((*names, rho, p, len(curve)))
-    trends = pd.DataFrame(rows, columns=[*by, "rho", "p", "k"])
+    need_table(table, ("situation", "number", measure), "emolab.choices of number_questions")
+    by = [c for c in ("frightening", "emotion", "control", "alpha", "layer") if c in table]
+    rng, rows, nulls = np.random.default_rng(seed), [], {}
+    for names, own in table.groupby(["situation", *by], sort=False):
+        curve = own.groupby("number")[measure].mean()
+        ranks, places = rankdata(curve), np.arange(len(curve), dtype=float)
+        ranks, places = ranks - ranks.mean(), places - places.mean()
+        size = np.sqrt((ranks @ ranks) * (places @ places)) or np.nan
+        rhos = np.append(ranks @ places, rng.permuted(np.tile(places, (n, 1)), axis=1) @ ranks) / size
+        nulls.setdefault(names[1:], []).append(rhos)
+        rows.append((*names, rhos[0], _reached(rhos), len(curve)))
+    for names, own in nulls.items():
+        rhos = np.mean(own, axis=0)
+        rows.append(("all", *names, rhos[0], _reached(rhos), len(own)))
+    trends = pd.DataFrame(rows, columns=["situation", *by, "rho", "p", "k"])
+    told = about(table)
+    params = {**told["params"], "measure": measure}
     return noted(
-        trends.assign(q=bh(trends["p"])), {}, n=f"{len(trends)} trends", seed=seed, params={"measure": measure}
-    )
+        trends.assign(q=bh(trends["p"])), told["model"] or {}, n=f"{table['query_id'].nunique()} questions", seed=seed,
+        params=params,
+    )  # fmt: skip
+
+
+def _reached(rhos: np.ndarray) -> float:
+    """The share of correlations as large as the first, either way."""
+    return float((np.abs(rhos) >= abs(rhos[0]) - 1e-12).mean()) if np.isfinite(rhos[0]) else float("nan")

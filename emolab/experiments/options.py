@@ -32,7 +32,7 @@ from emolab.steering.settings import FIELDS, need_one_of
 from emolab.steering.steering import Steering
 from emolab.vectors.vectors import EmotionVectors
 
-DRAWS = 8  # random directions that every question is asked with: single ones differ, and no text is written
+DRAWS = 8  # random directions for every question: single ones differ much, and no text has to be written
 _COLUMNS = ("query_id", "query", "emotion", "situation", "alpha", "control", "seed")
 _CHOICE = ("option", "logprob", "per_token", "p", "top")
 
@@ -60,7 +60,8 @@ def choices(
         options: at least two answers to every question, or one list of them for each. An answer is what the reply
             begins with: its end counts for nothing.
         steering: directions, as `emolab.sweep` takes them; None: unsteered alone.
-        alphas, controls: as in `emolab.sweep`, but every question is asked with each of eight random (or shuffled) directions.
+        alphas, controls: as in `emolab.sweep`, but every question is asked with each of eight random (or shuffled)
+            directions.
         by: what `p` compares: "sum", the probability of the whole answer, or "token", its mean per token in nats, for
             answers of different length.
         writing: its `templates` are the wording of the prompts, its seed that of the controls.
@@ -137,7 +138,8 @@ def choice_shifts(table: pd.DataFrame, *, measure: str = "p", seed: int = 0) -> 
         One row for each emotion, control and dose: `value`, mean over questions, with its 95 % interval `lo, hi`
         (situations drawn); `shift`, less the unsteered value, with `shift_lo, shift_hi`; of the vector itself also
         `minus_random, minus_random_lo, minus_random_hi`, p from sign flips and q over all cells
-        (Benjamini-Hochberg); `draws_lo, draws_hi`, the least and the largest shift of a single random direction; `n`.
+        (Benjamini-Hochberg). `draws_lo, draws_hi`: the least and the largest shift of a single random direction at this
+        dose, which the vector has to pass, too: questions are many, directions few. `n` questions.
 
     Raises:
         EmolabError: several options of one question, no unsteered rows, and several settings.
@@ -161,8 +163,9 @@ def choice_shifts(table: pd.DataFrame, *, measure: str = "p", seed: int = 0) -> 
             for part in parts if control == "none" and alpha != 0 else ("value", "shift"):
                 name = "" if part == "value" else f"{part}_"
                 row |= {part: mean[part, alpha], f"{name}lo": low[part, alpha], f"{name}hi": high[part, alpha]}
-            if control == "none" and alpha in draws.index:
+            if alpha in draws.index:
                 row |= {"draws_lo": draws.loc[alpha].min(), "draws_hi": draws.loc[alpha].max()}
+            if control == "none" and alpha in random:
                 row["p"] = sign_flip(parts["minus_random"][alpha], clusters=clusters[curve.index], seed=seed)
             rows.append(row)
     shifts = pd.DataFrame(rows)
@@ -177,7 +180,8 @@ def load_choices(name: str) -> pd.DataFrame:
     """A bundled set of things to choose from: "activities", "numbers" or "advice".
 
     >>> load_choices("activities").columns.to_list(), load_choices("numbers").columns.to_list()
-    (['activity', 'category', 'pleasant'], ['query_id', 'query', 'situation', 'value', 'frightening'])
+    (['activity', 'category', 'pleasant'],
+     ['query_id', 'query', 'situation', 'number', 'frightening'])
 
     "activities": 16 of eight categories, half of them pleasant, for `pair_questions`. "numbers": statements with a
     number that should frighten more the larger it is, and two where it should not, followed by the question how the

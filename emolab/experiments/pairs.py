@@ -90,5 +90,5 @@ def _strengths(rows: np.ndarray, n: int) -> np.ndarray:
     """Elo points of n items from rows (first, second, log-odds of the first), free of what the place is worth."""
     first, second = rows[:, :2].astype(int).T
     design = np.eye(n)[first] - np.eye(n)[second]
-    found = np.linalg.lstsq(np.column_stack([design, np.ones(len(rows))]), rows[:, 2], rcond=None)[0][:n]
-    return _ELO * (found - found.mean())
+    found, _, rank, _ = np.linalg.lstsq(np.column_stack([design, np.ones(len(rows))]), rows[:, 2], rcond=None)
+    return _ELO * (found[:n] - found[:n].mean()) if rank == n else np.full(n, np.nan)  # else some were never compared

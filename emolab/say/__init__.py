@@ -16,6 +16,7 @@ _PUBLIC = {
     "agreement_curve": "say.vectors",
     "attention": "say.heads",
     "beyond_instruction": "say.steering",
+    "choice_curve": "say.choices",
     "confound_curve": "say.vectors",
     "cosine_map": "say.vectors",
     "dose_response": "say.steering",

@@ -1,0 +1,66 @@
+"""The figure of choices between given answers: by dose, or by a number in the question."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from emolab.base.errors import need_table
+from emolab.base.labels import order
+from emolab.base.tables import about
+from emolab.plot.marks import control_key, control_look, key, line, log_axis
+from emolab.plot.panels import figure, finish, grid
+from emolab.plot.style import emotion_looks
+
+_SOURCE = "experiments.choice_shifts, or emolab.choices of experiments.number_questions"
+
+
+@figure
+def choice_curve(table: pd.DataFrame, *, title: str | None = None):
+    """The probability of one option by dose, with random directions of equal norm; or by the number in the question.
+
+    >>> table = emolab.choices(model, ["Is it late?", "Is it far?"], ["Yes", "No"], steering=emolab.at(vectors))
+    >>> fig = choice_curve(experiments.choice_shifts(table[table["option"] == "Yes"]))
+    >>> asked = experiments.number_questions({"dog": "Our dog has been away for {n} days."}, [1, 3, 10, 30])
+    >>> table = emolab.choices(model, asked, ["worried", "calm"])
+    >>> fig = choice_curve(table[table["option"] == "worried"])
+
+    table: from `experiments.choice_shifts`, one panel per emotion: bars are 95 % intervals over questions, and grey
+    whiskers reach from the lowest to the highest of the single random directions. Or of `emolab.choices` with questions
+    of `experiments.number_questions`, the rows of one option and dose: one panel per situation.
+    """
+    need_table(table, ("emotion", "control", "alpha"), _SOURCE)
+    by_dose = "shift" in table
+    need_table(table, ("value", "lo", "hi") if by_dose else ("situation", "number", "p"), _SOURCE)
+    panel, x, y = ("emotion", "alpha", "value") if by_dose else ("situation", "number", "p")
+    names = order(table[panel]) if by_dose else list(dict.fromkeys(table[panel]))
+    looks = emotion_looks(order(table["emotion"]))
+    panels = grid(names, height=12, want=26, share="xy" if by_dose else "y")
+    for name, ax in panels.columns():
+        own = table[table[panel] == name]
+        if by_dose and "draws_lo" in own:
+            random, plain = own["control"] == "random", own["value"] - own["shift"]
+            own = own.assign(
+                lo=own["lo"].mask(random, plain + own["draws_lo"]), hi=own["hi"].mask(random, plain + own["draws_hi"])
+            )
+        for (emotion, control), rows in own.groupby(["emotion", "control"], sort=False):
+            rows = rows if by_dose else rows.groupby(x, as_index=False)[y].mean()
+            settings = control_look("random") if control == "random" else {**looks[emotion], "label": emotion}
+            bounds = "" if not by_dose else "whiskers" if control == "random" else "bars"
+            line(ax, rows, x, y, settings, tested=rows[x], bounds=bounds)
+        if not by_dose:
+            log_axis(ax, "x", sorted(own[x].unique())[::2])
+    option = list(dict.fromkeys(table["option"])) if "option" in table else [about(table)["params"].get("option")]
+    panels.label("dose" if by_dose else "number in the question", f'probability of "{option[0]}"')
+    handles = [key("emotion vector"), *[control_key("random")] * (table["control"] == "random").any()] * by_dose
+    said = {"interval": "bars: 95 % over questions, whiskers: single random directions"} if by_dose else {}
+    return finish(
+        panels, table, source=table, function="choice_curve", legend=handles or None, said=said,
+        title=title or (_moved(table) if by_dose else f'"{option[0]}" by the number in the question'),
+    )  # fmt: skip
+
+
+def _moved(shifts: pd.DataFrame) -> str:
+    """What the largest dose does, as a sentence."""
+    most = shifts[(shifts["alpha"] == shifts["alpha"].max()) & (shifts["control"] == "none")].set_index("emotion")
+    moves = ", ".join(f"{emotion} {most.loc[emotion, 'shift']:+.2f}" for emotion in order(most.index))
+    return f"Dose {shifts['alpha'].max():g} moves the probability of the answer: {moves}"
