@@ -44,17 +44,21 @@ def choice_curve(table: pd.DataFrame, *, title: str | None = None):
             )
         for (emotion, control), rows in own.groupby(["emotion", "control"], sort=False):
             rows = rows if by_dose else rows.groupby(x, as_index=False)[y].mean()
-            settings = control_look("random") if control == "random" else {**looks[emotion], "label": emotion}
+            settings = control_look("random") if control == "random" else looks[emotion]
             bounds = "" if not by_dose else "whiskers" if control == "random" else "bars"
             line(ax, rows, x, y, settings, tested=rows[x], bounds=bounds)
         if not by_dose:
             log_axis(ax, "x", sorted(own[x].unique())[::2])
     option = list(dict.fromkeys(table["option"])) if "option" in table else [about(table)["params"].get("option")]
     panels.label("dose" if by_dose else "number in the question", f'probability of "{option[0]}"')
-    handles = [key("emotion vector"), *[control_key("random")] * (table["control"] == "random").any()] * by_dose
+    handles = (
+        [key("emotion vector")] if by_dose else [key(e, color=x["color"], marker=x["marker"]) for e, x in looks.items()]
+    )
+    if "random" in set(table["control"]):
+        handles.append(control_key("random"))
     said = {"interval": "bars: 95 % over questions, whiskers: single random directions"} if by_dose else {}
     return finish(
-        panels, table, source=table, function="choice_curve", legend=handles or None, said=said,
+        panels, table, source=table, function="choice_curve", legend=handles, said=said,
         title=title or (_moved(table) if by_dose else f'"{option[0]}" by the number in the question'),
     )  # fmt: skip
 
