@@ -101,7 +101,7 @@ def choices(
     table = table.reset_index(names="asked").explode("option", ignore_index=True)
     table["logprob"], table["per_token"] = [x.sum() for x in found], [x.mean() for x in found]
     score = table["logprob" if by == "sum" else "per_token"]
-    weight = np.exp(score - score.groupby(table["asked"]).transform("max"))
+    weight = pd.Series(np.exp(score - score.groupby(table["asked"]).transform("max")), table.index)
     table["p"], table["top"] = weight / weight.groupby(table["asked"]).transform("sum"), weight == 1
     n = f"{len(questions)} questions"
     return noted(table.drop(columns="asked"), model, n=n, seed=writing.seed, params={"by": by})
@@ -148,27 +148,25 @@ def choice_shifts(table: pd.DataFrame, *, measure: str = "p", seed: int = 0) -> 
     cells = ["query_id", "emotion", "control", "alpha", "seed"]
     if table.duplicated(cells).any():
         raise EmolabError('the table holds several options of one question; take one: table[table["option"] == "Yes"]')
-    clusters, rows = clusters_of(table), []
+    clusters, found = clusters_of(table), []
     curves = dose_curves(table[table["control"] != "prompt"].assign(value=table[measure]))
     for (emotion, control), curve in curves.items():
-        random = curves.get((emotion, "random"), curve * np.nan).reindex(columns=curve.columns)
+        random = curves.get((emotion, "random")) if control == "none" else None
+        minus = curve * np.nan if random is None else (curve - random).reindex(columns=curve.columns)
+        shift = curve.sub(curve[0.0], axis=0)
+        parts = {"value": curve, "shift": shift, "minus_random": minus * np.where(curve.columns == 0, np.nan, 1)}
+        wide, groups = pd.concat(parts, axis=1), clusters.loc[curve.index]
+        bounds = bootstrap_ci(wide, lambda x: np.nanmean(x, axis=0), clusters=groups, seed=seed)
+        cells = pd.DataFrame({"emotion": emotion, "control": control, "alpha": curve.columns, "n": len(curve)})
+        for part, of_part in zip(parts, np.split(np.array(bounds), len(parts), axis=1), strict=True):
+            low, high = ("lo", "hi") if part == "value" else (f"{part}_lo", f"{part}_hi")
+            cells[[part, low, high]] = of_part.T
+        cells["p"] = sign_flip(parts["minus_random"], clusters=groups, seed=seed)
         own = table[(table["emotion"] == emotion) & (table["control"] == "random")]
-        draws = own.groupby(["alpha", "seed"])[measure].mean().unstack("seed") - curve[0.0].mean()
-        parts = {"value": curve, "shift": curve.sub(curve[0.0], axis=0), "minus_random": curve - random}
-        wide = pd.concat(parts, axis=1)
-        found = bootstrap_ci(wide, lambda x: np.nanmean(x, axis=0), clusters=clusters[wide.index], seed=seed)
-        mean, low, high = (pd.Series(x, wide.columns) for x in found)
-        for alpha in curve:
-            row = {"emotion": emotion, "control": control, "alpha": alpha, "n": len(curve), "p": np.nan}
-            for part in parts if control == "none" and alpha != 0 else ("value", "shift"):
-                name = "" if part == "value" else f"{part}_"
-                row |= {part: mean[part, alpha], f"{name}lo": low[part, alpha], f"{name}hi": high[part, alpha]}
-            if alpha in draws.index:
-                row |= {"draws_lo": draws.loc[alpha].min(), "draws_hi": draws.loc[alpha].max()}
-            if control == "none" and alpha in random:
-                row["p"] = sign_flip(parts["minus_random"][alpha], clusters=clusters[curve.index], seed=seed)
-            rows.append(row)
-    shifts = pd.DataFrame(rows)
+        draws = own.groupby(["alpha", "seed"])[measure].mean().sub(curve[0.0].mean()).groupby("alpha")
+        cells["draws_lo"], cells["draws_hi"] = cells["alpha"].map(draws.min()), cells["alpha"].map(draws.max())
+        found.append(cells)
+    shifts = pd.concat(found, ignore_index=True)
     shifts["q"] = bh(shifts["p"])
     told = sweep_about(table)
     option = list(dict.fromkeys(table["option"]))

@@ -7,7 +7,7 @@ import pandas as pd
 from emolab.base.errors import need_table
 from emolab.base.labels import order
 from emolab.base.tables import about
-from emolab.plot.marks import control_key, control_look, key, line, log_axis
+from emolab.plot.marks import control_key, control_look, key, line
 from emolab.plot.panels import figure, finish, grid
 from emolab.plot.style import emotion_looks
 
@@ -43,12 +43,14 @@ def choice_curve(table: pd.DataFrame, *, title: str | None = None):
                 lo=own["lo"].mask(random, plain + own["draws_lo"]), hi=own["hi"].mask(random, plain + own["draws_hi"])
             )
         for (emotion, control), rows in own.groupby(["emotion", "control"], sort=False):
-            rows = rows if by_dose else rows.groupby(x, as_index=False)[y].mean()
-            settings = control_look("random") if control == "random" else looks[emotion]
+            if not by_dose:  # one step from each number to the next, whatever they are
+                rows = rows.groupby(x, as_index=False)[y].mean().assign(**{x: lambda curve: range(len(curve))})
+            settings = control_look("random") if control == "random" else looks[str(emotion)]
             bounds = "" if not by_dose else "whiskers" if control == "random" else "bars"
             line(ax, rows, x, y, settings, tested=rows[x], bounds=bounds)
         if not by_dose:
-            log_axis(ax, "x", sorted(own[x].unique())[::2])
+            shown = sorted(own[x].unique())
+            ax.set_xticks(range(0, len(shown), 2), [f"{number:g}" for number in shown[::2]])
     option = list(dict.fromkeys(table["option"])) if "option" in table else [about(table)["params"].get("option")]
     panels.label("dose" if by_dose else "number in the question", f'probability of "{option[0]}"')
     handles = (
@@ -59,12 +61,25 @@ def choice_curve(table: pd.DataFrame, *, title: str | None = None):
     said = {"interval": "bars: 95 % over questions, whiskers: single random directions"} if by_dose else {}
     return finish(
         panels, table, source=table, function="choice_curve", legend=handles, said=said,
-        title=title or (_moved(table) if by_dose else f'"{option[0]}" by the number in the question'),
+        title=title or (_moved(table, option[0]) if by_dose else _risen(table, option[0])),
     )  # fmt: skip
 
 
-def _moved(shifts: pd.DataFrame) -> str:
+def _moved(shifts: pd.DataFrame, option: str) -> str:
     """What the largest dose does, as a sentence."""
     most = shifts[(shifts["alpha"] == shifts["alpha"].max()) & (shifts["control"] == "none")].set_index("emotion")
     moves = ", ".join(f"{emotion} {most.loc[emotion, 'shift']:+.2f}" for emotion in order(most.index))
-    return f"Dose {shifts['alpha'].max():g} moves the probability of the answer: {moves}"
+    told = f'Dose {shifts["alpha"].max():g} moves the probability of "{option}": {moves}'
+    if "draws_lo" not in most or most["draws_lo"].isna().all():
+        return told
+    return f"{told} (single random directions {most['draws_lo'].min():+.2f} to {most['draws_hi'].max():+.2f})"
+
+
+def _risen(table: pd.DataFrame, option: str) -> str:
+    """In how many situations the probability rises with the number, by more than chance."""
+    from emolab.experiments.amounts import number_trends
+
+    trends = number_trends(table[table["control"] == "none"])
+    own = trends[trends["situation"] != "all"]
+    rising = ((own["rho"] > 0) & (own["q"] < 0.05)).sum()
+    return f'"{option}" gets likelier with the number in {rising} of {len(own)} situations (q < .05)'

@@ -167,6 +167,7 @@ def test_shifts_stand_beside_the_mean_and_the_range_of_random_directions():
     assert own["minus_random"] == pytest.approx(0.2235) and own["p"] == 2 / 2**8
     assert (own["draws_lo"], own["draws_hi"]) == pytest.approx((-0.1, 0.06)) and own["n"] == 8
     assert own["shift_lo"] < 0.2035 < own["shift_hi"] and random["shift"] == pytest.approx(-0.02)
+    assert np.isnan(shifts.loc[("none", 0.0), "p"]) and own["q"] == own["p"], "one test"
     said = say.choice_curve(choice_shifts(moved(0.2, [-0.1, 0.06])))
     assert said.startswith('Dose 1 moves the probability of "Yes" by joy +0.20 [')
     assert said.endswith("(random directions -0.10 to +0.06).")
