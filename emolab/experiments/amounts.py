@@ -36,12 +36,14 @@ def number_questions(templates: Mapping[str, str], values: Sequence[float], ques
     `situation` is the template's name. Raises EmolabError for a template without "{n}" and for what is no number.
     """
     values = need_numbers("values", values)
+    if not isinstance(templates, Mapping) or not templates:
+        raise EmolabError(f'the templates are {shown(templates)}; expected {{name: text with "{{n}}"}}')
     rows = []
     for name, template in templates.items():
         if not isinstance(template, str) or "{n}" not in template:
             raise EmolabError(f'the template {name!r} is {shown(template)}; expected a text with "{{n}}" in it')
         for i, value in enumerate(values, 1):
-            query = f"{template.replace('{n}', f'{value:g}')} {question}".strip()
+            query = f"{template.replace('{n}', f'{value:.15g}')} {question}".strip()
             rows.append((f"{name}-{i:02d}", query, name, value))
     return pd.DataFrame(rows, columns=["query_id", "query", "situation", "number"])
 

@@ -130,6 +130,7 @@ def _read(model: Model, jobs: list[tuple[str, str, Steering | None]], writing: W
 def choice_shifts(table: pd.DataFrame, *, measure: str = "p", seed: int = 0) -> pd.DataFrame:
     """What steering does to one option, by dose: its probability, beside that of random directions.
 
+    >>> table = emolab.choices(model, ["Is it late?", "Is it far?"], ["Yes", "No"], steering=emolab.at(vectors))
     >>> choice_shifts(table[table["option"] == "Yes"])[["emotion", "control", "alpha", "value", "lo", "hi"]]
 
     table: of `emolab.choices`, the rows of one option of each question. measure: "p", "logprob" or "per_token".

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from emolab.base.errors import need_table
-from emolab.base.labels import order
+from emolab.base.labels import NEUTRAL, order
 from emolab.base.tables import about
 from emolab.plot.marks import control_key, control_look, key, line
 from emolab.plot.panels import figure, finish, grid
@@ -53,9 +53,9 @@ def choice_curve(table: pd.DataFrame, *, title: str | None = None):
             ax.set_xticks(range(0, len(shown), 2), [f"{number:g}" for number in shown[::2]])
     option = list(dict.fromkeys(table["option"])) if "option" in table else [about(table)["params"].get("option")]
     panels.label("dose" if by_dose else "number in the question", f'probability of "{option[0]}"')
-    handles = (
-        [key("emotion vector")] if by_dose else [key(e, color=x["color"], marker=x["marker"]) for e, x in looks.items()]
-    )
+    names = {e: "unsteered" if e == NEUTRAL else e for e in looks}
+    handles = [key(names[e], color=x["color"], marker=x["marker"]) for e, x in looks.items() if not by_dose]
+    handles = handles or [key("emotion vector")]
     if "random" in set(table["control"]):
         handles.append(control_key("random"))
     said = {"interval": "bars: 95 % over questions, whiskers: single random directions"} if by_dose else {}

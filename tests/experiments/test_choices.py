@@ -193,6 +193,12 @@ def test_trends_of_numbers_have_a_permuted_null():
     assert pooled["rho"].item() == pytest.approx(1) and pooled["k"].item() == 1
     with pytest.raises(EmolabError, match='expected a text with "{n}" in it'):
         number_questions({"wasps": "many wasps."}, [1])
+    with pytest.raises(EmolabError, match="the templates are 'wasps'; expected {name"):
+        number_questions("wasps", [1])
+    assert number_questions({"far": "{n} miles."}, [12_000_000, 0.5], "")["query"].to_list() == [
+        "12000000 miles.",
+        "0.5 miles.",
+    ]
     with pytest.raises(EmolabError, match="one of values is 'two'"):
         number_questions({"wasps": "{n} wasps."}, ["two"])
 

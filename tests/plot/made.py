@@ -85,7 +85,9 @@ def numbers() -> pd.DataFrame:
     """Choices by a number in the question, plain and steered, with two draws of a random direction."""
     columns = {"situation": ("missing-dog", "page"), "number": (1, 2, 5, 10, 100), "emotion": ("fear",)}
     table = made_of({**columns, "control": ("none", "random"), "seed": (0, 1)}, {"p": (0.2, 0.8)})
-    return noted(table[(table["control"] == "random") | (table["seed"] == 0)].assign(alpha=1.0, option="worried"))
+    return noted(
+        table[(table["control"] == "random") | (table["seed"] == 0)].assign(query_id="q0", alpha=1.0, option="worried")
+    )
 
 
 def effects(n_layers=N_LAYERS, n_heads=4, emotions=("anger", "joy", "calm")) -> pd.DataFrame:
