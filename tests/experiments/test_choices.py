@@ -234,12 +234,15 @@ def test_bundled_choices_are_what_their_card_says():
 
 
 @pytest.mark.slow
-def test_the_default_model_answers_with_the_first_letter_but_not_with_the_first_text():
-    model = emolab.load_model("smollm2")
-    items = ["walk along the beach", "wash a week of dishes", "fill in a tax form"]
+def test_the_default_model_answers_with_the_first_letter_but_joy_makes_pleasant_texts_likelier(smollm2):
+    items = ["walk along the beach", "have dinner with old friends", "wash a week of dishes", "fill in a tax form"]
     lettered = pair_questions(items, "Which would you rather do?\nA: {first}\nB: {second}\nAnswer with A or B.")
-    by_place = preferences(emolab.choices(model, lettered, ["A", "B"]))
-    assert by_place["agree"].eq(0).all() and by_place["first_share"].gt(0.8).all()
+    by_place = preferences(choices(smollm2, lettered, ["A", "B"]))
+    assert by_place["agree"].eq(0).all() and by_place["first_share"].gt(0.65).all()
     asked = pair_questions(items)
-    of_texts = preferences(emolab.choices(model, asked, asked[["first", "second"]].to_numpy().tolist()))
-    assert of_texts["agree"].gt(0.6).all() and of_texts["first_share"].between(0.3, 0.7).all()
+    joy = Steering(emolab.load_vectors("smollm2"), {"joy": 1.0}, site="attn", layers="late", unit="breaking")
+    table = preferences(choices(smollm2, asked, asked[["first", "second"]].to_numpy().tolist(), steering=joy))
+    assert table[table["alpha"] == 0]["agree"].gt(0.6).all()
+    gap = table.assign(pleasant=table["item"].isin(items[:2])).groupby(["control", "alpha", "seed", "pleasant"])
+    gap = gap["strength"].mean().unstack().diff(axis=1)[True]
+    assert gap["none", 1.0].item() > gap["random"].max() > gap["random"].min() > 0
