@@ -29,6 +29,7 @@ _PUBLIC = {
     "ablation_curve": "heads.curves",
     "at": "steering.steering",
     "check_claims": "comparisons.claim_runs",
+    "choices": "experiments.options",
     "choose_wording": "experiments.wordings",
     "collect_responses": "answers.responses",
     "compare_methods": "comparisons.compare",

@@ -15,7 +15,7 @@ import emolab
 from emolab import plot
 from emolab.base.labels import order, styles
 from emolab.comparisons import claims
-from emolab.experiments import dose_response, parts
+from emolab.experiments import choice_shifts, dose_response, parts
 from emolab.geometry import confounding, projections, reliability, similarity
 from emolab.heads import attention, attribution, effects, head_vectors
 from emolab.judges import calibration
@@ -165,6 +165,11 @@ FIGURES = {
     "dose_response": lambda s: plot.dose_response(s.scored, best=dict.fromkeys(LABELS, 1.0)),
     "instruction_following": lambda s: plot.instruction_following(emolab.score(s.responses, judges=s.judge)),
     "text_table": lambda s: plot.text_table(s.scored),
+    "choice_curve": lambda s: plot.choice_curve(
+        choice_shifts(
+            emolab.choices(s.model, QUERIES[1:2], ["rain", "sun"], steering=s.vectors).query("option == 'sun'")
+        )
+    ),
     "effect_forest": lambda s: plot.effect_forest(dose_response.compare(s.scored)),
     "layer_curve": lambda s: plot.layer_curve(s.swept(*each_layer(s.vectors))),
     "site_map": lambda s: plot.site_map(s.swept(Setting(), Setting(site="attn"))),

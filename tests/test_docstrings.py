@@ -41,6 +41,7 @@ NOT_RUN = {
     "emolab.plot.heads": "head tests; notebook 03 runs them, tests/plot/made.py makes their tables by hand",
     "emolab.heads.curves": "as emolab.heads.effects",
     "emolab.say": "tables of experiments; tests/say makes them by hand",
+    "emolab.say.choices": "as emolab.say",
     "emolab.say.heads": "as emolab.say",
     "emolab.say.steering": "as emolab.say",
     "emolab.say.vectors": "as emolab.say",

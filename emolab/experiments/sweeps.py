@@ -26,7 +26,7 @@ from emolab.base.storage import digest, user_path, write_table
 from emolab.models.model import Model
 from emolab.steering.settings import FIELDS, HELD, described, mixture_name, spoken
 from emolab.steering.steering import Steering, at, match_steering_norm
-from emolab.vectors.controls import drawn_like, match_summed_norm, other_like
+from emolab.vectors.controls import DRAWN, drawn_like, match_summed_norm, other_like
 from emolab.vectors.vectors import EmotionVectors
 
 ALPHAS = (-1.0, 0.0, 0.5, 1.0, 2.0, 4.0)
@@ -95,26 +95,8 @@ def sweep(
     """
     need_model(model)
     need_writing(writing)
-    queries = query_table(queries)
-    directions = _directions(vectors)
-    alphas = need_numbers("alphas", alphas)
-    controls = _known_controls(controls)
-    variants = _Variants(model, writing.seed)
-    rows, steerings, conditions = [], [], []
-    for direction in directions:
-        emotion = mixture_name(direction.doses)
-        setting = described(direction.setting, direction.vectors.n_layers)
-        for control, alpha in _cells(direction, controls, alphas):
-            made = variants.of(direction, control, alpha)
-            for i, query in enumerate(queries.to_dict("records")):
-                seed, steering = made[i % len(made)]
-                asked = (query["query_id"], query["query"], emotion, query.get("situation", query["query_id"]))
-                rows.append((*asked, alpha, *setting.values(), control, seed))
-                steerings.append(steering)
-                conditions.append(spoken(emotion) if control == "prompt" else NEUTRAL)
-    table = pd.DataFrame(rows, columns=[column for column in COLUMNS if column != "text"])
-    if not table["when"].any():
-        table = table.drop(columns="when")
+    queries, directions = query_table(queries), directions_of(vectors)
+    table, steerings, conditions = planned(model, directions, queries, alphas, controls, seed=writing.seed)
     prompts = prompts_of(model, list(table["query"]), conditions, writing)
     settings = {
         "model": model.name,
@@ -150,7 +132,42 @@ def sweep(
     return write_table(table.assign(text=texts), store.path, settings)
 
 
-def _directions(vectors: Any) -> list[Steering]:
+def planned(
+    model: Model,
+    directions: list[Steering],
+    queries: pd.DataFrame,
+    alphas: Sequence[float],
+    controls: Sequence[str],
+    *,
+    seed: int,
+    draws: int | None = None,
+) -> tuple[pd.DataFrame, list[Steering | None], list[str]]:
+    """The rows of a sweep without their texts, the steering of each, and its condition.
+
+    >>> table, steerings, conditions = planned(model, emolab.at(vectors), queries, (0, 1), ["random"], seed=0)
+
+    draws: each query with so many draws of a control; None, as in a sweep, whose texts are dear: with one, in turn.
+    """
+    alphas = need_numbers("alphas", alphas)
+    controls = _known_controls(controls)
+    variants = _Variants(model, seed, draws or DRAWN)
+    rows, steerings, conditions = [], [], []
+    for direction in directions:
+        emotion = mixture_name(direction.doses)
+        setting = described(direction.setting, direction.vectors.n_layers)
+        for control, alpha in _cells(direction, controls, alphas):
+            made = variants.of(direction, control, alpha)
+            for i, query in enumerate(queries.to_dict("records")):
+                asked = (query["query_id"], query["query"], emotion, query.get("situation", query["query_id"]))
+                for number, steering in made if draws else [made[i % len(made)]]:
+                    rows.append((*asked, alpha, *setting.values(), control, number))
+                    steerings.append(steering)
+                    conditions.append(spoken(emotion) if control == "prompt" else NEUTRAL)
+    table = pd.DataFrame(rows, columns=[column for column in COLUMNS if column != "text"])
+    return table if table["when"].any() else table.drop(columns="when"), steerings, conditions
+
+
+def directions_of(vectors: Any) -> list[Steering]:
     """One steering for each emotion or mixture and setting; equal ones once."""
     if isinstance(vectors, EmotionVectors):
         return at(vectors)
@@ -201,8 +218,8 @@ def _steers(alpha: float, direction: Steering) -> bool:
 class _Variants:
     """Steerings with directions and with their controls, which are made once for all settings."""
 
-    def __init__(self, model: Model, seed: int) -> None:
-        self.model, self.seed = model, seed
+    def __init__(self, model: Model, seed: int, draws: int) -> None:
+        self.model, self.seed, self.draws = model, seed, draws
         self._drawn: dict[tuple, dict[int, EmotionVectors]] = {}
         self._shared: dict[tuple, list[tuple[int, Steering | None]]] = {}
 
@@ -246,7 +263,7 @@ class _Variants:
                 turns = _turns(used, emotions)
                 drawn = {used.emotions.index(turn[emotions[0]]): other_like(used, turn) for turn in turns}
             else:
-                drawn = drawn_like(used, control, model=self.model, seed=self.seed)
+                drawn = drawn_like(used, control, model=self.model, seed=self.seed, n=self.draws)
             self._drawn[key] = drawn
         return self._drawn[key]
 

@@ -13,6 +13,7 @@ entry in figures/manifest.json.
 from __future__ import annotations
 
 from emolab.plot.affect import affect_curve, affect_shift, circumplex
+from emolab.plot.choices import choice_curve
 from emolab.plot.comparisons import claim_additive, claim_linear, claim_monotone, claim_preservation, tradeoff
 from emolab.plot.heads import ablation_curve, head_forest, head_map, head_umap
 from emolab.plot.overview import signature
@@ -48,6 +49,7 @@ __all__ = [
     "agreement_curve",
     "attention_html",
     "check_figures",
+    "choice_curve",
     "claim_additive",
     "claim_linear",
     "claim_monotone",

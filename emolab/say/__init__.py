@@ -18,6 +18,7 @@ _PUBLIC = {
     "agreement_curve": "say.vectors",
     "attention": "say.heads",
     "beyond_instruction": "say.steering",
+    "choice_curve": "say.choices",
     "circumplex": "say.affect",
     "confound_curve": "say.vectors",
     "cosine_map": "say.vectors",

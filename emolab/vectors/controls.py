@@ -78,14 +78,14 @@ def shuffled_like(vectors: EmotionVectors, *, model: Model | None = None, seed: 
 
 
 def drawn_like(
-    vectors: EmotionVectors, control: str, *, model: Model | None = None, seed: int = 0
+    vectors: EmotionVectors, control: str, *, model: Model | None = None, seed: int = 0, n: int = DRAWN
 ) -> dict[int, EmotionVectors]:
-    """{seed: vectors} of a control that is drawn ("random" or "shuffled"): three, which a run's queries take in turn.
+    """{seed: vectors} of a control that is drawn ("random" or "shuffled"): n of them.
 
     >>> list(drawn_like(vectors, "random", seed=7))
     [7, 8, 9]
     """
-    seeds = range(seed, seed + DRAWN)
+    seeds = range(seed, seed + n)
     if control == "random":
         return {number: random_like(vectors, seed=number) for number in seeds}
     return {number: shuffled_like(vectors, model=model, seed=number) for number in seeds}

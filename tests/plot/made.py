@@ -73,6 +73,23 @@ def dose_summary(emotions=EMOTIONS) -> pd.DataFrame:
     return noted(table.assign(hi=table["value"] + 0.1), unit="breaking", alpha_star={"joy": 1.25}, best={"fear": 0.75})
 
 
+def choice_shifts(emotions=EMOTIONS) -> pd.DataFrame:
+    columns = {"emotion": emotions, "control": ("none", "random"), "alpha": (-1.0, 0.0, 0.5, 1.0)}
+    table = made_of(columns, {"shift": (-0.2, 0.2), "n": 16})
+    table = table.assign(value=0.4 + table["shift"], draws_lo=-0.2, draws_hi=table["shift"] + 0.1)
+    table = table.assign(lo=table["value"] - 0.1, hi=table["value"] + 0.1)
+    return noted(table, unit="breaking", option="Yes")
+
+
+def numbers() -> pd.DataFrame:
+    """Choices by a number in the question, plain and steered, with two draws of a random direction."""
+    columns = {"situation": ("missing-dog", "page"), "number": (1, 2, 5, 10, 100), "emotion": ("fear",)}
+    table = made_of({**columns, "control": ("none", "random"), "seed": (0, 1)}, {"p": (0.2, 0.8)})
+    return noted(
+        table[(table["control"] == "random") | (table["seed"] == 0)].assign(query_id="q0", alpha=1.0, option="worried")
+    )
+
+
 def effects(n_layers=N_LAYERS, n_heads=4, emotions=("anger", "joy", "calm")) -> pd.DataFrame:
     columns = {"layer": range(n_layers), "head": range(n_heads), "emotion": emotions}
     values = {"effect": (-1, 1), "probe": 0.5, "chance": 0.25, "split_half": (0, 1), "q": (0, 0.2)}
@@ -284,6 +301,7 @@ FIGURES = {
     "instruction_following": lambda: plot.instruction_following(answers()),
     "judge_agreement": lambda: plot.judge_agreement(agreement()),
     "dose_response": lambda: plot.dose_response(dose_summary()),
+    "choice_curve": lambda: plot.choice_curve(choice_shifts()),
     "effect_forest": lambda: plot.effect_forest(differences()),
     "layer_curve": lambda: plot.layer_curve(layer_shares()),
     "site_map": lambda: plot.site_map(settings()),

@@ -11,7 +11,7 @@ from emolab import plot
 from emolab.base.errors import EmolabError
 from emolab.plot import panels
 from tests.plot.layout import faults, words_of
-from tests.plot.made import FIGURES, dose_summary, effects, make_vectors
+from tests.plot.made import FIGURES, dose_summary, effects, make_vectors, numbers
 
 TABLES = {"attention_html", "text_table", "words_table", "check_figures", "save_figure", "theme"}
 
@@ -45,6 +45,13 @@ def test_many_labels_and_long_ones():
         with plot.theme("slides" if width > 7 else "paper", width=width):
             assert faults(plot.dose_response(dose_summary(labels))) == []
             assert faults(plot.head_forest(effects(28, 24, labels))) == []
+
+
+@pytest.mark.parametrize("width", [3.3, 7.0])
+def test_choices_by_number(width):
+    with plot.theme("paper", width=width):
+        fig = plot.choice_curve(numbers())
+    assert faults(fig) == [] and [ax.get_title("left") for ax in fig.axes] == ["missing-dog", "page"]
 
 
 def test_theme_sizes_and_leaves_no_trace():

@@ -1,0 +1,128 @@
+"""A number in a prompt, swept: does what the model expects of the other's feeling rise with it?
+
+>>> asked = number_questions({"dog": "Our dog has been missing for {n} days."}, [1, 2, 5, 10, 30])
+>>> table = emolab.choices(model, asked, ["worried", "calm"])
+>>> number_trends(table[table["option"] == "worried"])[["situation", "rho", "p"]]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import rankdata
+
+from emolab.answers.queries import query_table
+from emolab.base.errors import EmolabError, need_numbers, need_table, shown
+from emolab.base.stats import bh
+from emolab.base.tables import about, noted
+from emolab.models.hooks import at_sites, forward
+from emolab.models.model import Model
+from emolab.models.prompts import encode, plan_batches, prompt_ids, render_prompts
+from emolab.steering.steering import Steering, as_rows
+from emolab.vectors.vectors import EmotionVectors
+
+FEELING = "How do you feel about it: calm or worried?"
+
+
+def number_questions(templates: Mapping[str, str], values: Sequence[float], question: str = FEELING) -> pd.DataFrame:
+    """Each template with each number in the place of "{n}", then the question: `query_id, query, situation, number`.
+
+    >>> number_questions({"dog": "Our dog has been missing for {n} days."}, [1, 2])["query"][1]
+    'Our dog has been missing for 2 days. How do you feel about it: calm or worried?'
+
+    `situation` is the template's name. Raises EmolabError for a template without "{n}" and for what is no number.
+    """
+    values = need_numbers("values", values)
+    if not isinstance(templates, Mapping) or not templates:
+        raise EmolabError(f'the templates are {shown(templates)}; expected {{name: text with "{{n}}"}}')
+    rows = []
+    for name, template in templates.items():
+        if not isinstance(template, str) or "{n}" not in template:
+            raise EmolabError(f'the template {name!r} is {shown(template)}; expected a text with "{{n}}" in it')
+        for i, value in enumerate(values, 1):
+            query = f"{template.replace('{n}', f'{value:.15g}')} {question}".strip()
+            rows.append((f"{name}-{i:02d}", query, name, value))
+    return pd.DataFrame(rows, columns=["query_id", "query", "situation", "number"])
+
+
+def last_projections(
+    model: Model, questions: pd.DataFrame, vectors: EmotionVectors, *, site: str = "resid", layers: Sequence[int]
+) -> pd.DataFrame:
+    """How far each prompt's last token, where the answer begins, points along each vector of unit norm.
+
+    >>> last_projections(model, number_questions({"wasps": "I see {n} wasps."}, [1, 9]), vectors, layers=[20])
+
+    One row a question, layer and emotion, with the columns of the questions and `projection`. Compare prompts with each
+    other, and take part "specific" (`vectors.part`): what all prompts and all emotions share says nothing. Raises
+    EmolabError for site "head" and as `Steering`.
+    """
+    if site == "head":
+        raise EmolabError('a token has no single activation at site "head"; use "resid", "attn" or "mlp"')
+    questions = query_table(questions)
+    steering = Steering(vectors, {vectors.emotions[0]: 1.0}, site=site, layers=layers)  # whose checks are needed here
+    as_rows(model, steering)
+    prompts = render_prompts(model, list(questions["query"]))
+    unit = torch.nn.functional.normalize(vectors.get(site).double(), dim=-1, eps=1e-30)
+    found = np.empty((len(prompts), len(steering.layer_numbers), len(vectors.emotions)))
+    taken: dict[int, torch.Tensor] = {}
+
+    def take(layer: int):
+        def function(x):
+            taken[layer] = x[:, -1].detach().cpu().double() @ unit[:, layer].T
+
+        return function
+
+    reads = [((site, layer), take(layer)) for layer in steering.layer_numbers]
+    for index in plan_batches(model, [len(ids) for ids in prompt_ids(model, prompts)]):
+        with torch.inference_mode(), at_sites(model, reads) as runner:
+            forward(model, runner, encode(model, [prompts[i] for i in index]), keep=1)
+        found[index] = np.stack([taken[layer].numpy() for layer in steering.layer_numbers], axis=1)
+    names = pd.MultiIndex.from_product([questions["query_id"], steering.layer_numbers, vectors.emotions])
+    values = pd.Series(found.ravel(), names.set_names(["query_id", "layer", "emotion"]), name="projection")
+    return questions.drop(columns="emotion", errors="ignore").merge(values.reset_index(), on="query_id")
+
+
+def number_trends(table: pd.DataFrame, measure: str = "p", *, n: int = 10_000, seed: int = 0) -> pd.DataFrame:
+    """Does a measure rise with the number? Rank correlation in each situation, with the numbers permuted.
+
+    >>> number_trends(table[table["option"] == "worried"])                                # doctest: +SKIP
+
+    table: `emolab.choices` of `number_questions`, rows of one option; or `last_projections` with measure "projection".
+
+    Returns:
+        One row a situation, and as far as the table has them frightening, emotion, control, alpha and layer: `rho`
+        (Spearman), p (two-sided, the share of n permutations that reach it), q over all rows (Benjamini-Hochberg) and
+        `k` numbers. Situation "all" is the mean over situations, whose number is its `k`.
+
+    Raises:
+        EmolabError: without these columns.
+    """
+    need_table(table, ("situation", "number", measure), "emolab.choices of number_questions")
+    by = [c for c in ("frightening", "emotion", "control", "alpha", "layer") if c in table]
+    rng, rows, nulls = np.random.default_rng(seed), [], {}
+    for names, own in table.groupby(["situation", *by], sort=False):
+        curve = own.groupby("number")[measure].mean()
+        ranks, places = rankdata(curve), np.arange(len(curve), dtype=float)
+        ranks, places = ranks - ranks.mean(), places - places.mean()
+        size = np.sqrt((ranks @ ranks) * (places @ places)) or np.nan
+        rhos = np.append(ranks @ places, rng.permuted(np.tile(places, (n, 1)), axis=1) @ ranks) / size
+        nulls.setdefault(names[1:], []).append(rhos)
+        rows.append((*names, rhos[0], _reached(rhos), len(curve)))
+    for names, own in nulls.items():
+        rhos = np.mean(own, axis=0)
+        rows.append(("all", *names, rhos[0], _reached(rhos), len(own)))
+    trends = pd.DataFrame(rows, columns=["situation", *by, "rho", "p", "k"])
+    told = about(table)
+    params = {**told["params"], "measure": measure}
+    return noted(
+        trends.assign(q=bh(trends["p"])), told["model"] or {}, n=f"{table['query_id'].nunique()} questions", seed=seed,
+        params=params,
+    )  # fmt: skip
+
+
+def _reached(rhos: np.ndarray) -> float:
+    """The share of correlations as large as the first, either way."""
+    return float((np.abs(rhos) >= abs(rhos[0]) - 1e-12).mean()) if np.isfinite(rhos[0]) else float("nan")
