@@ -38,7 +38,8 @@ def write_stories(
     >>> write_stories(model, ["joy", "grief"], ["train", "garden"]).loc[0, "text"]           # doctest: +SKIP
 
     No story holds its label or a form of it, so that a vector of stories is of more than the word: those that do are
-    written once more, with these words forbidden (`Writing.forbidden`). topics: default four of `load_texts("topics")`.
+    written once more, with the words of all these forbidden (`Writing.forbidden`). topics: default four of
+    `load_texts("topics")`.
     prompt: with "{topic}" and "{label}". out: a folder in which the table is kept and found again. Greedy; raises
     EmolabError for a prompt without either field, and where a story is empty.
     """
@@ -52,18 +53,18 @@ def write_stories(
         asked = [prompt.format(topic=topic, label=label) for topic, label in pairs]
         texts = generate(model, asked, max_new_tokens=max_new_tokens)
         naming = [i for i, (_, label) in enumerate(pairs) if named(texts[i], label)]
-        for label in dict.fromkeys(pairs[i][1] for i in naming):
-            again = [i for i in naming if pairs[i][1] == label]
-            writing = Writing(forbidden=tuple(sorted(emotion_words(label))))
-            written = generate(model, [asked[i] for i in again], max_new_tokens=max_new_tokens, writing=writing)
-            for i, text in zip(again, written, strict=True):
+        words = {word for i in naming for word in emotion_words(pairs[i][1])}
+        if naming:
+            writing = Writing(forbidden=tuple(sorted(words)))
+            again = generate(model, [asked[i] for i in naming], max_new_tokens=max_new_tokens, writing=writing)
+            for i, text in zip(naming, again, strict=True):
                 texts[i] = text
         rows = [(topic, label, text) for (topic, label), text in zip(pairs, texts, strict=True)]
         return pd.DataFrame(rows, columns=["topic", "label", "text"])
 
     if out is None:
         return _checked(write())
-    settings = {**provenance(model), "stories": digest([labels, topics, max_new_tokens, prompt])}
+    settings = {**provenance(model), "stories": digest([*labels, *topics, str(max_new_tokens), prompt])}
     return _checked(kept(user_path(out) / "stories.parquet", settings, write))
 
 
@@ -74,8 +75,8 @@ def _topics(topics: Sequence[str] | None) -> list[str]:
 
 
 def _checked(stories: pd.DataFrame) -> pd.DataFrame:
-    for row in stories.itertuples():
-        if not str(row.text).strip() or named(row.text, row.label):
-            problem = "names it" if str(row.text).strip() else "is empty"
-            raise EmolabError(f"the story about {row.topic!r} and {row.label!r} {problem}; use another prompt or topic")
+    for topic, label, text in stories[["topic", "label", "text"]].astype(str).to_numpy():
+        if not text.strip() or named(text, label):
+            problem = "names it" if text.strip() else "is empty"
+            raise EmolabError(f"the story about {topic!r} and {label!r} {problem}; use another prompt or topic")
     return stories

@@ -96,7 +96,9 @@ def affect_axes(
     human = rated(vectors.emotions, ratings)
     unknown = [name for name in dimensions if name not in human]
     if unknown or not dimensions:
-        raise EmolabError(f"dimensions are {shown(list(dimensions))}; expected some of {', '.join(human)}")
+        raise EmolabError(
+            f"dimensions are {shown(list(dimensions))}; expected some of {', '.join(map(str, human.columns))}"
+        )
     _need_labels(len(human))
     z = human[list(dimensions)].to_numpy()
     z = (z - z.mean(0)) / z.std(0)
@@ -145,10 +147,9 @@ def affect_fit(
     draws = rng.integers(0, len(labels), (_DRAWS, len(labels)))
     rows = []
 
-    def told(
-        layer: int, method: str, predictions: np.ndarray, y: np.ndarray, dimension: str, component: int = 0
-    ) -> None:
+    def told(layer: int, method: str, predictions: np.ndarray, dimension: str, component: int = 0) -> None:
         """predictions [order, label], each for its own order of the ratings."""
+        y = human[dimension].to_numpy()
         r = np.array([_r(p, y[order]) for p, order in zip(predictions, orders, strict=True)])
         drawn = np.array([_r(predictions[0][draw], y[draw]) for draw in draws])
         lo, hi = expanded(drawn[:, None], len(labels))
@@ -161,10 +162,10 @@ def affect_fit(
         )  # fmt: skip
 
     def fitted(layer: int, method: str, pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
-        for dimension in human:
+        for dimension in human.columns:
             y = human[dimension].to_numpy()
             predictions = np.mean([_out_of_fold(train, test, y[orders].T, folds).T for train, test in pairs], 0)
-            told(layer, method, predictions, y, dimension)
+            told(layer, method, predictions, str(dimension))
 
     if embeddings is not None:
         words = _unit(np.asarray(embeddings, float) - np.mean(embeddings, 0))
@@ -180,7 +181,7 @@ def affect_fit(
             r = np.array([[_r(score, y[order]) for score in scores] for order in orders])
             best = np.abs(r).argmax(1)
             signed = scores[best] * np.sign(r[np.arange(len(orders)), best])[:, None]
-            told(layer, "component", signed, y, dimension, component=int(best[0]) + 1)
+            told(layer, "component", signed, str(dimension), component=int(best[0]) + 1)
     return noted(pd.DataFrame(rows), means.meta, n=counted(means.index), seed=seed, params={"site": site})
 
 
@@ -228,7 +229,7 @@ def affect_points(
         score *= np.sign(_r(score, human[dimension].to_numpy()))
 
     def groups(vectors: np.ndarray) -> np.ndarray:
-        return KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(vectors)
+        return KMeans(n_clusters, random_state=seed).fit_predict(vectors)
 
     points = human.reset_index(names="label")
     points[[f"read_{dimension}" for dimension in human]] = reads[0]

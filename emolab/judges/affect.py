@@ -66,7 +66,7 @@ def affect_validity() -> pd.DataFrame:
     the other dimension, so that a measure of valence gets nothing for arousal.
     """
     texts = load_texts("affect")
-    measures = affect_measures(texts["text"])
+    measures = affect_measures(texts["text"].tolist())
     pleasant, excited = texts["label"].str.startswith("pleasant"), texts["label"].str.endswith("excited")
     rows = []
     for contrast, high, other in (("valence", pleasant, excited), ("arousal", excited, pleasant)):

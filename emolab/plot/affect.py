@@ -52,7 +52,7 @@ def circumplex(points: pd.DataFrame, *, title: str | None = None):
         "note": "Each word is placed by the vectors of other words; lines cross at the mean",
     }
     fig = finish(panels, points, source=points, function="circumplex", legend=[], said=said, title=title or told)
-    names_beside(ax, points["read_valence"], points["read_arousal"], points["label"])
+    names_beside(ax, *(points[column].tolist() for column in ("read_valence", "read_arousal", "label")))
     return fig
 
 

@@ -260,8 +260,8 @@ def names_beside(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequen
         texts[i].remove()
         line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2}
         ax.annotate(
-            names.iloc[i] if isinstance(names, pd.Series) else names[i], (np.asarray(x)[i], np.asarray(y)[i]),
-            (centre - points[i]) / pixel, textcoords="offset points", ha="center", va="center", fontsize=size, zorder=4,
+            str(names[i]), (x[i], y[i]), tuple((centre - points[i]) / pixel), textcoords="offset points", ha="center",
+            va="center", fontsize=size, zorder=4,
             arrowprops=line if reach > 0.8 * size * pixel else None,
         ).set_in_layout(False)  # fmt: skip
 
