@@ -90,6 +90,10 @@ WRITE = {
         lambda w: fit_lora(w.model, w.responses, "joy", training=Training(steps=1), out="~/x"),
         "x/lora_joy.safetensors",
     ),
+    "write_stories": (
+        lambda w: emolab.experiments.write_stories(w.model, ["joy"], ["park"], out="~/stories", max_new_tokens=3),
+        "stories/stories.parquet",
+    ),
     "Comparison": (
         lambda w: emolab.compare_methods(
             Comparison(w.model, w.vectors, emolab.Setting(site="attn"), out="~/x"),
@@ -170,6 +174,7 @@ def test_every_function_that_takes_a_path_is_tried_here():
 
 
 @pytest.mark.filterwarnings("ignore:.*left out at equal damage")  # a model that answers with nothing
+@pytest.mark.filterwarnings("ignore:probabilities of judge")  # a judge of these tests
 @pytest.mark.parametrize("name", WRITE)
 def test_written_at_home(world, home, name):
     call, path = WRITE[name]
@@ -177,6 +182,7 @@ def test_written_at_home(world, home, name):
     assert (home / path).exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*has no label for texts without emotion")
 @pytest.mark.parametrize("name", READ)
 def test_read_from_home(world, home, name):
     path, call = READ[name]

@@ -1,8 +1,9 @@
 """What steering along an affect axis does to texts: by dose and direction, beside random directions of equal norm.
 
 >>> axes = emolab.geometry.affect_axes(vectors)                                          # doctest: +SKIP
->>> scored = emolab.score(emolab.sweep(model, emolab.at(axes, setting), queries, alphas=(-1, 0, 1), out="runs/x"))
->>> affect_shifts(scored.join(emolab.judges.affect_measures(scored["text"]).set_index(scored.index)))
+>>> swept = emolab.sweep(model, emolab.at(axes, setting), queries, alphas=(-1, 0, 1))  # doctest: +SKIP
+>>> scored = emolab.score(swept)  # doctest: +SKIP
+>>> affect_shifts(scored.join(emolab.judges.affect_measures(scored["text"]).set_index(scored.index)))  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def circle(n: int = 8, first: str = "valence", second: str = "arousal") -> list[
 def affect_shifts(scored: pd.DataFrame, measures: Sequence[str] = ("valence", "arousal", "adherence")) -> pd.DataFrame:
     """The mean of each measure by axis, control and dose, and its difference to unsteered answers to the same queries.
 
-    >>> shifts = affect_shifts(scored)
-    >>> shifts.query("emotion == 'valence' and measure == 'valence'")[["control", "alpha", "shift", "lo", "hi"]]
+    >>> shifts = affect_shifts(scored)  # doctest: +SKIP
+    >>> shifts.query("emotion == 'valence'")[["control", "alpha", "shift", "lo", "hi"]]  # doctest: +SKIP
 
     scored: a sweep's texts with these columns (`judges.affect_measures`, `emolab.score`). One row for each `emotion`
     (axis or direction), `control`, `alpha` and `measure`: `value`, `unsteered`, `shift`, and `lo`, `hi`, the 95 %

@@ -60,8 +60,8 @@ def choices(
         options: at least two answers to every question, or one list of them for each. An answer is what the reply
             begins with: its end counts for nothing.
         steering: directions, as `emolab.sweep` takes them; None: unsteered alone.
-        alphas, controls: as in `emolab.sweep`, but every question is asked with each of eight random (or shuffled)
-            directions.
+        alphas: doses, as in `emolab.sweep`.
+        controls: as in `emolab.sweep`, but every question is asked with each of eight random (or shuffled) directions.
         by: what `p` compares: "sum", the probability of the whole answer, or "token", its mean per token in nats, for
             answers of different length.
         writing: its `templates` are the wording of the prompts, its seed that of the controls.

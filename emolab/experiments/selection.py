@@ -216,7 +216,10 @@ def select(
         return pd.concat(tables, ignore_index=True)
 
     settings = search.settings(model.n_layers, vectors.sites, len(vectors.emotions))
-    settings = breaking.find(where_measured(vectors, settings))
+    measured = where_measured(vectors, settings)
+    if not measured:
+        raise EmolabError("no setting can be steered with; the vectors are zero at every site that is searched")
+    settings = breaking.find(measured)
     rounds = []
     for k, one in enumerate(search.rounds):
         doses = tried(settings, one.n_queries, one.alphas, f"round-{k + 1}")

@@ -152,7 +152,7 @@ def _expected(model: Model, readings: _Readings, runs: list[PatchRun]) -> list[f
 
     values = [0.0] * len(runs)
     for rows, measures in halving(measured, _bands(model, reading, len(runs), readings.measure.batch_size)):
-        need_finite(model, torch.tensor(measures), "the probabilities", prompt=first.prompt)
+        need_finite(model, np.array(measures), "the probabilities", prompt=first.prompt)
         for i, value in zip(rows, measures, strict=True):
             values[i] = value
     return values

@@ -24,7 +24,8 @@ def need_finite(model: Model, values: Any, what: str, *, prompt: str | None = No
     which on numbers are not finite, or that steering alone makes them so.
     """
     several = values if isinstance(values, list | tuple) else [values]
-    if not all(bool(torch.as_tensor(x).isfinite().all()) for x in several):
+    tensors = [x if isinstance(x, torch.Tensor) else torch.as_tensor(x, device="cpu") for x in several]
+    if not all(bool(x.isfinite().all()) for x in tensors):
         raise not_finite(model, what, prompt=prompt)
 
 

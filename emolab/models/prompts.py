@@ -211,7 +211,7 @@ def text_ids(model: Model, texts: Sequence[str]) -> list[list[int]]:
     """The ids of texts that somebody wrote: a control token that is spelled out there is words.
 
     >>> text_ids(model, ["quiet<|im_end|>"])
-    [[24051, 44, 108, 306, 79, 486, 108, 46]]
+    [[43327, 44, 108, 306, 79, 486, 108, 46]]
     """
     return _ids(model, texts, split=True)
 

@@ -1,9 +1,11 @@
 """Figures of affect: the circumplex of many emotions, how well ratings are read off by layer, what axes do to texts.
 
->>> fig = emolab.plot.circumplex(emolab.geometry.affect_points(means, layer=18))
+>>> fig = emolab.plot.circumplex(emolab.geometry.affect_points(means, layer=18))  # doctest: +SKIP
 """
 
 from __future__ import annotations
+
+import warnings
 
 import pandas as pd
 from matplotlib.colors import Normalize
@@ -26,7 +28,7 @@ _METHODS = {
 def circumplex(points: pd.DataFrame, *, title: str | None = None):
     """Every label where the other labels say that it lies: valence from left to right, arousal from below.
 
-    >>> fig = circumplex(geometry.affect_points(means, layer=18))
+    >>> fig = circumplex(geometry.affect_points(means, layer=18))  # doctest: +SKIP
 
     Places are ratings read off the vectors by a regression that was fitted on other labels, on the scale of the human
     ratings; colours are the human valence. Lines lead from a name to its point where they are apart.
@@ -52,7 +54,8 @@ def circumplex(points: pd.DataFrame, *, title: str | None = None):
         "note": "Each word is placed by the vectors of other words; lines cross at the mean",
     }
     fig = finish(panels, points, source=points, function="circumplex", legend=[], said=said, title=title or told)
-    names_beside(ax, *(points[column].tolist() for column in ("read_valence", "read_arousal", "label")))
+    with warnings.catch_warnings(action="ignore"):  # of letters that no font has, which drawing tells once
+        names_beside(ax, *(points[column].tolist() for column in ("read_valence", "read_arousal", "label")))
     return fig
 
 
@@ -60,7 +63,7 @@ def circumplex(points: pd.DataFrame, *, title: str | None = None):
 def affect_curve(table: pd.DataFrame, *, title: str | None = None):
     """How well ratings are read off vectors, layer by layer, one panel per rating, with permuted ratings beside.
 
-    >>> fig = affect_curve(geometry.affect_fit(means, geometry.word_embeddings(model, labels)))
+    >>> fig = affect_curve(geometry.affect_fit(means, geometry.word_embeddings(model, labels)))  # doctest: +SKIP
 
     The band is the 95 % interval over labels. Dashed, in the colour of the method: the 95th percentile with permuted
     ratings. Dotted: what the input embeddings of the words give, before any layer.
@@ -99,7 +102,7 @@ def affect_curve(table: pd.DataFrame, *, title: str | None = None):
 def affect_shift(shifts: pd.DataFrame, *, title: str | None = None):
     """What steering along each axis changes in the texts, by dose: valence, arousal and the topic kept.
 
-    >>> fig = affect_shift(experiments.affect_shifts(scored))
+    >>> fig = affect_shift(experiments.affect_shifts(scored))  # doctest: +SKIP
 
     One panel per axis and measure; bars are 95 % intervals over queries, grey are random directions of equal norm.
     """

@@ -11,7 +11,7 @@ from emolab.say.sentences import Sentences, listed, measured, number, where_larg
 def circumplex(points: pd.DataFrame) -> Sentences:
     """How far words lie where people put them, from `emolab.geometry.affect_points`.
 
-    >>> emolab.say.circumplex(emolab.geometry.affect_points(means, layer=18))
+    >>> emolab.say.circumplex(emolab.geometry.affect_points(means, layer=18))  # doctest: +SKIP
     """
     r, null, clusters = points.attrs["r"], points.attrs["null_hi"], points.attrs["clusters"]
     parts = [f"{name} r = {number(value)} (ratings permuted: up to {number(null[name])})" for name, value in r.items()]
@@ -28,7 +28,7 @@ def circumplex(points: pd.DataFrame) -> Sentences:
 def affect_curve(table: pd.DataFrame) -> Sentences:
     """From which layer on ratings can be read, and what the words alone give, from `emolab.geometry.affect_fit`.
 
-    >>> emolab.say.affect_curve(emolab.geometry.affect_fit(means, embeddings))
+    >>> emolab.say.affect_curve(emolab.geometry.affect_fit(means, embeddings))  # doctest: +SKIP
     """
     said = []
     for dimension, rows in table.groupby("dimension", sort=False):
@@ -57,7 +57,7 @@ def affect_curve(table: pd.DataFrame) -> Sentences:
 def affect_shift(shifts: pd.DataFrame) -> Sentences:
     """What steering along each axis moved in the texts, against random directions, from `experiments.affect_shifts`.
 
-    >>> emolab.say.affect_shift(emolab.experiments.affect_shifts(scored))
+    >>> emolab.say.affect_shift(emolab.experiments.affect_shifts(scored))  # doctest: +SKIP
     """
     said = []
     for axis in dict.fromkeys(shifts["emotion"]):

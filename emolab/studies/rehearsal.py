@@ -81,8 +81,9 @@ def _responses(prompts: dict[str, list[str]], queries: list[str]) -> pd.DataFram
 
 def _test_heads(model: Model, vectors: EmotionVectors, responses: pd.DataFrame) -> None:
     head = (site_layers(model, "head")[-1], 0)
-    words = {emotion: [emotion] for emotion in vectors.emotions}
+    few = vectors.select(list(vectors.emotions[:2]))
+    words = {emotion: [word] for emotion, word in zip(few.emotions, ("sun", "rain"), strict=False)}
     try:
-        head_effects(model, vectors, responses, test=HeadTest("patch", words=words, n_queries=1), heads=[head])
+        head_effects(model, few, responses, test=HeadTest("patch", words=words, n_queries=1), heads=[head])
     except EmolabError as error:
         warnings.warn(f"heads may not be put to causal tests: {error}", stacklevel=4)

@@ -221,7 +221,7 @@ def test_summary_holds_what_it_promises(studied, talker):
     assert tuple(summary["wording"]["following"]) == EMOTIONS
     stages = ["wording", "responses", "vectors", "selection", "sweep", "scores", "claims", "baselines", "analysis"]
     stages.append("figures")
-    assert list(summary["timings"]) == ["load", "pace", *stages] and min(summary["timings"].values()) >= 0
+    assert list(summary["timings"]) == ["load", "rehearsal", "pace", *stages] and min(summary["timings"].values()) >= 0
     assert list(summary["expected"]) == stages and min(summary["expected"].values()) >= 0
     assert set(summary["claims"]) == {"monotone", "preservation", "linear", "additive"}
     for claim in summary["claims"].values():
@@ -501,7 +501,7 @@ def test_a_setting_that_moves_nothing_is_left_out(talker, light, tmp_path):
     assert setting.site == "resid" and len(marked.meta["breaking"]) == 1
     assert written(talker, *given)[1:] == (0, []), "found once and for all"
     vectors.data["resid"][:] = 0
-    with pytest.raises(EmolabError, match="no setting can be steered with; no alpha breaks text for fear"):
+    with pytest.raises(EmolabError, match="no setting can be steered with; the vectors are zero"):
         written(talker, tmp_path / "other", *given[1:])
 
 
