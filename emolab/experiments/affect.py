@@ -3,7 +3,8 @@
 >>> axes = emolab.geometry.affect_axes(vectors)                                          # doctest: +SKIP
 >>> swept = emolab.sweep(model, emolab.at(axes, setting), queries, alphas=(-1, 0, 1))  # doctest: +SKIP
 >>> scored = emolab.score(swept)  # doctest: +SKIP
->>> affect_shifts(scored.join(emolab.judges.affect_measures(scored["text"]).set_index(scored.index)))  # doctest: +SKIP
+>>> measured = emolab.judges.affect_measures(scored["text"]).set_index(scored.index)            # doctest: +SKIP
+>>> affect_shifts(scored.assign(**measured))                                                    # doctest: +SKIP
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ _RIDGE = 0.3  # of the mean squared norm; chosen on the rated words (folds), not
 def affect_measures(texts: Sequence[str]) -> pd.DataFrame:
     """One row per text: `valence` and `arousal` from 1 to 9, and measures that need no model.
 
-    >>> scored = scored.join(affect_measures(scored["text"]).set_index(scored.index))
+    >>> scored = scored.assign(**affect_measures(scored["text"]).set_index(scored.index))
 
     `valence` and `arousal` are read off the sentence embedding (`judges.embed`) by a ridge regression fitted to human
     ratings of 103 emotion words in short sentences (`load_ratings`); NaN where the embedder cannot read a text.

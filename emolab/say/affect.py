@@ -37,8 +37,9 @@ def affect_curve(table: pd.DataFrame) -> Sentences:
         layer = where_largest(ridge["r"])
         best = ridge.loc[layer]
         told = f"{str(dimension).capitalize()} is read best at layer {layer}: "
-        told += f"r = {number(best['r'], best['lo'], best['hi'])}"
-        told += f", permuted ratings {number(best['null_hi'])} at most"
+        told += f"r = {number(best['r'], best['lo'], best['hi'])}, permuted ratings {number(best['null_hi'])} at most"
+        if layer != ridge.index.min():
+            told += f" (layer {ridge.index.min()}: {number(ridge['r'].iloc[0])})"
         if "ridge, other frames" in by_method:
             told += f", from other frames {number(by_method['ridge, other frames'].loc[layer, 'r'])}"
         if "component" in by_method:
