@@ -39,9 +39,9 @@ def affect_curve(table: pd.DataFrame) -> Sentences:
         told = f"{str(dimension).capitalize()} is read best at layer {layer}: "
         told += f"r = {number(best['r'], best['lo'], best['hi'])}, permuted ratings {number(best['null_hi'])} at most"
         if layer != ridge.index.min():
-            told += f" (layer {ridge.index.min()}: {number(ridge['r'].iloc[0])})"
+            told += f"; at layer {ridge.index.min()} r = {number(ridge['r'].iloc[0])}"
         if "ridge, other frames" in by_method:
-            told += f", from other frames {number(by_method['ridge, other frames'].loc[layer, 'r'])}"
+            told += f"; from other frames {number(by_method['ridge, other frames'].loc[layer, 'r'])}"
         if "component" in by_method:
             own = by_method["component"].loc[layer]
             told += f"; component {int(own['component'])} alone gives {number(own['r'])}"

@@ -166,7 +166,7 @@ def test_affect_is_told_with_its_nulls():
     assert "valence r = 0.90 (ratings permuted: up to 0.20)" in said
     assert "Of arousal no more is read than by chance." in said and said.endswith("Rand index 0.40 (0 by chance).")
     curve = say.affect_curve(made.affect_fit())
-    assert "r = 0.80 [0.70, 0.90], permuted ratings 0.25 at most, from other frames 0.80" in curve.verdict
+    assert "r = 0.80 [0.70, 0.90], permuted ratings 0.25 at most; from other frames 0.80" in curve.verdict
     assert curve.verdict.endswith("the word's input embedding gives 0.50, which is less.")
     near = made.affect_fit()
     near.loc[near["method"] == "word embedding", "r"] = 0.75
