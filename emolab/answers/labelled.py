@@ -8,10 +8,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import io
-import json
 import re
 import unicodedata
 import warnings
@@ -22,15 +18,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from emolab.base.errors import EmolabError, FileError, is_text, need_texts, shown
+from emolab.answers.text_files import IDS, LINES, fold, read_file
+from emolab.base.errors import EmolabError, is_text, need_texts, shown
 from emolab.base.labels import EMOTIONS, need_labels
 from emolab.base.storage import user_path
 from emolab.vectors.token_rule import whole_starts
 
 COLUMNS = ("label", "text", "topic", "start")
-_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-_LINES = re.compile(r"\r\n|\r|\n")  # what ends a line of a file; str.splitlines knows more, which stand in texts
-_JSON, _PARQUET = (".json", ".jsonl", ".ndjson"), (".parquet", ".pq")
 # The labels of GoEmotions (Demszky et al. 2020, arXiv 2005.00547) by their ids; its columns that are no label.
 GOEMOTIONS = (
     "admiration amusement anger annoyance approval caring confusion curiosity desire disappointment disapproval "
@@ -39,7 +33,6 @@ GOEMOTIONS = (
 ).split()
 _ABOUT = "id author subreddit link_id parent_id created_utc rater_id example_very_unclear".split()
 _YES, _NO = {"1", "1.0", "true"}, {"0", "0.0", "false"}
-_IDS = re.compile(r"\[?\s*\d+(?:[\s,]+\d+)*\s*\]?|\[\s*\]")  # "27", "2,14", "[2 14]", "[]"
 _WHOLE = re.compile(r"(-?\d+)(?:\.0+)?")
 
 
@@ -55,10 +48,8 @@ def labelled(texts: Mapping[str, Sequence[str]] | Sequence[Mapping] | pd.DataFra
     that look alike but for case, rows that a lost quotation mark has merged, a header in the midst, and a `start` that
     is no number within its text.
     """
-    given: Any = texts
-    if isinstance(given, str | Path):
-        table = _read(user_path(given))
-    elif isinstance(given, pd.DataFrame):
+    given: Any = read_file(user_path(texts)) if isinstance(texts, str | Path) else texts
+    if isinstance(given, pd.DataFrame):
         table = given.copy()
     else:  # tables of pyarrow, polars and datasets become one of pandas
         table = given.to_pandas() if hasattr(given, "to_pandas") else _of_values(given)
@@ -91,135 +82,11 @@ def _of_values(texts: Any) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["label", "text"], dtype=object)
 
 
-def _read(path: Path) -> pd.DataFrame:
-    """The rows of a file; of one with separators as strings, each with as many fields as there are columns."""
-    if path.suffix.lower() in _PARQUET:
-        try:
-            return pd.read_parquet(path)
-        except Exception as error:  # pyarrow raises many kinds
-            raise FileError(f"{path} is missing, damaged or no parquet file ({shown(str(error))})") from error
-    content = _content(path)
-    if path.suffix.lower() in _JSON:
-        return _of_values(_json(content, path))
-    content = content.lstrip("\r\n")
-    told = re.match(r"sep=(.)(?:\r\n|\r|\n)", content)  # as Excel writes it
-    content = content[told.end() :] if told else content
-    top = _LINES.split(content, maxsplit=1)[0]
-    widths: dict[str, int] = {}
-    for separator in told[1] if told else _SEPARATORS:
-        with contextlib.suppress(csv.Error):  # a field of more than 128 kB
-            header = [_fold(name) for name in next(csv.reader([top], delimiter=separator), [])]
-            if "text" in header:
-                widths[separator] = len(header)
-    if not widths:
-        return _goemotions(content, path, top)
-    separator = max(widths, key=lambda separator: widths[separator])
-    if separator != "\t":
-        return _records(content, path, separator)
-    # Tabs are often written without any quoting: so they are where quotation marks span lines, or fit no row.
-    try:
-        table = _records(content, path, separator)
-    except FileError:
-        return _records(content, path, separator, quoted=False)
-    if table.map(_LINES.search).any(axis=None):
-        with contextlib.suppress(FileError):
-            return _records(content, path, separator, quoted=False)
-    return table
-
-
-def _content(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise FileError(
-            f"cannot read {path} ({error.strerror}); expected a table with columns label and text"
-        ) from error
-    wide = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
-    try:
-        content = raw.decode("utf-16" if wide else "utf-8-sig")
-    except ValueError as error:
-        line = raw[: getattr(error, "start", 0)].count(b"\n") + 1
-        raise FileError(
-            f"line {line} of {path} is not in {'UTF-16' if wide else 'UTF-8'} ({error}); save it in UTF-8, or "
-            "give pandas.read_csv(path, encoding='latin-1') where that is what it is in"
-        ) from error
-    if "\0" in content:
-        line = content[: content.index("\0")].count("\n") + 1
-        raise FileError(f"line {line} of {path} holds a NUL byte: it is damaged, or no text in UTF-8; save it anew")
-    return content
-
-
-def _json(content: str, path: Path) -> Any:
-    """{label: [text]} or a list of records, of a file of either, of columns as pandas writes it, or a record a line."""
-    lines = [(number, line) for number, line in enumerate(_LINES.split(content), start=1) if line.strip()]
-    by_line = path.suffix.lower() != ".json" or (len(lines) > 1 and re.fullmatch(r"\s*\{.*\}\s*", lines[0][1]))
-    values = []
-    for number, part in lines if by_line else [(1, content)]:
-        try:
-            values.append(json.loads(part, object_pairs_hook=_each_once))
-        except (ValueError, RecursionError) as error:
-            raise FileError(
-                f"cannot read {path} as JSON (from line {number} on: {error}); expected {{label: [text, ...]}}, or "
-                "records with label and text, in a list or one a line"
-            ) from error
-    value = values if by_line else values[0]
-    if isinstance(value, dict) and "text" in map(_fold, value):
-        try:
-            return pd.DataFrame(value, dtype=object).to_dict("records")
-        except ValueError as error:
-            raise FileError(f"the columns in {path} do not fit each other ({error}); get the file again") from error
-    return value
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):  # the last of them would win, and the others be lost
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{max(names, key=names.count)!r} stands there twice in one object")
-    return found
-
-
-def _records(content: str, path: Path, separator: str, *, quoted: bool = True) -> pd.DataFrame:
-    reader = csv.reader(
-        io.StringIO(content, newline=""),
-        delimiter=separator,
-        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-        skipinitialspace=separator + " " in _LINES.split(content, maxsplit=1)[0],
-        strict=True,
-    )
-    advice = (
-        f"quote texts that hold {_SEPARATORS.get(separator, separator)} or line breaks, and close each quotation mark"
-    )
-    rows: list[list[str]] = []
-    line = 1  # on which the row begins
-    try:
-        for row in reader:
-            if rows and len(row) not in (0, len(rows[0])):
-                raise FileError(f"line {line} of {path} has {len(row)} fields, its header {len(rows[0])}; {advice}")
-            if row:
-                rows.append(row)
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise FileError(f"cannot read {path} as CSV (in the row of line {line}: {error}); {advice}") from error
-    return pd.DataFrame(rows[1:], columns=rows[0], dtype=object)
-
-
-def _goemotions(content: str, path: Path, top: str) -> pd.DataFrame:
-    """Text, ids of labels and id of the comment, in lines without a header."""
-    rows = [line.split("\t") for line in _LINES.split(content) if line]
-    if not rows or any(len(row) != 3 or not _IDS.fullmatch(row[1]) for row in rows):
-        raise FileError(
-            f"cannot read {path} as CSV (its first line is {shown(top)}, without a column 'text'); expected a first "
-            "line that names the columns label and text, or GoEmotions as published"
-        )
-    return pd.DataFrame(rows, columns=["text", "labels", "id"])
-
-
 def _named(table: pd.DataFrame) -> pd.DataFrame:
     """The table with its own columns under their names, found whatever their case; a column label in any case."""
-    if {_fold(name) for name in table.index.names} & {*COLUMNS}:
+    if {fold(name) for name in table.index.names} & {*COLUMNS}:
         table = table.reset_index()
-    folded = [_fold(name) for name in table.columns]
+    folded = [fold(name) for name in table.columns]
     given = ["label" if name == "labels" and "label" not in folded else name for name in folded]
     twice = [name for name in COLUMNS if given.count(name) > 1]
     if twice:
@@ -231,7 +98,7 @@ def _named(table: pd.DataFrame) -> pd.DataFrame:
     if "label" not in table:
         return _of_columns(table)
     lists = [isinstance(x, list | tuple) or hasattr(x, "tolist") for x in table["label"]]
-    if any(lists) or (ids and all(_IDS.fullmatch(str(x)) for x in table["label"])):
+    if any(lists) or (ids and all(IDS.fullmatch(str(x)) for x in table["label"])):
         table["label"] = pd.Series([_listed(x, ids) for x in table["label"]], index=table.index, dtype=object)
     return table
 
@@ -239,7 +106,7 @@ def _named(table: pd.DataFrame) -> pd.DataFrame:
 def _listed(value: Any, goemotions: bool) -> list[str]:
     """The labels of one text, given as a list of them or as "2,14"."""
     value = value.tolist() if hasattr(value, "tolist") else value
-    if isinstance(value, str) and _IDS.fullmatch(value):
+    if isinstance(value, str) and IDS.fullmatch(value):
         value = re.findall(r"\d+", value)
     labels = [str(x) for x in (value if isinstance(value, list | tuple) else [value])]
     if goemotions and all(map(str.isdecimal, labels)):
@@ -255,12 +122,12 @@ def _of_columns(table: pd.DataFrame) -> pd.DataFrame:
     carried: list[tuple[str, np.ndarray]] = []  # a label, and which texts carry it
     known = {*EMOTIONS, *GOEMOTIONS}
     for number, name in enumerate(table.columns):
-        if name in (*COLUMNS, *_ABOUT) or re.fullmatch(r"(unnamed: \d+)?", _fold(name)):
+        if name in (*COLUMNS, *_ABOUT) or re.fullmatch(r"(unnamed: \d+)?", fold(name)):
             continue
         values = table.iloc[:, number]
         told = values.map(lambda x: str(x).lower(), na_action="ignore")
         odd = ~told.isin(_YES | _NO).to_numpy()
-        if values.notna().any() and not odd[values.notna()].any() or _fold(name) in known:
+        if values.notna().any() and not odd[values.notna()].any() or fold(name) in known:
             if odd.any():
                 row = odd.argmax()
                 what = "no value" if pd.isna(values.iloc[row]) else shown(values.iloc[row])
@@ -310,8 +177,8 @@ def _check(table: pd.DataFrame) -> None:
             )
         if "\0" in text:
             raise EmolabError(f"the text of row {row} ({label}) holds a NUL character: {shown(text)}; take it out")
-        if (_fold(label), _fold(text)) == ("label", "text") or label.startswith("# "):
-            what = "a header" if _fold(text) == "text" else "a comment"
+        if (fold(label), fold(text)) == ("label", "text") or label.startswith("# "):
+            what = "a header" if fold(text) == "text" else "a comment"
             raise EmolabError(f"row {row} reads {shown(label)}, {shown(text)}, which looks like {what}; take it out")
     if not labels:
         raise EmolabError(
@@ -323,7 +190,7 @@ def _check(table: pd.DataFrame) -> None:
     ends += r"(?=\S| [^\W_a-z])"  # "joy, and peace" is prose
     merged = re.compile(rf"^{name}{ends}|(?<=[,;\t|]){name}(?:{ends}|$)", re.MULTILINE)
     for row, (label, text) in enumerate(zip(labels, table["text"], strict=True)):
-        seam = merged.search(text) if _LINES.search(text) else None
+        seam = merged.search(text) if LINES.search(text) else None
         if seam:
             raise EmolabError(
                 f"the text of row {row} ({label}) holds a line with {shown(seam[0])}, as if a lost quotation mark had "
@@ -341,7 +208,7 @@ def _warn_of_doubles(table: pd.DataFrame, *, repeated: bool) -> None:
     first: dict[tuple, int] = {}
     label_of: dict[str, int] = {}
     again, torn = [], []
-    labels, texts = table["label"].tolist(), table["text"].map(_fold)
+    labels, texts = table["label"].tolist(), table["text"].map(fold)
     topics = table["topic"] if "topic" in table else [""] * len(table)
     for row, (label, text, topic) in enumerate(zip(labels, texts, topics, strict=True)):
         if not text:  # has no token, and is told of where texts are read
@@ -362,10 +229,6 @@ def _warn_of_doubles(table: pd.DataFrame, *, repeated: bool) -> None:
                 f"the labels {shorter!r} and {longer!r} differ by one letter; write them alike if they are one",
                 stacklevel=4,
             )
-
-
-def _fold(name: Any) -> str:
-    return " ".join(str(name).split()).casefold()
 
 
 def _lacks(table: pd.DataFrame, column: str) -> str:
