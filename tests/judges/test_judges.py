@@ -13,7 +13,7 @@ import pytest
 import emolab
 from emolab.base.errors import EmolabError
 from emolab.base.labels import EMOTIONS, NEUTRAL
-from emolab.judges import judges
+from emolab.judges import embedding, judges
 from emolab.judges.judges import BlindJudge, EmbeddingJudge, FunctionJudge, LexiconJudge, ask, top_labels
 from emolab.judges.scoring import adherence
 from emolab.judges.windows import cut
@@ -57,11 +57,11 @@ TEXTS = [text for group in SENTENCES.values() for text in group]
 @pytest.fixture
 def fresh_embedder():
     """An empty cache before and after, so that a manipulated encoder reaches no other test."""
-    judges._embedder.cache_clear()
-    judges._embedded.cache_clear()
+    embedding._embedder.cache_clear()
+    embedding._embedded.cache_clear()
     yield
-    judges._embedder.cache_clear()
-    judges._embedded.cache_clear()
+    embedding._embedder.cache_clear()
+    embedding._embedded.cache_clear()
 
 
 # Embedding judge
@@ -115,13 +115,13 @@ def test_embeddings_are_unit_and_deterministic():
     first = judges.embed(TEXTS)
     np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, atol=1e-5)
     np.testing.assert_array_equal(first, judges.embed(TEXTS))
-    assert judges.embed([]).shape == (0, first.shape[1]) and judges._embedder().max_seq_length == 128
+    assert judges.embed([]).shape == (0, first.shape[1]) and embedding._embedder().max_seq_length == 128
 
 
 @needs_embedder
 def test_texts_are_embedded_once_for_the_judge_and_for_adherence(monkeypatch):
-    seen, encode = [], type(judges._embedder()).encode
-    monkeypatch.setattr(type(judges._embedder()), "encode", lambda me, t, **k: seen.extend(t) or encode(me, t, **k))
+    seen, encode = [], type(embedding._embedder()).encode
+    monkeypatch.setattr(type(embedding._embedder()), "encode", lambda me, t, **k: seen.extend(t) or encode(me, t, **k))
     emolab.score(pd.DataFrame({"text": ["So happy today.", "So sad today."], "query": ["Are you?", "How so?"]}))
     assert seen.count("So happy today.") == seen.count("So sad today.") == 1
 
@@ -138,7 +138,7 @@ def test_own_prototypes_and_temperature():
 
 @needs_embedder
 def test_weights_of_another_hash_are_refused(monkeypatch, fresh_embedder):
-    monkeypatch.setattr(judges, "EMBEDDER_SHA256", "0" * 64)
+    monkeypatch.setattr(embedding, "EMBEDDER_SHA256", "0" * 64)
     with pytest.raises(EmolabError, match="sha256 53aa5117.*expected 0000"):
         EmbeddingJudge()(["Hello."])
 
@@ -217,7 +217,7 @@ def test_what_the_embedding_judge_cannot_read_is_not_a_number():
 def test_long_texts_are_embedded_in_windows():
     angry, plain = "I am furious and outraged. ", "The library opens at nine and has three floors. "
     text = plain * 14 + angry * 14  # 14 * 10 + 14 * 6 tokens: two windows of 112
-    pieces, text_of, n_tokens = cut(judges._embedder().tokenizer, ["short", text], 126)
+    pieces, text_of, n_tokens = cut(embedding._embedder().tokenizer, ["short", text], 126)
     assert pieces[0] == "short" and "".join(pieces[1:]) == text and n_tokens == [1, 112, 112]
     mean = np.average(judges.embed(pieces[1:]), axis=0, weights=n_tokens[1:])
     found = judges.embed(["short", text])
@@ -230,14 +230,14 @@ def test_long_texts_are_embedded_in_windows():
 @needs_embedder
 def test_texts_that_fit_one_window_are_embedded_as_they_were():
     texts = ["word " * 126, *TEXTS, "...", ""]
-    plainly = judges._embedder().encode(texts, normalize_embeddings=True, batch_size=16, show_progress_bar=False)
+    plainly = embedding._embedder().encode(texts, normalize_embeddings=True, batch_size=16, show_progress_bar=False)
     np.testing.assert_array_equal(judges.embed(texts), plainly)
 
 
 @needs_embedder
 @pytest.mark.parametrize("text", ["x" * 90 + " ", "我", "so! ", "naïve-café’s\n", "😀"])
 def test_pieces_are_the_text_and_fit(text):
-    tokenizer = judges._embedder().tokenizer
+    tokenizer = embedding._embedder().tokenizer
     pieces, text_of, n_tokens = cut(tokenizer, [text * 400, "end"], 126)
     assert "".join(pieces[:-1]) == text * 400 and pieces[-1] == "end" and text_of[-1] == 1
     lengths = [len(tokenizer(piece, add_special_tokens=False).input_ids) for piece in pieces]
