@@ -140,6 +140,17 @@ def bh(p: Any) -> np.ndarray:
     return p
 
 
+def ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> Any:
+    """scikit-learn's ridge regression, fitted; penalty in mean squared norms of x, so that its scale does not count.
+
+    >>> ridge(np.array([[1.0], [2.0], [3.0]]), np.array([2.0, 4.0, 6.0]), 1e-9).predict([[4.0]]).round(6)
+    array([8.])
+    """
+    from sklearn.linear_model import Ridge
+
+    return Ridge(penalty * np.square(x - x.mean(0)).sum() / len(x)).fit(x, y)
+
+
 def harmonic(*parts: Any) -> np.ndarray:
     """Harmonic mean of scores 0..1, element by element: 0 where any part is 0, NaN where any is NaN (AxBench's rule).
 

@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from emolab.answers.texts import load_ratings
 from emolab.base.errors import EmolabError, need_vectors, shown
-from emolab.base.stats import expanded
+from emolab.base.stats import expanded, ridge
 from emolab.base.tables import noted, some_layers
 from emolab.geometry.resampling import contrasts, counted, query_groups, site_values
 from emolab.models.model import Model
@@ -134,52 +134,46 @@ def affect_fit(
     percentile under permuted ratings (of a component: of the best of three, too), and `p`. Raises EmolabError for
     labels without a rating, fewer than twelve labels, and fewer than two frames.
     """
-    labels, weights = contrasts(means.index)
-    human = rated(labels, ratings)
-    _need_labels(len(human))
-    rng = np.random.default_rng(seed)
-    folds = np.array_split(rng.permutation(len(labels)), _FOLDS)
-    orders = np.stack([np.arange(len(labels)), *(rng.permutation(len(labels)) for _ in range(n_permutations))])
+    human, weights, folds, rng = _labels(means, ratings, seed)
+    orders = _orders(len(human), n_permutations, rng)
     halves = _halves(means.index, weights, rng)
     values = site_values(means, site)
-    draws = rng.integers(0, len(labels), (_DRAWS, len(labels)))
+    draws = rng.integers(0, len(human), (_DRAWS, len(human)))
+    ordered = human.to_numpy()[orders]  # [order, label, dimension]: the first is the true one
     rows = []
 
-    def told(layer: int, method: str, predictions: np.ndarray, dimension: str, component: int = 0) -> None:
+    def told(layer: int, method: str, dimension: int, predictions: np.ndarray, component: int = 0) -> None:
         """predictions [order, label], each for its own order of the ratings."""
-        y = human[dimension].to_numpy()
-        r = np.array([_r(p, y[order]) for p, order in zip(predictions, orders, strict=True)])
-        drawn = np.array([_r(predictions[0][draw], y[draw]) for draw in draws])
-        lo, hi = expanded(drawn[:, None], len(labels))
+        r = _r(predictions, ordered[..., dimension])
+        drawn = _r(predictions[0][draws], ordered[0, :, dimension][draws])
+        lo, hi = expanded(drawn[:, None], len(human))
         rows.append(
             {
-                "layer": layer, "dimension": dimension, "method": method, "r": r[0], "lo": float(lo[0]),
-                "hi": float(hi[0]), "null": r[1:].mean(), "null_hi": np.quantile(r[1:], 0.95),
+                "layer": layer, "dimension": str(human.columns[dimension]), "method": method, "r": r[0],
+                "lo": float(lo[0]), "hi": float(hi[0]), "null": r[1:].mean(), "null_hi": np.quantile(r[1:], 0.95),
                 "p": (1 + (r[1:] >= r[0]).sum()) / len(r), "component": component,
             }
         )  # fmt: skip
 
-    def fitted(layer: int, method: str, pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
-        for dimension in human.columns:
-            y = human[dimension].to_numpy()
-            predictions = np.mean([_out_of_fold(train, test, y[orders].T, folds).T for train, test in pairs], 0)
-            told(layer, method, predictions, str(dimension))
+    def fitted(layer: int, method: str, *pairs: tuple[np.ndarray, np.ndarray]) -> None:
+        predictions = np.mean([_out_of_fold(train, test, ordered, folds) for train, test in pairs], axis=0)
+        for dimension in range(human.shape[1]):
+            told(layer, method, dimension, predictions[..., dimension])
 
     if embeddings is not None:
         words = _unit(np.asarray(embeddings, float) - np.mean(embeddings, 0))
-        fitted(-1, "word embedding", [(words, words)])
+        fitted(-1, "word embedding", (words, words))
     for layer in range(values.shape[1]):
         x = values[:, layer].astype(np.float64)
         whole, first, second = (_unit(w @ x) for w in (weights, *halves))
-        fitted(layer, "ridge", [(whole, whole)])
-        fitted(layer, "ridge, other frames", [(first, second), (second, first)])
+        fitted(layer, "ridge", (whole, whole))
+        fitted(layer, "ridge, other frames", (first, second), (second, first))
         scores = _components(whole)
-        for dimension in human:
-            y = human[dimension].to_numpy()
-            r = np.array([[_r(score, y[order]) for score in scores] for order in orders])
+        for dimension in range(human.shape[1]):
+            r = _r(scores, ordered[:, None, :, dimension])  # [order, component]
             best = np.abs(r).argmax(1)
             signed = scores[best] * np.sign(r[np.arange(len(orders)), best])[:, None]
-            told(layer, "component", signed, str(dimension), component=int(best[0]) + 1)
+            told(layer, "component", dimension, signed, component=int(best[0]) + 1)
     return noted(pd.DataFrame(rows), means.meta, n=counted(means.index), seed=seed, params={"site": site})
 
 
@@ -206,22 +200,14 @@ def affect_points(
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score
 
-    labels, weights = contrasts(means.index)
-    human = rated(labels, ratings)
-    _need_labels(len(human))
-    rng = np.random.default_rng(seed)
-    folds = np.array_split(rng.permutation(len(labels)), _FOLDS)
+    human, weights, folds, rng = _labels(means, ratings, seed)
     values = site_values(means, site)
     (layer,) = some_layers(values.shape[1], layer)
     x = values[:, layer].astype(np.float64)
     whole, first, second = (_unit(w @ x) for w in (weights, *_halves(means.index, weights, rng)))
-    orders = [np.arange(len(labels)), *(rng.permutation(len(labels)) for _ in range(_PERMUTATIONS))]
-    reads, correlations = [], []
-    for order in orders:
-        y = human.to_numpy()[order]
-        reads.append(_out_of_fold(whole, whole, y, folds))
-        correlations.append([_r(a, b) for a, b in zip(reads[-1].T, y.T, strict=True)])
-    r = np.array(correlations)
+    ordered = human.to_numpy()[_orders(len(human), _PERMUTATIONS, rng)]
+    read = _out_of_fold(whole, whole, ordered, folds)
+    r = _r(read.swapaxes(1, 2), ordered.swapaxes(1, 2))  # [order, dimension]
     scores = _components(whole)[:2]
     for score, dimension in zip(scores, human, strict=False):
         score *= np.sign(_r(score, human[dimension].to_numpy()))
@@ -230,7 +216,7 @@ def affect_points(
         return KMeans(n_clusters, random_state=seed).fit_predict(vectors)
 
     points = human.reset_index(names="label")
-    points[[f"read_{dimension}" for dimension in human]] = reads[0]
+    points[[f"read_{dimension}" for dimension in human]] = read[0]
     points["component_1"], points["component_2"] = scores
     points["cluster"] = groups(whole)
     points = noted(points, means.meta, n=counted(means.index), seed=seed, params={"site": site, "layer": layer})
@@ -238,6 +224,22 @@ def affect_points(
     points.attrs["null_hi"] = dict(zip(human, np.quantile(r[1:], 0.95, axis=0).tolist(), strict=True))
     points.attrs["clusters"] = {"n": n_clusters, "rand": float(adjusted_rand_score(groups(first), groups(second)))}
     return points
+
+
+def _labels(
+    means: ResponseMeans, ratings: pd.DataFrame | None, seed: int
+) -> tuple[pd.DataFrame, np.ndarray, list[np.ndarray], np.random.Generator]:
+    """The labels' ratings, the weight of each response in their vectors, folds of the labels, and what drew these."""
+    labels, weights = contrasts(means.index)
+    human = rated(labels, ratings)
+    _need_labels(len(human))
+    rng = np.random.default_rng(seed)
+    return human, weights, np.array_split(rng.permutation(len(human)), _FOLDS), rng
+
+
+def _orders(n: int, n_permutations: int, rng: np.random.Generator) -> np.ndarray:
+    """The true order of n labels, and permuted ones."""
+    return np.stack([np.arange(n), *(rng.permutation(n) for _ in range(n_permutations))])
 
 
 def _need_labels(n: int) -> None:
@@ -268,22 +270,21 @@ def _components(vectors: Float[np.ndarray, "label d"]) -> Float[np.ndarray, "com
 def _out_of_fold(
     train: Float[np.ndarray, "label d"],
     test: Float[np.ndarray, "label d"],
-    y: Float[np.ndarray, "label k"],
-    folds: list,
-) -> Float[np.ndarray, "label k"]:
-    """Predictions of y for the labels of each fold, by a ridge regression on the labels of the others."""
-    predictions = np.empty_like(y, dtype=float)
+    ordered: Float[np.ndarray, "order label dimension"],
+    folds: list[np.ndarray],
+) -> Float[np.ndarray, "order label dimension"]:
+    """Ratings predicted for the labels of each fold, by a ridge regression on the labels of the others."""
+    predictions = np.empty_like(ordered)
     for fold in folds:
-        others = np.setdiff1d(np.arange(len(y)), fold)
-        mean, y_mean = train[others].mean(0), y[others].mean(0)
-        a, b = train[others] - mean, test[fold] - mean
-        gram = a @ a.T
-        penalty = _RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
-        predictions[fold] = b @ a.T @ np.linalg.solve(gram + penalty, y[others] - y_mean) + y_mean
+        others = np.setdiff1d(np.arange(len(train)), fold)
+        y = ordered[:, others].swapaxes(0, 1).reshape(len(others), -1)
+        read = ridge(train[others], y, _RIDGE).predict(test[fold])
+        predictions[:, fold] = read.reshape(len(fold), len(ordered), -1).swapaxes(0, 1)
     return predictions
 
 
-def _r(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    size = np.sqrt((a @ a) * (b @ b))
-    return float(a @ b / size) if size else 0.0
+def _r(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Correlations along the last axis; 0 where one side does not vary."""
+    a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
+    size = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    return (a * b).sum(-1) / np.where(size, size, 1)

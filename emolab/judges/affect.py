@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from scipy.stats import mannwhitneyu
 
 from emolab.answers.texts import load_ratings, load_texts
 from emolab.base.errors import need_texts
+from emolab.base.stats import ridge
 from emolab.judges.judges import embed, unread
 from emolab.judges.words import words_of
 
@@ -83,22 +85,18 @@ def affect_validity() -> pd.DataFrame:
 
 
 def _read(texts: list[str]) -> np.ndarray:
-    mean, slopes, intercept = _regression()
-    values = (embed(texts).astype(np.float64) - mean) @ slopes + intercept
-    if texts:
-        values[unread(tuple(texts))] = np.nan
+    if not texts:
+        return np.empty((0, 2))
+    values = _regression().predict(embed(texts).astype(np.float64))
+    values[unread(tuple(texts))] = np.nan
     return values
 
 
 @cache
-def _regression() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(mean embedding, slopes, mean rating): valence and arousal of a sentence from its embedding."""
+def _regression() -> Any:
+    """From the embedding of a sentence to its valence and arousal."""
     ratings = load_ratings()
     frames = [_FRAMES[form] for form in ratings["form"]]
     sentences = [frame.format(word) for word, some in zip(ratings["word"], frames, strict=True) for frame in some]
     x = embed(sentences).astype(np.float64).reshape(len(ratings), 3, -1).mean(1)
-    y = ratings[["valence", "arousal"]].to_numpy()
-    mean, intercept = x.mean(0), y.mean(0)
-    gram = (x - mean) @ (x - mean).T
-    penalty = _RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
-    return mean, (x - mean).T @ np.linalg.solve(gram + penalty, y - intercept), intercept
+    return ridge(x, ratings[["valence", "arousal"]].to_numpy(), _RIDGE)
