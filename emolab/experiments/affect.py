@@ -17,16 +17,18 @@ import pandas as pd
 from emolab.base.errors import need_table
 from emolab.base.stats import clusters_of, interval
 from emolab.base.tables import about, noted
+from emolab.experiments.dose_response import dose_curves
 
 
-def circle(n: int = 8, first: str = "valence", second: str = "arousal") -> list[str]:
-    """Directions around the circle of two axes, as mixtures: "valence=0.71,arousal=0.71" at 45 degrees.
+def circle(n: int = 8, first: str = "valence", second: str = "arousal") -> list[dict[str, float]]:
+    """Directions of equal length around the circle of two axes, as mixtures for `emolab.at`.
 
     >>> circle(4)
-    ['valence=1,arousal=0', 'valence=0,arousal=1', 'valence=-1,arousal=0', 'valence=0,arousal=-1']
+    [{'valence': 1.0}, {'arousal': 1.0}, {'valence': -1.0}, {'arousal': -1.0}]
     """
-    angles = 2 * np.pi * np.arange(n) / n
-    return [f"{first}={_short(np.cos(angle))},{second}={_short(np.sin(angle))}" for angle in angles]
+    turns = 2 * np.pi * np.arange(n) / n
+    weights = np.round(np.stack([np.cos(turns), np.sin(turns)], axis=1), 4).tolist()
+    return [{axis: w for axis, w in zip((first, second), pair, strict=True) if w} for pair in weights]
 
 
 def affect_shifts(scored: pd.DataFrame, measures: Sequence[str] = ("valence", "arousal", "adherence")) -> pd.DataFrame:
@@ -40,25 +42,21 @@ def affect_shifts(scored: pd.DataFrame, measures: Sequence[str] = ("valence", "a
     interval of the shift over queries.
     """
     need_table(scored, ("query_id", "emotion", "control", "alpha", *measures), "emolab.sweep and affect_measures")
-    plain = scored[scored["alpha"] == 0].groupby("query_id")[list(measures)].mean()
-    steered = scored[scored["alpha"] != 0]
     clusters = clusters_of(scored)
+    curves = {measure: dose_curves(scored.assign(value=scored[measure])) for measure in measures}
+    cells = scored.loc[scored["alpha"] != 0, ["emotion", "control", "alpha"]].drop_duplicates()
     rows = []
-    for (emotion, control, alpha), some in steered.groupby(["emotion", "control", "alpha"], sort=False):
-        by_query = some.groupby("query_id")[list(measures)].mean()
-        for measure in measures:
-            shift = (by_query[measure] - plain[measure]).dropna()
+    for emotion, control, alpha in cells.itertuples(index=False):
+        for measure, by_direction in curves.items():
+            curve = by_direction[emotion, control]
+            shift = curve[alpha] - curve[0.0]
             lo, hi = interval(shift, clusters=clusters[shift.index])
             rows.append(
                 {
                     "emotion": emotion, "control": control, "alpha": alpha, "measure": measure,
-                    "value": by_query[measure].mean(), "unsteered": plain[measure].mean(), "shift": shift.mean(),
+                    "value": curve[alpha].mean(), "unsteered": curve[0.0].mean(), "shift": shift.mean(),
                     "lo": lo, "hi": hi, "n": len(shift),
                 }
             )  # fmt: skip
     told = about(scored)
     return noted(pd.DataFrame(rows), scored, n=told["n"], seed=told["seed"], params=told["params"])
-
-
-def _short(x: float) -> str:
-    return f"{round(x, 2) + 0.0:g}"

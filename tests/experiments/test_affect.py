@@ -11,6 +11,7 @@ from emolab import experiments
 from emolab.base.errors import EmolabError
 from emolab.experiments import stories
 from emolab.judges.words import named
+from tests import tiny
 
 
 def test_shifts_are_differences_to_unsteered_answers_to_the_same_query():
@@ -18,7 +19,7 @@ def test_shifts_are_differences_to_unsteered_answers_to_the_same_query():
         (q, axis, control, alpha, value)
         for q, base in (("a", 5.0), ("b", 3.0))
         for axis, control, alpha, value in (
-            ("none", "none", 0.0, base),
+            ("valence", "none", 0.0, base),
             ("valence", "none", -1.0, base - 2),
             ("valence", "none", 1.0, base + 1),
             ("valence", "random", 1.0, base),
@@ -32,12 +33,13 @@ def test_shifts_are_differences_to_unsteered_answers_to_the_same_query():
         experiments.affect_shifts(table, measures=("arousal",))
 
 
-def test_the_circle_is_of_equal_radius():
+def test_the_circle_is_of_equal_radius_and_steers(tiny_llama):
     directions = experiments.circle(8)
-    assert directions[1] == "valence=0.71,arousal=0.71" and len(set(directions)) == 8
+    assert directions[:3] == [{"valence": 1.0}, {"valence": 0.7071, "arousal": 0.7071}, {"arousal": 1.0}]
     for direction in directions:
-        weights = [float(part.split("=")[1]) for part in direction.split(",")]
-        assert np.hypot(*weights) == pytest.approx(1, abs=0.01)
+        assert np.hypot(*[direction.get(axis, 0.0) for axis in ("valence", "arousal")]) == pytest.approx(1, abs=1e-4)
+    axes = tiny.random_vectors(tiny_llama, emotions=("valence", "arousal"))
+    assert [steering.doses for steering in emolab.at(axes, emotions=directions)] == directions
 
 
 def test_stories_do_not_name_their_feeling(smollm2, tmp_path):
