@@ -11,17 +11,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.stats import rankdata
 
 from emolab.answers.queries import query_table
 from emolab.base.errors import EmolabError, need_numbers, need_table, shown
 from emolab.base.stats import bh
 from emolab.base.tables import about, noted
-from emolab.models.hooks import at_sites, forward
 from emolab.models.model import Model
 from emolab.models.prompts import encode, plan_batches, prompt_ids, render_prompts
-from emolab.steering.steering import Steering, as_rows
+from emolab.steering.along import need_readable, read_along
 from emolab.vectors.vectors import EmotionVectors
 
 FEELING = "How do you feel about it: calm or worried?"
@@ -59,28 +57,14 @@ def last_projections(
     other, and take part "specific" (`vectors.part`): what all prompts and all emotions share says nothing. Raises
     EmolabError for site "head" and as `Steering`.
     """
-    if site == "head":
-        raise EmolabError('a token has no single activation at site "head"; use "resid", "attn" or "mlp"')
+    numbers = need_readable(model, vectors, site=site, layers=layers)
     questions = query_table(questions)
-    steering = Steering(vectors, {vectors.emotions[0]: 1.0}, site=site, layers=layers)  # whose checks are needed here
-    as_rows(model, steering)
     prompts = render_prompts(model, list(questions["query"]))
-    unit = torch.nn.functional.normalize(vectors.get(site).double(), dim=-1, eps=1e-30)
-    found = np.empty((len(prompts), len(steering.layer_numbers), len(vectors.emotions)))
-    taken: dict[int, torch.Tensor] = {}
-
-    def take(layer: int):
-        def function(x):
-            taken[layer] = x[:, -1].detach().cpu().double() @ unit[:, layer].T
-
-        return function
-
-    reads = [((site, layer), take(layer)) for layer in steering.layer_numbers]
+    found = np.empty((len(prompts), len(numbers), len(vectors.emotions)))
     for index in plan_batches(model, [len(ids) for ids in prompt_ids(model, prompts)]):
-        with torch.inference_mode(), at_sites(model, reads) as runner:
-            forward(model, runner, encode(model, [prompts[i] for i in index]), keep=1)
-        found[index] = np.stack([taken[layer].numpy() for layer in steering.layer_numbers], axis=1)
-    names = pd.MultiIndex.from_product([questions["query_id"], steering.layer_numbers, vectors.emotions])
+        batch = encode(model, [prompts[i] for i in index])
+        found[index] = read_along(model, vectors, batch, site=site, layers=numbers, n=1)[0][:, 0]
+    names = pd.MultiIndex.from_product([questions["query_id"], numbers, vectors.emotions])
     values = pd.Series(found.ravel(), names.set_names(["query_id", "layer", "emotion"]), name="projection")
     return questions.drop(columns="emotion", errors="ignore").merge(values.reset_index(), on="query_id")
 

@@ -10,14 +10,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from emolab.base.errors import EmolabError, need_texts
 from emolab.models.finite import need_finite
-from emolab.models.hooks import at_sites, forward
 from emolab.models.model import Model
 from emolab.models.prompts import encode
-from emolab.steering.steering import Steering, as_rows
+from emolab.steering.along import need_readable, read_along
 from emolab.vectors.token_rule import token_pieces
 from emolab.vectors.vectors import EmotionVectors
 from emolab.widgets.page import FADED, SHADES, View, page, signed, signed_shade
@@ -44,35 +42,17 @@ def token_projections(
     steered. Raises EmolabError for a text without tokens, or with one that stands at position 0, for site "head", and
     for vectors of another model.
     """
-    if site == "head":
-        raise EmolabError('a token has no single activation at site "head"; use "resid", "attn" or "mlp"')
+    layers = need_readable(model, vectors, site=site, layers=layers)
     need_texts("prompt and text", [prompt, text])
-    # The checks of steering are those that are needed here: site, layers, fingerprint and shapes.
-    steering = Steering(vectors, {vectors.emotions[0]: 1.0}, site=site, layers=layers)
-    as_rows(model, steering)
-    layers = sorted(set(range(model.n_layers) if isinstance(layers, str) else map(int, layers)))
     (names,), batch = token_pieces(model, [text]), encode(model, [prompt], [text])
     n = int(batch.response_mask.sum())
     first = n == int(batch.attention_mask.sum())  # the text begins the sequence
     if n <= first:
         what = "no token but its first, at position 0, which never counts" if first and n else "no token"
         raise EmolabError(f"the text has {what}; give at least one word more, or a prompt")
-    unit = torch.nn.functional.normalize(vectors.get(site).double(), dim=-1, eps=1e-30)
-    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-
-    def take(layer: int):
-        def function(x):
-            x = x[0, -n:].detach().to("cpu").double()
-            dots = x @ unit[:, layer].T  # [token, emotion]
-            found[layer] = (dots.numpy(), (dots / x.norm(dim=-1, keepdim=True).clamp_min(1e-30)).numpy())
-
-        return function
-
-    reads = [((site, layer), take(layer)) for layer in layers]
-    with torch.inference_mode(), at_sites(model, reads, plain=False) as runner:
-        forward(model, runner, batch, keep=1)
+    (dots,), (lengths,) = read_along(model, vectors, batch, site=site, layers=layers, n=n, plain=False)
+    cosines = dots / lengths[..., None].clip(1e-30)
     index = pd.MultiIndex.from_product([range(n), layers, vectors.emotions], names=["position", "layer", "emotion"])
-    dots, cosines = (np.stack([found[layer][i] for layer in layers], axis=1) for i in (0, 1))
     need_finite(model, dots, "the activations", prompt=prompt)
     for values in (dots, cosines):
         values[: int(first)] = np.nan
