@@ -17,7 +17,7 @@ from emolab import experiments, geometry, heads, widgets
 from emolab.answers.logprobs import token_logprobs
 from emolab.comparisons.comparison import Comparison
 from emolab.comparisons.lora import Training, fit_lora, merge_lora
-from emolab.judges import LexiconJudge, SelfReportJudge, judges
+from emolab.judges import LexiconJudge, SelfReportJudge, embedding, judges
 from emolab.models.prompts import encode
 from emolab.models.sites import output_weights
 from emolab.steering.gguf import from_gguf, to_gguf
@@ -69,7 +69,7 @@ def panel(w):
 
 
 def embedded(w):
-    judges._embedded.cache_clear()
+    embedding._embedded.cache_clear()
     return [judges.embed(ANSWERS), judges.EmbeddingJudge()(ANSWERS)]
 
 
@@ -103,9 +103,12 @@ VERBS = {
     "sampled": lambda w: w.generate(TEXTS, writing=emolab.Writing(temperature=1.0, seed=3), max_new_tokens=6),
     **{
         f"{op} at {site}": lambda w, op=op, site=site: steered(w, op=op, site=site)
-        for op in ("add", "ablate", "clamp")
+        for op in ("add", "ablate", "clamp", "rotate", "cap")
         for site in ("resid", "attn", "mlp", "head")
     },
+    "under a condition": lambda w: steered(w, when=emolab.When(w.vectors, "joy", layer=0, above=-0.1)),
+    "choices": lambda w: emolab.choices(w.model, TEXTS, ["sun", "rain"], steering=w.steering()),
+    "word_embeddings": lambda w: geometry.word_embeddings(w.model, ["joy", "fear"]),
     "residual, fading": lambda w: steered(w, unit="residual", fade=3),
     "specific": lambda w: steered(w, part="specific"),
     "breaking": lambda w: experiments.find_breaking(w.model, w.steering(), TEXTS, texts=ANSWERS).meta["breaking"],

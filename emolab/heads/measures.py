@@ -29,8 +29,9 @@ from emolab.models.model import Model
 from emolab.models.prompts import encode, plan_batches, prompt_ids
 from emolab.models.sites import site_layers
 from emolab.models.workers import on_cluster
-from emolab.steering.edits import LayerEdit, PositionMask
+from emolab.steering.edits import LayerEdit
 from emolab.steering.head_edits import Change, HeadSpace, edited, head_edits
+from emolab.steering.positions import PositionMask
 from emolab.vectors.vectors import EmotionVectors
 
 READ = 32  # tokens of an answer that are read: what comes later says little more, and costs as much

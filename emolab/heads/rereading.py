@@ -26,8 +26,9 @@ from emolab.models.hooks import forward, plain_options
 from emolab.models.model import Model
 from emolab.models.prompts import encode
 from emolab.models.sites import hf_modules, runs_plain, site_layers
-from emolab.steering.edits import LayerEdit, PositionMask
+from emolab.steering.edits import LayerEdit
 from emolab.steering.head_edits import edited
+from emolab.steering.positions import PositionMask
 
 # How far log-probabilities of a reading may be off those of one whole pass; more, and whole passes are what is done.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}

@@ -29,7 +29,8 @@ from torch import Tensor
 from emolab.base.errors import EmolabError, shown
 from emolab.models.model import Model
 from emolab.models.sites import head_weights, output_weights, site_layers
-from emolab.steering.edits import LayerEdit, PositionMask, hooked
+from emolab.steering.edits import LayerEdit, hooked
+from emolab.steering.positions import PositionMask
 from emolab.steering.settings import need_positions
 from emolab.vectors.vectors import EmotionVectors, check_vectors, need_place
 

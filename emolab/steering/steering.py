@@ -36,7 +36,8 @@ from emolab.models.hooks import Place
 from emolab.models.model import Model
 from emolab.models.sites import site_hooks, site_layers
 from emolab.steering.conditions import When
-from emolab.steering.edits import AffineEdit, BentEdit, Condition, PositionMask, hooked
+from emolab.steering.edits import AffineEdit, BentEdit, Condition, hooked
+from emolab.steering.positions import PositionMask
 from emolab.steering.settings import FIELDS, Setting, layer_numbers, mixtures
 from emolab.vectors.controls import head_mask
 from emolab.vectors.vectors import EmotionVectors, check_vectors, match_norm, need_place
@@ -355,20 +356,24 @@ def _bent(
 ) -> dict[Place, AffineEdit]:
     """The same edits with what is not affine: norms kept, ceilings, and conditions, which are read where they say."""
     places = {row.when: (row.when.site, row.when.layer) for row in rows if row and row.when}
-    nothing = torch.zeros(len(rows), model.d_model, 0, device=model.device)
+    nothing = torch.zeros(len(rows), model.d_model, 0, dtype=torch.float32, device=model.device)
     idle = AffineEdit(nothing.sum(2), nothing, nothing.mT, mask)
-    turned, capped = (torch.tensor([row is not None and row.op == op for row in rows]) for op in ("rotate", "cap"))
+    on_cpu = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults are
+    turned, capped = (
+        torch.tensor([row is not None and row.op == op for row in rows], device="cpu") for op in ("rotate", "cap")
+    )
     bent = {
         place: BentEdit(edits.get(place, idle), turned, capped) for place in {**edits, **dict.fromkeys(places.values())}
     }
     for place in dict.fromkeys(places.values()):
-        read = torch.zeros(len(rows), model.d_model)
-        bounds = torch.tensor([[-math.inf, math.inf]] * len(rows))
+        read = torch.zeros(len(rows), model.d_model, **on_cpu)
+        bounds = torch.tensor([[-math.inf, math.inf]] * len(rows), **on_cpu)
         for i, row in enumerate(rows):
             if row and row.when and places[row.when] == place:
                 low, high = row.when.above, row.when.below
                 read[i] = row.when.read()
-                bounds[i] = torch.tensor([-math.inf if low is None else low, math.inf if high is None else high])
+                bounds[i, 0] = -math.inf if low is None else low
+                bounds[i, 1] = math.inf if high is None else high
         bent[place].reads = condition = Condition(read, *bounds.T)
         acted = {
             (_hook_site(row), layer)

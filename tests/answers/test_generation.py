@@ -16,10 +16,10 @@ from emolab.answers.writing import Writing
 from emolab.base.errors import EmolabError
 from emolab.models.load import load_model
 from emolab.models.prompts import encode, render_prompts
-from emolab.steering.edits import hooked
-from emolab.steering.steering import Steering, build_edits, steered
+from emolab.steering.steering import Steering, steered
 from tests import tiny
 from tests.answers.uncached import uncached
+from tests.steering.on_both import tokens_on_both
 from tests.steering.test_steering import hooks_left
 
 QUERIES = ["tell me about the park .", "how ?", "a dog and a cat in the rain", "did you feel sad today ?"]
@@ -160,24 +160,9 @@ def test_cached_equals_uncached(model, vectors, positions, op):
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_plain_hooks_equal_bridge_hooks(model, vectors, positions):
     """Raw hooks on model.hf give the tokens of TransformerLens hooks on the bridge."""
-    batch = encode(model, render_prompts(model, QUERIES))
-    own = batch.attention_mask.sum(1)
-    prompts = [(batch.prompt_len - n, n) for n in own.tolist()]
     for site in ("resid", "attn", "mlp", "head"):
         steering = Steering(vectors, {"joy": 1.0, "anger": -0.5}, site=site, positions=positions)
-        tokens = []
-        for plain, runner in ((True, model.hf), (False, model.bridge.original_model)):
-            with hooked(model, build_edits(model, [steering], prompts, cached=True), plain=plain):
-                tokens.append(
-                    runner.generate(
-                        batch.input_ids,
-                        attention_mask=batch.attention_mask,
-                        max_new_tokens=16,
-                        do_sample=False,
-                        pad_token_id=2,
-                    )
-                )
-        assert torch.equal(*tokens), site
+        assert torch.equal(*tokens_on_both(model, QUERIES, steering, max_new_tokens=16)), site
 
 
 def test_generate_inside_steered_and_on_a_users_bridge(model, vectors):

@@ -15,8 +15,8 @@ from emolab.judges.judges import FunctionJudge
 from emolab.models.load import load_model
 from emolab.models.prompts import encode, render_prompts
 from emolab.models.sites import hf_modules, output_weights, site_hooks
-from emolab.steering.edits import PositionMask
 from emolab.steering.head_edits import Change, HeadEdit, HeadSpace, ablated, edited, head_edits
+from emolab.steering.positions import PositionMask
 from emolab.steering.steering import Steering, steered
 from tests import tiny
 from tests.heads.conftest import WORDS

@@ -12,7 +12,8 @@ from emolab.answers.generation import generate
 from emolab.base.errors import EmolabError
 from emolab.models.load import load_model
 from emolab.models.prompts import encode, render_prompts
-from emolab.steering.edits import AffineEdit, PositionMask, hooked, keep_rows
+from emolab.steering.edits import AffineEdit, hooked, keep_rows
+from emolab.steering.positions import PositionMask
 from emolab.steering.steering import Steering, build_edits, steered
 from tests import tiny
 

@@ -16,28 +16,15 @@ from emolab.models.load import load_model
 from emolab.models.prompts import encode, render_prompts
 from emolab.models.sites import site_hooks
 from emolab.steering.conditions import When
-from emolab.steering.edits import AffineEdit, PositionMask, hooked, keep_rows
+from emolab.steering.edits import AffineEdit, keep_rows
+from emolab.steering.positions import PositionMask
 from emolab.steering.steering import Steering, as_rows, build_edits, steered
 from tests import tiny
 from tests.answers.uncached import uncached
+from tests.steering.conftest import QUERIES
+from tests.steering.on_both import tokens_on_both
 
-QUERIES = ["tell me about the park .", "how did you feel ?", "a dog and a cat in the rain"]
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module", params=["tiny_llama", "tiny_gpt2"])
-def model(request):
-    return request.getfixturevalue(request.param)
-
-
-@pytest.fixture(scope="module")
-def vectors(model):
-    return tiny.random_vectors(model)
-
-
-@pytest.fixture(scope="module")
-def batch(model):
-    return encode(model, QUERIES)
 
 
 def states(model, batch, steering=None):
@@ -200,23 +187,8 @@ def test_rows_of_every_kind_write_what_each_writes_alone(model, mixed):
 
 
 def test_bridge_and_twin_write_the_same_tokens(model, mixed):
-    batch = encode(model, render_prompts(model, QUERIES))
-    own = batch.attention_mask.sum(1)
-    prompts = [(batch.prompt_len - n, n) for n in own.tolist()]
     for steering in filter(None, mixed):
-        tokens = []
-        for plain, runner in ((True, model.hf), (False, model.bridge.original_model)):
-            with hooked(model, build_edits(model, [steering], prompts, cached=True), plain=plain):
-                tokens.append(
-                    runner.generate(
-                        batch.input_ids,
-                        attention_mask=batch.attention_mask,
-                        max_new_tokens=8,
-                        do_sample=False,
-                        pad_token_id=2,
-                    )
-                )
-        assert torch.equal(*tokens), steering
+        assert torch.equal(*tokens_on_both(model, QUERIES, steering, max_new_tokens=8)), steering
 
 
 def test_shared_prompts_are_read_once_unless_they_are_steered(model, mixed, monkeypatch):

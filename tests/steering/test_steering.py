@@ -17,23 +17,7 @@ from emolab.steering.steering import Steering, as_rows, build_edits, steered
 from emolab.vectors.vectors import EmotionVectors
 from tests import tiny
 from tests.answers.uncached import uncached
-
-QUERIES = ["tell me about the park .", "how did you feel ?", "a dog and a cat in the rain"]
-
-
-@pytest.fixture(scope="module", params=["tiny_llama", "tiny_gpt2"])
-def model(request):
-    return request.getfixturevalue(request.param)
-
-
-@pytest.fixture(scope="module")
-def vectors(model):
-    return tiny.random_vectors(model)
-
-
-@pytest.fixture(scope="module")
-def batch(model):
-    return encode(model, QUERIES)
+from tests.steering.conftest import QUERIES
 
 
 def activations(model, batch, steering=None, sites=("resid", "attn", "mlp")):
