@@ -20,6 +20,7 @@ from emolab.base.folders import writing
 from emolab.base.storage import user_path, write_json
 from emolab.comparisons.comparison import Comparison
 from emolab.comparisons.lora import Training, fit_lora
+from emolab.judges.classifiers import load_classifier
 from emolab.models.fetch import cache_folder
 from emolab.plot.save import adopt_figures, check_figures, read_manifest, save_figure
 from emolab.steering.gguf import from_gguf, to_gguf
@@ -124,6 +125,7 @@ READ = {
     "from_tensors": ("plain.safetensors", lambda w: from_tensors("~/plain.safetensors", site="resid")),
     "from_gguf": ("v.gguf", lambda w: [from_gguf("~/v.gguf"), from_gguf({"joy": "~/v.gguf"}, model=w.model)]),
     "ClassifierJudge": ("judge", lambda w: emolab.judges.ClassifierJudge("~/judge")),
+    "load_classifier": ("judge", lambda w: load_classifier("~/judge", None)),
     "NLIJudge": ("judge", lambda w: emolab.judges.NLIJudge("~/judge")),
     "read_summary": ("run/summary.json", lambda w: read_summary("~/run")),
     "read_manifest": ("figures/norms.svg", lambda w: read_manifest("~/figures")["norms"]),

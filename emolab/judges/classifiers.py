@@ -30,7 +30,7 @@ BATCH = 32  # texts that are read together
 class Classifier:
     """A sequence classifier with its tokenizer: what it reads of texts, and the logits of all its classes."""
 
-    source: str | Path
+    source: str
     tokenizer: Any
     model: Any
 
@@ -108,5 +108,5 @@ def load_classifier(source: str | Path, device: str | None) -> Classifier:
     tokenizer.model_max_length = min(MAX_TOKENS, tokenizer.model_max_length, positions)
     model.config.use_cache = False  # of encoder-decoders, which read a text once
     return Classifier(
-        source, tokenizer, model.float().eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        str(source), tokenizer, model.float().eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     )
