@@ -33,9 +33,15 @@ _PUBLIC = {
     "part_purity": "experiments.parts",
     "preferences": "experiments.pairs",
     "purity": "experiments.parts",
+    "rank_curve": "experiments.scenarios",
+    "scenario_ranks": "experiments.scenarios",
     "setting_differences": "experiments.shares",
     "sweep": "experiments.sweeps",
     "templates_of": "experiments.wordings",
+    "token_scores": "experiments.passages",
+    "top_passages": "experiments.passages",
     "trend": "experiments.dose_response",
+    "turning_curve": "experiments.passages",
+    "turning_texts": "experiments.passages",
 }
 __getattr__, __dir__, __all__ = offer(__name__, _PUBLIC)

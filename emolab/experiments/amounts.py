@@ -47,7 +47,7 @@ def number_questions(templates: Mapping[str, str], values: Sequence[float], ques
 
 
 def last_projections(
-    model: Model, questions: pd.DataFrame, vectors: EmotionVectors, *, site: str = "resid", layers: Sequence[int]
+    model: Model, questions: pd.DataFrame, vectors: EmotionVectors, *, site: str = "resid", layers: str | Sequence[int]
 ) -> pd.DataFrame:
     """How far each prompt's last token, where the answer begins, points along each vector of unit norm.
 

@@ -24,7 +24,8 @@ from emolab.experiments.headline import Instructed, is_hit, is_unsteered, one_se
 from emolab.steering.settings import FIELDS, parse_mixture
 
 _ALL = (*FIELDS, "alpha")
-_SAID = {"positions": "{} tokens", "fade": "half-life {}", "alpha": "dose {:g}", "layers": "layers {}"}
+_SAID = {"positions": "{} tokens", "fade": "half-life {}", "alpha": "dose {:g}"}
+_SAID |= {"layers": "layers {}", "when": "when {}"}
 
 
 def dose_summary(
@@ -195,4 +196,5 @@ def _mean(values: pd.Series, clusters: pd.Series) -> tuple[float, float, float]:
 
 def _name(row: Sequence[Any], varying: Sequence[str]) -> str:
     values = [span(value) if field == "layers" else value for field, value in zip(varying, row, strict=True)]
-    return " · ".join(_SAID.get(field, "{}").format(value) for field, value in zip(varying, values, strict=True))
+    told = [_SAID.get(field, "{}").format(value) for field, value in zip(varying, values, strict=True) if value != ""]
+    return " · ".join(told)

@@ -17,6 +17,7 @@ from emolab.plot.choices import choice_curve
 from emolab.plot.comparisons import claim_additive, claim_linear, claim_monotone, claim_preservation, tradeoff
 from emolab.plot.heads import ablation_curve, head_forest, head_map, head_umap
 from emolab.plot.overview import signature
+from emolab.plot.reading import rank_curve, turning_curve
 from emolab.plot.responses import confound_curve, instruction_following, judge_agreement, probe_curve, response_map
 from emolab.plot.save import check_figures, save_figure
 from emolab.plot.side_by_side import text_table
@@ -73,6 +74,7 @@ __all__ = [
     "norms",
     "probe_curve",
     "purity_dots",
+    "rank_curve",
     "reliability_curve",
     "response_map",
     "save_figure",
@@ -82,5 +84,6 @@ __all__ = [
     "text_table",
     "theme",
     "tradeoff",
+    "turning_curve",
     "words_table",
 ]

@@ -262,8 +262,11 @@ def site_map(table: pd.DataFrame, *, control: str = "random", title: str | None 
     ax.set_xlabel(f"{MEASURES['target']}, less {against}")
     handles = [key("mean of emotions", linestyle="")]
     handles += [key(e, linestyle="", color=x["color"], marker=x["marker"]) for e, x in emotion_looks(emotions).items()]
-    best = mean["value"].idxmax()
-    told = f"{best or 'Steering'} brings most texts to the target: {mean['value'].max():+.2f} over {against}"
+    best, least = (mean.loc[end] for end in (mean["value"].idxmax(), mean["value"].idxmin()))
+    told = f"{best.name or 'steering'} brings most texts to the target: {best['value']:+.2f} over {against}"
+    if len(mean) > 1 and not best["lo"] > least["hi"]:
+        reach = f"{least['value']:+.2f} to {best['value']:+.2f}"
+        told = f"no difference between settings was found: {reach} of the texts over {against}"
     said = {"interval": "bars: 95 % of the mean (Newcombe)", "control": against, "params": {"control": control}}
     return finish(
         panels, table, source=table, function="site_map", legend=handles, said=said,

@@ -35,8 +35,10 @@ _PUBLIC = {
     "naming": "say.steering",
     "neighbours": "say.vectors",
     "norms": "say.vectors",
+    "passages": "say.reading",
     "probe_curve": "say.vectors",
     "purity_dots": "say.steering",
+    "rank_curve": "say.reading",
     "reliability_curve": "say.vectors",
     "response_map": "say.vectors",
     "screening": "say.heads",
@@ -45,6 +47,7 @@ _PUBLIC = {
     "site_map": "say.steering",
     "sources": "say.steering",
     "tradeoff": "say.steering",
+    "turning_curve": "say.reading",
     "without_confounds": "say.vectors",
 }
 __getattr__, __dir__, __all__ = offer(__name__, _PUBLIC)

@@ -44,6 +44,18 @@ def random_like(vectors: EmotionVectors, *, seed: int = 0) -> EmotionVectors:
     return EmotionVectors(data, vectors.emotions, vectors.resid_norm, meta)
 
 
+def beside_random(vectors: EmotionVectors, *, seed: int = 0) -> EmotionVectors:
+    """The vectors and, as "random joy", a random direction of each one's norm: one forward pass reads all.
+
+    >>> beside_random(vectors.select(["joy"])).emotions
+    ('joy', 'random joy')
+    """
+    random = random_like(vectors, seed=seed)
+    data = {site: torch.cat([x, random.data[site]]) for site, x in vectors.data.items()}
+    emotions = (*vectors.emotions, *(f"random {emotion}" for emotion in vectors.emotions))
+    return replace(vectors, data=data, emotions=emotions)
+
+
 def shuffled_like(vectors: EmotionVectors, *, model: Model | None = None, seed: int = 0) -> EmotionVectors:
     """Vectors from the same response means with the conditions of each query shuffled, brought to equal norm.
 

@@ -90,7 +90,7 @@ def counted_tokens(
         texts = some["text"].tolist()
         masks = _by_rule(model, texts, tokens)
         if starts is not None:
-            begins = _begins(model, texts)
+            begins = token_begins(model, texts)
             masks = [mask & (x >= start) for mask, x, start in zip(masks, begins, starts[some.index], strict=True)]
         for row, mask, lead in zip(some.index, masks, _prompt_lengths(model, some["prompt"].tolist()), strict=True):
             if not lead and mask.any():
@@ -196,7 +196,7 @@ def _by_function(rule: Callable[[list[str]], Sequence[bool]], pieces: list[str])
     return mask.astype(bool)  # a copy, and of an empty list, too
 
 
-def _begins(model: Model, texts: list[str]) -> list[np.ndarray]:
+def token_begins(model: Model, texts: list[str]) -> list[np.ndarray]:
     """The character at which each token begins; the white space before a word belongs to its token."""
     try:
         offsets = _offsets(model, texts)

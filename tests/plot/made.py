@@ -281,7 +281,26 @@ def affect_shifts() -> pd.DataFrame:
     return noted(table.assign(lo=table["shift"] - 0.2, hi=table["shift"] + 0.2))
 
 
+def turning() -> pd.DataFrame:
+    columns = {"control": ("none", "random"), "role": ("first", "second", "others"), "at": range(-30, 30)}
+    table = made_of(columns, {"score": 0.0})
+    own = (table["control"] == "none") & (table["role"] == np.where(table["at"] < 0, "first", "second"))
+    table = noted(table.assign(score=own * 0.8, lo=own * 0.8 - 0.2, hi=own * 0.8 + 0.2), site="resid", layers="20")
+    table.attrs |= {"told": {"none": (0.7, 0.6, 0.8), "random": (0.2, 0.1, 0.3)}, "chance": 0.2, "lag": 4}
+    return table
+
+
+def ranked() -> pd.DataFrame:
+    table = made_of({"layer": range(N_LAYERS), "control": ("none", "random")}, {"value": 0.2})
+    table = table.assign(value=table["value"] + 0.04 * table["layer"] * (table["control"] == "none"))
+    table = noted(table.assign(lo=table["value"] - 0.1, hi=table["value"] + 0.1), site="attn")
+    table.attrs["chance"] = 0.2
+    return table
+
+
 FIGURES = {
+    "turning_curve": lambda: plot.turning_curve(turning()),
+    "rank_curve": lambda: plot.rank_curve(ranked()),
     "circumplex": lambda: plot.circumplex(affect_points()),
     "affect_curve": lambda: plot.affect_curve(affect_fit()),
     "affect_shift": lambda: plot.affect_shift(affect_shifts()),

@@ -1,0 +1,70 @@
+"""Figures of reading, not writing: emotions around the turn of a text, and before an answer to a scenario.
+
+>>> fig = emolab.plot.turning_curve(emolab.experiments.turning_curve(scores))  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from emolab.base.errors import need_table
+from emolab.plot.marks import control_look, layer_axis, line
+from emolab.plot.panels import figure, finish, grid
+from emolab.plot.style import INK, look
+
+_ROLES = {
+    "first": {"color": INK, "marker": None, "linestyle": "--", "label": "emotion of the first half"},
+    "second": {"color": INK, "marker": None, "label": "emotion of the second half"},
+}
+
+
+@figure
+def turning_curve(curve: pd.DataFrame, *, title: str | None = None):
+    """Scores of the first, the second and the other emotions around the turn of texts, token by token.
+
+    >>> scores = experiments.token_scores(model, experiments.turning_texts(texts), vectors, layer=20)
+    >>> fig = turning_curve(experiments.turning_curve(scores))
+
+    The band is the 95 % interval over topics of the second emotion; grey is the same along a random direction for each
+    emotion. The text turns at the upright line.
+    """
+    need_table(curve, ("control", "role", "at", "score", "lo", "hi"), "experiments.turning_curve")
+    panels = grid([""], height=18, want=60)
+    ax = panels.axes["", ""]
+    own, random = (curve[curve["control"] == control] for control in ("none", "random"))
+    for role, settings in _ROLES.items():
+        line(ax, own[own["role"] == role], "at", "score", settings, bounds="band" if role == "second" else "")
+    line(ax, own[own["role"] == "others"], "at", "score", control_look("other", marker=None, label="other emotions"))
+    for role, label in {"second": "second half, random direction", "first": None}.items():
+        look_of = control_look("random", marker=None, linestyle=_ROLES[role].get("linestyle", "-"), label=label)
+        line(ax, random[random["role"] == role], "at", "score", look_of)
+    ax.axvline(-0.5, color=INK, linewidth=0.7)
+    panels.label("token, counted from the turn", "score (SD over all tokens)")
+    value = curve.attrs["told"]["none"][0]
+    told = f"{value:.0%} of the halves point most to their own emotion (chance {curve.attrs['chance']:.0%})"
+    said = {"control": "random directions, one per emotion", "interval": "band: 95 % over topics"}
+    return finish(panels, curve, source=curve, function="turning_curve", said=said, title=title or told)
+
+
+@figure
+def rank_curve(curve: pd.DataFrame, *, title: str | None = None):
+    """How often the emotion that a scenario evokes ranks first before the answer, by layer, beside random directions.
+
+    >>> queries = emolab.load_queries("general", split="heldout")
+    >>> fig = rank_curve(experiments.rank_curve(experiments.scenario_ranks(model, queries, vectors)))
+    """
+    need_table(curve, ("layer", "control", "value", "lo", "hi"), "experiments.rank_curve")
+    panels = grid([""], height=16, want=52)
+    ax = panels.axes["", ""]
+    own, random = (curve[curve["control"] == control] for control in ("none", "random"))
+    line(ax, own, "layer", "value", {"color": INK, "marker": "o", "label": "emotion vectors"}, bounds="band")
+    line(ax, random, "layer", "value", control_look("random"))
+    ax.axhline(curve.attrs["chance"], color=INK, linestyle=":", linewidth=0.1 * look().size, label="chance")
+    layer_axis(ax, int(curve["layer"].max()) + 1)
+    ax.set_ylim(0, 1)
+    panels.label("layer", "scenarios whose emotion ranks first")
+    best = own.loc[own["value"].idxmax()]
+    told = f"Before the answer, the state points to the emotion that is meant in {best['value']:.0%} of scenarios "
+    told += f"(layer {best['layer']:g}; chance {curve.attrs['chance']:.0%})"
+    said = {"control": "random directions", "interval": "band: 95 % over situations"}
+    return finish(panels, curve, source=curve, function="rank_curve", said=said, title=title or told)
