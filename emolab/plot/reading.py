@@ -35,9 +35,8 @@ def turning_curve(curve: pd.DataFrame, *, title: str | None = None):
     for role, settings in _ROLES.items():
         line(ax, own[own["role"] == role], "at", "score", settings, bounds="band" if role == "second" else "")
     line(ax, own[own["role"] == "others"], "at", "score", control_look("other", marker=None, label="other emotions"))
-    for role, label in {"second": "second half, random direction", "first": None}.items():
-        look_of = control_look("random", marker=None, linestyle=_ROLES[role].get("linestyle", "-"), label=label)
-        line(ax, random[random["role"] == role], "at", "score", look_of)
+    random = random[random["role"] == "second"]
+    line(ax, random, "at", "score", control_look("random", marker=None, label="second half, random direction"))
     ax.axvline(-0.5, color=INK, linewidth=0.7)
     panels.label("token, counted from the turn", "score (SD over all tokens)")
     value = curve.attrs["told"]["none"][0]
@@ -62,7 +61,7 @@ def rank_curve(curve: pd.DataFrame, *, title: str | None = None):
     ax.axhline(curve.attrs["chance"], color=INK, linestyle=":", linewidth=0.1 * look().size, label="chance")
     layer_axis(ax, int(curve["layer"].max()) + 1)
     ax.set_ylim(0, 1)
-    panels.label("layer", "scenarios whose emotion ranks first")
+    panels.label("layer", "meant emotion ranks first")
     best = own.loc[own["value"].idxmax()]
     told = f"Before the answer, the state points to the emotion that is meant in {best['value']:.0%} of scenarios "
     told += f"(layer {best['layer']:g}; chance {curve.attrs['chance']:.0%})"
