@@ -343,6 +343,9 @@ class Chat(widgets.VBox):
                 self._talk.write(work.turn, work.arms, self._each)
             self._judged(work.turn)
         except _Stale:
+            with self._runs.lock:
+                if self.turns and self.turns[-1] is work.turn:  # stopped: one token more than was shown
+                    self._show()
             return
         except Exception as failed:  # in a thread nobody else would hear of it
             error = failed

@@ -77,7 +77,7 @@ class Conversation:
         self.turns: list[Turn] = []
         self._site = "resid" if "resid" in vectors.sites else next(s for s in vectors.sites if s != "head")
         several = len(vectors.emotions) > 1
-        self._read = vectors.part("specific") if several and vectors.meta.get("part") == "whole" else vectors
+        self._read = vectors.part("specific") if several and vectors.meta.get("part", "whole") == "whole" else vectors
         self._norms: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # of neutral text, by layer
 
     @property
