@@ -11,13 +11,14 @@ import pandas as pd
 from emolab.answers.writing import Writing
 from emolab.base.errors import EmolabError
 from emolab.base.labels import styles
+from emolab.base.tables import span
 from emolab.judges.judges import UNREAD
 from emolab.steering.settings import FIELDS
 from emolab.widgets.conversation import Answer, Conversation, Turn
 from emolab.widgets.page import FADED, LINE, SHADES, signed
 
-LEAST, MOST = 1.0, 4.0  # standard deviations of neutral text from which a token is coloured, and of the deepest colour
-_BLOCKS = 48  # of a trace
+LEAST, MOST = 2.0, 5.0  # standard deviations of neutral text from which a token is coloured, and of the deepest colour
+_BLOCKS = 30  # of a trace
 
 
 def code_line(answer: Answer, asked: str, talk: Conversation, earlier: Sequence[tuple[str, str]] = ()) -> str:
@@ -44,8 +45,8 @@ def code_line(answer: Answer, asked: str, talk: Conversation, earlier: Sequence[
 def turn_page(turn: Turn, number: int, emotions: Sequence[str], note: str, code: str = "") -> str:
     """A turn as HTML: what was asked, the answers side by side, their traces and bars.
 
-    A token has the colour of the emotion that it points to most, from one standard deviation of neutral text on. Only
-    styles that notebooks let through in outputs they do not trust; `data-at` is what `chat.js` looks for.
+    A token has the colour of the emotion that it points to most, from LEAST standard deviations of neutral text on.
+    Only what notebooks let through in outputs they do not trust; `data-at` is what `chat.js` looks for.
     """
     cell = "text-align:left;vertical-align:top;white-space:normal;line-height:1.6;padding:0.4em 1em 0.4em 0"
     cell += f";width:{100 // max(1, len(turn.answers))}%"
@@ -56,7 +57,13 @@ def turn_page(turn: Turn, number: int, emotions: Sequence[str], note: str, code:
         for arm, answer in turn.answers.items()
     )
     small = f"font-size:0.85em;{FADED}"
-    line = f'<code style="white-space:pre-wrap">{escape(code)}</code>' if code else ""
+    steering = next((a.steering for a in turn.answers.values() if a.steering is not None), None)
+    doses = {} if steering is None else steering.doses
+    dials = ", ".join(f"{emotion} {signed(dose, 2)}" for emotion, dose in doses.items()) or "all dials at 0"
+    if steering is not None:
+        dials += f" · {steering.site}, layers {span(steering.layer_numbers)}, {steering.op}, unit {steering.unit}"
+    line = f'<code style="white-space:pre-wrap">{escape(code)}</code>'
+    line = f"{escape(dials)}{f'<details><summary>code</summary>{line}</details>' if code else ''}"
     return (
         f'<div class="emolab-turn" style="margin:0.6em 0"><div><b>{escape(turn.asked)}</b></div>'
         f'<div style="{small};margin:0.2em 0;line-height:1.4">{line}</div>'
@@ -106,10 +113,10 @@ def _traces(answer: Answer, emotions: Sequence[str]) -> str:
         return ""
     looks = styles(emotions)
     rows = [
-        f"<div>{_name(emotion, looks)}{_spark(answer.scores[:, i], looks[emotion][0])}</div>"
+        f'<div style="white-space:nowrap">{_name(emotion, looks)}{_spark(answer.scores[:, i], looks[emotion][0])}</div>'
         for i, emotion in enumerate(emotions)
     ]
-    return f'<div style="margin:0.4em 0;line-height:1.25;font-size:0.9em">{"".join(rows)}</div>'
+    return f'<div style="margin:0.4em 0;line-height:1.3;font-size:0.8em">{"".join(rows)}</div>'
 
 
 def _name(emotion: str, looks: Mapping[str, tuple[str, str]]) -> str:
@@ -118,9 +125,9 @@ def _name(emotion: str, looks: Mapping[str, tuple[str, str]]) -> str:
 
 
 def _spark(values: np.ndarray, colour: str) -> str:
-    """Numbers as blocks of eight heights from -MOST to MOST, means of neighbours where there are many."""
+    """Numbers as blocks of eight heights from 0 to MOST, means of neighbours where there are many."""
     bins = np.array_split(values, min(len(values), _BLOCKS))
-    heights = [int(np.clip(round(3.5 + 3.5 * float(np.mean(own)) / MOST), 0, 7)) for own in bins]
+    heights = [int(np.clip(round(7 * float(np.mean(own)) / MOST), 0, 7)) for own in bins]
     shown = "".join("▁▂▃▄▅▆▇█"[height] for height in heights)
     return f'<span aria-hidden="true" style="color:{colour};letter-spacing:-0.05em">{shown}</span>'
 
