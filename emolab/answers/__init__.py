@@ -8,6 +8,7 @@ _PUBLIC = {
     "Writing": "answers.writing",
     "collect_responses": "answers.responses",
     "generate": "answers.generation",
+    "go_on": "answers.streaming",
     "load_queries": "answers.queries",
     "load_ratings": "answers.texts",
     "load_texts": "answers.texts",

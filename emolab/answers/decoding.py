@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from emolab.models.prompts import Batch
 from emolab.steering.edits import AffineEdit, keep_rows
 from emolab.steering.steering import Steering
 
+Each = Callable[[Tensor, Tensor], None]  # (ids written so far [row, token], scores of the next one [row, vocab])
 SHARE_FROM = 8  # tokens of a prompt from which on reading it once pays
 _MANY = 8  # rows from which on those that have ended leave: to go on without them costs about as much as one step
 
@@ -48,11 +49,13 @@ def new_cache(model: Model) -> DynamicCache | None:
 def opened(model: Model, steerings: list[Steering | None], batch: Batch) -> DynamicCache | None:
     """A `new_cache` with what the prompts share already read; edits count on from there.
 
-    Where there is none, `generate` takes care of everything.
+    Where there is none, `generate` takes care of everything. Rows with the beginning of an answer are read one by one.
     """
     past = new_cache(model)
     if past is None:
         return None
+    if batch.response_mask.any():
+        return past
     prompts, rows = torch.cat([batch.input_ids, batch.attention_mask], 1).unique(dim=0, return_inverse=True)
     if not steered_early(steerings) and 2 * len(prompts) <= len(rows) and batch.prompt_len >= SHARE_FROM:
         read_prompts(model, past, prompts[:, : batch.prompt_len - 1], prompts[:, batch.prompt_len : -1], rows)
@@ -77,15 +80,18 @@ def write(
     penalty: float,
     past: DynamicCache | None,
     edits: dict[Place, AffineEdit],
+    each: Each | None = None,
 ) -> Int[Tensor, "row token"] | None:
     """What follows the prompts, greedy or sampled; behind a row's end token anything may stand.
 
-    penalty: see `emolab.Writing`. past: from `opened`. Once a quarter of the rows have ended, the others go on alone,
+    penalty: see `emolab.Writing`. past: from `opened`. each: called before each token with what was written so far and
+    the scores that the next one is chosen by. Of eight rows or more: once a quarter have ended, the others go on alone,
     and the edits with them. None where logits are not finite: there is nothing to choose by.
     """
     ids = batch.input_ids
     mask = batch.attention_mask
-    end = batch.prompt_len + config.max_new_tokens
+    first = ids.shape[1]
+    end = first + config.max_new_tokens
     ends = ids.new_tensor(config.eos_token_id or [])
     n_pads = (mask == 0).sum(1)
     rows = torch.arange(len(ids), device=ids.device)  # that still write
@@ -96,7 +102,9 @@ def write(
             config = copy.copy(config)
             config.max_new_tokens = end - start
             options: dict[str, Any] = {"generation_config": config}
-            options["logits_processor"] = [_OwnTokens(penalty, n_pads[rows], ends, batch.prompt_len)]
+            options["logits_processor"] = [_OwnTokens(penalty, n_pads[rows], ends, first)]
+            if each is not None:
+                options["logits_processor"].append(_Told(each, first))
             if past is not None:
                 for edit in edits.values():
                     edit.seen = past.get_seq_length()
@@ -107,7 +115,7 @@ def write(
             except _NotFinite:
                 return None
             if past is None:
-                return ids[:, batch.prompt_len :]
+                return ids[:, first:]
             whole[rows, start : ids.shape[1]] = ids[:, start:]
             go_on = (~torch.isin(ids[:, start:], ends).any(1)).nonzero()[:, 0]
             if ids.shape[1] == end or not len(go_on):
@@ -117,7 +125,7 @@ def write(
             mask = torch.cat([mask[go_on], mask.new_ones(len(ids), ids.shape[1] - mask.shape[1])], 1)
             past.batch_select_indices(go_on)
             keep_rows(edits, go_on)
-    return whole[:, batch.prompt_len :]
+    return whole[:, first:]
 
 
 class _NotFinite(Exception):
@@ -147,6 +155,17 @@ class _OwnTokens(LogitsProcessor):
         own = torch.where(positions >= self.pads, input_ids, input_ids[:, -1:])  # padding: a token that counts anyway
         logits = scores.gather(1, own)
         return scores.scatter(1, own, torch.where(logits < 0, logits * self.penalty, logits / self.penalty))
+
+
+class _Told(LogitsProcessor):
+    """Hands what was written so far, and the scores of the next token, to a function."""
+
+    def __init__(self, each: Each, prompt_len: int) -> None:
+        self.each, self.prompt_len = each, prompt_len
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.each(input_ids[:, self.prompt_len :], scores)
+        return scores
 
 
 class _ManyEnded:

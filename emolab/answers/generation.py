@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,11 +18,12 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import GenerationConfig
 
-from emolab.answers.decoding import opened, write
+from emolab.answers.decoding import Each, opened, write
 from emolab.answers.writing import Writing, need_writing
 from emolab.base.errors import EmolabError, need_model, need_number, need_texts
 from emolab.base.progress import progress_bar, written
 from emolab.models.finite import not_finite
+from emolab.models.hooks import Function, Place, at_sites
 from emolab.models.memory import halving
 from emolab.models.model import Model
 from emolab.models.prompts import Batch, check_context, encode, plan_batches, prompt_ids, render_prompts, text_ids
@@ -78,12 +79,8 @@ def generate(
     def answer(index: list[int]) -> list[str]:
         batch = encode(model, [rendered[i] for i in index])
         steerings = [rows[i] for i in index] if rows else []
-        edits, plain = edits_of(model, steerings, batch, cached=True)
-        # On the plain model only emolab's hooks see tensors; those of others, on the bridge, may keep theirs.
-        with _sampling(next(seeds), writing), torch.inference_mode(plain):
-            past = opened(model, steerings, batch) if plain else None
-            with hooked(model, edits, plain=plain) as runner:
-                ids = write(runner, batch, config, writing.repetition_penalty, past, edits)
+        with _sampling(next(seeds), writing):
+            ids = write_batch(model, batch, steerings, config, writing.repetition_penalty)
         if ids is None:
             raise not_finite(model, "the logits", prompt=rendered[index[0]])
         nonlocal reasoning
@@ -107,6 +104,27 @@ def generate(
             stacklevel=2,
         )
     return texts
+
+
+def write_batch(
+    model: Model,
+    batch: Batch,
+    steerings: list[Steering | None],
+    config: GenerationConfig,
+    penalty: float,
+    reads: Sequence[tuple[Place, Function]] = (),
+    each: Each | None = None,
+) -> Int[Tensor, "row token"] | None:
+    """What steered rows of one batch write behind their last token; None where logits are not finite.
+
+    reads: functions at sites, given activations before they are steered. each: as `decoding.write` takes it.
+    """
+    edits, plain = edits_of(model, steerings, batch, cached=True)
+    # On the plain model only emolab's hooks see tensors; those of others, on the bridge, may keep theirs.
+    with torch.inference_mode(plain):
+        past = opened(model, steerings, batch) if plain else None
+        with at_sites(model, reads, plain=plain), hooked(model, edits, plain=plain) as runner:
+            return write(runner, batch, config, penalty, past, edits, each)
 
 
 def generation_config(model: Model, max_new_tokens: int, writing: Writing) -> GenerationConfig:

@@ -11,6 +11,7 @@ _PUBLIC = {
     "hf_modules": "models.sites",
     "load_model": "models.load",
     "output_weights": "models.sites",
+    "render_conversation": "models.prompts",
     "render_prompts": "models.prompts",
     "site_hooks": "models.sites",
 }

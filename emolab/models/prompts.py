@@ -145,7 +145,11 @@ class Batch:
 
 
 def encode(
-    model: Model, prompts: list[str], texts: list[str] | None = None, *, ends: Sequence[int | None] | None = None
+    model: Model,
+    prompts: list[str],
+    texts: list[str] | list[list[int]] | None = None,
+    *,
+    ends: Sequence[int | None] | None = None,
 ) -> Batch:
     """Prompts, or prompts followed by texts, as one batch on the model's device.
 
@@ -154,10 +158,10 @@ def encode(
     (torch.Size([1, 6]), tensor(3))
 
     Prompt and text are tokenised apart and joined as ids, so that what is counted as response is exactly the text's own
-    tokens, and a control token that is spelled out in a text is words. Prompts are complete (see `render_prompts`); an
-    empty prompt stands for what the tokenizer by itself begins with (BOS). ends: a token to put behind each text, None
-    for none. Raises EmolabError for a row without any token, for lists of different length, and for rows longer than
-    the model's context.
+    tokens, and a control token that is spelled out in a text is words; a text may also be given as its ids. Prompts are
+    complete (see `render_prompts`); an empty one stands for what the tokenizer by itself begins with (BOS). ends: a
+    token to put behind each text, None for none. Raises EmolabError for a row without any token, for lists of different
+    length, and for rows longer than the model's context.
     """
     tokenizer = model.tokenizer
     texts = [""] * len(prompts) if texts is None else texts
@@ -165,7 +169,8 @@ def encode(
     if not prompts or not len(prompts) == len(texts) == len(ends):
         raise EmolabError(f"{len(prompts)} prompts and {len(texts)} texts; expected as many of both, and at least one")
     before = prompt_ids(model, prompts)
-    counted = [ids if end is None else [*ids, end] for ids, end in zip(text_ids(model, texts), ends, strict=True)]
+    said = [x if isinstance(x, list) else text_ids(model, [x])[0] for x in texts]
+    counted = [ids if end is None else [*ids, end] for ids, end in zip(said, ends, strict=True)]
     rows = [prompt + text for prompt, text in zip(before, counted, strict=True)]
     if [] in rows:
         raise EmolabError(f"row {rows.index([])} has no token; give it a prompt or a text")

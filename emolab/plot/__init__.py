@@ -17,7 +17,7 @@ from emolab.plot.choices import choice_curve
 from emolab.plot.comparisons import claim_additive, claim_linear, claim_monotone, claim_preservation, tradeoff
 from emolab.plot.heads import ablation_curve, head_forest, head_map, head_umap
 from emolab.plot.overview import signature
-from emolab.plot.reading import rank_curve, turning_curve
+from emolab.plot.reading import rank_curve, token_trace, turning_curve
 from emolab.plot.responses import confound_curve, instruction_following, judge_agreement, probe_curve, response_map
 from emolab.plot.save import check_figures, save_figure
 from emolab.plot.side_by_side import text_table
@@ -83,6 +83,7 @@ __all__ = [
     "site_map",
     "text_table",
     "theme",
+    "token_trace",
     "tradeoff",
     "turning_curve",
     "words_table",

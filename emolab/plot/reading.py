@@ -8,9 +8,10 @@ from __future__ import annotations
 import pandas as pd
 
 from emolab.base.errors import need_table
-from emolab.plot.marks import control_look, layer_axis, line
+from emolab.base.labels import order
+from emolab.plot.marks import control_look, key, layer_axis, line
 from emolab.plot.panels import figure, finish, grid
-from emolab.plot.style import INK, look
+from emolab.plot.style import INK, emotion_looks, look
 
 _ROLES = {
     "first": {"color": INK, "marker": None, "linestyle": "--", "label": "emotion of the first half"},
@@ -67,3 +68,35 @@ def rank_curve(curve: pd.DataFrame, *, title: str | None = None):
     told += f"(layer {best['layer']:g}; chance {curve.attrs['chance']:.0%})"
     said = {"control": "random directions", "interval": "band: 95 % over situations"}
     return finish(panels, curve, source=curve, function="rank_curve", said=said, title=title or told)
+
+
+@figure
+def token_trace(scores: pd.DataFrame, *, title: str | None = None):
+    """What each answer's tokens point to, token by token, one panel for each arm of a turn.
+
+    >>> fig = token_trace(chat.scores())                                                  # doctest: +SKIP
+
+    scores: `arm, position, emotion, score` of one turn, as of `emolab.widgets.Chat.scores`; a thin line is the mean
+    over five tokens, in standard deviations of neutral texts.
+    """
+    need_table(scores, ("arm", "position", "emotion", "score"), "Chat.scores()")
+    arms, emotions = list(dict.fromkeys(scores["arm"])), order(scores["emotion"])
+    looks = emotion_looks(emotions)
+    panels = grid(arms, height=14, need=16, want=26)
+    for arm, ax in panels.columns():
+        for emotion in emotions:
+            own = scores[(scores["arm"] == arm) & (scores["emotion"] == emotion)].sort_values("position")
+            own = own.assign(score=own["score"].rolling(5, min_periods=1).mean())
+            line(ax, own, "position", "score", {**looks[emotion], "marker": None})
+        ax.axhline(0, color=INK, linewidth=0.6)
+    panels.label("token of the answer", "score (SD of neutral texts)")
+    best = scores.loc[scores.groupby(["arm", "position"])["score"].idxmax()]
+    shares = best.groupby("arm")["emotion"].value_counts(normalize=True)
+    first = shares[arms[-1] if "steered" not in arms else "steered"].idxmax()
+    told = ", ".join(f"{arm} {shares[arm].get(first, 0.0):.0%}" for arm in arms)
+    said = {"control": "the same answer unsteered, and along a random direction" if len(arms) > 2 else "unsteered"}
+    handles = [key(emotion, marker="", color=looks[emotion]["color"]) for emotion in emotions]
+    return finish(
+        panels, scores, source=scores, function="token_trace", legend=handles, said=said,
+        title=title or f"Tokens that point most to {first}: {told}",
+    )  # fmt: skip

@@ -2,49 +2,140 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
+import pandas as pd
 
 from emolab.answers.writing import Writing
 from emolab.base.errors import EmolabError
 from emolab.base.labels import styles
+from emolab.base.tables import span
 from emolab.judges.judges import UNREAD
 from emolab.steering.settings import FIELDS
-from emolab.steering.steering import Steering
-from emolab.widgets.page import FADED, LINE
+from emolab.widgets.conversation import Answer, Conversation, Turn
+from emolab.widgets.page import FADED, LINE, SHADES, signed
+
+LEAST, MOST = 2.0, 5.0  # standard deviations of neutral text from which a token is coloured, and of the deepest colour
+_BLOCKS = 30  # of a trace
 
 
-def code_line(prompt: str, steering: Steering | None, max_new_tokens: int, writing: Writing) -> str:
-    """The line that writes the same text without the panel."""
-    more = "" if max_new_tokens == 80 else f", max_new_tokens={max_new_tokens}"
-    if writing != Writing():
-        more += f", writing=emolab.{writing!r}"
-    if steering is None:
-        return f"emolab.generate(model, {prompt!r}{more})"
-    options = [
-        f"{name}={getattr(steering, name)!r}" for name, usual in FIELDS.items() if getattr(steering, name) != usual
-    ]
-    doses = {e: round(d, 4) for e, d in steering.doses.items()}
-    inner = ", ".join(["vectors", repr(doses), *options])
-    return f"emolab.generate(model, {prompt!r}, steering=emolab.Steering({inner}){more})"
+def code_line(answer: Answer, asked: str, talk: Conversation, earlier: Sequence[tuple[str, str]] = ()) -> str:
+    """The line that writes the same text without the chat; earlier: the turns before, (asked, answered)."""
+    more = "" if talk.max_new_tokens == 80 else f", max_new_tokens={talk.max_new_tokens}"
+    if talk.writing != Writing():
+        more += f", writing=emolab.{talk.writing!r}"
+    steering = answer.steering
+    if steering is not None:
+        options = [
+            f"{name}={getattr(steering, name)!r}" for name, usual in FIELDS.items() if getattr(steering, name) != usual
+        ]
+        doses = {e: round(d, 4) for e, d in steering.doses.items()}
+        more = f", steering=emolab.Steering({', '.join(['vectors', repr(doses), *options])}){more}"
+    prompt = f"emolab.models.render_conversation(model, {list(earlier)!r}, {asked!r})"
+    if answer.forced:
+        ids = answer.ids[: max(answer.forced) + 1]
+        return f"emolab.answers.go_on(model, {prompt}, {ids!r}{more})"
+    if earlier:
+        return f"emolab.generate(model, {prompt}, raw=True{more})"
+    return f"emolab.generate(model, {asked!r}{more})"
 
 
-def answers(code: str, texts: dict[str, str], judged: dict[str, dict[str, float]], note: str) -> str:
-    """The texts side by side with their bars. Only styles that notebooks let through in outputs they do not trust."""
-    cell = "text-align:left;vertical-align:top;white-space:normal;line-height:1.45;padding:0.4em 1em 0.4em 0"
-    cell += f";width:{100 // len(texts)}%"
-    head = "".join(f'<th style="{cell};border-bottom:{LINE}">{escape(k)}</th>' for k in texts)
-    body = "".join(f'<td style="{cell}">{escape(t) or "<i>(nothing)</i>"}</td>' for t in texts.values())
-    bars = "".join(f'<td style="{cell}">{_bars(judged[k])}</td>' for k in texts) if judged else ""
-    small = f"font-size:0.85em;{FADED}"
-    return (
-        f'<div style="{small};margin:0.3em 0;line-height:1.4"><code style="white-space:pre-wrap">{escape(code)}</code>'
-        "</div>"
-        f'<table style="width:100%;max-width:76em;table-layout:fixed;border-collapse:collapse"><tr>{head}</tr>'
-        f"<tr>{body}</tr><tr>{bars}</tr></table>"
-        f'<div style="{small}">{escape(note)}</div>'
+def turn_page(turn: Turn, number: int, emotions: Sequence[str], note: str, code: str = "") -> str:
+    """A turn as HTML: what was asked, the answers side by side, their traces and bars.
+
+    A token has the colour of the emotion that it points to most, from LEAST standard deviations of neutral text on.
+    Only what notebooks let through in outputs they do not trust; `data-at` is what `chat.js` looks for.
+    """
+    cell = "text-align:left;vertical-align:top;white-space:normal;line-height:1.6;padding:0.4em 1em 0.4em 0"
+    cell += f";width:{100 // max(1, len(turn.answers))}%"
+    head = "".join(f'<th scope="col" style="{cell};border-bottom:{LINE}">{escape(arm)}</th>' for arm in turn.answers)
+    body = "".join(
+        f'<td style="{cell}">{_tokens(answer, f"{number}.{arm}", emotions)}{_traces(answer, emotions)}'
+        f"{_bars(turn.judged[arm]) if arm in turn.judged else ''}</td>"
+        for arm, answer in turn.answers.items()
     )
+    small = f"font-size:0.85em;{FADED}"
+    steering = next((a.steering for a in turn.answers.values() if a.steering is not None), None)
+    doses = {} if steering is None else steering.doses
+    dials = ", ".join(f"{emotion} {signed(dose, 2)}" for emotion, dose in doses.items()) or "all dials at 0"
+    if steering is not None:
+        dials += f" · {steering.site}, layers {span(steering.layer_numbers)}, {steering.op}, unit {steering.unit}"
+    line = f'<code style="white-space:pre-wrap">{escape(code)}</code>'
+    line = f"{escape(dials)}{f'<details><summary>code</summary>{line}</details>' if code else ''}"
+    return (
+        f'<div class="emolab-turn" style="margin:0.6em 0"><div><b>{escape(turn.asked)}</b></div>'
+        f'<div style="{small};margin:0.2em 0;line-height:1.4">{line}</div>'
+        f'<table style="width:100%;max-width:76em;table-layout:fixed;border-collapse:collapse"><tr>{head}</tr>'
+        f'<tr>{body}</tr></table><div style="{small}">{escape(note)}</div></div>'
+    )
+
+
+def token_page(answer: Answer, token: int, by_layer: pd.DataFrame) -> str:
+    """What is known of one token: its scores by layer as small bars, and the tokens that might stand in its place."""
+    looks = styles(list(dict.fromkeys(by_layer["emotion"])))
+    rows = [
+        f"<div>{_name(emotion, looks)}{_spark(own['score'].to_numpy(), looks[emotion][0])} layers 0 to {len(own) - 1}, "
+        f"{signed(own['score'].iloc[-1], 1)} at the last</div>"
+        for emotion, own in by_layer.groupby("emotion", sort=False)
+    ]
+    chosen = escape(answer.pieces[token].strip() or "·")
+    return f'<div style="line-height:1.5"><b>{chosen}</b> (token {token + 1})</div>{"".join(rows)}'
+
+
+def _tokens(answer: Answer, place: str, emotions: Sequence[str]) -> str:
+    """The text, token by token, each with its colour and its number."""
+    looks, spans = styles(emotions), []
+    for i, piece in enumerate(answer.pieces):
+        style, title = "", "not read"
+        if i < len(answer.scores):
+            best = int(np.argmax(answer.scores[i]))
+            score = float(answer.scores[i][best])
+            title = f"{emotions[best]} {signed(score, 1)}"
+            if score >= LEAST:
+                style = f"background-color:{_shade(looks[emotions[best]][0], min(1.0, score / MOST))}"
+        if i in answer.forced:
+            style += ";outline:1px dashed currentColor"
+            title += ", chosen by hand"
+        gap = piece[: len(piece) - len(piece.lstrip(" "))]  # the space before a word stays white
+        word = escape(piece[len(gap) :]).replace("\n", "⏎<br>")
+        spans.append(
+            f'{gap}<span data-at="{escape(place)}.{i}" role="button" tabindex="{-1 if i else 0}" '
+            f'title="{escape(title)}" style="{style}">{word}</span>'
+        )
+    return f'<div class="emolab-answer">{"".join(spans) or "<i>(nothing)</i>"}</div>'
+
+
+def _traces(answer: Answer, emotions: Sequence[str]) -> str:
+    """A small curve for each emotion, one block a token."""
+    if not len(answer.scores):
+        return ""
+    looks = styles(emotions)
+    rows = [
+        f'<div style="white-space:nowrap">{_name(emotion, looks)}{_spark(answer.scores[:, i], looks[emotion][0])}</div>'
+        for i, emotion in enumerate(emotions)
+    ]
+    return f'<div style="margin:0.4em 0;line-height:1.3;font-size:0.8em">{"".join(rows)}</div>'
+
+
+def _name(emotion: str, looks: Mapping[str, tuple[str, str]]) -> str:
+    wide = min(20, max(5, 0.62 * max(map(len, looks))))  # em
+    return f'<span style="display:inline-block;width:{wide:g}em">{escape(emotion)}</span>'
+
+
+def _spark(values: np.ndarray, colour: str) -> str:
+    """Numbers as blocks of eight heights from 0 to MOST, means of neighbours where there are many."""
+    bins = np.array_split(values, min(len(values), _BLOCKS))
+    heights = [int(np.clip(round(7 * float(np.mean(own)) / MOST), 0, 7)) for own in bins]
+    shown = "".join("▁▂▃▄▅▆▇█"[height] for height in heights)
+    return f'<span aria-hidden="true" style="color:{colour};letter-spacing:-0.05em">{shown}</span>'
+
+
+def _shade(colour: str, share: float) -> str:
+    """A colour, see-through so that text of either theme stays readable on it."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{SHADES['deepest'] * share:.2f})"
 
 
 def _bars(probabilities: dict[str, float]) -> str:

@@ -20,7 +20,7 @@ from emolab.vectors.vectors import EmotionVectors
 
 
 class Latest:
-    """Calls `work(request, number)` in a thread, when `delay` seconds have brought no newer request.
+    """Calls `work(request, number)` in a thread, when the request's `delay` in seconds has brought no newer one.
 
     A thread rather than an asyncio task, because there is no loop to rely on: JupyterLab sends the messages of widgets
     to a subshell, whose handlers run in a thread with a loop of its own, other front ends to the main thread, which
@@ -29,19 +29,19 @@ class Latest:
     not stale: then nothing old can follow something new.
     """
 
-    def __init__(self, work: Callable[[Any, int], None], delay: float) -> None:
-        self._work, self._delay = work, delay
+    def __init__(self, work: Callable[[Any, int], None]) -> None:
+        self._work = work
         self.lock = threading.Condition(threading.RLock())
         self._number = 0  # of the newest request
         self._request: tuple[Any, float] | None = None
         self._busy = False
         self._thread: threading.Thread | None = None
 
-    def submit(self, request: Any) -> None:
+    def submit(self, request: Any, delay: float) -> None:
         """Ask for work; what was asked before, begun or not, is dropped."""
         with self.lock:
             self._number += 1
-            self._request = request, time.monotonic() + self._delay
+            self._request = request, time.monotonic() + delay
             if self._thread is None or not self._thread.is_alive():
                 # In the context of who asks: ipykernel 7.0.0 sends nothing of a widget from a thread without it.
                 loop = functools.partial(contextvars.copy_context().run, self._loop)

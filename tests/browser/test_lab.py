@@ -51,6 +51,17 @@ responses = emolab.collect_responses(model, queries)
 vectors = emolab.extract_vectors(model, responses)
 panel = SteeringPanel(model, vectors, setting=emolab.Setting(site="attn"), doses={{"joy": 1.25}})
 panel"""
+CHAT = """import emolab
+from dataclasses import replace
+from emolab.widgets import Chat
+
+model, vectors = emolab.load_model("smollm2"), emolab.load_vectors("smollm2")
+setting = emolab.Setting(site="attn", layers="late", unit="breaking")
+chat = Chat(model, vectors, setting=setting, doses={"joy": 1.0}, max_new_tokens=30)
+chat"""
+PAD = """axes = replace(vectors.select(["joy", "fear"]), emotions=("valence", "arousal"))
+pad = Chat(model, axes, max_new_tokens=8)
+pad"""
 TOKENS = """token_view(model, panel.texts["steered"], vectors, site="attn", emotion="joy")"""
 HEADS = """from emolab.models.sites import output_weights
 from emolab.heads.head_vectors import head_maps
@@ -77,6 +88,8 @@ def lab(tmp_path_factory, browser):
     panel = [nbformat.v4.new_code_cell(source) for source in (PANEL, TOKENS, HEADS)]
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     nbformat.write(nbformat.v4.new_notebook(cells=panel, metadata=kernel), work / "panel.ipynb")
+    chat = [nbformat.v4.new_code_cell(source) for source in (CHAT, PAD, "print(repr(pad.dials.steering))")]
+    nbformat.write(nbformat.v4.new_notebook(cells=chat, metadata=kernel), work / "chat.ipynb")
     for path in (*NOTEBOOKS, ROOT / "notebooks" / "classroom_checks.py"):
         shutil.copy(path, work)
     folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
@@ -207,9 +220,9 @@ def shoot(page: Page, folder: Path, name: str, locator=None) -> None:
 
 
 def texts_of(page: Page) -> list[str]:
-    """unsteered, steered, random, as the panel shows them."""
-    table = page.locator(".jp-RenderedHTMLCommon table:has(th:text-is('unsteered'))").first
-    return table.locator("tr:nth-child(2) td").all_inner_texts()
+    """unsteered, steered, random of the last turn, as panel and chat show them, alive or saved."""
+    turns = page.locator(".emolab-turn:visible")
+    return turns.last.locator(".emolab-answer").all_inner_texts() if turns.count() else []
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
@@ -300,6 +313,94 @@ def test_a_saved_panel_keeps_its_last_texts(pages, browser, lab, folder):
     assert again.get_by_text("unsteered", exact=True).first.is_visible()
     shoot(again, folder, "saved_panel")
     end_kernels(again, address, token)
+    again.context.close()
+
+
+def written(page: Page, turns: int) -> list[str]:
+    """The texts, once so many turns are there and nothing is being written."""
+    expect(page.locator("[role=log]").first.locator(".emolab-turn")).to_have_count(turns, timeout=60 * SECONDS)
+    expect(page.get_by_role("button", name="stop").first).to_be_disabled(timeout=60 * SECONDS)
+    return texts_of(page)
+
+
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+def test_a_conversation(pages, browser, lab, theme, folder):
+    """Type, drag, stop, click, go on from a token, go back; then save, and read it without a kernel."""
+    page = pages("chat.ipynb", f"JupyterLab {theme}")
+    assert run_all(page, 240) == []
+    prompt, log = page.get_by_label("prompt").first, page.locator("[role=log]").first
+    prompt.fill("Tell me about the <b>park</b>.")
+    prompt.press("Enter")
+    first = written(page, 1)
+    assert len(first) == 3 and all(first) and first[0] != first[1] and prompt.input_value() == ""
+    coloured = log.locator("[data-at][style*=background-color]").count()
+    assert coloured > 5 and log.locator("b", has_text="<b>park</b>").count() == 1
+
+    slider = page.locator(".widget-slider", has_text="fear").first
+    box = slider.locator(".noUi-target").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + box["height"] / 2, steps=8)
+    page.mouse.up()
+    assert texts_of(page) == first, "a dial of a chat writes nothing by itself"
+    prompt.fill("And the trees?")
+    prompt.press("Enter")
+    second = written(page, 2)
+    assert len(second) == 3 and not set(first) & set(second)
+
+    token = log.locator(".emolab-turn").nth(1).locator(".emolab-answer").nth(1).locator("[data-at]").nth(3)
+    token.click()
+    instead = page.get_by_label("instead").first
+    expect(instead).to_be_visible()
+    shoot(page, folder, f"chat_{theme.lower()}", page.locator(".jp-CodeCell").nth(0).locator(".jp-OutputArea"))
+    token.focus()
+    page.keyboard.press("ArrowRight")
+    expect(
+        log.locator(".emolab-turn").nth(1).locator(".emolab-answer").nth(1).locator("[data-at]").nth(4)
+    ).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("(token 5)")).to_be_visible()
+    instead.select_option(index=2)
+    page.get_by_role("button", name="go on from here").first.click()
+    wait_until(lambda: texts_of(page)[1] != second[1])
+    forked = written(page, 2)
+    assert forked[0] == second[0] and forked[1] != second[1]
+    page.get_by_role("button", name="back").first.click()
+    wait_until(lambda: texts_of(page) == second)
+
+    prompt.fill("Tell me a long story about a ship.")
+    prompt.press("Enter")
+    expect(log.locator(".emolab-turn").nth(2).locator("[data-at]").nth(5)).to_be_visible()
+    page.get_by_role("button", name="stop").first.click()
+    written(page, 3)
+    page.wait_for_timeout(SECONDS)  # a token that was being chosen still comes
+    stopped = texts_of(page)
+    assert any(stopped) and page.get_by_text("stopped", exact=True).count()
+
+    pad = page.get_by_role("application").first
+    pad.scroll_into_view_if_needed()
+    box = pad.bounding_box()
+    page.mouse.move(box["x"] + 60, box["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 90, box["y"] + 30, steps=5)
+    page.mouse.up()
+    expect(pad).to_have_attribute("aria-label", re.compile(r"valence → 1\.\d+, arousal ↑ 1\.\d+"))
+    pad.press("ArrowLeft")
+    shoot(page, folder, f"pad_{theme.lower()}", page.locator(".jp-CodeCell").nth(1).locator(".jp-OutputArea"))
+    if theme == "Dark":
+        return
+    address, token_, home = lab
+    saved = home / "work" / page.url.split("?")[0].rsplit("/", 1)[1]
+    page.locator(".jp-CodeCell .jp-InputArea-prompt").last.click()
+    page.keyboard.press("Control+s")
+    wait_until(lambda: "emolab-copy" in saved.read_text() and "ship" in saved.read_text())
+    end_kernels(page, address, token_)
+    again = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
+    again.goto(f"{address}/lab/workspaces/chat/tree/{saved.name}?token={token_}")
+    again.get_by_text("Error displaying widget").first.wait_for(timeout=60 * SECONDS)
+    assert again.locator(".emolab-turn:visible").count() == 3 and texts_of(again) == stopped
+    shoot(again, folder, "saved_chat")
+    end_kernels(again, address, token_)
     again.context.close()
 
 

@@ -23,7 +23,9 @@ from emolab.judges.judges import FunctionJudge
 from emolab.steering.settings import Setting
 from emolab.steering.steering import Steering, steered
 from emolab.widgets import SteeringPanel, head_view
-from emolab.widgets import panel as panel_module
+from emolab.widgets import chat as chat_module
+from emolab.widgets.answers import turn_page
+from emolab.widgets.conversation import Answer, Conversation, Turn
 from emolab.widgets.work import Latest, random_control
 from tests.tiny import random_vectors
 from tools.notebooks import problems, tidy
@@ -45,9 +47,8 @@ class Judge(FunctionJudge):
 
 
 def test_a_text_that_the_judge_cannot_read_has_no_bars():
-    from emolab.widgets.answers import answers
-
-    page = answers("", {"steered": "so", "plain": "😡"}, {"steered": {"joy": 1.0}, "plain": {"joy": np.nan}}, "")
+    answers = {arm: Answer("", None, ids=[1], pieces=[text]) for arm, text in {"steered": "so", "plain": "😡"}.items()}
+    page = turn_page(Turn("?", answers, {"steered": {"joy": 1.0}, "plain": {"joy": np.nan}}), 0, ["joy"], "")
     assert page.count("unread") == 1 and page.count("inline-block;height") == 1 and "nan" not in page
 
 
@@ -58,12 +59,21 @@ def vectors(tiny_llama):
 
 @pytest.fixture
 def panel(tiny_llama, vectors, monkeypatch):
-    monkeypatch.setattr(panel_module, "DELAY", 0.05)
+    monkeypatch.setattr(chat_module, "DELAY", 0.05)
     panel = SteeringPanel(
         tiny_llama, vectors, doses={"joy": 2.0}, setting=Setting(site="attn"), judge=Judge(), max_new_tokens=12
     )
     yield panel
     panel.close()
+
+
+def html_of(panel):
+    return panel._texts()["text/html"]
+
+
+def words(shown):
+    """What a reader reads, without the elements around each token."""
+    return unescape(re.sub("<[^>]*>", "", shown if isinstance(shown, str) else html_of(shown)))
 
 
 def hooks(model):
@@ -75,7 +85,7 @@ def hooks(model):
 
 def slow(panel, seconds=0.03):
     """Makes each token of the panel's model last."""
-    return panel._model.hf.register_forward_pre_hook(lambda module, args: time.sleep(seconds))
+    return panel._talk.model.hf.register_forward_pre_hook(lambda module, args: time.sleep(seconds))
 
 
 def begun(panel, number):
@@ -94,29 +104,29 @@ def test_the_first_texts_are_those_of_generate(panel, tiny_llama, vectors):
     assert panel.texts["unsteered"] == plain and panel.texts["steered"] == steered_text != plain
     assert list(panel.texts) == ["unsteered", "steered", "random"]
     assert panel.probabilities["steered"] == {"anger": 0.0, "joy": 0.5, "neutral": 1.0}
-    code = unescape(re.search(r"<code[^>]*>(.*?)</code>", panel._html, re.S)[1])
+    code = unescape(re.search(r"<code[^>]*>(.*?)</code>", html_of(panel), re.S)[1])
     assert eval(code, {"emolab": emolab, "model": tiny_llama, "vectors": vectors}) == [steered_text]
 
 
 def test_a_slider_changes_the_text_and_the_steering_to_go_on_with(panel, tiny_llama, vectors):
-    panel.sliders["joy"].value = 0.0
-    panel.sliders["anger"].value = -1.5
-    panel.layers.value = (1, 2)
+    panel.dials.sliders["joy"].value = 0.0
+    panel.dials.sliders["anger"].value = -1.5
+    panel.dials.layers.value = (1, 2)
     assert panel.wait(30)
     assert panel.steering.doses == {"anger": -1.5} and list(panel.steering.layers) == [1, 2]
     expected = generate(tiny_llama, ASK, steering=panel.steering, max_new_tokens=12)[0]
-    assert panel.texts["steered"] == expected and expected in unescape(panel._html)
+    assert panel.texts["steered"] == expected and expected in words(panel)
     panel.prompt.value = "How did you feel when it was dark?"
     assert panel.wait(30)
     assert panel.texts["unsteered"] == generate(tiny_llama, panel.prompt.value, max_new_tokens=12)[0]
-    panel.sliders["anger"].value = 0.0
+    panel.dials.sliders["anger"].value = 0.0
     assert panel.wait(30) and panel.steering is None and list(panel.texts) == ["unsteered"]
 
 
 def test_quick_changes_are_one_run(panel):
     before = len(panel._judge.seen)
     for value in np.linspace(-2, 2, 20):
-        panel.sliders["joy"].value = value
+        panel.dials.sliders["joy"].value = value
     assert panel.wait(30)
     assert len(panel._judge.seen) == before + 1 and panel.steering.doses == {"joy": 2.0}
 
@@ -124,15 +134,15 @@ def test_quick_changes_are_one_run(panel):
 def test_a_newer_change_stops_the_older_text_at_its_next_token(panel, tiny_llama):
     handle, number, seen = slow(panel), panel._number, len(panel._judge.seen)
     start = time.perf_counter()
-    panel.sliders["joy"].value = -2.0
+    panel.dials.sliders["joy"].value = -2.0
     assert time.perf_counter() - start < 0.1, "the change itself waits for the model"
     begun(panel, number)
-    assert panel._status.value.startswith("writing") and not panel._stop.disabled
+    assert panel._status.value.startswith("writing") and not panel._buttons["stop"].disabled
     old, written = dict(panel.texts), panel._tokens
-    panel.sliders["joy"].value = 1.0
+    panel.dials.sliders["joy"].value = 1.0
     handle.remove()
     assert written < 12 and panel.texts == old
-    assert panel.wait(30) and panel._status.value == "" and panel._stop.disabled
+    assert panel.wait(30) and panel._status.value == "" and panel._buttons["stop"].disabled
     assert len(panel._judge.seen) == seen + 1, "the stopped text was judged"
     assert panel.texts["steered"] == generate(tiny_llama, ASK, steering=panel.steering, max_new_tokens=12)[0]
 
@@ -140,10 +150,10 @@ def test_a_newer_change_stops_the_older_text_at_its_next_token(panel, tiny_llama
 def test_stop(panel):
     slow(panel)
     before, number = dict(panel.texts), panel._number
-    panel.sliders["joy"].value = -2.0
+    panel.dials.sliders["joy"].value = -2.0
     begun(panel, number)
-    panel._stop.click()
-    assert panel._status.value.startswith("stopped") and panel._stop.disabled
+    panel._buttons["stop"].click()
+    assert panel._status.value.startswith("stopped") and panel._buttons["stop"].disabled
     assert panel.wait(5) and panel.texts == before and panel._status.value.startswith("stopped")
 
 
@@ -157,9 +167,9 @@ def test_what_the_judge_says_too_late_is_not_shown(panel):
 
     before, verdicts = dict(panel.texts), dict(panel.probabilities)
     object.__setattr__(panel._judge, "function", think)
-    panel.sliders["joy"].value = -2.0
+    panel.dials.sliders["joy"].value = -2.0
     assert entered.wait(10)
-    panel._stop.click()
+    panel._buttons["stop"].click()
     gate.set()
     assert panel.wait(10) and panel.texts == before and panel.probabilities == verdicts
     assert panel._status.value.startswith("stopped")
@@ -167,10 +177,10 @@ def test_what_the_judge_says_too_late_is_not_shown(panel):
 
 def test_other_cells_go_on_unsteered_meanwhile(panel, tiny_llama, vectors):
     before, plain = hooks(tiny_llama), generate(tiny_llama, ASK, max_new_tokens=12)
-    assert any(m._forward_pre_hooks for m in panel._model.hf.modules()), "the count of hooks counts nothing"
     slow(panel)
+    assert hooks(panel._talk.model) == before + 1, "the count of hooks counts nothing"
     number = panel._number
-    panel.sliders["joy"].value = -3.0
+    panel.dials.sliders["joy"].value = -3.0
     begun(panel, number)
     assert hooks(tiny_llama) == before
     assert generate(tiny_llama, ASK, max_new_tokens=12) == plain
@@ -193,7 +203,7 @@ def test_a_panel_made_inside_steered_is_not_steered_by_it(tiny_llama, vectors):
 
 def test_weights_are_shared_not_copied(panel, tiny_llama):
     own, theirs = (
-        {p.data_ptr() for part in (m.hf, m.bridge) for p in part.parameters()} for m in (panel._model, tiny_llama)
+        {p.data_ptr() for part in (m.hf, m.bridge) for p in part.parameters()} for m in (panel._talk.model, tiny_llama)
     )
     assert own == theirs
 
@@ -219,7 +229,7 @@ def test_errors_stand_in_the_panel_in_one_line(panel):
         assert panel.wait(30)
         said = panel._status.value
         assert words in said and "\n" not in said and 'role="alert"' in said
-        assert panel.texts == before and panel._stop.disabled
+        assert panel.texts == before and panel._buttons["stop"].disabled
     panel.prompt.value = "Tell me about the sea."
     assert panel.wait(30) and panel._status.value == "" and panel.texts != before
 
@@ -229,9 +239,9 @@ def test_a_judge_that_fails_costs_no_text(panel):
         raise RuntimeError("no\nnetwork <b>")
 
     object.__setattr__(panel._judge, "function", fail)
-    panel.sliders["joy"].value = 1.0
+    panel.dials.sliders["joy"].value = 1.0
     assert panel.wait(30) and panel.probabilities == {}
-    assert "no judge: RuntimeError: no network &lt;b&gt;" in panel._html and panel._status.value == ""
+    assert "no judge: RuntimeError: no network &lt;b&gt;" in html_of(panel) and panel._status.value == ""
 
 
 def test_a_judge_that_needs_the_query(panel):
@@ -245,7 +255,7 @@ def test_a_judge_that_needs_the_query(panel):
             return np.ones((len(texts), 1))
 
     panel._judge = Asking()
-    panel.sliders["joy"].value = 1.0
+    panel.dials.sliders["joy"].value = 1.0
     assert panel.wait(30) and panel.probabilities["steered"] == {"joy": 1.0}
     assert calls[0][1] == [ASK] * 3
 
@@ -264,19 +274,19 @@ def test_refused_at_once(tiny_llama, tiny_gpt2, vectors):
 
 
 def test_ops_and_kinds_of_dose(panel, tiny_llama):
-    panel.op.value = "ablate"
+    panel.dials.op.value = "ablate"
     assert panel.wait(30) and panel.steering is None, "a dose of another op was kept"
-    assert panel.unit.disabled and (panel.sliders["joy"].min, panel.sliders["joy"].max) == (0, 1)
-    panel.sliders["joy"].value = 1.0
-    panel.sliders["anger"].value = 0.5  # one share for all that are on
+    assert panel.dials.unit.disabled and (panel.dials.sliders["joy"].min, panel.dials.sliders["joy"].max) == (0, 1)
+    panel.dials.sliders["joy"].value = 1.0
+    panel.dials.sliders["anger"].value = 0.5  # one share for all that are on
     assert panel.wait(30) and panel.steering.doses == {"anger": 0.5, "joy": 0.5}
     assert panel.steering.op == "ablate" and panel._status.value == ""
     assert panel.texts["steered"] == generate(tiny_llama, ASK, steering=panel.steering, max_new_tokens=12)[0]
-    panel.op.value, panel.unit.value = "add", "residual"
-    assert panel.sliders["joy"].max == 0.5 and not panel.unit.disabled
-    panel.sliders["joy"].value = 0.25
-    assert panel.wait(30) and panel.steering.unit == "residual" and "unit='residual'" in unescape(panel._html)
-    panel._zero.click()
+    panel.dials.op.value, panel.dials.unit.value = "add", "residual"
+    assert panel.dials.sliders["joy"].max == 0.5 and not panel.dials.unit.disabled
+    panel.dials.sliders["joy"].value = 0.25
+    assert panel.wait(30) and panel.steering.unit == "residual" and "unit='residual'" in words(panel)
+    panel._buttons["all to 0"].click()
     assert panel.wait(30) and panel.steering is None
 
 
@@ -292,16 +302,20 @@ def test_the_control_is_as_long_as_what_is_added(vectors, site):
 
 
 def test_html_is_escaped_whatever_is_written(tiny_llama, monkeypatch):
-    monkeypatch.setattr(panel_module, "generate", lambda model, prompts, **_: [HOSTILE] * len(prompts))
-    monkeypatch.setattr(panel_module, "DELAY", 0.0)
+    def write(self, turn, arms, each):
+        for arm in arms:
+            turn.answers[arm].ids, turn.answers[arm].pieces = [5], [HOSTILE]
+
+    monkeypatch.setattr(Conversation, "write", write)
+    monkeypatch.setattr(chat_module, "DELAY", 0.0)
     vectors = random_vectors(tiny_llama, (HOSTILE, "joy"))
     judge = Judge((HOSTILE, "neutral"))
     object.__setattr__(judge, "name", HOSTILE)
     panel = SteeringPanel(tiny_llama, vectors, prompt=HOSTILE, doses={HOSTILE: 1.0}, judge=judge)
     panel._say(RuntimeError(HOSTILE))
-    shown = panel._html + panel._status.value + panel._texts()["text/html"]
+    shown = html_of(panel) + panel._status.value + panel._texts()["text/html"]
     assert "&lt;script&gt;" in shown and "<script" not in shown and "<img" not in shown
-    assert not any(s.description_allow_html for s in panel.sliders.values())
+    assert not any(s.description_allow_html for s in panel.dials.sliders.values())
     panel.close()
 
 
@@ -321,7 +335,7 @@ def shown(monkeypatch):
         seen.append((data, display_id))
         return Handle(display_id)
 
-    monkeypatch.setattr(panel_module, "display", display)
+    monkeypatch.setattr(chat_module, "display", display)
     return seen
 
 
@@ -331,11 +345,11 @@ def test_a_saved_notebook_holds_the_last_texts_in_an_output_of_their_own(panel, 
     (controls, none), (texts, name) = shown
     view = "application/vnd.jupyter.widget-view+json"
     assert set(controls) == {view, "text/plain"} and controls["text/plain"] == "SteeringPanel" and none is None
-    assert set(texts) == {"text/html", "text/plain"} and panel.texts["steered"] in unescape(texts["text/html"])
+    assert set(texts) == {"text/html", "text/plain"} and panel.texts["steered"] in words(texts["text/html"])
     before = panel.texts["steered"]
-    panel.sliders["anger"].value = 2.0
+    panel.dials.sliders["anger"].value = 2.0
     assert panel.wait(30) and panel.texts["steered"] != before and len(shown) == 3
-    assert shown[2] == (panel._texts(), name) and panel.texts["steered"] in unescape(shown[2][0]["text/html"])
+    assert shown[2] == (panel._texts(), name) and panel.texts["steered"] in words(shown[2][0]["text/html"])
     outputs = [nbformat.v4.new_output("display_data", data=dict(data)) for data, _ in shown[:2]]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("panel", outputs=outputs)])
     (kept,) = tidy(notebook).cells[0].outputs
@@ -347,14 +361,14 @@ def test_what_the_panel_writes_is_styled_as_notebooks_allow(panel):
     assert len(html) < SIZE
     # JupyterLab lets nothing else through in outputs that it does not trust.
     allowed = r"text-align|vertical-align|white-space|line-height|padding|width|max-width|border-bottom|table-layout"
-    allowed += r"|border-collapse|font-size|opacity|margin|display|height|background-color|outline"
+    allowed += r"|border-collapse|font-size|opacity|margin|display|height|background-color|outline|color|letter-spacing"
     styles = re.findall(r'style="([^"]*)"', html)
     names = {line.split(":")[0] for style in styles for line in style.split(";") if line}
     assert styles and all(re.fullmatch(allowed, name) for name in names), names
 
 
 def test_no_thread_stays(panel):
-    panel.sliders["joy"].value = 1.0
+    panel.dials.sliders["joy"].value = 1.0
     assert panel.wait(30)
     for thread in [t for t in threading.enumerate() if t.name == "emolab-widget"]:
         thread.join(5)
@@ -364,7 +378,7 @@ def test_no_thread_stays(panel):
 def test_closing_stops_the_work(panel):
     slow(panel)
     number = panel._number
-    panel.sliders["joy"].value = -2.0
+    panel.dials.sliders["joy"].value = -2.0
     begun(panel, number)
     panel.close()
     assert panel.wait(5)
@@ -379,15 +393,15 @@ def test_latest_does_the_last_thing_and_survives_an_error(monkeypatch):
             raise RuntimeError
         done.append(request)
 
-    latest = Latest(work, 0.02)
+    latest = Latest(work)
     for request in "abc":
-        latest.submit(request)
+        latest.submit(request, 0.02)
     assert latest.wait(5) and done == ["c"]
-    latest.submit("bad")
+    latest.submit("bad", 0.02)
     assert latest.wait(5)
-    latest.submit("d")
+    latest.submit("d", 0.02)
     assert latest.wait(5) and done == ["c", "d"]
-    latest.submit("e")
+    latest.submit("e", 0.02)
     latest.cancel()
     latest.now("f")
     assert latest.wait(5) and done == ["c", "d", "f"]
@@ -402,11 +416,11 @@ def test_latest_never_does_two_things_at_once():
         gate.wait(5) if request == "first" else None
         running.remove(request)
 
-    latest = Latest(work, 0.0)
-    latest.submit("first")
+    latest = Latest(work)
+    latest.submit("first", 0)
     while not running:
         time.sleep(0.001)
-    latest.submit("second")
+    latest.submit("second", 0)
     assert not latest.wait(0.05) and running == ["first"]
     gate.set()
     assert latest.wait(5) and most == [1, 1]
@@ -505,7 +519,7 @@ def test_the_thread_knows_what_the_cell_knows_that_asked():
     """ipykernel 7.0.0 sends what a widget shows to the cell named in a context variable, and fails without one."""
     cell: ContextVar[str] = ContextVar("cell")
     seen = []
-    latest = Latest(lambda request, number: seen.append((request, cell.get(), threading.current_thread().name)), 0.0)
+    latest = Latest(lambda request, number: seen.append((request, cell.get(), threading.current_thread().name)))
     cell.set("In [3]")
-    latest.submit("a")
+    latest.submit("a", 0)
     assert latest.wait(5) and seen == [("a", "In [3]", "emolab-widget")]
