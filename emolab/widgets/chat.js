@@ -2,8 +2,11 @@
 export default {
   render({ model, el }) {
     el.dataset.lmSuppressShortcuts = "true";
-    const hide = document.createElement("style"); // the copy below, which stands for this one without a kernel
-    hide.textContent = `.${model.get("copy")} { display: none }`;
+    // The copy in the same output, which stands for this one without a kernel, is hidden while this one lives.
+    const hide = document.createElement("style");
+    hide.textContent = "[data-emolab-live] .emolab-copy { display: none }";
+    const output = () => el.closest(".jp-OutputArea, .output_wrapper, .output");
+    requestAnimationFrame(() => output()?.setAttribute("data-emolab-live", ""));
     const turns = document.createElement("div");
     turns.setAttribute("role", "log");
     el.append(hide, turns);
@@ -38,6 +41,9 @@ export default {
     });
     model.on("change:pages", draw);
     draw();
-    return () => model.off("change:pages", draw);
+    return () => {
+      output()?.removeAttribute("data-emolab-live");
+      model.off("change:pages", draw);
+    };
   },
 };

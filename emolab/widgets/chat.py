@@ -40,7 +40,6 @@ class _Turns(anywidget.AnyWidget):
     _esm = Path(__file__).with_name("chat.js")
     pages = traitlets.List(traitlets.Unicode()).tag(sync=True)
     picked = traitlets.Unicode().tag(sync=True)
-    copy = traitlets.Unicode().tag(sync=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +110,7 @@ class Chat(widgets.VBox):
             layout={"flex": "1 1 20em"},
         )  # fmt: skip
         self.control = widgets.Checkbox(True, description="random control", indent=False, layout={"width": "10em"})
-        self._turns = _Turns(copy=f"emolab-copy-{id(self):x}")
+        self._turns = _Turns()
         clicks: dict[str, Callable[[], Any]] = {
             "send": self.send, "redo": self.redo, "back": self.back, "all to 0": self.dials.zero, "stop": self._cancel,
             "go on from here": self._go_on_here,
@@ -255,7 +254,7 @@ class Chat(widgets.VBox):
 
     def _texts(self) -> dict[str, str]:
         pages = "".join(self._turns.pages) or self._status.value
-        return {"text/plain": type(self).__name__, "text/html": f'<div class="{self._turns.copy}">{pages}</div>'}
+        return {"text/plain": type(self).__name__, "text/html": f'<div class="emolab-copy">{pages}</div>'}
 
     def _heard(self, click: Callable[[], Any]) -> None:
         """What a button does; an error stands in the chat, not in a log that nobody reads."""
@@ -389,6 +388,7 @@ class Chat(widgets.VBox):
             self._token.value = page
             likely = answer.others[token] if token < len(answer.others) else []
             self._instead.options = [("choose anew", -1), *((f"{piece!r} {p:.2f}", i) for i, piece, p in likely)]
+            self._instead.value = -1
             self._details.layout.display = ""
 
     def _each(self) -> None:
