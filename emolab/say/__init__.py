@@ -45,6 +45,7 @@ _PUBLIC = {
     "site_map": "say.steering",
     "sources": "say.steering",
     "tradeoff": "say.steering",
+    "two_models": "say.across",
     "without_confounds": "say.vectors",
 }
 __getattr__, __dir__, __all__ = offer(__name__, _PUBLIC)
