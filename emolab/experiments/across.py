@@ -44,10 +44,10 @@ def model_doses(scored: Mapping[str, pd.DataFrame], *, seed: int = 0) -> pd.Data
     for name, table in scored.items():
         _need_breaking(name, table)
     need_same_questions(scored)
-    emotions = [set(table["emotion"]) for table in scored.values()]
-    shared = order(emotions[0] & emotions[1])
+    emotions = [order(table["emotion"]) for table in scored.values()]
+    shared = [emotion for emotion in emotions[0] if emotion in emotions[1]]
     if not shared:
-        held = " with ".join(", ".join(order(names)) for names in emotions)
+        held = " with ".join(map(", ".join, emotions))
         raise EmolabError(f"the two sweeps have no emotion in common: {held}")
     wide = {name: _by_question(table, shared) for name, table in scored.items()}
     clusters = pd.concat([clusters_of(table) for table in scored.values()])

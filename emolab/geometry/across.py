@@ -1,7 +1,7 @@
 """Two models' maps of the same emotions: how alike they are, against chance and against one model with itself.
 
 >>> from emolab import geometry
->>> table = geometry.map_agreement(vectors, tuned)
+>>> table = geometry.map_agreement(ours, theirs)
 >>> table.query("measure == 'rsa'")[["depth", "value", "null_hi", "ceiling"]]
 
 Coordinates are compared by cosines alone; the other measures take models of any width and depth.
@@ -65,7 +65,7 @@ def map_agreement(
 ) -> pd.DataFrame:
     """How alike two models arrange the emotions that both have, by depth, beside a null and a ceiling.
 
-    >>> table = map_agreement(vectors, tuned)
+    >>> table = map_agreement(ours, theirs, n_splits=20)
     >>> table[table["layer"].isna()].set_index("measure")[["value", "p", "halves", "ceiling"]]     # over all layers
 
     Each layer of `vectors` is set beside the one at the same relative depth of `others`. Measures:

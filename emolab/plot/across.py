@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pandas as pd
 from matplotlib.patches import Patch
 
@@ -46,8 +49,8 @@ def two_models(maps: pd.DataFrame, doses: pd.DataFrame, *, title: str | None = N
         line(ax, rows, "depth", "halves", {"color": INK, "marker": "o", "linewidth": width, "markersize": 2.5 * width})
         line(ax, rows, "depth", "value", {"color": INK, "marker": None, "linewidth": 2 * width})
         ax.axhline(0, color=INK, linewidth=0.6)
-        ax.set(xlim=(0, 1), ylim=(min(-0.1, rows[["value", "halves", "ceiling_lo"]].min(axis=None) - 0.05), 1.04))
-        ax.set(xlabel="relative depth", ylabel="likeness")
+        lowest = np.nanmin(rows[["value", "halves", "ceiling_lo"]].to_numpy(dtype=float))
+        ax.set(xlim=(0, 1), ylim=(min(-0.1, lowest - 0.05), 1.04), xlabel="relative depth", ylabel="likeness")
     ax = panels.axes["", "steered"]
     shown = doses[(doses["emotion"] == ALL) & (doses["alpha"] >= 0)]
     for name, (color, marker) in zip(names, _MODELS, strict=True):
@@ -59,7 +62,7 @@ def two_models(maps: pd.DataFrame, doses: pd.DataFrame, *, title: str | None = N
         line(ax, steered, "alpha", "value", {"color": color, "marker": marker, "label": name}, bounds="bars")
     ax.axvline(_BREAKS, color=INK, linestyle=":", linewidth=1)
     ax.set(ylim=(-0.04, 1.04), xlabel="dose (1 breaks the text)", ylabel=MEASURES["target"])
-    handles = [key("all questions", marker=""), key("halves: one model with the other")]
+    handles: list[Any] = [key("all questions", marker=""), key("halves: one model with the other")]
     if maps["ceiling"].notna().any():
         handles.append(Patch(facecolor=_CEILING, alpha=0.4, label="halves: each model with itself"))
     handles.append(key("permuted labels", marker="", color=CONTROLS["shuffled"]["color"], linestyle="--"))

@@ -6,7 +6,7 @@ import pandas as pd
 
 from emolab.base.labels import order
 from emolab.experiments.across import ALL, breaking_dose
-from emolab.say.sentences import Sentences, listed, measured, number
+from emolab.say.sentences import Sentences, Unmeasured, listed, measured, number
 
 LEVEL = 0.05
 _NAMES = {"rsa": "RSA", "cka": "CKA of the answers", "cosine": "cosine of the vectors"}
@@ -21,7 +21,9 @@ def two_models(maps: pd.DataFrame, doses: pd.DataFrame) -> Sentences:
     Brackets after a likeness hold the middle 95 % of split halves; after a share the 95 % interval over questions.
     """
     first, second, difference = doses["model"].unique()
-    means = maps[maps["layer"].isna()].set_index("measure")
+    means = maps[maps["layer"].isna()].dropna(subset=["value"]).set_index("measure")
+    if means.empty:
+        raise Unmeasured
     alike = [_NAMES[measure] for measure in means.index if means["p"][measure] < LEVEL]
     told = [_likeness(_NAMES[str(measure)], row) for measure, row in means.iterrows()]
     verdict = (
@@ -48,25 +50,24 @@ def _halves(name: str, row: pd.Series) -> str:
 def _steered(doses: pd.DataFrame, first: str, second: str, difference: str) -> list[str]:
     """The mean over emotions at the breaking dose, then which emotions differ there, and before any steering."""
     dose = breaking_dose(doses)
-    cells = doses.set_index(["alpha", "control", "model", "emotion"])[["value", "lo", "hi"]]
-
-    def share(model: str, emotion: str = ALL, control: str = "none", alpha: float = dose) -> str:
-        return number(*cells.loc[(alpha, control, model, emotion)], signed=model == difference)
-
-    random = [share(m, control="random") for m in (first, second) if (dose, "random", m, ALL) in cells.index]
-    told = f"At dose {dose:g} (1 breaks the text) steering brings {share(first)} of the texts of {first} and "
-    told += f"{share(second)} of those of {second} to the target"
-    told += f" (random directions {listed(random)})" if random else ""
-    said = [f"{told}; difference {share(difference)}{_verdict(cells.loc[(dose, 'none', difference, ALL)])}."]
+    keys = doses[["alpha", "control", "model", "emotion"]].itertuples(index=False, name=None)
+    cells = dict(zip(keys, doses[["value", "lo", "hi"]].itertuples(index=False, name=None), strict=True))
+    random = [number(*cells[dose, "random", m, ALL]) for m in (first, second) if (dose, "random", m, ALL) in cells]
+    shares = [number(*cells[dose, "none", model, ALL]) for model in (first, second)]
+    told = f"At dose {dose:g} (1 breaks the text) steering brings {shares[0]} of the texts of {first} and {shares[1]} "
+    told += f"of those of {second} to the target" + (f" (random directions {listed(random)})" if random else "")
+    mean = cells[dose, "none", difference, ALL]
+    nothing = "" if _apart(mean) else ": no difference was found"
+    said = [f"{told}; difference {number(*mean, signed=True)}{nothing}."]
     for alpha, when in {dose: f"at dose {dose:g}", 0.0: "unsteered"}.items():
-        single = cells.loc[(alpha, "none", difference)].drop(ALL)
-        apart = [emotion for emotion in order(single.index) if not _verdict(single.loc[emotion])]
-        parts = [f"{emotion} {share(difference, emotion, alpha=alpha)}" for emotion in apart]
-        verb = "differ" if len(parts) > 1 else "differs"
-        said.append(f"Of single emotions {when} {listed(parts)} {verb}.")
+        single = {e: cells.get((alpha, "none", difference, e)) for e in order(doses["emotion"]) if e != ALL}
+        apart = [f"{e} {number(*cell, signed=True)}" for e, cell in single.items() if cell and _apart(cell)]
+        verb = "differ" if len(apart) > 1 else "differs"
+        said.append(f"Of single emotions {when} {listed(apart)} {verb}.")
     return said
 
 
-def _verdict(row: pd.Series) -> str:
-    """Nothing where the interval leaves out 0."""
-    return "" if row["lo"] > 0 or row["hi"] < 0 else ": no difference was found"
+def _apart(cell: tuple) -> bool:
+    """Whether the interval of a difference leaves out 0."""
+    _, lo, hi = cell
+    return lo > 0 or hi < 0

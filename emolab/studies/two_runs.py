@@ -97,10 +97,9 @@ def _left_out(
     names: list[str], vectors: list[EmotionVectors], scored: dict[str, pd.DataFrame], maps: pd.DataFrame
 ) -> Iterator[str]:
     """What was not compared, or differs between the runs beside the models, a sentence each."""
-    held = [set(one.emotions) | set(scored[name]["emotion"]) for name, one in zip(names, vectors, strict=True)]
-    shared = set(vectors[0].emotions) & set(vectors[1].emotions)
-    for name, emotions in zip(names, held, strict=True):
-        alone = order(emotions - shared)
+    held = [order([*one.emotions, *scored[name]["emotion"]]) for name, one in zip(names, vectors, strict=True)]
+    for name, own, others in zip(names, held, reversed(held), strict=True):
+        alone = [emotion for emotion in own if emotion not in others]
         if alone:
             yield f"Only {name} has {listed(alone)}; left out."
     for measure, reason in maps.attrs["left_out"].items():

@@ -282,7 +282,8 @@ def affect_shifts() -> pd.DataFrame:
 
 
 def two_maps(measures=("rsa", "cka", "cosine"), layers=30) -> pd.DataFrame:
-    values = {"value": (0.7, 1), "null_mean": 0.0, "null_hi": 0.5, "p": 0.01, "halves": (0.4, 0.6), "ceiling": (0.5, 0.7)}
+    values = {"value": (0.7, 1), "null_mean": 0.0, "null_hi": 0.5, "p": 0.01}
+    values |= {"halves": (0.4, 0.6), "ceiling": (0.5, 0.7)}
     table = made_of({"measure": measures, "layer": range(layers)}, values)
     means = table.groupby("measure", sort=False, as_index=False).mean().assign(layer=np.nan)
     table = pd.concat([table, means], ignore_index=True).astype({"layer": "Int64"})
