@@ -56,9 +56,10 @@ def page(found: TwoRuns, plain: dict, joyful: dict) -> str:
         "# Two models side by side",
         "",
         f"smollm2 beside a form of itself, {NAME}: a LoRA of rank {TRAINING.rank} learned in {TRAINING.steps} steps "
-        f"from the model's own joyful answers to {N_LEARNED} questions, and was added to its weights. Both got the same "
-        f"small study ({plain['dtype']}, seed {plain['seed']}): vectors from the answers to {n_extract} questions that "
-        f"the LoRA has not seen, setting and doses chosen on {n_choose} others, the report on {n_report} held-out ones. "
+        f"from the model's own joyful answers to {N_LEARNED} questions, and was added to its weights. Both got the "
+        f"same small study ({plain['dtype']}, seed {plain['seed']}): vectors from the answers to {n_extract} questions "
+        f"that the LoRA has not seen, setting and doses chosen on {n_choose} others, the report on {n_report} held-out "
+        "ones. "
         "Written by `tools/two_models.py`; how to compare models of your own stands in "
         "[How-to](howto.md#set-two-models-side-by-side).",
         "",
@@ -66,8 +67,8 @@ def page(found: TwoRuns, plain: dict, joyful: dict) -> str:
         "",
         f"![{plot.two_models(found.maps, found.doses).emolab_info['title']}](two_models.svg)",
         "",
-        "Share of the held-out answers in which the judge reads the emotion that the instruction names, and beside it the "
-        "share of vectors' answers at the dose that each study chose (random direction in brackets):",
+        "Share of the held-out answers in which the judge reads the emotion that the instruction names; beside it that "
+        "of answers steered at the dose that each study chose (random directions in brackets):",
         "",
         f"| emotion | smollm2, instructed | {NAME}, instructed | smollm2, steered | {NAME}, steered |",
         "|---|---|---|---|---|",

@@ -30,7 +30,7 @@ def two_models(maps: pd.DataFrame, doses: pd.DataFrame) -> Sentences:
         f"are alike beyond permuted labels by {listed(alike)}" if alike else "are not alike beyond permuted labels"
     )
     halves = [_halves(_NAMES[str(measure)], row) for measure, row in means.dropna(subset=["halves"]).iterrows()]
-    beside = "Between halves of the questions, one model with the other against each with itself: " + "; ".join(halves)
+    beside = "Between halves of the questions, one model with the other against each with itself (middle 95 % of splits): " + "; ".join(halves)
     return Sentences(
         f"The maps of emotions of {first} and {second} {verdict}: {'; '.join(told)}, means over layers.",
         f"{beside}." if halves else "",
@@ -63,7 +63,8 @@ def _steered(doses: pd.DataFrame, first: str, second: str, difference: str) -> l
         single = {e: cells.get((alpha, "none", difference, e)) for e in order(doses["emotion"]) if e != ALL}
         apart = [f"{e} {number(*cell, signed=True)}" for e, cell in single.items() if cell and _apart(cell)]
         verb = "differ" if len(apart) > 1 else "differs"
-        said.append(f"Of single emotions {when} {listed(apart)} {verb}.")
+        found = f"Of single emotions {when} {listed(apart)} {verb}."
+        said.append(found if apart else f"For single emotions {when} no difference was found.")
     return said
 
 

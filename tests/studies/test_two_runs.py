@@ -66,7 +66,7 @@ def test_a_run_and_its_copy_are_the_same(runs):
     assert len(difference) and (difference[["value", "lo", "hi"]] == 0).all(axis=None)
     assert "cosine of the vectors 1.00" in str(found)
     assert "difference +0.00 [+0.00, +0.00]: no difference was found." in str(found)
-    assert "Of single emotions at dose 1 none differs. Of single emotions unsteered none differs." in str(found)
+    assert "For single emotions at dose 1 no difference was found. For single emotions unsteered no" in str(found)
 
 
 def test_two_models_are_compared_and_files_written(runs, tmp_path):
