@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import permutations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -41,6 +41,7 @@ from emolab.vectors.vectors import EmotionVectors
 FEWEST = 3  # emotions: of two there is one cosine, and nothing to rank
 _ALL_ORDERS = 720  # of six emotions
 _QUERIES = 4  # two in each half
+_Likeness = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class _Compared(NamedTuple):
@@ -191,7 +192,11 @@ def _weights(
 
 
 def _from_halves(
-    means: Sequence[ResponseMeans], drawn: Sequence[Sequence[np.ndarray]], layers: Sequence, site: str, likeness: Any
+    means: Sequence[ResponseMeans],
+    drawn: Sequence[Sequence[np.ndarray]],
+    layers: Sequence,
+    site: str,
+    likeness: _Likeness,
 ) -> dict[str, np.ndarray]:
     """`halves` and `ceiling` [split, layer] of a likeness of vectors."""
     between, within = [], []

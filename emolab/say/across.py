@@ -30,10 +30,11 @@ def two_models(maps: pd.DataFrame, doses: pd.DataFrame) -> Sentences:
         f"are alike beyond permuted labels by {listed(alike)}" if alike else "are not alike beyond permuted labels"
     )
     halves = [_halves(_NAMES[str(measure)], row) for measure, row in means.dropna(subset=["halves"]).iterrows()]
-    beside = "Between halves of the questions, one model with the other against each with itself (middle 95 % of splits): " + "; ".join(halves)
+    beside = "Between halves of the questions, one model with the other against each with itself "
+    beside += f"(middle 95 % of splits): {'; '.join(halves)}."
     return Sentences(
         f"The maps of emotions of {first} and {second} {verdict}: {'; '.join(told)}, means over layers.",
-        f"{beside}." if halves else "",
+        beside if halves else "",
         *_steered(doses, first, second, difference),
     )
 
