@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import spearmanr
 
 import emolab
+from emolab import ResponseMeans, geometry
 from emolab.base.errors import EmolabError
 from emolab.plot import save
 from emolab.studies import compare_runs
@@ -81,6 +84,24 @@ def test_two_models_are_compared_and_files_written(runs, tmp_path):
         "Each was steered in its own setting: one at site attn, layers 0-2, whole vectors; two at site resid, layers "
         "0-2, whole vectors.",
     )
+
+
+def test_numbers_are_those_of_the_textbook(runs):
+    """Of two tiny random models, layer by layer, by scipy and by hand."""
+    one, two = (emolab.EmotionVectors.load(runs / name / "vectors.safetensors") for name in ("one", "two"))
+    maps = compare_runs(runs / "one", runs / "two").maps.dropna(subset=["layer"]).set_index(["measure", "layer"])
+    for layer in range(3):
+        matrices = [geometry.cosine_matrix(v, layer=layer, part="specific").to_numpy() for v in (one, two)]
+        pairs = [m[np.triu_indices(3, 1)].round(12) for m in matrices]
+        assert maps["value"]["rsa", layer] == pytest.approx(spearmanr(*pairs).statistic)
+        agreed = geometry.vector_agreement(one, two, part="specific").query("layer == @layer")["cosine"].mean()
+        assert maps["value"]["cosine", layer] == pytest.approx(agreed)
+        values = [
+            ResponseMeans.load(runs / name / "response_means.safetensors").within_queries()
+            for name in "one two".split()
+        ]
+        beside = replace(values[0], means={"resid": np.stack([v.means["resid"][:, layer] for v in values], 1)})
+        assert maps["value"]["cka", layer] == pytest.approx(geometry.cka(beside).loc[0, 1], abs=1e-4)
 
 
 def test_what_one_of_them_lacks_is_named(runs):
