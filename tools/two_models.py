@@ -26,9 +26,14 @@ from emolab.studies.two_runs import TwoRuns
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PLAN = replace(QUICK, n_queries=(36, 8, 16), search=replace(QUICK.search, doses=(0.5, 1.0, 1.5, 2.0)))
+PLAN = replace(
+    QUICK,
+    n_queries=(36, 8, 16),
+    search=replace(QUICK.search, doses=(0.5, 1.0, 1.5, 2.0)),
+    wordings="second person, adjective",  # that smollm2 follows best; one for both
+)
 N_LEARNED = 24
-TRAINING = Training(steps=24, lr=2e-3)
+TRAINING = Training(steps=12, lr=1e-3)
 NAME = "smollm2-joyful"
 
 

@@ -12,12 +12,13 @@ import pandas as pd
 from matplotlib.patches import Patch
 
 from emolab.base.errors import need_table
+from emolab.base.tables import about
 from emolab.experiments.across import ALL, breaking_dose
 from emolab.plot.marks import control_look, key, line
 from emolab.plot.panels import figure, finish, grid
-from emolab.plot.style import CONTROLS, GREY, INK, MEASURES, look
+from emolab.plot.style import CONTROLS, GREY, INK, MEASURES, SITES, look
 
-MAPS = {"rsa": "RSA: order of the cosines", "cka": "CKA: answers", "cosine": "cosine of the vectors"}
+MAPS = {"rsa": "RSA of the maps", "cka": "CKA of the answers", "cosine": "cosine of vectors"}
 _MODELS = (("#0072B2", "o"), ("#D55E00", "s"))
 _CEILING = "#009E73"
 _BREAKS = 1.0  # the dose at which text breaks
@@ -69,9 +70,9 @@ def two_models(maps: pd.DataFrame, doses: pd.DataFrame, *, title: str | None = N
     handles += [key(name, color=color, marker=marker) for name, (color, marker) in zip(names, _MODELS, strict=True)]
     handles.append(key("random direction", color=GREY, face="white"))
     said = {"control": "permuted labels, random directions of equal norm", "interval": "95 % intervals over questions"}
-    about = maps.attrs.get("about", {})
-    site = about.get("params", {}).get("site")
-    said["note"] = f"Maps: {about.get('params', {}).get('part', '')} vectors, {site}, {about.get('n')}"
+    of = about(maps)
+    site = SITES.get(of["params"].get("site"), "site not known")
+    said["note"] = f"Maps: {of['params'].get('part', '')} vectors, {site}, {of['n']}"
     data = pd.concat([maps.assign(panel="maps"), doses.assign(panel="doses")], ignore_index=True)
     return finish(
         panels, data, source=doses, function="two_models", legend=handles, said=said,
