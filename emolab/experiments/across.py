@@ -17,6 +17,7 @@ from emolab.base.stats import bootstrap_ci, clusters_of, interval
 from emolab.experiments.headline import is_hit, is_unsteered, one_setting, sweep_about
 
 ALL = "all"  # the mean over the emotions of both, question by question
+BEYOND = "beyond random"
 _CELL = ["emotion", "control", "alpha"]
 
 
@@ -30,10 +31,11 @@ def model_doses(scored: Mapping[str, pd.DataFrame], *, seed: int = 0) -> pd.Data
 
     Returns:
         One row a model, emotion that both have, control ("none", "random") and dose: `model, emotion, control, alpha,
-        value, lo, hi, n`. Emotion "all" is the mean over them, question by question. Rows whose model reads "second -
-        first" are the difference at a dose that both were given; questions that both answered are drawn together, so
-        that it is paired there. Intervals are 95 % over questions, those of one situation kept together (of shares of
-        zeros and ones Wilson's); n questions.
+        value, lo, hi, n`. Control "beyond random" is the first less the second, question by question: a model that
+        shows an emotion anyway shows it with any direction. Emotion "all" is the mean over emotions. Rows whose model
+        reads "second - first" are the difference at a dose that both were given; questions that both answered are
+        drawn together, so that it is paired there. Intervals are 95 % over questions, those of one situation kept
+        together (of shares of zeros and ones Wilson's); n questions.
 
     Raises:
         EmolabError: not two tables, another unit, no emotion or no dose above 0 in common, the same query_id for two
@@ -104,6 +106,9 @@ def _by_question(table: pd.DataFrame, emotions: list[str]) -> pd.DataFrame:
     """Share of hits [query, (emotion, control, alpha)], mean over seeds; unsteered text is dose 0 of every control."""
     table = table[table["emotion"].isin(emotions) & table["control"].isin(["none", "random"])]
     wide = table.assign(hit=is_hit(table)).pivot_table(index="query_id", columns=_CELL, values="hit")
+    for emotion, control, alpha in list(wide.columns):
+        if control == "random" and (emotion, "none", alpha) in wide:
+            wide[emotion, BEYOND, alpha] = wide[emotion, "none", alpha] - wide[emotion, control, alpha]
     mean = wide.T.groupby(level=["control", "alpha"]).mean().T
     mean.columns = pd.MultiIndex.from_tuples([(ALL, *cell) for cell in mean.columns], names=_CELL)
     return pd.concat([wide, mean], axis=1)

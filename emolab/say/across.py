@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from emolab.base.labels import order
-from emolab.experiments.across import ALL, breaking_dose
+from emolab.experiments.across import ALL, BEYOND, breaking_dose
 from emolab.say.sentences import Sentences, Unmeasured, listed, measured, number
 
 LEVEL = 0.05
@@ -57,9 +57,11 @@ def _steered(doses: pd.DataFrame, first: str, second: str, difference: str) -> l
     shares = [number(*cells[dose, "none", model, ALL]) for model in (first, second)]
     told = f"At dose {dose:g} (1 breaks the text) steering brings {shares[0]} of the texts of {first} and {shares[1]} "
     told += f"of those of {second} to the target" + (f" (random directions {listed(random)})" if random else "")
-    mean = cells[dose, "none", difference, ALL]
-    nothing = "" if _apart(mean) else ": no difference was found"
-    said = [f"{told}; difference {number(*mean, signed=True)}{nothing}."]
+    said = [f"{told}; {_difference(cells[dose, 'none', difference, ALL])}."]
+    if (dose, BEYOND, difference, ALL) in cells:
+        gains = [number(*cells[dose, BEYOND, model, ALL], signed=True) for model in (first, second)]
+        told = f"Beyond its random direction that is {gains[0]} for {first} and {gains[1]} for {second}"
+        said.append(f"{told}; {_difference(cells[dose, BEYOND, difference, ALL])}.")
     for alpha, when in {dose: f"at dose {dose:g}", 0.0: "unsteered"}.items():
         single = {e: cells.get((alpha, "none", difference, e)) for e in order(doses["emotion"]) if e != ALL}
         apart = [f"{e} {number(*cell, signed=True)}" for e, cell in single.items() if cell and _apart(cell)]
@@ -67,6 +69,10 @@ def _steered(doses: pd.DataFrame, first: str, second: str, difference: str) -> l
         found = f"Of single emotions {when} {listed(apart)} {verb}."
         said.append(found if apart else f"For single emotions {when} no difference was found.")
     return said
+
+
+def _difference(cell: tuple) -> str:
+    return f"difference {number(*cell, signed=True)}" + ("" if _apart(cell) else ": no difference was found")
 
 
 def _apart(cell: tuple) -> bool:

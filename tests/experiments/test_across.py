@@ -45,6 +45,10 @@ def test_shares_of_both_and_their_difference():
         ("all", 0): 0, ("all", 1): 0.5, ("all", 2): 1,
     }  # fmt: skip
     assert cells(table, "one", "random")["value"].unique().tolist() == [0.25]
+    assert cells(table, "one", "beyond random")["value"].to_dict() == {
+        ("fear", 1): 0.25, ("fear", 2): 0.75, ("joy", 1): 0.25, ("joy", 2): 0.75, ("all", 1): 0.25, ("all", 2): 0.75
+    }  # fmt: skip
+    assert cells(table, "other - one", "beyond random")["value"]["joy", 1] == 0.75
     less = cells(table, "other - one")
     assert less["value"].to_dict() == {
         ("fear", 0): 0, ("fear", 1): 0, ("fear", 2): -0.5, ("joy", 0): 0, ("joy", 1): 0.5, ("joy", 2): 0,

@@ -300,7 +300,9 @@ def two_doses(names=("mini", "mini, tuned")) -> pd.DataFrame:
     table = table[(table["control"] == "none") | (table["alpha"] > 0)]
     shares = table["alpha"].where(table["control"] == "none", 0.1) / 2.5 + 0.1 * (table["model"] == names[1])
     shares = shares.mask(~table["model"].isin(names), 0.1)
-    return noted(table.assign(value=shares, lo=shares - 0.08, hi=shares + 0.08).reset_index(drop=True), unit="breaking")
+    table = table.assign(value=shares, lo=shares - 0.08, hi=shares + 0.08)
+    beyond = table[(table["control"] == "none") & (table["alpha"] > 0)].assign(control="beyond random")
+    return noted(pd.concat([table, beyond], ignore_index=True), unit="breaking")
 
 
 FIGURES = {
