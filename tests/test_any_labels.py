@@ -26,7 +26,7 @@ from emolab.steering.settings import Setting, each_layer
 from emolab.vectors.activations import response_means
 from tests import claim_tables, tiny
 from tests.plot.layout import faults
-from tests.plot.made import affect_points, methods
+from tests.plot.made import affect_points, methods, traced
 
 pytestmark = pytest.mark.filterwarnings("ignore:no font among .* has the letters")  # matplotlib's own font has no kanji
 WORDS = {
@@ -172,6 +172,7 @@ FIGURES = {
     "dose_response": lambda s: plot.dose_response(s.scored, best=dict.fromkeys(LABELS, 1.0)),
     "instruction_following": lambda s: plot.instruction_following(emolab.score(s.responses, judges=s.judge)),
     "text_table": lambda s: plot.text_table(s.scored),
+    "token_trace": lambda s: plot.token_trace(traced(LABELS)),
     "choice_curve": lambda s: plot.choice_curve(
         choice_shifts(
             emolab.choices(s.model, QUERIES[1:2], ["rain", "sun"], steering=s.vectors).query("option == 'sun'")
@@ -212,7 +213,7 @@ def _letters(text):
 
 def test_every_figure_is_drawn_here():
     others = {"theme", "save_figure", "check_figures", "signature", "affect_curve", "affect_shift"}
-    others |= {"turning_curve", "rank_curve"}  # no user's labels
+    others |= {"turning_curve", "rank_curve", "two_models"}  # no user's labels
     missing = set(plot.__all__) - others - set(FIGURES)
     assert not missing, f"draw {', '.join(sorted(missing))} with labels of one's own, too"
 

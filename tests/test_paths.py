@@ -27,6 +27,7 @@ from emolab.steering.gguf import from_gguf, to_gguf
 from emolab.studies.cli import main
 from emolab.studies.figures import read_summary, run_figures
 from emolab.studies.report import write_report
+from emolab.studies.two_runs import compare_runs
 from emolab.vectors import from_published, from_tensors
 from tests import oracle, tiny
 from tests.judges.test_model_judges import bert
@@ -104,6 +105,7 @@ WRITE = {
         "x/baselines/comparison.json",
     ),
     "study": (lambda w: pytest.raises(EmolabError, emolab.study, w.model, out="~/x", queries=few(w)), "x"),
+    "compare_runs": (lambda w: pytest.raises(EmolabError, compare_runs, "~/a", "~/b", out="~/x"), "x"),
     "EmotionVectors.save": (lambda w: w.vectors.save("~/x.safetensors"), "x.safetensors"),
     "ResponseMeans.save": (lambda w: w.means.save("~/x.safetensors"), "x.safetensors"),
     "to_gguf": (lambda w: to_gguf(w.vectors, "~/x.gguf", {"joy": 1.0}), "x.gguf"),

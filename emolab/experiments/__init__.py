@@ -27,6 +27,7 @@ _PUBLIC = {
     "layer_shares": "experiments.shares",
     "load_choices": "experiments.options",
     "mixture_shares": "experiments.shares",
+    "model_doses": "experiments.across",
     "number_questions": "experiments.amounts",
     "number_trends": "experiments.amounts",
     "pair_questions": "experiments.pairs",

@@ -18,6 +18,7 @@ _PUBLIC = {
     "embed_scores": "geometry.projections",
     "emotion_cosines": "geometry.tables",
     "layer_by_layer": "geometry.tables",
+    "map_agreement": "geometry.across",
     "neighbour_purity": "geometry.tables",
     "pair_cosines": "geometry.tables",
     "vector_norms": "geometry.tables",

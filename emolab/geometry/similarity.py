@@ -56,7 +56,7 @@ def cosines(
     >>> cosines(vectors).shape
     (30, 5, 5)
     """
-    unit = _unit(part_array(vectors, site, part))
+    unit = unit_rows(part_array(vectors, site, part))
     return np.clip(np.einsum("ild,jld->lij", unit, unit), -1.0, 1.0)
 
 
@@ -81,7 +81,7 @@ def layer_cosines(
     >>> layer_cosines(vectors).shape
     (5, 30, 30)
     """
-    unit = _unit(part_array(vectors, site, part))
+    unit = unit_rows(part_array(vectors, site, part))
     return np.clip(np.einsum("eld,emd->elm", unit, unit), -1.0, 1.0)
 
 
@@ -102,7 +102,7 @@ def cka(means: ResponseMeans, *, site: str = "resid") -> pd.DataFrame:
     for layer in range(values.shape[1]):
         x = values[:, layer].reshape(n, -1).astype(np.float64)
         x = x - x.mean(0)
-        centred.append(_u_centred(x @ x.T).ravel())
+        centred.append(u_centred(x @ x.T).ravel())
     stack = np.stack(centred)
     products = stack @ stack.T
     size = np.sqrt(np.diag(products))
@@ -112,7 +112,7 @@ def cka(means: ResponseMeans, *, site: str = "resid") -> pd.DataFrame:
     return noted(result, means.meta, n=counted(means.index), params={"site": site})
 
 
-def _u_centred(gram: np.ndarray) -> np.ndarray:
+def u_centred(gram: np.ndarray) -> np.ndarray:
     """U-centred Gram matrix: inner products of two of them are unbiased estimates of HSIC."""
     n = len(gram)
     gram = gram - np.diag(np.diag(gram))
@@ -222,7 +222,8 @@ def _leading(x: np.ndarray, variance: float) -> Float[Tensor, "d component"]:
     return torch.from_numpy(directions[:n].T.copy())
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
+def unit_rows(x: np.ndarray) -> np.ndarray:
+    """Vectors along the last axis at length one; NaN where they are zero."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
@@ -256,7 +257,7 @@ def vector_agreement(
     theirs = theirs[[others.emotions.index(e) for e in emotions]]
     if part == "specific":  # without the mean over the same emotions, whatever else either set holds
         ours, theirs = ours - ours.mean(0), theirs - theirs.mean(0)
-    cosine = np.clip(np.einsum("eld,fld->lef", _unit(ours), _unit(theirs)), -1, 1)
+    cosine = np.clip(np.einsum("eld,fld->lef", unit_rows(ours), unit_rows(theirs)), -1, 1)
     k, n_layers, d_model = ours.shape
     same = np.einsum("lee->el", cosine)
     mismatched = (cosine.sum(2).T - same) / (k - 1) if k > 1 else np.full_like(same, np.nan)

@@ -12,6 +12,7 @@ entry in figures/manifest.json.
 
 from __future__ import annotations
 
+from emolab.plot.across import two_models
 from emolab.plot.affect import affect_curve, affect_shift, circumplex
 from emolab.plot.choices import choice_curve
 from emolab.plot.comparisons import claim_additive, claim_linear, claim_monotone, claim_preservation, tradeoff
@@ -86,5 +87,6 @@ __all__ = [
     "token_trace",
     "tradeoff",
     "turning_curve",
+    "two_models",
     "words_table",
 ]

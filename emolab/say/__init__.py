@@ -48,6 +48,7 @@ _PUBLIC = {
     "sources": "say.steering",
     "tradeoff": "say.steering",
     "turning_curve": "say.reading",
+    "two_models": "say.across",
     "without_confounds": "say.vectors",
 }
 __getattr__, __dir__, __all__ = offer(__name__, _PUBLIC)

@@ -9,6 +9,7 @@ _PUBLIC = {
     "Plan": "studies.plan",
     "QUICK": "studies.plan",
     "check_model": "studies.selfcheck",
+    "compare_runs": "studies.two_runs",
     "study": "studies.pipeline",
 }
 __getattr__, __dir__, __all__ = offer(__name__, _PUBLIC)

@@ -89,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--emotions", nargs="+", help="default: anger disgust fear joy sadness")
     sub.add_argument("--methods", nargs="*", help="baselines to compare with; none after the option: no comparison")
     sub.add_argument("--cluster", metavar="ADDRESS", help=cluster)
+    beside = "set two finished runs side by side instead, of any two models (then --out by default: runs/compared)"
+    sub.add_argument("--compare", nargs=2, type=user_path, metavar="RUN", help=beside)
+    sub.set_defaults(out=None)  # what it is depends on --compare
     sub = command("extract", _extract, "collect responses and extract emotion vectors", out="runs/vectors")
     sub.add_argument("--queries", help="bundled set or JSON file")
     sub.add_argument("--split", help="default: train, or all of a file without that split")
@@ -150,6 +153,8 @@ def _writing(a: argparse.Namespace) -> Writing:
 
 
 def _study(a: argparse.Namespace) -> None:
+    if a.compare is not None:
+        return _compare(a)
     from emolab.base.labels import EMOTIONS
     from emolab.models.load import load_model
     from emolab.models.workers import workers
@@ -164,7 +169,15 @@ def _study(a: argparse.Namespace) -> None:
     with workers(a.cluster):
         model = a.model if a.dtype is None else load_model(a.model, dtype=a.dtype)
         emotions = a.emotions or EMOTIONS
-        study(model, out=a.out, queries=a.queries, emotions=emotions, plan=plan, seed=a.seed)
+        study(model, out=a.out or Path("runs/study"), queries=a.queries, emotions=emotions, plan=plan, seed=a.seed)
+
+
+def _compare(a: argparse.Namespace) -> None:
+    from emolab.studies.two_runs import compare_runs
+
+    out = a.out or Path("runs/compared")
+    print(compare_runs(*a.compare, out=out, seed=a.seed))
+    print(out / "figures" / "two_models.png")
 
 
 def _queries(a: argparse.Namespace, split: str):

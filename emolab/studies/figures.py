@@ -103,7 +103,7 @@ def _geometry_figures(out: Path, name: str) -> dict[str, tuple]:
         (out / "geometry" / f"{table}.parquet").exists() for table in ("points", "maps", "confounds", "probe", "words")
     ):
         return {}
-    tables = {path.stem: _table(path) for path in (out / "geometry").glob("*.parquet")}
+    tables = {path.stem: run_table(path) for path in (out / "geometry").glob("*.parquet")}
     halves = {"whole": tables["split_half"], "specific": tables["split_half_specific"]}
     return {
         "response_map": (
@@ -128,7 +128,7 @@ def _geometry_figures(out: Path, name: str) -> dict[str, tuple]:
 def _head_figures(out: Path, name: str) -> dict[str, tuple]:
     if not all((out / f"{table}.parquet").exists() for table in ("heads", "ablation")):
         return {}
-    effects, curve = _table(out / "heads.parquet"), _table(out / "ablation.parquet")
+    effects, curve = run_table(out / "heads.parquet"), run_table(out / "ablation.parquet")
     return {
         "head_map": (
             plot.head_map(effects, "attribution"),
@@ -149,7 +149,7 @@ def _steering_figures(out: Path, summary: dict, place: str) -> dict[str, tuple]:
     from emolab.experiments.dose_response import compare
     from emolab.judges.calibration import agreement
 
-    scored, answers = (_table(out / name) for name in ("scores.parquet", "instructed_scores.parquet"))
+    scored, answers = (run_table(out / name) for name in ("scores.parquet", "instructed_scores.parquet"))
     best = {emotion: cell["best_alpha"] for emotion, cell in summary["steering"].items()}
     name, effects = summary["model"], compare(scored)
     figures = {
@@ -178,12 +178,12 @@ def _comparison_figures(out: Path, summary: dict, place: str) -> dict[str, tuple
     for name, (draw, what) in _CLAIMS.items():
         told = summary.get("claims", {}).get(name)
         if told and told["verdict"] != "not tested":
-            table = _table(out / "claims" / f"{name}.parquet")
+            table = run_table(out / "claims" / f"{name}.parquet")
             claim = Claim(name, told["verdict"], told["condition"], told["evidence"], table)
             caption = f"{what}; {place}. Verdict: {told['verdict']}. {told['condition']}"
             figures[f"claim_{name}"] = draw(claim), caption
     if summary.get("baselines"):
-        methods = _table(out / "baselines.parquet")
+        methods = run_table(out / "baselines.parquet")
         caption = (
             f"{say.tradeoff(methods)} Drawn: emotion against damage to next-token predictions; {summary['model']}."
         )
@@ -202,7 +202,8 @@ def read_summary(out: str | Path) -> dict:
     return found
 
 
-def _table(path: Path) -> pd.DataFrame:
+def run_table(path: Path) -> pd.DataFrame:
+    """A table of a run; FileError where it is missing or damaged."""
     try:
         return pd.read_parquet(path)
     except Exception as error:  # pyarrow raises a zoo of its own

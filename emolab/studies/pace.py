@@ -49,7 +49,7 @@ def count_texts(model: Model, plan: Plan, sizes: Mapping[str, int], n_emotions: 
     sizes: how many questions are there to extract, choose and report with, and how many evoke one of the emotions.
     """
     found, n_doses = {}, len(set(plan.search.doses))
-    if plan.wordings:
+    if plan.wordings is True:
         plain = {"{query}" if pair is None else pair[0] for pair in WORDINGS.values()}
         found["wording"] = sizes["choose"] * (len(plain) + n_emotions * len(WORDINGS))
     found["responses"] = (sizes["extract"] + sizes["choose"] + sizes["report"]) * (n_emotions + 1)

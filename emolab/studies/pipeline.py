@@ -30,7 +30,7 @@ from emolab.comparisons.comparison import Comparison
 from emolab.comparisons.methods import METHODS, need_methods
 from emolab.experiments import selection
 from emolab.experiments.sweeps import sweep
-from emolab.experiments.wordings import choose_wording
+from emolab.experiments.wordings import choose_wording, templates_of
 from emolab.judges.judges import BlindJudge, default_judge, judges_of, need_labels
 from emolab.judges.scoring import kept_score
 from emolab.models.load import load_model
@@ -117,11 +117,14 @@ def study(
         sizes = {"extract": len(extract), "choose": len(choosing), "report": len(report), "evoking": len(evoking)}
         expected = expect(model, plan, sizes, len(emotions), measure_pace(model))
     say(overview(model, out, plan, sizes, len(emotions), expected))
-    wording = None
-    if plan.wordings:
+    wording, templates = None, None
+    if isinstance(plan.wordings, str):
+        templates = templates_of(plan.wordings, emotions)
+    elif plan.wordings:
         with stage("wording"):
             wording = _wording(model, choosing, emotions, judges[0], out, plan.max_new_tokens)
-    instructing = Writing(templates=None if wording is None else wording["templates"])
+        templates = wording["templates"]
+    instructing = Writing(templates=templates)
     with stage("responses"):
         asked = pd.concat([extract, choosing, report])
         responses = collect_responses(

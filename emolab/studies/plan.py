@@ -22,7 +22,8 @@ class Plan:
     n_evoking       held-out questions that evoke an emotion themselves: can a vector turn it round?
     max_new_tokens  of every answer.
     search          what `selection.select` tries; its doses, in breaking alphas, are those of the report, too.
-    wordings        whether wordings of the instruction are tried, or "Answer with joy." is taken.
+    wordings        whether wordings of the instruction are tried, or "Answer with joy." is taken; or the name of one
+                    (`experiments.templates_of`), with which studies of two models ask alike.
     n_claims        questions on which the paper's claims are put to the test; 0 leaves them out.
     methods         what the vectors are compared with (`comparison.METHODS`); () for nothing. None: all, but LoRA
                     only for models of up to 50 million parameters, since it would cost more than all the rest.
@@ -33,7 +34,7 @@ class Plan:
     n_evoking: int = 10
     max_new_tokens: int = 60
     search: Search = Search()
-    wordings: bool = True
+    wordings: bool | str = True
     n_claims: int = 4
     methods: Sequence[str] | None = ("instruction", "few_shot", "emotion vector", "probe", "random")
     quick: bool = False

@@ -298,9 +298,44 @@ def ranked() -> pd.DataFrame:
     return table
 
 
+def two_maps(measures=("rsa", "cka", "cosine"), layers=30) -> pd.DataFrame:
+    values = {"value": (0.7, 1), "null_mean": 0.0, "null_hi": 0.5, "p": 0.01}
+    values |= {"halves": (0.4, 0.6), "ceiling": (0.5, 0.7)}
+    table = made_of({"measure": measures, "layer": range(layers)}, values)
+    means = table.groupby("measure", sort=False, as_index=False).mean().assign(layer=np.nan)
+    table = pd.concat([table, means], ignore_index=True).astype({"layer": "Int64"})
+    table = table.assign(other_layer=table["layer"], depth=table["layer"] / (layers - 1))
+    for name in ("halves", "ceiling"):
+        table = table.assign(**{f"{name}_lo": table[name] - 0.2, f"{name}_hi": table[name] + 0.2})
+    table.attrs["left_out"] = {}
+    return noted(table, site="resid", part="specific")
+
+
+def two_doses(names=("mini", "mini, tuned")) -> pd.DataFrame:
+    columns = {"model": [*names, f"{names[1]} - {names[0]}"], "emotion": ("all", "fear", "joy")}
+    table = made_of({**columns, "control": ("none", "random"), "alpha": (0.0, 0.5, 1.0, 1.5, 2.0)}, {"n": 16})
+    table = table[(table["control"] == "none") | (table["alpha"] > 0)]
+    shares = table["alpha"].where(table["control"] == "none", 0.1) / 2.5 + 0.1 * (table["model"] == names[1])
+    shares = shares.mask(~table["model"].isin(names), 0.1)
+    table = table.assign(value=shares, lo=shares - 0.08, hi=shares + 0.08)
+    beyond = table[(table["control"] == "none") & (table["alpha"] > 0)].assign(control="beyond random")
+    return noted(pd.concat([table, beyond], ignore_index=True), unit="breaking")
+
+
+def traced(emotions=EMOTIONS) -> pd.DataFrame:
+    """Three answers, steered ones pointing to the last emotion."""
+    columns = {"arm": ("unsteered", "steered", "random"), "position": range(30), "emotion": emotions}
+    table = made_of(columns, {"score": (0.0, 1.0)})
+    return noted(
+        table.assign(score=table["score"] + 2.0 * ((table["arm"] == "steered") & (table["emotion"] == emotions[-1])))
+    )
+
+
 FIGURES = {
+    "token_trace": lambda: plot.token_trace(traced()),
     "turning_curve": lambda: plot.turning_curve(turning()),
     "rank_curve": lambda: plot.rank_curve(ranked()),
+    "two_models": lambda: plot.two_models(two_maps(), two_doses()),
     "circumplex": lambda: plot.circumplex(affect_points()),
     "affect_curve": lambda: plot.affect_curve(affect_fit()),
     "affect_shift": lambda: plot.affect_shift(affect_shifts()),

@@ -176,7 +176,30 @@ def test_affect_is_told_with_its_nulls():
     assert "no difference between the ends was found" in shift and "no difference" not in shift.verdict
 
 
+def test_two_models_are_told_with_null_ceiling_and_controls():
+    maps, doses = made.two_maps(), made.two_doses()
+    values = {"value": 0.8, "null_hi": 0.4, "p": 0.008, "halves": 0.5, "ceiling": 0.6}
+    maps = maps.assign(**values, halves_lo=0.3, halves_hi=0.7, ceiling_lo=0.4, ceiling_hi=0.8)
+    maps.loc[maps["measure"] == "cka", "p"] = 0.4
+    said = say.two_models(maps, doses)
+    assert said.verdict == (
+        "The maps of emotions of mini and mini, tuned are alike beyond permuted labels by RSA and cosine of the "
+        "vectors: RSA 0.80 (permuted up to 0.40, p = 0.008); CKA of the answers 0.80 (permuted up to 0.40, p = 0.400); "
+        "cosine of the vectors 0.80 (permuted up to 0.40, p = 0.008), means over layers."
+    )
+    assert "with itself (middle 95 % of splits): RSA 0.50 [0.30, 0.70] against 0.60 [0.40, 0.80]; CKA" in said
+    assert "brings 0.40 [0.32, 0.48] of the texts of mini and 0.50 [0.42, 0.58] of those of mini, tuned" in said
+    assert "(random directions 0.04 [-0.04, 0.12] and 0.14 [0.06, 0.22]); difference +0.10 [+0.02, +0.18]. Bey" in said
+    assert "that is +0.40 [+0.32, +0.48] for mini and +0.50 [+0.42, +0.58] for mini, tuned; difference +0.10" in said
+    assert said.endswith("unsteered fear +0.10 [+0.02, +0.18] and joy +0.10 [+0.02, +0.18] differ.")
+    same = say.two_models(maps.assign(p=0.2, halves=np.nan), doses.assign(lo=-1.0))
+    assert "tuned are not alike beyond permuted labels: RSA" in same.verdict and "itself" not in same
+    assert "+0.10 [-1.00, +0.18]: no difference was found. Beyond" in same
+    assert same.endswith("For single emotions unsteered no difference was found.")
+
+
 SAID = {
+    "two_models": lambda: say.two_models(made.two_maps(), made.two_doses()),
     "circumplex": lambda: say.circumplex(made.affect_points()),
     "affect_curve": lambda: say.affect_curve(made.affect_fit()),
     "affect_shift": lambda: say.affect_shift(made.affect_shifts()),
@@ -205,6 +228,7 @@ def test_every_sentence_is_whole(name):
 
 
 UNKNOWN = {
+    "two_models": lambda: say.two_models(made.two_maps().assign(value=np.nan), made.two_doses()),
     "norms": lambda: say.norms(unknown_norms()),
     "cosine_map": lambda: say.cosine_map(made.make_vectors().select(["joy"])),
     "layer_map": lambda: say.layer_map(made.make_vectors(1)),

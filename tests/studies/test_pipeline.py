@@ -345,6 +345,24 @@ def test_a_model_that_writes_nothing_gives_null_not_nan(talker, light, tmp_path,
     assert json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail) == summary
 
 
+def test_the_wording_can_be_given_by_its_name(talker, light, tmp_path, monkeypatch):
+    asked = []
+
+    def collect(*_, writing, **__):
+        asked.append(writing.templates)
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(pipeline, "collect_responses", collect)
+    with pytest.raises(RuntimeError, match="enough"):
+        run(talker, tmp_path, plan=replace(SHORT, wordings="first person"))
+    assert asked == [emolab.experiments.templates_of("first person", EMOTIONS)]
+    assert not (tmp_path / "wording.json").exists()
+    with pytest.raises(EmolabError, match="unknown wording 'politely'"):
+        run(talker, tmp_path, plan=replace(SHORT, wordings="politely"))
+    sizes = dict.fromkeys(("extract", "choose", "report", "evoking"), 1)
+    assert "wording" not in pace.count_texts(talker, replace(SHORT, wordings="first person"), sizes, 1)
+
+
 def test_a_study_of_one_emotion_ends_without_what_needs_two(talker, light, tmp_path):
     summary = run(talker, tmp_path, emotions=["joy"], plan=replace(SHORT, quick=True, wordings=False))
     drawn = set(read_manifest(tmp_path / "figures"))
