@@ -1,4 +1,4 @@
-"""Runs of a model with heads or neurons changed, and two measures of them: the words that it expects, or what a judge reads.
+"""Runs of a model with heads or neurons changed, and two measures: the words that it expects, or what a judge reads.
 
 `WordProbability` also gives slopes: by how much, to first order, the change to every single head would move a run.
 
@@ -112,7 +112,7 @@ class JudgedText:
 
 
 def _light(space: Space) -> Space | tuple[type[Space], tuple]:
-    """What travels to workers: a space is made again there, with their model; of heads it is larger than its vectors."""
+    """What travels to workers: what a space is made of there, beside their model; of heads that is the smaller part."""
     return (type(space), space.made_of) if on_cluster() else space
 
 

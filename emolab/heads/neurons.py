@@ -1,8 +1,8 @@
 """MLP neurons: what single ones write of an emotion's vector, the words that they raise, what they cause together.
 
-A neuron writes its activation times its row of W_out, so that the emotional shift of its activation says what it adds to
-the vector at `mlp`: exactly, neuron by neuron (Wang et al. 2025, arXiv 2510.11328). Tens of thousands of neurons are too
-many to be tested one by one, so causes are tested of the first k of this ranking together.
+A neuron writes its activation times its row of W_out, so that the emotional shift of its activation says exactly what
+it adds to the vector at `mlp` (Wang et al. 2025, arXiv 2510.11328). Tens of thousands of neurons are too many to be
+tested one by one: causes are tested of the first k of this ranking together.
 
 >>> means = emolab.response_means(model, responses, sites=("resid", "mlp", "neuron"))
 >>> vectors = emolab.extract_vectors(model, None, sites=("resid", "mlp", "neuron"), means=means)
@@ -40,12 +40,12 @@ def neuron_map(model: Model, vectors: EmotionVectors) -> pd.DataFrame:
     `layer`, `neuron`, `name`   L18N734 is neuron 734 of layer 18, both counted from 0.
     `shift`          by how much the neuron's mean activation is higher under the emotion.
     `norm`           length of what it writes: the shift times its row of W_out.
-    `contribution`   that, as a signed share of the layer's MLP vector: projection over that vector's length. The neurons
-                     of a layer sum to 1.
+    `contribution`   that, as a signed share of the layer's MLP vector: projection over that vector's length. Neurons of
+                     a layer sum to 1.
     `direct`         the same against the last layer's residual vector (NaN without site "resid").
 
-    Layers whose MLP is a mixture of experts, where a neuron has no single row of W_out, are left out. Raises EmolabError
-    without these sites, and for quantised weights.
+    Layers whose MLP is a mixture of experts, where a neuron has no single row of W_out, are left out. Raises
+    EmolabError without these sites, and for quantised weights.
     """
     check_vectors(model, vectors)
     shifts, mlp = vectors.get("neuron").double(), vectors.get("mlp").double()

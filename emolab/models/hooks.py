@@ -36,8 +36,8 @@ def at_sites(model: Model, functions: Iterable[tuple[Place, Function]], *, plain
     """Inside, each function is given the activation at its (site, layer) in every pass; yields the model to run.
 
     What it returns takes the activation's place; None leaves it. Shapes: [row, token, d_model], of heads [row, token,
-    head, d_head], of neurons [row, token, neuron]. plain: on `model.hf`, or else on the bridge; default as `emolab.models.sites.runs_plain` says. Takes
-    off exactly these functions, whatever happens.
+    head, d_head], of neurons [row, token, neuron]. plain: on `model.hf`, or else on the bridge; default as
+    `emolab.models.sites.runs_plain` says. Takes off exactly these functions, whatever happens.
     """
     functions = list(functions)
     if plain is None:

@@ -16,6 +16,7 @@ from emolab.plot.affect import affect_curve, affect_shift, circumplex
 from emolab.plot.choices import choice_curve
 from emolab.plot.comparisons import claim_additive, claim_linear, claim_monotone, claim_preservation, tradeoff
 from emolab.plot.heads import ablation_curve, head_forest, head_map, head_umap
+from emolab.plot.neurons import heads_or_neurons, sublayers
 from emolab.plot.overview import signature
 from emolab.plot.responses import confound_curve, instruction_following, judge_agreement, probe_curve, response_map
 from emolab.plot.save import check_figures, save_figure
@@ -65,6 +66,7 @@ __all__ = [
     "head_forest",
     "head_map",
     "head_umap",
+    "heads_or_neurons",
     "instruction_following",
     "judge_agreement",
     "layer_curve",
@@ -79,6 +81,7 @@ __all__ = [
     "shared_energy_curve",
     "signature",
     "site_map",
+    "sublayers",
     "text_table",
     "theme",
     "tradeoff",

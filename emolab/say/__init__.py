@@ -27,6 +27,7 @@ _PUBLIC = {
     "head_forest": "say.heads",
     "head_map": "say.heads",
     "head_umap": "say.heads",
+    "heads_or_neurons": "say.heads",
     "instruction_following": "say.steering",
     "judge_agreement": "say.steering",
     "layer_curve": "say.steering",
@@ -34,6 +35,7 @@ _PUBLIC = {
     "mixture_map": "say.steering",
     "naming": "say.steering",
     "neighbours": "say.vectors",
+    "neuron_map": "say.heads",
     "norms": "say.vectors",
     "probe_curve": "say.vectors",
     "purity_dots": "say.steering",
@@ -44,6 +46,7 @@ _PUBLIC = {
     "shared_energy_curve": "say.vectors",
     "site_map": "say.steering",
     "sources": "say.steering",
+    "sublayers": "say.heads",
     "tradeoff": "say.steering",
     "without_confounds": "say.vectors",
 }

@@ -45,8 +45,8 @@ class ShiftSpace:
         self.by_neuron = self.sites == ("neuron",)
         if self.by_neuron and any(output_norm(block, "neuron") is not None for block in model.bridge.blocks):
             raise EmolabError(
-                f"{model.name!r} rescales the MLP's output before adding it, so a neuron has no fixed shift; test whole "
-                "sublayers instead (emolab.heads.sublayer_effects)"
+                f"{model.name!r} rescales the MLP's output before adding it, so a neuron has no fixed shift; test "
+                "whole sublayers instead (emolab.heads.sublayer_effects)"
             )
         self.layers = {site: site_layers(model, site) for site in sites}
         self.sizes = neuron_counts(model) if self.by_neuron else {}

@@ -88,7 +88,7 @@ def batch_means(
         return take
 
     def normed(site: str, layer: int, gain: Tensor):
-        """The sublayer's output is normed: out -> out * scale * gain, scale by token. Gives each token's z that scale."""
+        """A sublayer's output is normed: out -> out * scale * gain, scale by token. Gives each token's z that scale."""
         held: dict[str, Tensor] = {}
 
         def take_z(x):

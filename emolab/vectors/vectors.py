@@ -126,7 +126,8 @@ class EmotionVectors:
     ) -> Float[Tensor, "*axes d_model"]:
         """The vectors of one site, axes [emotion, layer, (head,) d_model]; each name or number given drops its axis.
 
-        At site "neuron" the last axis is neurons. A negative layer or head counts from the end. Raises EmolabError for what these vectors do not hold.
+        At site "neuron" the last axis is neurons. A negative layer or head counts from the end. Raises EmolabError for
+        what these vectors do not hold.
 
         >>> vectors.get("resid").shape, vectors.get("head", emotion="joy", layer=0, head=2).shape
         (torch.Size([5, 30, 576]), torch.Size([576]))
