@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from emolab.base.errors import EmolabError, need_number
+from emolab.base.errors import EmolabError, need_number, need_table
 from emolab.base.stats import expanded
 from emolab.base.tables import noted
 from emolab.geometry.resampling import bootstrap_counts
@@ -43,8 +43,8 @@ def ablation_curve(
 
     Args:
         responses: of other queries than those that ranked the heads.
-        ranked: a table of `head_effects` (ranked by `share`; heads that were not tested come behind, by attribution),
-            or {emotion: [(layer, head), ...]}.
+        ranked: a table of `head_effects` (ranked by `share`; heads that were not tested come behind, by attribution)
+            or of `emolab.heads.head_maps` (by `direct`), or {emotion: [(layer, head), ...]}.
         test: what is done and measured (`emolab.HeadTest`): "ablate"; or "steer", which adds the heads' own vectors to
             neutral runs instead: then `kept` is the share of the emotion that they bring.
         ks: numbers of heads, default 1, 4, 16, ... up to half of all heads.
@@ -64,7 +64,7 @@ def ablation_curve(
     if test.op == "patch":
         raise EmolabError('test "patch" has no curve; expected "ablate" or "steer"')
     space = HeadSpace(model, vectors)
-    rankings = {emotion: _ranking(ranked, emotion) for emotion in vectors.emotions}
+    rankings = {emotion: ranking(ranked, emotion) for emotion in vectors.emotions}
     return curve_of(space, responses, test, rankings, ks, n_random, seed)
 
 
@@ -72,7 +72,7 @@ def curve_of(
     space: Space,
     responses: pd.DataFrame,
     test: HeadTest,
-    rankings: Mapping[str, Heads],
+    rankings: Mapping[str, tuple[tuple[int, int], ...]],
     ks: Sequence[int] | None,
     n_random: int,
     seed: int,
@@ -142,25 +142,27 @@ def _with_mean(values: np.ndarray) -> np.ndarray:
     return np.vstack([values, pd.DataFrame(values).mean()])
 
 
-def _ranking(ranked: pd.DataFrame | Mapping[str, Heads], emotion: str) -> tuple[tuple[int, int], ...]:
+def ranking(
+    ranked: pd.DataFrame | Mapping[str, Heads], emotion: str, number: str = "head"
+) -> tuple[tuple[int, int], ...]:
+    """The heads, or neurons, of an emotion as (layer, number) pairs, first the one that ranks highest.
+
+    Of a table by its `share`, or where nothing was tested by `direct`.
+    """
     if isinstance(ranked, pd.DataFrame):
-        own = ranked[ranked["emotion"] == emotion].sort_values("share", ascending=False, kind="stable")
-        untested = own["share"].isna() & (own.get("screened", "") == "none")
+        by = "share" if "share" in ranked else "direct"
+        need_table(ranked, ("layer", number, "emotion", by), "emolab.head_effects or emolab.heads.neuron_map")
+        own = ranked[ranked["emotion"] == emotion].sort_values(by, ascending=False, kind="stable")
+        untested = own[by].isna() & (own.get("screened", "") == "none")
         if untested.any():  # attribution of an ablation is negative where the head carries the emotion
             rest = own[untested].sort_values("attribution", ascending=own["test"].iloc[0] == "ablate", kind="stable")
             own = pd.concat([own[~untested], rest])
-        heads = tuple(zip(own["layer"].astype(int), own["head"].astype(int), strict=True))
+        places = tuple(zip(own["layer"].astype(int), own[number].astype(int), strict=True))
     else:
-        heads = tuple(ranked.get(emotion, ()))
-    return need_ranking(heads, emotion)
-
-
-def need_ranking(places: Heads, emotion: str) -> tuple[tuple[int, int], ...]:
-    """(layer, head) or (layer, neuron) pairs as whole numbers; EmolabError where there are none, or one twice."""
-    ranking = tuple((int(layer), int(number)) for layer, number in places)
-    if not ranking or len(set(ranking)) < len(ranking):
-        raise EmolabError(f"the ranking of {emotion} {'holds one place twice' if ranking else 'is empty'}")
-    return ranking
+        places = tuple((int(layer), int(place)) for layer, place in ranked.get(emotion, ()))
+    if not places or len(set(places)) < len(places):
+        raise EmolabError(f"the ranking of {emotion} {'holds one place twice' if places else 'is empty'}")
+    return places
 
 
 def _random_like(top: Heads, sizes: Mapping[int, int], rng: np.random.Generator) -> tuple[tuple[int, int], ...]:

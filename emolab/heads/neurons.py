@@ -20,7 +20,7 @@ from emolab.base.errors import EmolabError, need_number, need_table
 from emolab.base.labels import neuron_name
 from emolab.base.tables import noted
 from emolab.heads.attribution import extreme_words, readout
-from emolab.heads.curves import curve_of, need_ranking
+from emolab.heads.curves import curve_of, ranking
 from emolab.heads.patching import HeadTest
 from emolab.models.model import Model
 from emolab.models.sites import neuron_weight, site_layers
@@ -83,12 +83,14 @@ def neuron_words(model: Model, neurons: pd.DataFrame, *, n: int = 6) -> pd.DataF
     need_table(neurons, ("layer", "neuron", "name", "emotion", "shift"), "emolab.heads.neuron_map")
     need_number("n", n, 1, whole=True)
     weights = {int(layer): neuron_weight(model, layer, torch.float32) for layer in neurons["layer"].unique()}
-    written = [row.shift * weights[row.layer][row.neuron] for row in neurons.itertuples()]
+    places = zip(neurons["layer"].astype(int), neurons["neuron"].astype(int), strict=True)
+    shift = torch.from_numpy(neurons["shift"].to_numpy(float, copy=True))
+    written = torch.stack([weights[layer][neuron] for layer, neuron in places]) * shift[:, None]
+    key = ["emotion", "layer", "neuron", "name"]
     rows = []
-    for row, logit in zip(neurons.itertuples(), readout(model, torch.stack(written)), strict=True):
-        rows += [(row.emotion, row.layer, row.neuron, row.name, *word) for word in extreme_words(model, logit, n)]
-    columns = ["emotion", "layer", "neuron", "name", "direction", "rank", "token", "logit"]
-    return pd.DataFrame(rows, columns=columns)
+    for own, logit in zip(neurons[key].to_numpy(object).tolist(), readout(model, written), strict=True):
+        rows += [(*own, *word) for word in extreme_words(model, logit, n)]
+    return pd.DataFrame(rows, columns=[*key, "direction", "rank", "token", "logit"])
 
 
 def neuron_effects(
@@ -133,13 +135,6 @@ def neuron_effects(
         raise EmolabError('neurons are tested by "ablate" or "steer"; "patch" is a test of heads')
     space = ShiftSpace(model, vectors, ["neuron"])
     ranked = neuron_map(model, vectors) if ranked is None else ranked
-    rankings = {emotion: _ranking(ranked, emotion) for emotion in vectors.emotions}
+    rankings = {emotion: ranking(ranked, emotion, "neuron") for emotion in vectors.emotions}
     return curve_of(space, responses, test, rankings, ks, n_random, seed)
 
-
-def _ranking(ranked: pd.DataFrame | Mapping[str, Heads], emotion: str) -> tuple[tuple[int, int], ...]:
-    if isinstance(ranked, pd.DataFrame):
-        need_table(ranked, ("layer", "neuron", "emotion", "direct"), "emolab.heads.neuron_map")
-        own = ranked[ranked["emotion"] == emotion].sort_values("direct", ascending=False, kind="stable")
-        return need_ranking(list(zip(own["layer"], own["neuron"], strict=True)), emotion)
-    return need_ranking(ranked.get(emotion, ()), emotion)

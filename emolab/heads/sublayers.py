@@ -106,10 +106,10 @@ def sublayer_effects(
                     "share": ratio(effect[:, e, i].mean(), way[e]),
                     "random_direction": control[:, e, i].mean(),
                     "p": p[e, i],
+                    "q": np.nan,
                     "n": len(pairs.queries),
                 }
             )
-    table = pd.DataFrame(rows)
-    table.insert(table.columns.get_loc("p") + 1, "q", bh(table["p"]))
+    table = pd.DataFrame(rows).assign(q=lambda t: bh(t["p"]))
     params = {"test": test.op, "measure": measure.name, "dose": test.dose, "bands": bands}
     return noted(table, model, n=f"{len(pairs.queries)} queries", seed=seed, params=params)

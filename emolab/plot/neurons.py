@@ -46,7 +46,8 @@ def heads_or_neurons(heads: pd.DataFrame, neurons: pd.DataFrame, *, title: str |
     what = "brought" if tests[0] == "steer" else "kept"
     panels.label(f"how many are {'added' if tests[0] == 'steer' else 'ablated'}", f"emotion {what}")
     return finish(
-        panels, data, source=neurons, function="heads_or_neurons", legend=curve_keys("ones"), said=CURVE_SAID,
+        panels, data, source=neurons, function="heads_or_neurons", legend=curve_keys("ones"),
+        said={**CURVE_SAID, "control": "random ones of the same layers", "params": {"site": None}},
         title=title or f"Emotion {what}, mean of all: {', '.join(told)}",
     )  # fmt: skip
 
@@ -83,15 +84,18 @@ def sublayers(table: pd.DataFrame, *, level: float = 0.05, title: str | None = N
                 bars(ax, own["place"], own["lo_share"], own["hi_share"], settings["color"])
                 ax.plot(own["place"], own["random_share"], "x", color=CONTROLS["random"]["color"], zorder=5)
             certain = (own["q"] < level) | (row == "written")
-            for rows_of, face in ((own[certain], settings["color"]), (own[~certain], "white")):
-                ax.plot(rows_of["place"], rows_of[row], linestyle="none", markerfacecolor=face, zorder=4, **settings)
+            for some, face in ((own[certain], settings["color"]), (own[~certain], "white")):
+                ax.plot(
+                    some["place"], some[row], linestyle="none", marker=settings["marker"], color=settings["color"],
+                    markerfacecolor=face, zorder=4,
+                )  # fmt: skip
         ax.set_xticks(range(len(bands)), bands)
         ax.set_xlim(-0.5, len(bands) - 0.5)
     panels.label("layers", rows)
-    handles = [key(_NAMES[site], linestyle="", **settings) for site, settings in _LOOKS.items()]
+    handles = [key(_NAMES[site], linestyle="", **own) for site, own in _LOOKS.items()]
     handles += [
         key("no difference from random was found", linestyle="", face="white"),
-        key("random direction of equal norm", linestyle="", marker="x", color=CONTROLS["random"]["color"]),
+        key("random direction of equal norm (above: 95 % of them)", linestyle="", marker="x", color=CONTROLS["random"]["color"]),
     ]
     last = table[table["layers"] == bands[-1]].groupby("site")[["written", "share"]].mean()
     verb = "bring" if steer else "take away"

@@ -180,7 +180,7 @@ def sublayers(table: pd.DataFrame) -> Sentences:
     >>> emolab.say.sublayers(emolab.heads.sublayer_effects(model, vectors, responses))
     """
     steer = about(table)["params"].get("test") == "steer"
-    names = {"attn": "attention", "mlp": "MLPs"}
+    names = {"attn": "attention layers", "mlp": "MLPs"}
     said = []
     for emotion in order(table["emotion"]):
         own = table[table["emotion"] == emotion]
@@ -195,7 +195,7 @@ def sublayers(table: pd.DataFrame) -> Sentences:
                 f"{'bring' if steer else 'take with them'} {row['share']:.0%} of the emotion ({effect} nats; along "
                 f"random directions {number(row['random_direction'], signed=True)}{chance})"
             )
-        said.append(f"For {emotion} all {listed(told)}.".replace("all attention write", "all attention layers write"))
+        said.append(f"For {emotion} all {'; all '.join(told)}.")
     return Sentences(*said)
 
 

@@ -169,12 +169,12 @@ def test_neurons_are_told_beside_random_ones():
     assert both.verdict == "Of the numbers tried, 4 heads and 40 neurons are the fewest that carry half of the emotion."
     assert "40 neurons leave, when ablated, 0.20 [0.10, 0.30] of the emotion, as many random ones" in both
     few = made.neuron_curve().assign(kept=lambda t: t["kept"].clip(lower=0.6))
-    assert say.heads_or_neurons(made.ablation(), few).verdict.endswith("half of the emotion; no number of neurons does.")
+    assert say.heads_or_neurons(made.ablation(), few).verdict.endswith("of the emotion; no number of neurons does.")
     none = say.heads_or_neurons(made.ablation().assign(kept=0.9), few).verdict
     assert none == "No number of heads and neurons carries half of the emotion."
     said = say.sublayers(made.sublayer_table())
     assert said.verdict.startswith("For joy all attention layers write 0.10 of the vector (random directions at most")
-    assert "with them 50% of the emotion (-1.00 [-1.20, -0.60] nats; along random directions -0.10) and MLPs" in said
+    assert "with them 50% of the emotion (-1.00 [-1.20, -0.60] nats; along random directions -0.10); all MLPs" in said
     assert "take with them 0% of the emotion (+0.00 [-0.20, +0.40] nats" in said
     assert said.count("no difference was found") == 2
     neurons = pd.DataFrame({"emotion": "joy", "name": ["L0N0", "L0N1", "L1N0"], "direct": [0.1, 0.3, -0.2]})
