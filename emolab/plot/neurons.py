@@ -72,6 +72,7 @@ def sublayers(table: pd.DataFrame, *, level: float = 0.05, title: str | None = N
     data = table.assign(place=table["layers"].map(bands.index), random_share=table["random_direction"] / way)
     data = data.assign(lo_share=ends.min(axis=1), hi_share=ends.max(axis=1))
     rows = {"written": "share of the vector", "share": f"emotion {'brought' if steer else 'lost'}"}
+    grey = CONTROLS["random"]["color"]
     panels = grid(emotions, list(rows), height=9, need=16, want=34)
     for (row, emotion), ax in panels.axes.items():
         ax.axhline(0, color=INK, linewidth=0.6)
@@ -82,7 +83,7 @@ def sublayers(table: pd.DataFrame, *, level: float = 0.05, title: str | None = N
                 bars(ax, own["place"], -own["random"], own["random"], GREY)
             else:
                 bars(ax, own["place"], own["lo_share"], own["hi_share"], settings["color"])
-                ax.plot(own["place"], own["random_share"], "x", color=CONTROLS["random"]["color"], zorder=5)
+                ax.plot(own["place"], own["random_share"], "x", color=grey, zorder=5)
             certain = (own["q"] < level) | (row == "written")
             for some, face in ((own[certain], settings["color"]), (own[~certain], "white")):
                 ax.plot(
@@ -95,7 +96,7 @@ def sublayers(table: pd.DataFrame, *, level: float = 0.05, title: str | None = N
     handles = [key(_NAMES[site], linestyle="", **own) for site, own in _LOOKS.items()]
     handles += [
         key("no difference from random was found", linestyle="", face="white"),
-        key("random direction of equal norm (above: 95 % of them)", linestyle="", marker="x", color=CONTROLS["random"]["color"]),
+        key("random direction of equal norm (above: 95 % of them)", linestyle="", marker="x", color=grey),
     ]
     last = table[table["layers"] == bands[-1]].groupby("site")[["written", "share"]].mean()
     verb = "bring" if steer else "take away"

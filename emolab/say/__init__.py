@@ -36,6 +36,7 @@ _PUBLIC = {
     "naming": "say.steering",
     "neighbours": "say.vectors",
     "neuron_map": "say.heads",
+    "neuron_words": "say.heads",
     "norms": "say.vectors",
     "probe_curve": "say.vectors",
     "purity_dots": "say.steering",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -140,6 +140,28 @@ def neuron_map(neurons: pd.DataFrame, *, top: Sequence[int] = (10, 100, 1000)) -
             f"For {emotion} the {listed(f'{k:,}' for k in counts)} neurons that write most of the last layer's vector "
             f"write {listed(f'{written[k - 1]:.2f}' for k in counts)} of it, and all {len(own):,} together "
             f"{written[-1]:.2f}; first come {listed(own['name'].head(3))}."
+        )
+    return Sentences(*said)
+
+
+@measured
+def neuron_words(table: pd.DataFrame, words: Mapping[str, Sequence[str]]) -> Sentences:
+    """How many neurons raise a word of their emotion, and how many one of another emotion, which is the control.
+
+    >>> emolab.say.neuron_words(emolab.heads.neuron_words(model, top), {"joy": ["happy"], "sadness": ["sad"]})
+
+    words: {emotion: words}, of at least the emotions of the table; a token counts as one of them where it is all of it.
+    """
+    said = []
+    raised = table[table["direction"] == "raised"]
+    token = raised["token"].str.strip().str.lower()
+    for emotion in order(table["emotion"]):
+        here = raised["emotion"] == emotion
+        others = [word for other, some in words.items() if other != emotion for word in some]
+        own, other = (raised.loc[here & token.isin(some), "name"].nunique() for some in (words[emotion], others))
+        said.append(
+            f"Of {raised.loc[here, 'name'].nunique()} neurons that write {emotion}, {own} raise a word of it among "
+            f"their first {table['rank'].max()}, and {other} one of another emotion."
         )
     return Sentences(*said)
 

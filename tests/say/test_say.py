@@ -177,6 +177,11 @@ def test_neurons_are_told_beside_random_ones():
     assert "with them 50% of the emotion (-1.00 [-1.20, -0.60] nats; along random directions -0.10); all MLPs" in said
     assert "take with them 0% of the emotion (+0.00 [-0.20, +0.40] nats" in said
     assert said.count("no difference was found") == 2
+    words = pd.DataFrame({"emotion": "joy", "name": ["L0N0", "L0N0", "L0N1", "L0N2"], "rank": 2, "direction": "raised"})
+    words = words.assign(token=[" Happy", "sad", "glad", "happiness"])
+    assert say.neuron_words(words, {"joy": ["happy", "glad"], "sadness": ["sad"]}) == (
+        "Of 3 neurons that write joy, 2 raise a word of it among their first 2, and 1 one of another emotion."
+    )
     neurons = pd.DataFrame({"emotion": "joy", "name": ["L0N0", "L0N1", "L1N0"], "direct": [0.1, 0.3, -0.2]})
     assert say.neuron_map(neurons, top=(1, 2, 10)) == (
         "For joy the 1 and 2 neurons that write most of the last layer's vector write 0.30 and 0.40 of it, and all 3 "
