@@ -18,7 +18,7 @@ import torch
 
 from emolab.base.errors import EmolabError, need_number, need_table
 from emolab.base.labels import neuron_name
-from emolab.base.tables import noted
+from emolab.base.tables import noted, span
 from emolab.heads.attribution import extreme_words, readout
 from emolab.heads.curves import curve_of, ranking
 from emolab.heads.patching import HeadTest
@@ -136,5 +136,10 @@ def neuron_effects(
     space = ShiftSpace(model, vectors, ["neuron"])
     ranked = neuron_map(model, vectors) if ranked is None else ranked
     rankings = {emotion: ranking(ranked, emotion, "neuron") for emotion in vectors.emotions}
+    unknown = [x for places in rankings.values() for x in places if not 0 <= x[1] < space.sizes.get(x[0], 0)]
+    if unknown:
+        raise EmolabError(
+            f"{model.name!r} has no neuron {neuron_name(*unknown[0])}; its layers {span(list(space.sizes))} have "
+            f"{max(space.sizes.values())}, counted from 0"
+        )
     return curve_of(space, responses, test, rankings, ks, n_random, seed)
-

@@ -29,7 +29,16 @@ from emolab.models.finite import not_finite
 from emolab.models.memory import halving
 from emolab.models.model import Model, provenance
 from emolab.models.prompts import plan_batches, render_prompts
-from emolab.models.sites import ALL_SITES, SITES, WHOLE, bridge_has_hooks, check_bridge, head_weights, site_layers
+from emolab.models.sites import (
+    ALL_SITES,
+    SITES,
+    WHOLE,
+    bridge_has_hooks,
+    check_bridge,
+    head_weights,
+    neuron_weight,
+    site_layers,
+)
 from emolab.models.workers import on_cluster, run_chunks
 from emolab.vectors.reading import attention_kind, batch_means, check_parts
 from emolab.vectors.token_rule import TokenRule, counted_tokens, fitted, rule_name
@@ -180,6 +189,8 @@ def response_means(
     check_bridge(model)
     if "head" in sites:
         head_weights(model, site_layers(model, "head")[0])  # says at once where heads cannot be told apart
+    if "neuron" in sites:
+        neuron_weight(model, site_layers(model, "neuron")[0], torch.float32)
     _warn_of_missing(model, sites)
     responses, lengths, note = fitted(model, responses, too_long)
     meta |= note

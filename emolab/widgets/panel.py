@@ -118,7 +118,8 @@ class SteeringPanel(widgets.VBox):
         last = self._vectors.n_layers - 1
         more = {"style": {"description_width": "4em"}, "layout": {"width": "20em"}}
         self.layers = widgets.IntRangeSlider(value=layers, min=0, max=last, description="layers", **more)
-        self.site = widgets.Dropdown(value=setting.site, options=self._vectors.sites, description="site", **more)
+        sites = [site for site in self._vectors.sites if site in CHOICES["site"]]  # neurons are not steered
+        self.site = widgets.Dropdown(value=setting.site, options=sites, description="site", **more)
         self.op = widgets.Dropdown(value=setting.op, options=CHOICES["op"], description="op", **more)
         self.unit = widgets.Dropdown(value=setting.unit, options=CHOICES["unit"], description="unit", **more)
         self.control = widgets.Checkbox(True, description="random control", indent=False, layout={"width": "10em"})

@@ -208,6 +208,10 @@ def test_the_ranking_can_be_given(model, responses, vectors):
         pd.testing.assert_frame_equal(table, tables[0])
     with pytest.raises(EmolabError, match="the ranking of sadness is empty"):
         neuron_effects(model, vectors, responses, ranked={"joy": [(0, 1)]}, **options)
+    for place in ((0, 10**4), (0, -1), (9, 0)):
+        strange = dict.fromkeys(vectors.emotions, [place, (1, 1)])
+        with pytest.raises(EmolabError, match=f"has no neuron L{place[0]}N{place[1]}"):
+            neuron_effects(model, vectors, responses, ranked=strange, **options)
 
 
 def test_vectors_of_neurons(model, vectors, means, tmp_path):
