@@ -1,5 +1,6 @@
 """What neurons write sums to what their MLP writes, and changes to neurons are changes to MLPs, on bridge and twin."""
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -143,6 +144,12 @@ def test_a_change_to_some_neurons_leaves_the_others(model, vectors):
     assert shift[0, 3] == -2 * own[0, 3] and shift[1, 5] == -2 * own[1, 5] and shift.count_nonzero() == 2
     random = space.shift(Change("ablate", "joy", every(model), 1.0, 3), 0)
     assert torch.equal(random.abs(), own.abs()) and 0.3 < (random.sign() == own.sign()).double().mean() < 0.7
+
+
+def test_workers_make_the_same_space_again(model, vectors):
+    space, change = ShiftSpace(model, vectors, ["neuron"]), Change("steer", "joy", ((1, 5), (0, 3)), 1.0, 7)
+    kind, made_of = pickle.loads(pickle.dumps((type(space), space.made_of)))
+    assert torch.equal(kind(model, *made_of).shift(change, 0), space.shift(change, 0))
 
 
 def test_a_random_direction_of_a_sublayer_has_equal_norm(model, vectors):
