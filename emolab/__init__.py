@@ -42,6 +42,7 @@ _PUBLIC = {
     "load_ratings": "answers.texts",
     "load_texts": "answers.texts",
     "load_vectors": "vectors.vectors",
+    "neuron_effects": "heads.neurons",
     "response_means": "vectors.activations",
     "responses_from_texts": "answers.responses",
     "save_figure": "plot",

@@ -18,6 +18,7 @@ from emolab.comparisons import claims
 from emolab.experiments import choice_shifts, dose_response, parts
 from emolab.geometry import confounding, projections, reliability, similarity
 from emolab.heads import attention, attribution, effects, head_vectors
+from emolab.heads.sublayers import sublayer_effects
 from emolab.judges import calibration
 from emolab.judges.judges import EmbeddingJudge
 from emolab.models.load import load_model
@@ -96,6 +97,11 @@ class Study:
         )
 
     @cached_property
+    def sublayers(self):
+        test = emolab.HeadTest(words=self.words, n_queries=2)
+        return sublayer_effects(self.model, self.vectors, self.responses, test=test, bands=1)
+
+    @cached_property
     def scored(self):
         table = emolab.sweep(self.model, self.vectors, self.queries.head(2), alphas=(0, 1, 2), max_new_tokens=4)
         return emolab.score(table, judges=self.judge, model=self.model, writing=WORDED)
@@ -167,6 +173,7 @@ FIGURES = {
     "head_umap": lambda s: plot.head_umap(s.head_points(), head_vectors.head_cosines(s.vectors)),
     "head_forest": lambda s: plot.head_forest(s.effects, top=2),
     "ablation_curve": lambda s: plot.ablation_curve(s.ablation),
+    "sublayers": lambda s: plot.sublayers(s.sublayers),
     "attention_html": Study.attention_html,
     "words_table": lambda s: plot.words_table(attribution.top_words(s.model, s.vectors, n=2)),
     "dose_response": lambda s: plot.dose_response(s.scored, best=dict.fromkeys(LABELS, 1.0)),
@@ -213,7 +220,7 @@ def _letters(text):
 
 def test_every_figure_is_drawn_here():
     others = {"theme", "save_figure", "check_figures", "signature", "affect_curve", "affect_shift"}
-    others |= {"turning_curve", "rank_curve", "two_models"}  # no user's labels
+    others |= {"turning_curve", "rank_curve", "two_models", "heads_or_neurons"}  # no user's labels
     missing = set(plot.__all__) - others - set(FIGURES)
     assert not missing, f"draw {', '.join(sorted(missing))} with labels of one's own, too"
 

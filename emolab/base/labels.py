@@ -85,6 +85,15 @@ def head_name(layer: int, head: int) -> str:
     return f"L{layer}H{head}"
 
 
+def neuron_name(layer: int, neuron: int) -> str:
+    """An MLP neuron's name, both numbers from 0.
+
+    >>> neuron_name(18, 734)
+    'L18N734'
+    """
+    return f"L{layer}N{neuron}"
+
+
 def need_labels(labels: Sequence[str], where: str) -> None:
     """Raise EmolabError where two labels, or a label and "neutral", look alike but for case; names their rows.
 

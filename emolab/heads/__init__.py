@@ -1,4 +1,4 @@
-"""Attention heads: their share of a vector, where they look, the words they raise, what they cause."""
+"""Heads, neurons and sublayers: their share of a vector, where heads look, the words they raise, what they cause."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ _PUBLIC = {
     "head_effects": "heads.effects",
     "head_maps": "heads.head_vectors",
     "head_summary": "heads.head_vectors",
+    "neuron_effects": "heads.neurons",
+    "neuron_map": "heads.neurons",
+    "neuron_words": "heads.neurons",
+    "sublayer_effects": "heads.sublayers",
     "top_words": "heads.attribution",
 }
 __getattr__, __dir__, __all__ = offer(__name__, _PUBLIC)

@@ -146,10 +146,17 @@ def top_words(
         for layer, head in places:
             logits = readout(model, source.get(site, layer=layer, head=None if head < 0 else head))
             for emotion, logit in zip(source.emotions, logits, strict=True):
-                for direction, sign in (("raised", 1), ("lowered", -1)):
-                    top = (sign * logit).topk(min(n, len(logit)))
-                    words = model.tokenizer.batch_decode(top.indices[:, None])
-                    for rank, (word, value) in enumerate(zip(words, top.values.tolist(), strict=True), 1):
-                        rows.append((part, emotion, layer, head, direction, rank, word, sign * value))
+                rows += [(part, emotion, layer, head, *word) for word in extreme_words(model, logit, n)]
     columns = ["part", "emotion", "layer", "head", "direction", "rank", "token", "logit"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def extreme_words(model: Model, logit: Float[Tensor, " vocab"], n: int) -> list[tuple[str, int, str, float]]:
+    """(direction, rank, token, logit) of the n tokens that logits raise most, and of those that they lower most."""
+    rows = []
+    for direction, sign in (("raised", 1), ("lowered", -1)):
+        top = (sign * logit).topk(min(n, len(logit)))
+        words = model.tokenizer.batch_decode(top.indices[:, None])
+        for rank, (word, value) in enumerate(zip(words, top.values.tolist(), strict=True), 1):
+            rows.append((direction, rank, word, sign * value))
+    return rows

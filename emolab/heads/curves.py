@@ -11,18 +11,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from emolab.base.errors import EmolabError, need_number
+from emolab.base.errors import EmolabError, need_number, need_table
 from emolab.base.stats import expanded
 from emolab.base.tables import noted
 from emolab.geometry.resampling import bootstrap_counts
 from emolab.heads.effects import control_seed, ratio
+from emolab.heads.measures import Space
 from emolab.heads.patching import HeadTest, setup
 from emolab.models.model import Model
-from emolab.steering.head_edits import Change, Heads
+from emolab.steering.head_edits import Change, Heads, HeadSpace
 from emolab.vectors.vectors import EmotionVectors
 
 DRAWS = 1000  # of the bootstrap
-ORDERS = ("ranked", "random_heads", "random_direction")
 
 
 def ablation_curve(
@@ -43,8 +43,8 @@ def ablation_curve(
 
     Args:
         responses: of other queries than those that ranked the heads.
-        ranked: a table of `head_effects` (ranked by `share`; heads that were not tested come behind, by attribution),
-            or {emotion: [(layer, head), ...]}.
+        ranked: a table of `head_effects` (ranked by `share`; heads that were not tested come behind, by attribution)
+            or of `emolab.heads.head_maps` (by `direct`), or {emotion: [(layer, head), ...]}.
         test: what is done and measured (`emolab.HeadTest`): "ablate"; or "steer", which adds the heads' own vectors to
             neutral runs instead: then `kept` is the share of the emotion that they bring.
         ks: numbers of heads, default 1, 4, 16, ... up to half of all heads.
@@ -63,34 +63,48 @@ def ablation_curve(
     test = HeadTest(test) if isinstance(test, str) else test
     if test.op == "patch":
         raise EmolabError('test "patch" has no curve; expected "ablate" or "steer"')
-    need_number("n_random", n_random, 1, whole=True)
-    space, measure, pairs = setup(model, vectors, responses, test, seed)
-    rankings = {emotion: _ranking(ranked, emotion) for emotion in vectors.emotions}
-    ks = _numbers(ks, min(map(len, rankings.values())))
+    space = HeadSpace(model, vectors)
+    rankings = {emotion: ranking(ranked, emotion) for emotion in vectors.emotions}
+    return curve_of(space, responses, test, rankings, ks, n_random, seed)
 
+
+def curve_of(
+    space: Space,
+    responses: pd.DataFrame,
+    test: HeadTest,
+    rankings: Mapping[str, tuple[tuple[int, int], ...]],
+    ks: Sequence[int] | None,
+    n_random: int,
+    seed: int,
+) -> pd.DataFrame:
+    """The curve of each emotion's ranking of heads, or of neurons: what `ablation_curve` returns."""
+    need_number("n_random", n_random, 1, whole=True)
+    measure, pairs = setup(space, responses, test, seed)
+    ks = _numbers(ks, min(map(len, rankings.values())))
     rng = np.random.default_rng(seed)
-    columns = [(order, k) for k in ks for order in ("ranked", *["random_heads"] * n_random, "random_direction")]
+    others = f"random_{space.sites[0]}s"
+    columns = [(order, k) for k in ks for order in ("ranked", *[others] * n_random, "random_direction")]
     runs = []
     overlaps = []  # [emotion, column]
     for emotion, ranking in rankings.items():
         sets = [ranking[:k] for _, k in columns]
         for i, (order, _) in enumerate(columns):
-            if order == "random_heads":
-                sets[i] = _random_heads(sets[i], model.n_heads, rng)
+            if order == others:
+                sets[i] = _random_like(sets[i], space.sizes, rng)
         overlaps.append([len(set(heads) & set(ranking[:k])) / k for heads, (_, k) in zip(sets, columns, strict=True)])
         for number, query in enumerate(pairs.queries):
             runs += [pairs.run(query, emotion), pairs.goal(query, emotion)]
             for heads, (order, _) in zip(sets, columns, strict=True):
                 direction = control_seed(seed, number) if order == "random_direction" else None
                 runs.append(pairs.run(query, emotion, Change(test.op, emotion, heads, test.dose, direction)))
-    values = measure(space, runs).reshape(len(vectors.emotions), len(pairs.queries), -1)
+    values = measure(space, runs).reshape(len(rankings), len(pairs.queries), -1)
     instructed, neutral = (0, 1) if test.op == "ablate" else (1, 0)
     start, end = values[..., neutral], values[..., instructed]  # [emotion, query]
 
     weights = bootstrap_counts(pd.factorize(pairs.situations)[0], DRAWS, rng)  # [draw, query]
     weights /= weights.sum(1, keepdims=True)
     rows = []
-    for order in ORDERS:
+    for order in ("ranked", others, "random_direction"):
         for k in (0, *ks):
             chosen = [i for i, column in enumerate(columns) if column == (order, k)]
             x = values[..., [2 + i for i in chosen]] if k else values[..., [0]]  # [emotion, query, set]
@@ -100,14 +114,15 @@ def ablation_curve(
             draws = _with_mean(ratio(moved, weights @ (end - start).T).T)  # [emotion and all, draw]
             kept = _with_mean(ratio(mean.mean(1) - start.mean(1), end.mean(1) - start.mean(1))[:, None])[:, 0]
             lo, hi = expanded(draws.T, len(set(pairs.situations)))
-            drawn_again = np.array(overlaps)[:, chosen] * (order == "random_heads")
+            drawn_again = np.array(overlaps)[:, chosen] * (order == others)
             overlap = _with_mean(drawn_again).mean(1) if k else np.zeros(len(kept))
             value = _with_mean(mean).mean(1)
-            for e, emotion in enumerate((*vectors.emotions, "all")):
+            for e, emotion in enumerate((*rankings, "all")):
                 rows.append((emotion, order, k, value[e], kept[e], lo[e], hi[e], overlap[e], len(pairs.queries)))
     table = pd.DataFrame(rows, columns=["emotion", "order", "k", "value", "kept", "lo", "hi", "overlap", "n"])
     params = {"test": test.op, "measure": measure.name, "dose": test.dose, "n_random": n_random}
-    return noted(table, model, n=f"{len(pairs.queries)} queries", seed=seed, params=params)
+    params |= {"site": space.sites[0]} if space.sites != ("head",) else {}
+    return noted(table, space.model, n=f"{len(pairs.queries)} queries", seed=seed, params=params)
 
 
 def _numbers(ks: Sequence[int] | None, total: int) -> list[int]:
@@ -118,7 +133,7 @@ def _numbers(ks: Sequence[int] | None, total: int) -> list[int]:
         need_number("one of ks", k, 0, whole=True)
     ks = sorted({int(k) for k in ks} - {0})
     if not ks or ks[-1] > total:
-        raise EmolabError(f"ks {ks} do not fit a ranking of {total} heads; expected numbers from 1 to {total}")
+        raise EmolabError(f"ks {ks} do not fit a ranking of {total}; expected numbers from 1 to {total}")
     return ks
 
 
@@ -127,27 +142,35 @@ def _with_mean(values: np.ndarray) -> np.ndarray:
     return np.vstack([values, pd.DataFrame(values).mean()])
 
 
-def _ranking(ranked: pd.DataFrame | Mapping[str, Heads], emotion: str) -> tuple[tuple[int, int], ...]:
+def ranking(
+    ranked: pd.DataFrame | Mapping[str, Heads], emotion: str, number: str = "head"
+) -> tuple[tuple[int, int], ...]:
+    """The heads, or neurons, of an emotion as (layer, number) pairs, first the one that ranks highest.
+
+    Of a table by its `share`, or where nothing was tested by `direct`.
+    """
     if isinstance(ranked, pd.DataFrame):
-        own = ranked[ranked["emotion"] == emotion].sort_values("share", ascending=False, kind="stable")
-        untested = own["share"].isna() & (own.get("screened", "") == "none")
+        by = "share" if "share" in ranked else "direct"
+        need_table(ranked, ("layer", number, "emotion", by), "emolab.head_effects or emolab.heads.neuron_map")
+        own = ranked[ranked["emotion"] == emotion].sort_values(by, ascending=False, kind="stable")
+        untested = own[by].isna() & (own.get("screened", "") == "none")
         if untested.any():  # attribution of an ablation is negative where the head carries the emotion
             rest = own[untested].sort_values("attribution", ascending=own["test"].iloc[0] == "ablate", kind="stable")
             own = pd.concat([own[~untested], rest])
-        heads = tuple(zip(own["layer"].astype(int), own["head"].astype(int), strict=True))
+        places = tuple(zip(own["layer"].astype(int), own[number].astype(int), strict=True))
     else:
-        heads = tuple((int(layer), int(head)) for layer, head in ranked.get(emotion, ()))
-    if not heads or len(set(heads)) < len(heads):
-        raise EmolabError(f"the ranking of {emotion} is {'empty' if not heads else 'not of different heads'}")
-    return heads
+        places = tuple((int(layer), int(place)) for layer, place in ranked.get(emotion, ()))
+    if not places or len(set(places)) < len(places):
+        raise EmolabError(f"the ranking of {emotion} {'holds one place twice' if places else 'is empty'}")
+    return places
 
 
-def _random_heads(top: Heads, n_heads: int, rng: np.random.Generator) -> tuple[tuple[int, int], ...]:
-    """As many heads of each layer as `top`, others before the same."""
+def _random_like(top: Heads, sizes: Mapping[int, int], rng: np.random.Generator) -> tuple[tuple[int, int], ...]:
+    """As many heads, or neurons, of each layer as `top`, others before the same; sizes: how many each layer has."""
     chosen: list[tuple[int, int]] = []
     for layer in dict.fromkeys(layer for layer, _ in top):
         own = [head for at, head in top if at == layer]
-        others = [head for head in range(n_heads) if head not in own]
+        others = sorted({*range(sizes[layer])} - {*own})
         drawn = [*rng.permutation(others), *rng.permutation(own)][: len(own)]
         chosen += [(layer, int(head)) for head in drawn]
     return tuple(chosen)

@@ -101,7 +101,8 @@ def head_effects(
             exist, or a model without attention heads. Of hybrid models the layers that have heads are tested.
     """
     test = HeadTest(test) if isinstance(test, str) else test
-    space, measure, pairs = setup(model, vectors, responses, test, seed)
+    space = HeadSpace(model, vectors)
+    measure, pairs = setup(space, responses, test, seed)
     every = [(layer, head) for layer in space.layers for head in range(model.n_heads)]
     named = every if heads is None else list(dict.fromkeys(head_pairs(heads)))
     if screen is not None:
@@ -109,7 +110,7 @@ def head_effects(
     n_screened = screen if heads is None else None
     attribution = choosing = np.full((len(vectors.emotions), *space.W_O.shape[:2]), np.nan)
     if n_screened or test.judge is None:
-        reader = measure if isinstance(measure, WordProbability) else word_probability(model, vectors, responses, test)
+        reader = measure if isinstance(measure, WordProbability) else word_probability(space, responses, test)
         changes = [Change(test.op, emotion, tuple(every), test.dose) for emotion in vectors.emotions]
         attribution = choosing = _attribution(reader, space, pairs, pairs.queries, changes)
         if n_screened and pairs.others:

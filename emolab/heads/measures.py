@@ -1,4 +1,4 @@
-"""Runs of a model with heads changed, and two measures of them: the words that it expects, or what a judge reads.
+"""Runs of a model with heads or neurons changed, and two measures: the words that it expects, or what a judge reads.
 
 `WordProbability` also gives slopes: by how much, to first order, the change to every single head would move a run.
 
@@ -29,11 +29,12 @@ from emolab.models.model import Model
 from emolab.models.prompts import encode, plan_batches, prompt_ids
 from emolab.models.sites import site_layers
 from emolab.models.workers import on_cluster
-from emolab.steering.edits import LayerEdit
-from emolab.steering.head_edits import Change, HeadSpace, edited, head_edits
+from emolab.steering.edits import LayerEdit, hooked
+from emolab.steering.head_edits import Change, HeadSpace, edited
 from emolab.steering.positions import PositionMask
-from emolab.vectors.vectors import EmotionVectors
+from emolab.steering.shifts import ShiftSpace
 
+Space = HeadSpace | ShiftSpace  # what is changed: it makes edits of changes
 READ = 32  # tokens of an answer that are read: what comes later says little more, and costs as much
 _CHUNK = 64  # runs of one text that go to a worker together
 _BAND = 512  # tokens of a batch on a CPU: fast enough for it, and heads of few layers, which all start at the lowest
@@ -65,7 +66,7 @@ class WordProbability:
     batch_size: int | None = None
     name = "words"
 
-    def __call__(self, space: HeadSpace, runs: Sequence[PatchRun]) -> Float[np.ndarray, " run"]:
+    def __call__(self, space: Space, runs: Sequence[PatchRun]) -> Float[np.ndarray, " run"]:
         plan = _by_text(runs, lambda run: (run.prompt, run.text, run.emotion))
         shared = (_light(space), self, runs[0])
         return np.array(run_jobs(space.model, _expected, runs, plan, shared=shared, prepare=_Readings, name="heads"))
@@ -99,7 +100,7 @@ class JudgedText:
     def name(self) -> str:
         return self.judge.name
 
-    def __call__(self, space: HeadSpace, runs: Sequence[PatchRun]) -> Float[np.ndarray, " run"]:
+    def __call__(self, space: Space, runs: Sequence[PatchRun]) -> Float[np.ndarray, " run"]:
         unknown = {run.emotion for run in runs} - set(self.judge.labels)
         if unknown:
             raise EmolabError(f"judge {self.judge.name!r} knows no {', '.join(sorted(unknown))}")
@@ -110,22 +111,25 @@ class JudgedText:
         return np.asarray(self.judge(texts))[np.arange(len(runs)), [labels.index(run.emotion) for run in runs]]
 
 
-def _light(space: HeadSpace) -> HeadSpace | EmotionVectors:
-    """What travels to workers: a head space is made again there from its vectors, and is larger than they are."""
-    return space.vectors if on_cluster() else space
+def _light(space: Space) -> Space | tuple[type[Space], tuple]:
+    """What travels to workers: what a space is made of there, beside their model; of heads that is the smaller part."""
+    return (type(space), space.made_of) if on_cluster() else space
 
 
 def _with_space(model: Model, shared: tuple) -> tuple:
     space, *rest = shared
-    return space if isinstance(space, HeadSpace) else HeadSpace(model, space), *rest
+    if isinstance(space, tuple):
+        kind, made_of = space
+        space = kind(model, *made_of)
+    return space, *rest
 
 
 class _Readings:
     """What runs by words share in a process; the newest reading is kept, since the next runs are often of its text."""
 
-    def __init__(self, model: Model, shared: tuple[HeadSpace | EmotionVectors, WordProbability, PatchRun]) -> None:
+    def __init__(self, model: Model, shared: tuple[Any, WordProbability, PatchRun]) -> None:
         self.space, self.measure, run = _with_space(model, shared)
-        self.rereads = rereads(model, run.prompt, run.text)
+        self.rereads = rereads(model, run.prompt, run.text, self.space.sites)
         self.newest: Reading | None = None
 
     def of(self, run: PatchRun) -> Reading:
@@ -147,7 +151,7 @@ def _expected(model: Model, readings: _Readings, runs: list[PatchRun]) -> list[f
         batch = [runs[i] for i in rows]
         given = [sources[run.source][:, : reading.edited] if run.source else None for run in batch]
         with torch.inference_mode():
-            edits = head_edits(readings.space, [run.change for run in batch], reading.mask(), given)
+            edits = readings.space.edits([run.change for run in batch], reading.mask(), given)
             p = reading.logits(edits, len(batch)).softmax(-1)
             return [float(_log_share(row, tokens[run.emotion])) for row, run in zip(p, batch, strict=True)]
 
@@ -166,12 +170,12 @@ def _slopes(model: Model, readings: _Readings, runs: list[PatchRun]) -> list[Flo
     new = Reading if readings.rereads else WholePasses  # a kept reading may be of tensors that take no gradients
 
     def sloped(_: list[int]) -> list[np.ndarray]:
-        kept = {layer: _KeptZ() for layer in space.layers}
+        kept = {("head", layer): _KeptZ() for layer in space.layers}
         # Whatever the user has switched off: gradients of z are asked for, of no weight.
         with torch.inference_mode(False), torch.enable_grad():
             reading = new(model, first.prompt, first.text)
             p = reading.logits(kept, start=0)[0].softmax(-1)
-            z = [kept[layer].z for layer in space.layers]
+            z = [kept["head", layer].z for layer in space.layers]
             values = {run.emotion: _log_share(p, readings.measure.tokens[run.emotion]) for run in runs}
             products = []
             for i, run in enumerate(runs):
@@ -194,13 +198,13 @@ def _products(
     source: Tensor | None,
 ) -> Float[np.ndarray, "layer head"]:
     """Slope times change, summed over the positions before the text's tokens; NaN where a layer has no heads."""
-    edits = head_edits(space, [run.change], PositionMask(["all"]), [None if source is None else source[:, : reading.n]])
+    edits = space.edits([run.change], PositionMask(["all"]), [None if source is None else source[:, : reading.n]])
     products = np.full(space.W_O.shape[:2], np.nan)
     products[space.layers] = 0  # where the run changes nothing
     for layer, x, slope in zip(space.layers, z, slopes, strict=True):
-        if layer in edits:
+        if ("head", layer) in edits:
             x, slope = x[:, reading.positions].float(), slope[:, reading.positions].float()
-            products[layer] = (slope * (edits[layer](x) - x)).sum((0, 1, 3)).cpu().double().numpy()
+            products[layer] = (slope * (edits["head", layer](x) - x)).sum((0, 1, 3)).cpu().double().numpy()
     return products
 
 
@@ -239,12 +243,12 @@ class _KeptZ(LayerEdit):
         return z
 
 
-def _written(model: Model, shared: tuple[HeadSpace, int, Writing], runs: list[PatchRun]) -> list[str]:
+def _written(model: Model, shared: tuple[Space, int, Writing], runs: list[PatchRun]) -> list[str]:
     """The text of each run of a batch."""
     space, max_new_tokens, writing = shared
     # Runs come by length, so that `generate` keeps their order; without batches of its own, a row meets its edit.
     writing = replace(writing, batch_size=len(runs))
-    with edited(model, head_edits(space, [run.change for run in runs], PositionMask(["generated"]))):
+    with hooked(model, space.edits([run.change for run in runs], PositionMask(["generated"]))):
         return generate(model, [run.prompt for run in runs], max_new_tokens=max_new_tokens, writing=writing, raw=True)
 
 
@@ -259,7 +263,7 @@ def _by_text(runs: Sequence[PatchRun], text_of: Callable[[PatchRun], Hashable]) 
 
 
 def _lowest(run: PatchRun) -> int:
-    return min((layer for layer, _ in run.change.heads), default=0) if run.change else 0
+    return min((layer for layer, _ in run.change.where), default=0) if run.change else 0
 
 
 def _bands(model: Model, reading: Reading | WholePasses, n_runs: int, batch_size: int | None) -> list[list[int]]:
@@ -275,7 +279,7 @@ def _by_length(model: Model, runs: Sequence[PatchRun], batch_size: int | None) -
     lengths = [len(ids) for ids in prompt_ids(model, [run.prompt for run in runs])]
     groups: dict[int, list[int]] = {}
     for i, run in enumerate(runs):
-        layers = {layer for layer, _ in run.change.heads} if run.change else set()
+        layers = {layer for layer, _ in run.change.where} if run.change else set()
         groups.setdefault(layers.pop() if len(layers) == 1 else -1, []).append(i)
     return [
         [group[k] for k in batch]

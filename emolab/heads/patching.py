@@ -1,6 +1,7 @@
 """Causal tests of heads: what is done to them, on which pairs of prompts, and what is measured (`heads.measures`).
 
->>> space, measure, pairs = setup(model, vectors, responses, HeadTest("patch"), seed=0)
+>>> space = HeadSpace(model, vectors)
+>>> measure, pairs = setup(space, responses, HeadTest("patch"), seed=0)
 >>> measure(space, [pairs.run(pairs.queries[0], "joy"), pairs.goal(pairs.queries[0], "joy")])
 """
 
@@ -18,13 +19,13 @@ from emolab.base.errors import EmolabError, need_number, need_table
 from emolab.base.labels import NEUTRAL
 from emolab.base.stats import clusters_of
 from emolab.heads.attribution import emotion_tokens, word_tokens
-from emolab.heads.measures import READ, JudgedText, PatchRun, WordProbability
+from emolab.heads.measures import READ, JudgedText, PatchRun, Space, WordProbability
 from emolab.judges.judges import judges_of
 from emolab.models.model import Model
 from emolab.models.prompts import text_ids
+from emolab.models.sites import output_norm
 from emolab.steering.head_edits import OPS, Change, HeadSpace
 from emolab.vectors.activations import check_origin
-from emolab.vectors.vectors import EmotionVectors
 
 
 @dataclass(frozen=True)
@@ -96,25 +97,27 @@ class PairedPrompts:
 
 
 def setup(
-    model: Model, vectors: EmotionVectors, responses: pd.DataFrame, test: HeadTest, seed: int
-) -> tuple[HeadSpace, WordProbability | JudgedText, PairedPrompts]:
-    """What a causal test needs: the heads' directions, its measure and its prompts."""
+    space: Space, responses: pd.DataFrame, test: HeadTest, seed: int
+) -> tuple[WordProbability | JudgedText, PairedPrompts]:
+    """What a causal test needs beside the directions of its heads, or shifts of its neurons: a measure and prompts."""
+    model = space.model
     need_table(responses, ("query_id", "condition", "prompt", "text"), "emolab.collect_responses")
     check_origin(model, responses)
     judge = None if test.judge is None else judges_of(test.judge)[0]
-    space = HeadSpace(model, vectors)
-    if test.op == "steer" and any("ln1_post" in block._modules for block in model.bridge.blocks):
+    blocks = model.bridge.blocks if isinstance(space, HeadSpace) and test.op == "steer" else ()
+    if any(output_norm(block, "head") is not None for block in blocks):
         raise EmolabError(f"{model.name!r} rescales attention before adding it, so a head has no fixed vector to add")
-    pairs = _paired(model, vectors.emotions, responses, test, seed)
+    pairs = _paired(model, space.emotions, responses, test, seed)
     if judge is not None:
-        return space, JudgedText(judge, test.max_new_tokens, test.writing), pairs
-    return space, word_probability(model, vectors, responses, test), pairs
+        return JudgedText(judge, test.max_new_tokens, test.writing), pairs
+    return word_probability(space, responses, test), pairs
 
 
-def word_probability(model: Model, vectors: EmotionVectors, responses: pd.DataFrame, test: HeadTest) -> WordProbability:
+def word_probability(space: Space, responses: pd.DataFrame, test: HeadTest) -> WordProbability:
     """The measure by words: the test's own, or those typical of each emotion in the responses."""
-    tokens = emotion_tokens(model, responses) if test.words is None else word_tokens(model, dict(test.words))
-    missing = [e for e in vectors.emotions if e not in tokens]
+    model, words = space.model, test.words
+    tokens = emotion_tokens(model, responses) if words is None else word_tokens(model, dict(words))
+    missing = [e for e in space.emotions if e not in tokens]
     if missing:
         raise EmolabError(
             f"words lack {', '.join(missing)}; give {{emotion: [words]}} for every emotion of the vectors"

@@ -1,6 +1,6 @@
-"""One text behind one prompt, read many times, each time with other changes to heads: what they share is read once.
+"""One text behind one prompt, read many times, each time with other changes: what they share is read once.
 
-Changes to heads begin at the last token of the prompt, so that what stands before it is the same in every run: its keys
+Changes begin at the last token of the prompt, so that what stands before it is the same in every run: its keys
 and values are read once. Below the lowest changed layer, too, all runs are the same: they start from what that layer
 was given. Both together leave about a third of the work.
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,12 +22,11 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from emolab.models.hooks import forward, plain_options
+from emolab.models.hooks import Place, forward, plain_options
 from emolab.models.model import Model
 from emolab.models.prompts import encode
 from emolab.models.sites import hf_modules, runs_plain, site_layers
-from emolab.steering.edits import LayerEdit
-from emolab.steering.head_edits import edited
+from emolab.steering.edits import LayerEdit, hooked
 from emolab.steering.positions import PositionMask
 
 # How far log-probabilities of a reading may be off those of one whole pass; more, and whole passes are what is done.
@@ -54,11 +53,11 @@ class WholePasses:
         return PositionMask([slice(self.start, None)])
 
     def logits(
-        self, edits: Mapping[int, LayerEdit], rows: int = 1, start: int | None = None
+        self, edits: Mapping[Place, LayerEdit], rows: int = 1, start: int | None = None
     ) -> Float[Tensor, "row token vocab"]:
-        """Of `rows` runs with these edits by layer, in float32; with gradients where these are on."""
+        """Of `rows` runs with these edits by place, in float32; with gradients where these are on."""
         batch = encode(self.model, [self.prompt] * rows, [self.text] * rows)
-        with edited(self.model, edits) as runner:
+        with hooked(self.model, edits) as runner:
             return forward(self.model, runner, batch, self.n + 1)[:, :-1].float()
 
 
@@ -83,14 +82,14 @@ class Reading:
         return PositionMask(["all"])
 
     def logits(
-        self, edits: Mapping[int, LayerEdit], rows: int = 1, start: int | None = None
+        self, edits: Mapping[Place, LayerEdit], rows: int = 1, start: int | None = None
     ) -> Float[Tensor, "row token vocab"]:
         """As of `WholePasses`. start: the first layer that runs; default the lowest edited one."""
-        start = min(edits, default=0) if start is None else start
+        start = min((layer for _, layer in edits), default=0) if start is None else start
         if start and not self.outputs:
             self._read_outputs()
         blocks = [module for module, _ in hf_modules(self.model, "resid") or ()]
-        with _skipped(blocks[:start], self.outputs, rows), edited(self.model, edits) as runner:
+        with _skipped(blocks[:start], self.outputs, rows), hooked(self.model, edits) as runner:
             return self._run(runner, rows)
 
     def _run(self, runner: Any, rows: int) -> Tensor:
@@ -136,13 +135,13 @@ def _restore(block: nn.Module, forward: Any) -> None:
         block.forward = forward
 
 
-def rereads(model: Model, prompt: str, text: str) -> bool:
-    """Whether a model's texts can be read in this way: it is tried on one, beside a whole pass.
+def rereads(model: Model, prompt: str, text: str, sites: Sequence[str] = ("head",)) -> bool:
+    """Whether a model's texts can be read in this way, changed at these sites: it is tried on one, beside a whole pass.
 
     Not where the bridge has to run, or where the model remembers in another way than by keys and values of each layer.
     """
     config = model.hf.config.get_text_config(decoder=True)
-    if len(site_layers(model, "head")) < model.n_layers or not runs_plain(model, {"head", "resid"}):
+    if len(site_layers(model, "head")) < model.n_layers or not runs_plain(model, {*sites, "resid"}):
         return False
     if not model.hf._supports_default_dynamic_cache():
         return False

@@ -24,7 +24,9 @@ from emolab.models.model import Model
 from emolab.models.prompts import Batch
 from emolab.models.sites import hf_modules, runs_plain, site_hooks
 
-PROJECTION = "projection"  # what attention's output projection hands on: behind `head`, before any norm
+# What output projections hand on: behind `head` or `neuron`, before any norm.
+PROJECTIONS = {"head": "projection", "neuron": "mlp projection"}
+_BEFORE = {projection: site for site, projection in PROJECTIONS.items()}
 Place = tuple[str, int]
 Function = Callable[[Tensor], Tensor | None]
 
@@ -34,12 +36,12 @@ def at_sites(model: Model, functions: Iterable[tuple[Place, Function]], *, plain
     """Inside, each function is given the activation at its (site, layer) in every pass; yields the model to run.
 
     What it returns takes the activation's place; None leaves it. Shapes: [row, token, d_model], of heads [row, token,
-    head, d_head]. plain: on `model.hf`, or else on the bridge; default as `emolab.models.sites.runs_plain` says. Takes
-    off exactly these functions, whatever happens.
+    head, d_head], of neurons [row, token, neuron]. plain: on `model.hf`, or else on the bridge; default as
+    `emolab.models.sites.runs_plain` says. Takes off exactly these functions, whatever happens.
     """
     functions = list(functions)
     if plain is None:
-        plain = runs_plain(model, {site for (site, _), _ in functions} - {PROJECTION})
+        plain = runs_plain(model, {_BEFORE.get(site, site) for (site, _), _ in functions})
     runner = model.hf if plain else model.bridge.original_model
     rows = _Rows()
     by_row = [(place, rows.apart(function, place)) for place, function in functions]
@@ -88,7 +90,8 @@ class _Rows:
 
 
 def _point(model: Model, site: str, layer: int) -> str:
-    return f"blocks.{layer}.attn.o.hook_out" if site == PROJECTION else site_hooks(model, site, [layer])[0]
+    name = site_hooks(model, _BEFORE.get(site, site), [layer])[0]
+    return name.removesuffix("hook_in") + "hook_out" if site in _BEFORE else name
 
 
 def _lens_hook(function: Function) -> Any:
@@ -100,14 +103,15 @@ def _lens_hook(function: Function) -> Any:
 
 def _on_module(model: Model, site: str, layer: int, function: Function) -> Any:
     """The function on a module of the plain model; the handle that takes it off."""
-    modules = hf_modules(model, "head" if site == PROJECTION else site, [layer])
+    modules = hf_modules(model, _BEFORE.get(site, site), [layer])
     if modules is None:
         raise EmolabError(f"{model.name!r} has no plain module for site {site!r} at layer {layer}; run the bridge")
     [(module, side)] = modules
 
     def before(module: Any, args: tuple) -> tuple | None:
-        changed = function(args[0].unflatten(-1, (model.n_heads, -1)))
-        return None if changed is None else (changed.flatten(-2), *args[1:])
+        x = args[0].unflatten(-1, (model.n_heads, -1)) if site == "head" else args[0]
+        changed = function(x)
+        return None if changed is None else (changed.flatten(-2) if site == "head" else changed, *args[1:])
 
     def behind(module: Any, args: tuple, output: Any) -> Any:
         if isinstance(output, Tensor):
@@ -120,7 +124,7 @@ def _on_module(model: Model, site: str, layer: int, function: Function) -> Any:
         changed = function(output[0])
         return None if changed is None else (changed, *output[1:])
 
-    if site != PROJECTION and side == "input":
+    if site not in _BEFORE and side == "input":
         return module.register_forward_pre_hook(before)
     return module.register_forward_hook(behind)
 

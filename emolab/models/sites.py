@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from emolab.base.errors import EmolabError, need_model
 from emolab.models.model import Model
 
-SITES = ("resid", "attn", "mlp", "head")
+SITES = ("resid", "attn", "mlp", "head")  # whose vectors are of d_model
+ALL_SITES = (*SITES, "neuron")
 # Share by which logits that should be the same may differ; in half precision, whose rounding adds up, 0.2.
 _LOGIT_TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-6}
 # The architectures of docs/families.md; with any other, padding is tried when it is loaded.
@@ -41,7 +42,11 @@ CHECKED = (
     "Lfm2MoeForCausalLM", "Qwen3_5MoeForCausalLM", "OlmoHybridForCausalLM", "BambaForCausalLM", "JambaForCausalLM",
     "NemotronHForCausalLM", "Zamba2ForCausalLM", "PhimoeForCausalLM", "GraniteMoeHybridForCausalLM",
 )  # fmt: skip
-_HOOKS = {"resid": "hook_out", "attn": "hook_attn_out", "mlp": "hook_mlp_out", "head": "attn.o.hook_in"}
+_HOOKS = {"resid": "hook_out", "attn": "hook_attn_out", "mlp": "hook_mlp_out"}
+_HOOKS |= {"head": "attn.o.hook_in", "neuron": "mlp.out.hook_in"}
+# What single parts are of: their sublayer, and where an architecture has one, the norm behind it.
+WHOLE = {"head": "attn", "neuron": "mlp"}
+_NORMS = {"head": "ln1_post", "neuron": "ln2_post"}
 
 
 def is_checked(hf: Any) -> bool:
@@ -50,7 +55,7 @@ def is_checked(hf: Any) -> bool:
 
 
 def site_layers(model: Model, site: str) -> list[int]:
-    """The layers that have a site: all of them, but for heads (and attention) of hybrid models.
+    """The layers that have a site: all of them, but for heads (and attention) of hybrid models, and neurons of experts.
 
     >>> site_layers(model, "head")
     [0, 1, 2, ..., 29]
@@ -83,7 +88,7 @@ def site_hooks(model: Model, site: str, layers: Sequence[int] | None = None) -> 
 
 def _point(site: str) -> str:
     if site not in _HOOKS:
-        raise EmolabError(f"unknown site {site!r}; expected one of {', '.join(SITES)}")
+        raise EmolabError(f"unknown site {site!r}; expected one of {', '.join(ALL_SITES)}")
     return _HOOKS[site]
 
 
@@ -182,11 +187,39 @@ def output_weights(model: Model) -> Float[Tensor, "layer head d_head d_model"]:
 
 def output_weight(model: Model, layer: int, dtype: torch.dtype) -> Float[Tensor, "head d_head d_model"]:
     """`output_weights` of one layer, in its own width."""
-    W_O = head_weights(model, layer).to("cpu", dtype)
+    return _with_gain(model, "head", layer, head_weights(model, layer).to("cpu", dtype))
+
+
+def neuron_weight(model: Model, layer: int, dtype: torch.dtype) -> Float[Tensor, "neuron d_model"]:
+    """What one unit of each neuron's activation adds to the residual stream: W_out of one layer, on the CPU.
+
+    A neuron's activation is the input of the MLP's output projection, in gated MLPs act(gate) * up. A norm behind the
+    MLP (Gemma 2 to 4, OLMo 2, GLM 4) and Granite's multiplier are treated as by `output_weights`. Raises EmolabError
+    for weights that cannot be read as a matrix.
+    """
+    from transformer_lens.utilities.quantization import unreadable_weight_reason
+
+    mlp = model.bridge.blocks[layer].mlp
+    reason = unreadable_weight_reason(mlp.out.weight)
+    if reason:
+        raise EmolabError(
+            f"{model.name!r} is quantised, so what each neuron adds cannot be told (the output projection: {reason}); "
+            "measure resid, attn or mlp, without 'neuron', or load the model unquantised"
+        )
+    return _with_gain(model, "neuron", layer, mlp.W_out.detach().to("cpu", dtype))
+
+
+def neuron_counts(model: Model) -> dict[int, int]:
+    """How many neurons each layer has, of those whose MLP is no mixture of experts."""
+    return {layer: len(model.bridge.blocks[layer].mlp.W_out) for layer in site_layers(model, "neuron")}
+
+
+def _with_gain(model: Model, site: str, layer: int, weight: Tensor) -> Tensor:
+    """Weights of single parts with what stands between them and the residual stream."""
     block = model.bridge.blocks[layer]
-    if attention_norm(block) is not None:
-        W_O = W_O * attention_gain(block).to(dtype)
-    return W_O * float(getattr(model.hf.config.get_text_config(), "residual_multiplier", 1.0))
+    if output_norm(block, site) is not None:
+        weight = weight * output_gain(block, site).to(weight.dtype)
+    return weight * float(getattr(model.hf.config.get_text_config(), "residual_multiplier", 1.0))
 
 
 def head_weights(model: Model, layer: int) -> Float[Tensor, "head d_head d_model"]:
@@ -206,12 +239,12 @@ def head_weights(model: Model, layer: int) -> Float[Tensor, "head d_head d_model
         return attn.o.weight.detach().T.reshape(model.n_heads, -1, model.d_model)
 
 
-def attention_norm(block: nn.Module) -> nn.Module | None:
-    """The norm between attention and the residual stream, where the architecture has one."""
-    return block._modules.get("ln1_post")
+def output_norm(block: nn.Module, site: str) -> nn.Module | None:
+    """The norm between heads' attention, or neurons' MLP, and the residual stream, where the architecture has one."""
+    return block._modules.get(_NORMS[site])
 
 
-def attention_gain(block: nn.Module) -> Float[Tensor, " d_model"]:
+def output_gain(block: nn.Module, site: str) -> Float[Tensor, " d_model"]:
     """That RMS norm's gain, float64: what it returns for a large constant (some store the gain, some gain - 1)."""
-    norm = block.get_submodule("ln1_post")
+    norm = block.get_submodule(_NORMS[site])
     return norm(torch.full_like(next(norm.parameters()), 1e3)).detach().to("cpu", torch.float64)

@@ -17,6 +17,7 @@ from emolab.plot.affect import affect_curve, affect_shift, circumplex
 from emolab.plot.choices import choice_curve
 from emolab.plot.comparisons import claim_additive, claim_linear, claim_monotone, claim_preservation, tradeoff
 from emolab.plot.heads import ablation_curve, head_forest, head_map, head_umap
+from emolab.plot.neurons import heads_or_neurons, sublayers
 from emolab.plot.overview import signature
 from emolab.plot.reading import rank_curve, token_trace, turning_curve
 from emolab.plot.responses import confound_curve, instruction_following, judge_agreement, probe_curve, response_map
@@ -67,6 +68,7 @@ __all__ = [
     "head_forest",
     "head_map",
     "head_umap",
+    "heads_or_neurons",
     "instruction_following",
     "judge_agreement",
     "layer_curve",
@@ -82,6 +84,7 @@ __all__ = [
     "shared_energy_curve",
     "signature",
     "site_map",
+    "sublayers",
     "text_table",
     "theme",
     "token_trace",

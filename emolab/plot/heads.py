@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from emolab.base.errors import EmolabError, need_number, need_table
 from emolab.base.labels import head_name, order, styles
 from emolab.base.tables import about
 from emolab.plot.marks import color_bar, control_look, forest, heat, key, layer_axis, line, named_rows
-from emolab.plot.panels import figure, finish, grid
+from emolab.plot.panels import Grid, figure, finish, grid
 from emolab.plot.responses import GROUPS, bare_map
 from emolab.plot.style import CONTROLS, GREY, INK, emotion_looks, look
 
@@ -153,63 +154,81 @@ def head_forest(table: pd.DataFrame, *, top: int = 5, level: float = 0.05, title
 
 @figure
 def ablation_curve(table: pd.DataFrame, *, title: str | None = None):
-    """Emotion kept against the number of heads changed: ranked heads, random heads, random directions.
+    """Emotion kept against the number of heads (or neurons) changed: ranked ones, random ones, random directions.
 
     >>> fig = ablation_curve(curve)
 
-    table: from `emolab.ablation_curve`. 1 is the instructed run, 0 the neutral one; bars are 95 % bootstrap intervals
-    over queries (and random sets of heads), cut where they leave the panel.
+    table: from `emolab.ablation_curve` or `emolab.neuron_effects`. 1 is the instructed run, 0 the neutral one; bars are
+    95 % bootstrap intervals over queries (and random sets of heads), cut where they leave the panel.
     """
-    need_table(table, ("emotion", "order", "k", "kept", "lo", "hi"), "emolab.ablation_curve")
+    need_table(table, CURVE, "emolab.ablation_curve or emolab.neuron_effects")
     emotions = [*order(e for e in table["emotion"] if e != "all"), *(["all"] if "all" in set(table["emotion"]) else [])]
-    ks = sorted(table["k"].unique())
-    data = table.assign(place=table["k"].map({k: i for i, k in enumerate(ks)}))
-    steer = about(table)["params"].get("test") == "steer"
-    orders = {
-        "random_heads": control_look("random", label="random heads of the same layers"),
-        "random_direction": control_look("shuffled", label="ranked heads, random directions"),
-    }
+    what, steer = changed(table), about(table)["params"].get("test") == "steer"
     panels = grid(emotions, height=11, want=26)
     for emotion, ax in panels.columns():
         main = {"color": INK, "marker": "o"} if emotion == "all" else emotion_looks(emotions)[emotion]
-        ax.axhline(1, color=INK, linewidth=0.6)
-        ax.axhline(0, color=INK, linewidth=0.6)
-        for shift, (name, settings) in zip((-0.12, 0.12, 0.0), {**orders, "ranked": main}.items(), strict=True):
-            own = data[(data["emotion"] == emotion) & (data["order"] == name)]
-            own = own.assign(place=own["place"] + shift * (own["k"] > 0))
-            line(
-                ax,
-                own,
-                "place",
-                "kept",
-                {**settings, "label": None},
-                tested=own["place"],
-                bounds="bars" if name == "ranked" else "whiskers",
-            )
+        curve(ax, table[table["emotion"] == emotion], main)
         ax.set_title("mean of all" if emotion == "all" else emotion)
-        ax.set_xticks(range(len(ks)), [f"{k:g}" for k in ks])
-        ax.set_xlim(-0.3, len(ks) - 0.7)
+    limit(panels, table)
+    added = {"heads": "heads whose vectors are added", "neurons": "neurons whose shifts are added"}[what]
+    panels.label(added if steer else f"{what} ablated", f"emotion {'brought' if steer else 'kept'}")
+    k, last = most(table[table["emotion"] == emotions[-1]])
+    verb = "brings" if steer else "leaves"
+    told = f"{'Adding' if steer else 'Ablating'} {k:g} ranked {what} {verb} {last.get('ranked', np.nan):.2f} of the "
+    told += f"emotion, random {what} {last.get(f'random_{what}', np.nan):.2f}"
+    return finish(
+        panels, table, source=table, function="ablation_curve", legend=curve_keys(what), said=CURVE_SAID,
+        title=title or told,
+    )  # fmt: skip
+
+
+CURVE = ("emotion", "order", "k", "kept", "lo", "hi")
+CURVE_SAID = {"interval": "bars: 95 % bootstrap over queries", "note": "1: instructed, 0: not instructed"}
+
+
+def changed(table: pd.DataFrame) -> str:
+    """What a curve changes: "heads" or "neurons"."""
+    return "neurons" if "random_neurons" in set(table["order"]) else "heads"
+
+
+def most(own: pd.DataFrame) -> tuple[int, pd.Series]:
+    """The largest number that was changed, and what is then kept, by order."""
+    k = own["k"].max()
+    return k, own[own["k"] == k].set_index("order")["kept"]
+
+
+def curve(ax, own: pd.DataFrame, main: dict[str, Any]) -> None:
+    """What is kept by the number changed, in one panel: its controls, and the ranked ones above."""
+    ks = sorted(own["k"].unique())
+    own = own.assign(place=own["k"].map({k: i for i, k in enumerate(ks)}))
+    ax.axhline(1, color=INK, linewidth=0.6)
+    ax.axhline(0, color=INK, linewidth=0.6)
+    drawn = {f"random_{changed(own)}": control_look("random"), "random_direction": control_look("shuffled")}
+    drawn["ranked"] = main
+    for shift, (name, settings) in zip((-0.12, 0.12, 0.0), drawn.items(), strict=True):
+        rows = own[own["order"] == name]
+        rows = rows.assign(place=rows["place"] + shift * (rows["k"] > 0))
+        settings, bounds = {**settings, "label": None}, "bars" if name == "ranked" else "whiskers"
+        line(ax, rows, "place", "kept", settings, tested=rows["place"], bounds=bounds)
+    ax.set_xticks(range(len(ks)), [f"{k:g}" for k in ks])
+    ax.set_xlim(-0.3, len(ks) - 0.7)
+
+
+def curve_keys(what: str) -> list[Any]:
+    """The legend of such panels."""
+    random, directions = control_look("random"), control_look("shuffled")
+    controls = {f"random {what} of the same layers": random, f"ranked {what}, random directions": directions}
+    keys = [key(f"ranked {what}", color=INK, marker="o")]
+    return keys + [
+        key(label, marker=x["marker"], color=x["color"], linestyle=x["linestyle"]) for label, x in controls.items()
+    ]
+
+
+def limit(panels: Grid, table: pd.DataFrame) -> None:
+    """Panels as high as what is kept, however wide its intervals."""
     low, high = float(np.nanmin(table["kept"])), float(np.nanmax(table["kept"]))
     for ax in panels.axes.values():
         ax.set_ylim(min(-0.15, low - 0.1), max(1.25, high + 0.1))
-    panels.label(
-        "heads whose vectors are added" if steer else "heads ablated", f"emotion {'brought' if steer else 'kept'}"
-    )
-    names = {"color": INK, "marker": "o"}
-    handles = [key("ranked heads", **names)]
-    handles += [
-        key(x["label"], marker=x["marker"], color=x["color"], linestyle=x["linestyle"]) for x in orders.values()
-    ]
-    last = data[(data["k"] == ks[-1]) & (data["emotion"] == emotions[-1])].set_index("order")["kept"]
-    verb = "brings" if steer else "leaves"
-    told = (
-        f"{'Adding' if steer else 'Ablating'} {ks[-1]:g} ranked heads {verb} {last.get('ranked', np.nan):.2f} of the "
-    )
-    told += f"emotion, random heads {last.get('random_heads', np.nan):.2f}"
-    said = {"interval": "bars: 95 % bootstrap over queries", "note": "1: instructed, 0: not instructed"}
-    return finish(
-        panels, table, source=table, function="ablation_curve", legend=handles, said=said, title=title or told
-    )
 
 
 @figure

@@ -59,6 +59,7 @@ MEASURES = {
 }
 PARTS = {"whole": "whole vector", "specific": "specific part", "shared": "shared part", "random": "random direction"}
 SITES = {"resid": "residual stream", "attn": "attention output", "mlp": "MLP output", "head": "single heads"}
+SITES |= {"neuron": "single neurons"}
 UNITS = {"vector": "multiples of the vector", "residual": "in residual norms", "breaking": "1 breaks the text"}
 
 

@@ -50,13 +50,13 @@ def words_table(table: pd.DataFrame, *, n: int = 8):
 
     >>> words_table(top_words(model, vectors))
 
-    table: from `emolab.heads.top_words`. Returns a pandas Styler; tokens are escaped.
+    table: from `emolab.heads.top_words` or `neuron_words`. Returns a pandas Styler; tokens are escaped.
     """
-    columns = ("part", "emotion", "layer", "head", "direction", "rank", "token")
-    need_table(table, columns, "emolab.heads.attribution.top_words")
+    need_table(table, ("emotion", "layer", "direction", "rank", "token"), "emolab.heads.top_words")
     top = table[table["rank"] <= n].sort_values("rank", kind="stable")
     top = top.assign(token=top["token"].str.strip().where(top["token"].str.strip() != "", top["token"].map(repr)))
-    keys = ["part", "layer", *(["head"] if (top["head"] >= 0).any() else []), "emotion"]
+    keys = [x for x in ("part", "layer", "head", "neuron") if x in top and (x != "head" or (top[x] >= 0).any())]
+    keys += ["emotion"]
     wide = top.groupby([*keys, "direction"])["token"].agg(" · ".join).unstack("direction")
     wide = wide[[c for c in ("raised", "lowered") if c in wide]]
     rank = {e: i for i, e in enumerate(order(top["emotion"]))}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pandas as pd
 
 from emolab.base.labels import head_name, order
+from emolab.base.tables import about
 from emolab.say.sentences import Sentences, Unmeasured, listed, measured, number
 
 
@@ -96,26 +99,125 @@ def screening(effects: pd.DataFrame) -> Sentences:
 
 @measured
 def ablation_curve(curve: pd.DataFrame) -> Sentences:
-    """How much emotion is left when the highest-ranked heads lose their emotion direction, beside random heads.
+    """How much emotion is left, or brought, with the highest-ranked heads (or neurons), beside random ones.
 
     >>> emolab.say.ablation_curve(curve)
     """
+    what = "neurons" if "random_neurons" in set(curve["order"]) else "heads"
+    steer = about(curve)["params"].get("test") == "steer"
     most = curve[curve["k"] == curve["k"].max()]
     cells = most[most["emotion"] == "all"].set_index("order")[["kept", "lo", "hi"]]
-    ranked, random = cells.loc["ranked"], cells.loc["random_heads"]
+    ranked, random = cells.loc["ranked"], cells.loc[f"random_{what}"]
     said = [
-        f"With {most['k'].iloc[0]} heads ablated {number(*ranked)} of the emotion is kept (1 is the instructed answer, "
-        f"0 the neutral one), with as many random heads of the same layers {number(*random)}, along random directions "
-        f"{number(*cells.loc['random_direction'])}."
+        f"With {most['k'].iloc[0]:,} {what} {'added' if steer else 'ablated'} {number(*ranked)} of the emotion is "
+        f"{'brought' if steer else 'kept'} (1 is the instructed answer, 0 the neutral one), with as many random {what} "
+        f"of the same layers {number(*random)}, along random directions {number(*cells.loc['random_direction'])}."
     ]
     wide = curve.pivot(index=["emotion", "k"], columns="order", values=["lo", "hi"])
-    below = (wide["hi", "ranked"] < wide["lo", "random_heads"]).groupby(level="emotion").any()
-    apart = [e for e in order(curve["emotion"]) if e != "all" and below[e]]
+    less, more = ("ranked", f"random_{what}")[:: -1 if steer else 1]
+    apart = (wide["hi", less] < wide["lo", more]).groupby(level="emotion").any()
+    found = [e for e in order(curve["emotion"]) if e != "all" and apart[e]]
     said.append(
-        f"The ranked heads matter more than random ones for {listed(apart)}."
-        if apart
-        else "No difference between ranked and random heads was found for any emotion."
+        f"The ranked {what} matter more than random ones for {listed(found)}."
+        if found
+        else f"No difference between ranked and random {what} was found for any emotion."
     )
+    return Sentences(*said)
+
+
+@measured
+def neuron_map(neurons: pd.DataFrame, *, top: Sequence[int] = (10, 100, 1000)) -> Sentences:
+    """How few neurons write the last layer's vector, from `emolab.heads.neuron_map`.
+
+    >>> emolab.say.neuron_map(neurons)
+    """
+    said = []
+    for emotion in order(neurons["emotion"]):
+        own = neurons[neurons["emotion"] == emotion].sort_values("direct", ascending=False)
+        written = own["direct"].cumsum().to_numpy()
+        counts = [k for k in top if k <= len(own)]
+        said.append(
+            f"For {emotion} the {listed(f'{k:,}' for k in counts)} neurons that write most of the last layer's vector "
+            f"write {listed(f'{written[k - 1]:.2f}' for k in counts)} of it, and all {len(own):,} together "
+            f"{written[-1]:.2f}; first come {listed(own['name'].head(3))}."
+        )
+    return Sentences(*said)
+
+
+@measured
+def neuron_words(table: pd.DataFrame, words: Mapping[str, Sequence[str]]) -> Sentences:
+    """How many neurons raise a word of their emotion, and how many one of another emotion, which is the control.
+
+    >>> emolab.say.neuron_words(emolab.heads.neuron_words(model, top), {"joy": ["happy"], "sadness": ["sad"]})
+
+    words: {emotion: words}, of at least the emotions of the table; a token counts as one of them where it is all of it.
+    """
+    said = []
+    raised = table[table["direction"] == "raised"]
+    token = raised["token"].str.strip().str.lower()
+    for emotion in order(table["emotion"]):
+        here = raised["emotion"] == emotion
+        others = [word for other, some in words.items() if other != emotion for word in some]
+        own, other = (raised.loc[here & token.isin(some), "name"].nunique() for some in (words[emotion], others))
+        said.append(
+            f"Of {raised.loc[here, 'name'].nunique()} neurons that write {emotion}, {own} raise a word of it among "
+            f"their first {table['rank'].max()}, and {other} one of another emotion."
+        )
+    return Sentences(*said)
+
+
+@measured
+def heads_or_neurons(heads: pd.DataFrame, neurons: pd.DataFrame) -> Sentences:
+    """How many heads, and how many neurons, it takes to bring half of the emotion, or to take half of it away.
+
+    >>> emolab.say.heads_or_neurons(emolab.ablation_curve(..., test="steer"), emolab.neuron_effects(..., test="steer"))
+    """
+    said, few = [], []
+    for curve, what in ((heads, "heads"), (neurons, "neurons")):
+        steer = about(curve)["params"].get("test") == "steer"
+        own = curve[(curve["emotion"] == "all") & (curve["k"] > 0)]
+        ranked = own[own["order"] == "ranked"].set_index("k")[["kept", "lo", "hi"]]
+        enough = ranked.index[ranked["kept"] >= 0.5] if steer else ranked.index[ranked["kept"] <= 0.5]
+        k = enough.min() if len(enough) else ranked.index.max()
+        random = own[(own["order"] == f"random_{what}") & (own["k"] == k)][["kept", "lo", "hi"]].iloc[0]
+        verb = "bring" if steer else "leave, when ablated,"
+        few.append((what, k if len(enough) else None))
+        said.append(
+            f"{k:,} {what} {verb} {number(*ranked.loc[k])} of the emotion, as many random ones of the same layers "
+            f"{number(*random)}."
+        )
+    half = [f"{k:,} {what}" for what, k in few if k is not None]
+    none = listed((what for what, k in few if k is None), nothing="")
+    if not half:
+        return Sentences(f"No number of {none} carries half of the emotion.", *said)
+    rest = f"; no number of {none} does" if none else ""
+    first = f"Of the numbers tried, {listed(half)} are the fewest that carry half of the emotion{rest}."
+    return Sentences(first, *said)
+
+
+@measured
+def sublayers(table: pd.DataFrame) -> Sentences:
+    """Attention or MLPs: what each writes of the vector and what its shift causes, from `sublayer_effects`.
+
+    >>> emolab.say.sublayers(emolab.heads.sublayer_effects(model, vectors, responses))
+    """
+    steer = about(table)["params"].get("test") == "steer"
+    names = {"attn": "attention layers", "mlp": "MLPs"}
+    said = []
+    for emotion in order(table["emotion"]):
+        own = table[table["emotion"] == emotion]
+        whole = own[own["layers"] == own["layers"].iloc[-1]].set_index("site")
+        told = []
+        for site, name in names.items():
+            row = whole.loc[site]
+            effect = number(row["effect"], row["lo"], row["hi"], signed=True)
+            chance = "" if row["q"] < 0.05 else ", no difference was found"
+            told.append(
+                f"{name} write {row['written']:.2f} of the vector (random directions at most {row['random']:.2f}) and "
+                f"{'bring' if steer else 'take with them'} {row['share']:.0%} of the emotion ({effect} nats; along "
+                f"random directions {number(row['random_direction'], signed=True)}{chance})"
+            )
+        said.append(f"For {emotion} all {'; all '.join(told)}.")
     return Sentences(*said)
 
 

@@ -27,6 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolab.base.errors import EmolabError, shown
+from emolab.models.hooks import Place
 from emolab.models.model import Model
 from emolab.models.sites import head_weights, output_weights, site_layers
 from emolab.steering.edits import LayerEdit, hooked
@@ -61,8 +62,11 @@ class HeadSpace:
             raise EmolabError(f'these vectors hold no site "head", only {", ".join(vectors.sites)}; extract it too')
         check_vectors(model, vectors)
         self.emotions, self.model = vectors.emotions, model
-        self.vectors = replace(vectors, data={"head": vectors.data["head"]}, means=None)  # all that this is made of
+        self.sites = ("head",)
+        self.vectors = replace(vectors, data={"head": vectors.data["head"]}, means=None)
+        self.made_of = (self.vectors,)  # beside the model
         self.layers = site_layers(model, "head")  # hybrid models have heads in some layers only
+        self.sizes = dict.fromkeys(self.layers, model.n_heads)
         widths = {layer: head_weights(model, layer).shape[1] for layer in self.layers}
         first = self.layers[0]
         odd = next((layer for layer, width in widths.items() if width != widths[first]), None)
@@ -95,14 +99,23 @@ class HeadSpace:
         length = self._length(z)[..., None]
         return torch.where(length > 0, z / length.clamp_min(1e-30), 0), self.norm[e]
 
+    def edits(
+        self, changes: list[Change | None], mask: PositionMask, sources: list[Tensor | None] | None = None
+    ) -> dict[Place, LayerEdit]:
+        """`head_edits` by place."""
+        return {("head", layer): edit for layer, edit in head_edits(self, changes, mask, sources).items()}
+
 
 @dataclass(frozen=True)
 class Change:
-    """What is done to which heads. random: the seed of the control direction, None for the emotion's own."""
+    """What is done to which heads, or neurons. random: the seed of the control direction, None for the emotion's own.
+
+    where: (layer, head) or (layer, neuron) pairs; of whole sublayers (layer, their place among the space's sites).
+    """
 
     op: str
     emotion: str
-    heads: tuple[tuple[int, int], ...]
+    where: tuple[tuple[int, int], ...]
     dose: float = 1.0
     random: int | None = None
 
@@ -157,7 +170,7 @@ def head_edits(
         if key not in directions:
             directions[key] = space.direction(*key)
         unit, norm = directions[key]
-        for layer, head in change.heads:
+        for layer, head in change.where:
             need_place("layer", layer, n_layers)
             need_place("head", head, n_heads)
             if layer not in space.layers:

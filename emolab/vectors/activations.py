@@ -29,9 +29,18 @@ from emolab.models.finite import not_finite
 from emolab.models.memory import halving
 from emolab.models.model import Model, provenance
 from emolab.models.prompts import plan_batches, render_prompts
-from emolab.models.sites import SITES, bridge_has_hooks, check_bridge, head_weights, site_layers
+from emolab.models.sites import (
+    ALL_SITES,
+    SITES,
+    WHOLE,
+    bridge_has_hooks,
+    check_bridge,
+    head_weights,
+    neuron_weight,
+    site_layers,
+)
 from emolab.models.workers import on_cluster, run_chunks
-from emolab.vectors.reading import attention_kind, batch_means, check_heads
+from emolab.vectors.reading import attention_kind, batch_means, check_parts
 from emolab.vectors.token_rule import TokenRule, counted_tokens, fitted, rule_name
 
 FORMAT = "emolab-response-means-1"
@@ -46,6 +55,7 @@ class ResponseMeans:
         index: one row a response: `query_id, emotion, condition, n_tokens` (how many tokens counted).
         means: float32 arrays by site. `resid`, `attn`, `mlp`: [response, layer, d_model]. `head`: the mean input z of
             the output projection [response, layer, head, d_head]; `z @ W_O[layer, head]` is that head's contribution.
+            `neuron`: the mean activations, that is, the input of the MLP's output projection [response, layer, neuron].
         resid_norm: mean over tokens of the norm of the residual stream, float32 [response, layer].
         meta: provenance (model, fingerprint, token rule, corpus hash, dtype, versions).
     """
@@ -118,7 +128,7 @@ class ResponseMeans:
             raise FileError(
                 f"{path} holds response means without a fitting index ({error}); collect them again"
             ) from error
-        return cls(index, {site: arrays[site] for site in SITES if site in arrays}, resid_norm, meta)
+        return cls(index, {site: arrays[site] for site in ALL_SITES if site in arrays}, resid_norm, meta)
 
 
 def response_means(
@@ -145,7 +155,7 @@ def response_means(
             the neutral prompt of its `query` (without one, of `emotions.NEUTRAL_QUERY`) if the model has a chat
             template, else by itself, behind BOS where the tokenizer adds one. `start`, if there: the character of the
             text from which on its tokens count.
-        sites: any of `resid`, `attn`, `mlp`, `head`; one pass serves all.
+        sites: any of `resid`, `attn`, `mlp`, `head`, `neuron`; one pass serves all.
         tokens: the rule that says which tokens of a text count: "response" (all), "last", "from:8" (from the eighth on)
             or a function that takes a text's tokens (list[str], white space before them included) and returns True or
             False for each. Position 0 of a sequence never counts. Kept as `meta["token_rule"]`.
@@ -166,7 +176,7 @@ def response_means(
     rule = rule_name(tokens)
     responses = _checked(responses)
     check_origin(model, responses)
-    wanted = {*sites} | ({"attn"} if "head" in sites else set())  # heads are checked against attn
+    wanted = {*sites} | {WHOLE[site] for site in sites if site in WHOLE}  # which heads and neurons are checked against
     meta = {
         **provenance(model),
         "attention": attention_kind(model, wanted),
@@ -179,6 +189,8 @@ def response_means(
     check_bridge(model)
     if "head" in sites:
         head_weights(model, site_layers(model, "head")[0])  # says at once where heads cannot be told apart
+    if "neuron" in sites:
+        neuron_weight(model, site_layers(model, "neuron")[0], torch.float32)
     _warn_of_missing(model, sites)
     responses, lengths, note = fitted(model, responses, too_long)
     meta |= note
@@ -199,8 +211,8 @@ def response_means(
                 arrays[name][rows] = values
             _need_finite(model, batch)
             bar.update(len(rows))
-    if "head" in sites:
-        check_heads(model, arrays["head"], arrays["attn"])
+    for site in {*sites} & {*WHOLE}:
+        check_parts(model, site, arrays[site], arrays[WHOLE[site]])
     means = ResponseMeans(index, {site: arrays[site] for site in sites}, arrays["resid_norm"], meta)
     if out is not None:
         means.save(user_path(out) / MEANS_FILE)
@@ -274,11 +286,11 @@ def _warn_of_missing(model: Model, sites: Sequence[str]) -> None:
 def check_sites(sites: Sequence[str]) -> tuple[str, ...]:
     """The sites in their fixed order; EmolabError for an unknown or no site."""
     sites = (sites,) if isinstance(sites, str) else tuple(sites or ())
-    unknown = [site for site in sites if site not in SITES]
+    unknown = [site for site in sites if site not in ALL_SITES]
     if unknown or not sites:
         what = f"unknown site {shown(unknown[0])}" if unknown else "no site given"
-        raise EmolabError(f"{what}; choose from {', '.join(SITES)}")
-    return tuple(site for site in SITES if site in sites)
+        raise EmolabError(f"{what}; choose from {', '.join(ALL_SITES)}")
+    return tuple(site for site in ALL_SITES if site in sites)
 
 
 def corpus_hash(responses: pd.DataFrame) -> str:

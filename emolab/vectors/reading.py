@@ -16,18 +16,20 @@ import torch
 from torch import Tensor
 
 from emolab.base.errors import EmolabError
-from emolab.models.hooks import PROJECTION, at_sites, forward, plain_options
+from emolab.models.hooks import PROJECTIONS, at_sites, forward, plain_options
 from emolab.models.model import Model
 from emolab.models.prompts import Batch, encode
 from emolab.models.sites import (
-    attention_gain,
-    attention_norm,
+    WHOLE,
+    neuron_weight,
+    output_gain,
+    output_norm,
     output_weight,
     runs_plain,
     site_layers,
 )
 
-# How far heads may miss their layer's attention output, as a share of it; bfloat16 rounds at 0.4 %.
+# How far heads, or neurons, may miss their sublayer's output, as a share of it; bfloat16 rounds at 0.4 %.
 _HEAD_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 
 
@@ -85,8 +87,8 @@ def batch_means(
 
         return take
 
-    def normed_heads(layer: int, gain: Tensor):
-        """Attention's output is normed: out -> out * scale * gain, scale by token. Gives each token's z that scale."""
+    def normed(site: str, layer: int, gain: Tensor):
+        """A sublayer's output is normed: out -> out * scale * gain, scale by token. Gives each token's z that scale."""
         held: dict[str, Tensor] = {}
 
         def take_z(x):
@@ -98,7 +100,8 @@ def batch_means(
         def take_normed(x):
             raw = held.pop("raw")
             scale = (counting(x) * raw).sum(-1) / (raw * raw).sum(-1).clamp_min(torch.finfo(exact).tiny)
-            taken["head", layer] = mean(held.pop("z") * scale[..., None, None]).float()
+            z = held.pop("z")
+            taken[site, layer] = mean(z * scale.reshape(*scale.shape, *[1] * (z.ndim - 2))).float()
 
         return take_z, take_raw, take_normed
 
@@ -106,9 +109,9 @@ def batch_means(
     for site in sorted({*sites, "resid"}):
         for layer in site_layers(model, site):
             block = model.bridge.blocks[layer]
-            if site == "head" and attention_norm(block) is not None:
-                points = ("head", layer), (PROJECTION, layer), ("attn", layer)
-                reads += zip(points, normed_heads(layer, attention_gain(block)), strict=True)
+            if site in WHOLE and output_norm(block, site) is not None:
+                points = (site, layer), (PROJECTIONS[site], layer), (WHOLE[site], layer)
+                reads += zip(points, normed(site, layer, output_gain(block, site)), strict=True)
             else:
                 reads.append(((site, layer), plain(site, layer)))
     with torch.inference_mode(), at_sites(model, reads) as runner:
@@ -141,19 +144,21 @@ def _run(model: Model, runner: Any, batch: Batch) -> None:
     body(input_ids=batch.input_ids, use_cache=False, **plain_options(body, batch.attention_mask, keep=1))
 
 
-def check_heads(model: Model, z: np.ndarray, attn: np.ndarray) -> None:
-    """Heads must sum to `attn` up to one constant a layer (the bias): refuses architectures that we misread."""
+def check_parts(model: Model, site: str, z: np.ndarray, whole: np.ndarray) -> None:
+    """Heads (or neurons) must sum to `attn` (`mlp`) up to one constant a layer, the bias: refuses what we misread."""
     dtype = torch.promote_types(model.dtype, torch.float32)
     rows = np.linspace(0, len(z) - 1, min(len(z), 64)).astype(int)  # what is misread is so in every response
     # In torch: NumPy's threads would go on spinning for some milliseconds, and torch's wait for them at every layer.
-    some_z, some_attn = torch.from_numpy(z[rows]), torch.from_numpy(attn[rows])
-    for layer in site_layers(model, "head"):
-        W_O = output_weight(model, layer, dtype)
-        whole = some_attn[:, layer]
-        rest = whole - some_z[:, layer, :, : W_O.shape[1]].flatten(1).to(dtype) @ W_O.flatten(0, 1)
-        off = ((rest - rest.mean(0)).abs().max() / whole.abs().max().clamp_min(1e-12)).item()
+    some_z, some_whole = torch.from_numpy(z[rows]), torch.from_numpy(whole[rows])
+    weight_of = output_weight if site == "head" else neuron_weight
+    for layer in site_layers(model, site):
+        weight = weight_of(model, layer, dtype)
+        expected = some_whole[:, layer]
+        own = some_z[:, layer, ..., : weight.shape[-2]].flatten(1).to(dtype)
+        rest = expected - own @ weight.flatten(0, -2)
+        off = ((rest - rest.mean(0)).abs().max() / expected.abs().max().clamp_min(1e-12)).item()
         if off > _HEAD_TOLERANCE.get(model.dtype, 5e-2):
             raise EmolabError(
-                f"heads of layer {layer} do not add up to the attention output of {type(model.hf).__name__} "
-                f"(off by {off:.1%}); measure resid, attn or mlp, without 'head'"
+                f"{site}s of layer {layer} do not add up to the {WHOLE[site]} output of {type(model.hf).__name__} "
+                f"(off by {off:.1%}); measure resid, attn or mlp, without {site!r}"
             )

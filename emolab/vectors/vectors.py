@@ -48,7 +48,9 @@ class EmotionVectors:
 
     Attributes:
         data: float32 tensors on the CPU by site: `resid`, `attn`, `mlp` [emotion, layer, d_model]; `head`
-            [emotion, layer, head, d_model], whose sum over heads is `attn`.
+            [emotion, layer, head, d_model], whose sum over heads is `attn`; `neuron` [emotion, layer, neuron], by how
+            much each neuron's activation rises. Times its row of W_out that is what the neuron writes; they sum to
+            `mlp`.
         emotions: labels of the first axis.
         resid_norm: [layer], the median over neutral responses (over all, where none is neutral) of the mean norm of the
             residual stream: the unit of doses with unit="residual".
@@ -83,10 +85,11 @@ class EmotionVectors:
         shapes = {site: tuple(x.shape) for site, x in self.data.items()}
         axes = (len(self.emotions), len(self.resid_norm))
         fit = all(shape[:2] == axes and len(shape) == (4 if site == "head" else 3) for site, shape in shapes.items())
-        if not fit or len({shape[-1] for shape in shapes.values()}) > 1:
+        if not fit or len({shape[-1] for site, shape in shapes.items() if site != "neuron"}) != 1:
             raise EmolabError(
                 f"vectors of shapes {shapes} do not fit their {axes[0]} labels and {axes[1]} layers; expected "
-                "[emotion, layer, d_model], with heads before d_model, and one d_model for all sites"
+                "[emotion, layer, d_model], with heads before d_model, and one d_model for all sites, "
+                "of which there is at least one beside neurons"
             )
         if not (self.resid_norm.isfinite() & (self.resid_norm >= 0)).all():
             raise EmolabError(f"resid_norm is {shown(self.resid_norm.tolist())}; expected finite numbers, none below 0")
@@ -123,7 +126,8 @@ class EmotionVectors:
     ) -> Float[Tensor, "*axes d_model"]:
         """The vectors of one site, axes [emotion, layer, (head,) d_model]; each name or number given drops its axis.
 
-        A negative layer or head counts from the end. Raises EmolabError for what these vectors do not hold.
+        At site "neuron" the last axis is neurons. A negative layer or head counts from the end. Raises EmolabError for
+        what these vectors do not hold.
 
         >>> vectors.get("resid").shape, vectors.get("head", emotion="joy", layer=0, head=2).shape
         (torch.Size([5, 30, 576]), torch.Size([576]))
@@ -365,7 +369,7 @@ def extract_vectors(
     Args:
         responses: from `collect_responses` or `responses_from_texts`, with the condition "neutral" and another one, or
             with at least three that are not neutral: then each vector is that label minus the mean over all labels.
-        sites: any of `resid`, `attn`, `mlp`, `head`.
+        sites: any of `resid`, `attn`, `mlp`, `head`, `neuron`.
         tokens: which tokens of a text count: "response" (all), "last", "from:8" (from the eighth on) or a function; see
             `response_means`. Position 0 of a sequence never counts.
         means: from `response_means` of the same responses: then there is no forward pass, and `responses` may be None.

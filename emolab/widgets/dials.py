@@ -78,7 +78,8 @@ class Dials(widgets.HBox):
         more = {"style": {"description_width": "4em"}, "layout": {"width": "20em"}}
         last = vectors.n_layers - 1
         self.layers = widgets.IntRangeSlider(value=(span[0], span[-1]), min=0, max=last, description="layers", **more)
-        self.site = widgets.Dropdown(value=setting.site, options=vectors.sites, description="site", **more)
+        sites = [site for site in vectors.sites if site in CHOICES["site"]]  # neurons are not steered
+        self.site = widgets.Dropdown(value=setting.site, options=sites, description="site", **more)
         self.op = widgets.Dropdown(value=setting.op, options=CHOICES["op"], description="op", **more)
         self.unit = widgets.Dropdown(value=setting.unit, options=CHOICES["unit"], description="unit", **more)
         where = [self.layers, self.site, self.op, self.unit]

@@ -10,7 +10,7 @@ import torch
 from emolab import plot
 from emolab.answers.generation import generate
 from emolab.base.errors import EmolabError
-from emolab.heads.curves import _ranking, ablation_curve
+from emolab.heads.curves import ablation_curve, ranking
 from emolab.heads.effects import head_effects
 from emolab.heads.head_vectors import head_maps, head_summary
 from emolab.heads.patching import HeadTest
@@ -106,7 +106,7 @@ def test_screening_finds_the_planted_head_and_tests_as_many_random_ones(planted,
 def test_heads_that_were_not_tested_rank_behind_by_attribution(effects_of, op, sign):
     table = effects_of(op, 2)
     for emotion, own in table.groupby("emotion"):
-        heads = list(_ranking(table, emotion))
+        heads = list(ranking(table, emotion))
         ranked = own.set_index(["layer", "head"]).loc[heads]
         assert heads[0] == PLACE and len(heads) == 8
         assert ranked["share"].notna().tolist() == [True] * 4 + [False] * 4

@@ -319,7 +319,7 @@ def test_what_takes_no_gradients_says_so(tiny_llama, monkeypatch):
 def test_only_the_beginning_of_an_answer_is_read(planted):
     long = planted.responses.assign(text=planted.responses["text"] + " the cat was in the house" * 20)
     test = HeadTest("patch", words=WORDS, n_queries=3)
-    pairs = patching.setup(planted.model, planted.vectors, long, test, 0)[2]
+    pairs = patching.setup(HeadSpace(planted.model, planted.vectors), long, test, 0)[1]
     assert len(pairs.queries) == len(pairs.others) == 3 and not set(pairs.queries) & set(pairs.others)
     answers = long[long["condition"] == "neutral"].set_index("query_id")["text"]
     for query in (*pairs.queries, *pairs.others):

@@ -107,6 +107,22 @@ def ablation() -> pd.DataFrame:
     return table.assign(lo=table["kept"] - 0.1, hi=table["kept"] + 0.1)
 
 
+def neuron_curve() -> pd.DataFrame:
+    """As `ablation`, of ten times as many neurons."""
+    table = ablation()
+    return noted(table.assign(order=table["order"].replace("random_heads", "random_neurons"), k=10 * table["k"]))
+
+
+def sublayer_table() -> pd.DataFrame:
+    """Attention writes 0.1 of the vector in each band, MLPs 0.2; attention carries half of the emotion, MLPs none."""
+    columns = {"layers": ("0-1", "2-3", "all"), "site": ("attn", "mlp"), "emotion": ("joy", "sadness")}
+    table = made_of(columns, {"random": 0.05, "gap": 2.0, "random_direction": -0.1, "p": 0.01, "n": 8})
+    own = table["site"] == "attn"
+    table = table.assign(written=np.where(own, 0.1, 0.2), q=np.where(own, 0.02, 0.5))
+    table = table.assign(share=0.5 * own, effect=-1.0 * own)
+    return noted(table.assign(lo=table["effect"] - 0.2, hi=table["effect"] + 0.4), test="ablate")
+
+
 def points(layers=(0, 2, 5), by=("query_id", "condition")) -> pd.DataFrame:
     columns = {"query_id": [f"q{i}" for i in range(6)], "condition": LABELS, "layer": layers, "method": ("pca", "umap")}
     return made_of(columns, {"x": (0, 1), "y": (0, 1)})
@@ -366,6 +382,8 @@ FIGURES = {
     "head_forest": lambda: plot.head_forest(effects()),
     "head_umap": lambda: plot.head_umap(head_points(), head_cosines()),
     "ablation_curve": lambda: plot.ablation_curve(ablation()),
+    "heads_or_neurons": lambda: plot.heads_or_neurons(ablation(), neuron_curve()),
+    "sublayers": lambda: plot.sublayers(sublayer_table()),
     "tradeoff": lambda: plot.tradeoff(methods()),
     "claim_monotone": lambda: plot.claim_monotone(claim("monotone")),
     "claim_preservation": lambda: plot.claim_preservation(claim("preservation")),

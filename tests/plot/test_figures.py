@@ -182,6 +182,35 @@ def test_ablation_curve():
         plot.ablation_curve(made.effects())
 
 
+def test_heads_and_neurons_stand_side_by_side():
+    fig = plot.heads_or_neurons(made.ablation(), made.neuron_curve())
+    assert [ax.get_title(loc="left") for ax in fig.axes] == ["heads", "neurons"]
+    for ax, ks in zip(fig.axes, (["0", "1", "2", "4"], ["0", "10", "20", "40"]), strict=True):
+        np.testing.assert_allclose(lines_of(ax, marker="o")[0].get_ydata(), [1, 0.8, 0.6, 0.2])
+        assert [t.get_text() for t in ax.get_xticklabels()] == ks
+    assert "4 heads 0.20 (random ones 0.96), 40 neurons 0.20 (random ones 0.96)" in texts(fig)
+    assert set(fig.emolab_data["emotion"]) == {"all"}
+    with pytest.raises(EmolabError, match="neurons are a table of heads"):
+        plot.heads_or_neurons(made.ablation(), made.ablation())
+    steered = made.neuron_curve()
+    steered.attrs["about"] = {**steered.attrs["about"], "params": {"test": "steer"}}
+    with pytest.raises(EmolabError, match="neurons by 'steer'; expected one test for both"):
+        plot.heads_or_neurons(made.ablation(), steered)
+
+
+def test_sublayers_show_shares_beside_random_directions():
+    fig = plot.sublayers(made.sublayer_table())
+    upper, lower = fig.axes[0], fig.axes[2]
+    assert [list(x.get_ydata()) for x in lines_of(upper, marker="s") if len(x.get_ydata())] == [[0.2] * 3]
+    attention, mlp = (lines_of(lower, marker=m) for m in "os")
+    assert [list(x.get_ydata()) for x in attention] == [[0.5] * 3, []]  # filled, hollow
+    assert [list(x.get_ydata()) for x in mlp] == [[], [0.0] * 3]
+    np.testing.assert_allclose(lines_of(lower, marker="x")[0].get_ydata(), 0.05)
+    low, high = fig.emolab_data.query("site == 'attn'")[["lo_share", "hi_share"]].iloc[0]
+    assert (low, high) == pytest.approx((0.3, 0.6))  # of effects -1.2 to -0.6 on a way of -2
+    assert "All attention layers write 0.10 of the vector, take away 0.50 of the emotion" in texts(fig)
+
+
 def test_agreement_prints_kappa():
     fig = plot.judge_agreement(made.agreement())
     assert [t.get_text() for t in fig.axes[0].texts] == ["0.91", "0.42", "no kappa"]

@@ -290,5 +290,7 @@ def test_table_of_words():
     assert list(style.data["emotion"]) == ["joy", "shared", "anger", "joy"]
     assert style.data["raised"][0] == "<joy1> · <joy2>" or "<joy1> · <joy2>" in set(style.data["raised"])
     assert "<joy1>" not in style.to_html() and "&lt;joy1&gt;" in style.to_html()
-    with pytest.raises(EmolabError, match="lacks part"):
-        words_table(table.drop(columns="part"))
+    with pytest.raises(EmolabError, match="lacks token"):
+        words_table(table.drop(columns="token"))
+    neurons = table[table["part"] == "whole"].drop(columns=["part", "head"]).assign(neuron=7)
+    assert list(words_table(neurons, n=2).data) == ["layer", "neuron", "emotion", "raised", "lowered"]

@@ -161,6 +161,34 @@ def test_heads_are_named_and_random_ones_stand_beside():
     assert say.ablation_curve(same).endswith("No difference between ranked and random heads was found for any emotion.")
 
 
+def test_neurons_are_told_beside_random_ones():
+    curve = say.ablation_curve(made.neuron_curve())
+    assert curve.verdict.startswith("With 40 neurons ablated 0.20 [0.10, 0.30] of the emotion is kept")
+    assert "as many random neurons of the same layers 0.60 [0.50, 0.70]" not in curve
+    both = say.heads_or_neurons(made.ablation(), made.neuron_curve())
+    assert both.verdict == "Of the numbers tried, 4 heads and 40 neurons are the fewest that carry half of the emotion."
+    assert "40 neurons leave, when ablated, 0.20 [0.10, 0.30] of the emotion, as many random ones" in both
+    few = made.neuron_curve().assign(kept=lambda t: t["kept"].clip(lower=0.6))
+    assert say.heads_or_neurons(made.ablation(), few).verdict.endswith("of the emotion; no number of neurons does.")
+    none = say.heads_or_neurons(made.ablation().assign(kept=0.9), few).verdict
+    assert none == "No number of heads and neurons carries half of the emotion."
+    said = say.sublayers(made.sublayer_table())
+    assert said.verdict.startswith("For joy all attention layers write 0.10 of the vector (random directions at most")
+    assert "with them 50% of the emotion (-1.00 [-1.20, -0.60] nats; along random directions -0.10); all MLPs" in said
+    assert "take with them 0% of the emotion (+0.00 [-0.20, +0.40] nats" in said
+    assert said.count("no difference was found") == 2
+    words = pd.DataFrame({"emotion": "joy", "name": ["L0N0", "L0N0", "L0N1", "L0N2"], "rank": 2, "direction": "raised"})
+    words = words.assign(token=[" Happy", "sad", "glad", "happiness"])
+    assert say.neuron_words(words, {"joy": ["happy", "glad"], "sadness": ["sad"]}) == (
+        "Of 3 neurons that write joy, 2 raise a word of it among their first 2, and 1 one of another emotion."
+    )
+    neurons = pd.DataFrame({"emotion": "joy", "name": ["L0N0", "L0N1", "L1N0"], "direct": [0.1, 0.3, -0.2]})
+    assert say.neuron_map(neurons, top=(1, 2, 10)) == (
+        "For joy the 1 and 2 neurons that write most of the last layer's vector write 0.30 and 0.40 of it, and all 3 "
+        "together 0.20; first come L0N1, L0N0 and L1N0."
+    )
+
+
 def test_affect_is_told_with_its_nulls():
     said = say.circumplex(made.affect_points())
     assert "valence r = 0.90 (ratings permuted: up to 0.20)" in said

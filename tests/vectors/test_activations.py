@@ -17,7 +17,7 @@ from emolab.models.sites import output_weights
 from emolab.steering.steering import Steering, steered
 from emolab.vectors import activations, reading
 from emolab.vectors.activations import ResponseMeans, corpus_hash, response_means
-from emolab.vectors.reading import check_heads
+from emolab.vectors.reading import check_parts
 from emolab.vectors.vectors import extract_vectors
 from tests import made_means, tiny
 
@@ -147,10 +147,10 @@ def test_heads_of_small_activations_are_checked_as_those_of_large_ones(tiny_llam
     means = response_means(tiny_llama, answers(tiny_llama))
     for scale in (1e-5, 1.0, 1e5):
         z, attn = np.float32(scale) * means.means["head"], np.float32(scale) * means.means["attn"]
-        check_heads(tiny_llama, z, attn)
+        check_parts(tiny_llama, "head", z, attn)
         for misread in (1.01 * z, z[:, :, ::-1]):
             with pytest.raises(EmolabError, match="do not add up"):
-                check_heads(tiny_llama, np.ascontiguousarray(misread), attn)
+                check_parts(tiny_llama, "head", np.ascontiguousarray(misread), attn)
 
 
 def test_half_precision_passes_the_check_of_heads_and_misread_ones_do_not(tiny_llama_dir):
@@ -158,7 +158,7 @@ def test_half_precision_passes_the_check_of_heads_and_misread_ones_do_not(tiny_l
     means = response_means(model, answers(model))
     assert means.meta["dtype"] == "bfloat16" and means.means["resid"].dtype == np.float32
     with pytest.raises(EmolabError, match="do not add up"):
-        check_heads(model, 1.2 * means.means["head"], means.means["attn"])
+        check_parts(model, "head", 1.2 * means.means["head"], means.means["attn"])
 
 
 def test_what_does_not_count_may_be_infinite(tiny_llama, monkeypatch):
