@@ -102,9 +102,8 @@ def write(
             config = copy.copy(config)
             config.max_new_tokens = end - start
             options: dict[str, Any] = {"generation_config": config}
-            options["logits_processor"] = [_OwnTokens(penalty, n_pads[rows], ends, first)]
-            if each is not None:
-                options["logits_processor"].append(_Told(each, first))
+            told = [] if each is None else [_Told(each, first)]
+            options["logits_processor"] = [_OwnTokens(penalty, n_pads[rows], ends, first), *told]
             if past is not None:
                 for edit in edits.values():
                     edit.seen = past.get_seq_length()

@@ -87,7 +87,7 @@ def rank_curve(ranks: pd.DataFrame, *, top: int = 1) -> pd.DataFrame:
     clusters, rows = clusters_of(ranks), []
     for (control, layer), own in ranks.groupby(["control", "layer"], sort=False):
         hits = (own.set_index("query_id")["rank"] <= top).astype(float)
-        rows.append((int(layer), control, hits.mean(), *interval(hits, clusters=clusters[hits.index])))
+        rows.append((layer, control, hits.mean(), *interval(hits, clusters=clusters[hits.index])))
     told = about(ranks)
     curve = pd.DataFrame(rows, columns=["layer", "control", "value", "lo", "hi"])
     curve = noted(curve, told["model"] or {}, n=told["n"], seed=told["seed"], params={**told["params"], "top": top})

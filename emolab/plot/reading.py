@@ -63,7 +63,7 @@ def rank_curve(curve: pd.DataFrame, *, title: str | None = None):
     layer_axis(ax, int(curve["layer"].max()) + 1)
     ax.set_ylim(0, 1)
     panels.label("layer", "meant emotion ranks first")
-    best = own.loc[own["value"].idxmax()]
+    best = own.sort_values("value").iloc[-1]
     told = f"Before the answer, the state points to the emotion that is meant in {best['value']:.0%} of scenarios "
     told += f"(layer {best['layer']:g}; chance {curve.attrs['chance']:.0%})"
     said = {"control": "random directions", "interval": "band: 95 % over situations"}
@@ -91,9 +91,9 @@ def token_trace(scores: pd.DataFrame, *, title: str | None = None):
         ax.axhline(0, color=INK, linewidth=0.6)
     panels.label("token of the answer", "score (SD of neutral texts)")
     best = scores.loc[scores.groupby(["arm", "position"])["score"].idxmax()]
-    shares = best.groupby("arm")["emotion"].value_counts(normalize=True)
-    first = shares[arms[-1] if "steered" not in arms else "steered"].idxmax()
-    told = ", ".join(f"{arm} {shares[arm].get(first, 0.0):.0%}" for arm in arms)
+    pointed = {arm: best.loc[best["arm"] == arm, "emotion"] for arm in arms}
+    first = pointed["steered" if "steered" in arms else arms[0]].mode().iloc[0]
+    told = ", ".join(f"{arm} {(own == first).mean():.0%}" for arm, own in pointed.items())
     said = {"control": "the same answer unsteered, and along a random direction" if len(arms) > 2 else "unsteered"}
     handles = [key(emotion, marker="", color=looks[emotion]["color"]) for emotion in emotions]
     return finish(

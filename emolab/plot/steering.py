@@ -262,7 +262,8 @@ def site_map(table: pd.DataFrame, *, control: str = "random", title: str | None 
     ax.set_xlabel(f"{MEASURES['target']}, less {against}")
     handles = [key("mean of emotions", linestyle="")]
     handles += [key(e, linestyle="", color=x["color"], marker=x["marker"]) for e, x in emotion_looks(emotions).items()]
-    best, least = (mean.loc[end] for end in (mean["value"].idxmax(), mean["value"].idxmin()))
+    ranked = mean.sort_values("value", kind="stable", ascending=False)
+    best, least = ranked.iloc[0], ranked.iloc[-1]
     told = f"{best.name or 'steering'} brings most texts to the target: {best['value']:+.2f} over {against}"
     if len(mean) > 1 and not best["lo"] > least["hi"]:
         reach = f"{least['value']:+.2f} to {best['value']:+.2f}"

@@ -74,11 +74,12 @@ def turn_page(turn: Turn, number: int, emotions: Sequence[str], note: str, code:
 
 def token_page(answer: Answer, token: int, by_layer: pd.DataFrame) -> str:
     """What is known of one token: its scores by layer as small bars, and the tokens that might stand in its place."""
-    looks = styles(list(dict.fromkeys(by_layer["emotion"])))
+    scores = {str(emotion): own["score"].to_numpy() for emotion, own in by_layer.groupby("emotion", sort=False)}
+    looks = styles(scores)
     rows = [
-        f"<div>{_name(emotion, looks)}{_spark(own['score'].to_numpy(), looks[emotion][0])} layers 0 to {len(own) - 1}, "
-        f"{signed(own['score'].iloc[-1], 1)} at the last</div>"
-        for emotion, own in by_layer.groupby("emotion", sort=False)
+        f"<div>{_name(emotion, looks)}{_spark(own, looks[emotion][0])} layers 0 to {len(own) - 1}, "
+        f"{signed(own[-1], 1)} at the last</div>"
+        for emotion, own in scores.items()
     ]
     chosen = escape(answer.pieces[token].strip() or "·")
     return f'<div style="line-height:1.5"><b>{chosen}</b> (token {token + 1})</div>{"".join(rows)}'

@@ -19,6 +19,7 @@ from emolab.answers.writing import Writing, need_writing
 from emolab.base.errors import EmolabError, need_number
 from emolab.judges.judges import judges_of
 from emolab.models.model import Model
+from emolab.models.prompts import text_ids
 from emolab.steering.settings import Setting
 from emolab.steering.steering import Steering
 from emolab.vectors.vectors import EmotionVectors
@@ -57,7 +58,7 @@ class Chat(widgets.VBox):
 
     >>> chat = Chat(model, vectors, setting=emolab.Setting(site="attn", layers="late"), doses={"joy": 1.0})
     >>> chat                                                    # in a notebook: the chat; once saved: its last texts
-    >>> chat.send("Tell me about the park.")                    # as if typed
+    >>> chat.ask("Tell me about the park.")                    # as if typed
     >>> chat.wait(), chat.texts["steered"], chat.steering       # the Steering to go on with
     >>> print(chat.code())                                      # the lines that write the same texts
 
@@ -112,7 +113,7 @@ class Chat(widgets.VBox):
         self.control = widgets.Checkbox(True, description="random control", indent=False, layout={"width": "10em"})
         self._turns = _Turns()
         clicks: dict[str, Callable[[], Any]] = {
-            "send": self.send, "redo": self.redo, "back": self.back, "all to 0": self.dials.zero, "stop": self._cancel,
+            "send": self.ask, "redo": self.redo, "back": self.back, "all to 0": self.dials.zero, "stop": self._cancel,
             "go on from here": self._go_on_here,
         }  # fmt: skip
         self._buttons = {what: widgets.Button(description=what, layout={"width": "auto"}) for what in clicks}
@@ -158,9 +159,9 @@ class Chat(widgets.VBox):
         """What the judge read in the last turn's answers, by arm."""
         return self.turns[-1].judged if self.turns else {}
 
-    def send(self, asked: str | None = None) -> None:
+    def ask(self, asked: str | None = None) -> None:
         """Ask, behind all earlier turns. asked: default what stands in the prompt's field, which is emptied then."""
-        self._ask(self.prompt.value if asked is None else asked, list(self.turns))
+        self._start(self.prompt.value if asked is None else asked, list(self.turns))
         if asked is None and not self.live:
             self.prompt.value = ""
 
@@ -171,7 +172,7 @@ class Chat(widgets.VBox):
     def edit(self, turn: int, asked: str) -> None:
         """Ask something else in the place of a turn, with the dials as they are now. Later turns leave."""
         place = self.turns.index(self._turn(turn))
-        self._ask(asked, self.turns[:place])
+        self._start(asked, self.turns[:place])
 
     def fork(self, turn: int, arm: str, token: int, instead: int | str | None = None) -> None:
         """Go on from a token of an answer, with another one in its place; later turns leave.
@@ -182,11 +183,10 @@ class Chat(widgets.VBox):
         if arm not in old.answers or not 0 <= token < len(old.answers[arm].ids):
             known = ", ".join(f"{name} ({len(a.ids)} tokens)" for name, a in old.answers.items())
             raise EmolabError(f"no token {token!r} of {arm!r} in this turn; it has {known}")
-        if isinstance(instead, str):
-            (instead, *more) = self._talk.model.tokenizer(instead, add_special_tokens=False).input_ids or [None]
-            if more or instead is None:
-                raise EmolabError(f"{instead!r} is not one token of this model; give one of others, or an id")
-        answers = {**old.answers, arm: self._talk.forked(old.answers[arm], token, instead)}
+        chosen = text_ids(self._talk.model, [instead])[0] if isinstance(instead, str) else [instead]
+        if len(chosen) != 1:
+            raise EmolabError(f"{instead!r} is not one token of this model; give one of others, or an id")
+        answers = {**old.answers, arm: self._talk.forked(old.answers[arm], token, chosen[0])}
         before = self.turns[: self.turns.index(old)]
         self._submit(_Work(Turn(old.asked, answers), before, [arm]))
 
@@ -266,13 +266,13 @@ class Chat(widgets.VBox):
     def _moved(self) -> None:
         """A dial was moved: the one turn is written again, where that is what it is for."""
         if self.live:
-            self._heard(self.send)
+            self._heard(self.ask)
 
     def _entered(self, widget: Any, content: dict[str, Any], buffers: Any) -> None:
         if content.get("event") == "submit":
-            self._heard(self.send)
+            self._heard(self.ask)
 
-    def _ask(self, asked: str, before: list[Turn]) -> None:
+    def _start(self, asked: str, before: list[Turn]) -> None:
         self._submit(self._work(asked, before))
 
     def _work(self, asked: str, before: list[Turn]) -> _Work:
@@ -328,8 +328,8 @@ class Chat(widgets.VBox):
 
     def _go_on_here(self) -> None:
         if self._picked is not None:
-            instead = int(self._instead.value)
-            self.fork(*self._picked, None if instead < 0 else instead)
+            instead = self._instead.value
+            self.fork(*self._picked, None if instead == -1 else instead)
 
     def _run(self, work: _Work, number: int) -> None:
         self._number, self._tokens, self._told = number, 0, time.monotonic()

@@ -46,7 +46,7 @@ def chat(model, vectors):
 
 
 def said(chat, asked=None):
-    chat.send(asked)
+    chat.ask(asked)
     assert chat.wait(30) and chat._status.value == "", chat._status.value
     return chat.texts
 
@@ -166,7 +166,7 @@ def test_forks_redoing_and_the_way_back(chat, model, vectors):
         (lambda: chat.fork(0, "plain", 0), "no token 0 of 'plain' in this turn; it has unsteered"),
         (lambda: chat.fork(0, "steered", 99), "no token 99 of 'steered'"),
         (lambda: chat.fork(0, "steered", 1, "so very"), "not one token"),
-        (lambda: chat.send("  "), "the prompt is empty"),
+        (lambda: chat.ask("  "), "the prompt is empty"),
     ):
         with pytest.raises(EmolabError, match=words):
             call()
@@ -179,7 +179,7 @@ def slow(chat, seconds=0.05):
 
 def test_stop_keeps_what_was_written(chat):
     handle = slow(chat)
-    chat.send(ASKED)
+    chat.ask(ASKED)
     for _ in range(500):
         if chat.turns and len(chat.turns[0].answers["steered"].ids) > 2:
             break
@@ -232,7 +232,7 @@ def test_enter_sends_and_empties_the_field(chat):
 
 def test_errors_stand_in_the_chat(chat):
     said(chat, ASKED)
-    chat.send("park " * 200)
+    chat.ask("park " * 200)
     assert chat.wait(30) and 'role="alert"' in chat._status.value and "does not fit" in chat._status.value
 
 
