@@ -56,7 +56,8 @@ SLOW = (
     "emolab", "emolab.geometry.projections", "emolab.experiments.sweeps",
     "emolab.heads.head_vectors", "emolab.experiments.parts",
     "emolab.plot.responses", "emolab.plot.steering", "emolab.widgets",
-    "emolab.widgets.heads", "emolab.widgets.panel", "emolab.studies.analysis", "emolab.experiments.wordings",
+    "emolab.widgets.heads", "emolab.widgets.chat", "emolab.widgets.conversation", "emolab.experiments.passages",
+    "emolab.judges.calibration", "emolab.plot.reading", "emolab.studies.analysis", "emolab.experiments.wordings",
     "emolab.plot.vectors", "emolab.steering.settings", "emolab.experiments.dose_response",
     "emolab.studies.selfcheck", "emolab.vectors.activations", "emolab.experiments.breaking",
 )  # fmt: skip

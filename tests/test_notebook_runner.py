@@ -172,11 +172,13 @@ def house(tmp_path, monkeypatch):
     return changed
 
 
+@pytest.mark.slow
 def test_last_digits_of_another_processor_change_no_file(house, capsys):
     assert house(OFF="-2e-6", COLOUR="#000001") == set()
     assert house("--check", OFF="2e-6") == set() and "all well" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_other_numbers_and_another_look_are_written(house, capsys):
     assert house(COLOUR="red") == {"a.ipynb", "shares.svg", "shares.pdf", "shares.png"}
     assert "the drawing has other colours" in capsys.readouterr().out
@@ -305,6 +307,7 @@ def test_what_makes_a_run_goes_first_and_what_finds_it_last(tmp_path):
     assert "".join(path.stem for path in in_order(paths[::-1])) in ("bceadf", "bcaedf")
 
 
+@pytest.mark.slow
 def test_notebooks_that_run_side_by_side_keep_all_figures(tmp_path, monkeypatch):
     monkeypatch.setenv("EMOLAB_FIGURES", str(tmp_path / "figures"))
     code = """import pandas as pd

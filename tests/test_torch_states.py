@@ -62,7 +62,7 @@ def on_bridge(w):
 
 def panel(w):
     shown = widgets.SteeringPanel(w.model, w.vectors, doses={"joy": 1.0}, judge=False, max_new_tokens=4)
-    shown.sliders["sadness"].value = 0.5
+    shown.dials.sliders["sadness"].value = 0.5
     assert shown.wait(30)
     shown.close()
     return [shown.texts, shown._status.value]

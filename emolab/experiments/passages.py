@@ -57,7 +57,8 @@ def token_scores(
 ) -> pd.DataFrame:
     """How far each token of each text points along each emotion, beside as many random directions.
 
-    >>> scores = token_scores(model, texts.head(2), vectors, layer=20)
+    >>> written = emolab.load_texts("topics", split="heldout")
+    >>> scores = token_scores(model, written.head(2), vectors, layer=20)
 
     A score is the projection of the activation on the vector's specific part, less its mean over all tokens of these
     texts, in standard deviations of these: what all texts and all emotions share counts for nothing. So give texts of

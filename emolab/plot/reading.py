@@ -23,7 +23,8 @@ _ROLES = {
 def turning_curve(curve: pd.DataFrame, *, title: str | None = None):
     """Scores of the first, the second and the other emotions around the turn of texts, token by token.
 
-    >>> scores = experiments.token_scores(model, experiments.turning_texts(texts), vectors, layer=20)
+    >>> turning = experiments.turning_texts(emolab.load_texts("topics", split="heldout", labels=["joy", "fear"]))
+    >>> scores = experiments.token_scores(model, turning.head(2), vectors, layer=20)
     >>> fig = turning_curve(experiments.turning_curve(scores))
 
     The band is the 95 % interval over topics of the second emotion; grey is the same along a random direction for each
@@ -50,8 +51,8 @@ def turning_curve(curve: pd.DataFrame, *, title: str | None = None):
 def rank_curve(curve: pd.DataFrame, *, title: str | None = None):
     """How often the emotion that a scenario evokes ranks first before the answer, by layer, beside random directions.
 
-    >>> queries = emolab.load_queries("general", split="heldout")
-    >>> fig = rank_curve(experiments.rank_curve(experiments.scenario_ranks(model, queries, vectors)))
+    >>> queries = emolab.load_queries("general", split="heldout").head(4)
+    >>> fig = rank_curve(experiments.rank_curve(experiments.scenario_ranks(model, queries, vectors, layers=[9, 20])))
     """
     need_table(curve, ("layer", "control", "value", "lo", "hi"), "experiments.rank_curve")
     panels = grid([""], height=16, want=52)

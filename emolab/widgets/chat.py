@@ -279,7 +279,7 @@ class Chat(widgets.VBox):
         """The dials as they are: the worker reads no widget."""
         with self._runs.lock:
             self._runs.cancel()
-            if not asked.strip():
+            if not isinstance(asked, str) or not asked.strip():
                 raise EmolabError("the prompt is empty; write a question or a situation")
             steering, before = self.steering, [] if self.live else before
             arms: dict[str, Steering | None] = {"unsteered": None}
@@ -396,7 +396,8 @@ class Chat(widgets.VBox):
         if self._runs.stale(self._number):
             raise _Stale
         self._tokens += 1
-        if time.monotonic() - self._told > SHOWN:
+        first = self._tokens == 2  # nothing stands there before; the first token is shown at once
+        if first or (self._tokens > 2 and time.monotonic() - self._told > SHOWN):
             self._told = time.monotonic()
             with self._runs.lock:
                 if not self._runs.stale(self._number):
@@ -430,7 +431,7 @@ class SteeringPanel(Chat):
 
     >>> panel = SteeringPanel(model, vectors, setting=emolab.Setting(site="attn"), doses={"joy": 1.25})
     >>> panel                                                   # in a notebook: the panel; once saved: its last texts
-    >>> panel.sliders["fear"].value = 1.0                       # as if moved by hand
+    >>> panel.dials.sliders["fear"].value = 1.0                 # as if moved by hand
     >>> panel.wait(), panel.texts["steered"], panel.steering    # the Steering to go on with
 
     The first texts are written in the cell that makes the panel. See `Chat` for the arguments and for what it shows; a

@@ -1,8 +1,10 @@
 """A conversation whose answers are written side by side, steered and not, and what was read of each token meanwhile.
 
->>> talk = Conversation(model, vectors)
->>> turn = talk.write("Tell me about the park.", {"steered": joyful, "unsteered": None}, each=lambda turn: None)
->>> turn.answers["steered"].text, turn.answers["steered"].scores.shape                    # [token, emotion]
+>>> talk = Conversation(model, vectors, max_new_tokens=8)
+>>> turn = Turn("Hi!", {"unsteered": Answer(talk.prompt("Hi!", "unsteered"), None)})
+>>> talk.write(turn, ["unsteered"], each=lambda: None)
+>>> len(turn.answers["unsteered"].ids), turn.answers["unsteered"].scores.shape            # [token, emotion]
+(8, (8, 5))
 """
 
 from __future__ import annotations

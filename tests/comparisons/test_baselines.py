@@ -197,6 +197,7 @@ def test_lora_doses_do_not_add_up(model, responses):
     assert max(x.max() for x in before) == 0, "dose 0 is the plain model"
 
 
+@pytest.mark.slow
 def test_the_table_holds_every_method_and_place(table, comparison):
     assert list(table.columns) == list(COLUMNS)
     assert not table.duplicated(["method", "at", "emotion", "dose", "measure"]).any()
@@ -220,6 +221,7 @@ def test_the_table_holds_every_method_and_place(table, comparison):
     pd.testing.assert_frame_equal(pd.read_parquet(comparison.folder / "baselines.parquet"), table)
 
 
+@pytest.mark.slow
 def test_doses_are_chosen_by_the_overall_score_of_the_choosing_queries(table, comparison):
     scored = pd.read_parquet(comparison.folder / "baselines" / "select scores.parquet")
     scored = headline(scored, scored[(scored.method == "instruction") & (scored.alpha == 1)])
@@ -239,6 +241,7 @@ def test_doses_are_chosen_by_the_overall_score_of_the_choosing_queries(table, co
     assert tried["emotion vector, site resid, part whole"] > tried["emotion vector, site attn, part whole"]
 
 
+@pytest.mark.slow
 def test_reported_values_are_those_of_the_texts(table, model, vectors, sets):
     own = table[(table.method == "emotion vector") & (table["at"] == "best") & (table.emotion == "calm")]
     queries, dose = list(sets[2]["query"]), own["dose"].iloc[0]
@@ -259,6 +262,7 @@ def test_reported_values_are_those_of_the_texts(table, model, vectors, sets):
     assert found["damage"] == pytest.approx(p95_kl(kls), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_equal_damage_is_that_of_the_instruction(table, comparison, model, responses, sets):
     queries = list(sets[1]["query"])
     answers, targets = generate(model, queries, max_new_tokens=6), table.attrs["about"]["params"]["target_kl"]
@@ -276,6 +280,7 @@ def test_equal_damage_is_that_of_the_instruction(table, comparison, model, respo
         assert found == pytest.approx(targets[row.emotion], rel=0.06), (row.method, row.emotion)
 
 
+@pytest.mark.slow
 def test_a_comparison_goes_on_where_it_was(table, comparison, responses, sets, tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "stable", repr)  # a judge of one's own is another one in every process
     kept = replace(comparison, out=tmp_path)
@@ -329,6 +334,7 @@ def test_what_would_be_unfair_is_refused(model, vectors, responses, sets, given,
         compare_methods(Comparison(model, vectors), responses, *given(*sets), **OPTIONS)
 
 
+@pytest.mark.slow
 def test_the_summary_is_json(table):
     found = json.loads(json.dumps(summary_of(table), allow_nan=False))
     assert set(found) == {*making.METHODS, "unsteered"}

@@ -238,6 +238,7 @@ def test_umap_repeats_itself_and_takes_few_responses(made):
     assert np.isfinite(projections.embed(made.select(np.arange(6)), layers=[0])[["x", "y"]]).all(axis=None)
 
 
+@pytest.mark.slow
 def test_umap_leaves_torch_its_threads():
     """In a process of its own, since numba sets them once."""
     code = """

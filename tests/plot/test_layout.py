@@ -39,6 +39,7 @@ def test_a_footer_can_be_left_out_and_panels_lettered():
     assert [ax.get_title("left") for ax in fig.axes[:2]] == ["a anger", "b disgust"]
 
 
+@pytest.mark.slow
 def test_many_labels_and_long_ones():
     labels = ["high valence", "low arousal", "Überraschung", "joy", "0.5 anger + 0.5 joy", *"abcdefg"]
     for width in (3.3, 13.0):

@@ -81,6 +81,7 @@ def test_extract(extracted, place, capsys):
     }
 
 
+@pytest.mark.slow
 def test_a_console_of_few_letters_shows_what_it_can(tmp_path):
     """As where Windows sends the output into a file, or the locale is C."""
     vectors = tiny.random_vectors(emolab.load_model(oracle.talker()), ("joy", "喜び"))
@@ -131,6 +132,7 @@ def test_sweep_and_score(swept, place, capsys):
     assert "target" in shown and "random" in shown
 
 
+@pytest.mark.slow
 def test_study_figures_and_info(place, capsys, monkeypatch):
     emolab.set_progress(True)
     monkeypatch.setattr(pipeline, "analyse", lambda *_, **__: {})

@@ -201,6 +201,7 @@ def studied(talker, light, tmp_path_factory):
     return summary, out
 
 
+@pytest.mark.slow
 def test_summary_holds_what_it_promises(studied, talker):
     summary, out = studied
     stored = read_summary(out)
@@ -236,6 +237,7 @@ def test_summary_holds_what_it_promises(studied, talker):
     assert "evoking" not in summary, "a user's questions are one set"
 
 
+@pytest.mark.slow
 def test_files_of_a_run(studied, talker):
     _, out = studied
     files = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
@@ -256,6 +258,7 @@ def test_files_of_a_run(studied, talker):
     assert {"token_rule", "template_hash", "corpus_hash"} <= set(manifest["vectors"])
 
 
+@pytest.mark.slow
 def test_each_query_serves_one_purpose(studied):
     summary, out = studied
     queries = oracle.queries(n_train=12, n_heldout=4)
@@ -276,6 +279,7 @@ def test_each_query_serves_one_purpose(studied):
     assert places == {(setting["site"], layers, setting["part"], "breaking")}
 
 
+@pytest.mark.slow
 def test_figures_of_the_summary_are_those_of_the_scores(studied):
     """Target, random and ratios, computed again from the tables on disk."""
     summary, out = studied
@@ -297,6 +301,7 @@ def test_figures_of_the_summary_are_those_of_the_scores(studied):
         assert summary["instruction_following"][emotion] == pytest.approx((told["top"] == emotion).mean(), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_same_call_again_generates_nothing(studied, talker, light, monkeypatch):
     summary, out = studied
     before = {p: p.read_bytes() for p in (out / "vectors.safetensors", out / "sweep.parquet")}
@@ -310,6 +315,7 @@ def test_the_same_call_again_generates_nothing(studied, talker, light, monkeypat
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
+@pytest.mark.slow
 def test_a_broken_study_goes_on_where_it_was(studied, talker, light, tmp_path, monkeypatch):
     summary, _ = studied
     monkeypatch.setattr(pipeline, "run_figures", lambda out: [])
@@ -325,6 +331,7 @@ def test_a_broken_study_goes_on_where_it_was(studied, talker, light, tmp_path, m
     assert {**again, "claims": found["claims"]} == found
 
 
+@pytest.mark.slow
 def test_another_study_in_the_same_folder_is_refused(studied, tiny_gpt2, light):
     _, out = studied
     before = [(out / f"{name}.json").read_bytes() for name in ("summary", "wording")]
@@ -335,6 +342,7 @@ def test_another_study_in_the_same_folder_is_refused(studied, tiny_gpt2, light):
     assert [(out / f"{name}.json").read_bytes() for name in ("summary", "wording")] == before
 
 
+@pytest.mark.slow
 def test_a_model_that_writes_nothing_gives_null_not_nan(talker, light, tmp_path, monkeypatch):
     """It answers instructions, and steered or plain it falls silent."""
     monkeypatch.setattr(sweeps, "write_texts", lambda model, prompts, steerings, **_: [""] * len(prompts))
@@ -345,6 +353,7 @@ def test_a_model_that_writes_nothing_gives_null_not_nan(talker, light, tmp_path,
     assert json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail) == summary
 
 
+@pytest.mark.slow
 def test_the_wording_can_be_given_by_its_name(talker, light, tmp_path, monkeypatch):
     asked = []
 
@@ -371,6 +380,7 @@ def test_a_study_of_one_emotion_ends_without_what_needs_two(talker, light, tmp_p
 
 
 @pytest.mark.filterwarnings("ignore:no font among .* has the letters")
+@pytest.mark.slow
 def test_a_study_of_labels_of_any_form_names_them_everywhere(talker, light, tmp_path):
     labels = ["_joy", "-con + 0.5 $x$ · two\nlines", "a/b\\c <b>&", "喜び, as one might say it in a questionnaire"]
     summary = run(talker, tmp_path, emotions=labels, plan=replace(SHORT, quick=True, wordings=False))
@@ -384,6 +394,7 @@ def test_a_study_of_labels_of_any_form_names_them_everywhere(talker, light, tmp_
     assert {*pd.read_csv(tmp_path / "figures/data/norms.csv")["emotion"]} == {*labels}
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_again_from_the_files_alone(studied, tmp_path, monkeypatch):
     _, out = studied
     drawn = ["norms", "cosine_by_layer", "cosine_grid", "layer_map", "response_map", "probe", "reliability"]
@@ -402,6 +413,7 @@ def test_figures_are_drawn_again_from_the_files_alone(studied, tmp_path, monkeyp
         run_figures(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_perplexity_of_the_figure_is_that_of_the_summary(studied):
     """Given the instruction on both sides: at the frozen dose the curve shows the ratio that the summary names."""
     summary, out = studied
@@ -478,6 +490,7 @@ def written(talker, tmp_path, queries, vectors, search, **options):
         ((), (1.0,)),
     ],
 )
+@pytest.mark.slow
 def test_a_search_writes_as_many_texts_as_it_says(talker, light, tmp_path, rounds, doses):
     vectors = tiny.random_vectors(talker, emotions=("fear", "joy"), scale=0.5)
     queries, search = oracle.queries(3, 0), Search(windows=("all", "single"), rounds=rounds, doses=doses)
@@ -488,6 +501,7 @@ def test_a_search_writes_as_many_texts_as_it_says(talker, light, tmp_path, round
     assert looked == [steering.breaking_key for steering in steerings], "each once, in order"
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_without_looking_again_where_text_breaks(talker, light, tmp_path):
     vectors = tiny.random_vectors(talker, emotions=("fear", "joy"), scale=0.5)
     given = (tmp_path, oracle.queries(3, 0), vectors, SEARCH)
@@ -510,6 +524,7 @@ def test_a_search_goes_on_without_looking_again_where_text_breaks(talker, light,
     assert len(looked) == len(SEARCH.settings(3, vectors.sites)), "alphas of other vectors say nothing"
 
 
+@pytest.mark.slow
 def test_a_setting_that_moves_nothing_is_left_out(talker, light, tmp_path):
     vectors = tiny.random_vectors(talker, emotions=("fear", "joy"), scale=0.5)
     vectors.data["attn"][:] = 0
@@ -523,6 +538,7 @@ def test_a_setting_that_moves_nothing_is_left_out(talker, light, tmp_path):
         written(talker, tmp_path / "other", *given[1:])
 
 
+@pytest.mark.slow
 def test_a_model_that_answers_nothing_cannot_be_steered(talker, light, tmp_path):
     vectors, queries = tiny.random_vectors(talker, emotions=("fear", "joy")), oracle.queries(3, 0)
     answers = oracle.responses(talker, queries["query"], ("fear", "joy")).assign(text=" ")
@@ -530,6 +546,7 @@ def test_a_model_that_answers_nothing_cannot_be_steered(talker, light, tmp_path)
         select(talker, vectors, queries, answers, judge=judges.default_judge(("fear", "joy")), out=tmp_path)
 
 
+@pytest.mark.slow
 def test_as_many_texts_are_announced_as_are_written(studied, talker):
     """Of every stage but claims and methods."""
     summary, out = studied
@@ -587,6 +604,7 @@ class Echo:
         return np.array([[float(text.endswith(label)) for label in self.labels] for text in texts])
 
 
+@pytest.mark.slow
 def test_questions_that_evoke_an_emotion_are_turned_round_or_not(talker, light, tmp_path, monkeypatch):
     """Written by hand: unsteered text shows what the question evokes, a steered one its target where dosed as told."""
     vectors = tiny.random_vectors(talker, emotions=("fear", "joy"), scale=0.5)
@@ -636,6 +654,7 @@ def test_evoking_questions_are_held_out_and_evoke_what_is_studied():
 # The bundled model.
 
 
+@pytest.mark.slow
 def test_the_bundled_model_follows_and_can_be_steered():
     """The lexicon of its grammar reads it: no sentence encoder, a few seconds."""
     model, lexicon = emolab.load_model(WEIGHTS), mini_lexicon()
