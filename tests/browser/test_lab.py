@@ -336,13 +336,13 @@ def test_a_conversation(pages, browser, lab, theme, folder):
     page = pages("chat.ipynb", f"JupyterLab {theme}")
     assert run_all(page, 240) == []
     prompt, log = page.get_by_label("prompt").first, page.locator("[role=log]").first
-    prompt.fill("Tell me about the <b>park</b>.")
+    prompt.fill("Tell me about the park.")
     prompt.press("Enter")
     first = written(page, 1)
     assert len(first) == 3 and all(first) and first[0] != first[1] and prompt.input_value() == ""
     assert page.locator(".emolab-turn").count() == 2 and page.locator(".emolab-turn:visible").count() == 1
     coloured = log.locator("[data-at][style*=background-color]").count()
-    assert coloured > 5 and log.locator("b", has_text="<b>park</b>").count() == 1
+    assert coloured > 5
 
     slider = page.locator(".widget-slider", has_text="fear").first
     box = slider.locator(".noUi-target").bounding_box()
@@ -376,8 +376,9 @@ def test_a_conversation(pages, browser, lab, theme, folder):
     page.get_by_role("button", name="back").first.click()
     wait_until(lambda: texts_of(page) == second)
 
-    prompt.fill("Tell me a long story about a ship.")
+    prompt.fill("Tell me a long story about a <b>ship</b>.")
     prompt.press("Enter")
+    expect(log.locator("b", has_text="<b>ship</b>")).to_have_count(1)
     expect(log.locator(".emolab-turn").nth(2).locator("[data-at]").nth(5)).to_be_visible()
     page.get_by_role("button", name="stop").first.click()
     written(page, 3)
