@@ -27,10 +27,11 @@ from emolab.models.hooks import Function, Place, at_sites
 from emolab.models.memory import halving
 from emolab.models.model import Model
 from emolab.models.prompts import Batch, check_context, encode, plan_batches, prompt_ids, render_prompts, text_ids
+from emolab.models.roles import token_roles
 from emolab.models.sites import bridge_has_hooks, runs_plain
 from emolab.models.templates import begins_with_reasoning, ends_in_reasoning
 from emolab.steering.edits import hooked
-from emolab.steering.steering import Steering, as_rows, build_edits
+from emolab.steering.steering import Steering, as_rows, build_edits, needs_roles
 
 
 def generate(
@@ -168,7 +169,11 @@ def edits_of(model: Model, steerings: list[Steering | None], batch: Batch, *, ca
     n_tokens = batch.attention_mask.sum(1)
     n_pads = batch.input_ids.shape[1] - n_tokens
     n_prompt = n_tokens - batch.response_mask.sum(1)
-    edits = build_edits(model, steerings, list(zip(n_pads.tolist(), n_prompt.tolist(), strict=True)), cached)
+    prompts, roles = list(zip(n_pads.tolist(), n_prompt.tolist(), strict=True)), None
+    if needs_roles(steerings):
+        own = zip(batch.input_ids.tolist(), prompts, strict=True)
+        roles = [token_roles(model, ids[pad : pad + n]) for ids, (pad, n) in own]
+    edits = build_edits(model, steerings, prompts, cached, roles)
     return edits, runs_plain(model, {site for site, _ in edits})
 
 

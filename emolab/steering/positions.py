@@ -11,16 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from emolab.base.errors import EmolabError
+from emolab.models.roles import ROLES
+
 _FAR = 2**40  # beyond any position
 
 
 class PositionMask:
     """Which positions of each forward call are edited, row by row.
 
-    positions: "generated", "prompt", "all" or a slice (see `Steering`), one for all rows or one per row.
+    positions: "generated", "prompt", "user", "assistant", "all" or a slice (see `Steering`), one or one per row.
     prompts: (padding, own prompt tokens) of each row, where the caller knows them (generation); None in a plain forward
     call, whose positions are then those of the given tensor. cached: calls continue one another, as with a KV cache.
     fade: half-life in tokens, counted from the first edited position, as many as positions; infinite for none.
+    roles: who says each token of each row's prompt (`emolab.models.roles`). Raises EmolabError where positions name a
+    role, and this is not known.
     """
 
     def __init__(
@@ -29,10 +34,17 @@ class PositionMask:
         prompts: list[tuple[int, int]] | None = None,
         cached: bool = False,
         fade: list[float] | None = None,
+        roles: list[list[str | None]] | None = None,
     ) -> None:
         self.positions = positions
         self.prompts = prompts
         self.cached = cached
+        self.roles = roles
+        if roles is None and any(p in ROLES for p in positions if isinstance(p, str)):
+            raise EmolabError(
+                "roles are those of a prompt, which a plain forward call does not know; give this steering to "
+                "emolab.generate (or token_logprobs) instead of `steered`"
+            )
         self.half_life = None if fade is None or np.isinf(fade).all() else np.array(fade, float)[:, None]
         # From here on, no row is left in its prompt and every token is edited.
         simple = self.half_life is None and all(p in ("generated", "all") for p in positions)
@@ -44,6 +56,8 @@ class PositionMask:
         """Only these rows go on."""
         if self.prompts is not None:
             self.prompts = [self.prompts[i] for i in rows]
+        if self.roles is not None:
+            self.roles = [self.roles[i] for i in rows]
         if len(self.positions) > 1:
             self.positions = [self.positions[i] for i in rows]
             self.half_life = None if self.half_life is None else self.half_life[rows]
@@ -72,6 +86,11 @@ class PositionMask:
         pad, start, stop, step = (column[:, None] for column in spans.T)
         position = np.arange(offset, offset + size)[None] - pad  # among a row's own tokens
         keep = (position >= start) & (position < stop) & ((position - start) % step == 0)
+        for row, role in enumerate(positions):
+            if isinstance(role, str) and role in ROLES and self.roles is not None:
+                said = [place for place, who in enumerate(self.roles[row]) if who == role]
+                last = len(self.roles[row]) - 1 if role == "assistant" else _FAR  # the token that begins the answer
+                keep[row] = np.isin(position[row], said) | (position[row] >= last)
         weight = None
         if self.half_life is not None:
             left = 0.5 ** ((position - start).clip(min=0) / self.half_life)
@@ -83,7 +102,7 @@ class PositionMask:
 
 def _span(positions: str | slice, n: int) -> tuple[int, int, int]:
     """(start, stop, step) in a row's own tokens, of which n are the prompt."""
-    if positions == "all":
+    if isinstance(positions, str) and positions in ("all", *ROLES):
         return -_FAR, _FAR, 1
     if positions == "prompt":
         return 0, n, 1

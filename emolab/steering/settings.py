@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from emolab.base.errors import EmolabError, shown
+from emolab.models.roles import ROLES
 from emolab.models.sites import SITES
 from emolab.steering.conditions import When
 from emolab.vectors.vectors import EmotionVectors, need_place
@@ -91,9 +92,9 @@ def need_one_of(field: str, value: Any, choices: Sequence[str], more: str = "") 
 
 
 def need_positions(positions: Any) -> None:
-    """EmolabError unless positions are "generated", "prompt", "all", or a slice that can hold one."""
+    """EmolabError unless positions are a word that names some, or a slice that can hold one."""
     if not isinstance(positions, slice):
-        need_one_of("positions", positions, ("generated", "prompt", "all"), " or a slice")
+        need_one_of("positions", positions, ("generated", "prompt", *ROLES, "all"), " or a slice")
         return
     start, stop, step = positions.start, positions.stop, positions.step
     if not all(x is None or isinstance(x, int) for x in (start, stop, step)) or (step is not None and step < 1):

@@ -34,6 +34,7 @@ from emolab.base.errors import EmolabError, need_model, need_number, need_vector
 from emolab.base.tables import span
 from emolab.models.hooks import Place
 from emolab.models.model import Model
+from emolab.models.roles import ROLES
 from emolab.models.sites import site_hooks, site_layers
 from emolab.steering.conditions import When
 from emolab.steering.edits import AffineEdit, BentEdit, Condition, hooked
@@ -71,7 +72,8 @@ class Steering:
                output.
     layers     "all", "late" (the second half of the layers) or a list of layer numbers.
     positions  "generated": the last prompt token and all after it (in a plain forward call: its last position);
-               "prompt": all tokens of the prompt (in a plain forward call: every position); "all"; or a slice over a
+               "prompt": all tokens of the prompt (in a plain forward call: every position); "user": the words of the
+               user's turns; "assistant": those of earlier answers, and as "generated"; "all"; or a slice over a
                row's own tokens, 0 the first one, padding not counted, negative ends counted from the end of the prompt
                (in a plain forward call: over the positions of the given tensor).
     part       "whole" vectors; "specific", what is left of them without their mean over emotions; "shared", that mean:
@@ -313,12 +315,21 @@ def _different(rows: Sequence[Steering | None]) -> list[Steering]:
     return list({id(row): row for row in rows if row is not None}.values())
 
 
+def needs_roles(rows: Sequence[Steering | None]) -> bool:
+    """Whether any of these acts where a role speaks."""
+    return any(isinstance(row.positions, str) and row.positions in ROLES for row in rows if row is not None)
+
+
 def build_edits(
-    model: Model, rows: list[Steering | None], prompts: list[tuple[int, int]] | None = None, cached: bool = False
+    model: Model,
+    rows: list[Steering | None],
+    prompts: list[tuple[int, int]] | None = None,
+    cached: bool = False,
+    roles: list[list[str | None]] | None = None,
 ) -> dict[Place, AffineEdit]:
     """Edits by (site, layer), only where there is something to do, on the model's device.
 
-    prompts, cached: as `PositionMask` takes them.
+    prompts, cached, roles: as `PositionMask` takes them.
     """
     fade = [row.fade or math.inf if row else math.inf for row in rows]
     if prompts is None and not all(map(math.isinf, fade)):
@@ -326,7 +337,7 @@ def build_edits(
             "fade counts generated tokens, and a plain forward call does not know them; give this steering to "
             "emolab.generate (or token_logprobs) instead of `steered`"
         )
-    mask = PositionMask([row.positions if row else "all" for row in rows], prompts, cached, fade)
+    mask = PositionMask([row.positions if row else "all" for row in rows], prompts, cached, fade, roles)
     maps = {id(row): [x.float() for x in row.affine()] for row in _different(rows)}
     rank = max((read.shape[2] for _, read, _ in maps.values()), default=0)
     edits = {}

@@ -72,6 +72,7 @@ def test_lists_of_settings(vectors):
         (Setting(fade=4), "fade", 4),
         (Setting(), "fade", math.inf),
         (Setting(positions="prompt"), "positions", "prompt"),
+        (Setting(positions="user"), "positions", "user"),
         (Setting(), "when", ""),
     ],
 )

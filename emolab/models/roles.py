@@ -1,0 +1,70 @@
+"""Who says which token of a prompt: found by what the chat template puts before the turns of each role.
+
+>>> from emolab.models.prompts import prompt_ids, render_conversation
+>>> ids = prompt_ids(model, [render_conversation(model, [("Hi!", "Hello.")], "And you?")])[0]
+>>> model.tokenizer.decode([i for i, role in zip(ids, token_roles(model, ids)) if role == "user"])
+'Hi!And you?'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import takewhile
+
+from emolab.base.errors import EmolabError
+from emolab.models.model import Model
+from emolab.models.templates import rendered
+
+ROLES = ("user", "assistant")
+_SAID = ("What does the Question ask?", "What the Answer says.", "And what then?")
+
+
+def token_roles(model: Model, ids: Sequence[int]) -> list[str | None]:
+    """The role that says each token of a prompt: "user", "assistant", or None for the template's own and the system's.
+
+    Raises EmolabError for a model without a chat template, with one that opens no turns, and without a fast tokenizer.
+    """
+    openings = _openings(model)
+    roles: list[str | None] = []
+    speaks: str | None = None
+    while len(roles) < len(ids):
+        here = len(roles)
+        found = [role for role in ROLES if list(ids[here : here + len(openings[role])]) == openings[role]]
+        if found:
+            speaks = max(found, key=lambda role: len(openings[role]))
+            roles += [None] * len(openings[speaks])
+        else:
+            roles.append(speaks)
+    return roles
+
+
+def _openings(model: Model) -> dict[str, list[int]]:
+    """The tokens that stand before every turn of a role: what a first and a later one have in common."""
+    tokenizer = model.tokenizer
+    if not tokenizer.chat_template or not tokenizer.is_fast:
+        raise EmolabError(
+            f"{model.name!r} has no chat template, or no fast tokenizer, and roles are told by both; steer other "
+            'positions, such as "prompt"'
+        )
+    turns = [{"role": role, "content": text} for role, text in zip(("user", "assistant", "user"), _SAID, strict=True)]
+    text = rendered(tokenizer, turns)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    tokens = list(zip(encoded.input_ids, encoded.offset_mapping, strict=True))
+    starts = [text.find(said) for said in _SAID]
+    ends = [0, *(start + len(said) for start, said in zip(starts, _SAID, strict=True))]
+    between = [
+        [i for i, (begin, end) in tokens if low <= begin and end <= high]
+        for low, high in zip(ends, [*starts, len(text)], strict=True)
+    ]
+    found = {"user": _common_end(between[0], between[2]), "assistant": _common_end(between[1], between[3])}
+    if min(starts) < 0 or not all(found.values()):
+        raise EmolabError(
+            f"the chat template of {model.name!r} does not tell by its tokens who speaks; steer other positions, such "
+            'as "prompt"'
+        )
+    return found
+
+
+def _common_end(first: list[int], later: list[int]) -> list[int]:
+    pairs = zip(reversed(first), reversed(later), strict=False)
+    return [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)][::-1]
