@@ -102,6 +102,7 @@ class Chat(widgets.VBox):
         self._earlier: list[list[Turn]] = []  # what redoing, editing and forking replaced
         self._output: Any = None  # where the copy that a saved notebook keeps is shown
         self._picked: tuple[int, str, int] | None = None
+        self._edited: int | None = None  # the turn whose question stands in the prompt's field
         self._build(prompt)
         super().__init__(self._rows())
 
@@ -113,8 +114,8 @@ class Chat(widgets.VBox):
         self.control = widgets.Checkbox(True, description="random control", indent=False, layout={"width": "10em"})
         self._turns = _Turns()
         clicks: dict[str, Callable[[], Any]] = {
-            "send": self.ask, "redo": self.redo, "back": self.back, "all to 0": self.dials.zero, "stop": self._cancel,
-            "go on from here": self._go_on_here,
+            "send": self.ask, "redo": self.redo, "edit": self._edit, "back": self.back, "all to 0": self.dials.zero,
+            "stop": self._cancel, "go on from here": self._go_on_here,
         }  # fmt: skip
         self._buttons = {what: widgets.Button(description=what, layout={"width": "auto"}) for what in clicks}
         for what, click in clicks.items():
@@ -132,7 +133,7 @@ class Chat(widgets.VBox):
         self.control.observe(lambda _: self._moved(), "value")
 
     def _rows(self) -> list[widgets.Widget]:
-        sent = [] if self.live else [self._buttons[what] for what in ("send", "redo", "back")]
+        sent = [] if self.live else [self._buttons[what] for what in ("send", "redo", "edit", "back")]
         line = widgets.HBox([self.prompt, *sent], layout=widgets.Layout(flex_flow="row wrap"))
         others = [self.control, self._buttons["all to 0"], self._buttons["stop"], self._status]
         controls = [line, self.dials, widgets.HBox(others, layout={"align_items": "center"})]
@@ -161,9 +162,10 @@ class Chat(widgets.VBox):
 
     def ask(self, asked: str | None = None) -> None:
         """Ask, behind all earlier turns. asked: default what stands in the prompt's field, which is emptied then."""
-        self._start(self.prompt.value if asked is None else asked, list(self.turns))
+        place = len(self.turns) if self._edited is None or asked is not None else self._edited
+        self._start(self.prompt.value if asked is None else asked, self.turns[:place])
         if asked is None and not self.live:
-            self.prompt.value = ""
+            self.prompt.value, self._edited = "", None
 
     def redo(self, turn: int = -1) -> None:
         """Write a turn again, with the dials as they are now. Later turns leave; `back` brings them again."""
@@ -325,6 +327,13 @@ class Chat(widgets.VBox):
             if place < len(self.turns) and int(token) < len(self.turns[place].answers[arm].ids):
                 self._picked = place, arm, int(token)
                 self._runs.submit(_Work(self.turns[place], [], [], (arm, int(token))), 0)
+
+    def _edit(self) -> None:
+        """Put the question of the turn with the picked token, or of the last one, into the field, to be asked anew."""
+        turn = self._picked[0] if self._picked and self._picked[0] < len(self.turns) else -1
+        self.prompt.value = self._turn(turn).asked
+        self._edited = self.turns.index(self._turn(turn))
+        self._status.value = f"Enter asks this in the place of turn {self._edited + 1}; later turns leave"
 
     def _go_on_here(self) -> None:
         if self._picked is not None:

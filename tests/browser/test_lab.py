@@ -396,7 +396,16 @@ def test_a_conversation(pages, browser, lab, theme, folder):
     expect(pad).to_have_attribute("aria-label", re.compile(r"valence → 1\.\d+, arousal ↑ 1\.\d+"))
     pad.press("ArrowLeft")
     shoot(page, folder, f"pad_{theme.lower()}", page.locator(".jp-CodeCell").nth(1).locator(".jp-OutputArea"))
-    if theme == "Dark":
+    if theme == "Dark":  # a kernel that begins anew
+        page.get_by_role("menuitem", name="Kernel", exact=True).click()
+        page.get_by_role("menuitem", name=re.compile("Restart Kernel and Run All Cells")).click()
+        page.get_by_role("button", name="Restart", exact=True).click()
+        expect(page.locator(".emolab-turn")).to_have_count(0, timeout=120 * SECONDS)
+        prompt = page.get_by_label("prompt").first
+        prompt.wait_for(timeout=120 * SECONDS)
+        prompt.fill("Hello?")
+        prompt.press("Enter")
+        assert all(written(page, 1))
         return
     address, token_, home = lab
     saved = home / "work" / page.url.split("?")[0].rsplit("/", 1)[1]

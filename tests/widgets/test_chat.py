@@ -230,6 +230,23 @@ def test_enter_sends_and_empties_the_field(chat):
     assert "the prompt is empty" in chat._status.value and len(chat.turns) == 1
 
 
+def test_a_question_is_edited_in_its_field(chat):
+    said(chat, ASKED)
+    said(chat, THEN)
+    chat._buttons["edit"].click()
+    assert chat.prompt.value == THEN and "turn 2" in chat._status.value
+    chat.prompt.value = "was it cold ?"
+    chat._buttons["send"].click()
+    assert chat.wait(30) and [turn.asked for turn in chat.turns] == [ASKED, "was it cold ?"]
+    chat._turns.picked = "0.steered.1.1"
+    assert chat.wait(10)
+    chat._buttons["edit"].click()
+    chat._buttons["send"].click()
+    assert chat.wait(30) and [turn.asked for turn in chat.turns] == [ASKED] and chat.prompt.value == ""
+    said(chat, THEN)
+    assert len(chat.turns) == 2
+
+
 def test_errors_stand_in_the_chat(chat):
     said(chat, ASKED)
     chat.ask("park " * 200)
