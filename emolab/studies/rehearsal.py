@@ -17,6 +17,7 @@ from emolab.answers.responses import responses_from_texts
 from emolab.base.errors import EmolabError
 from emolab.base.labels import NEUTRAL
 from emolab.geometry.projections import umap_class
+from emolab.heads.attribution import word_tokens
 from emolab.heads.effects import head_effects
 from emolab.heads.patching import HeadTest
 from emolab.judges.judges import ask
@@ -83,6 +84,10 @@ def _test_heads(model: Model, vectors: EmotionVectors, responses: pd.DataFrame) 
     head = (site_layers(model, "head")[-1], 0)
     few = vectors.select(list(vectors.emotions[:2]))
     words = {emotion: [word] for emotion, word in zip(few.emotions, ("sun", "rain"), strict=False)}
+    try:
+        word_tokens(model, words)
+    except EmolabError:  # every word begins alike, letter by letter: a study finds its words in the answers
+        return
     try:
         head_effects(model, few, responses, test=HeadTest("patch", words=words, n_queries=1), heads=[head])
     except EmolabError as error:
