@@ -10,7 +10,7 @@ so attribution to words is worked out here from the same readout.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -74,7 +74,7 @@ def emotion_tokens(model: Model, responses: pd.DataFrame, *, n: int = 30) -> dic
     return tokens
 
 
-def word_tokens(model: Model, words: dict[str, Sequence[str]]) -> dict[str, list[int]]:
+def word_tokens(model: Model, words: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
     """First token of each word, alone and after a space: {emotion: ids}; tokens of several emotions are left out.
 
     >>> word_tokens(model, {"joy": ["happy", "glad"], "fear": ["afraid"]})
