@@ -18,7 +18,7 @@ from emolab.widgets.conversation import Answer, Conversation, Turn
 from emolab.widgets.page import FADED, LINE, SHADES, signed
 
 LEAST, MOST = 2.0, 5.0  # standard deviations of neutral text from which a token is coloured, and of the deepest colour
-_BLOCKS = 24  # of a trace
+_BLOCKS = 14  # of a trace
 
 
 def code_line(answer: Answer, asked: str, talk: Conversation, earlier: Sequence[tuple[str, str]] = ()) -> str:

@@ -399,7 +399,7 @@ def test_a_conversation(pages, browser, lab, theme, folder):
     if theme == "Dark":  # a kernel that begins anew
         page.get_by_role("menuitem", name="Kernel", exact=True).click()
         page.get_by_role("menuitem", name=re.compile("Restart Kernel and Run All Cells")).click()
-        page.get_by_role("button", name="Restart", exact=True).click()
+        page.locator(".jp-Dialog button.jp-mod-accept").click()
         expect(page.locator(".emolab-turn")).to_have_count(0, timeout=120 * SECONDS)
         prompt = page.get_by_label("prompt").first
         prompt.wait_for(timeout=120 * SECONDS)
