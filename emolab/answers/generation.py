@@ -172,7 +172,7 @@ def edits_of(model: Model, steerings: list[Steering | None], batch: Batch, *, ca
     prompts, roles = list(zip(n_pads.tolist(), n_prompt.tolist(), strict=True)), None
     if needs_roles(steerings):
         own = zip(batch.input_ids.tolist(), prompts, strict=True)
-        roles = [token_roles(model, ids[pad : pad + n]) for ids, (pad, n) in own]
+        roles = token_roles(model, [ids[pad : pad + n] for ids, (pad, n) in own])
     edits = build_edits(model, steerings, prompts, cached, roles)
     return edits, runs_plain(model, {site for site, _ in edits})
 
@@ -188,6 +188,10 @@ def _sampling(seed: int, writing: Writing) -> Iterator[None]:
 
 def decoded(model: Model, ids: Int[Tensor, "row token"]) -> list[str]:
     """The answers as texts, each up to its end-of-answer token and without outer white space."""
+    return [text.strip() for text in model.tokenizer.batch_decode(cut(model, ids), skip_special_tokens=True)]
+
+
+def cut(model: Model, ids: Int[Tensor, "row token"]) -> list[list[int]]:
+    """The ids of each answer, up to its end-of-answer token."""
     ends = set(model.eos_ids)
-    answers = [list(itertools.takewhile(lambda token: token not in ends, row)) for row in ids.tolist()]
-    return [text.strip() for text in model.tokenizer.batch_decode(answers, skip_special_tokens=True)]
+    return [list(itertools.takewhile(lambda token: token not in ends, row)) for row in ids.tolist()]

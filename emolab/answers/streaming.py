@@ -10,11 +10,10 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 from emolab.answers.decoding import Each
-from emolab.answers.generation import generation_config, per_row, write_batch
+from emolab.answers.generation import cut, generation_config, per_row, write_batch
 from emolab.answers.writing import Writing
 from emolab.models.finite import not_finite
 from emolab.models.hooks import Function, Place
@@ -51,11 +50,7 @@ def stream(
     ids = write_batch(model, batch, rows, config, writing.repetition_penalty, reads, each)
     if ids is None:
         raise not_finite(model, "the logits", prompt=prompts[0])
-    ends = set(model.eos_ids)
-    return [
-        [*before, *itertools.takewhile(lambda token: token not in ends, row)]
-        for before, row in zip(begun, ids.tolist(), strict=True)
-    ]
+    return [[*before, *row] for before, row in zip(begun, cut(model, ids), strict=True)]
 
 
 def go_on(

@@ -1,14 +1,15 @@
 """Who says which token of a prompt: found by what the chat template puts before the turns of each role.
 
 >>> from emolab.models.prompts import prompt_ids, render_conversation
->>> ids = prompt_ids(model, [render_conversation(model, [("Hi!", "Hello.")], "And you?")])[0]
->>> model.tokenizer.decode([i for i, role in zip(ids, token_roles(model, ids)) if role == "user"])
+>>> (ids,) = prompt_ids(model, [render_conversation(model, [("Hi!", "Hello.")], "And you?")])
+>>> (roles,) = token_roles(model, [ids])
+>>> model.tokenizer.decode([i for i, role in zip(ids, roles) if role == "user"])
 'Hi!And you?'
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 
 from emolab.base.errors import EmolabError
@@ -19,12 +20,16 @@ ROLES = ("user", "assistant")
 _SAID = ("What does the Question ask?", "What the Answer says.", "And what then?")
 
 
-def token_roles(model: Model, ids: Sequence[int]) -> list[str | None]:
-    """The role that says each token of a prompt: "user", "assistant", or None for the template's own and the system's.
+def token_roles(model: Model, prompts: Sequence[Sequence[int]]) -> list[list[str | None]]:
+    """Who says each token of each prompt: "user", "assistant", or None for the template's own and the system's.
 
     Raises EmolabError for a model without a chat template, with one that opens no turns, and without a fast tokenizer.
     """
     openings = _openings(model)
+    return [_roles(ids, openings) for ids in prompts]
+
+
+def _roles(ids: Sequence[int], openings: Mapping[str, list[int]]) -> list[str | None]:
     roles: list[str | None] = []
     speaks: str | None = None
     while len(roles) < len(ids):

@@ -40,7 +40,7 @@ class PositionMask:
         self.prompts = prompts
         self.cached = cached
         self.roles = roles
-        if roles is None and any(p in ROLES for p in positions if isinstance(p, str)):
+        if roles is None and any(p in ROLES for p in positions):
             raise EmolabError(
                 "roles are those of a prompt, which a plain forward call does not know; give this steering to "
                 "emolab.generate (or token_logprobs) instead of `steered`"
@@ -87,7 +87,7 @@ class PositionMask:
         position = np.arange(offset, offset + size)[None] - pad  # among a row's own tokens
         keep = (position >= start) & (position < stop) & ((position - start) % step == 0)
         for row, role in enumerate(positions):
-            if isinstance(role, str) and role in ROLES and self.roles is not None:
+            if role in ROLES and self.roles is not None:
                 said = [place for place, who in enumerate(self.roles[row]) if who == role]
                 last = len(self.roles[row]) - 1 if role == "assistant" else _FAR  # the token that begins the answer
                 keep[row] = np.isin(position[row], said) | (position[row] >= last)
@@ -102,7 +102,7 @@ class PositionMask:
 
 def _span(positions: str | slice, n: int) -> tuple[int, int, int]:
     """(start, stop, step) in a row's own tokens, of which n are the prompt."""
-    if isinstance(positions, str) and positions in ("all", *ROLES):
+    if positions in ("all", *ROLES):
         return -_FAR, _FAR, 1
     if positions == "prompt":
         return 0, n, 1

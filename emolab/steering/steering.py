@@ -317,7 +317,7 @@ def _different(rows: Sequence[Steering | None]) -> list[Steering]:
 
 def needs_roles(rows: Sequence[Steering | None]) -> bool:
     """Whether any of these acts where a role speaks."""
-    return any(isinstance(row.positions, str) and row.positions in ROLES for row in rows if row is not None)
+    return any(row is not None and row.positions in ROLES for row in rows)
 
 
 def build_edits(

@@ -34,15 +34,14 @@ def code_line(answer: Answer, asked: str, talk: Conversation, earlier: Sequence[
         doses = {e: round(d, 4) for e, d in steering.doses.items()}
         more = f", steering=emolab.Steering({', '.join(['vectors', repr(doses), *options])}){more}"
     prompt = f"emolab.models.render_conversation(model, {list(earlier)!r}, {asked!r})"
-    if answer.forced:
-        ids = answer.ids[: max(answer.forced) + 1]
-        return f"emolab.answers.go_on(model, {prompt}, {ids!r}{more})"
+    if answer.begun:
+        return f"emolab.answers.go_on(model, {prompt}, {answer.ids[: answer.begun]!r}{more})"
     if earlier:
         return f"emolab.generate(model, {prompt}, raw=True{more})"
     return f"emolab.generate(model, {asked!r}{more})"
 
 
-def turn_page(turn: Turn, number: int, emotions: Sequence[str], note: str, code: str = "") -> str:
+def turn_page(turn: Turn, number: int, emotions: Sequence[str], code: str = "") -> str:
     """A turn as HTML: what was asked, the answers side by side, their traces and bars.
 
     A token has the colour of the emotion that it points to most, from LEAST standard deviations of neutral text on.
@@ -68,7 +67,7 @@ def turn_page(turn: Turn, number: int, emotions: Sequence[str], note: str, code:
         f'<div class="emolab-turn" style="margin:0.6em 0"><div><b>{escape(turn.asked)}</b></div>'
         f'<div style="{small};margin:0.2em 0;line-height:1.4">{line}</div>'
         f'<table style="width:100%;max-width:76em;table-layout:fixed;border-collapse:collapse"><tr>{head}</tr>'
-        f'<tr>{body}</tr></table><div style="{small}">{escape(note)}</div></div>'
+        f'<tr>{body}</tr></table><div style="{small}">{escape(turn.note)}</div></div>'
     )
 
 
@@ -143,13 +142,12 @@ def _bars(probabilities: dict[str, float]) -> str:
     if np.isnan(list(probabilities.values())).all():
         return f"<i>{UNREAD}: this judge cannot read it</i>"
     looks, rows = styles(probabilities), []
-    wide = min(20, max(5, 0.62 * max(map(len, probabilities))))  # em
     for label, p in probabilities.items():
         bar = f"display:inline-block;height:0.75em;width:{7 * p:.2f}em;background-color:{looks[label][0]}"
         bar += ";outline:1px solid rgba(128,128,128,0.6)"  # dark bars on a dark page
         rows.append(
-            f'<div style="white-space:nowrap;line-height:1.35"><span style="display:inline-block;width:{wide:g}em">'
-            f'{escape(label)}</span><span style="{bar}"></span> {p:.2f}</div>'
+            f'<div style="white-space:nowrap;line-height:1.35">{_name(label, looks)}<span style="{bar}"></span> '
+            f"{p:.2f}</div>"
         )
     return "".join(rows)
 

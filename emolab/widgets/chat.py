@@ -212,12 +212,7 @@ class Chat(widgets.VBox):
 
     def code(self) -> str:
         """The Python that writes the same steered answers (unsteered, where nothing was steered), a line a turn."""
-        lines, earlier = [], []
-        for turn in self.turns:
-            arm = "steered" if "steered" in turn.answers else "unsteered"
-            lines.append(code_line(turn.answers[arm], turn.asked, self._talk, earlier))
-            earlier.append((turn.asked, turn.answers[arm].text))
-        return "\n".join(lines)
+        return "\n".join(self._lines())
 
     def transcript(self) -> pd.DataFrame:
         """One row a turn and arm: `turn, asked, arm, text, doses` and what the judge read, `p_<emotion>`."""
@@ -385,7 +380,7 @@ class Chat(widgets.VBox):
         steered = turn.answers.get("steered")
         layer, above = self._talk.place(steered.steering if steered else None)
         told = "behind" if above and steered else "before"
-        return f"colours: resid of layer {layer}, {told} steering, SD of neutral texts"
+        return f"colours: {self._talk.site} of layer {layer}, {told} steering, SD of neutral texts"
 
     def _look_up(self, work: _Work, number: int) -> None:
         arm, token = work.token or ("", 0)
@@ -416,19 +411,16 @@ class Chat(widgets.VBox):
 
     def _show(self, whole: bool = True) -> None:
         """The turns, as they are; of a text that is being written only the last page is made anew."""
-        pages = list(self._turns.pages)[: len(self.turns)]
-        earlier: list[tuple[str, str]] = []
-        for number, turn in enumerate(self.turns):
-            last = number == len(self.turns) - 1
-            arm = "steered" if "steered" in turn.answers else "unsteered"
-            if whole or last or number >= len(pages):
-                code = code_line(turn.answers[arm], turn.asked, self._talk, earlier) if whole else ""
-                page = turn_page(turn, number, self._talk.emotions, turn.note, code)
-                pages[number : number + 1] = [page]
-            earlier.append((turn.asked, turn.answers[arm].text))
-        self._turns.pages = pages
+        codes = self._lines() if whole else [""] * len(self.turns)
+        kept = [] if whole else list(self._turns.pages)[: len(self.turns) - 1]
+        written = list(enumerate(zip(self.turns, codes, strict=True)))[len(kept) :]
+        self._turns.pages = [*kept, *(turn_page(turn, i, self._talk.emotions, code) for i, (turn, code) in written)]
         if whole and self._output is not None:
             self._output.update(self._texts(), raw=True)
+
+    def _lines(self) -> list[str]:
+        said = [(turn.asked, turn.main.text) for turn in self.turns]
+        return [code_line(turn.main, turn.asked, self._talk, said[:i]) for i, turn in enumerate(self.turns)]
 
     def _say(self, error: Exception) -> None:
         self._buttons["stop"].disabled = True

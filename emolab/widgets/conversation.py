@@ -47,6 +47,7 @@ class Answer:
     scores: Float[np.ndarray, "token emotion"] = field(default_factory=lambda: np.empty((0, 0)))
     others: list[list[tuple[int, str, float]]] = field(default_factory=list)
     forced: dict[int, str] = field(default_factory=dict)  # pieces that a reader chose, by place
+    begun: int = 0  # tokens that it went on from
 
     @property
     def text(self) -> str:
@@ -62,13 +63,19 @@ class Turn:
     judged: dict[str, dict[str, float]] = field(default_factory=dict)
     note: str = ""  # what is said below them
 
+    @property
+    def main(self) -> Answer:
+        """The steered answer, or the unsteered one where nothing was steered."""
+        return self.answers.get("steered") or self.answers["unsteered"]
+
 
 class Conversation:
-    """Turns, each arm of which goes on from its own earlier answers; `layer` is where tokens are read.
+    """Turns, each arm of which goes on from its own earlier answers.
 
-    Read is the residual stream below the first steered layer, where the state depends on the words alone; where this
-    is one of the first third, in the middle of the model, behind what steering did (`above`). Tokens are scored as the
-    specific part of the vectors lies in them, less the mean of neutral texts, in their standard deviations.
+    Tokens are read at `site` of the layer that `place` gives: in the residual stream below the first steered layer,
+    where the state depends on the words alone; where this is one of the first third, in the middle of the model, behind
+    what steering did. They are scored as the specific part of the vectors lies in them, less the mean of neutral texts,
+    in their standard deviations.
     """
 
     def __init__(
@@ -77,7 +84,7 @@ class Conversation:
         self.model, self.vectors = model, vectors
         self.max_new_tokens, self.writing = max_new_tokens, writing
         self.turns: list[Turn] = []
-        self._site = "resid" if "resid" in vectors.sites else next(s for s in vectors.sites if s != "head")
+        self.site = "resid" if "resid" in vectors.sites else next(s for s in vectors.sites if s != "head")
         several = len(vectors.emotions) > 1
         self._read = vectors.part("specific") if several and vectors.meta.get("part", "whole") == "whole" else vectors
         self._norms: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # of neutral text, by layer
@@ -107,7 +114,7 @@ class Conversation:
         answers = [turn.answers[arm] for arm in arms]
         layer, _ = self.place(next((a.steering for a in answers if a.steering is not None), None))
         mean, spread = self._neutral(layer)
-        unit = torch.nn.functional.normalize(self._read.get(self._site, layer=layer).double(), dim=-1, eps=1e-30)
+        unit = torch.nn.functional.normalize(self._read.get(self.site, layer=layer).double(), dim=-1, eps=1e-30)
         state: list[np.ndarray] = []
 
         def read(x: torch.Tensor) -> None:
@@ -134,7 +141,7 @@ class Conversation:
         with no_progress():
             written = stream(
                 self.model, [a.prompt for a in answers], steering=[a.steering for a in answers], begun=begun,
-                each=told, reads=[((self._site, layer), read)], max_new_tokens=self.max_new_tokens,
+                each=told, reads=[((self.site, layer), read)], max_new_tokens=self.max_new_tokens,
                 writing=self.writing,
             )  # fmt: skip
         for answer, ids in zip(answers, written, strict=True):
@@ -149,7 +156,7 @@ class Conversation:
         """An answer up to a token, with another one in its place (None: it is chosen anew)."""
         ids = [*answer.ids[:token], *([] if instead is None else [instead])]
         n = len(ids)
-        kept = Answer(answer.prompt, answer.steering, scores=answer.scores[:n], others=answer.others[:n])
+        kept = Answer(answer.prompt, answer.steering, scores=answer.scores[:n], others=answer.others[:n], begun=n)
         self._set(kept, ids)
         chosen = {} if instead is None else {token: kept.pieces[token]}
         kept.forced = {place: piece for place, piece in answer.forced.items() if place < token} | chosen
@@ -157,9 +164,9 @@ class Conversation:
 
     def by_layer(self, answer: Answer, token: int) -> pd.DataFrame:
         """The scores of every layer where a token was chosen: `layer, emotion, score`, from one pass, unsteered."""
-        layers = need_readable(self.model, self._read, site=self._site, layers="all")
+        layers = need_readable(self.model, self._read, site=self.site, layers="all")
         batch = encode(self.model, [answer.prompt], [answer.ids[:token]])
-        dots, _ = read_along(self.model, self._read, batch, site=self._site, layers=layers, n=1, plain=None)
+        dots, _ = read_along(self.model, self._read, batch, site=self.site, layers=layers, n=1, plain=None)
         rows = []
         for place, layer in enumerate(layers):
             mean, spread = self._neutral(layer)
@@ -172,10 +179,10 @@ class Conversation:
         if not self._norms:
             texts = load_texts("topics", split="heldout", labels=[NEUTRAL])["text"].tolist()
             prompts = render_prompts(self.model, ["Tell me about it."]) * len(texts)
-            layers = need_readable(self.model, self._read, site=self._site, layers="all")
+            layers = need_readable(self.model, self._read, site=self.site, layers="all")
             batch = encode(self.model, prompts, texts)
             n = batch.input_ids.shape[1] - batch.prompt_len
-            dots, _ = read_along(self.model, self._read, batch, site=self._site, layers=layers, n=n)
+            dots, _ = read_along(self.model, self._read, batch, site=self.site, layers=layers, n=n)
             counted = batch.response_mask[:, -n:].cpu().numpy()
             found = dots[counted]  # [token, layer, emotion]
             self._norms = {
@@ -205,4 +212,4 @@ class Conversation:
             for emotion, score in zip(self._read.emotions, values, strict=True)
         ]
         table = pd.DataFrame(rows, columns=["turn", "arm", "position", "token", "emotion", "score"])
-        return noted(table, self.model, n=f"{len(self.turns)} turns", params={"site": self._site, "part": "specific"})
+        return noted(table, self.model, n=f"{len(self.turns)} turns", params={"site": self.site, "part": "specific"})

@@ -26,8 +26,9 @@ def vectors(tiny_llama):
 
 
 def said_by(model, prompt, role):
-    ids = prompt_ids(model, [prompt])[0]
-    return model.tokenizer.decode([i for i, who in zip(ids, token_roles(model, ids), strict=True) if who == role])
+    (ids,) = prompt_ids(model, [prompt])
+    (roles,) = token_roles(model, [ids])
+    return model.tokenizer.decode([i for i, who in zip(ids, roles, strict=True) if who == role])
 
 
 def test_each_role_says_its_own_words(tiny_llama):

@@ -152,6 +152,12 @@ def test_forks_redoing_and_the_way_back(chat, model, vectors):
     assert forked.scores[:4] == pytest.approx(answer.scores[:4]) and chat.texts["unsteered"] == first["unsteered"]
     assert eval(chat.code(), {"emolab": emolab, "model": model, "vectors": vectors}) == forked.text
     chat.back()
+    chat.fork(0, "steered", 5)  # chosen anew: as before, and then as many tokens more
+    assert chat.wait(30)
+    anew = chat.turns[0].answers["steered"]
+    assert anew.ids[:12] == answer.ids and not anew.forced
+    assert eval(chat.code(), {"emolab": emolab, "model": model, "vectors": vectors}) == chat.texts["steered"]
+    chat.back()
     assert len(chat.turns) == 2 and chat.texts == old
     chat.dials.zero()
     chat.redo(0)

@@ -48,7 +48,7 @@ class Judge(FunctionJudge):
 
 def test_a_text_that_the_judge_cannot_read_has_no_bars():
     answers = {arm: Answer("", None, ids=[1], pieces=[text]) for arm, text in {"steered": "so", "plain": "😡"}.items()}
-    page = turn_page(Turn("?", answers, {"steered": {"joy": 1.0}, "plain": {"joy": np.nan}}), 0, ["joy"], "")
+    page = turn_page(Turn("?", answers, {"steered": {"joy": 1.0}, "plain": {"joy": np.nan}}), 0, ["joy"])
     assert page.count("unread") == 1 and page.count("inline-block;height") == 1 and "nan" not in page
 
 
