@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
 
 WORDS = (
     "tell me about the park a walk in rain was quiet and i saw dog cat house road sun sea how did you feel when it we "
@@ -47,6 +47,13 @@ def tokenizer(*, chat: str | None = CHAT, add_bos: bool = True, pad: bool = True
 
 def _vocab_size() -> int:
     return len(tokenizer())
+
+
+def gemma2_config() -> Gemma2Config:
+    """Two layers with a norm behind attention and MLP, which scales what they write token by token."""
+    fields = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, head_dim=8)
+    fields |= dict(num_key_value_heads=2, vocab_size=_vocab_size(), max_position_embeddings=128)
+    return Gemma2Config(**fields, bos_token_id=0, eos_token_id=1, pad_token_id=2, query_pre_attn_scalar=8)
 
 
 def llama_config(**changes) -> LlamaConfig:

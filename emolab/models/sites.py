@@ -197,21 +197,26 @@ def neuron_weight(model: Model, layer: int, dtype: torch.dtype) -> Float[Tensor,
     MLP (Gemma 2 to 4, OLMo 2, GLM 4) and Granite's multiplier are treated as by `output_weights`. Raises EmolabError
     for weights that cannot be read as a matrix.
     """
-    from transformer_lens.utilities.quantization import unreadable_weight_reason
-
     mlp = model.bridge.blocks[layer].mlp
-    reason = unreadable_weight_reason(mlp.out.weight)
-    if reason:
-        raise EmolabError(
-            f"{model.name!r} is quantised, so what each neuron adds cannot be told (the output projection: {reason}); "
-            "measure resid, attn or mlp, without 'neuron', or load the model unquantised"
-        )
+    _need_plain(model, "neuron", mlp.out.weight)
     return _with_gain(model, "neuron", layer, mlp.W_out.detach().to("cpu", dtype))
 
 
 def neuron_counts(model: Model) -> dict[int, int]:
     """How many neurons each layer has, of those whose MLP is no mixture of experts."""
     return {layer: len(model.bridge.blocks[layer].mlp.W_out) for layer in site_layers(model, "neuron")}
+
+
+def _need_plain(model: Model, site: str, weight: Tensor) -> None:
+    """EmolabError for an output projection that cannot be read as a matrix."""
+    from transformer_lens.utilities.quantization import unreadable_weight_reason
+
+    reason = unreadable_weight_reason(weight)
+    if reason:
+        raise EmolabError(
+            f"{model.name!r} is quantised, so what each {site} adds cannot be told (the output projection: {reason}); "
+            f"measure resid, attn or mlp, without {site!r}, or load the model unquantised"
+        )
 
 
 def _with_gain(model: Model, site: str, layer: int, weight: Tensor) -> Tensor:
@@ -224,15 +229,8 @@ def _with_gain(model: Model, site: str, layer: int, weight: Tensor) -> Tensor:
 
 def head_weights(model: Model, layer: int) -> Float[Tensor, "head d_head d_model"]:
     """W_O of one layer as the model holds it. Raises EmolabError for weights that are no plain matrix."""
-    from transformer_lens.utilities.quantization import unreadable_weight_reason
-
     attn = model.bridge.blocks[layer].attn
-    reason = unreadable_weight_reason(attn.o.weight)
-    if reason:
-        raise EmolabError(
-            f"{model.name!r} is quantised, so what each head adds cannot be told (the output projection: {reason}); "
-            "measure resid, attn or mlp, without 'head', or load the model unquantised"
-        )
+    _need_plain(model, "head", attn.o.weight)
     try:
         return attn.W_O.detach()
     except ValueError:  # heads of another width than the config names: Gemma 4's layers of full attention

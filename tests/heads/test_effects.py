@@ -274,12 +274,7 @@ def test_hybrid_models_are_tested_where_they_have_heads(hybrid):
 
 def test_models_with_a_norm_after_attention():
     """Ablating and patching are defined there; a vector to add is not."""
-    from transformers import Gemma2Config
-
-    fields = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, head_dim=8)
-    fields |= dict(num_key_value_heads=2, vocab_size=len(tiny.tokenizer()), max_position_embeddings=128)
-    config = Gemma2Config(**fields, bos_token_id=0, eos_token_id=1, pad_token_id=2, query_pre_attn_scalar=8)
-    model = load_model((tiny.build(config), tiny.tokenizer()), device="cpu")
+    model = load_model((tiny.build(tiny.gemma2_config()), tiny.tokenizer()), device="cpu")
     responses = planted_responses(model)
     vectors = extract_vectors(model, responses)
     for op in ("ablate", "patch"):
