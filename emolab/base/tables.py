@@ -61,6 +61,24 @@ def about(result: Any) -> dict[str, Any]:
     return {"model": origin(meta) if meta.get("model") else None, "n": n, "seed": meta.get("seed"), "params": {}}
 
 
+def noted_as(
+    made: pd.DataFrame,
+    source: pd.DataFrame,
+    *,
+    n: str | None = None,
+    seed: int | None = None,
+    params: dict | None = None,
+) -> pd.DataFrame:
+    """A table made of another, with what that one's footer says; n, seed and params where they differ.
+
+    >>> noted_as(table.head(1), noted(table, vectors, n="12 queries"), params={"top": 1}).attrs["about"]["n"]
+    '12 queries'
+    """
+    told = about(source)
+    seed = told["seed"] if seed is None else seed
+    return noted(made, told["model"] or {}, n=n or told["n"], seed=seed, params={**told["params"], **(params or {})})
+
+
 def some_layers(n_layers: int, layers: Sequence[int] | int | str | None, most: int = 6) -> list[int]:
     """The layers asked for, checked, negative ones from the end; "all"; None: at most `most`, evenly spread."""
     if isinstance(layers, str) and layers == "all":

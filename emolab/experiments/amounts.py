@@ -16,7 +16,7 @@ from scipy.stats import rankdata
 from emolab.answers.queries import query_table
 from emolab.base.errors import EmolabError, need_numbers, need_table, shown
 from emolab.base.stats import bh
-from emolab.base.tables import about, noted
+from emolab.base.tables import noted_as
 from emolab.models.model import Model
 from emolab.models.prompts import encode, plan_batches, prompt_ids, render_prompts
 from emolab.steering.along import need_readable, read_along
@@ -99,12 +99,9 @@ def number_trends(table: pd.DataFrame, measure: str = "p", *, n: int = 10_000, s
         rhos = np.mean(own, axis=0)
         rows.append(("all", *names, rhos[0], _reached(rhos), len(own)))
     trends = pd.DataFrame(rows, columns=["situation", *by, "rho", "p", "k"])
-    told = about(table)
-    params = {**told["params"], "measure": measure}
-    return noted(
-        trends.assign(q=bh(trends["p"])), told["model"] or {}, n=f"{table['query_id'].nunique()} questions", seed=seed,
-        params=params,
-    )  # fmt: skip
+    trends = trends.assign(q=bh(trends["p"]))
+    n_questions = f"{table['query_id'].nunique()} questions"
+    return noted_as(trends, table, n=n_questions, seed=seed, params={"measure": measure})
 
 
 def _reached(rhos: np.ndarray) -> float:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from emolab.base.errors import EmolabError, need_table, need_texts, shown
 from emolab.base.stats import bootstrap_ci
-from emolab.base.tables import about, noted
+from emolab.base.tables import noted_as
 
 RATHER = "Would you rather {first} or {second}?"
 _ELO = 400 / np.log(10)  # points in a nat
@@ -81,9 +81,8 @@ def preferences(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
         for item, strength, low, high in zip(place, *found, strict=True):
             rows.append((*cell, item, strength, low, high, own[0].mean(), agree))
     columns = [*cells, "item", "strength", "lo", "hi", "first_share", "agree"]
-    told = about(table)
     n = f"{wide['situation'].nunique()} pairs"
-    return noted(pd.DataFrame(rows, columns=columns), told["model"] or {}, n=n, seed=seed, params=told["params"])
+    return noted_as(pd.DataFrame(rows, columns=columns), table, n=n, seed=seed)
 
 
 def _strengths(rows: np.ndarray, n: int) -> np.ndarray:

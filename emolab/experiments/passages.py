@@ -19,7 +19,7 @@ import pandas as pd
 
 from emolab.base.errors import EmolabError, need_number, need_table, need_texts
 from emolab.base.stats import bootstrap_ci, interval
-from emolab.base.tables import about, noted
+from emolab.base.tables import noted, noted_as
 from emolab.models.finite import need_finite
 from emolab.models.model import Model
 from emolab.models.prompts import encode, plan_batches
@@ -149,8 +149,7 @@ def turning_curve(scores: pd.DataFrame, *, reach: int = 30) -> pd.DataFrame:
         values = bootstrap_ci(own.to_numpy(), lambda x: np.nanmean(x, axis=0))
         rows += [(control, name, int(at), *value) for at, *value in zip(own.columns, *values, strict=True)]
     curve = pd.DataFrame(rows, columns=["control", "role", "at", "score", "lo", "hi"])
-    told = about(scores)
-    curve = noted(curve, told["model"] or {}, n=told["n"], seed=told["seed"], params=told["params"])
+    curve = noted_as(curve, scores)
     curve.attrs["told"], curve.attrs["chance"] = _told(table), 1 / len(emotions)
     curve.attrs["lag"] = _lag(curve[(curve["control"] == "none") & (curve["at"] >= 0)])
     return curve
@@ -204,5 +203,4 @@ def top_passages(scores: pd.DataFrame, *, n: int = 3, width: int = 12) -> pd.Dat
     table = table[ranks <= n].sort_values(["control", "emotion", "rank"], ignore_index=True)
     if "label" in table:
         table["hit"] = table["label"] == table["emotion"]
-    told = about(scores)
-    return noted(table, told["model"] or {}, n=told["n"], seed=told["seed"], params={**told["params"], "width": width})
+    return noted_as(table, scores, params={"width": width})

@@ -15,7 +15,7 @@ import pandas as pd
 
 from emolab.base.errors import EmolabError, need_number, need_table
 from emolab.base.stats import clusters_of, interval
-from emolab.base.tables import about, noted
+from emolab.base.tables import about, noted, noted_as
 from emolab.experiments.amounts import last_projections
 from emolab.judges.feeling_words import emotion_spans
 from emolab.models.model import Model
@@ -88,8 +88,7 @@ def rank_curve(ranks: pd.DataFrame, *, top: int = 1) -> pd.DataFrame:
     for (control, layer), own in ranks.groupby(["control", "layer"], sort=False):
         hits = (own.set_index("query_id")["rank"] <= top).astype(float)
         rows.append((layer, control, hits.mean(), *interval(hits, clusters=clusters[hits.index])))
-    told = about(ranks)
     curve = pd.DataFrame(rows, columns=["layer", "control", "value", "lo", "hi"])
-    curve = noted(curve, told["model"] or {}, n=told["n"], seed=told["seed"], params={**told["params"], "top": top})
-    curve.attrs["chance"] = min(1.0, top / told["params"].get("k", ranks["target"].nunique()))
+    curve = noted_as(curve, ranks, params={"top": top})
+    curve.attrs["chance"] = min(1.0, top / about(ranks)["params"].get("k", ranks["target"].nunique()))
     return curve
