@@ -2,7 +2,7 @@
 
 >>> seconds = measure({"plain": f, "hooked": g}, repeats=5)        # each f, g is a call without arguments
 >>> rows = ratios(seconds, against="plain", goals={"hooked": ("<=", 1.1)})
->>> record("extraction", rows, setting="12 layers, d 256")         # into results.json and docs/benchmarks.md
+>>> record("extraction", rows, setting="float32, batch 8")              # into results.json and docs/benchmarks.md
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 import emolab
+from emolab import EmotionVectors
 from emolab.base.storage import write_json
+from emolab.models.model import Model
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results.json", HERE.parent / "docs" / "benchmarks.md"
-WORDS = 4000  # vocabulary of the random models, unless said otherwise
 RUN = datetime.datetime.now().isoformat(timespec="seconds")
 CUDA = torch.cuda.is_available()
 _settings = {"write": True}  # by `record`; not with --quick
@@ -37,8 +39,8 @@ _COMPARE = {"<=": operator.le, ">=": operator.ge, ">": operator.gt}
 def arguments(*flags: str) -> argparse.Namespace:
     """The options of every script; flags are further ones that are either there or not."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--repeats", type=int, default=15, help="rounds at the small size; some take fewer")
-    parser.add_argument("--quick", action="store_true", help="one small size, two rounds, nothing written")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds; some scripts take fewer")
+    parser.add_argument("--quick", action="store_true", help="a toy model, two rounds, nothing written")
     parser.add_argument("--threads", type=int, default=0, help="default: as torch chooses (OMP_NUM_THREADS)")
     for flag in flags:
         parser.add_argument(flag, action="store_true")
@@ -48,15 +50,6 @@ def arguments(*flags: str) -> argparse.Namespace:
     if found.quick:
         found.repeats, _settings["write"] = 2, False
     return found
-
-
-def sizes(quick: bool) -> list[tuple[int, int, str]]:
-    """(layers, d_model, dtype): two small ones on a CPU, the shapes of a 1B and a 7B model on a GPU."""
-    if quick:
-        return [(4, 128, "float32")]
-    if CUDA:
-        return [(16, 2048, "bfloat16"), (32, 4096, "bfloat16")]
-    return [(12, 256, "float32"), (24, 1024, "float32")]
 
 
 def measure(cases: dict[str, Callable[[], object]], *, repeats: int) -> dict[str, list[float]]:
@@ -138,46 +131,25 @@ def judged(value: float, goal: tuple[str, float] | None) -> dict:
     return {} if goal is None else {"goal": f"{goal[0]} {goal[1]:g}", "met": bool(_COMPARE[goal[0]](value, goal[1]))}
 
 
-def random_tokenizer(words: int = WORDS):
-    """Words w3, w4, ...; no end of answer, so that every answer has its full length and every case the same work."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {"<pad>": 0, "<bos>": 1, "<unk>": 2} | {f"w{i}": i for i in range(3, words)}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", bos_token="<bos>", unk_token="<unk>")
+def loaded(dtype: str, quick: bool = False) -> Model:
+    """The default model, or with --quick the tests' toy, which runs every script in seconds."""
+    return emolab.load_model(HERE.parent / "tests" / "mini" / "weights" if quick else "smollm2", dtype=dtype)
 
 
-def random_pair(n_layers: int, d_model: int, *, dtype: str = "float32", heads: int | None = None, words: int = WORDS):
-    """A Llama of random weights and its tokenizer."""
-    from transformers import AutoModelForCausalLM, LlamaConfig
-
-    heads = heads or max(2, d_model // (128 if d_model > 1024 else 64))
-    config = LlamaConfig(
-        vocab_size=words, hidden_size=d_model, intermediate_size=d_model * 8 // 3, num_hidden_layers=n_layers,
-        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=1024,
-        pad_token_id=0, bos_token_id=1, eos_token_id=None,
-    )  # fmt: skip
-    with torch.random.fork_rng(), torch.device("cuda" if CUDA else "cpu"):
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
-    model.generation_config.eos_token_id = None
-    return model.eval().requires_grad_(False), random_tokenizer(words)
+def questions(n: int, quick: bool = False) -> pd.DataFrame:
+    """n everyday questions, in turn from the beginning where there are not so many."""
+    known = emolab.load_queries(HERE.parent / "tests" / "mini" / "queries.json" if quick else "everyday")
+    asked = known.iloc[[i % len(known) for i in range(n)]].reset_index(drop=True)
+    return asked.assign(query_id=[f"q{i:03d}" for i in range(n)])
 
 
-def random_model(n_layers: int, d_model: int, *, dtype: str = "float32", heads: int | None = None):
-    """The same, loaded by emolab."""
-    loaded = emolab.load_model(random_pair(n_layers, d_model, dtype=dtype, heads=heads))
-    loaded.name = f"random Llama, {n_layers} layers, d {d_model}, {dtype}"
-    assert not loaded.eos_ids, "answers would end early"
-    return loaded
-
-
-def text(n: int, seed: int) -> str:
-    """n random words, each one token."""
-    draw = torch.Generator().manual_seed(seed)
-    return " ".join(f"w{i}" for i in torch.randint(3, WORDS, (n,), generator=draw).tolist())
+def directions(model: Model) -> EmotionVectors:
+    """The vectors that come with the default model; for any other, random ones of a tenth of its residual stream."""
+    if model.name == "smollm2":
+        return emolab.load_vectors("smollm2")
+    draw = torch.Generator().manual_seed(0)
+    data = {site: torch.randn(5, model.n_layers, model.d_model, generator=draw) * 0.1 for site in ("resid", "attn")}
+    return EmotionVectors(data, emolab.EMOTIONS, torch.ones(model.n_layers), {"fingerprint": model.fingerprint})
 
 
 def machine() -> dict:
@@ -234,11 +206,12 @@ def page(results: list[dict]) -> str:
     """docs/benchmarks.md."""
     lines = [
         "# Benchmarks", "",
-        "What emolab costs, on models of random weights. Every figure is a ratio of two cases measured in turn in one",
-        "run: the median over rounds, with the lowest and the highest round in brackets. Times depend on the machine,",
-        "ratios much less. `make bench` measures all of it again and rewrites this page.", "",
-        "The benchmarks of scaling run `mini`, the toy model of the tests (`tests/mini`): what they measure is the",
-        "work around a model, and with a larger one it is a smaller part of the whole.", "",
+        "What emolab costs on the default model, SmolLM2 of 135 million parameters, beside what one would run",
+        "instead. A figure with brackets is a ratio of two cases that were measured in turn in one run: the median",
+        "over rounds, with the lowest and the highest round in brackets. Times depend on the machine, ratios much",
+        "less. `make bench` measures all of it again and rewrites this page.", "",
+        "Work on a cluster is measured with `mini`, the toy model of the tests (`tests/mini`), since it is the work",
+        "around a model.", "",
     ]  # fmt: skip
     for told in dict.fromkeys(told_machine(x["machine"]) for x in results):
         lines.append(f"Machine: {told}.")
@@ -250,7 +223,7 @@ def page(results: list[dict]) -> str:
                 met = "yes" if row["met"] else "**no**"
                 lines.append(f"| {what} | {row.get('against', '')} | {_told(row)} | {row['goal']} | {met} |")
     if any(x["script"] == "growth.py" for x in results):
-        lines += ["", "## How cost grows", "", "![Seconds against layers, heads, responses and grid](cost_growth.png)"]
+        lines += ["", "## How cost grows", "", "![Seconds against layers, texts, rows and doses](cost_growth.png)"]
     for x in results:
         load = "" if x["load"] is None else f", load {x['load']:g}"
         lines += ["", f"## {x['name']}: {x['setting']}", "", f"`benchmarks/{x['script']}`, {x['run']}{load}", ""]
@@ -261,12 +234,12 @@ def page(results: list[dict]) -> str:
 
 
 def readme_line(results: list[dict]) -> str:
-    """The two figures for the README, from results.json: the larger CPU model, and the grid."""
-    rows = {(x["name"], x["setting"].split(",")[0], row["case"]): row for x in results for row in x["rows"]}
-    extraction = rows["extraction against Hugging Face", "24 layers", "all sites and heads"]["ratio"]
-    grid = rows["grid of 36 steerings", "12 layers", "one batch"]["ratio"]
+    """The figures for the README, from results.json."""
+    rows = {(x["name"], row["case"]): row for x in results for row in x["rows"]}
+    grid = rows["a grid, written and scored", "emolab"]["ratio"]
+    writing = rows["writing beside Hugging Face in bfloat16", "emolab, bfloat16"]["ratio"]
     return (
-        f"Reading every layer, site and head takes {extraction:.2f} times as long as a bare Hugging Face forward pass, "
-        f"and 36 steerings in one batch run {grid:.1f} times as fast as one at a time "
+        f"On SmolLM2 and two cores, a grid of settings is written and scored {grid:.1f} times as fast as by a loop "
+        f"over Hugging Face's `generate` with a hook, and a batch is written at {writing:.2f} times its speed "
         "([benchmarks](docs/benchmarks.md))."
     )

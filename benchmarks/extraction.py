@@ -1,68 +1,81 @@
-"""What extraction costs beside a bare forward pass of the same token batches: `python benchmarks/extraction.py`.
+"""What reading costs beside a bare forward pass of the same tokens: `python benchmarks/extraction.py`.
 
-All sites (residual stream, attention, MLP, every head) of all layers in one pass, as a user calls it, with tokenizing,
-planning and the check that heads add up. References: the same model without any hook, through the bridge and as plain
-Hugging Face model with its own fast attention (sdpa), on ready token tensors, both asked for the last logits only.
-All texts have 128 tokens, so that every case runs the very same batches. About 8 minutes on two cores.
+All sites of all layers (residual stream, attention, MLP, every head), as a user calls it, with tokenizing, planning and
+the check that heads add up. The reference is the same model without any hook on ready token tensors, in the same
+batches, asked for the last logits only. emolab reads what the prompts of a batch begin with once; "each row whole" is
+without that. And how long it takes to read 64 emotions in 8 frames each.
 """
 
 from __future__ import annotations
 
+import time
+from unittest import mock
+
 import pandas as pd
 import torch
-from _harness import CUDA, arguments, measure, random_model, ratios, record, sizes, text
+from _harness import arguments, loaded, measure, plain_row, questions, ratios, record
 
-from emolab.models.prompts import encode
-from emolab.vectors.activations import response_means
+import emolab
+from emolab.models import sharing
+from emolab.models.model import Model
+from emolab.models.prompts import encode, plan_batches
+from emolab.vectors.token_rule import prompt_and_text_lengths
 
-EMOTIONS = ("neutral", "anger", "disgust", "fear", "joy", "sadness")
-BATCH, PROMPT, ANSWER = (32 if CUDA else 8), 28, 100
-
-
-def responses(n: int, *, prompt: int = PROMPT, answer: int = ANSWER) -> pd.DataFrame:
-    """n texts of `answer` tokens behind prompts of `prompt` tokens, the conditions in turn."""
-    rows = []
-    for i in range(n):
-        query = text(prompt, i // len(EMOTIONS))
-        condition = EMOTIONS[i % len(EMOTIONS)]
-        rows.append((f"q{i // len(EMOTIONS)}", query, "neutral", condition, query, text(answer, 10_000 + i)))
-    return pd.DataFrame(rows, columns=["query_id", "query", "emotion", "condition", "prompt", "text"])
+BATCH = 24
 
 
-def cases(model, table: pd.DataFrame, batch: int) -> dict:
+def answers(model: Model, n: int) -> pd.DataFrame:
+    """Answers of one length under six conditions, the conditions in turn."""
+    quick = model.name != "smollm2"
+    asked = questions(-(-n // 6), quick)
+    return emolab.collect_responses(model, asked, max_new_tokens=8 if quick else 40).head(n)
+
+
+def cases(model: Model, table: pd.DataFrame, batch: int) -> dict:
     prompts, texts = list(table["prompt"]), list(table["text"])
-    starts = range(0, len(texts), batch)
-    batches = [encode(model, prompts[i : i + batch], texts[i : i + batch]) for i in starts]
-    assert len({b.input_ids.shape for b in batches}) == 1  # equal work: nothing padded, nothing sorted
+    plan = plan_batches(model, prompt_and_text_lengths(model, table), batch)
+    batches = [encode(model, [prompts[i] for i in rows], [texts[i] for i in rows]) for rows in plan]
 
-    def bare(runner):
+    def bare():
         with torch.inference_mode():
             for b in batches:
-                runner(b.input_ids, attention_mask=b.attention_mask, logits_to_keep=1, use_cache=False)
+                model.hf(b.input_ids, attention_mask=b.attention_mask, logits_to_keep=1, use_cache=False)
 
     def means(**options):
-        response_means(model, table, batch_size=batch, **options)
+        emolab.response_means(model, table, batch_size=batch, **options)
+
+    def whole():
+        with mock.patch.object(sharing, "SHARE_FROM", 10**6):
+            means()
 
     return {
-        "bare bridge": lambda: bare(model.bridge),
-        "bare Hugging Face": lambda: bare(model.hf),
+        "bare forward": bare,
         "all sites and heads": means,
+        "all sites and heads, each row whole": whole,
         "residual stream only": lambda: means(sites=("resid",)),
     }
 
 
+def frames() -> pd.DataFrame:
+    """64 emotions in 8 frames."""
+    texts = emolab.load_texts("frames", split="train")
+    return emolab.responses_from_texts(texts[texts["topic"].isin(texts["topic"].unique()[:8])])
+
+
 def main() -> None:
     a = arguments()
-    for n_layers, d_model, dtype in sizes(a.quick):
-        model, large = random_model(n_layers, d_model, dtype=dtype), d_model > 512
-        table = responses(BATCH * (3 if a.quick or (large and not CUDA) else 12))
-        seconds = measure(cases(model, table, BATCH), repeats=-(-a.repeats // 2) if large else a.repeats)
-        setting = f"{n_layers} layers, d {d_model}, {dtype}, batch {BATCH}, {PROMPT + ANSWER} tokens"
-        for reference, goal in (("bare bridge", 1.10), ("bare Hugging Face", 1.10 if large else 1.25)):
-            kept = {k: v for k, v in seconds.items() if k == reference or not k.startswith("bare")}
-            rows = ratios(kept, against=reference, goals={"all sites and heads": ("<=", goal)})
-            name = f"extraction against {'the bridge' if reference == 'bare bridge' else 'Hugging Face'}"
-            record(name, rows, setting=setting)
+    emolab.set_progress(False)
+    for dtype in ("float32", "bfloat16"):
+        model = loaded(dtype, a.quick)
+        table = answers(model, 12 if a.quick else 96)
+        seconds = measure(cases(model, table, 4 if a.quick else BATCH), repeats=a.repeats)
+        rows = ratios(seconds, against="bare forward", goals={"all sites and heads": ("<=", 1.1)})
+        record(f"extraction, {dtype}", rows, setting=f"{len(table)} answers of up to 40 tokens, batches of {BATCH}")
+        texts = frames().iloc[::40] if a.quick else frames()
+        start = time.perf_counter()
+        emolab.extract_vectors(model, texts, sites=("resid", "attn"))
+        row = plain_row("64 emotions in 8 frames", round(time.perf_counter() - start, 1), "s", ("<=", 40))
+        record(f"reading frames, {dtype}", [row], setting=f"{len(texts)} texts, resid and attn, once")
 
 
 if __name__ == "__main__":

@@ -1,57 +1,83 @@
-"""How cost grows with layers, heads, responses and grid size, in one figure: `python benchmarks/growth.py`.
+"""How cost grows with layers, texts, rows and doses, in one figure: `python benchmarks/growth.py`.
 
-Four sweeps over one quantity each, all points of a sweep measured in turn; docs/cost_growth.svg and .png show the
-median and the range of rounds, a straight line through the medians and its slope, the cost of one more. About 2 minutes
-on two cores.
+Four sweeps over one quantity each, on the default model, all points of a sweep measured in turn; docs/cost_growth.svg
+and .png show the median and the range of rounds, a straight line through the medians and its slope, the cost of one
+more. Layers are those of models of the same shape and random weights. Minutes on two cores.
 """
 
 from __future__ import annotations
 
+import copy
 import statistics
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from _harness import CUDA, PAGE, RUN, arguments, machine, measure, plain_row, random_model, record, told_machine
-from extraction import responses
+import torch
+from _harness import (
+    PAGE,
+    RUN,
+    arguments,
+    directions,
+    loaded,
+    machine,
+    measure,
+    plain_row,
+    questions,
+    record,
+    told_machine,
+)
+from extraction import answers
 from matplotlib.figure import Figure
-from steering import NEW, grid
+from transformers import AutoModelForCausalLM
 
-from emolab import Writing, generate, response_means
+import emolab
+from emolab import Setting, Writing
+from emolab.models.model import Model
 from emolab.plot.style import GREY, INK, theme
 
-BATCH = 8
-DTYPE, LAYERS, D_MODEL = ("bfloat16", 16, 2048) if CUDA else ("float32", 12, 256)
-UNITS = {"layers": "layer", "heads": "head a layer", "responses": "response", "steerings in one batch": "steering"}
-
-AXES = {"heads": "heads a layer, d_model the same"}
+NEW = 24
+UNITS = {"layers": "layer", "texts": "text", "rows of a batch": "row", "doses": "dose"}
 
 
-def extracting(model, n: int):
-    table = responses(n)
-    return lambda: response_means(model, table, batch_size=BATCH)
+def shallower(model: Model, n: int) -> Model:
+    """A model of the same shape with n layers, of random weights."""
+    config = copy.deepcopy(model.hf.config)
+    config.num_hidden_layers, config.layer_types = n, None
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        hf = AutoModelForCausalLM.from_config(config, dtype=model.dtype).eval()
+    return emolab.load_model((hf, model.tokenizer))
 
 
-def writing(model, n: int):
-    prompts, steerings = grid(model, n)
-    writing = Writing(batch_size=n)
-    return lambda: generate(model, prompts, steering=steerings, max_new_tokens=NEW, writing=writing)
+def reading(model: Model, table: pd.DataFrame) -> Callable[[], object]:
+    return lambda: emolab.response_means(model, table, batch_size=24)
+
+
+def writing(model: Model, n: int, new: int) -> Callable[[], object]:
+    asked, one = list(questions(n, model.name != "smollm2")["query"]), Writing(batch_size=n)
+    return lambda: emolab.generate(model, asked, max_new_tokens=new, writing=one)
+
+
+def sweeping(model: Model, n: int, new: int) -> Callable[[], object]:
+    at = emolab.at(directions(model), Setting(site="attn", layers="late"), ["joy"])
+    asked, alphas = questions(8, model.name != "smollm2"), tuple(0.2 * i for i in range(1, n + 1))
+    return lambda: emolab.sweep(model, at, asked, alphas=alphas, controls=(), max_new_tokens=new)
 
 
 def panels(quick: bool) -> dict[str, dict[int, Callable[[], object]]]:
     """{quantity: {its value: a case}}."""
-    few = 8 if quick else 48
-    layers, d_model = (2, 64) if quick else (LAYERS, D_MODEL)
-    base = random_model(layers, d_model, dtype=DTYPE)
-    depth = (1, 2) if quick else (3, 6, 12, 24)
-    heads = (1, 2, 4) if quick else (2, 4, 8, 16)
-    number = (8, 16) if quick else (12, 24, 48, 96)
-    cells = (1, 4) if quick else (1, 4, 9, 18, 36, 72)
+    model, new = loaded("float32", quick), 4 if quick else NEW
+    depths, texts = ((1, 2), (6, 12)) if quick else ((5, 10, 20, 30), (12, 24, 48, 96))
+    rows, doses = ((1, 2), (1, 2)) if quick else ((1, 8, 16, 32, 64), (1, 2, 4, 8, 12))
+    table = answers(model, max(texts))
+    plain = pd.DataFrame(table.head(24))
+    plain.attrs = {}  # whose answers they are plays no part here
     return {
-        "layers": {n: extracting(random_model(n, d_model, dtype=DTYPE), few) for n in depth},
-        "heads": {n: extracting(random_model(layers, d_model, dtype=DTYPE, heads=n), few) for n in heads},
-        "responses": {n: extracting(base, n) for n in number},
-        "steerings in one batch": {n: writing(base, n) for n in cells},
+        "layers": {n: reading(shallower(model, n), plain) for n in depths},
+        "texts": {n: reading(model, table.head(n)) for n in texts},
+        "rows of a batch": {n: writing(model, n, new) for n in rows},
+        "doses": {n: sweeping(model, n, new) for n in doses},
     }
 
 
@@ -79,7 +105,7 @@ def draw(table: pd.DataFrame, footer: str, work: dict[str, str]):
             spread = [of["median"] - of["low"], of["high"] - of["median"]]
             ax.errorbar(of["n"], of["median"], spread, color=INK, fmt="o", capsize=3, label="median, range of rounds")
             title = f"{1000 * more:.3g} ms for one more {UNITS[quantity]}"
-            ax.set(xlabel=AXES.get(quantity, quantity), ylabel="seconds", title=title)
+            ax.set(xlabel=quantity, ylabel="seconds", title=title)
             ax.set_xlim(0, 1.05 * ends[1])
             ax.set_ylim(0, 1.15 * of["high"].max())
             place = {"transform": ax.transAxes, "ha": "right", "va": "bottom"}
@@ -91,21 +117,24 @@ def draw(table: pd.DataFrame, footer: str, work: dict[str, str]):
 
 def main() -> None:
     a = arguments()
+    emolab.set_progress(False)
     table = measured(a.quick, min(a.repeats, 3))
-    passes = f"extraction, all sites and heads,\n{8 if a.quick else 48} responses of 128 tokens"
-    work = dict.fromkeys(("layers", "heads"), passes)
-    work |= {
-        "responses": "extraction, all sites and heads,\n128 tokens each",
-        "steerings in one batch": f"one prompt of 32 tokens,\n{NEW} new tokens a steering",
+    work = {
+        "layers": "extraction, all sites and heads,\n24 answers, random weights",
+        "texts": "extraction, all sites and heads,\nanswers of up to 40 tokens",
+        "rows of a batch": f"writing, {NEW} tokens a row",
+        "doses": f"a sweep, 8 questions a dose,\n{NEW} tokens each",
     }
-    model = f"{LAYERS} layers, d {D_MODEL}, {DTYPE}"
-    footer = f"Random Llama, {model} where not varied, batch {BATCH}. {RUN[:10]}.\n{told_machine(machine())}"
+    footer = f"SmolLM2 in float32. {RUN[:10]}.\n{told_machine(machine())}"
     rows = []
     for quantity, of in table.groupby("quantity", sort=False):
         for row in of.itertuples():
             rows.append(plain_row(f"{quantity}: {row.n}", round(row.median, 4), f"s [{row.low:.3f}, {row.high:.3f}]"))
         rows.append(plain_row(f"{quantity}: one more {UNITS[quantity]}", round(1000 * slope(of)[0], 3), "ms"))
-    record("growth of cost", rows, setting=f"{model} where not varied, batch {BATCH}")
+        straight = np.polyval(slope(of), of["n"])
+        off = float(np.abs(of["median"] - straight).max() / of["median"].max())
+        rows.append(plain_row(f"{quantity}: farthest from the line", round(off, 3), "of the largest", ("<=", 0.1)))
+    record("growth of cost", rows, setting="float32")
     fig = draw(table, footer, work)
     if not a.quick:
         for kind in ("svg", "png"):

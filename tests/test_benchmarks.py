@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -30,7 +30,7 @@ harness = script("_harness")
 
 @pytest.fixture(scope="module")
 def model():
-    return harness.random_model(2, 64)
+    return harness.loaded("float32", quick=True)
 
 
 @pytest.fixture
@@ -44,14 +44,14 @@ def written(tmp_path, monkeypatch):
 
 
 def tokens_read(model, case) -> int:
-    """How many tokens a case puts through the model, plain or bridged."""
+    """How many tokens a case puts through the plain model."""
     case()  # what a first call alone does, such as the check of the bridge, is in no measured round either
     seen = []
 
-    modules = {id(model.hf.get_input_embeddings()), id(model.bridge.embed)}
+    embedding = getattr(model, "hf", model).get_input_embeddings()
 
     def count(module, args, output):
-        if id(module) in modules:
+        if module is embedding:
             seen.append(output.shape[0] * output.shape[1])
 
     handle = torch.nn.modules.module.register_module_forward_hook(count)  # one on the model itself would change its way
@@ -109,87 +109,63 @@ def test_quick_runs_write_nothing(written, monkeypatch):
     assert not list(written.iterdir())
 
 
-def test_every_case_of_extraction_reads_the_same_tokens(model):
+def test_extraction_reads_the_same_batches_and_no_more_tokens(model):
     extraction = script("extraction")
-    cases = extraction.cases(model, extraction.responses(16), 8)
-    assert {name: tokens_read(model, case) for name, case in cases.items()} == dict.fromkeys(cases, 16 * 128)
+    table = extraction.answers(model, 12)
+    read = {name: tokens_read(model, case) for name, case in extraction.cases(model, table, 6).items()}
+    bare = read.pop("bare forward")
+    assert read["all sites and heads, each row whole"] == bare >= read["all sites and heads"]
+    assert read["all sites and heads"] == read["residual stream only"]
 
 
-def test_every_case_of_steering_writes_the_same_tokens(model):
-    steering = script("steering")
-    cases = steering.cases(model, 2, bridge=True)
-    assert len(cases) == 4
-    read = {name: tokens_read(model, case) for name, case in cases.items()}
-    assert read == dict.fromkeys(cases, 2 * (steering.PROMPT + steering.NEW - 1))
+def test_every_case_of_writing_writes_the_same_tokens(model):
+    writing = script("writing")
+    theirs = writing.plain(model)
+    read = {
+        "theirs": tokens_read(theirs, writing.hugging_face(model, theirs, 3, 6)),
+        "ours": tokens_read(model.hf, writing.ours(model, 3, 6)),
+        "steered": tokens_read(model.hf, writing.ours(model, 3, 6, steered=True)),
+    }
+    assert len(set(read.values())) == 1, "no prompt is shared, and no answer ends"
+    writing.streaming(model, 5)()
+    layers = sum(isinstance(m, torch.nn.Linear) for m in model.hf.modules())
+    with mock.patch.object(torch.nn.functional, "linear", side_effect=torch.nn.functional.linear) as product:
+        writing.products(model, 3, 2)()
+    assert product.call_count == 2 * layers and all(len(call.args[0]) == 3 for call in product.call_args_list)
 
 
-def test_the_grid_holds_different_steerings_of_one_prompt(model):
-    prompts, grid = script("steering").grid(model)
-    assert len(set(prompts)) == 1 and len({(s.site, *s.doses.items()) for s in grid}) == len(prompts) == 36
+def test_both_sides_of_the_grid_write_and_score_the_same(model):
+    grid = script("grid")
+    emolab.set_progress(False)
+    settings, asked = grid.settings(model, quick=True), harness.questions(2, quick=True)
+    assert len(settings) == len(set(settings)) == 8
+    ours, _ = grid.ours(model, asked, settings, 6)
+    theirs, spent = grid.by_hand(model, script("writing").plain(model), asked, settings, 6)
+    assert min(spent.values()) > 0
+    ours = (
+        ours[ours["alpha"] != 0].astype({"alpha": float}).set_index(["site", "emotion", "alpha", "query"]).sort_index()
+    )
+    theirs = theirs.astype({"alpha": float}).set_index(["site", "emotion", "alpha", "query"]).sort_index()
+    assert list(ours.index) == list(theirs.index)
+    # By hand the prompt is steered, too: the texts are not the same, and what is read of the same texts is.
+    both = ours["text"].str.strip() == theirs["text"]
+    for column in ("perplexity", "p_joy", "repetition", "adherence"):
+        np.testing.assert_allclose(ours.loc[both, column], theirs.loc[both, column], rtol=1e-2, atol=1e-3)
+    assert theirs["perplexity"].gt(1).all() and theirs["perplexity_instructed"].gt(1).all()
 
 
-def test_both_orders_of_a_sweep_write_the_same_texts(model):
-    batching = script("batching")
-    sizes = batching.lengths(3, 8, 20)
-    assert sorted(sizes) == [8, 14, 20]
-    queries = pd.DataFrame({"query_id": list("abc"), "query": [harness.text(n, n) for n in sizes]})
-    queries = queries.assign(emotion="neutral", situation=queries["query_id"])
-    texts: dict = {}
-    cases = batching.sweep_cases(model, queries, texts)
-    read = {name: tokens_read(model, case) for name, case in cases.items()}
-    assert texts["file order"] == list(texts["by length"]["text"])
-    assert read["by length, unsteered once"] < read["file order"]
-
-
-def test_a_shared_prompt_gives_the_same_text_from_fewer_tokens(model):
-    texts = {}
-    cases = script("batching").prefix_cases(model, 4, 10, texts)
-    whole, shared = (tokens_read(model, case) for case in cases.values())
-    assert len(texts) == 2 and len({tuple(found) for found in texts.values()}) == 1
-    assert whole - shared == 3 * 9  # all but the last of ten tokens, of three rows
-
-
-def test_memory_takes_the_result_off():
-    memory = script("memory")
-    if not memory.CLEAR.exists():
-        pytest.skip("needs Linux")
-    found = memory.measure(8, 4, 2, 64)
-    assert found["result"] == 8 * 4 * (4 * 2 * 64 + 2) / 2**20  # resid, attn, mlp and heads, and the norm
-    assert found["extra"] == found["peak"] - found["before"] - found["result"]
-
-
-def test_emolab_side_of_the_peers_reads_the_last_token(tmp_path):
-    worker, extraction = script("_peer_worker"), script("extraction")
-    hf, tokenizer = harness.random_pair(2, 64)
-    hf.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    table = extraction.responses(12)
-    worker.emolab_cases(tmp_path, {"rows": table.to_dict("records"), "emotions": ["joy", "anger"]})["check"]()
-    ids = tokenizer(list(table["prompt"] + " " + table["text"]), return_tensors="pt").input_ids
-    last = hf(ids, output_hidden_states=True).hidden_states[1][:, -1].numpy()  # after the first of two blocks
-    of = {c: last[(table["condition"] == c).to_numpy()].mean(0) for c in ("joy", "anger", "neutral")}
-    found = np.load(tmp_path / "emolab.npy")[:, 0]
-    np.testing.assert_allclose(found, [of["joy"] - of["neutral"], of["anger"] - of["neutral"]], atol=1e-6)
-
-
-def test_peers_are_skipped_in_one_line_where_their_environment_cannot_be_made(tmp_path, monkeypatch):
-    peers = script("peers")
-    monkeypatch.setattr(peers, "HOME", tmp_path)
-
-    def fail(command, **options):
-        raise subprocess.CalledProcessError(1, command)
-
-    monkeypatch.setattr(peers.subprocess, "run", fail)
-    with pytest.raises(SystemExit, match="peers.py skipped"):
-        peers.peer_python()
-    assert (tmp_path / ".gitignore").read_text() == "*\n"
+def test_a_toy_writes_nothing_of_the_quick_study(monkeypatch, written):
+    study = script("study")
+    monkeypatch.setattr(sys, "argv", ["study.py", "--quick"])
+    study.main()
+    assert not list(written.iterdir())
 
 
 def test_growth_draws_every_point_and_its_slope():
     growth = script("growth")
     rows = [(q, n, 1 + 0.5 * n, 0.5 * n, 2 + 0.5 * n) for q in growth.UNITS for n in (1, 2, 4)]
     table = pd.DataFrame(rows, columns=["quantity", "n", "median", "low", "high"])
-    assert np.allclose(growth.slope(table[table["quantity"] == "heads"]), (0.5, 1))
+    assert np.allclose(growth.slope(table[table["quantity"] == "texts"]), (0.5, 1))
     fig = growth.draw(table, "footer", dict.fromkeys(growth.UNITS, "work"))
     assert [ax.get_title(loc="left") for ax in fig.axes] == [f"500 ms for one more {u}" for u in growth.UNITS.values()]
     for ax in fig.axes:
@@ -198,20 +174,19 @@ def test_growth_draws_every_point_and_its_slope():
 
 
 def test_import_loads_no_heavy_package():
-    assert script("startup").loaded() == []
+    assert script("startup").heavy() == []
 
 
 def test_readme_line_rounds_the_results():
-    def entry(name, setting, case, ratio):
-        return {"name": name, "setting": setting, "rows": [{"case": case, "ratio": ratio}]}
+    def entry(name, case, ratio):
+        return {"name": name, "rows": [{"case": case, "ratio": ratio}]}
 
     results = [
-        entry("extraction against Hugging Face", "12 layers, d 256", "all sites and heads", 9.0),
-        entry("extraction against Hugging Face", "24 layers, d 1024", "all sites and heads", 1.0649),
-        entry("grid of 36 steerings", "12 layers, d 256", "one batch", 7.351),
+        entry("writing beside Hugging Face in bfloat16", "emolab, bfloat16", 1.649),
+        entry("a grid, written and scored", "emolab", 7.351),
     ]
     line = harness.readme_line(results)
-    assert "takes 1.06 times as long" in line and "run 7.4 times as fast" in line
+    assert "scored 7.4 times as fast" in line and "written at 1.65 times its speed" in line
 
 
 def test_readme_and_page_say_what_was_measured():

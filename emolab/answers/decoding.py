@@ -8,58 +8,43 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from emolab.models.hooks import Place, plain_options
-from emolab.models.model import Model, contiguous_head
+from emolab.models.hooks import Place
+from emolab.models.model import Model
 from emolab.models.prompts import Batch
+from emolab.models.sharing import begin, new_cache, pays, read_on
 from emolab.steering.edits import AffineEdit, keep_rows
 from emolab.steering.steering import Steering
 
 Each = Callable[[Tensor, Tensor], None]  # (ids written so far [row, token], scores of the next one [row, vocab])
-SHARE_FROM = 8  # tokens of a prompt from which on reading it once pays
 _MANY = 8  # rows from which on those that have ended leave: to go on without them costs about as much as one step
 
 
-def new_cache(model: Model) -> DynamicCache | None:
-    """An empty cache whose rows may be taken apart; None where that might not be the same.
+def opened(model: Model, steerings: list[Steering | None], batch: Batch) -> tuple[Batch, DynamicCache | None]:
+    """The batch, and a cache with what its prompts share already read; edits count on from there.
 
-    So it is where somebody else's hooks are on the model (they may change rows one by one), or where it remembers in
-    another way.
-    """
-    hooks = (hook for m in model.hf.modules() for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values()))
-    # Those of transformers only look on.
-    if any(h is not contiguous_head and not getattr(h, "__module__", "").startswith("transformers.") for h in hooks):
-        return None
-    takes_cache = "past_key_values" in inspect.signature(model.hf.forward).parameters
-    if not takes_cache or not model.hf._supports_default_dynamic_cache():
-        return None
-    past = DynamicCache(config=model.hf.config.get_text_config(decoder=True))
-    return None if {type(x) for x in past.layers} - {DynamicLayer, DynamicSlidingWindowLayer} else past
-
-
-def opened(model: Model, steerings: list[Steering | None], batch: Batch) -> DynamicCache | None:
-    """A `new_cache` with what the prompts share already read; edits count on from there.
-
-    Where there is none, `generate` takes care of everything. Rows with the beginning of an answer are read one by one.
+    What all prompts begin with is read once, and of prompts that many rows share the rest, too. The padding may stand
+    behind what is shared then. Where there is no such cache, `generate` takes care of everything. Rows with the
+    beginning of an answer are read one by one.
     """
     past = new_cache(model)
-    if past is None:
-        return None
-    if batch.response_mask.any():
-        return past
+    if past is None or batch.response_mask.any() or steered_early(steerings):
+        return batch, past
+    batch, past = begin(model, batch) or (batch, past)
     prompts, rows = torch.cat([batch.input_ids, batch.attention_mask], 1).unique(dim=0, return_inverse=True)
-    if not steered_early(steerings) and 2 * len(prompts) <= len(rows) and batch.prompt_len >= SHARE_FROM:
-        read_prompts(model, past, prompts[:, : batch.prompt_len - 1], prompts[:, batch.prompt_len : -1], rows)
-    return past
+    width = batch.input_ids.shape[1]
+    if 2 * len(prompts) <= len(rows) and pays(width - past.get_seq_length()):
+        read_prompts(
+            model, past, Batch(prompts[:, : width - 1], prompts[:, width:-1], batch.response_mask, width), rows
+        )
+    return batch, past
 
 
 def steered_early(steerings: list[Steering | None]) -> bool:
@@ -67,10 +52,12 @@ def steered_early(steerings: list[Steering | None]) -> bool:
     return any(steering is not None and steering.positions != "generated" for steering in steerings)
 
 
-def read_prompts(model: Model, past: DynamicCache, ids: Tensor, mask: Tensor, rows: Any) -> None:
-    """Read each different prompt once, but for its last token, and hand what the cache holds of it to its rows."""
-    model.hf(input_ids=ids, use_cache=True, past_key_values=past, **plain_options(model.hf, mask, keep=1))
-    past.reorder_cache(rows)
+def read_prompts(model: Model, past: DynamicCache, once: Batch, rows: Tensor) -> None:
+    """Read each different prompt, but for its last token, and hand what the cache holds of it to its rows."""
+    if past.get_seq_length():
+        past.batch_select_indices(rows.new_zeros(len(once.input_ids)))  # all rows begin alike
+    read_on(model.hf, once, past)
+    past.batch_select_indices(rows)
 
 
 def write(
@@ -93,7 +80,7 @@ def write(
     first = ids.shape[1]
     end = first + config.max_new_tokens
     ends = ids.new_tensor(config.eos_token_id or [])
-    n_pads = (mask == 0).sum(1)
+    own = mask == 1  # the prompts' tokens, without padding
     rows = torch.arange(len(ids), device=ids.device)  # that still write
     whole = ids.new_zeros(len(ids), end)
     with _only(runner, config):
@@ -103,7 +90,7 @@ def write(
             config.max_new_tokens = end - start
             options: dict[str, Any] = {"generation_config": config}
             told = [] if each is None else [_Told(each, first)]
-            options["logits_processor"] = [_OwnTokens(penalty, n_pads[rows], ends, first), *told]
+            options["logits_processor"] = [_OwnTokens(penalty, own[rows], ends), *told]
             if past is not None:
                 for edit in edits.values():
                     edit.seen = past.get_seq_length()
@@ -135,11 +122,11 @@ class _OwnTokens(LogitsProcessor):
     """The repetition penalty over what each row itself holds: its prompt and what it has written, no padding.
 
     transformers' own counts padding, which often is the end token: a row in a batch would then go on for longer than
-    the same row alone. pads: how many each row begins with.
+    the same row alone. own: which tokens of the prompts are none.
     """
 
-    def __init__(self, penalty: float, pads: Tensor, ends: Tensor, prompt_len: int) -> None:
-        self.penalty, self.pads, self.ends, self.prompt_len = penalty, pads[:, None], ends, prompt_len
+    def __init__(self, penalty: float, own: Bool[Tensor, "row token"], ends: Tensor) -> None:
+        self.penalty, self.own, self.ends, self.prompt_len = penalty, own, ends, own.shape[1]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         broken = ~scores.amax(1).isfinite()
@@ -150,8 +137,8 @@ class _OwnTokens(LogitsProcessor):
             scores = scores.masked_fill(broken[:, None], 0.0)  # nobody reads on behind a row's end
         if self.penalty == 1:
             return scores
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        own = torch.where(positions >= self.pads, input_ids, input_ids[:, -1:])  # padding: a token that counts anyway
+        prompt = torch.where(self.own, input_ids[:, : self.prompt_len], input_ids[:, -1:])  # padding: one that counts
+        own = torch.cat([prompt, input_ids[:, self.prompt_len :]], 1)
         logits = scores.gather(1, own)
         return scores.scatter(1, own, torch.where(logits < 0, logits * self.penalty, logits / self.penalty))
 

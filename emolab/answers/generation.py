@@ -123,7 +123,7 @@ def write_batch(
     edits, plain = edits_of(model, steerings, batch, cached=True)
     # On the plain model only emolab's hooks see tensors; those of others, on the bridge, may keep theirs.
     with torch.inference_mode(plain):
-        past = opened(model, steerings, batch) if plain else None
+        batch, past = opened(model, steerings, batch) if plain else (batch, None)
         with at_sites(model, reads, plain=plain), hooked(model, edits, plain=plain) as runner:
             return write(runner, batch, config, penalty, past, edits, each)
 

@@ -12,21 +12,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import DynamicCache
 
-from emolab.answers.decoding import SHARE_FROM, new_cache, read_prompts, steered_early
+from emolab.answers.decoding import read_prompts, steered_early
 from emolab.answers.generation import edits_of, per_row
 from emolab.base.errors import EmolabError, need_model, need_texts
 from emolab.models.finite import need_finite
-from emolab.models.hooks import forward, plain_options
+from emolab.models.hooks import forward
 from emolab.models.memory import halving
 from emolab.models.model import Model
-from emolab.models.prompts import check_context, encode, plan_batches, prompt_ids, text_ids
+from emolab.models.prompts import Batch, check_context, encode, plan_batches, prompt_ids, text_ids
+from emolab.models.sharing import begin, new_cache, pays, read_on
 from emolab.models.sites import bridge_has_hooks
 from emolab.steering.edits import hooked
 from emolab.steering.steering import Steering
@@ -103,8 +105,13 @@ def _in_one_pass(
     n_all = batch.attention_mask.sum(1).tolist()
     keep = min(max(n_text) + 1, batch.input_ids.shape[1])
     edits, plain = edits_of(model, steerings, batch, cached=False)
-    with hooked(model, edits, plain=plain) as runner:
-        logits = forward(model, runner, batch, keep)[:, :-1]
+    begun = begin(model, batch) if plain and not steered_early(steerings) else None
+    if begun is None:
+        with hooked(model, edits, plain=plain) as runner:
+            logits = forward(model, runner, batch, keep)[:, :-1]
+    else:
+        edits, _ = edits_of(model, steerings, batch, cached=True)
+        logits = _steered_on(model, edits, *begun, keep)[:, :-1]
     n_predicted = [text - (text == whole) for text, whole in zip(n_text, n_all, strict=True)]
     return [row[len(row) - n :] for row, n in zip(logits, n_predicted, strict=True)]
 
@@ -119,16 +126,20 @@ def _behind_shared(
     unique = list(dict.fromkeys(prompts))
     if steered_early(steerings) or 2 * len(unique) > len(prompts):
         return None
-    if min(map(len, prompt_ids(model, unique))) < SHARE_FROM:
+    if not pays(min(map(len, prompt_ids(model, unique)))):
         return None
     batch = encode(model, prompts)
     edits, plain = edits_of(model, steerings, batch, cached=True)
     past = new_cache(model) if plain else None
     if past is None:
         return None
-    once = encode(model, unique)
-    rows: Any = torch.tensor([unique.index(prompt) for prompt in prompts], device=model.device)
-    read_prompts(model, past, once.input_ids[:, :-1], once.attention_mask[:, :-1], rows)
+    once, past = begin(model, encode(model, unique)) or (encode(model, unique), past)
+    rows = torch.tensor([unique.index(prompt) for prompt in prompts], device=model.device)
+    before = once.attention_mask[:, :-1]
+    if past.get_seq_length() < before.shape[1]:
+        read_prompts(model, past, replace(once, input_ids=once.input_ids[:, :-1], attention_mask=before), rows)
+    else:
+        past.batch_select_indices(rows)
     # From the last token of the prompt to the last but one of the text: the tokens that predict the text's.
     ids = text_ids(model, texts)
     size = max(1, *map(len, ids))
@@ -136,16 +147,18 @@ def _behind_shared(
     last = batch.input_ids[:, -1].tolist()
     predicting = [([token, *row[:-1]] + [token] * size)[:size] for token, row in zip(last, ids, strict=True)]
     looked_at = [[1] * max(1, len(row)) + [0] * (size - max(1, len(row))) for row in ids]
-    mask = torch.cat([batch.attention_mask[:, :-1], torch.tensor(looked_at, device=model.device)], 1)
-    options = plain_options(model.hf, mask, size)
-    if "position_ids" in options:
-        options["position_ids"] = options["position_ids"][:, -size:]
+    inputs = torch.cat([once.input_ids[rows, :-1], torch.tensor(predicting, device=model.device)], 1)
+    mask = torch.cat([before[rows], torch.tensor(looked_at, device=model.device)], 1)
+    logits = _steered_on(model, edits, replace(batch, input_ids=inputs, attention_mask=mask), past, size)
+    return [row[: len(text)] for row, text in zip(logits, ids, strict=True)]
+
+
+def _steered_on(model: Model, edits: dict, batch: Batch, past: DynamicCache, keep: int) -> Tensor:
+    """The logits of the batch's last `keep` tokens, read on from its cache under these edits."""
     for edit in edits.values():
         edit.seen = past.get_seq_length()
-    inputs = torch.tensor(predicting, device=model.device)
-    with hooked(model, edits, plain=True):
-        logits = model.hf(input_ids=inputs, use_cache=True, past_key_values=past, **options).logits[:, -size:]
-    return [row[: len(text)] for row, text in zip(logits, ids, strict=True)]
+    with hooked(model, edits, plain=True) as runner:
+        return read_on(runner, batch, past, keep).logits[:, -keep:]
 
 
 def plan_texts(
@@ -163,7 +176,7 @@ def plan_texts(
     if bridge_has_hooks(model):  # they may be one per row: keep the given order
         return plan_batches(model, [max(whole)] * len(whole), batch_size, logits=True)
     count = Counter(prompts)
-    shared = [i for i, prompt in enumerate(prompts) if count[prompt] > 1 and len(before[i]) >= SHARE_FROM]
+    shared = [i for i, prompt in enumerate(prompts) if count[prompt] > 1 and pays(len(before[i]))]
     shared.sort(key=lambda i: (len(before[i]), prompts[i], len(own[i])))
     single = sorted(set(range(len(prompts))) - set(shared))
     # Of texts behind shared prompts only these are computed, but the cache holds both.
@@ -182,6 +195,7 @@ def next_token_kl(
     other: Model | None = None,
     other_prompts: Sequence[str] | None = None,
     batch_size: int | None = None,
+    held: dict[tuple[str, str], Tensor] | None = None,
 ) -> list[Float[np.ndarray, " token"]]:
     """KL(changed || plain) in nats at every token of each text, teacher forced: one array a text.
 
@@ -195,9 +209,10 @@ def next_token_kl(
     (default the same ones), all complete (`render_prompts`). texts: the plain model's own answers to held-back queries,
     so that both are asked about text natural to the plain one. Of the two directions this is the one that is large
     where the changed model would write what the plain one never does, as broken text is; published iso-KL calibrations
-    use it, too. A text without tokens gives an empty array, a token that nothing precedes NaN. Hooks
-    on the bridge (inside `steered`) count on both sides. Raises EmolabError for lists of different length, models of
-    different vocabulary, and as `generate` does.
+    use it, too. held: {} at first, keeps the plain model's logits for further calls about the same texts. A text
+    without tokens gives an empty array, a token that nothing precedes NaN. Hooks on the bridge (inside `steered`) count
+    on both sides. Raises EmolabError for lists of different length, models of different vocabulary, and as `generate`
+    does.
     """
     changed = other or model
     prompts, texts = list(prompts), list(texts)
@@ -212,9 +227,12 @@ def next_token_kl(
     longer = [max(pair, key=len) for pair in zip(prompts, changed_prompts, strict=True)]
     out: list[np.ndarray] = [np.empty(0)] * len(prompts)
     for index in plan_texts(model, longer, texts, batch_size):
-        pairs = list(dict.fromkeys((prompts[i], texts[i]) for i in index))  # many settings are asked the same texts
-        once = text_logits(model, [prompt for prompt, _ in pairs], [text for _, text in pairs], [])
-        plain = dict(zip(pairs, once, strict=True))
+        plain = {} if held is None else held
+        asked = dict.fromkeys((prompts[i], texts[i]) for i in index)  # many settings are asked about the same texts
+        pairs = [pair for pair in asked if pair not in plain]
+        if pairs:
+            once = text_logits(model, [prompt for prompt, _ in pairs], [text for _, text in pairs], [])
+            plain.update(zip(pairs, once, strict=True))
         steerings = [rows[i] for i in index] if rows else []
         new = text_logits(changed, [changed_prompts[i] for i in index], [texts[i] for i in index], steerings)
         for i, p in zip(index, new, strict=True):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pandas as pd
+from torch import Tensor
 
 from emolab.answers.generation import generate
 from emolab.answers.logprobs import next_token_kl, p95_kl
@@ -26,6 +27,7 @@ NATS = 1.0  # next-token KL at the worst 5 % of tokens, at which text is said to
 TOLERANCE = 0.1  # of NATS, relative: the alpha is then right within 5 %, far less than doses are apart
 _TOKENS = 40  # of each text that the KL is read on
 _ROUNDS = 16
+Held = dict[tuple[str, str], Tensor]  # the unsteered model's logits at each (prompt, text)
 _LEVELS_OFF = 5  # passes on one side of the target after which KL is taken not to grow with the square of alpha
 
 
@@ -68,13 +70,14 @@ def find_breaking(
         settings[one.breaking_key] = replace(one, doses=doses | one.doses, unit="vector")
     vectors = steerings[0].vectors
     breaking = dict(vectors.meta.get("breaking", {}))
+    held: Held = {}
     for key, one in settings.items():
         resolved = replace(one, doses=one.in_vectors())  # the shared part is one direction, whatever the emotions
-        breaking[key] = {**breaking.get(key, {}), **_solve(model, resolved, prompts, list(texts))}
+        breaking[key] = {**breaking.get(key, {}), **_solve(model, resolved, prompts, list(texts), held)}
     return replace(vectors, meta={**vectors.meta, "breaking": breaking})
 
 
-def _solve(model: Model, steering: Steering, prompts: list[str], texts: list[str]) -> dict[str, float]:
+def _solve(model: Model, steering: Steering, prompts: list[str], texts: list[str], held: Held) -> dict[str, float]:
     """{emotion: alpha} by the secant rule on log alpha and log KL, for all emotions in the same passes."""
     points: dict[str, list[tuple[float, float]]] = {emotion: [] for emotion in steering.doses}
     here = dict.fromkeys(points, 0.0)  # log alpha
@@ -82,7 +85,7 @@ def _solve(model: Model, steering: Steering, prompts: list[str], texts: list[str
     for _ in range(_ROUNDS):
         open_ = [emotion for emotion in points if emotion not in found]
         rows: list[Steering | None] = [replace(steering, doses={e: math.exp(here[e])}) for e in open_ for _ in texts]
-        for emotion, kl in zip(open_, _kls(model, prompts, texts, rows), strict=True):
+        for emotion, kl in zip(open_, _kls(model, prompts, texts, rows, held), strict=True):
             gap = math.log(max(kl, 1e-9) / NATS)
             points[emotion].append((here[emotion], gap))
             if abs(gap) <= math.log1p(TOLERANCE):
@@ -104,16 +107,16 @@ def _solve(model: Model, steering: Steering, prompts: list[str], texts: list[str
     )
 
 
-def _kls(model: Model, prompts: list[str], texts: list[str], rows: list[Steering | None]) -> list[float]:
+def _kls(model: Model, prompts: list[str], texts: list[str], rows: list[Steering | None], held: Held) -> list[float]:
     """The KL of each emotion in turn; infinite where a dose is so large that activations overflow."""
     n = len(texts)
     several = len(rows) // n
     try:
-        kls = next_token_kl(model, prompts * several, texts * several, steering=rows)
+        kls = next_token_kl(model, prompts * several, texts * several, steering=rows, held=held)
     except NumberError:
         if several == 1:
             return [math.inf]
-        return [kl for k in range(several) for kl in _kls(model, prompts, texts, rows[k * n : (k + 1) * n])]
+        return [kl for k in range(several) for kl in _kls(model, prompts, texts, rows[k * n : (k + 1) * n], held)]
     return [p95_kl(kls[k * n : (k + 1) * n]) for k in range(several)]
 
 

@@ -41,7 +41,7 @@ def at_sites(model: Model, functions: Iterable[tuple[Place, Function]], *, plain
     """
     functions = list(functions)
     if plain is None:
-        plain = runs_plain(model, {_BEFORE.get(site, site) for (site, _), _ in functions})
+        plain = stands_for_bridge(model, functions)
     runner = model.hf if plain else model.bridge.original_model
     rows = _Rows()
     by_row = [(place, rows.apart(function, place)) for place, function in functions]
@@ -56,6 +56,11 @@ def at_sites(model: Model, functions: Iterable[tuple[Place, Function]], *, plain
             pairs = [(_point(model, site, layer), _lens_hook(function)) for (site, layer), function in by_row]
             stack.enter_context(model.bridge.hooks(fwd_hooks=pairs))
         yield runner
+
+
+def stands_for_bridge(model: Model, functions: Iterable[tuple[Place, Function]]) -> bool:
+    """Whether the plain model may run these: it has the points of their sites, and nobody hooked the bridge."""
+    return runs_plain(model, {_BEFORE.get(site, site) for (site, _), _ in functions})
 
 
 class _Rows:

@@ -50,6 +50,7 @@ class Model:
     recipe: dict[str, Any] | None = None
     digest: str = field(default="", init=False, repr=False)  # of the weights as they were when it was loaded
     _bridge_checked: bool = field(default=False, init=False, repr=False)
+    _pads_inside: bool | None = field(default=None, init=False, repr=False)  # `sharing.begin`; None: not tried yet
 
     def __post_init__(self) -> None:
         _need_decoder(self.name, self.hf)

@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Float
 
 from emolab.base.errors import EmolabError
-from emolab.models.hooks import at_sites, forward
+from emolab.models.hooks import at_sites, forward, stands_for_bridge
 from emolab.models.model import Model
 from emolab.models.prompts import Batch
+from emolab.models.sharing import begin, read_on
 from emolab.steering.steering import Steering, as_rows
 from emolab.vectors.vectors import EmotionVectors
 
@@ -59,6 +60,12 @@ def read_along(
         return function
 
     reads = [((site, layer), take(layer)) for layer in layers]
-    with torch.inference_mode(), at_sites(model, reads, plain=plain) as runner:
-        forward(model, runner, batch, keep=1)
+    with torch.inference_mode():
+        plain = stands_for_bridge(model, reads) if plain is None else plain
+        begun = begin(model, batch, keep=n) if plain else None
+        with at_sites(model, reads, plain=plain) as runner:
+            if begun is None:
+                forward(model, runner, batch, keep=1)
+            else:
+                read_on(runner, *begun)
     return np.stack([dots[i] for i in layers], axis=2), np.stack([lengths[i] for i in layers], axis=2)

@@ -9,16 +9,16 @@ compute the same up to rounding.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from emolab.base.errors import EmolabError
-from emolab.models.hooks import PROJECTIONS, at_sites, forward, plain_options
+from emolab.models.hooks import PROJECTIONS, Function, Place, at_sites, forward, plain_options, stands_for_bridge
 from emolab.models.model import Model
 from emolab.models.prompts import Batch, encode
+from emolab.models.sharing import begin, read_on
 from emolab.models.sites import (
     WHOLE,
     neuron_weight,
@@ -51,27 +51,27 @@ def batch_means(
     counted: which tokens of each text count, from `token_rule.counted_tokens`. scratch: {} at first; memory for all
     layers and batches, since fresh one for each would cost more than the sums.
     """
-    batch = encode(model, prompts, texts)
+    whole = encode(model, prompts, texts)
     exact = torch.float32 if model.device.type == "mps" else torch.float64  # MPS has no float64
-    mask = torch.zeros_like(batch.response_mask)
+    mask = torch.zeros_like(whole.response_mask)
     for row, which in enumerate(counted):
         mask[row, mask.shape[1] - len(which) :] = torch.from_numpy(which)
-    start = int(mask.any(0).nonzero()[0])  # nothing counts left of here
-    mask = mask[:, start:]
+    size = mask.shape[1] - int(mask.any(0).nonzero()[0])  # of the end of the batch; nothing counts left of it
+    mask = mask[:, -size:]
     weight = mask.to(exact) / mask.sum(1, keepdim=True)
     taken: dict[tuple[str, int], Tensor] = {}
 
     def counting(x: Tensor) -> Tensor:
         """The tokens that count, zero elsewhere."""
         keep = mask.to(x.device).reshape(*mask.shape, *[1] * (x.ndim - 2))
-        return torch.where(keep, x[:, start:], 0).to(exact)
+        return torch.where(keep, x[:, -size:], 0).to(exact)
 
     def mean(x: Tensor) -> Tensor:
         return torch.bmm(weight[:, None].to(x.device), x.flatten(2)).reshape(len(x), *x.shape[2:])
 
     def everything(x: Tensor) -> Tensor:
         """All tokens, which is faster: weight 0 leaves out those that do not count, unless one is infinite."""
-        part = x[:, start:]
+        part = x[:, -size:]
         if part.device not in scratch or scratch[part.device].numel() < part.numel():
             scratch[part.device] = torch.empty(part.numel(), dtype=exact, device=part.device)
         return scratch[part.device][: part.numel()].view(part.shape).copy_(part)
@@ -114,11 +114,10 @@ def batch_means(
                 reads += zip(points, normed(site, layer, output_gain(block, site)), strict=True)
             else:
                 reads.append(((site, layer), plain(site, layer)))
-    with torch.inference_mode(), at_sites(model, reads) as runner:
-        _run(model, runner, batch)
-        if not all(x.isfinite().all() for x in taken.values()):  # not in the hooks: a GPU would wait at each
-            values_of = counting
-            _run(model, runner, batch)
+    _run(model, whole, reads)
+    if not all(x.isfinite().all() for x in taken.values()):  # not in the hooks: a GPU would wait at each
+        values_of = counting
+        _run(model, whole, reads)
     result = {}
     for name in (*sites, "resid_norm"):
         layers = {layer: taken[name, layer].cpu() for layer in range(model.n_layers) if (name, layer) in taken}
@@ -135,13 +134,19 @@ def batch_means(
     return result
 
 
-def _run(model: Model, runner: Any, batch: Batch) -> None:
+def _run(model: Model, batch: Batch, reads: Sequence[tuple[Place, Function]]) -> None:
     """The pass itself. A head over 50,000 tokens costs a plain model up to two thirds of it, and is left out."""
-    if runner is not model.hf or model.hf is model.bridge.original_model:
-        forward(model, runner, batch, keep=1)
-        return
-    body = getattr(model.hf, model.hf.base_model_prefix, model.hf)
-    body(input_ids=batch.input_ids, use_cache=False, **plain_options(body, batch.attention_mask, keep=1))
+    plain = stands_for_bridge(model, reads)
+    with torch.inference_mode():
+        begun = begin(model, batch) if plain else None
+        with at_sites(model, reads, plain=plain) as runner:
+            body = getattr(runner, runner.base_model_prefix, runner)
+            if begun is not None:
+                read_on(body, *begun)
+            elif plain:
+                body(input_ids=batch.input_ids, use_cache=False, **plain_options(body, batch.attention_mask, keep=1))
+            else:
+                forward(model, runner, batch, keep=1)
 
 
 def check_parts(model: Model, site: str, z: np.ndarray, whole: np.ndarray) -> None:

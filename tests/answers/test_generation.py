@@ -14,6 +14,7 @@ from emolab.answers.generation import generate
 from emolab.answers.logprobs import token_logprobs
 from emolab.answers.writing import Writing
 from emolab.base.errors import EmolabError
+from emolab.models import sharing
 from emolab.models.load import load_model
 from emolab.models.prompts import encode, render_prompts
 from emolab.steering.steering import Steering, steered
@@ -64,9 +65,9 @@ def test_a_prompt_of_many_rows_is_read_once(model, vectors, monkeypatch):
     read.clear()
     assert together == [generate(model, q, steering=s, max_new_tokens=12)[0] for q, s in rows]
     assert len(set(together)) > 12 and {size for _, size in read} > {1}
-    monkeypatch.setattr(decoding, "SHARE_FROM", 10**6)
+    monkeypatch.setattr(sharing, "SHARE_FROM", 10**6)
     assert together == generate(model, queries, steering=steerings, max_new_tokens=12)
-    monkeypatch.setattr(decoding, "SHARE_FROM", 1)
+    monkeypatch.setattr(sharing, "SHARE_FROM", 1)
     sample = {"steering": steerings, "max_new_tokens": 12, "writing": Writing(temperature=1.0, seed=3)}
     assert generate(model, queries, **sample) == generate(model, queries, **sample) != together
 

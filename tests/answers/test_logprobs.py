@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from transformers import Gemma2Config, MistralConfig
 
-from emolab.answers import logprobs
 from emolab.answers.logprobs import next_token_kl, plan_texts, token_logprobs
+from emolab.models import sharing
 from emolab.models.load import load_model
 from emolab.models.prompts import render_prompts
 from emolab.steering.steering import Steering, steered
@@ -66,7 +66,7 @@ def test_shared_prompts_are_read_once_and_give_the_same_numbers(model, rows, mon
     longest = max(len(ids) for ids in model.tokenizer(prompts, add_special_tokens=False).input_ids)
     assert read == [(2, longest - 1), (10, 11)], "the prompts once, and behind them only what predicts the texts"
     same(shared, alone)
-    monkeypatch.setattr(logprobs, "SHARE_FROM", 10**6)
+    monkeypatch.setattr(sharing, "SHARE_FROM", 10**6)
     same(token_logprobs(model, prompts, texts), alone)
     assert read[2:] == [(10, longest + 11)]
 
@@ -87,7 +87,7 @@ def test_steering_of_what_is_generated_is_the_same_behind_shared_prompts(model, 
     pairs = zip(prompts, texts, steerings, strict=True)
     alone = [token_logprobs(model, [p], [t], steering=s)[0] for p, t, s in pairs]
     same(shared, alone, 1e-4)
-    monkeypatch.setattr(logprobs, "SHARE_FROM", 10**6)
+    monkeypatch.setattr(sharing, "SHARE_FROM", 10**6)
     for one, other in zip(kl, next_token_kl(model, prompts, texts, steering=steerings), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
     assert not np.allclose(shared[0], token_logprobs(model, prompts[:1], texts[:1])[0])

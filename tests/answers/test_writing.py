@@ -18,6 +18,7 @@ from emolab.answers.decoding import _OwnTokens
 from emolab.answers.generation import generate
 from emolab.answers.logprobs import token_logprobs
 from emolab.base.errors import EmolabError
+from emolab.models import sharing
 from emolab.models.hooks import forward
 from emolab.models.load import load_model
 from emolab.models.prompts import encode, render_prompts
@@ -85,7 +86,7 @@ def test_the_penalty_knows_no_padding_no_cache_and_no_neighbours(model, monkeypa
     with uncached():
         assert generate(model, queries, **options) == alone
     assert generate(model, queries, **{**options, "writing": replace(STRONG, batch_size=5)}) == alone
-    monkeypatch.setattr(decoding, "SHARE_FROM", 10**6)
+    monkeypatch.setattr(sharing, "SHARE_FROM", 10**6)
     assert generate(model, queries, **options) == alone
     monkeypatch.undo()
     monkeypatch.setattr(model.hf.generation_config, "eos_token_id", list(range(3, model.hf.config.vocab_size, 6)))
@@ -97,7 +98,7 @@ def test_the_penalty_knows_no_padding_no_cache_and_no_neighbours(model, monkeypa
 def test_it_counts_each_own_token_once():
     ids = torch.tensor([[9, 9, 1, 2, 2], [0, 3, 3, 4, 9]])  # two of the first row are padding
     scores = torch.tensor([[1.0] * 10, [-1.0] * 10])
-    found = _OwnTokens(2.0, torch.tensor([2, 0]), torch.tensor([7]), 4)(ids, scores)
+    found = _OwnTokens(2.0, torch.arange(4) >= torch.tensor([[2], [0]]), torch.tensor([7]))(ids, scores)
     expected = scores.clone()
     expected[0, [1, 2]] = 0.5
     expected[1, [0, 3, 4, 9]] = -2.0
@@ -175,7 +176,7 @@ def test_a_model_that_computes_no_numbers_writes_no_text(model, writing, dtype):
 
 def test_only_rows_that_still_write_must_have_numbers():
     ids, scores = torch.tensor([[1, 5, 7], [1, 5, 6]]), torch.zeros(2, 10)
-    rule = _OwnTokens(1.0, torch.tensor([0, 0]), torch.tensor([7]), 2)
+    rule = _OwnTokens(1.0, torch.ones(2, 2, dtype=torch.bool), torch.tensor([7]))
     scores[0] = torch.nan  # behind its end
     assert torch.equal(rule(ids, scores), torch.zeros(2, 10))
     masked = torch.full((2, 10), -torch.inf)

@@ -106,7 +106,7 @@ def test_an_alpha_is_found_where_damage_levels_off(tiny_llama, monkeypatch, most
     """KL that grows with the square of alpha at first, and then no further than to `most` nats."""
     asked = []
 
-    def levels_off(model, prompts, texts, *, steering):
+    def levels_off(model, prompts, texts, *, steering, held):
         alphas = [next(iter(row.doses.values())) for row in steering]
         asked.append(alphas[0])
         return [np.array([most * alpha**2 / (400 + alpha**2)]) for alpha in alphas]

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from emolab.answers import decoding
 from emolab.answers.generation import generate
 from emolab.answers.logprobs import token_logprobs
 from emolab.base.errors import EmolabError
+from emolab.models import sharing
 from emolab.models.load import load_model
 from emolab.models.prompts import encode, render_prompts
 from emolab.models.sites import site_hooks
@@ -195,8 +195,7 @@ def test_shared_prompts_are_read_once_unless_they_are_steered(model, mixed, monk
     steerings = mixed
     late = [s for s in steerings if s is None or s.positions == "generated"] * 2
     texts = ["a dog and a cat in the rain"] * len(late)
-    monkeypatch.setattr(decoding, "SHARE_FROM", 4)
-    monkeypatch.setattr("emolab.answers.logprobs.SHARE_FROM", 4)
+    monkeypatch.setattr(sharing, "SHARE_FROM", 4)
     read = []
     forward = model.hf.forward
     watching = functools.wraps(forward)(
