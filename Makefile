@@ -8,6 +8,7 @@ READY := $(VENV)/.ready
 # over), notebooks and tests run side by side, and a fixed number keeps sums, and so figures, the same everywhere.
 ifeq ($(strip $(OMP_NUM_THREADS)),)
 export OMP_NUM_THREADS := 1
+ALL_CORES := env -u OMP_NUM_THREADS
 endif
 export NUMBA_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
@@ -46,7 +47,7 @@ $(READY): pyproject.toml constraints.txt
 # Nothing is fetched from the model hub: the default model and the judge come from the package index.
 # To run the notebooks on a model of your own from the hub: make figures HF_HUB_OFFLINE=0 OMP_NUM_THREADS=8
 test test-slow test-portable test-browser figures check-notebooks: export HF_HUB_OFFLINE ?= 1
-lab mini bench: export OMP_NUM_THREADS := $(shell getconf _NPROCESSORS_ONLN)
+mini bench: export OMP_NUM_THREADS := $(shell getconf _NPROCESSORS_ONLN)
 
 # The default model, from the package index into the user's cache (EMOLAB_CACHE moves it): once, then a second's check.
 weights: $(READY)  ## fetch the default model, once (the other targets do it when needed)
@@ -87,7 +88,7 @@ check-notebooks: $(READY) weights  ## run all notebooks and compare with what is
 	$(BIN)/python -m tools.notebooks --check
 
 lab: $(READY) weights  ## JupyterLab on notebooks/
-	$(BIN)/python -m jupyterlab notebooks
+	$(ALL_CORES) $(BIN)/python -m jupyterlab notebooks
 
 docs: $(READY)  ## the documentation as a site, into site/
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'

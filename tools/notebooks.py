@@ -188,7 +188,8 @@ def runs_of(path: Path) -> set[str]:
 def in_order(paths: list[Path]) -> list[Path]:
     """The order to start notebooks in: what makes a run that others find first, those others last.
 
-    In between, those with the most long calls (which draw no bar here), so that none is left alone at the end.
+    Of several, those with the most long calls (which draw no bar here) go first, then the largest files, so that none
+    is left alone at the end.
     """
     runs = {path: runs_of(path) for path in paths}
     makers, finders = [], []
@@ -198,8 +199,11 @@ def in_order(paths: list[Path]) -> list[Path]:
         if shared:
             (finders if shared & earlier else makers).append(path)
     alone = [path for path in paths if path not in makers and path not in finders]
-    alone.sort(key=lambda path: (-path.read_bytes().count(b"progress"), -path.stat().st_size))
-    return [*makers, *alone, *finders]
+    return [*makers, *(path for group in (alone, finders) for path in sorted(group, key=_largest))]
+
+
+def _largest(path: Path) -> tuple[int, int]:
+    return -path.read_bytes().count(b"progress"), -path.stat().st_size
 
 
 def _dumps(nb: nbformat.NotebookNode) -> str:

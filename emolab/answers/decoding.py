@@ -90,15 +90,15 @@ def write(
             config.max_new_tokens = end - start
             options: dict[str, Any] = {"generation_config": config}
             told = [] if each is None else [_Told(each, first)]
-            options["logits_processor"] = [_OwnTokens(penalty, own[rows], ends), *told]
+            rule = _OwnTokens(penalty, own[rows], ends)
+            options["logits_processor"] = [rule, *told]
             if past is not None:
                 for edit in edits.values():
                     edit.seen = past.get_seq_length()
                 stop = [_ManyEnded(ends, start)] if len(ends) and len(rows) >= _MANY else []
                 options |= {"past_key_values": past, "stopping_criteria": stop}
-            try:
-                ids = runner.generate(ids, attention_mask=mask, **options)
-            except _NotFinite:
+            ids = runner.generate(ids, attention_mask=mask, **options)
+            if rule.failed:
                 return None
             if past is None:
                 return ids[:, first:]
@@ -114,10 +114,6 @@ def write(
     return whole[:, first:]
 
 
-class _NotFinite(Exception):
-    """Logits are not finite."""
-
-
 class _OwnTokens(LogitsProcessor):
     """The repetition penalty over what each row itself holds: its prompt and what it has written, no padding.
 
@@ -127,13 +123,13 @@ class _OwnTokens(LogitsProcessor):
 
     def __init__(self, penalty: float, own: Bool[Tensor, "row token"], ends: Tensor) -> None:
         self.penalty, self.own, self.ends, self.prompt_len = penalty, own, ends, own.shape[1]
+        self.failed = torch.zeros((), dtype=torch.bool, device=own.device)  # whether some row had nothing to choose by
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         broken = ~scores.amax(1).isfinite()
-        if broken.any():
+        if not broken.is_cpu or broken.any():  # a GPU is not waited for: `write` looks when all is written
             ended = torch.isin(input_ids[:, self.prompt_len :], self.ends).any(1)
-            if (broken & ~ended).any():
-                raise _NotFinite
+            self.failed = self.failed | (broken & ~ended).any()
             scores = scores.masked_fill(broken[:, None], 0.0)  # nobody reads on behind a row's end
         if self.penalty == 1:
             return scores

@@ -21,7 +21,7 @@ from transformers import GenerationConfig
 from emolab.answers.decoding import Each, opened, write
 from emolab.answers.writing import Writing, need_writing
 from emolab.base.errors import EmolabError, need_model, need_number, need_texts
-from emolab.base.progress import progress_bar, written
+from emolab.base.progress import progress_bar, steps
 from emolab.models.finite import not_finite
 from emolab.models.hooks import Function, Place, at_sites
 from emolab.models.memory import halving
@@ -80,8 +80,9 @@ def generate(
     def answer(index: list[int]) -> list[str]:
         batch = encode(model, [rendered[i] for i in index])
         steerings = [rows[i] for i in index] if rows else []
-        with _sampling(next(seeds), writing):
-            ids = write_batch(model, batch, steerings, config, writing.repetition_penalty)
+        with steps(bar, len(index), max_new_tokens) as reach, _sampling(next(seeds), writing):
+            each: Each = lambda ids, scores: reach(ids.shape[1])  # noqa: E731
+            ids = write_batch(model, batch, steerings, config, writing.repetition_penalty, each=each)
         if ids is None:
             raise not_finite(model, "the logits", prompt=rendered[index[0]])
         nonlocal reasoning
@@ -95,8 +96,6 @@ def generate(
         for index, answers in halving(answer, plan):
             for i, text in zip(index, answers, strict=True):
                 texts[i] = text
-            bar.update(len(index))
-            written(len(index))
     if reasoning:
         warnings.warn(
             f"a prompt or an answer of {model.name!r} opens a block of reasoning, which vectors and judges would read "

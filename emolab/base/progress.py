@@ -88,8 +88,26 @@ def written_bar(desc: str, total: int, initial: int = 0) -> Iterator[_Texts]:
             yield texts
 
 
-def written(n: int) -> None:
-    """Tell the bar that waits for them, if any, of n texts more."""
-    update = _waiting.get()
-    if update is not None:
-        update(n)
+@contextlib.contextmanager
+def steps(bar: tqdm, n_texts: int, n_steps: int) -> Iterator[Callable[[int], None]]:
+    """Inside, a batch of texts is written step by step; yields what to call with the number of steps that are done.
+
+    The bar, and one that waits for texts (`written_bar`), move as if the texts came one by one: by all of them in the
+    end, and by none where the batch fails.
+    """
+    updates = [bar.update, *([] if (waiting := _waiting.get()) is None else [waiting])]
+    told = 0
+
+    def reach(step: int) -> None:
+        nonlocal told
+        texts = n_texts * min(step, n_steps) // n_steps
+        for update in updates if texts != told else ():
+            update(texts - told)
+        told = texts
+
+    try:
+        yield reach
+    except BaseException:
+        reach(0)
+        raise
+    reach(n_steps)

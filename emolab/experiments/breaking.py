@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 import pandas as pd
 from torch import Tensor
@@ -18,6 +20,9 @@ from emolab.answers.generation import generate
 from emolab.answers.logprobs import next_token_kl, p95_kl
 from emolab.answers.queries import query_table
 from emolab.base.errors import EmolabError, NumberError, need_model
+from emolab.base.folders import alone
+from emolab.base.storage import digest, kept, user_path
+from emolab.experiments.sweeps import identity
 from emolab.models.model import Model
 from emolab.models.prompts import render_prompts
 from emolab.steering.steering import Steering
@@ -31,12 +36,14 @@ Held = dict[tuple[str, str], Tensor]  # the unsteered model's logits at each (pr
 _LEVELS_OFF = 5  # passes on one side of the target after which KL is taken not to grow with the square of alpha
 
 
+@alone
 def find_breaking(
     model: Model,
     steering: Steering | Sequence[Steering],
     queries: pd.DataFrame | Sequence[str] | str,
     *,
     texts: Sequence[str] | None = None,
+    out: str | Path | None = None,
 ) -> EmotionVectors:
     """The vectors of `steering`, which now know at which alpha each of its settings breaks text, emotion by emotion.
 
@@ -48,7 +55,8 @@ def find_breaking(
     unsteered answers to these queries: training questions, never those that a result is reported on. steering (one, or
     those of `emolab.at`) says where and which emotions; the size of its doses plays no part. texts: unsteered answers,
     where they are at hand; else they are written. KL grows about with the square of alpha, so that a few passes of all
-    emotions at once find it, within 5 % of alpha.
+    emotions at once find it, within 5 % of alpha. out: a folder in which the alphas are kept, a file for each setting
+    and its emotions; the same call finds them again.
 
     Raises EmolabError for op "ablate" (its alpha is a share) and "cap" (which does less the larger alpha is), and for
     an emotion that moves nothing at any alpha.
@@ -62,8 +70,11 @@ def find_breaking(
         )
     asked = list(query_table(queries)["query"])
     prompts = render_prompts(model, asked)
-    if texts is None:
-        texts = generate(model, asked, max_new_tokens=_TOKENS)
+
+    @cache
+    def written() -> list[str]:
+        return list(texts or generate(model, asked, max_new_tokens=_TOKENS))
+
     settings: dict[str, Steering] = {}  # the emotions of a setting are read in the same passes
     for one in steerings:
         doses = settings[one.breaking_key].doses if one.breaking_key in settings else {}
@@ -73,7 +84,22 @@ def find_breaking(
     held: Held = {}
     for key, one in settings.items():
         resolved = replace(one, doses=one.in_vectors())  # the shared part is one direction, whatever the emotions
-        breaking[key] = {**breaking.get(key, {}), **_solve(model, resolved, prompts, list(texts), held)}
+        of = {
+            "fingerprint": model.fingerprint,
+            "dtype": str(model.dtype),
+            "vectors": identity([resolved]),
+            "setting": key,
+            "emotions": list(resolved.doses),
+            "texts": digest([*prompts, *(texts or ["written"])]),
+        }
+
+        def solve(steering: Steering = resolved) -> pd.DataFrame:
+            alphas = _solve(model, steering, prompts, written(), held)
+            return pd.DataFrame({"emotion": list(alphas), "alpha": list(alphas.values())})
+
+        name = f"breaking-{digest([str(of)])[:12]}.parquet"
+        found = solve() if out is None else kept(user_path(out) / name, of, solve)
+        breaking[key] = {**breaking.get(key, {}), **found.set_index("emotion")["alpha"]}
     return replace(vectors, meta={**vectors.meta, "breaking": breaking})
 
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pandas as pd
 from emolab.answers.queries import query_table, spread
 from emolab.base.errors import EmolabError, FileError, MismatchError, ResourceError, need_number, need_numbers
 from emolab.base.labels import NEUTRAL
-from emolab.base.storage import digest, read_json, write_json
+from emolab.base.storage import write_json
 from emolab.experiments.breaking import find_breaking
 from emolab.experiments.headline import headline
 from emolab.experiments.sweeps import sweep
@@ -67,10 +67,10 @@ class Search:
     doses: tuple[float, ...] = DOSES
 
     def __post_init__(self) -> None:
-        for field, values, known in (("window", self.windows, WINDOWS), ("part", self.parts, PARTS)):
+        for kind, values, known in (("window", self.windows, WINDOWS), ("part", self.parts, PARTS)):
             unknown = [value for value in values if value not in known]
             if unknown or not values:
-                problem = f"unknown {field} {unknown[0]!r}" if unknown else f"there is no {field}"
+                problem = f"unknown {kind} {unknown[0]!r}" if unknown else f"there is no {kind}"
                 raise EmolabError(f"{problem}; expected some of {', '.join(known)}")
         for alphas in (self.doses, *(one.alphas for one in self.rounds)):
             if min(need_numbers("doses", alphas)) <= 0:
@@ -194,7 +194,7 @@ def select(
     asked = query_table(queries)
     instructed = score(answers.assign(emotion=answers["condition"]), judges=judge)
     plain = sweep(model, vectors, asked, alphas=(0.0,), controls=(), out=out / "unsteered", max_new_tokens=_TOKENS)
-    breaking = _Breaking.of(model, asked, answers, out / "breaking.json", vectors)
+    breaking = _Breaking.of(model, asked, answers, out, vectors)
 
     def tried(settings: list[Setting], n: int, alphas: Sequence[float], folder: str) -> pd.DataFrame:
         """The dose of each emotion in each of these settings; `number` is the setting's place among them."""
@@ -249,16 +249,17 @@ def setting_row(setting: Setting) -> dict[str, Any]:
 
 @dataclass
 class _Breaking:
-    """Where settings break text, kept in a file while a search goes on; `vectors` know what was found."""
+    """Where settings break text, kept in a folder while a search goes on; `vectors` know what was found."""
 
     model: Model
     queries: pd.DataFrame
     texts: list[str]
-    path: Path
+    out: Path
     vectors: EmotionVectors
+    never: dict[str, EmolabError] = field(default_factory=dict)  # settings that break text at no alpha, and why
 
     @staticmethod
-    def of(model: Model, asked: pd.DataFrame, answers: pd.DataFrame, path: Path, vectors: EmotionVectors) -> _Breaking:
+    def of(model: Model, asked: pd.DataFrame, answers: pd.DataFrame, out: Path, vectors: EmotionVectors) -> _Breaking:
         """On the model's own neutral answers, the first few that hold a text."""
         neutral = answers[(answers["condition"] == NEUTRAL) & (answers["text"].str.strip() != "")]
         written = neutral.set_index("query_id")["text"]
@@ -268,41 +269,25 @@ class _Breaking:
                 f"{model.name!r} answers none of the {len(asked)} questions to choose with: the texts are empty, and "
                 "nothing can be steered"
             )
-        return _Breaking(model, queries, [str(written[query]) for query in queries["query_id"]], path, vectors)
+        return _Breaking(model, queries, [str(written[query]) for query in queries["query_id"]], out, vectors)
 
     def find(self, settings: list[Setting]) -> list[Setting]:
         """Those of the settings that break text at some alpha."""
-        known, reason = self._known(), None
         breaking = []
         for setting in settings:
             steerings = at(self.vectors, replace(setting, unit="vector"))
             key = steerings[0].breaking_key
-            if key not in known:
+            if key not in self.never:
                 try:
-                    vectors = find_breaking(self.model, steerings, self.queries, texts=self.texts)
-                    known[key] = vectors.meta["breaking"][key]
+                    self.vectors = find_breaking(
+                        self.model, steerings, self.queries, texts=self.texts, out=self.out / "breaking"
+                    )
                 except (FileError, MismatchError, ResourceError):
                     raise
                 except EmolabError as error:
-                    known[key] = {}
-                    reason = error
-                write_json(self.path, {"of": self._identity(), "alphas": known})
-            if known[key]:
+                    self.never[key] = error
+            if key not in self.never:
                 breaking.append(setting)
         if not breaking:
-            raise EmolabError(f"no setting can be steered with; {reason or f'remove {self.path} to try again'}")
-        alphas = {**self.vectors.meta.get("breaking", {}), **{key: found for key, found in known.items() if found}}
-        self.vectors = replace(self.vectors, meta={**self.vectors.meta, "breaking": alphas})
+            raise EmolabError(f"no setting can be steered with; {next(iter(self.never.values()))}")
         return breaking
-
-    def _identity(self) -> list[Any]:
-        """Whose alphas: these vectors', on these texts."""
-        of = [self.vectors.meta.get(key) for key in ("fingerprint", "corpus_hash", "token_rule")]
-        return [*of, list(self.vectors.emotions), digest([*self.queries["query"], *self.texts])]
-
-    def _known(self) -> dict[str, dict[str, float]]:
-        """What a stopped search has found."""
-        if not self.path.exists():
-            return {}
-        stored = read_json(self.path, "remove it, and the search starts again")
-        return stored["alphas"] if isinstance(stored, dict) and stored.get("of") == self._identity() else {}

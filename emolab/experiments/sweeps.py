@@ -104,7 +104,7 @@ def sweep(
         "max_new_tokens": max_new_tokens,
         "seed": writing.seed,
         "writing": writing.settings(),
-        "vectors": _identity(directions),
+        "vectors": identity(directions),
         "prompts": digest(list(dict.fromkeys(prompts))),
         "rows": digest(table.astype(str).to_numpy().ravel().tolist()),
     }
@@ -289,7 +289,8 @@ def vectors_identity(vectors: EmotionVectors) -> str:
     return digest([source, *vectors.meta.get("steps", [])])
 
 
-def _identity(directions: list[Steering]) -> str:
+def identity(directions: list[Steering]) -> str:
+    """What tells the vectors of these directions apart from all others."""
     used = [x for d in directions for x in (d.vectors, *([d.when.vectors] if d.when else []))]
     sources = [vectors_identity(vectors) for vectors in {id(vectors): vectors for vectors in used}.values()]
     return sources[0] if len(sources) == 1 else digest(sources)

@@ -24,6 +24,7 @@ from emolab.models.model import Model
 from emolab.models.pretrained import from_pretrained, quiet
 from emolab.models.prompts import encode, render_prompts
 from emolab.models.sites import is_checked, logit_gap
+from emolab.models.threads import sharing_cores
 
 
 def load_model(
@@ -55,8 +56,8 @@ def load_model(
     {"fix_mistral_regex": True}. chat_template replaces the tokenizer's own, or names one of several that it has.
     revision is a branch, tag or commit of the hub; `Model.revision` is the commit, where known.
 
-    Warns, in one line each, of what its tokenizer warns of, and of an architecture that docs/families.md does not list,
-    with what batches of it do.
+    Warns, in one line each, of what its tokenizer warns of, of an architecture that docs/families.md does not list,
+    with what batches of it do, and of other processes that keep the cores busy, for which torch's threads would wait.
 
     Raises EmolabError, in one line, when nothing can be loaded under that name, when the architecture is unknown to
     TransformerLens, or when a bridge is in compatibility mode (processed weights: its vectors are not the model's).
@@ -65,7 +66,7 @@ def load_model(
         return model
     if isinstance(model, str | Path):
         source = str(model)
-        with quiet():
+        with sharing_cores(), quiet():
             hf, own_tokenizer, revision = from_pretrained(
                 str(find(source)) if source in MODELS else source,
                 tokenizer=tokenizer,

@@ -10,7 +10,7 @@ import pytest
 
 import emolab
 from emolab.base import progress
-from emolab.base.progress import no_progress, progress_bar, say, tracked, written, written_bar
+from emolab.base.progress import no_progress, progress_bar, say, steps, tracked, written_bar
 
 
 def test_only_the_outermost_bar_is_shown(bars):
@@ -35,13 +35,27 @@ def test_no_bar_is_shown_inside_no_progress_and_after_an_error_they_are_again(ba
 
 
 def test_a_bar_of_texts_moves_with_what_is_written_inside_and_counts_no_text_twice(bars):
-    written(5)  # nobody waits for these
     with written_bar("texts", 9, initial=2) as texts:
-        written(3)
+        with progress_bar("inner", 3) as bar, steps(bar, 3, 1):
+            pass
         texts.reach(5)
         texts.reach(9)
-    written(5)
-    assert bars[0].moves == [3, 0, 4] and bars[0].initial == 2
+    with progress_bar("after", 3) as bar, steps(bar, 3, 1):
+        pass  # nobody waits for these any more
+    assert [bar.moves for bar in bars] == [[3, 0, 4], [3], [3]] and bars[0].initial == 2
+
+
+def test_a_batch_moves_the_bars_token_by_token_and_not_at_all_where_it_fails(bars):
+    with written_bar("texts", 8), progress_bar("inner", 8) as bar:
+        with steps(bar, 4, 3) as reach:
+            for step in (0, 1, 2):
+                reach(step)
+        with pytest.raises(MemoryError), steps(bar, 4, 2) as reach:
+            reach(1)
+            raise MemoryError
+        with steps(bar, 4, 2):
+            pass  # all ended at the first token
+    assert [bar.moves for bar in bars] == [[1, 1, 2, 2, -2, 4]] * 2
 
 
 def test_threads_have_bars_of_their_own(bars):

@@ -13,6 +13,7 @@ from emolab.base.errors import EmolabError
 from emolab.experiments.breaking import NATS, find_breaking
 from emolab.experiments.sweeps import sweep
 from emolab.models.prompts import render_prompts
+from emolab.steering.settings import Setting
 from emolab.steering.steering import Steering, at
 from tests import tiny
 
@@ -135,3 +136,20 @@ def test_ablation_and_vectors_that_move_nothing_are_refused(tiny_llama, found):
     tiny_ones = replace(where, vectors=1e-30 * vectors)
     with pytest.raises(EmolabError, match="no alpha breaks text"):
         find_breaking(tiny_llama, tiny_ones, QUERIES, texts=TEXTS)
+
+
+def test_alphas_are_kept_and_found_again(tiny_llama, tmp_path, monkeypatch):
+    vectors = tiny.random_vectors(tiny_llama)
+    where = at(vectors, Setting(site="attn", layers="late"))
+    first = find_breaking(tiny_llama, where, QUERIES, out=tmp_path)
+    (kept,) = tmp_path.glob("breaking-*.parquet")
+    find_breaking(tiny_llama, where, QUERIES[:2], out=tmp_path)
+    find_breaking(tiny_llama, where, QUERIES, texts=TEXTS, out=tmp_path)
+    find_breaking(tiny_llama, at(2 * vectors, Setting(site="attn", layers="late")), QUERIES, out=tmp_path)
+    assert len(list(tmp_path.glob("breaking-*.parquet"))) == 4, "other questions, texts and vectors are other alphas"
+    for name in ("generate", "next_token_kl"):
+        monkeypatch.setattr(f"emolab.experiments.breaking.{name}", lambda *_, **__: pytest.fail("asked the model"))
+    assert find_breaking(tiny_llama, where, QUERIES, out=tmp_path).meta == first.meta
+    monkeypatch.undo()
+    kept.write_bytes(b"half")
+    assert find_breaking(tiny_llama, where, QUERIES, out=tmp_path).meta == first.meta

@@ -14,7 +14,7 @@ import emolab
 from emolab.answers import jobs, responses
 from emolab.base.errors import EmolabError
 from emolab.base.labels import EMOTIONS
-from emolab.experiments import selection, sweeps
+from emolab.experiments import breaking, selection, sweeps
 from emolab.experiments.selection import Round, Search, choose, select
 from emolab.geometry import projections
 from emolab.judges import judges
@@ -473,9 +473,9 @@ def written(talker, tmp_path, queries, vectors, search, **options):
     """What `select` gives, the number of texts that it wrote, and how often it looked for a breaking alpha."""
     answers = responses.collect_responses(talker, queries, emotions=vectors.emotions, max_new_tokens=20)
     looked = []
-    find = selection.find_breaking
+    solve = breaking._solve
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "find_breaking", lambda *a, **k: looked.append(a[1][0].breaking_key) or find(*a, **k))
+        patch.setattr(breaking, "_solve", lambda *a: looked.append(a[1].breaking_key) or solve(*a))
         counted = Counted(patch, **options)
         judge = judges.default_judge(vectors.emotions)
         found = select(talker, vectors, queries, answers, judge=judge, out=tmp_path, search=search)
@@ -507,15 +507,19 @@ def test_a_search_goes_on_without_looking_again_where_text_breaks(talker, light,
     given = (tmp_path, oracle.queries(3, 0), vectors, SEARCH)
     with pytest.raises(RuntimeError, match="power cut"):
         written(talker, *given, fail_after=3)
-    kept = (tmp_path / "breaking.json").read_bytes()
+    kept = {path: path.read_bytes() for path in sorted((tmp_path / "breaking").glob("*.parquet"))}
+    assert kept
     found, n, looked = written(talker, *given)
     assert not looked and 0 < n < SEARCH.n_texts(talker.n_layers, vectors.sites, 2, 3)
-    assert (tmp_path / "breaking.json").read_bytes() == kept
+    assert {path: path.read_bytes() for path in sorted((tmp_path / "breaking").glob("*.parquet"))} == kept
     setting, best, marked = found
     chosen = json.loads((tmp_path / "choice.json").read_text())["setting"]
     assert chosen == selection.setting_row(setting) and set(best) == {"fear", "joy"}
-    alphas = {setting: found for setting, found in json.loads(kept)["alphas"].items() if found}
-    assert marked.meta["breaking"] == alphas, "but for settings in which nothing breaks"
+    tables = [pd.read_parquet(path) for path in kept]
+    alphas = {
+        table.attrs["emolab"]["setting"]: dict(zip(table["emotion"], table["alpha"], strict=True)) for table in tables
+    }
+    assert marked.meta["breaking"] == alphas
     again, n, looked = written(talker, *given)
     assert (n, looked) == (0, []) and again[:2] == found[:2] and again[2].meta == marked.meta
     emolab.at(marked, setting, [best])  # with doses in that unit
