@@ -172,7 +172,7 @@ def record(
     """Print the rows and, unless --quick, put them into results.json and the page in docs/.
 
     goal: in words, where rows have none of their own (`ratios`, `plain_row`). What an earlier run of the same script
-    found is taken out, so that no row outlives its setting.
+    found is taken out, so that no row outlives its setting, nor a setting its script.
     """
     note = " ".join(part for part in (note, goal and f"Goal: {goal}.") if part)
     width = max(len(row["case"]) for row in rows)
@@ -184,6 +184,7 @@ def record(
     script = script or Path(sys.argv[0]).name
     found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
     found = [x for x in found if x["script"] != script or x["run"] == RUN]
+    found = [x for x in found if x["script"] == script or (HERE / x["script"].split()[0]).exists()]
     entry = {"name": name, "setting": setting, "note": note, "script": script, "run": RUN, "machine": machine()}
     found.append(entry | {"load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None, "rows": rows})
     found.sort(key=lambda x: x["script"])  # stable: within a script as it ran

@@ -91,13 +91,14 @@ def test_results_replace_those_of_the_same_script_alone(written, monkeypatch):
     row = harness.plain_row("x", 2.0, "s", ("<=", 1))
     harness.record("old", [row], setting="here")
     harness.record("old, too", [row], setting="here")
-    monkeypatch.setattr(sys, "argv", ["other.py"])
-    harness.record("another's", [row], setting="here")
+    for script_name, name in (("no_more.py", "of a script that is gone"), ("growth.py", "another's")):
+        monkeypatch.setattr(sys, "argv", [script_name])
+        harness.record(name, [row], setting="here")
     monkeypatch.setattr(sys, "argv", ["mine.py"])
     monkeypatch.setattr(harness, "RUN", "later")
     harness.record("new", [row], setting="here")
     found = json.loads(harness.RESULTS.read_text())
-    assert [x["name"] for x in found] == ["new", "another's"]
+    assert [x["name"] for x in found] == ["another's", "new"]
     assert harness.PAGE.read_text() == harness.page(found)
     assert "| new, x; here |  | 2 s | <= 1 | **no** |" in harness.page(found)
 
