@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 import emolab
 from emolab import Steering, Writing
 from emolab.answers.streaming import stream
+from emolab.models.fetch import MODELS, find
 from emolab.models.model import Model
 from emolab.models.prompts import encode, render_prompts
 
@@ -29,7 +30,8 @@ HF, PRODUCTS = "Hugging Face generate", "matrix products alone"
 
 def plain(model: Model) -> torch.nn.Module:
     """The same checkpoint as anybody would load it."""
-    return AutoModelForCausalLM.from_pretrained(model.source, dtype=model.dtype).eval()
+    source = find(model.source) if model.source in MODELS else model.source
+    return AutoModelForCausalLM.from_pretrained(source, dtype=model.dtype).eval()
 
 
 def hugging_face(model: Model, hf, n: int, new: int) -> Callable[[], object]:

@@ -182,3 +182,9 @@ def test_on_real_text_the_system_turn_is_read_once(smollm2):
     together = generate(smollm2, queries, max_new_tokens=20)
     with alone():
         assert together == generate(smollm2, queries, max_new_tokens=20)
+
+
+@pytest.mark.slow
+def test_in_half_precision_rounding_is_no_reason_against_it():
+    model = load_model("smollm2", dtype="bfloat16")
+    assert begin(model, encode(model, render_prompts(model, ["How was your day?", "Tell me about the sea."])))
