@@ -203,6 +203,19 @@ def _goal(row: dict) -> str:
     return f"  (goal {row['goal']}: {'met' if row['met'] else 'not met'})" if "goal" in row else ""
 
 
+WHERE_TIME_GOES = """\
+## Where the time goes
+
+By torch's profiler, on this model: writing is matrix products, in float32 at the processor's peak, so that only fewer
+tokens make it faster. In bfloat16, whose products take a third of that, attention over what was written costs a third
+of what they do. What helped: what prompts begin with is read once (the system turn, a prompt that texts share), in
+writing, extraction and scores; the input of the output head has no gaps. What did not: larger batches of texts to
+score, which are slower, and attention that groups heads, which transformers does by itself. A score reads every text
+twice, after the plain prompt and after the instruction; the products of that alone take more than half as long as
+writing. A loop that scores in the same way pays it, too, so a grid gains less than its writing does. Most of
+`load_model` is the import of transformers and TransformerLens.""".splitlines()
+
+
 def page(results: list[dict]) -> str:
     """docs/benchmarks.md."""
     lines = [
@@ -223,6 +236,7 @@ def page(results: list[dict]) -> str:
                 what = f"{x['name']}, {row['case']}; {x['setting']}"
                 met = "yes" if row["met"] else "**no**"
                 lines.append(f"| {what} | {row.get('against', '')} | {_told(row)} | {row['goal']} | {met} |")
+    lines += ["", *WHERE_TIME_GOES]
     if any(x["script"] == "growth.py" for x in results):
         lines += ["", "## How cost grows", "", "![Seconds against layers, texts, rows and doses](cost_growth.png)"]
     for x in results:

@@ -88,6 +88,9 @@ WRITE = {
         lambda w: emolab.extract_vectors(w.model, None, means=w.means, out="~/x"), "x/vectors.safetensors",
     ),
     "sweep": (lambda w: w.sweep(few(w), out="~/x"), "x/sweep.parquet"),
+    "find_breaking": (
+        lambda w: emolab.find_breaking(w.model, emolab.Steering(w.vectors, {"joy": 1.0}), few(w), out="~/x"), "x",
+    ),
     "fit_lora": (
         lambda w: fit_lora(w.model, w.responses, "joy", training=Training(steps=1), out="~/x"),
         "x/lora_joy.safetensors",
