@@ -140,13 +140,14 @@ def _run(model: Model, batch: Batch, reads: Sequence[tuple[Place, Function]]) ->
     with torch.inference_mode():
         begun = begin(model, batch) if plain else None
         with at_sites(model, reads, plain=plain) as runner:
+            if not plain:
+                forward(model, runner, batch, keep=1)
+                return
             body = getattr(runner, runner.base_model_prefix, runner)
-            if begun is not None:
-                read_on(body, *begun)
-            elif plain:
+            if begun is None:
                 body(input_ids=batch.input_ids, use_cache=False, **plain_options(body, batch.attention_mask, keep=1))
             else:
-                forward(model, runner, batch, keep=1)
+                read_on(body, *begun)
 
 
 def check_parts(model: Model, site: str, z: np.ndarray, whole: np.ndarray) -> None:
