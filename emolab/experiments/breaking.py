@@ -99,7 +99,8 @@ def find_breaking(
 
         name = f"breaking-{digest([str(of)])[:12]}.parquet"
         found = solve() if out is None else kept(user_path(out) / name, of, solve)
-        breaking[key] = {**breaking.get(key, {}), **found.set_index("emotion")["alpha"]}
+        alphas = dict(zip(found["emotion"], map(float, found["alpha"]), strict=True))
+        breaking[key] = {**breaking.get(key, {}), **alphas}
     return replace(vectors, meta={**vectors.meta, "breaking": breaking})
 
 
