@@ -122,8 +122,8 @@ def kill(folder: Path, seed: int) -> dict:
 
     assert not end(start(model, folder / "plain", note))
     seconds = time.perf_counter() - begin
-    # Each file once, for a start stops at the first write of that name; the owner's note is written before anything.
-    writes = [name for name in dict.fromkeys(log.read_text().split()) if not name.startswith(".")]
+    # Each file once, for a start stops at the first write of that name; owners' notes are written before anything.
+    writes = [name for name in dict.fromkeys(log.read_text().splitlines()) if not Path(name).name.startswith(".")]
     told = {"seconds": round(seconds, 1), "timed": at_times(model, folder / "timed", seconds, draw)}
     return told | {"writes": at_writes(model, folder / "writes", writes, draw)}
 
