@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessor
 from emolab.models.hooks import Place
 from emolab.models.model import Model
 from emolab.models.prompts import Batch
-from emolab.models.sharing import begin, new_cache, pays, read_on
+from emolab.models.sharing import begin, new_cache, pays, read_prompts
 from emolab.steering.edits import AffineEdit, keep_rows
 from emolab.steering.steering import Steering
 
@@ -41,23 +42,13 @@ def opened(model: Model, steerings: list[Steering | None], batch: Batch) -> tupl
     prompts, rows = torch.cat([batch.input_ids, batch.attention_mask], 1).unique(dim=0, return_inverse=True)
     width = batch.input_ids.shape[1]
     if 2 * len(prompts) <= len(rows) and pays(width - past.get_seq_length()):
-        read_prompts(
-            model, past, Batch(prompts[:, : width - 1], prompts[:, width:-1], batch.response_mask, width), rows
-        )
+        read_prompts(model, past, replace(batch, input_ids=prompts[:, :width], attention_mask=prompts[:, width:]), rows)
     return batch, past
 
 
 def steered_early(steerings: list[Steering | None]) -> bool:
     """Whether any of these may edit a token before the last one of the prompt: then each row is read by itself."""
     return any(steering is not None and steering.positions != "generated" for steering in steerings)
-
-
-def read_prompts(model: Model, past: DynamicCache, once: Batch, rows: Tensor) -> None:
-    """Read each different prompt, but for its last token, and hand what the cache holds of it to its rows."""
-    if past.get_seq_length():
-        past.batch_select_indices(rows.new_zeros(len(once.input_ids)))  # all rows begin alike
-    read_on(model.hf, once, past)
-    past.batch_select_indices(rows)
 
 
 def write(

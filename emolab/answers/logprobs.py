@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
-from emolab.answers.decoding import read_prompts, steered_early
+from emolab.answers.decoding import steered_early
 from emolab.answers.generation import edits_of, per_row
 from emolab.base.errors import EmolabError, need_model, need_texts
 from emolab.models.finite import need_finite
@@ -28,7 +28,7 @@ from emolab.models.hooks import forward
 from emolab.models.memory import halving
 from emolab.models.model import Model
 from emolab.models.prompts import Batch, check_context, encode, plan_batches, prompt_ids, text_ids
-from emolab.models.sharing import begin, new_cache, pays, read_on
+from emolab.models.sharing import begin, new_cache, pays, read_on, read_prompts
 from emolab.models.sites import bridge_has_hooks
 from emolab.steering.edits import hooked
 from emolab.steering.steering import Steering
@@ -133,13 +133,10 @@ def _behind_shared(
     past = new_cache(model) if plain else None
     if past is None:
         return None
-    once, past = begin(model, encode(model, unique)) or (encode(model, unique), past)
+    once = encode(model, unique)
+    once, past = begin(model, once) or (once, past)
     rows = torch.tensor([unique.index(prompt) for prompt in prompts], device=model.device)
-    before = once.attention_mask[:, :-1]
-    if past.get_seq_length() < before.shape[1]:
-        read_prompts(model, past, replace(once, input_ids=once.input_ids[:, :-1], attention_mask=before), rows)
-    else:
-        past.batch_select_indices(rows)
+    read_prompts(model, past, once, rows)
     # From the last token of the prompt to the last but one of the text: the tokens that predict the text's.
     ids = text_ids(model, texts)
     size = max(1, *map(len, ids))
@@ -148,7 +145,7 @@ def _behind_shared(
     predicting = [([token, *row[:-1]] + [token] * size)[:size] for token, row in zip(last, ids, strict=True)]
     looked_at = [[1] * max(1, len(row)) + [0] * (size - max(1, len(row))) for row in ids]
     inputs = torch.cat([once.input_ids[rows, :-1], torch.tensor(predicting, device=model.device)], 1)
-    mask = torch.cat([before[rows], torch.tensor(looked_at, device=model.device)], 1)
+    mask = torch.cat([once.attention_mask[rows, :-1], torch.tensor(looked_at, device=model.device)], 1)
     logits = _steered_on(model, edits, replace(batch, input_ids=inputs, attention_mask=mask), past, size)
     return [row[: len(text)] for row, text in zip(logits, ids, strict=True)]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,9 +23,10 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from emolab.models.hooks import Place, forward, plain_options
+from emolab.models.hooks import Place, forward
 from emolab.models.model import Model
 from emolab.models.prompts import encode
+from emolab.models.sharing import first, read_on
 from emolab.models.sites import hf_modules, runs_plain, site_layers
 from emolab.steering.edits import LayerEdit, hooked
 from emolab.steering.positions import PositionMask
@@ -70,12 +72,11 @@ class Reading:
         self.n = self.edited = int(batch.response_mask.sum())
         self.start = batch.input_ids.shape[1] - self.n - 1
         self.positions = slice(None)  # the last token is not read: what it makes is not asked
-        self.ids, self.targets = batch.input_ids[:, self.start : -1], batch.input_ids[:, self.start + 1 :]
+        self.batch, self.targets = first(batch, 1, batch.input_ids.shape[1] - 1), batch.input_ids[:, self.start + 1 :]
         self.past = DynamicCache(config=model.hf.config.get_text_config(decoder=True))
         if self.start:
-            ids, mask = batch.input_ids[:, : self.start], batch.attention_mask[:, : self.start]
             with torch.no_grad():
-                model.hf(input_ids=ids, use_cache=True, past_key_values=self.past, **plain_options(model.hf, mask, 1))
+                read_on(model.hf, first(batch, 1, self.start), self.past)
         self.outputs: list[Any] = []  # of each block but the last, in the run without change
 
     def mask(self) -> PositionMask:
@@ -94,13 +95,11 @@ class Reading:
 
     def _run(self, runner: Any, rows: int) -> Tensor:
         past = copy.deepcopy(self.past)
-        ids = self.ids.expand(rows, -1)
         if self.start and rows > 1:
             past.batch_repeat_interleave(rows)
-        options = plain_options(runner, ids.new_ones(rows, self.start + self.n), self.n)
-        if "position_ids" in options:
-            options["position_ids"] = options["position_ids"][:, -self.n :]
-        return runner(input_ids=ids, use_cache=True, past_key_values=past, **options).logits[:, -self.n :].float()
+        ids, mask = (tensor.expand(rows, -1) for tensor in (self.batch.input_ids, self.batch.attention_mask))
+        batch = replace(self.batch, input_ids=ids, attention_mask=mask)
+        return read_on(runner, batch, past, self.n).logits[:, -self.n :].float()
 
     def _read_outputs(self) -> None:
         outputs: list[Any] = []

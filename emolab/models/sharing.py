@@ -68,7 +68,7 @@ def begin(model: Model, batch: Batch, *, keep: int = 1) -> tuple[Batch, DynamicC
         if not _may_pad_inside(model, past):
             return None
         batch = _padded_inside(batch, n)
-    read_on(model.hf, _first(batch, 1, n), past)
+    read_on(model.hf, first(batch, 1, n), past)
     past.batch_select_indices(batch.input_ids.new_zeros(len(batch.input_ids)))
     return batch, past
 
@@ -80,6 +80,25 @@ def read_on(runner: Any, batch: Batch, past: DynamicCache, keep: int = 1) -> Any
     if "position_ids" in options:
         options["position_ids"] = options["position_ids"][:, seen:]
     return runner(input_ids=batch.input_ids[:, seen:], use_cache=True, past_key_values=past, **options)
+
+
+def read_prompts(model: Model, past: DynamicCache, once: Batch, rows: Int[Tensor, " row"]) -> None:
+    """Read each different prompt, but for its last token, and hand what the cache holds of it to its rows.
+
+    past: empty, or of `begin`, where all rows begin alike.
+    """
+    n, width = len(once.input_ids), once.input_ids.shape[1]
+    if past.get_seq_length():
+        past.batch_select_indices(rows.new_zeros(n))
+    if past.get_seq_length() < width - 1:
+        read_on(model.hf, first(once, n, width - 1), past)
+    past.batch_select_indices(rows)
+
+
+def first(batch: Batch, rows: int, columns: int) -> Batch:
+    """The ids and mask of the first rows and columns: what is read of a batch beforehand."""
+    ids, mask = batch.input_ids[:rows, :columns], batch.attention_mask[:rows, :columns]
+    return replace(batch, input_ids=ids, attention_mask=mask)
 
 
 def _in_common(batch: Batch) -> int:
@@ -127,12 +146,7 @@ def _same_with_padding(model: Model) -> bool:
     batch, past = _padded_inside(encode(model, prompts), n), new_cache(model)
     if past is None:
         return False
-    read_on(model.hf, _first(batch, 2, n), past)
+    read_on(model.hf, first(batch, 2, n), past)
     together = read_on(model.hf, batch, past).logits[:, -1]
     gaps = [logit_gap(model, ours.float(), own.float())[0] for ours, own in zip(together, alone, strict=True)]
     return max(gaps) < _TOLERANCE.get(model.dtype, 0.1)
-
-
-def _first(batch: Batch, rows: int, columns: int) -> Batch:
-    ids, mask = batch.input_ids[:rows, :columns], batch.attention_mask[:rows, :columns]
-    return replace(batch, input_ids=ids, attention_mask=mask)
