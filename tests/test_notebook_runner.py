@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from copy import deepcopy
 
@@ -282,6 +283,24 @@ def test_tables_elsewhere_lie_in_the_committed_intervals():
     assert not tables_differ(few, old, strict=False), "two of forty, as many as 95 % intervals miss"
     assert "0 of 40 committed rows" in tables_differ(old.assign(emotion="anger"), old, strict=False)
     assert "columns" in tables_differ(old.drop(columns="n"), old, strict=False)
+    doses = old.assign(dose=old["dose"] / 2)
+    assert not tables_differ(doses.assign(share=near["share"]), doses, strict=False), "each dose beside itself"
+    turned = doses.assign(share=share[::-1])
+    assert "outside the committed interval" in tables_differ(turned, doses, strict=False)
+
+
+def view(steps, low=-0.5):
+    code = base64.b64encode(np.array(steps, "<i2").tobytes()).decode()
+    data = f'{{"low":{low},"range":[0.1,0.2],"numbers":{{"step":0.001,"steps":"{code}"}}}}'
+    return f"<div data-emolab='{data}'>L3H1</div><script>const step = [0, {low}];</script>"
+
+
+def test_the_numbers_of_a_view_agree_as_numbers_do():
+    assert not texts_differ(view([4, 500, -3]), view([5, 500, -4]), strict=True), "rounding, to the next step"
+    assert "1 numbers of the view differ" in texts_differ(view([4, 500]), view([4, 502]), strict=True)
+    assert "more or fewer" in texts_differ(view([4, 500]), view([4]), strict=True)
+    assert texts_differ(view([4], low=-0.65), view([4]), strict=True)
+    assert not texts_differ(view([4, 500]), view([400, 5], low=-0.1), strict=False), "the loose rule reads sentences"
 
 
 @pytest.mark.parametrize(
@@ -325,4 +344,6 @@ def test_a_drawing_may_hold_numbers_below_zero_with_a_real_minus():
     axis = '<text x="{}">−1.0</text>'
     assert drawings_differ(axis.format("5.1"), axis.format("5.0")) == ""
     assert drawings_differ(axis.format("9.0"), axis.format("5.0")) == "the drawing has marks elsewhere"
+    image = '<image id="image{}" xlink:href="#image{}"/>'
+    assert drawings_differ(image.format(*["e008d1a439"] * 2), image.format(*["b0de692bb4"] * 2)) == ""
     assert drawings_differ(axis.format("5").replace("−1", "−3"), axis.format("5")) == "the drawing has marks elsewhere"

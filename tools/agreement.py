@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pandas as pd
 
 EXACT = "exact"  # the tag of a cell that computes from what is kept, vectors and texts, and is strict everywhere
@@ -38,12 +39,14 @@ _INTERVAL = re.compile(r"\[\s*([-−]?[\d.]+)\s*%?\s*,\s*([-−]?[\d.]+)\s*%?\s*
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}\b")
 _STYLE = re.compile(r'style="[^"]*"')
 _PICTURE = re.compile(r"data:image/png;base64,\s*([A-Za-z0-9+/=\s]+)")
-_DRAWING_ID = re.compile(r"\b[a-z]{1,2}[0-9a-f]{10}\b")  # matplotlib names marks and clips by a hash of their numbers
+_DRAWING_ID = re.compile(r"\b(?:image|[a-z]{1,2})[0-9a-f]{10}\b")  # matplotlib names parts by a hash of their numbers
+_NO_SENTENCE = re.compile(r"data-emolab='[^']*'|<(script|style)\b.*?</\1>", re.DOTALL)  # what moves and dresses a view
+_CODED = re.compile(r'"(steps|values)": ?"([A-Za-z0-9+/=]+)"')  # there: whole numbers, in base64
+_CODE = {"steps": "<i2", "values": "i1"}
 
 
 def processor() -> str:
     """This machine, as far as its results go: torch's version and vector unit, and a hash of some sums' bits."""
-    import numpy as np
     import torch
 
     x = torch.linspace(-1, 1, 96 * 577).reshape(96, 577)
@@ -61,11 +64,25 @@ def processor() -> str:
 def texts_differ(new: str, old: str, *, strict: bool) -> str:
     """What differs between two printed texts, as one line; "" where they agree."""
     if strict:
-        return _words_or_numbers(new, old)
-    ours, theirs = ([line for line in text.splitlines() if _INTERVAL.search(line)] for text in (new, old))
+        return _coded_differ(new, old) or _words_or_numbers(_CODED.sub("", new), _CODED.sub("", old))
+    bare = (_NO_SENTENCE.sub("", text) for text in (new, old))
+    ours, theirs = ([line for line in text.splitlines() if _INTERVAL.search(line)] for text in bare)
     if len(ours) != len(theirs):
         return f"{len(ours)} lines with an interval, {len(theirs)} committed"
     return next(filter(None, map(_verdict, ours, theirs)), "")
+
+
+def _coded_differ(new: str, old: str) -> str:
+    """What differs between the coded numbers of two views: more than rounding, or than 1e-4 of the largest."""
+    ours, theirs = (
+        [np.frombuffer(base64.b64decode(code), _CODE[kind]).astype(int) for kind, code in _CODED.findall(text)]
+        for text in (new, old)
+    )
+    if [len(numbers) for numbers in ours] != [len(numbers) for numbers in theirs]:
+        return "the view holds more or fewer numbers than the committed one"
+    pairs = list(zip(ours, theirs, strict=True))
+    off = sum(int((abs(a - b) > 1 + TOLERANCE * abs(b).max(initial=0)).sum()) for a, b in pairs)
+    return f"{off} numbers of the view differ" if off else ""
 
 
 def _words_or_numbers(new: str, old: str) -> str:
@@ -195,7 +212,7 @@ def tables_differ(new: pd.DataFrame, old: pd.DataFrame, *, strict: bool) -> str:
     UMAP is chaotic: on another processor the rounding of last digits ends in another map. Its rows (`method`) have to
     be as good as the committed ones, trustworthiness and the like to 0.05; their coordinates are left out. In the loose
     rule a number with an interval (columns `lo` and `hi` or `low` and `high`, and the number left of them) lies in the
-    committed one, in 95 % of the rows that both have.
+    committed one, in 95 % of the rows that both have (of the same dose, too).
     """
     (repeated, chaotic), (old_repeated, old_chaotic) = _chaotic_apart(new), _chaotic_apart(old)
     what = _far(repeated, old_repeated) or _far(chaotic, old_chaotic, rtol=0, atol=UMAP_QUALITY)
@@ -228,7 +245,13 @@ def _outside(new: pd.DataFrame, old: pd.DataFrame) -> str:
     if bounds is None:
         return ""
     value = list(old)[list(old).index(bounds[0]) - 1]
-    keys = [column for column in old if not pd.api.types.is_float_dtype(old[column])]
+    before = list(old)[: list(old).index(value)]  # such as a dose: a key, too, where both tables have the same ones
+    keys = [
+        column
+        for column in old
+        if not pd.api.types.is_float_dtype(old[column])
+        or (column in before and set(old[column].dropna()) == set(new[column].dropna()))
+    ]
     both = old.merge(new, on=keys, suffixes=("", "_new")) if keys else old.join(new.add_suffix("_new"))
     if len(both) < len(old) / 2:
         return f"{len(both)} of {len(old)} committed rows are found again"
@@ -269,7 +292,6 @@ def _in_order(svg: str) -> str:
 
 
 def _same_picture(a: str, b: str) -> bool:
-    import numpy as np
     from PIL import Image
 
     ours, theirs = (np.asarray(Image.open(io.BytesIO(base64.b64decode(x))).convert("RGBA"), int) for x in (a, b))
