@@ -16,11 +16,10 @@ import torch
 from jaxtyping import Float
 
 from emolab.base.errors import EmolabError
-from emolab.models.hooks import at_sites, forward, stands_for_bridge
 from emolab.models.model import Model
 from emolab.models.prompts import Batch
-from emolab.models.sharing import begin, read_on
 from emolab.steering.steering import Steering, as_rows
+from emolab.vectors.reading import read
 from emolab.vectors.vectors import EmotionVectors
 
 
@@ -46,7 +45,7 @@ def read_along(
 ) -> tuple[Float[np.ndarray, "row token layer emotion"], Float[np.ndarray, "row token layer"]]:
     """Dot products of each row's last n activations with the vectors at unit length, and the activations' own lengths.
 
-    float64, from one forward pass; plain: as `emolab.models.at_sites` takes it.
+    float64, from one forward pass; plain: as `emolab.vectors.reading.read` takes it.
     """
     unit = torch.nn.functional.normalize(vectors.get(site).double(), dim=-1, eps=1e-30)
     dots, lengths = {}, {}
@@ -59,13 +58,5 @@ def read_along(
 
         return function
 
-    reads = [((site, layer), take(layer)) for layer in layers]
-    with torch.inference_mode():
-        plain = stands_for_bridge(model, reads) if plain is None else plain
-        begun = begin(model, batch, keep=n) if plain else None
-        with at_sites(model, reads, plain=plain) as runner:
-            if begun is None:
-                forward(model, runner, batch, keep=1)
-            else:
-                read_on(runner, *begun)
+    read(model, batch, [((site, layer), take(layer)) for layer in layers], keep=n, plain=plain)
     return np.stack([dots[i] for i in layers], axis=2), np.stack([lengths[i] for i in layers], axis=2)

@@ -77,17 +77,17 @@ class ResponseMeans:
         chosen = np.asarray(rows)
         chosen = chosen if chosen.size else chosen.astype(int)  # an empty list has no type
         n = len(self.index)
-        if chosen.dtype == bool:
-            fits = chosen.shape == (n,)
-        else:
-            fits = chosen.ndim == 1 and chosen.dtype.kind in "iu" and ((-n <= chosen) & (chosen < n)).all()
-        if not fits:
+        try:
+            positions = np.arange(n)[chosen]
+        except IndexError:
+            positions = None
+        if positions is None or positions.ndim != 1:
             raise EmolabError(
                 f"rows are {shown(chosen.tolist())}; expected positions below {n}, or {n} times True or False"
             )
-        means = {site: values[chosen] for site, values in self.means.items()}
-        index = self.index.iloc[np.flatnonzero(chosen) if chosen.dtype == bool else chosen].reset_index(drop=True)
-        return dataclasses.replace(self, index=index, means=means, resid_norm=self.resid_norm[chosen])
+        means = {site: values[positions] for site, values in self.means.items()}
+        index = self.index.iloc[positions].reset_index(drop=True)
+        return dataclasses.replace(self, index=index, means=means, resid_norm=self.resid_norm[positions])
 
     def within_queries(self) -> ResponseMeans:
         """Each response less the mean of all responses to its query: how conditions differ, whatever was asked.
@@ -152,24 +152,23 @@ def response_means(
     Args:
         responses: from `collect_responses` or `responses_from_texts`; `condition` and `text` are needed,
             `prompt` is what comes before the text, and does not count. Where it is missing, the text is read behind
-            the neutral prompt of its `query` (without one, of `emotions.NEUTRAL_QUERY`) if the model has a chat
+            the neutral prompt of its `query` (without one, of `labels.NEUTRAL_QUERY`) if the model has a chat
             template, else by itself, behind BOS where the tokenizer adds one. `start`, if there: the character of the
             text from which on its tokens count.
         sites: any of `resid`, `attn`, `mlp`, `head`, `neuron`; one pass serves all.
-        tokens: the rule that says which tokens of a text count: "response" (all), "last", "from:8" (from the eighth on)
-            or a function that takes a text's tokens (list[str], white space before them included) and returns True or
-            False for each. Position 0 of a sequence never counts. Kept as `meta["token_rule"]`.
+        tokens: which tokens of a text count: "response" (all), "last", "from:8" (from the eighth on) or a function that
+            takes a text's tokens (list[str], white space before them included) and returns True or False for each.
+            Position 0 of a sequence never counts.
         batch_size: default by the number of padded tokens.
-        out: a folder; `response_means.safetensors` is written into it (see `ResponseMeans.load`), and read from it
-            where it holds these means already: of the same model, responses, prompts and token rule.
-        too_long: what becomes of texts that with their prompt do not fit the model's context: "refuse", "cut" (their
-            beginning is read) or "drop". Kept as `meta["too_long"]`, with how many they were.
+        out: a folder; `response_means.safetensors` is written into it, and read from it where it holds these means
+            already: of the same model, responses, prompts and token rule.
+        too_long: what becomes of texts that with their prompt do not fit the model's context: "refuse" (one error names
+            all of them), "cut" (their beginning is read) or "drop".
 
     Raises:
-        EmolabError: unknown site, texts that are too long (all of them, by row and condition, before any is read), a
-            condition without a token that counts, a text whose only token is position 0,
-            labels that look alike but for case, activations that are not finite, or an architecture that
-            TransformerLens computes wrongly or whose heads do not add up to its attention output.
+        EmolabError: unknown site, texts that are too long, a condition without a token that counts, a text whose only
+            token is position 0, labels that look alike but for case, activations that are not finite, or an
+            architecture that TransformerLens computes wrongly or whose heads do not add up to its attention output.
     """
     sites = check_sites(sites)
     need_model(model)
@@ -177,13 +176,9 @@ def response_means(
     responses = _checked(responses)
     check_origin(model, responses)
     wanted = {*sites} | {WHOLE[site] for site in sites if site in WHOLE}  # which heads and neurons are checked against
-    meta = {
-        **provenance(model),
-        "attention": attention_kind(model, wanted),
-        "hooked": _hooked(model),
-        "token_rule": rule,
-        "corpus_hash": corpus_hash(responses),
-    }
+    hooked = _hooked(model)
+    meta = {**provenance(model), "attention": attention_kind(model, wanted), "hooked": hooked, "token_rule": rule}
+    meta["corpus_hash"] = corpus_hash(responses)
     responses, behind = prompted(model, responses)
     meta |= {"template_hash": _template_hash(responses), **behind}
     check_bridge(model)
@@ -197,7 +192,7 @@ def response_means(
     responses, counted = counted_tokens(model, responses, tokens)
     index = responses[["query_id", "emotion", "condition"]].assign(n_tokens=[int(x.sum()) for x in counted])
     index = index.reset_index(drop=True)
-    if out is not None and isinstance(tokens, str) and not meta["hooked"]:  # what a function or a hook does is unknown
+    if out is not None and isinstance(tokens, str) and not hooked:  # what a function or a hook does is unknown
         kept = _kept(user_path(out), index, meta, sites)
         if kept is not None:
             return kept
@@ -327,10 +322,10 @@ def _checked(responses: pd.DataFrame) -> pd.DataFrame:
     asked = "prompt" in responses and (many or not responses["prompt"].isna().all())
     for column in ("text", "condition", "query", *(["prompt"] if asked else [])):
         if column in responses:
-            if not all(map(is_text, responses[column])):  # one by one: a list of all of them is memory that grows
-                need_texts(f"responses' column {column!r}", responses[column].tolist())  # says which
-            if column == "condition" and not all(map(str.strip, responses[column])):
-                raise EmolabError("responses hold an empty condition; expected the name of an emotion, or neutral")
+            filled = column == "condition"
+            # One by one: a list of all of them is memory that grows.
+            if not all(is_text(value, filled=filled) for value in responses[column]):
+                need_texts(f"responses' column {column!r}", responses[column].tolist(), filled=filled)  # says which
     need_labels(responses["condition"].tolist(), "the column 'condition' of these responses")
     default = {"prompt": None, "query": "", "emotion": responses["condition"]}
     default["query_id"] = [f"r-{i:04d}" for i in range(1, len(responses) + 1)]

@@ -22,17 +22,16 @@ from emolab.vectors.contrasts import contrast_weights
 from emolab.vectors.vectors import EmotionVectors, match_norm, vectors_from_means
 
 
-def pca_vectors(means: ResponseMeans, *, sites: Sequence[str] | None = None, centred: bool = False) -> EmotionVectors:
+def pca_vectors(means: ResponseMeans, *, sites: Sequence[str] | None = None) -> EmotionVectors:
     """The first principal component of the paired differences emotion - neutral, one a query, at every layer and site.
 
     >>> pca_vectors(means, sites=("resid",)).get("resid", emotion="joy", layer=3).shape
     torch.Size([576])
 
-    It points where the mean difference does and has its norm. Not centred by default, as in representation engineering
-    (arXiv 2310.01405): where pairs differ in one way only, it is the mean difference. centred=True takes the mean off
-    first, as repeng's `pca_diff` does: the direction in which pairs differ from one another. sites: of resid, attn,
-    mlp; default those that `means` holds. Raises EmolabError where an emotion and neutral share no query, since then
-    there are no pairs, and for site "head" (its vectors sum to those of attn: use these).
+    It points where the mean difference does and has its norm. Not centred, as in representation engineering
+    (arXiv 2310.01405): where pairs differ in one way only, it is the mean difference. sites: of resid, attn, mlp;
+    default those that `means` holds. Raises EmolabError where an emotion and neutral share no query, since then there
+    are no pairs, and for site "head" (its vectors sum to those of attn: use these).
     """
     if not _paired(means):
         raise EmolabError("principal components need pairs: the same query under neutral and the emotion; use probes")
@@ -41,10 +40,9 @@ def pca_vectors(means: ResponseMeans, *, sites: Sequence[str] | None = None, cen
         query = means.index["query_id"].to_numpy()[weights != 0]
         names = np.unique(query)
         pairs = np.where(query == names[:, None], weights[weights != 0], 0) @ x[weights != 0]
-        pairs = pairs - pairs.mean(0) if centred else pairs
         return np.linalg.svd(pairs, full_matrices=False)[2][0]
 
-    return _directions(means, sites, "pca, centred" if centred else "pca", first)
+    return _directions(means, sites, "pca", first)
 
 
 def probe_vectors(means: ResponseMeans, *, sites: Sequence[str] | None = None, C: float = 1.0) -> EmotionVectors:

@@ -114,10 +114,10 @@ def batch_means(
                 reads += zip(points, normed(site, layer, output_gain(block, site)), strict=True)
             else:
                 reads.append(((site, layer), plain(site, layer)))
-    _run(model, whole, reads)
+    read(model, whole, reads)
     if not all(x.isfinite().all() for x in taken.values()):  # not in the hooks: a GPU would wait at each
         values_of = counting
-        _run(model, whole, reads)
+        read(model, whole, reads)
     result = {}
     for name in (*sites, "resid_norm"):
         layers = {layer: taken[name, layer].cpu() for layer in range(model.n_layers) if (name, layer) in taken}
@@ -134,11 +134,17 @@ def batch_means(
     return result
 
 
-def _run(model: Model, batch: Batch, reads: Sequence[tuple[Place, Function]]) -> None:
-    """The pass itself. A head over 50,000 tokens costs a plain model up to two thirds of it, and is left out."""
-    plain = stands_for_bridge(model, reads)
+def read(
+    model: Model, batch: Batch, reads: Sequence[tuple[Place, Function]], *, keep: int = 1, plain: bool | None = None
+) -> None:
+    """One pass with these functions at their sites, all of which see the last `keep` tokens of every row.
+
+    A head over 50,000 tokens costs a plain model up to two thirds of the pass, and is left out. plain: as
+    `emolab.models.at_sites` takes it.
+    """
+    plain = stands_for_bridge(model, reads) if plain is None else plain
     with torch.inference_mode():
-        begun = begin(model, batch) if plain else None
+        begun = begin(model, batch, keep=keep) if plain else None
         with at_sites(model, reads, plain=plain) as runner:
             if not plain:
                 forward(model, runner, batch, keep=1)

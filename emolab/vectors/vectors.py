@@ -49,15 +49,14 @@ class EmotionVectors:
     Attributes:
         data: float32 tensors on the CPU by site: `resid`, `attn`, `mlp` [emotion, layer, d_model]; `head`
             [emotion, layer, head, d_model], whose sum over heads is `attn`; `neuron` [emotion, layer, neuron], by how
-            much each neuron's activation rises. Times its row of W_out that is what the neuron writes; they sum to
-            `mlp`.
+            much each neuron's activation rises (times its row of W_out, they sum to `mlp`).
         emotions: labels of the first axis.
         resid_norm: [layer], the median over neutral responses (over all, where none is neutral) of the mean norm of the
             residual stream: the unit of doses with unit="residual".
-        meta: provenance. `token_rule` says which tokens counted, `baseline` what was taken off ("neutral" or "mean of
-            64 labels"). `part` is "whole", "shared" or "specific"; `steps` lists what was done to the vectors since.
-        means: what the vectors came from, for shuffled-label controls and split halves: the response means, or after
-            `load` their file, where `response_means.safetensors` lies in the same folder.
+        meta: provenance. `baseline` is what was taken off ("neutral" or "mean of 64 labels"), `part` "whole", "shared"
+            or "specific"; `steps` lists what was done to the vectors since.
+        means: the response means that the vectors came from, for shuffled-label controls and split halves; after `load`
+            their file, where it lies in the same folder.
     """
 
     data: dict[str, Float[Tensor, "emotion layer ..."]]
@@ -133,15 +132,14 @@ class EmotionVectors:
         (torch.Size([5, 30, 576]), torch.Size([576]))
         """
         if site not in self.data:
-            raise EmolabError(f"these vectors hold no site {site!r}, but {', '.join(self.sites)}; extract with sites=")
+            raise EmolabError(f"these vectors hold no site {site!r}, only {', '.join(self.sites)}; extract it, too")
         x = self.data[site]
         if head is not None:
             if site != "head":
                 raise EmolabError(f"head={head} goes with site 'head', not {site!r}")
-            n_heads = x.shape[2]
-            x = x.select(2, need_place("head", head, n_heads, low=-n_heads) % n_heads)
+            x = x.select(2, need_place("head", head, x.shape[2], low=-x.shape[2]))
         if layer is not None:
-            x = x.select(1, need_place("layer", layer, self.n_layers, low=-self.n_layers) % self.n_layers)
+            x = x.select(1, need_place("layer", layer, self.n_layers, low=-self.n_layers))
         if emotion is not None:
             x = x.select(0, self.place(emotion))
         return x
@@ -220,14 +218,6 @@ class EmotionVectors:
 
     __rmul__ = __mul__
 
-    def __truediv__(self, factor: int | float) -> EmotionVectors:
-        if not isinstance(factor, Real):
-            return NotImplemented
-        need_number("the divisor of vectors", factor)
-        if not factor:
-            raise EmolabError("the divisor of vectors is 0; expected another number")
-        return self * (1 / factor)
-
     def __neg__(self) -> EmotionVectors:
         return self * -1.0
 
@@ -239,8 +229,7 @@ class EmotionVectors:
         `meta["made_on"]` keeps whose they were. Raises MismatchError for a model with another number of layers or
         d_model.
         """
-        if (self.n_layers, self.d_model) != (model.n_layers, model.d_model):
-            raise MismatchError(f"{_whose(self, model)}; shapes must agree")
+        check_vectors(model, self, shape_alone=True)
         origin = {"model": self.meta.get("model"), "fingerprint": self.meta.get("fingerprint")}
         facts = {"model": model.name, "revision": model.revision, "fingerprint": model.fingerprint}
         facts["made_on"] = self.meta.get("made_on", origin)
@@ -310,19 +299,17 @@ def match_norm(x: Float[Tensor, "*shape d"], like: Float[Tensor, "*shape d"]) ->
     return torch.nn.functional.normalize(x.double(), dim=-1) * like.double().norm(dim=-1, keepdim=True)
 
 
-def check_vectors(model: Model, vectors: EmotionVectors) -> None:
-    """MismatchError for vectors of another model, or of another shape; vectors of unknown origin fit by their shape."""
-    if (vectors.n_layers, vectors.d_model) != (model.n_layers, model.d_model):
-        raise MismatchError(f"{_whose(vectors, model)}; shapes must agree")
-    if vectors.meta.get("fingerprint") not in (None, "", model.fingerprint):
-        raise MismatchError(f"{_whose(vectors, model)}; vectors.for_model(model) uses them all the same")
-
-
-def _whose(vectors: EmotionVectors, model: Model) -> str:
-    return (
+def check_vectors(model: Model, vectors: EmotionVectors, *, shape_alone: bool = False) -> None:
+    """MismatchError for vectors of another shape or other weights; those of unknown origin fit by their shape."""
+    fits = (vectors.n_layers, vectors.d_model) == (model.n_layers, model.d_model)
+    fingerprint = vectors.meta.get("fingerprint")
+    if fits and (shape_alone or fingerprint in (None, "", model.fingerprint)):
+        return
+    raise MismatchError(
         f"these vectors are of another model: {vectors.meta.get('model', 'unnamed')!r} ({vectors.n_layers} layers, "
-        f"d_model {vectors.d_model}, fingerprint {vectors.meta.get('fingerprint')}), and this is {model.name!r} "
-        f"({model.n_layers} layers, d_model {model.d_model}, fingerprint {model.fingerprint})"
+        f"d_model {vectors.d_model}, fingerprint {fingerprint}), and this is {model.name!r} ({model.n_layers} layers, "
+        f"d_model {model.d_model}, fingerprint {model.fingerprint}); "
+        + ("vectors.for_model(model) uses them all the same" if fits else "shapes must agree")
     )
 
 
@@ -338,18 +325,16 @@ def load_vectors(name: str | Path = "smollm2") -> EmotionVectors:
 
     "smollm2": the five default emotions at sites resid and attn, of the default model: from frames around an emotion
     word, against the mean of 64 such words (docs/results.md shows what they do). They carry the alphas at which text
-    breaks in the usual settings, so that unit="breaking" works, and no response means: a control from shuffled labels
-    needs vectors of your own. Other weights refuse them. Raises EmolabError for a name that is neither bundled nor a
-    file.
+    breaks in the usual settings (unit="breaking"), and no response means: a control from shuffled labels needs vectors
+    of your own. Raises EmolabError for a name that is neither bundled nor a file.
     """
     shipped = {file.stem: file for file in SHIPPED.glob("*.safetensors")}
-    if str(name) in shipped:
-        return EmotionVectors.load(shipped[str(name)])
-    if not isinstance(name, str | Path) or not user_path(name).is_file():
-        given = repr(str(name)) if isinstance(name, Path) else shown(name)
+    path = shipped.get(str(name), name)
+    if not isinstance(path, str | Path) or not user_path(path).is_file():
+        given = str(name) if isinstance(name, Path) else name
         known = ", ".join(sorted(shipped))
-        raise EmolabError(f"no vectors {given}; bundled are {known}; or give the path of a saved file")
-    return EmotionVectors.load(name)
+        raise EmolabError(f"no vectors {shown(given)}; bundled are {known}; or give the path of a saved file")
+    return EmotionVectors.load(path)
 
 
 @alone
@@ -369,18 +354,14 @@ def extract_vectors(
     Args:
         responses: from `collect_responses` or `responses_from_texts`, with the condition "neutral" and another one, or
             with at least three that are not neutral: then each vector is that label minus the mean over all labels.
-        sites: any of `resid`, `attn`, `mlp`, `head`, `neuron`.
-        tokens: which tokens of a text count: "response" (all), "last", "from:8" (from the eighth on) or a function; see
-            `response_means`. Position 0 of a sequence never counts.
+        sites, tokens, batch_size, too_long: as `response_means` takes them.
         means: from `response_means` of the same responses: then there is no forward pass, and `responses` may be None.
         out: a folder, into which `vectors.safetensors` and `response_means.safetensors` are written; means that it
             holds already, of the same model, responses and tokens, are read and not measured again.
-        too_long: what becomes of texts that do not fit the model's context: "refuse" (one error names all of them),
-            "cut" (their beginning is read) or "drop"; see `response_means`.
 
     Raises:
-        EmolabError: no neutral or no emotional responses; `means` of another model, other responses, another token
-            rule or fewer sites.
+        EmolabError: as `response_means`; without neutral or emotional responses; for `means` of another model, other
+            responses, another token rule or fewer sites.
 
     >>> vectors = emolab.extract_vectors(model, responses, sites=("resid",), out="runs/x")
     """
@@ -430,13 +411,8 @@ def vectors_from_means(
 ) -> EmotionVectors:
     """Emotion vectors from stored means, in float64; no model is run.
 
-    Differences are averaged over the queries answered under both neutral and the emotion; where there is none
-    (`responses_from_texts` without topics), the vector is the difference of the two groups' means. Where no label is
-    neutral, the mean over all labels, query by query, takes its place (`meta["baseline"]`).
-
-    Args:
-        W_O: `emolab.models.output_weights(model)`, needed for site "head".
-        sites: default all that `means` holds (`head` only if W_O is given).
+    How responses weigh: `emolab.vectors.contrasts`. W_O: `emolab.models.output_weights(model)`, needed for site "head".
+    sites: default all that `means` holds (`head` only if W_O is given).
 
     >>> halves = [vectors_from_means(means.select(half)) for half in (first, second)]    # split-half reliability
     """

@@ -294,7 +294,7 @@ def test_leaves_no_hook_behind(tiny_llama, monkeypatch):
     response_means(tiny_llama, answers(tiny_llama))
     on_bridge(tiny_llama, answers(tiny_llama))
     assert hooks() == before and before[0] == []
-    monkeypatch.setattr("emolab.vectors.reading._run", lambda *args, **options: 1 / 0)
+    monkeypatch.setattr("emolab.vectors.reading.read", lambda *args, **options: 1 / 0)
     for read in (response_means, on_bridge):
         with pytest.raises(ZeroDivisionError):
             read(tiny_llama, answers(tiny_llama))
@@ -341,7 +341,7 @@ def test_a_column_that_holds_no_texts_is_refused(tiny_llama, column):
     table.loc[3, column] = float("nan")
     with pytest.raises(EmolabError, match=f"responses' column '{column}' hold nan at place 3"):
         response_means(tiny_llama, table)
-    with pytest.raises(EmolabError, match="empty condition"):
+    with pytest.raises(EmolabError, match="'condition' hold ' ' at place 3; expected texts with words"):
         response_means(tiny_llama, answers(tiny_llama).assign(condition=["neutral", "neutral", "joy", " ", "joy"]))
 
 
