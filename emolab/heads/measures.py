@@ -30,7 +30,7 @@ from emolab.models.prompts import encode, plan_batches, prompt_ids
 from emolab.models.sites import site_layers
 from emolab.models.workers import on_cluster
 from emolab.steering.edits import LayerEdit, hooked
-from emolab.steering.head_edits import Change, HeadSpace, edited
+from emolab.steering.head_edits import Change, HeadSpace
 from emolab.steering.positions import PositionMask
 from emolab.steering.shifts import ShiftSpace
 
@@ -220,11 +220,11 @@ def _sources(model: Model, runs: list[PatchRun]) -> dict[str | None, Tensor]:
 def answer_z(model: Model, prompts: list[str], text: str) -> Float[Tensor, "prompt layer answer head d_head"]:
     """z of every head from the last prompt token to the end of the text, as the model reads it after each prompt."""
     batch = encode(model, prompts, [text] * len(prompts))
-    kept = {layer: _KeptZ() for layer in site_layers(model, "head")}
-    with torch.inference_mode(), edited(model, kept) as runner:
+    kept = {("head", layer): _KeptZ() for layer in site_layers(model, "head")}
+    with torch.inference_mode(), hooked(model, kept) as runner:
         forward(model, runner, batch, 1)
     n = int(batch.response_mask[0].sum()) + 1
-    answers = {layer: keep.z[:, -n:].cpu() for layer, keep in kept.items()}
+    answers = {layer: keep.z[:, -n:].cpu() for (_, layer), keep in kept.items()}
     nothing = torch.zeros_like(next(iter(answers.values())))  # of a layer without heads
     return torch.stack([answers.get(layer, nothing) for layer in range(model.n_layers)], 1)
 

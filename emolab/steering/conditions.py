@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -52,8 +53,13 @@ class When:
         given = {name: getattr(self, name) for name in ("above", "below") if getattr(self, name) is not None}
         for name, value in given.items():
             need_number(f"{name} of when", value)
-        if not given or (len(given) == 2 and not given["above"] < given["below"]):
+        if not given or not self.bounds[0] < self.bounds[1]:
             raise EmolabError(f"when has the bounds {given}; expected above=, below=, or a band with above < below")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Above and below, infinite where there is none."""
+        return (-math.inf if self.above is None else self.above, math.inf if self.below is None else self.below)
 
     def __str__(self) -> str:
         low = f"{self.above:g} < " if self.above is not None and self.below is not None else ""

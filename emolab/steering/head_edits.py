@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolab.base.errors import EmolabError, shown
+from emolab.base.tables import span
 from emolab.models.hooks import Place
 from emolab.models.model import Model
 from emolab.models.sites import head_weights, output_weights, site_layers
@@ -58,12 +59,11 @@ class HeadSpace:
     """
 
     def __init__(self, model: Model, vectors: EmotionVectors) -> None:
-        if "head" not in vectors.data:
-            raise EmolabError(f'these vectors hold no site "head", only {", ".join(vectors.sites)}; extract it too')
+        heads = vectors.get("head")
         check_vectors(model, vectors)
         self.emotions, self.model = vectors.emotions, model
         self.sites = ("head",)
-        self.vectors = replace(vectors, data={"head": vectors.data["head"]}, means=None)
+        self.vectors = replace(vectors, data={"head": heads}, means=None)
         self.made_of = (self.vectors,)  # beside the model
         self.layers = site_layers(model, "head")  # hybrid models have heads in some layers only
         self.sizes = dict.fromkeys(self.layers, model.n_heads)
@@ -77,7 +77,7 @@ class HeadSpace:
             )
         self.W_O = output_weights(model)
         self.gram = self.W_O @ self.W_O.mT  # [layer, head, d_head, d_head]
-        ev = torch.einsum("elhm,lhdm->elhd", vectors.get("head").double(), self.W_O)
+        ev = torch.einsum("elhm,lhdm->elhd", heads.double(), self.W_O)
         raw = torch.einsum("elhd,lhdc->elhc", ev, torch.linalg.pinv(self.gram, hermitian=True))
         self.norm = self._length(raw)
         tiny = 1e-9 * self.norm.max().clamp_min(1e-30)  # a head that writes nothing has no direction
@@ -102,8 +102,46 @@ class HeadSpace:
     def edits(
         self, changes: list[Change | None], mask: PositionMask, sources: list[Tensor | None] | None = None
     ) -> dict[Place, LayerEdit]:
-        """`head_edits` by place."""
-        return {("head", layer): edit for layer, edit in head_edits(self, changes, mask, sources).items()}
+        """Edits by place, where there is something to do. sources: z of the other run [layer, answer, head, d_head]."""
+        n_layers, n_heads, d_head = self.W_O.shape[:3]
+        edits: dict[Place, HeadEdit] = {}
+        directions: dict[tuple[str, int | None], tuple[Tensor, Tensor]] = {}
+        for row, change in enumerate(changes):
+            if change is None:
+                continue
+            key = (change.emotion, change.random)
+            if key not in directions:
+                directions[key] = self.direction(*key)
+            unit, norm = directions[key]
+            for layer, head in change.where:
+                need_place("layer", layer, n_layers)
+                need_place("head", head, n_heads)
+                if layer not in self.layers:
+                    raise EmolabError(
+                        f"layer {layer} of {self.model.name!r} has no attention heads; layers {span(self.layers)} have"
+                    )
+                if ("head", layer) not in edits:
+                    edits["head", layer] = HeadEdit(len(changes), n_heads, d_head, mask)
+                edit = edits["head", layer]
+                direction = unit[layer, head]
+                if change.op == "steer":
+                    edit.shift[row, head] = change.dose * norm[layer, head] * direction
+                elif change.op == "ablate":
+                    edit.read[row, head] = self.gram[layer, head] @ direction
+                    edit.write[row, head] = change.dose * direction
+                else:
+                    edit.swap[row, head] = 1
+                    if change.random is not None:
+                        edit.noise[row, head] = direction
+        for (_, layer), edit in edits.items():
+            if edit.swap.any():
+                given = {row: source for row, source in enumerate(sources or []) if source is not None}
+                size = max(source.shape[1] for source in given.values())
+                edit.gram = self.gram[layer]
+                edit.source = torch.zeros(len(changes), size, n_heads, d_head, dtype=torch.float32, device="cpu")
+                for row, source in given.items():
+                    edit.source[row, size - source.shape[1] :] = source[layer]
+        return dict(edits)
 
 
 @dataclass(frozen=True)
@@ -156,57 +194,6 @@ class HeadEdit(LayerEdit):
         return torch.nn.functional.pad(delta, (0, 0, 0, 0, x.shape[1] - n, 0))
 
 
-def head_edits(
-    space: HeadSpace, changes: list[Change | None], mask: PositionMask, sources: list[Tensor | None] | None = None
-) -> dict[int, HeadEdit]:
-    """Edits by layer, where there is something to do. sources: z of the other run [layer, answer, head, d_head]."""
-    n_layers, n_heads, d_head = space.W_O.shape[:3]
-    edits: dict[int, HeadEdit] = {}
-    directions: dict[tuple[str, int | None], tuple[Tensor, Tensor]] = {}
-    for row, change in enumerate(changes):
-        if change is None:
-            continue
-        key = (change.emotion, change.random)
-        if key not in directions:
-            directions[key] = space.direction(*key)
-        unit, norm = directions[key]
-        for layer, head in change.where:
-            need_place("layer", layer, n_layers)
-            need_place("head", head, n_heads)
-            if layer not in space.layers:
-                some = ", ".join(map(str, space.layers))
-                raise EmolabError(f"layer {layer} of {space.model.name!r} has no attention heads; layers {some} have")
-            if layer not in edits:
-                edits[layer] = HeadEdit(len(changes), n_heads, d_head, mask)
-            edit = edits[layer]
-            direction = unit[layer, head]
-            if change.op == "steer":
-                edit.shift[row, head] = change.dose * norm[layer, head] * direction
-            elif change.op == "ablate":
-                edit.read[row, head] = space.gram[layer, head] @ direction
-                edit.write[row, head] = change.dose * direction
-            else:
-                edit.swap[row, head] = 1
-                if change.random is not None:
-                    edit.noise[row, head] = direction
-    for layer, edit in edits.items():
-        if edit.swap.any():
-            given = {row: source for row, source in enumerate(sources or []) if source is not None}
-            size = max(source.shape[1] for source in given.values())
-            edit.gram = space.gram[layer]
-            edit.source = torch.zeros(len(changes), size, n_heads, d_head, dtype=torch.float32, device="cpu")
-            for row, source in given.items():
-                edit.source[row, size - source.shape[1] :] = source[layer]
-    return edits
-
-
-def edited(
-    model: Model, edits: Mapping[int, Any], *, plain: bool | None = None
-) -> contextlib.AbstractContextManager[Any]:
-    """`hooked`, for edits of the heads of these layers."""
-    return hooked(model, {("head", layer): edit for layer, edit in edits.items()}, plain=plain)
-
-
 @contextlib.contextmanager
 def ablated(
     model: Model, vectors: EmotionVectors, emotion: str, heads: Heads, *, positions: str | slice = "all"
@@ -218,6 +205,6 @@ def ablated(
     """
     need_positions(positions)
     change = Change("ablate", emotion, head_pairs(heads))
-    edits = head_edits(HeadSpace(model, vectors), [change], PositionMask([positions]))
-    with edited(model, edits, plain=False):
+    edits = HeadSpace(model, vectors).edits([change], PositionMask([positions]))
+    with hooked(model, edits, plain=False):
         yield model

@@ -108,10 +108,7 @@ class Steering:
     def __post_init__(self) -> None:
         need_vectors(self.vectors)
         object.__setattr__(self, "setting", Setting(**{name: getattr(self, name) for name in FIELDS}))
-        if self.site not in self.vectors.data:
-            raise EmolabError(
-                f"these vectors hold no site {self.site!r}, only {', '.join(self.vectors.data)}; extract it too"
-            )
+        values = self.vectors.get(self.site)
         if not isinstance(self.doses, dict) or not self.doses:
             raise EmolabError(f"doses are {self.doses!r}; expected at least one {{emotion: number}}")
         if self.part == "specific" and len(self.vectors.emotions) < 2:
@@ -128,13 +125,12 @@ class Steering:
             raise EmolabError('op "cap" takes a ceiling of at least 0 for each emotion, in unit "vector" or "residual"')
         layers = layer_numbers(self.setting, self.vectors.n_layers)
         if isinstance(self.layers, str):  # "all" are those that have the site: of hybrid models not all
-            values = self.vectors.get(self.site)
             layers = [layer for layer in layers if values[:, layer].any()] or layers
         object.__setattr__(self, "layer_numbers", layers)
         for layer, heads in (self.heads or {}).items():
             need_place("layer", layer, self.vectors.n_layers)
             for head in heads:
-                need_place("head", head, self.vectors.data["head"].shape[2])
+                need_place("head", head, values.shape[2])
         bare = [layer for layer in layers if self.heads is not None and layer not in self.heads]
         if bare:
             raise EmolabError(f"layer {bare[0]} is to be steered, and heads names no head of it; name one")
@@ -251,11 +247,7 @@ def at(
     """
     settings = [setting] if isinstance(setting, Setting) else list(setting)
     blends = mixtures(emotions, vectors.emotions)
-    return [
-        Steering(vectors, doses, **{name: getattr(one, name) for name in FIELDS})
-        for one in settings
-        for doses in blends.values()
-    ]
+    return [Steering(vectors, doses, **vars(one)) for one in settings for doses in blends.values()]
 
 
 def match_steering_norm(control: Steering, steering: Steering) -> Steering:
@@ -266,49 +258,38 @@ def match_steering_norm(control: Steering, steering: Steering) -> Steering:
     added = match_norm(control.affine()[0], like=steering.affine()[0])
     site = "attn" if control.site == "head" else control.site  # where heads are summed
     vectors = EmotionVectors({site: added[None]}, ("mixture",), control.vectors.resid_norm, control.vectors.meta)
-    return replace(
-        control,
-        vectors=vectors,
-        doses={"mixture": 1.0},
-        site=site,
-        layers="all",
-        heads=None,
-        unit="vector",
-        part="whole",
-    )
+    where = {"site": site, "layers": "all", "heads": None, "unit": "vector", "part": "whole"}
+    return replace(control, vectors=vectors, doses={"mixture": 1.0}, **where)
 
 
 def as_rows(model: Model, steering: Any) -> list[Steering | None]:
     """One steering for all rows as a list of one, or one per row, checked against the model; empty if all None."""
     need_model(model)
     rows = list(steering) if isinstance(steering, list | tuple) else [steering]
-    if not rows:
-        raise EmolabError("steering is an empty list; expected a Steering, None, or a list of these, one per row")
-    for row in rows:
-        if row is not None and not isinstance(row, Steering):
-            raise EmolabError(
-                f"steering is {type(row).__name__}; expected a Steering, None, or a list of these, one per row"
-            )
+    odd = [type(row).__name__ for row in rows if row is not None and not isinstance(row, Steering)]
+    if odd or not rows:
+        given = odd[0] if odd else "an empty list"
+        raise EmolabError(f"steering is {given}; expected a Steering, None, or a list of these, one per row")
     for row in _different(rows):
         check_vectors(model, row.vectors)
+        _need_layers(model, row.site, row.layer_numbers, "this steering would act")
         if row.when is not None:
             check_vectors(model, row.when.vectors)
-            if row.when.layer not in site_layers(model, row.when.site):
-                raise EmolabError(
-                    f"{model.name!r} has no site {row.when.site!r} in layer {row.when.layer}, where when reads; it has "
-                    f"it in layers {span(site_layers(model, row.when.site))}"
-                )
-        has = site_layers(model, row.site)
-        if not {*has} & {*row.layer_numbers}:
-            raise EmolabError(
-                f"{model.name!r} has no site {row.site!r} in layers {span(row.layer_numbers)}, where this steering "
-                f"would act; it has it in layers {span(has)}"
-            )
+            _need_layers(model, row.when.site, [row.when.layer], "when reads")
         if row.site == "head" and site_hooks(model, "attn", site_layers(model, "attn")[:1])[0].split(".")[2] != "attn":
             raise EmolabError(
                 f'{model.name!r} rescales attention before adding it, so heads have no vector there; use site="attn"'
             )
     return rows if _different(rows) else []
+
+
+def _need_layers(model: Model, site: str, layers: Sequence[int], use: str) -> None:
+    """EmolabError where the model has the site in none of these layers."""
+    has = site_layers(model, site)
+    if not {*has} & {*layers}:
+        raise EmolabError(
+            f"{model.name!r} has no site {site!r} in layers {span(layers)}, where {use}; layers {span(has)} have it"
+        )
 
 
 def _different(rows: Sequence[Steering | None]) -> list[Steering]:
@@ -370,22 +351,18 @@ def _bent(
     nothing = torch.zeros(len(rows), model.d_model, 0, dtype=torch.float32, device=model.device)
     idle = AffineEdit(nothing.sum(2), nothing, nothing.mT, mask)
     on_cpu = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults are
-    turned, capped = (
-        torch.tensor([row is not None and row.op == op for row in rows], device="cpu") for op in ("rotate", "cap")
-    )
-    bent = {
-        place: BentEdit(edits.get(place, idle), turned, capped) for place in {**edits, **dict.fromkeys(places.values())}
-    }
-    for place in dict.fromkeys(places.values()):
+    ops = [row.op if row else None for row in rows]
+    turned, capped = (torch.tensor([op == bending for op in ops], device="cpu") for bending in ("rotate", "cap"))
+    conditioned = list(dict.fromkeys(places.values()))
+    bent = {place: BentEdit(edits.get(place, idle), turned, capped) for place in dict.fromkeys([*edits, *conditioned])}
+    for place in conditioned:
         read = torch.zeros(len(rows), model.d_model, **on_cpu)
-        bounds = torch.tensor([[-math.inf, math.inf]] * len(rows), **on_cpu)
+        bounds = [(-math.inf, math.inf)] * len(rows)
         for i, row in enumerate(rows):
             if row and row.when and places[row.when] == place:
-                low, high = row.when.above, row.when.below
                 read[i] = row.when.read()
-                bounds[i, 0] = -math.inf if low is None else low
-                bounds[i, 1] = math.inf if high is None else high
-        bent[place].reads = condition = Condition(read, *bounds.T)
+                bounds[i] = row.when.bounds
+        bent[place].reads = condition = Condition(read, *torch.tensor(bounds, **on_cpu).T)
         acted = {
             (_hook_site(row), layer)
             for row in _different(rows)

@@ -211,7 +211,7 @@ def test_errors_say_what_to_do(planted, monkeypatch):
     with pytest.raises(EmolabError, match="pairing"):
         responses = planted.responses[planted.responses["condition"] != "joy"]
         head_effects(planted.model, planted.vectors, responses, test=test)
-    with pytest.raises(EmolabError, match='no site "head"'):
+    with pytest.raises(EmolabError, match="no site 'head'"):
         v = planted.vectors
         HeadSpace(planted.model, EmotionVectors({"resid": v.data["resid"]}, v.emotions, v.resid_norm, v.meta))
     names = {name: hook for name, hook in planted.model._hook_names.items() if "attn.o" not in name}

@@ -15,7 +15,8 @@ from emolab.judges.judges import FunctionJudge
 from emolab.models.load import load_model
 from emolab.models.prompts import encode, render_prompts
 from emolab.models.sites import hf_modules, output_weights, site_hooks
-from emolab.steering.head_edits import Change, HeadEdit, HeadSpace, ablated, edited, head_edits
+from emolab.steering.edits import hooked
+from emolab.steering.head_edits import Change, HeadEdit, HeadSpace, ablated
 from emolab.steering.positions import PositionMask
 from emolab.steering.steering import Steering, steered
 from tests import tiny
@@ -104,8 +105,8 @@ def test_nothing_remains_after_exit_or_an_exception(model, vectors, space, batch
         return bridge + sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.hf.modules())
 
     before, start = outputs(model, batch), hooks()
-    edits = head_edits(space, [Change("ablate", "joy", ((0, 0), (1, 1)))], PositionMask(["all"]))
-    context = (lambda: edited(model, edits)) if plain else (lambda: ablated(model, vectors, "joy", [(0, 0), (1, 1)]))
+    edits = space.edits([Change("ablate", "joy", ((0, 0), (1, 1)))], PositionMask(["all"]))
+    context = (lambda: hooked(model, edits)) if plain else (lambda: ablated(model, vectors, "joy", [(0, 0), (1, 1)]))
     with pytest.raises(RuntimeError, match="inside"), context():
         assert hooks() > start
         raise RuntimeError("inside")
@@ -127,8 +128,8 @@ def test_patching_all_heads_of_a_layer_is_patching_attention(model, space):
         source = model.run_with_cache(told.input_ids, attention_mask=told.attention_mask, **run)[1]
         sources = [source[z][i, -k - 1 :].expand(2, -1, -1, -1) for i, k in enumerate(answers)]
         change = Change("patch", "joy", tuple((layer, h) for h in range(model.n_heads)))
-        edits = head_edits(space, [change] * 3, PositionMask(["generated"], prompts), sources)
-        with model.bridge.hooks(fwd_hooks=[(z, lambda x, hook: edits[layer](x))]):
+        edits = space.edits([change] * 3, PositionMask(["generated"], prompts), sources)
+        with model.bridge.hooks(fwd_hooks=[(z, lambda x, hook: edits["head", layer](x))]):
             got, cache = model.run_with_cache(plain.input_ids, attention_mask=plain.attention_mask, **run)
 
         def swap(x, hook):
@@ -145,12 +146,12 @@ def test_patching_all_heads_of_a_layer_is_patching_attention(model, space):
 
 def test_steering_a_head_is_steering_with_its_vector(model, vectors, space, batch):
     steering = Steering(vectors, {"joy": 1.5}, site="head", heads={1: [0, 3], 0: [2]}, positions="all")
-    edits = head_edits(space, [Change("steer", "joy", ((1, 0), (1, 3), (0, 2)), 1.5)], PositionMask(["all"]))
+    edits = space.edits([Change("steer", "joy", ((1, 0), (1, 3), (0, 2)), 1.5)], PositionMask(["all"]))
     mask = batch.attention_mask
     with torch.inference_mode():
         with steered(model, steering):
             expected = model(batch.input_ids, attention_mask=mask)
-        with edited(model, edits) as runner:
+        with hooked(model, edits) as runner:
             assert runner is model.hf  # the fast one
             positions = (mask.cumsum(1) - 1).clamp(min=0)
             got = runner(input_ids=batch.input_ids, attention_mask=mask, position_ids=positions).logits

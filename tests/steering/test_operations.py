@@ -286,5 +286,5 @@ def test_a_condition_of_another_model_or_site_is_refused(tiny_llama, tiny_gpt2, 
         as_rows(tiny_llama, Steering(vectors, {"joy": 1.0}, layers=[1], when=foreign))
     steering = Steering(vectors, {"joy": 1.0}, layers=[1], when=When(vectors, "joy", above=1.0, site="attn", layer=0))
     monkeypatch.setattr("emolab.steering.steering.site_layers", lambda model, site: [1, 2])
-    with pytest.raises(EmolabError, match=r"has no site 'attn' in layer 0, where when reads; it has it in layers 1"):
+    with pytest.raises(EmolabError, match=r"has no site 'attn' in layers 0, where when reads; layers 1,2 have it"):
         as_rows(tiny_llama, steering)
