@@ -162,10 +162,10 @@ CASES = [
     (lambda w: broken(w, "attn", NAN), "vectors at attn hold NaN or infinity"),
     (lambda w: broken(w, "head", INF), "vectors at head hold NaN or infinity"),
     *each(lambda w, given: made(w, emotions=given), [
-        (("joy",), "do not fit their 1 labels"), (("joy", "joy"), "a label occurs twice"),
-        (("joy", ""), "the label ''"), (("joy", 2), "the label 2"),
+        (("joy",), "do not fit their 1 labels"), (("joy", "joy"), "the labels .*'joy', 'joy'.*each once"),
+        (("joy", ""), "labels of vectors hold '' at place 1"), (("joy", 2), "labels of vectors hold 2 at place 1"),
     ]),
-    (lambda w: made(w, data={"resid": torch.zeros(0, 3, 32)}, emotions=()), "no label"),
+    (lambda w: made(w, data={"resid": torch.zeros(0, 3, 32)}, emotions=()), "expected at least one"),
     (lambda w: made(w, data={**w.vectors.data, "attn": torch.zeros(2, 3, 16)}), "32.*16.*one d_model for all sites"),
     *each(lambda w, given: made(w, resid_norm=torch.tensor(given)), [
         ([1.0] * 4, "do not fit their 2 labels and 4 layers"), ([1.0, NAN, 1.0], "resid_norm.*nan"),

@@ -46,16 +46,16 @@ def affect_measures(texts: Sequence[str]) -> pd.DataFrame:
     `sentence_words`: per sentence. How far each tells what it is of from the other: `affect_validity`.
     """
     texts = need_texts("texts", list(texts))
-    table = pd.DataFrame(_read(texts), columns=["valence", "arousal"])
     ratings = load_ratings().drop_duplicates("word").set_index("word")
-    for text_number, text in enumerate(texts):
-        known = [word for word in words_of(text.lower()) if word in ratings.index]
-        for name in ("valence", "arousal"):
-            table.loc[text_number, f"rated_{name}"] = ratings.loc[known, name].mean() if known else np.nan
+    counted = []
+    for text in texts:
+        words = words_of(text)
+        rated = ratings.loc[[word for word in words if word in ratings.index]]
         n_sentences = max(1, len([part for part in re.split(r"[.!?]+", text) if part.strip()]))
-        table.loc[text_number, "exclamations"] = text.count("!") / n_sentences
-        table.loc[text_number, "sentence_words"] = len(words_of(text)) / n_sentences
-    return table.reindex(columns=list(MEASURES))
+        means = (rated["valence"].mean(), rated["arousal"].mean())
+        counted.append((*means, text.count("!") / n_sentences, len(words) / n_sentences))
+    columns = np.hstack([_read(texts), np.reshape(counted, (len(texts), 4))])
+    return pd.DataFrame(columns, columns=list(MEASURES))
 
 
 def affect_validity() -> pd.DataFrame:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from emolab.judges.words import emotion_words, is_latin, plain
+from emolab.judges.words import emotion_words, is_latin, pattern_of, plain
 
 # Words that say an emotion without its name. Those that mostly say something else (love, miss, blue) are left out.
 FEELING_WORDS = {
@@ -61,8 +61,8 @@ def emotion_spans(text: str, labels: tuple[str, ...]) -> list[tuple[int, int, st
     In other scripts than Latin, the label anywhere. Places count the characters of the text in composed form (NFC).
     """
     pattern, label_of = _speaking(labels)
-    found = ((match.span(), label_of.get(match[0].casefold())) for match in pattern.finditer(plain(text)))
-    return [(*span, label) for span, label in found if label is not None]  # a dotless i matches i, and is none
+    matches = ((match.span(), label_of.get(match[0].casefold())) for match in pattern.finditer(plain(text)))
+    return [(*span, label) for span, label in matches if label is not None]  # a dotless i matches i, and is none
 
 
 @cache
@@ -71,11 +71,5 @@ def _speaking(labels: tuple[str, ...]) -> tuple[re.Pattern[str], dict[str, str]]
     label_of = {form: label for label in reversed(names) for form in names[label]}
     for label in names:
         label_of = {word: label for word in FEELING_WORDS.get(label, ())} | label_of
-    longest_first = "|".join(re.escape(form) for form in sorted(label_of, key=len, reverse=True))
-    parts = [rf"(?<!\w)(?:{longest_first})(?!\w)"] if label_of else []
-    for label in labels:
-        if label not in names:
-            form = plain(label).casefold().strip()
-            label_of[form] = label
-            parts.append(re.escape(form))
-    return re.compile("|".join(parts) or r"(?!)", re.IGNORECASE), label_of
+    anywhere = {plain(label).casefold().strip(): label for label in labels if label not in names}
+    return pattern_of(label_of, anywhere), label_of | anywhere

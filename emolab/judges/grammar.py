@@ -72,9 +72,9 @@ def past_share(text: str) -> float:
     """
     past = present = 0
     for clause in CLAUSE.split(_in_full(text)):
-        found = words_of(clause)
-        for i, word in enumerate(found):
-            before = found[max(0, i - 2) : i]
+        words = words_of(clause)
+        for i, word in enumerate(words):
+            before = words[max(0, i - 2) : i]
             if before and before[-1] in _NOUNS_FOLLOW:
                 continue
             if word in _PAST or (word.endswith("ed") and word not in _NO_VERBS and "-" not in word):
@@ -94,11 +94,11 @@ def person_shares(text: str) -> tuple[float, float]:
     >>> person_shares("I'm glad. Are you?")
     (0.2, 0.2)
     """
-    found = words_of(_in_full(text))
-    if 2 * sum(map(is_latin, found)) <= len(found):
+    words = words_of(_in_full(text))
+    if 2 * sum(map(is_latin, words)) <= len(words):
         return float("nan"), float("nan")
-    first, second = (sum(word in listed for word in found) for listed in (_FIRST_PERSON, _SECOND_PERSON))
-    return first / len(found), second / len(found)
+    first, second = (sum(word in listed for word in words) for listed in (_FIRST_PERSON, _SECOND_PERSON))
+    return first / len(words), second / len(words)
 
 
 def _in_full(text: str) -> str:

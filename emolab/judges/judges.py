@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import softmax
 
 from emolab.base.errors import EmolabError, need_number, shown
 from emolab.base.labels import NEUTRAL
@@ -68,26 +69,29 @@ class EmbeddingJudge:
     name: str = "embedding"
 
     def __post_init__(self) -> None:
-        need_groups("prototypes", PROTOTYPES if self.prototypes is None else self.prototypes, "sentence")
+        need_groups("prototypes", self._sentences, "sentence")
         need_number("temperature", self.temperature, 0)
         if not self.temperature:
             raise EmolabError("temperature is 0; expected a number above 0")
 
     @property
+    def _sentences(self) -> Any:
+        return PROTOTYPES if self.prototypes is None else self.prototypes
+
+    @property
     def labels(self) -> tuple[str, ...]:
-        return tuple(PROTOTYPES if self.prototypes is None else self.prototypes)
+        return tuple(self._sentences)
 
     @cached_property
     def _centres(self) -> Float[np.ndarray, "label dim"]:
-        centres = np.stack([embed(list(sentences)).mean(0) for sentences in (self.prototypes or PROTOTYPES).values()])
+        centres = np.stack([embed(list(sentences)).mean(0) for sentences in self._sentences.values()])
         return centres / np.linalg.norm(centres, axis=1, keepdims=True)
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "text label"]:
         centres = self._centres  # first, so that the texts are what `embed` embedded last
         scores = embed(texts).astype(np.float64) @ centres.T / self.temperature
-        scores = np.exp(scores - scores.max(1, keepdims=True))
         scores[unread(tuple(texts))] = np.nan
-        return scores / scores.sum(1, keepdims=True)
+        return softmax(scores, axis=1)
 
 
 class AroundJudge:
@@ -260,14 +264,14 @@ def _probabilities(judge: Any, values: Any, texts: Sequence[str]) -> Float[np.nd
     except (TypeError, ValueError):
         values = np.full(0, np.nan)
     shape = (len(texts), len(judge.labels))
+    problem = "what are no probabilities"
     if values.shape != shape:
         problem = f"shape {values.shape}"
     else:
         read = values[~np.isnan(values).all(1)]  # a text not read is a row of NaN
-        problem = "" if ((read > -1e-6) & (read < 1 + 1e-6)).all() else "what are no probabilities"
-    if problem:
-        raise EmolabError(f"judge {judge.name!r} returned {problem}; expected {shape} finite numbers from 0 to 1")
-    return values
+        if ((read > -1e-6) & (read < 1 + 1e-6)).all():
+            return values
+    raise EmolabError(f"judge {judge.name!r} returned {problem}; expected {shape} finite numbers from 0 to 1")
 
 
 def need_groups(name: str, groups: Any, what: str) -> None:
@@ -286,5 +290,7 @@ def top_labels(judge: Any, values: Float[np.ndarray, "text label"]) -> list[str]
     >>> top_labels(EmbeddingJudge(), EmbeddingJudge()(["I am so happy!", "😡😡😡"]))
     ['joy', 'unread']
     """
-    names, unread = [*judge.labels, UNREAD], np.isnan(values).all(axis=1)
-    return [names[i] for i in np.where(unread, len(names) - 1, np.nan_to_num(values).argmax(1))] if len(values) else []
+    if not len(values):
+        return []
+    tops = np.array(judge.labels, dtype=object)[np.nan_to_num(values).argmax(1)]
+    return np.where(np.isnan(values).all(axis=1), UNREAD, tops).tolist()

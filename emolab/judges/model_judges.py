@@ -161,12 +161,12 @@ class NLIJudge:
         self._entailment  # noqa: B018
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        return tuple(HYPOTHESES if self.hypotheses is None else self.hypotheses)
+    def _hypotheses(self) -> Mapping[str, str]:
+        return HYPOTHESES if self.hypotheses is None else self.hypotheses
 
     @property
-    def _sentences(self) -> list[str]:
-        return list((self.hypotheses or HYPOTHESES).values())
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self._hypotheses)
 
     @cached_property
     def _classifier(self) -> Classifier:
@@ -175,10 +175,10 @@ class NLIJudge:
     @cached_property
     def _entailment(self) -> int:
         classes = self._classifier.classes
-        if self.entailment is None:
-            entailing = [i for i, label in enumerate(classes) if label.strip().lower().startswith("entail")]
-        else:
-            entailing = [i for i, label in enumerate(classes) if label == self.entailment]
+        named = [label.strip().lower().startswith("entail") for label in classes]
+        if self.entailment is not None:
+            named = [label == self.entailment for label in classes]
+        entailing = np.flatnonzero(named).tolist()
         if len(entailing) != 1:
             has = ", ".join(classes)
             raise EmolabError(
@@ -188,8 +188,9 @@ class NLIJudge:
         return entailing[0]
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "text label"]:
-        pieces, text_of, n_tokens = self._classifier.cut(texts, self._sentences)
-        pairs: list = [(piece, sentence) for piece in pieces for sentence in self._sentences]
+        sentences = list(self._hypotheses.values())
+        pieces, text_of, n_tokens = self._classifier.cut(texts, sentences)
+        pairs: list = [(piece, sentence) for piece in pieces for sentence in sentences]
         logits = self._classifier.logits(pairs)[:, self._entailment]
         values = softmax(logits.reshape(len(pieces), len(self.labels)), axis=1)
         return self._classifier.of_texts(texts, averaged(values, text_of, n_tokens))
@@ -219,13 +220,17 @@ class SelfReportJudge:
 
     def __post_init__(self) -> None:
         need_model(self.model)
-        need_groups("words", WORDS if self.words is None else self.words, "word")
+        need_groups("words", self._words, "word")
         if not need_texts("baseline", self.baseline, filled=True):
             raise EmolabError("baseline is empty; expected at least one text without emotion")
 
     @property
+    def _words(self) -> Mapping[str, Sequence[str]]:
+        return WORDS if self.words is None else self.words
+
+    @property
     def labels(self) -> tuple[str, ...]:
-        return tuple(self.words or WORDS)
+        return tuple(self._words)
 
     @cached_property
     def _reference(self) -> Float[np.ndarray, " label"]:
@@ -250,7 +255,7 @@ class SelfReportJudge:
         starts = [self._own_tokens(answer) for answer in self._answers]
         logprobs = token_logprobs(self.model, [p for p in prompts for _ in range(n)], self._answers * len(prompts))
         values = np.array([row[starts[i % n] :].mean() for i, row in enumerate(logprobs)]).reshape(len(pieces), n)
-        ends = np.cumsum([len(group) for group in (self.words or WORDS).values()])[:-1]
+        ends = np.cumsum([len(group) for group in self._words.values()])[:-1]
         labels = np.stack([part.mean(1) for part in np.split(values, ends, axis=1)], axis=1)
         return averaged(labels, text_of, n_tokens)
 
@@ -263,7 +268,7 @@ class SelfReportJudge:
 
     @cached_property
     def _answers(self) -> list[str]:
-        return [f"{self.answer} {word}".strip() for group in (self.words or WORDS).values() for word in group]
+        return [f"{self.answer} {word}".strip() for group in self._words.values() for word in group]
 
     def _own_tokens(self, answer: str) -> int:
         """Where the word's own tokens start: after those that the answer shares with its beginning."""

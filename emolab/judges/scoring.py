@@ -50,12 +50,9 @@ def score(
     query, and `adherence_shuffled`, its mean over the table's other queries (what any text on any topic gets), both NaN
     without a query.
 
-    `distinct2`, the share of distinct word pairs; `repetition`, the share of words that repeat one of the four before;
-    `compression`, the size of the text after zlib over that before, low in loops, where perplexity is low too (compare
-    texts of similar length: short ones hardly shrink); `n_words`; `loop` (`is_loop`); `refusal`, whether the text
-    refuses to answer or speaks as a machine; and, where a column `condition` (of responses) or else `emotion` (of a
-    sweep) names a target, `named`: whether the text holds its label or a form of it. All of these are functions of
-    `emolab.judges.words`.
+    `distinct2`, `repetition`, `compression` (low in loops, where perplexity is low too; short texts hardly shrink),
+    `n_words`, `loop`, `refusal`, and, where a column `condition` (of responses) or else `emotion` (of a sweep) names a
+    target, `named`: whether the text holds its label or a form of it. All are functions of `emolab.judges.words`.
 
     With a model: `perplexity` after the plain prompt (without a query: after one with an empty question) and, where
     there is a target, `perplexity_instructed` after the prompt with that instruction, both unsteered (score outside
@@ -64,10 +61,9 @@ def score(
     default as the table says that it was written, where it says so. store: where perplexities are kept while they are
     worked out, which takes longest. Inside `emolab.workers` the cluster computes them.
 
-    The judges' names are kept in attrs["judges"]. Warns of texts that a judge cannot read, and of
-    probabilities that do not sum to 1. Raises
-    EmolabError where `text` is missing or holds something else than text, for a judge that reads queries without the
-    column `query`, and for two judges of one name.
+    The judges' names are kept in attrs["judges"]. Warns of texts that a judge cannot read, and of probabilities that do
+    not sum to 1. Raises EmolabError where `text` is missing or holds something else than text, for a judge that reads
+    queries without the column `query`, and for two judges of one name.
     """
     if not isinstance(table, pd.DataFrame) or "text" not in table:
         raise EmolabError("score takes a table with a column 'text' of strings, as sweep and collect_responses give it")
@@ -75,7 +71,7 @@ def score(
     if model is not None:
         need_model(model)
     judges = judges_of(judges)
-    table, said = table.copy(), []
+    table = table.copy()
     queries = table.get("query")
     for number, judge in enumerate(judges):
         values = ask(judge, texts, queries)
@@ -83,14 +79,7 @@ def score(
         for label, column in zip(judge.labels, values.T, strict=True):
             table[f"{prefix}p_{label}"] = column
         table[f"{prefix}top"] = top_labels(judge, values)
-        unread = int(np.isnan(values).all(1).sum())
-        said.append(values)
-        if unread:
-            warnings.warn(
-                f"judge {judge.name!r} cannot read {unread} of {len(texts)} texts (emoji, another script): their top "
-                f"label is {UNREAD!r}, their probabilities are missing; take a judge that can, such as ClassifierJudge",
-                stacklevel=2,
-            )
+        _warn_of(judge, values)
     if queries is not None and len(table):
         table["adherence"], table["adherence_shuffled"] = adherence(texts, list(queries))
     for measure in (distinct2, repetition, compression):
@@ -106,12 +95,18 @@ def score(
     table.attrs["judges"] = [judge.name for judge in judges]
     if model is not None:
         table = _with_model(table, model, targets, _asked_with(table, writing), store)
-    for judge, values in zip(judges, said, strict=True):
-        _warn_of_sums(judge, values)
     return table
 
 
-def _warn_of_sums(judge: Any, values: Float[np.ndarray, "text label"]) -> None:
+def _warn_of(judge: Any, values: Float[np.ndarray, "text label"]) -> None:
+    """Warn of texts that a judge cannot read, and of probabilities that do not sum to 1."""
+    unread = int(np.isnan(values).all(1).sum())
+    if unread:
+        warnings.warn(
+            f"judge {judge.name!r} cannot read {unread} of {len(values)} texts (emoji, another script): their top "
+            f"label is {UNREAD!r}, their probabilities are missing; take a judge that can, such as ClassifierJudge",
+            stacklevel=3,
+        )
     sums = values.sum(1)
     odd = np.abs(sums - 1) > 0.01  # what a judge left of rounded numbers; NaN is a text not read
     if odd.any():

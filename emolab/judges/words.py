@@ -124,8 +124,8 @@ def words_of(text: str) -> list[str]:
     each emoji.
     """
     text = unicodedata.normalize("NFC", plain(text).translate(_OPTIONAL)).lower()
-    found = (w.strip("'-\ufe0f\u200c\u200d") for w in _words().findall(text))
-    return [w for w in found if w] or _EMOJI.findall(text)
+    words = (word.strip("'-\ufe0f\u200c\u200d") for word in _words().findall(text))
+    return [word for word in words if word] or _EMOJI.findall(text)
 
 
 @cache
@@ -151,7 +151,7 @@ def affirmed(text: str) -> list[str]:
     >>> affirmed("I am not happy, but calm.")
     ['i', 'am', 'not', 'but', 'calm']
     """
-    found = []
+    kept = []
     for clause in CLAUSE.split(text):
         denied = 0
         for word in words_of(clause):
@@ -160,8 +160,8 @@ def affirmed(text: str) -> list[str]:
             elif denied:
                 denied -= 1
             if denied in (0, _REACH + 1):  # the negation itself is said
-                found.append(word)
-    return found
+                kept.append(word)
+    return kept
 
 
 def emotion_words(label: str) -> frozenset[str]:
@@ -181,21 +181,25 @@ def emotion_words(label: str) -> frozenset[str]:
         stems.add(label[:-4])
     if label.endswith("ation") and len(label) > 8:
         stems.add(label[:-3] + "e")
-    found = {stem + end for stem in stems for end in _ENDINGS}
-    found |= {stem[:-1] + end for stem in stems if stem.endswith("e") for end in _AFTER_E}
-    found |= {stem[:-1] + end for stem in stems if stem.endswith("y") for end in _AFTER_Y}
+    forms = {stem + end for stem in stems for end in _ENDINGS}
+    forms |= {stem[:-1] + end for stem in stems if stem.endswith("e") for end in _AFTER_E}
+    forms |= {stem[:-1] + end for stem in stems if stem.endswith("y") for end in _AFTER_Y}
     families = [family for family in _FAMILIES if stems & set(family)]
-    return frozenset(found.union(*families))
+    return frozenset(forms.union(*families))
 
 
 @cache
 def _naming(labels: tuple[str, ...]) -> re.Pattern[str]:
-    latin = [label for label in labels if is_latin(label)]
-    forms = {re.escape(form) for label in latin for form in emotion_words(label)}
-    parts = [rf"(?<!\w)(?:{'|'.join(sorted(forms, key=len, reverse=True))})(?!\w)"] if forms else []
+    forms = {form for label in labels if is_latin(label) for form in emotion_words(label)}
     # What other languages do with endings is not known here: the label as it stands, anywhere.
-    parts += [re.escape(plain(label).casefold().strip()) for label in labels if label not in latin]
-    return re.compile("|".join(parts), re.IGNORECASE)
+    return pattern_of(forms, [plain(label).casefold().strip() for label in labels if not is_latin(label)])
+
+
+def pattern_of(words: Iterable[str], anywhere: Iterable[str]) -> re.Pattern[str]:
+    """What finds these as whole words, the longest first, and the others anywhere; case does not count."""
+    longest_first = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
+    parts = [rf"(?<!\w)(?:{longest_first})(?!\w)"] if longest_first else []
+    return re.compile("|".join([*parts, *map(re.escape, anywhere)]) or r"(?!)", re.IGNORECASE)
 
 
 def is_latin(text: str) -> bool:
@@ -216,14 +220,14 @@ def named(text: str, label: str) -> bool:
     return bool(_naming((label,)).search(plain(text)))
 
 
-def unnamed(text: str, labels: Iterable[str], instead: str = "something") -> str:
+def unnamed(text: str, labels: Iterable[str]) -> str:
     """A text in which no label and no form of one is left.
 
     >>> unnamed("Anger is a joyful thing.", ["anger", "joy"])
     'something is a something thing.'
     """
     labels = tuple(labels)
-    return _naming(labels).sub(instead, plain(text)) if labels else text
+    return _naming(labels).sub("something", plain(text)) if labels else text
 
 
 def is_refusal(text: str) -> bool:

@@ -190,7 +190,7 @@ class BentEdit(AffineEdit):
 
 def keep_rows(edits: Mapping[Place, AffineEdit], rows: Tensor) -> None:
     """The batch goes on with these rows only: its edits and their masks, too."""
-    for mask in {id(edit.mask): edit.mask for edit in edits.values()}.values():
+    for mask in {edit.mask for edit in edits.values()}:
         mask.keep_rows(rows.tolist())
     for edit in edits.values():
         edit.keep_rows(rows)

@@ -185,7 +185,7 @@ def described(setting: Setting, n_layers: int) -> dict[str, Any]:
     if heads is not None:
         heads = ",".join(f"{layer}.{head}" for layer, chosen in heads.items() for head in chosen)
     return {
-        **{field: getattr(setting, field) for field in FIELDS},
+        **vars(setting),
         "layers": layers,
         "positions": positions,
         "heads": "all" if heads is None else heads,
@@ -214,10 +214,10 @@ def parse_mixture(name: str) -> dict[str, float]:
     {'joy': 1.0, 'fear': -0.5}
     """
     parts = re.split(r" ([+-]) (?=[\d.])", name)
-    found = [re.fullmatch(r"([+-]?[\d.]+(?:e[+-]?\d+)?) (.+)", part) for part in parts[::2]]
+    terms = [re.fullmatch(r"([+-]?[\d.]+(?:e[+-]?\d+)?) (.+)", part) for part in parts[::2]]
     signs = [1, *(-1 if sign == "-" else 1 for sign in parts[1::2])]
-    weights = {match[2]: sign * float(match[1]) for sign, match in zip(signs, found, strict=True) if match}
-    return weights if all(found) else {name: 1.0}
+    weights = {match[2]: sign * float(match[1]) for sign, match in zip(signs, terms, strict=True) if match}
+    return weights if all(terms) else {name: 1.0}
 
 
 def spoken(name: str) -> str:

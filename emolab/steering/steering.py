@@ -293,7 +293,7 @@ def _need_layers(model: Model, site: str, layers: Sequence[int], use: str) -> No
 
 
 def _different(rows: Sequence[Steering | None]) -> list[Steering]:
-    return list({id(row): row for row in rows if row is not None}.values())
+    return list(dict.fromkeys(row for row in rows if row))
 
 
 def needs_roles(rows: Sequence[Steering | None]) -> bool:
@@ -319,7 +319,7 @@ def build_edits(
             "emolab.generate (or token_logprobs) instead of `steered`"
         )
     mask = PositionMask([row.positions if row else "all" for row in rows], prompts, cached, fade, roles)
-    maps = {id(row): [x.float() for x in row.affine()] for row in _different(rows)}
+    maps = {row: [x.float() for x in row.affine()] for row in _different(rows)}
     rank = max((read.shape[2] for _, read, _ in maps.values()), default=0)
     edits = {}
     for site in dict.fromkeys(_hook_site(row) for row in _different(rows)):
@@ -327,8 +327,8 @@ def build_edits(
         read = shift.new_zeros(*shift.shape, rank)
         write = read.new_zeros(model.n_layers, len(rows), rank, model.d_model)
         for i, row in enumerate(rows):
-            if row is not None and _hook_site(row) == site:
-                own_shift, own_read, own_write = maps[id(row)]
+            if row and _hook_site(row) == site:
+                own_shift, own_read, own_write = maps[row]
                 k = own_read.shape[2]
                 shift[:, i] = own_shift
                 read[:, i, :, :k] = own_read

@@ -18,7 +18,7 @@ import torch
 from emolab.base.errors import EmolabError, need_number
 from emolab.base.labels import NEUTRAL
 from emolab.vectors.activations import ResponseMeans
-from emolab.vectors.contrasts import contrast_weights
+from emolab.vectors.contrasts import contrast_weights, shared_queries
 from emolab.vectors.vectors import EmotionVectors, match_norm, vectors_from_means
 
 
@@ -33,7 +33,8 @@ def pca_vectors(means: ResponseMeans, *, sites: Sequence[str] | None = None) -> 
     default those that `means` holds. Raises EmolabError where an emotion and neutral share no query, since then there
     are no pairs, and for site "head" (its vectors sum to those of attn: use these).
     """
-    if not _paired(means):
+    emotions = set(means.index["condition"]) - {NEUTRAL}
+    if not all(shared_queries(means.index, emotion, [NEUTRAL]) for emotion in emotions):
         raise EmolabError("principal components need pairs: the same query under neutral and the emotion; use probes")
 
     def first(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -94,13 +95,7 @@ def _directions(
                 directions[e, layer] = direction if direction @ differences[e, layer] >= 0 else -direction
         data[site] = match_norm(torch.from_numpy(directions), like=torch.from_numpy(differences))
     meta = {**vectors.meta, "method": method, "steps": [*vectors.meta.get("steps", []), method]}
-    meta |= {} if C is None else {"C": C}
+    if C is not None:
+        meta["C"] = C
     # Not the means: shuffled labels made of them would be a control of emotion vectors, not of these.
     return EmotionVectors(data, vectors.emotions, vectors.resid_norm, meta)
-
-
-def _paired(means: ResponseMeans) -> bool:
-    """Whether every emotion shares a query with neutral."""
-    query, condition = means.index["query_id"], means.index["condition"]
-    neutral = set(query[condition == NEUTRAL])
-    return all(neutral & set(query[condition == c]) for c in set(condition) - {NEUTRAL})

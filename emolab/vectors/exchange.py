@@ -163,8 +163,6 @@ def assembled(
     meta |= {"source": source, "file": path.name, "sites": [site], "emotions": emotions, "part": "whole"}
     meta |= {"n_layers": n_layers, "d_model": d_model}
     stacked = torch.stack([data[emotion] for emotion in emotions])
-    if not stacked.isfinite().all():
-        raise EmolabError(f"the vectors in {path} hold NaN or infinity; get the file again")
     vectors = EmotionVectors({site: stacked}, tuple(emotions), stacked.new_zeros(n_layers), meta)
     if model is not None:
         check_vectors(model, vectors)

@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from emolab.base.errors import EmolabError, FileError, MismatchError, is_text, need_number, shown
+from emolab.base.errors import EmolabError, FileError, MismatchError, need_number, need_texts, shown
 from emolab.base.folders import alone
 from emolab.base.labels import NEUTRAL, order
 from emolab.base.storage import read_tensors, user_path, write_tensors
@@ -66,12 +66,9 @@ class EmotionVectors:
     means: ResponseMeans | Path | None = None
 
     def __post_init__(self):
-        self.emotions = tuple(self.emotions)
-        odd = [label for label in self.emotions if not is_text(label, filled=True)]
-        if odd or not self.emotions:
-            raise EmolabError(f"vectors have {f'the label {odd[0]!r}' if odd else 'no label'}; expected names")
-        if len(set(self.emotions)) != len(self.emotions):
-            raise EmolabError(f"a label occurs twice among {', '.join(self.emotions)}; expected different ones")
+        self.emotions = tuple(need_texts("the labels of vectors", self.emotions, filled=True))
+        if not self.emotions or len(set(self.emotions)) < len(self.emotions):
+            raise EmolabError(f"vectors have the labels {shown(self.emotions)}; expected at least one, each once")
         tensors = [*self.data.values(), self.resid_norm] if isinstance(self.data, dict) else [self.data]
         for x in tensors:
             if not isinstance(x, Tensor):
@@ -94,7 +91,7 @@ class EmotionVectors:
             raise EmolabError(f"resid_norm is {shown(self.resid_norm.tolist())}; expected finite numbers, none below 0")
         broken = [site for site, x in self.data.items() if not x.isfinite().all()]
         if broken:
-            raise EmolabError(f"vectors at {', '.join(broken)} hold NaN or infinity; extract them again")
+            raise EmolabError(f"vectors at {', '.join(broken)} hold NaN or infinity; extract or get them again")
 
     @property
     def sites(self) -> tuple[str, ...]:

@@ -101,23 +101,3 @@ def test_positions_that_may_hold_something_are_taken(where):
 def test_positions_that_hold_nothing_are_refused(where):
     with pytest.raises(EmolabError, match="hold no position"):
         Setting(positions=slice(*where))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),  # the other refusals: tests/test_refusals.py
-    [
-        ({"positions": slice(0, 4, -1)}, "a step of at least 1"),
-        ({"site": "head", "heads": {0: []}}, "expected {layer: [heads]}"),
-        ({"heads": {0: [1]}}, 'heads= goes with site="head"'),
-        ({"fade": float("nan")}, "fade is nan"),
-        ({"fade": 4, "positions": "all"}, 'fade= goes with positions="generated"'),
-        ({"layers": 3.0}, 'layers is 3.0; expected "all", "late" or a list'),
-        ({"layers": "first"}, "layers is 'first'"),
-        ({"unit": "absolute"}, "unknown unit 'absolute'"),
-    ],
-)
-def test_a_bad_setting_gives_one_clear_error(vectors, options, message):
-    for make in (Setting, lambda **options: Steering(vectors, {"joy": 1.0}, **options)):
-        with pytest.raises(EmolabError) as error:
-            make(**options)
-        assert message in str(error.value)
