@@ -188,7 +188,7 @@ CASES = [
     (lambda w: emolab.extract_vectors(w.model, None), "needs responses or means"),
     (lambda w: emolab.extract_vectors(w.model, ["a text"]), "the table is list"),
     (lambda w: emolab.extract_vectors("mini", w.responses), "model is str.*load_model"),
-    (lambda w: emolab.extract_vectors(w.other, None, means=w.means), "the means are of model"),
+    (lambda w: emolab.extract_vectors(w.other, None, means=w.means), "the means are of another model"),
     (lambda w: emolab.extract_vectors(w.model, None, means="m.safetensors"), "means are str .*expected ResponseMeans"),
     (lambda w: vectors_from_means(w.means, sites=("head",)), "needs W_O"),
     *each(lambda w, given: w.means.select(given), [

@@ -36,7 +36,7 @@ from emolab.models.hooks import plain_options
 from emolab.models.load import load_model
 from emolab.models.model import Model, provenance
 from emolab.models.prompts import encode, render_prompts, text_ids
-from emolab.vectors.activations import prompted
+from emolab.vectors.corpus import prompted
 
 FORMAT = "emolab-lora-1"
 

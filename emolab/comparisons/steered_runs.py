@@ -30,8 +30,8 @@ from emolab.comparisons.comparison import Comparison
 from emolab.models.model import Model
 from emolab.steering.settings import described
 from emolab.steering.steering import Steering, at
-from emolab.vectors.activations import check_origin
 from emolab.vectors.controls import drawn_like, match_summed_norm
+from emolab.vectors.corpus import check_origin
 from emolab.vectors.vectors import EmotionVectors, match_norm
 
 CHUNK = 256  # jobs that are done, and kept, together

@@ -24,8 +24,8 @@ from emolab.models.finite import need_finite
 from emolab.models.model import Model
 from emolab.models.prompts import encode, plan_batches
 from emolab.steering.along import need_readable, read_along
-from emolab.vectors.activations import prompted
 from emolab.vectors.controls import beside_random
+from emolab.vectors.corpus import prompted
 from emolab.vectors.token_rule import prompt_and_text_lengths, token_begins, token_pieces
 from emolab.vectors.vectors import EmotionVectors
 

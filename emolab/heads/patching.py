@@ -25,7 +25,7 @@ from emolab.models.model import Model
 from emolab.models.prompts import text_ids
 from emolab.models.sites import output_norm
 from emolab.steering.head_edits import OPS, Change, HeadSpace
-from emolab.vectors.activations import check_origin
+from emolab.vectors.corpus import check_origin
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from emolab.heads.head_vectors import head_summary
 from emolab.heads.patching import HeadTest
 from emolab.models.model import Model
 from emolab.models.sites import site_layers
-from emolab.vectors.activations import ResponseMeans, corpus_hash, response_means
+from emolab.vectors.activations import ResponseMeans, response_means
 from emolab.vectors.controls import means_of
+from emolab.vectors.corpus import corpus_hash
 from emolab.vectors.vectors import EmotionVectors
 
 # How many heads to patch, and questions to patch and to ablate on: for five emotions on a model of 135M parameters and

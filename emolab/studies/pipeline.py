@@ -45,7 +45,8 @@ from emolab.studies.pace import expect, measure_pace, overview
 from emolab.studies.plan import FULL, QUICK, Plan
 from emolab.studies.rehearsal import rehearse
 from emolab.studies.report import write_report
-from emolab.vectors.activations import corpus_hash, response_means
+from emolab.vectors.activations import response_means
+from emolab.vectors.corpus import corpus_hash
 from emolab.vectors.vectors import EmotionVectors, extract_vectors
 
 LORA_LIMIT = 50_000_000  # parameters

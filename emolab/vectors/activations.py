@@ -21,14 +21,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from emolab.base.errors import EmolabError, FileError, MismatchError, is_text, need_model, need_table, need_texts, shown
-from emolab.base.labels import NEUTRAL_QUERY, need_labels
+from emolab.base.errors import EmolabError, FileError, need_model, need_table, shown
 from emolab.base.progress import progress_bar
-from emolab.base.storage import digest, read_tensors, user_path, write_tensors
+from emolab.base.storage import read_tensors, user_path, write_tensors
 from emolab.models.finite import not_finite
 from emolab.models.memory import halving
 from emolab.models.model import Model, provenance
-from emolab.models.prompts import plan_batches, render_prompts
+from emolab.models.prompts import plan_batches
 from emolab.models.sites import (
     ALL_SITES,
     SITES,
@@ -40,6 +39,7 @@ from emolab.models.sites import (
     site_layers,
 )
 from emolab.models.workers import on_cluster, run_chunks
+from emolab.vectors.corpus import check_origin, checked, corpus_hash, prompted, template_hash
 from emolab.vectors.reading import attention_kind, batch_means, check_parts
 from emolab.vectors.token_rule import TokenRule, counted_tokens, fitted, rule_name
 
@@ -173,14 +173,14 @@ def response_means(
     sites = check_sites(sites)
     need_model(model)
     rule = rule_name(tokens)
-    responses = _checked(responses)
+    responses = checked(responses)
     check_origin(model, responses)
     wanted = {*sites} | {WHOLE[site] for site in sites if site in WHOLE}  # which heads and neurons are checked against
     hooked = _hooked(model)
     meta = {**provenance(model), "attention": attention_kind(model, wanted), "hooked": hooked, "token_rule": rule}
     meta["corpus_hash"] = corpus_hash(responses)
     responses, behind = prompted(model, responses)
-    meta |= {"template_hash": _template_hash(responses), **behind}
+    meta |= {"template_hash": template_hash(responses), **behind}
     check_bridge(model)
     if "head" in sites:
         head_weights(model, site_layers(model, "head")[0])  # says at once where heads cannot be told apart
@@ -219,16 +219,17 @@ def _read(
 ) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
     """(rows, their means) batch by batch, here or on the workers of a cluster."""
 
-    def read(rows: list[int]) -> tuple[list[str], list[str], list[np.ndarray]]:
+    def texts_of(rows: list[int]) -> tuple[list[str], list[str], list[np.ndarray]]:
         some = responses.iloc[rows]  # strings of one batch at a time: a table holds them in a third of the memory
         return some["prompt"].tolist(), some["text"].tolist(), [counted[i] for i in rows]
 
     if on_cluster():
-        for done in run_chunks(model, _batch_on_worker, [(*read(rows), sites) for rows in plan], name="activations"):
+        batches = [(*texts_of(rows), sites) for rows in plan]
+        for done in run_chunks(model, _batch_on_worker, batches, name="activations"):
             yield from ((plan[number], batch) for number, batch in done.items())
         return
     scratch: dict[torch.device, Tensor] = {}
-    yield from halving(lambda rows: batch_means(model, *read(rows), sites, scratch), plan)
+    yield from halving(lambda rows: batch_means(model, *texts_of(rows), sites, scratch), plan)
 
 
 def _batch_on_worker(
@@ -286,67 +287,6 @@ def check_sites(sites: Sequence[str]) -> tuple[str, ...]:
         what = f"unknown site {shown(unknown[0])}" if unknown else "no site given"
         raise EmolabError(f"{what}; choose from {', '.join(ALL_SITES)}")
     return tuple(site for site in ALL_SITES if site in sites)
-
-
-def corpus_hash(responses: pd.DataFrame) -> str:
-    """Hash of what the model reads and how it is grouped: query ids, conditions, prompts, texts, and their starts."""
-    table = _checked(responses)
-    if table["prompt"].isna().all():
-        table["prompt"] = "neutral prompt of " + table["query"].where(table["query"] != "", NEUTRAL_QUERY)
-    columns = [c for c in ("query_id", "condition", "prompt", "text", "start") if c in table]
-    rows = zip(*(table[column] for column in columns), strict=True)
-    return digest(str(value) for row in rows for value in row)
-
-
-def check_origin(model: Model, responses: pd.DataFrame) -> None:
-    """MismatchError for responses of another model, as far as their table knows: prompts are in that one's format."""
-    source = responses.attrs.get("emolab", {})
-    if source.get("fingerprint") not in (None, model.fingerprint):
-        raise MismatchError(
-            f"these responses are of {source.get('model')!r} ({source['fingerprint']}), prompts in its format, not of "
-            f"{model.name!r} ({model.fingerprint}); collect them again with this model"
-        )
-
-
-def _template_hash(responses: pd.DataFrame) -> str:
-    """Hash of the prompts with their queries taken out: the wording around them."""
-    pairs = zip(responses["prompt"], responses["query"], strict=True)
-    return digest(sorted({prompt.replace(query, "{query}") if query else prompt for prompt, query in pairs}))
-
-
-def _checked(responses: pd.DataFrame) -> pd.DataFrame:
-    """The table with all columns that are needed; `prompt` is missing in all rows or in none."""
-    need_table(responses, ("condition", "text"), "collect_responses or responses_from_texts")
-    # Texts have no prompts; answers to many queries had some, and were told things in them.
-    many = "query" in responses and responses["query"].nunique() > 1
-    asked = "prompt" in responses and (many or not responses["prompt"].isna().all())
-    for column in ("text", "condition", "query", *(["prompt"] if asked else [])):
-        if column in responses:
-            filled = column == "condition"
-            # One by one: a list of all of them is memory that grows.
-            if not all(is_text(value, filled=filled) for value in responses[column]):
-                need_texts(f"responses' column {column!r}", responses[column].tolist(), filled=filled)  # says which
-    need_labels(responses["condition"].tolist(), "the column 'condition' of these responses")
-    default = {"prompt": None, "query": "", "emotion": responses["condition"]}
-    default["query_id"] = [f"r-{i:04d}" for i in range(1, len(responses) + 1)]
-    return responses.assign(**{c: v for c, v in default.items() if c not in responses}).reset_index(drop=True)
-
-
-def prompted(model: Model, responses: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
-    """The responses with complete prompts, and for provenance what such as had none are read behind.
-
-    Where `prompt` is missing: the neutral prompt of `query`, or of `NEUTRAL_QUERY`, if the model has a chat template,
-    else none.
-    """
-    if not responses["prompt"].isna().all():
-        return responses, {}
-    if not model.tokenizer.chat_template:
-        return responses.assign(prompt=""), {"read_behind": "nothing"}
-    queries = responses["query"].where(responses["query"] != "", NEUTRAL_QUERY)
-    asked = list(queries.unique())
-    prompts = dict(zip(asked, render_prompts(model, asked), strict=True))
-    behind = asked[0] if len(asked) == 1 else f"{len(asked)} queries"
-    return responses.assign(prompt=queries.map(prompts), query=queries), {"read_behind": behind}
 
 
 def _need_finite(model: Model, batch: dict[str, np.ndarray]) -> None:

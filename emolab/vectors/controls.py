@@ -35,8 +35,10 @@ def random_like(vectors: EmotionVectors, *, seed: int = 0) -> EmotionVectors:
     # Not the plain seed: vectors that someone drew with the same one would be their own control.
     generator = torch.Generator().manual_seed(int(digest(["random control", str(seed)])[:15], 16))
     # The same numbers whatever torch's default dtype and device are.
-    options = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
-    data = {site: match_norm(torch.randn(x.shape, **options), like=x) for site, x in vectors.data.items()}
+    data = {
+        site: match_norm(torch.randn(x.shape, generator=generator, dtype=torch.float32, device="cpu"), like=x)
+        for site, x in vectors.data.items()
+    }
     meta = {**vectors.meta, "control": "random", "seed": seed}
     return EmotionVectors(data, vectors.emotions, vectors.resid_norm, meta)
 

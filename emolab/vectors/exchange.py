@@ -62,8 +62,8 @@ def from_published(path: str | Path, *, model: Model | None = None) -> EmotionVe
         named[emotion] = file
     data = {emotion: _published_layers(file) for emotion, file in named.items()}
     names = {file.stem.rpartition("_")[0] for file in files}
-    known = {"model": names.pop() if len(names) == 1 else folder.name}
-    return assembled(data, "attn", "published", folder, model, known)
+    origin = {"model": names.pop() if len(names) == 1 else folder.name}
+    return assembled(data, "attn", "published", folder, model, origin)
 
 
 def _published_layers(file: Path) -> Float[Tensor, "layer d_model"]:

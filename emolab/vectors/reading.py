@@ -89,18 +89,18 @@ def batch_means(
 
     def normed(site: str, layer: int, gain: Tensor):
         """A sublayer's output is normed: out -> out * scale * gain, scale by token. Gives each token's z that scale."""
-        held: dict[str, Tensor] = {}
+        current: dict[str, Tensor] = {}
 
         def take_z(x):
-            held["z"] = counting(x)
+            current["z"] = counting(x)
 
         def take_raw(x):
-            held["raw"] = counting(x) * gain.to(x.device, exact)
+            current["raw"] = counting(x) * gain.to(x.device, exact)
 
         def take_normed(x):
-            raw = held.pop("raw")
+            raw = current.pop("raw")
             scale = (counting(x) * raw).sum(-1) / (raw * raw).sum(-1).clamp_min(torch.finfo(exact).tiny)
-            z = held.pop("z")
+            z = current.pop("z")
             taken[site, layer] = mean(z * scale.reshape(*scale.shape, *[1] * (z.ndim - 2))).float()
 
         return take_z, take_raw, take_normed
@@ -166,8 +166,8 @@ def check_parts(model: Model, site: str, z: np.ndarray, whole: np.ndarray) -> No
     for layer in site_layers(model, site):
         weight = weight_of(model, layer, dtype)
         expected = some_whole[:, layer]
-        own = some_z[:, layer, ..., : weight.shape[-2]].flatten(1).to(dtype)
-        rest = expected - own @ weight.flatten(0, -2)
+        parts = some_z[:, layer, ..., : weight.shape[-2]].flatten(1).to(dtype)
+        rest = expected - parts @ weight.flatten(0, -2)
         off = ((rest - rest.mean(0)).abs().max() / expected.abs().max().clamp_min(1e-12)).item()
         if off > _HEAD_TOLERANCE.get(model.dtype, 5e-2):
             raise EmolabError(

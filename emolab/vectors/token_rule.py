@@ -44,8 +44,8 @@ def rule_name(tokens: TokenRule) -> str:
         )
     name = getattr(tokens, "__qualname__", type(tokens).__qualname__)
     try:
-        held = inspect.getclosurevars(tokens).nonlocals  # pyright: ignore[reportArgumentType] (TypeError is caught)
-        plain = {key: x for key, x in held.items() if isinstance(x, str | int | float)}
+        closure = inspect.getclosurevars(tokens).nonlocals  # pyright: ignore[reportArgumentType] (TypeError is caught)
+        plain = {key: x for key, x in closure.items() if isinstance(x, str | int | float)}
         source = digest([inspect.getsource(tokens), repr(plain), repr(getattr(tokens, "__defaults__", None))])
     except (OSError, TypeError):  # typed into a prompt, compiled, or an object with __call__
         source = "source unknown"

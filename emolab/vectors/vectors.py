@@ -34,12 +34,14 @@ from emolab.base.storage import read_tensors, user_path, write_tensors
 from emolab.data import FOLDER
 from emolab.models.model import Model
 from emolab.models.sites import output_weights
-from emolab.vectors.activations import MEANS_FILE, ResponseMeans, check_sites, corpus_hash, response_means
+from emolab.vectors.activations import MEANS_FILE, ResponseMeans, check_sites, response_means
 from emolab.vectors.contrasts import baseline, contrast_weights, shared_queries
+from emolab.vectors.corpus import corpus_hash
 from emolab.vectors.token_rule import TokenRule, rule_name
 
 FORMAT = "emolab-vectors-1"
 SHARED = ("shared",)  # the label of the part that all emotions share
+SHIPPED = FOLDER / "vectors"
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -271,13 +273,7 @@ class EmotionVectors:
 
 
 def need_place(axis: str, number: Any, size: int, *, low: int = 0) -> int:
-    """The number of a layer or head as an int; EmolabError unless it lies from `low` to size - 1.
-
-    >>> need_place("layer", 9, 3)
-    Traceback (most recent call last):
-    ...
-    emolab.base.errors.EmolabError: unknown layer 9; expected a whole number from 0 to 2
-    """
+    """The number of a layer or head as an int; EmolabError unless it lies from `low` to size - 1."""
     try:
         place = size if isinstance(number, bool) else operator.index(number)
     except TypeError:
@@ -308,9 +304,6 @@ def check_vectors(model: Model, vectors: EmotionVectors, *, shape_alone: bool = 
         f"d_model {model.d_model}, fingerprint {model.fingerprint}); "
         + ("vectors.for_model(model) uses them all the same" if fits else "shapes must agree")
     )
-
-
-SHIPPED = FOLDER / "vectors"
 
 
 def load_vectors(name: str | Path = "smollm2") -> EmotionVectors:
@@ -384,20 +377,15 @@ def _need_means_of(model: Model, means: ResponseMeans, responses: pd.DataFrame |
     """EmolabError for means of another model, of other responses, or over other tokens."""
     if not isinstance(means, ResponseMeans):
         raise EmolabError(f"means are {type(means).__name__} {shown(means)}; expected ResponseMeans")
-    if means.meta.get("fingerprint") != model.fingerprint:
-        raise MismatchError(
-            f"the means are of model {means.meta.get('model')!r} ({means.meta.get('fingerprint')}), "
-            f"not of {model.name!r} ({model.fingerprint}); compute them again with response_means"
-        )
-    if responses is not None and means.meta.get("corpus_hash") != corpus_hash(responses):
-        raise MismatchError(
-            "the means are of other responses than those given; compute them again, or pass responses=None"
-        )
-    if means.meta.get("token_rule") != rule:
-        raise MismatchError(
-            f"the means were taken over tokens={means.meta.get('token_rule')!r}, not {rule!r}; pass that rule, or "
-            "compute them again with response_means"
-        )
+    wanted = [("another model", "fingerprint", model.fingerprint), ("other tokens", "token_rule", rule)]
+    if responses is not None:
+        wanted.append(("other responses", "corpus_hash", corpus_hash(responses)))
+    for what, key, value in wanted:
+        if means.meta.get(key) != value:
+            raise MismatchError(
+                f"the means are of {what} ({key} {means.meta.get(key)!r}, not {value!r}); give those of this model, "
+                "these responses and tokens, or compute them again with response_means"
+            )
 
 
 def vectors_from_means(

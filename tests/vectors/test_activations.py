@@ -16,7 +16,8 @@ from emolab.models.prompts import render_prompts
 from emolab.models.sites import output_weights
 from emolab.steering.steering import Steering, steered
 from emolab.vectors import activations, reading
-from emolab.vectors.activations import ResponseMeans, corpus_hash, response_means
+from emolab.vectors.activations import ResponseMeans, response_means
+from emolab.vectors.corpus import corpus_hash
 from emolab.vectors.reading import check_parts
 from emolab.vectors.vectors import extract_vectors
 from tests import made_means, tiny

@@ -222,7 +222,7 @@ def test_kept_means_of_another_rule_are_refused(tiny_llama, tmp_path):
     assert torch.equal(extract_vectors(tiny_llama, responses, sites=("resid",), tokens="last", means=means).get(),
                        vectors.get())  # fmt: skip
     for rule in ("response", "from:2", content):
-        with pytest.raises(MismatchError, match="taken over tokens='last', not"):
+        with pytest.raises(MismatchError, match="the means are of other tokens .token_rule 'last', not"):
             extract_vectors(tiny_llama, None, sites=("resid",), tokens=rule, means=means)
     loaded = emolab.EmotionVectors.load(tmp_path / "vectors.safetensors")
     assert len(means_of(loaded)) == 4
