@@ -47,7 +47,7 @@ class Classifier:
     def logits(self, inputs: list[tuple[str, str | None]]) -> Float[np.ndarray, "input class"]:
         """Of each (text, other text beside it or None); EmolabError where they are not finite."""
         todo = sorted(dict.fromkeys(inputs), key=lambda pair: len(pair[0]))  # those of a length in one batch
-        found: dict[tuple[str, str | None], np.ndarray] = {}
+        logits_of: dict[tuple[str, str | None], np.ndarray] = {}
         with progress_bar("classify", len(todo)) as bar:
             for start in range(0, len(todo), BATCH):
                 batch = todo[start : start + BATCH]
@@ -58,18 +58,18 @@ class Classifier:
                     values = self.model(**encoded.to(self.model.device)).logits.double().cpu().numpy()
                 if not np.isfinite(values).all():
                     raise EmolabError(f"{self.source} gives logits that are not finite: its weights are damaged")
-                found.update(zip(batch, values, strict=True))
+                logits_of.update(zip(batch, values, strict=True))
                 bar.update(len(batch))
-        return np.array([found[pair] for pair in inputs]).reshape(len(inputs), len(self.classes))
+        return np.array([logits_of[pair] for pair in inputs]).reshape(len(inputs), len(self.classes))
 
     def of_texts(
         self, texts: Sequence[str], values: Float[np.ndarray, "text label"]
     ) -> Float[np.ndarray, "text label"]:
         """The values, NaN for texts that are not read: mostly unknown tokens, or spelled byte by byte."""
         unknown = self.tokenizer.unk_token_id
-        ids = self._ids(texts)
         unread = [
-            2 * own.count(unknown) > len(own) or len(own) > len(text) + 1 for own, text in zip(ids, texts, strict=True)
+            2 * ids.count(unknown) > len(ids) or len(ids) > len(text) + 1
+            for ids, text in zip(self._ids(texts), texts, strict=True)
         ]
         values[np.array(unread, bool)] = np.nan
         return values

@@ -75,10 +75,10 @@ def _embedded(texts: tuple[str, ...]) -> Float[np.ndarray, "text dim"]:
     pieces, text_of, n_tokens = cut(encoder.tokenizer, texts, MAX_TOKENS - 2)
     with torch.device("cpu"):  # on no default device of the user's
         # 16 texts stay in a CPU's caches; 64 long ones took half as long again.
-        found = encoder.encode(pieces, normalize_embeddings=True, batch_size=16, show_progress_bar=False)
+        embeddings = encoder.encode(pieces, normalize_embeddings=True, batch_size=16, show_progress_bar=False)
     if len(pieces) == len(texts):
-        return found
-    means = averaged(found, text_of, n_tokens)
+        return embeddings
+    means = averaged(embeddings, text_of, n_tokens)
     return (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)
 
 

@@ -30,10 +30,10 @@ def cut(tokenizer: Any, texts: Sequence[str], room: int) -> tuple[list[str], Int
         raise EmolabError(f"beside what is asked of them texts have {room} tokens; ask with shorter sentences")
     ids = tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids if len(texts) else []
     pieces, text_of, n_tokens = [], [], []
-    for number, (text, own) in enumerate(zip(texts, ids, strict=True)):
-        ends = [0, len(own)] if len(own) <= room else _ends(tokenizer, text, len(own), room)
+    for number, (text, tokens) in enumerate(zip(texts, ids, strict=True)):
+        ends = [0, len(tokens)] if len(tokens) <= room else _ends(tokenizer, text, len(tokens), room)
         lengths = np.diff(ends).tolist()
-        pieces += [text] if len(lengths) == 1 else _pieces(tokenizer, text, own, ends)
+        pieces += [text] if len(lengths) == 1 else _pieces(tokenizer, text, tokens, ends)
         text_of += [number] * len(lengths)
         n_tokens += lengths
     return pieces, np.array(text_of, int), n_tokens

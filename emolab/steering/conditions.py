@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolab.base.errors import EmolabError, need_number, need_vectors
+from emolab.models.hooks import Place
 from emolab.vectors.vectors import EmotionVectors, need_place
 
 SITES = ("resid", "attn", "mlp")
@@ -45,8 +46,8 @@ class When:
     def __post_init__(self) -> None:
         need_vectors(self.vectors)
         if self.site not in SITES or self.site not in self.vectors.data:
-            held = ", ".join(site for site in SITES if site in self.vectors.data)
-            raise EmolabError(f"when reads site {self.site!r}; expected one that these vectors hold: {held}")
+            sites = ", ".join(site for site in SITES if site in self.vectors.data)
+            raise EmolabError(f"when reads site {self.site!r}; expected one that these vectors hold: {sites}")
         need_place("layer", self.layer, self.vectors.n_layers)
         if not self.vectors.get(self.site, emotion=self.emotion, layer=self.layer).any():
             raise EmolabError(f"the vector of {self.emotion!r} that when reads is zero at {self.site} of {self.layer}")
@@ -60,6 +61,10 @@ class When:
     def bounds(self) -> tuple[float, float]:
         """Above and below, infinite where there is none."""
         return (-math.inf if self.above is None else self.above, math.inf if self.below is None else self.below)
+
+    @property
+    def place(self) -> Place:
+        return self.site, self.layer
 
     def __str__(self) -> str:
         low = f"{self.above:g} < " if self.above is not None and self.below is not None else ""

@@ -30,6 +30,7 @@ import torch
 from emolab import __version__
 from emolab.base.errors import EmolabError, FileError
 from emolab.base.storage import atomic, user_path
+from emolab.base.tables import origin
 from emolab.models.model import Model
 from emolab.steering.steering import Steering
 from emolab.vectors.exchange import assembled
@@ -110,12 +111,12 @@ def from_gguf(
     paths = path if isinstance(path, Mapping) else {emotion or user_path(path).stem: path}
     if not paths:
         raise EmolabError("there is no path; expected a GGUF file or {label: path}")
-    found = {label: _read(user_path(file)) for label, file in paths.items()}
-    counts = [known.pop("layer_count") for _, known in found.values()]
-    last = [max(directions) + 1 for directions, _ in found.values()]
+    files = {label: _read(user_path(file)) for label, file in paths.items()}
+    counts = [known.pop("layer_count") for _, known in files.values()]
+    last = [max(directions) + 1 for directions, _ in files.values()]
     n_layers = max([*last, *(counts if model is None else [model.n_layers])])
-    data = {label: _stacked(directions, n_layers) for label, (directions, _) in found.items()}
-    origins = [known for _, known in found.values()]
+    data = {label: _stacked(directions, n_layers) for label, (directions, _) in files.items()}
+    origins = [known for _, known in files.values()]
     if len({known["fingerprint"] for known in origins}) > 1:
         raise EmolabError(f"these files are of different models ({', '.join(str(x['model']) for x in origins)})")
     return assembled(data, "resid", "gguf", user_path(next(iter(paths.values()))), model, origins[0])
@@ -141,39 +142,38 @@ def _read(path: Path) -> tuple[dict[int, np.ndarray], dict[str, Any]]:
     try:
         reader = Reader(path)
         single = {key: field for key, field in reader.fields.items() if field.types[:1] != [gguf.GGUFValueType.ARRAY]}
-        said = {key: field.contents() for key, field in single.items() if not key.startswith("GGUF.")}
-        arch, ours = said.get("general.architecture"), said.get(_PROVENANCE)
+        header = {key: field.contents() for key, field in single.items() if not key.startswith("GGUF.")}
+        arch = header.get("general.architecture")
         if sum(int(x.n_bytes) for x in reader.tensors) > len(reader.data):  # many that share one place: a bomb
             raise ValueError("its tensors are larger than the file")
         tensors = {x.name: _numbers(x) for x in reader.tensors} if arch == ARCH else {}
-        known = json.loads(ours or "{}")
+        provenance = json.loads(header.get(_PROVENANCE) or "{}")
     except Exception as error:  # a damaged file raises whatever it makes the reader stumble over
         raise FileError(f"{path} is missing, damaged or no GGUF file ({error})") from error
     if arch != ARCH:
         raise EmolabError(f"{path} has architecture {arch!r}, expected {ARCH!r}: is it a model?")
-    _need_addition(path, said)
+    _need_addition(path, header)
     directions: dict[int, np.ndarray] = {}
     for name, x in tensors.items():
-        kind, _, number = name.partition(".")
-        sound = kind == "direction" and number.isdecimal() and int(number) < MAX_LAYERS and str(int(number)) == number
-        if not sound or x.ndim != 1 or x.dtype.kind != "f" or not x.size:
+        number = re.fullmatch(r"direction\.(0|[1-9][0-9]{0,2})", name)  # below MAX_LAYERS
+        if number is None or x.ndim != 1 or x.dtype.kind != "f" or not x.size:
             raise EmolabError(
                 f"{path} holds {name!r}, {x.dtype} {list(x.shape)}; expected direction.1, direction.2, ... (or from 0 "
                 "on), floating point [d_model]"
             )
-        directions[int(number)] = x
+        directions[int(number[1])] = x
     sizes = {len(x) for x in directions.values()}
     if len(sizes) != 1:
         raise EmolabError(f"{path} holds directions of lengths {sorted(sizes)}; expected one or more, of one length")
-    count = said.get(f"{ARCH}.layer_count", 0)
+    count = header.get(f"{ARCH}.layer_count", 0)
     if not isinstance(count, int) or not (count == 0 or len(directions) <= count < MAX_LAYERS):
         raise EmolabError(f"{path} says that it has {count} layers, and holds {len(directions)}; get the file again")
-    origin = known if isinstance(known, dict) else {}
-    origin = {key: str(origin[key]) for key in ("revision", "fingerprint") if origin.get(key) is not None}
-    kept = {key: said[f"{ARCH}.{key}"] for key in _KEPT if f"{ARCH}.{key}" in said}
-    hint = said.get(f"{ARCH}.model_hint")
-    known = {"model": None if hint is None else str(hint), "revision": None, "fingerprint": None, **origin, **kept}
-    return directions, {**known, "layer_count": count}
+    made_on = origin(provenance if isinstance(provenance, dict) else {})
+    hint = header.get(f"{ARCH}.model_hint")
+    known = {"model": None if hint is None else str(hint)}
+    known |= {key: made_on[key] for key in ("revision", "fingerprint")}
+    kept = {key: header[f"{ARCH}.{key}"] for key in _KEPT if f"{ARCH}.{key}" in header}
+    return directions, {**known, **kept, "layer_count": count}
 
 
 def _numbers(tensor: Any) -> np.ndarray:
@@ -186,15 +186,15 @@ def _numbers(tensor: Any) -> np.ndarray:
     return dequantize(data, tensor.tensor_type)
 
 
-def _need_addition(path: Path, said: dict[str, Any]) -> None:
+def _need_addition(path: Path, header: dict[str, Any]) -> None:
     """EmolabError where a file says that its directions are not added to the residual stream after a block."""
-    for key, value in said.items():
+    for key, value in header.items():
         owner, _, name = key.rpartition(".")
-        told = str(value).strip().lower()
-        odd = name in _OPERATION and told not in _ADDS
-        odd |= name in ("method", "type") and bool(_NO_ADDITION.search(told))
+        text = str(value).strip().lower()
+        odd = name in _OPERATION and text not in _ADDS
+        odd |= name in ("method", "type") and bool(_NO_ADDITION.search(text))
         odd |= value is True and bool(_NO_ADDITION.search(name))
-        odd |= name in _PLACE and told not in _RESIDUAL
+        odd |= name in _PLACE and text not in _RESIDUAL
         if odd and owner not in ("general", "emolab"):
             raise EmolabError(
                 f"{path} says {key} = {value!r}: it is not to be added to the residual stream after a block, and "

@@ -24,8 +24,8 @@ class PositionMask:
     prompts: (padding, own prompt tokens) of each row, where the caller knows them (generation); None in a plain forward
     call, whose positions are then those of the given tensor. cached: calls continue one another, as with a KV cache.
     fade: half-life in tokens, counted from the first edited position, as many as positions; infinite for none.
-    roles: who says each token of each row's prompt (`emolab.models.roles`). Raises EmolabError where positions name a
-    role, and this is not known.
+    roles: who says each token of each row's prompt (`emolab.models.roles`). Raises EmolabError for a role or a fade
+    where prompts are not known.
     """
 
     def __init__(
@@ -40,12 +40,14 @@ class PositionMask:
         self.prompts = prompts
         self.cached = cached
         self.roles = roles
-        if roles is None and any(p in ROLES for p in positions):
-            raise EmolabError(
-                "roles are those of a prompt, which a plain forward call does not know; give this steering to "
-                "emolab.generate (or token_logprobs) instead of `steered`"
-            )
         self.half_life = None if fade is None or np.isinf(fade).all() else np.array(fade, float)[:, None]
+        unknown = ["fade counts generated tokens"] if prompts is None and self.half_life is not None else []
+        unknown += ["roles are those of a prompt"] if roles is None and any(p in ROLES for p in positions) else []
+        if unknown:
+            raise EmolabError(
+                f"{unknown[0]}, which a plain forward call does not know; give this steering to emolab.generate (or "
+                "token_logprobs) instead of `steered`"
+            )
         # From here on, no row is left in its prompt and every token is edited.
         simple = self.half_life is None and all(p in ("generated", "all") for p in positions)
         self.all_from = max(pad + n - 1 for pad, n in prompts) if prompts and simple else _FAR
@@ -88,9 +90,9 @@ class PositionMask:
         keep = (position >= start) & (position < stop) & ((position - start) % step == 0)
         for row, role in enumerate(positions):
             if role in ROLES and self.roles is not None:
-                said = [place for place, who in enumerate(self.roles[row]) if who == role]
+                spoken = [place for place, who in enumerate(self.roles[row]) if who == role]
                 last = len(self.roles[row]) - 1 if role == "assistant" else _FAR  # the token that begins the answer
-                keep[row] = np.isin(position[row], said) | (position[row] >= last)
+                keep[row] = np.isin(position[row], spoken) | (position[row] >= last)
         weight = None
         if self.half_life is not None:
             left = 0.5 ** ((position - start).clip(min=0) / self.half_life)

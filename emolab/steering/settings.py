@@ -136,11 +136,7 @@ def each_head(vectors: EmotionVectors, setting: Setting = Setting(site="head")) 
 
 
 def where_measured(vectors: EmotionVectors, settings: Sequence[Setting]) -> list[Setting]:
-    """The settings without layers that lack their site (of hybrid models), where vectors are zero; equal ones once.
-
-    >>> where_measured(vectors, [Setting(site="attn", layers=[0, 3])])  # doctest: +SKIP
-    [Setting(site='attn', layers=[3])]
-    """
+    """The settings without layers that lack their site (of hybrid models), where vectors are zero; equal ones once."""
     kept = []
     for setting in settings:
         layers = layer_numbers(setting, vectors.n_layers)

@@ -56,19 +56,19 @@ class ShiftSpace:
 
     def shift(self, change: Change, place: int) -> Float[Tensor, "layer width"]:
         """What a change adds at the site of this place; zero where it adds nothing."""
-        own = self.vectors.get(self.sites[place], emotion=change.emotion).double()
+        shift = self.vectors.get(self.sites[place], emotion=change.emotion).double()
         if change.random is not None:
             draw = torch.Generator().manual_seed(change.random + place)
-            random = torch.randn(own.shape, generator=draw, dtype=torch.float64, device="cpu")
-            own = own.abs() * random.sign() if self.by_neuron else match_norm(random, own)
+            random = torch.randn(shift.shape, generator=draw, dtype=torch.float64, device="cpu")
+            shift = shift.abs() * random.sign() if self.by_neuron else match_norm(random, shift)
         layers, numbers = torch.tensor(change.where, device="cpu").T
         dose = -change.dose if change.op == "ablate" else change.dose
-        doses = torch.zeros_like(own)
+        doses = torch.zeros_like(shift)
         if self.by_neuron:
             doses[layers, numbers] = dose
         else:
             doses[layers[numbers == place]] = dose
-        return own * doses
+        return shift * doses
 
     def edits(
         self, changes: list[Change | None], mask: PositionMask, sources: list[Tensor | None] | None = None

@@ -258,8 +258,10 @@ def match_steering_norm(control: Steering, steering: Steering) -> Steering:
     added = match_norm(control.affine()[0], like=steering.affine()[0])
     site = "attn" if control.site == "head" else control.site  # where heads are summed
     vectors = EmotionVectors({site: added[None]}, ("mixture",), control.vectors.resid_norm, control.vectors.meta)
-    where = {"site": site, "layers": "all", "heads": None, "unit": "vector", "part": "whole"}
-    return replace(control, vectors=vectors, doses={"mixture": 1.0}, **where)
+    doses = {"mixture": 1.0}
+    return replace(
+        control, vectors=vectors, doses=doses, site=site, layers="all", heads=None, unit="vector", part="whole"
+    )
 
 
 def as_rows(model: Model, steering: Any) -> list[Steering | None]:
@@ -313,32 +315,25 @@ def build_edits(
     prompts, cached, roles: as `PositionMask` takes them.
     """
     fade = [row.fade or math.inf if row else math.inf for row in rows]
-    if prompts is None and not all(map(math.isinf, fade)):
-        raise EmolabError(
-            "fade counts generated tokens, and a plain forward call does not know them; give this steering to "
-            "emolab.generate (or token_logprobs) instead of `steered`"
-        )
     mask = PositionMask([row.positions if row else "all" for row in rows], prompts, cached, fade, roles)
-    maps = {row: [x.float() for x in row.affine()] for row in _different(rows)}
+    different = _different(rows)
+    maps = {row: [x.float() for x in row.affine()] for row in different}
     rank = max((read.shape[2] for _, read, _ in maps.values()), default=0)
     edits = {}
-    for site in dict.fromkeys(_hook_site(row) for row in _different(rows)):
+    for site in dict.fromkeys(map(_hook_site, different)):
         shift = torch.zeros(model.n_layers, len(rows), model.d_model, dtype=torch.float32, device="cpu")
         read = shift.new_zeros(*shift.shape, rank)
         write = read.new_zeros(model.n_layers, len(rows), rank, model.d_model)
         for i, row in enumerate(rows):
             if row and _hook_site(row) == site:
-                own_shift, own_read, own_write = maps[row]
-                k = own_read.shape[2]
-                shift[:, i] = own_shift
-                read[:, i, :, :k] = own_read
-                write[:, i, :k] = own_write
+                k = maps[row][1].shape[2]
+                shift[:, i], read[:, i, :, :k], write[:, i, :k] = maps[row]
         used = shift.flatten(1).any(1) | write.flatten(1).any(1)
         for layer in used.nonzero()[:, 0].tolist():
             edits[site, layer] = AffineEdit(
                 shift[layer].to(model.device), read[layer].to(model.device), write[layer].to(model.device), mask
             )
-    if any(row.op in ("rotate", "cap") or row.when for row in _different(rows)):
+    if any(row.op in ("rotate", "cap") or row.when for row in different):
         return _bent(model, rows, edits, mask)
     return edits
 
@@ -347,28 +342,20 @@ def _bent(
     model: Model, rows: list[Steering | None], edits: dict[Place, AffineEdit], mask: PositionMask
 ) -> dict[Place, AffineEdit]:
     """The same edits with what is not affine: norms kept, ceilings, and conditions, which are read where they say."""
-    places = {row.when: (row.when.site, row.when.layer) for row in rows if row and row.when}
     nothing = torch.zeros(len(rows), model.d_model, 0, dtype=torch.float32, device=model.device)
     idle = AffineEdit(nothing.sum(2), nothing, nothing.mT, mask)
     on_cpu = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults are
     ops = [row.op if row else None for row in rows]
     turned, capped = (torch.tensor([op == bending for op in ops], device="cpu") for bending in ("rotate", "cap"))
-    conditioned = list(dict.fromkeys(places.values()))
-    bent = {place: BentEdit(edits.get(place, idle), turned, capped) for place in dict.fromkeys([*edits, *conditioned])}
-    for place in conditioned:
-        read = torch.zeros(len(rows), model.d_model, **on_cpu)
-        bounds = [(-math.inf, math.inf)] * len(rows)
-        for i, row in enumerate(rows):
-            if row and row.when and places[row.when] == place:
-                read[i] = row.when.read()
-                bounds[i] = row.when.bounds
-        bent[place].reads = condition = Condition(read, *torch.tensor(bounds, **on_cpu).T)
-        acted = {
-            (_hook_site(row), layer)
-            for row in _different(rows)
-            if row.when and places[row.when] == place
-            for layer in row.layer_numbers
-        }
+    reading = list(dict.fromkeys(row.when.place for row in rows if row and row.when))
+    bent = {place: BentEdit(edits.get(place, idle), turned, capped) for place in dict.fromkeys([*edits, *reading])}
+    for place in reading:
+        whens = [row.when if row and row.when and row.when.place == place else None for row in rows]
+        read = [when.read() if when else torch.zeros(model.d_model, **on_cpu) for when in whens]
+        bounds = [when.bounds if when else (-math.inf, math.inf) for when in whens]
+        bent[place].reads = condition = Condition(torch.stack(read), *torch.tensor(bounds, **on_cpu).T)
+        conditioned = [row for row, when in zip(rows, whens, strict=True) if row and when]
+        acted = {(_hook_site(row), layer) for row in conditioned for layer in row.layer_numbers}
         for other in acted & bent.keys():
             bent[other].needs += (condition,)
     return dict(bent)
