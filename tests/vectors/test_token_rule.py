@@ -159,14 +159,10 @@ def test_a_text_that_is_position_0_alone_is_named(tiny_gpt2, tiny_llama):
     assert response_means(tiny_llama, bare, sites=("resid",)).index["n_tokens"][2] == 1, "BOS is there"
 
 
-def test_a_text_beyond_the_context_is_named(tiny_llama):
-    long = {**TEXTS, "joy": [TEXTS["joy"][0], "so good ! " * 60]}
-    with pytest.raises(EmolabError, match=r"row 3 \(joy, 'so good .* does not fit .* \(128\); shorten"):
-        response_means(tiny_llama, responses_from_texts(long))
-
-
 def test_texts_beyond_the_context_are_all_named_cut_or_left_out(tiny_llama, tmp_path):
     long = {**TEXTS, "joy": [TEXTS["joy"][0], "so good ! " * 60], "fear": ["dark", "dark , cold . " * 50]}
+    with pytest.raises(EmolabError, match=r"row 3 \(joy, 'so good .* does not fit .* \(128\); shorten .* or 'drop'$"):
+        response_means(tiny_llama, responses_from_texts({**long, "fear": ["dark"]}))
     responses = responses_from_texts(long)
     with pytest.raises(EmolabError, match=r"row 3 \(joy.* or give too_long='cut' or 'drop'; nor do rows 5 \(fear\)$"):
         extract_vectors(tiny_llama, responses)
