@@ -122,11 +122,11 @@ def test_a_faded_rotation_keeps_the_norm_and_a_faded_cap_goes_half_the_way(model
 
 
 @pytest.mark.parametrize("site", ["resid", "attn"])
-@pytest.mark.parametrize("bounds", [{"above": 0.3}, {"below": 0.6}, {"above": 0.2, "below": 0.75}])
+@pytest.mark.parametrize("bounds", [{"above": 0.31}, {"below": 0.61}, {"above": 0.21, "below": 0.76}])
 def test_a_condition_is_read_at_each_token_of_each_row(model, vectors, batch, site, bounds):
     before, v = states(model, batch)[0], vectors.get(site, emotion="sadness", layer=0)
     projection = before[site, 0] @ v / (v @ v)
-    bounds = {name: float(projection.quantile(share)) for name, share in bounds.items()}
+    bounds = {name: float(projection.quantile(share)) for name, share in bounds.items()}  # between two tokens
     when = When(vectors, "sadness", site=site, layer=0, **bounds)
     after = states(model, batch, Steering(vectors, {"joy": 1.0}, layers=[1], positions="all", when=when))[0]
     met = (projection > bounds.get("above", -1e9)) & (projection < bounds.get("below", 1e9))
