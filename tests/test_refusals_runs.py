@@ -140,7 +140,7 @@ CASES = [
         (({"fear": 1.0},), "unknown emotion 'fear'"),
     ]),
     *each(lambda w, given: w.sweep(controls=given), [
-        (("placebo",), "unknown control 'placebo'; controls are"), ((None,), "unknown control None"),
+        (("placebo",), "unknown control 'placebo'; expected one of random"), ((None,), "unknown control None"),
         ("placebo", "unknown control 'placebo'"),
     ]),
     *each(lambda w, given: w.sweep(vectors=given), [

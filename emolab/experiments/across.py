@@ -14,6 +14,7 @@ import pandas as pd
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import order
 from emolab.base.stats import bootstrap_ci, clusters_of, interval
+from emolab.base.tables import noted
 from emolab.experiments.headline import is_hit, is_unsteered, one_setting, sweep_about
 
 ALL = "all"  # the mean over the emotions of both, question by question
@@ -49,21 +50,16 @@ def model_doses(scored: Mapping[str, pd.DataFrame], *, seed: int = 0) -> pd.Data
     emotions = [order(table["emotion"]) for table in scored.values()]
     shared = [emotion for emotion in emotions[0] if emotion in emotions[1]]
     if not shared:
-        held = " with ".join(map(", ".join, emotions))
-        raise EmolabError(f"the two sweeps have no emotion in common: {held}")
+        raise EmolabError(f"the two sweeps have no emotion in common: {' with '.join(map(', '.join, emotions))}")
     wide = {name: _by_question(table, shared) for name, table in scored.items()}
     clusters = pd.concat([clusters_of(table) for table in scored.values()])
     clusters = clusters[~clusters.index.duplicated()]
-    rows = [_shares(name, table, clusters, seed) for name, table in wide.items()]
-    found = pd.concat([*rows, _difference(wide, clusters, seed)], ignore_index=True)
+    shares = [_shares(name, table, clusters, seed) for name, table in wide.items()]
+    doses = pd.concat([*shares, _difference(wide, clusters, seed)], ignore_index=True)
     abouts = [sweep_about(table) for table in scored.values()]
     params = {key: x for key, x in abouts[0]["params"].items() if abouts[1]["params"].get(key) == x}
-    asked = [len(table) for table in wide.values()]
-    n = f"{asked[0]} questions" if asked[0] == asked[1] else f"{asked[0]} and {asked[1]} questions"
-    found.attrs["about"] = {
-        "model": {"name": " and ".join(scored)}, "n": n, "seed": abouts[0]["seed"], "params": params
-    }  # fmt: skip
-    return found
+    n = f"{' and '.join(dict.fromkeys(str(len(table)) for table in wide.values()))} questions"
+    return noted(doses, " and ".join(scored), n=n, seed=abouts[0]["seed"], params=params)
 
 
 def breaking_dose(doses: pd.DataFrame) -> float:
@@ -81,9 +77,8 @@ def need_same_questions(tables: Mapping[str, pd.DataFrame]) -> None:
     """EmolabError where a query_id of both tables stands for two different questions."""
     for table in tables.values():
         need_table(table, ("query_id", "query"), "emolab.sweep or emolab.collect_responses")
-    asked = [table.drop_duplicates("query_id").set_index("query_id")["query"] for table in tables.values()]
-    both = asked[0].index.intersection(asked[1].index)
-    differs = [key for key in both if asked[0][key] != asked[1][key]]
+    first, second = (table.drop_duplicates("query_id").set_index("query_id")["query"] for table in tables.values())
+    differs = [key for key in first.index.intersection(second.index) if first[key] != second[key]]
     if differs:
         raise EmolabError(
             f"query {differs[0]!r} is another question in {' than in '.join(tables)}; expected runs on one set of "
@@ -116,8 +111,7 @@ def _by_question(table: pd.DataFrame, emotions: list[str]) -> pd.DataFrame:
 
 def _shares(name: str, wide: pd.DataFrame, clusters: pd.Series, seed: int) -> pd.DataFrame:
     cells = wide.columns.to_frame(index=False).assign(value=wide.mean().to_numpy())
-    bounds = [interval(values, clusters=clusters[wide.index], seed=seed) for _, values in wide.items()]
-    cells[["lo", "hi"]] = bounds
+    cells[["lo", "hi"]] = [interval(values, clusters=clusters[wide.index], seed=seed) for _, values in wide.items()]
     cells.insert(0, "model", name)
     return cells.assign(n=wide.notna().sum().to_numpy())
 
@@ -137,8 +131,8 @@ def _difference(wide: Mapping[str, pd.DataFrame], clusters: pd.Series, seed: int
         return means[k:] - means[:k]
 
     value, lo, hi = bootstrap_ci(both, difference, clusters=clusters[both.index], seed=seed)
-    n = both.notna().to_numpy()
-    n = (n[:, :k] | n[:, k:]).sum(0)
+    answered = both.notna().to_numpy()
+    n = (answered[:, :k] | answered[:, k:]).sum(0)
     cells = shared.to_frame(index=False).assign(value=value, lo=lo, hi=hi, n=n)
     cells.insert(0, "model", f"{other} - {name}")
     return cells

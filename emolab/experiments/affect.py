@@ -48,15 +48,11 @@ def affect_shifts(scored: pd.DataFrame, measures: Sequence[str] = ("valence", "a
     rows = []
     for emotion, control, alpha in cells.itertuples(index=False):
         for measure, by_direction in curves.items():
-            curve = by_direction[emotion, control]
-            shift = curve[alpha] - curve[0.0]
-            lo, hi = interval(shift, clusters=clusters[shift.index])
-            rows.append(
-                {
-                    "emotion": emotion, "control": control, "alpha": alpha, "measure": measure,
-                    "value": curve[alpha].mean(), "unsteered": curve[0.0].mean(), "shift": shift.mean(),
-                    "lo": lo, "hi": hi, "n": len(shift),
-                }
-            )  # fmt: skip
+            steered, plain = (by_direction[emotion, control][dose] for dose in (alpha, 0.0))
+            shift = steered - plain
+            bounds = interval(shift, clusters=clusters[shift.index])
+            means = (steered.mean(), plain.mean(), shift.mean())
+            rows.append((emotion, control, alpha, measure, *means, *bounds, len(shift)))
+    columns = ["emotion", "control", "alpha", "measure", "value", "unsteered", "shift", "lo", "hi", "n"]
     told = about(scored)
-    return noted(pd.DataFrame(rows), scored, n=told["n"], seed=told["seed"], params=told["params"])
+    return noted(pd.DataFrame(rows, columns=columns), scored, n=told["n"], seed=told["seed"], params=told["params"])

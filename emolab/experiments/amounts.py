@@ -60,13 +60,14 @@ def last_projections(
     numbers = need_readable(model, vectors, site=site, layers=layers)
     questions = query_table(questions)
     prompts = render_prompts(model, list(questions["query"]))
-    found = np.empty((len(prompts), len(numbers), len(vectors.emotions)))
-    for index in plan_batches(model, [len(ids) for ids in prompt_ids(model, prompts)]):
-        batch = encode(model, [prompts[i] for i in index])
-        found[index] = read_along(model, vectors, batch, site=site, layers=numbers, n=1)[0][:, 0]
-    names = pd.MultiIndex.from_product([questions["query_id"], numbers, vectors.emotions])
-    values = pd.Series(found.ravel(), names.set_names(["query_id", "layer", "emotion"]), name="projection")
-    return questions.drop(columns="emotion", errors="ignore").merge(values.reset_index(), on="query_id")
+    projections = np.empty((len(prompts), len(numbers), len(vectors.emotions)))
+    for rows in plan_batches(model, [len(ids) for ids in prompt_ids(model, prompts)]):
+        batch = encode(model, [prompts[i] for i in rows])
+        projections[rows] = read_along(model, vectors, batch, site=site, layers=numbers, n=1)[0][:, 0]
+    cells = [questions["query_id"], numbers, vectors.emotions]
+    index = pd.MultiIndex.from_product(cells, names=["query_id", "layer", "emotion"])
+    table = pd.Series(projections.ravel(), index, name="projection").reset_index()
+    return questions.drop(columns="emotion", errors="ignore").merge(table, on="query_id")
 
 
 def number_trends(table: pd.DataFrame, measure: str = "p", *, n: int = 10_000, seed: int = 0) -> pd.DataFrame:
@@ -87,19 +88,19 @@ def number_trends(table: pd.DataFrame, measure: str = "p", *, n: int = 10_000, s
     need_table(table, ("situation", "number", measure), "emolab.choices of number_questions")
     by = [c for c in ("frightening", "emotion", "control", "alpha", "layer") if c in table]
     rng, rows, nulls = np.random.default_rng(seed), [], {}
-    for names, own in table.groupby(["situation", *by], sort=False):
-        curve = own.groupby("number")[measure].mean()
+    for names, cell in table.groupby(["situation", *by], sort=False):
+        curve = cell.groupby("number")[measure].mean()
         ranks, places = rankdata(curve), np.arange(len(curve), dtype=float)
         ranks, places = ranks - ranks.mean(), places - places.mean()
         size = np.sqrt((ranks @ ranks) * (places @ places)) or np.nan
         rhos = np.append(ranks @ places, rng.permuted(np.tile(places, (n, 1)), axis=1) @ ranks) / size
         nulls.setdefault(names[1:], []).append(rhos)
         rows.append((*names, rhos[0], _reached(rhos), len(curve)))
-    for names, own in nulls.items():
-        rhos = np.mean(own, axis=0)
-        rows.append(("all", *names, rhos[0], _reached(rhos), len(own)))
+    for names, of_situations in nulls.items():
+        rhos = np.mean(of_situations, axis=0)
+        rows.append(("all", *names, rhos[0], _reached(rhos), len(of_situations)))
     trends = pd.DataFrame(rows, columns=["situation", *by, "rho", "p", "k"])
-    trends = trends.assign(q=bh(trends["p"]))
+    trends["q"] = bh(trends["p"])
     n_questions = f"{table['query_id'].nunique()} questions"
     return noted_as(trends, table, n=n_questions, seed=seed, params={"measure": measure})
 

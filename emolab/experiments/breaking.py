@@ -108,29 +108,27 @@ def _solve(model: Model, steering: Steering, prompts: list[str], texts: list[str
     """{emotion: alpha} by the secant rule on log alpha and log KL, for all emotions in the same passes."""
     points: dict[str, list[tuple[float, float]]] = {emotion: [] for emotion in steering.doses}
     here = dict.fromkeys(points, 0.0)  # log alpha
-    found: dict[str, float] = {}
+    alphas: dict[str, float] = {}
     for _ in range(_ROUNDS):
-        open_ = [emotion for emotion in points if emotion not in found]
+        open_ = [emotion for emotion in points if emotion not in alphas]
         rows: list[Steering | None] = [replace(steering, doses={e: math.exp(here[e])}) for e in open_ for _ in texts]
         for emotion, kl in zip(open_, _kls(model, prompts, texts, rows, held), strict=True):
             gap = math.log(max(kl, 1e-9) / NATS)
             points[emotion].append((here[emotion], gap))
             if abs(gap) <= math.log1p(TOLERANCE):
-                found[emotion] = math.exp(here[emotion])
+                alphas[emotion] = round(math.exp(here[emotion]), 4)
             else:
                 here[emotion] = _next(points[emotion])
-        if len(found) == len(points):
-            return {emotion: round(found[emotion], 4) for emotion in points}
-    lost = next(emotion for emotion in points if emotion not in found)
+        if len(alphas) == len(points):
+            return {emotion: alphas[emotion] for emotion in points}
+    lost = next(emotion for emotion in points if emotion not in alphas)
+    log_alpha, gap = points[lost][-1]
+    advice = "does this setting change the model at all?"
+    if steering.op == "clamp" and gap > 0:
+        advice = "holding a component at 0 already breaks it: choose another setting"
     raise EmolabError(
-        f"no alpha breaks text for {lost} at {steering.breaking_key}: KL is "
-        f"{math.exp(points[lost][-1][1]) * NATS:.3g} nats "
-        f"at alpha {math.exp(points[lost][-1][0]):.3g}; "
-        + (
-            "holding a component at 0 already breaks it: choose another setting"
-            if steering.op == "clamp" and points[lost][-1][1] > 0
-            else "does this setting change the model at all?"
-        )
+        f"no alpha breaks text for {lost} at {steering.breaking_key}: KL is {math.exp(gap) * NATS:.3g} nats at alpha "
+        f"{math.exp(log_alpha):.3g}; {advice}"
     )
 
 

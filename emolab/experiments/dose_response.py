@@ -69,28 +69,25 @@ def dose_table(scored: pd.DataFrame, instructed: Instructed = None, *, seed: int
     one_setting(scored)
     table = headline(with_instructed(scored, instructed), instructed)
     level, perplexity = fluent_level(table, instructed), perplexity_column(table)
-    columns = {"target": "target", "p_target": "emotion_score", "adherence": "adherence"}
-    columns |= {} if perplexity is None else {"perplexity_ratio": perplexity}
-    columns |= {m: m for m in ("named", "refusal", "loop", "compression", "distinct2", "repetition", "overall")}
+    columns = {m: m for m in MEASURES} | {"p_target": "emotion_score", "perplexity_ratio": perplexity or "perplexity"}
     table["target"] = is_hit(table)
     shares = [m for m in _SHARES if m in table]
     table[shares] = table[shares].astype(float)  # where instructed answers lack one, True and False are objects
-    clusters, rows = clusters_of(table), []
+    clusters, tables = clusters_of(table), []
     for emotion in order(table["emotion"]):
-        own = table[table["emotion"] == emotion]
-        measures = [m for m in MEASURES if m in columns and columns[m] in own and own[columns[m]].notna().any()]
-        wide = pd.concat({m: _wide(own, columns[m]) for m in measures}, axis=1)  # [query, (measure, control, alpha)]
+        texts = table[table["emotion"] == emotion]
+        measures = [m for m in MEASURES if columns[m] in texts and texts[columns[m]].notna().any()]
+        wide = pd.concat({m: _wide(texts, columns[m]) for m in measures}, axis=1)  # [query, (measure, control, alpha)]
         over = pd.DataFrame({"nothing": 1.0}, index=wide.index)  # what values are divided by, query by query
-        over["adherence"] = _base(own, "adherence") if "adherence" in measures else np.nan
-        over["perplexity_ratio"] = _reference(own, perplexity, instructed, level["perplexity"][emotion])
+        over["adherence"] = _base(texts, "adherence") if "adherence" in measures else np.nan
+        over["perplexity_ratio"] = _reference(texts, perplexity, instructed, level["perplexity"][emotion])
         groups = clusters.loc[wide.index]
-        value, lo, hi = _ratios(wide, over, groups, seed)
         cells = pd.DataFrame(list(wide.columns), columns=["measure", "control", "alpha"])
-        cells = cells.assign(emotion=emotion, value=value, lo=lo, hi=hi, n=wide.notna().sum().to_numpy())
+        cells["value"], cells["lo"], cells["hi"] = _ratios(wide, over, groups, seed)
         for i in cells.index[cells["measure"].isin(_SHARES)]:  # also where all queries agree an interval has a width
             cells.loc[i, ["lo", "hi"]] = interval(wide.iloc[:, i], clusters=groups, seed=seed)
-        rows.append(cells)
-    return pd.concat(rows, ignore_index=True)[["emotion", "control", "alpha", "measure", "value", "lo", "hi", "n"]]
+        tables.append(cells.assign(emotion=emotion, n=wide.notna().sum().to_numpy()))
+    return pd.concat(tables, ignore_index=True)[["emotion", "control", "alpha", "measure", "value", "lo", "hi", "n"]]
 
 
 def dose_curves(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
@@ -101,15 +98,17 @@ def dose_curves(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
     Values are the table's column `value`, or else the logit of the target's probability. Queries without a value at
     some dose are left out. Raises EmolabError without unsteered rows or for mixed settings.
     """
-    table = _with_value(table)
+    is_unsteered(table, needed=True)
+    one_setting(table)
+    table = table if "value" in table else table.assign(value=logit(target_p(table)))
     curves = {}
     for emotion in order(table["emotion"]):
-        own = table[table["emotion"] == emotion]
-        wide = _wide(own, "value").drop(columns="prompt", level=0, errors="ignore")
+        texts = table[table["emotion"] == emotion]
+        wide = _wide(texts, "value").drop(columns="prompt", level=0, errors="ignore")
         for control in wide.columns.unique(0):
             curve = wide[control].copy()
             if 0.0 not in curve:
-                curve.loc[:, 0.0] = _base(own, "value")
+                curve.loc[:, 0.0] = _base(texts, "value")
             curves[emotion, control] = curve[sorted(curve)].dropna()
     return curves
 
@@ -135,22 +134,20 @@ def trend(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     clusters = clusters_of(table)
     rows = []
     for emotion in order(table["emotion"]):
-        own = {control: curve for (name, control), curve in curves.items() if name == emotion}
-        slopes = pd.DataFrame({control: _slopes(curve) for control, curve in own.items()})
+        of_emotion = {control: curve for (name, control), curve in curves.items() if name == emotion}
+        slopes = pd.DataFrame({control: _slopes(curve) for control, curve in of_emotion.items()})
         random = slopes["random"] if "random" in slopes else np.nan
-        ranks = pd.DataFrame({control: _spearman(curve) for control, curve in own.items()})
+        ranks = pd.DataFrame({control: _spearman(curve) for control, curve in of_emotion.items()})
         measures = {"slope": slopes, "minus_random": slopes.sub(random, axis=0), "spearman": ranks}
         values = pd.concat(measures, axis=1)
         groups = clusters.loc[values.index]
-        mean, low, high = bootstrap_ci(values, lambda x: np.nanmean(x, axis=0), clusters=groups, seed=seed)
-        column: dict[Any, int] = {key: i for i, key in enumerate(values.columns)}
-        for control, curve in own.items():
+        bounds = bootstrap_ci(values, lambda x: np.nanmean(x, axis=0), clusters=groups, seed=seed)
+        means = np.transpose(bounds).reshape(len(measures), len(of_emotion), 3)
+        for i, (control, curve) in enumerate(of_emotion.items()):
             row: dict[str, Any] = {"emotion": emotion, "control": control}
-            for measure in measures:
-                i = column[measure, control]
-                row |= {measure: mean[i], f"{measure}_lo": low[i], f"{measure}_hi": high[i]}
-            row["first_drop"] = _first_drop(curve, clusters, seed)
-            rows.append(row | {"n": len(curve)})
+            for measure, numbers in zip(measures, means[:, i], strict=True):
+                row |= dict(zip((measure, f"{measure}_lo", f"{measure}_hi"), numbers, strict=True))
+            rows.append(row | {"first_drop": _first_drop(curve, clusters, seed), "n": len(curve)})
     return pd.DataFrame(rows)
 
 
@@ -174,17 +171,17 @@ def collapse(scored: pd.DataFrame, instructed: Instructed = None, *, seed: int =
     for emotion in order(table["emotion"]):
         texts = table[table["emotion"] == emotion]
         drops, q, star = _drops(texts, "none", clusters, seed)
-        row = {"emotion": emotion, "alpha_star": star, "measure": "fluency"}
-        row |= {"difference": np.nan, "lo": np.nan, "hi": np.nan, "q": np.nan, "n": 0}
+        difference, lo, hi, q_at_dose, n = np.nan, np.nan, np.nan, np.nan, 0
         if np.isfinite(q).any():
             dose = star if np.isfinite(star) else drops.columns[int(np.nanargmin(q))]
             change = drops[dose].dropna()
             bounds = bootstrap_ci(change, np.mean, clusters=clusters.loc[change.index], seed=seed)
-            row |= dict(zip(("difference", "lo", "hi"), map(float, bounds), strict=True))
-            row |= {"q": float(q[drops.columns.get_loc(dose)]), "n": len(change)}
-        row["random_alpha_star"] = _drops(texts, "random", clusters, seed)[2]
-        rows.append(row)
-    return pd.DataFrame(rows)
+            difference, lo, hi = map(float, bounds)
+            q_at_dose, n = float(q[drops.columns.get_loc(dose)]), len(change)
+        random_star = _drops(texts, "random", clusters, seed)[2]
+        rows.append((emotion, star, "fluency", difference, lo, hi, q_at_dose, n, random_star))
+    columns = ["emotion", "alpha_star", "measure", "difference", "lo", "hi", "q", "n", "random_alpha_star"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def compare(scored: pd.DataFrame, *, control: str = "random", measure: str = "p_target", seed: int = 0) -> pd.DataFrame:
@@ -199,9 +196,9 @@ def compare(scored: pd.DataFrame, *, control: str = "random", measure: str = "p_
     """
     one_setting(scored)
     table = scored.assign(p_target=target_p(scored), target=is_hit(scored))
-    held = sorted({*table["control"], *(["unsteered"] if is_unsteered(table).any() else [])} - {"none"})
-    if control not in held:
-        raise EmolabError(f"no control {control!r} in this table; it holds {', '.join(held) or 'none'}")
+    controls = sorted({*table["control"], *(["unsteered"] if is_unsteered(table).any() else [])} - {"none"})
+    if control not in controls:
+        raise EmolabError(f"no control {control!r} in this table; it holds {', '.join(controls) or 'none'}")
     if measure not in table or not pd.api.types.is_numeric_dtype(table[measure]):
         raise EmolabError(f"no measure {measure!r} of numbers in this table; expected p_target, target or a column")
     differences = {}
@@ -223,26 +220,27 @@ def compare(scored: pd.DataFrame, *, control: str = "random", measure: str = "p_
     return effects.assign(q=bh(effects["p"]), n=n, control=control, measure=measure)
 
 
-def _wide(own: pd.DataFrame, column: str) -> pd.DataFrame:
+def _wide(texts: pd.DataFrame, column: str) -> pd.DataFrame:
     """[query, (control, alpha)], mean over seeds; unsteered rows beside a clamp or cap are no dose of it."""
-    if "op" in own and own["op"].isin(HELD).any():
-        own = own[~is_unsteered(own)]
-    return own.groupby(["query_id", "control", "alpha"])[column].mean().unstack(["control", "alpha"]).sort_index(axis=1)
+    if "op" in texts and texts["op"].isin(HELD).any():
+        texts = texts[~is_unsteered(texts)]
+    means = texts.groupby(["query_id", "control", "alpha"])[column].mean()
+    return means.unstack(["control", "alpha"]).sort_index(axis=1)
 
 
-def _base(own: pd.DataFrame, column: str) -> pd.Series:
+def _base(texts: pd.DataFrame, column: str) -> pd.Series:
     """What the unsteered text of each query has."""
-    return own[is_unsteered(own)].groupby("query_id")[column].mean()
+    return texts[is_unsteered(texts)].groupby("query_id")[column].mean()
 
 
-def _reference(own: pd.DataFrame, perplexity: str | None, instructed: Instructed, level: float):
+def _reference(texts: pd.DataFrame, perplexity: str | None, instructed: Instructed, level: float):
     """What perplexities are divided by: instructed answers to the same queries, a number known, or unsteered texts."""
-    told = own[own["control"] == "prompt"]
+    prompted = texts[texts["control"] == "prompt"]
     if perplexity is None or isinstance(instructed, Mapping):
         return level
-    if len(told):
-        return told.groupby("query_id")[perplexity].mean()
-    return _base(own, perplexity) if instructed is None else level
+    if len(prompted):
+        return prompted.groupby("query_id")[perplexity].mean()
+    return _base(texts, perplexity) if instructed is None else level
 
 
 def _ratios(wide: pd.DataFrame, over: pd.DataFrame, clusters: pd.Series, seed: int):
@@ -254,18 +252,11 @@ def _ratios(wide: pd.DataFrame, over: pd.DataFrame, clusters: pd.Series, seed: i
     middle = np.nanmedian if np.isnan(both[:, median]).any() else np.median  # which is ten times as fast
 
     def statistic(rows):
-        found = np.nanmean(rows, axis=0)
-        found[median] = middle(rows[:, median], axis=0)
-        return found[:k] / np.where(found > 0, found, np.nan)[divisor]
+        means = np.nanmean(rows, axis=0)
+        means[median] = middle(rows[:, median], axis=0)
+        return means[:k] / np.where(means > 0, means, np.nan)[divisor]
 
     return bootstrap_ci(both, statistic, clusters=clusters, seed=seed)
-
-
-def _with_value(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with `value`: its own, or the logit of the target's probability."""
-    is_unsteered(table, needed=True)
-    one_setting(table)
-    return table if "value" in table else table.assign(value=logit(target_p(table)))
 
 
 def _drops(texts: pd.DataFrame, control: str, clusters: pd.Series, seed: int):

@@ -46,20 +46,18 @@ def headline(scored: pd.DataFrame, instructed: Instructed = None) -> pd.DataFram
         EmolabError: no unsteered rows, no judge's column for an emotion, or no instructed answer for it.
     """
     plain = is_unsteered(scored, needed=True)
-    table = scored.copy()
-    plain = table[plain]
-    table["emotion_score"] = target_p(table)
-    table["adherence_score"] = np.nan
+    table = scored.assign(emotion_score=target_p(scored), adherence_score=np.nan)
     if {"adherence", "adherence_shuffled"} <= set(table):
-        own = (plain["adherence"] - plain["adherence_shuffled"]).groupby(plain["query_id"]).mean()
-        own = table["query_id"].map(own.where(own > 0))
-        table["adherence_score"] = ((table["adherence"] - table["adherence_shuffled"]) / own).clip(0, 1)
-    level, perplexity = fluent_level(table, instructed), perplexity_column(table)
-    parts = {c: table[c] / table["emotion"].map(level[c]) for c in ("compression", "distinct2") if c in table}
+        nearer = table["adherence"] - table["adherence_shuffled"]
+        unsteered = nearer[plain].groupby(table["query_id"][plain]).mean()
+        table["adherence_score"] = (nearer / table["query_id"].map(unsteered.where(unsteered > 0))).clip(0, 1)
+    perplexity = perplexity_column(table)
+    level = fluent_level(table, instructed).loc[table["emotion"]].set_axis(table.index)
+    parts = {c: table[c] / level[c] for c in ("compression", "distinct2") if c in table}
     if "repetition" in table:
-        parts["repetition"] = (1 - table["repetition"]) / (1 - table["emotion"].map(level["repetition"]))
+        parts["repetition"] = (1 - table["repetition"]) / (1 - level["repetition"])
     if perplexity:
-        parts["perplexity"] = table["emotion"].map(level["perplexity"]) / table[perplexity]
+        parts["perplexity"] = level["perplexity"] / table[perplexity]
     fluency = pd.DataFrame(parts, index=table.index).min(axis=1).clip(0, 1)
     if perplexity:
         fluency = fluency.where(table[perplexity].notna())
@@ -78,8 +76,8 @@ def target_p(table: pd.DataFrame) -> pd.Series:
 
     Raises EmolabError where the judge does not know an emotion of the table.
     """
-    found = pd.Series(np.nan, table.index)
     need_table(table, ("emotion",), "emolab.score(emolab.sweep(...))")
+    target = pd.Series(np.nan, table.index)
     for column in [c for c in table if str(c).startswith("p_")]:
         p = table[column]
         odd = p[(p < -1e-6) | (p > 1 + 1e-6)] if pd.api.types.is_numeric_dtype(p) else p
@@ -87,8 +85,8 @@ def target_p(table: pd.DataFrame) -> pd.Series:
             raise EmolabError(f"column {column} holds {shown(odd.iloc[0])}; expected probabilities, from 0 to 1")
     for name in table["emotion"].unique():
         rows = table["emotion"] == name
-        found[rows] = table.loc[rows, ["p_" + e for e in _targets(name, table)]].sum(axis=1, skipna=False)
-    return found
+        target[rows] = table.loc[rows, ["p_" + e for e in _targets(name, table)]].sum(axis=1, skipna=False)
+    return target
 
 
 def is_hit(table: pd.DataFrame) -> pd.Series:
@@ -99,14 +97,29 @@ def is_hit(table: pd.DataFrame) -> pd.Series:
     """
     if "target" in table:
         return table["target"].astype(float)
-    unread = table["top"] == UNREAD if "top" in table else pd.Series(False, table.index)
     targets = {name: _targets(name, table) for name in table["emotion"].unique()}
-    columns = [c for c in table.columns if c.startswith("p_")]
+    top = read_labels(table)
+    hits = pd.Series([float(t in targets[e]) for t, e in zip(top, table["emotion"], strict=True)], table.index)
+    return hits.mask(top == UNREAD)
+
+
+def judged_labels(table: pd.DataFrame) -> list[str]:
+    """The labels that the first judge knows, from the columns p_<label>."""
+    return [str(c)[2:] for c in table if str(c).startswith("p_")]
+
+
+def read_labels(table: pd.DataFrame) -> pd.Series:
+    """The first judge's likeliest label of each text, "unread" where it could not read it.
+
+    Raises EmolabError without p_<label> columns, and where they lack a value of a text that was read.
+    """
+    columns = [f"p_{label}" for label in judged_labels(table)]
+    if not columns:
+        raise EmolabError("no p_<emotion> columns; run emolab.score on the table first")
+    unread = table["top"] == UNREAD if "top" in table else pd.Series(False, table.index)
     if table.loc[~unread, columns].isna().any(axis=None):
         raise EmolabError("the p_<emotion> columns hold missing values; score the whole table")
-    top = table[columns].fillna(0).idxmax(axis=1).str[2:]
-    hits = pd.Series([float(t in targets[e]) for t, e in zip(top, table["emotion"], strict=True)], table.index)
-    return hits.mask(unread)
+    return table[columns].fillna(0).idxmax(axis=1).str[2:].mask(unread, UNREAD)
 
 
 def instructed_answers(scored: pd.DataFrame) -> pd.DataFrame:
@@ -142,7 +155,7 @@ def is_unsteered(table: pd.DataFrame, *, needed: bool = False) -> pd.Series:
 
 def one_setting(table: pd.DataFrame, fields: Iterable[str] = FIELDS) -> None:
     """EmolabError for a table of several sites, layers, parts or other settings, which no curve may mix."""
-    steered = table[~is_unsteered(table) & (table["control"] != "prompt")]
+    steered = _steered(table)
     for field in [f for f in fields if f in table]:
         kinds = sorted({str(value) for value in steered[field]})
         if len(kinds) > 1:
@@ -155,7 +168,7 @@ def sweep_about(scored: pd.DataFrame, **params: Any) -> dict[str, Any]:
     >>> sweep_about(scored)["params"]["site"]
     'attn'
     """
-    steered = scored[~is_unsteered(scored) & (scored["control"] != "prompt")]
+    steered = _steered(scored)
     same = {f: steered[f].iloc[0] for f in (*FIELDS, "alpha") if f in steered and steered[f].nunique() == 1}
     origin = about(scored)
     return {**origin, "params": {**origin["params"], **{f: str(value) for f, value in same.items()}, **params}}
@@ -177,23 +190,25 @@ def fluent_level(table: pd.DataFrame, instructed: Instructed) -> pd.DataFrame:
 
     A mixture without answers of its own takes those to its emotions.
     """
-    names = {measure: measure for measure in ("compression", "distinct2", "repetition")}
-    names["perplexity"] = perplexity_column(table) or "perplexity"
-    answers, plain, rows = _answers(table, instructed), table[is_unsteered(table)], {}
+    columns = {measure: measure for measure in ("compression", "distinct2", "repetition")}
+    columns["perplexity"] = perplexity_column(table) or "perplexity"
+    answers, plain, levels = _answers(table, instructed), table[is_unsteered(table)], {}
     for emotion in table["emotion"].unique():
-        own = answers[answers["emotion"] == emotion]
-        own = own if len(own) else answers[answers["emotion"].isin(parse_mixture(emotion))]
-        if not len(own) and isinstance(instructed, pd.DataFrame):
-            held = ", ".join(order(answers["emotion"])) or "nothing"
-            raise EmolabError(f"there is no answer under instruction for {emotion}; the answers are for {held}")
-        own = own if len(own) else plain[plain["emotion"] == emotion]
-        rows[emotion] = {m: own[c].median() if c in own else np.nan for m, c in names.items()}
+        texts = answers[answers["emotion"] == emotion]
+        if texts.empty:
+            texts = answers[answers["emotion"].isin(parse_mixture(emotion))]
+        if texts.empty and isinstance(instructed, pd.DataFrame):
+            known = ", ".join(order(answers["emotion"])) or "nothing"
+            raise EmolabError(f"there is no answer under instruction for {emotion}; the answers are for {known}")
+        if texts.empty:
+            texts = plain[plain["emotion"] == emotion]
+        levels[emotion] = {m: texts[c].median() if c in texts else np.nan for m, c in columns.items()}
         if isinstance(instructed, Mapping):
             if emotion not in instructed:
                 raise EmolabError(f"reference has no perplexity for {emotion}; it holds {', '.join(instructed)}")
             need_number(f"the perplexity for {emotion}", instructed[emotion], 1)
-            rows[emotion]["perplexity"] = float(instructed[emotion])
-    return pd.DataFrame.from_dict(rows, orient="index")
+            levels[emotion]["perplexity"] = float(instructed[emotion])
+    return pd.DataFrame.from_dict(levels, orient="index")
 
 
 def perplexity_column(table: pd.DataFrame) -> str | None:
@@ -202,7 +217,7 @@ def perplexity_column(table: pd.DataFrame) -> str | None:
 
 
 def _targets(name: str, table: pd.DataFrame) -> list[str]:
-    judged = [c[2:] for c in table.columns if c.startswith("p_")]
+    judged = judged_labels(table)
     doses = {name: 1.0} if name in judged else parse_mixture(name)
     if not set(doses) <= set(judged):
         known = f"the judge knows {', '.join(judged)}" if judged else "there are no p_<emotion> columns"
@@ -210,8 +225,13 @@ def _targets(name: str, table: pd.DataFrame) -> list[str]:
     return [emotion for emotion, dose in doses.items() if dose > 0] or list(doses)
 
 
+def _steered(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are steered, with the vector or a control."""
+    return table[~is_unsteered(table) & (table["control"] != "prompt")]
+
+
 def _answers(table: pd.DataFrame, instructed: Instructed) -> pd.DataFrame:
     """Scored answers under instruction, `emotion` being what the model was told."""
     if isinstance(instructed, pd.DataFrame):
-        return instructed.assign(emotion=instructed["condition"]) if "condition" in instructed else instructed
+        return instructed_answers(instructed) if "condition" in instructed else instructed
     return table[table["control"] == "prompt"]

@@ -95,11 +95,11 @@ def choices(
         for prompt, some, steered in zip(prompts, table["option"], steerings, strict=True)
         for option in some
     ]
-    found = once(asked, lambda jobs: _read(model, jobs, writing))
+    logprobs = once(asked, lambda jobs: _read(model, jobs, writing))
     more = [c for c in questions if c not in (*_COLUMNS, *FIELDS, *_CHOICE, "split")]
     table = table.merge(questions[["query_id", *more]], on="query_id", how="left")
     table = table.reset_index(names="asked").explode("option", ignore_index=True)
-    table["logprob"], table["per_token"] = [x.sum() for x in found], [x.mean() for x in found]
+    table["logprob"], table["per_token"] = [x.sum() for x in logprobs], [x.mean() for x in logprobs]
     score = table["logprob" if by == "sum" else "per_token"]
     weight = pd.Series(np.exp(score - score.groupby(table["asked"]).transform("max")), table.index)
     table["p"], table["top"] = weight / weight.groupby(table["asked"]).transform("sum"), weight == 1
@@ -149,7 +149,7 @@ def choice_shifts(table: pd.DataFrame, *, measure: str = "p", seed: int = 0) -> 
     cells = ["query_id", "emotion", "control", "alpha", "seed"]
     if table.duplicated(cells).any():
         raise EmolabError('the table holds several options of one question; take one: table[table["option"] == "Yes"]')
-    clusters, found = clusters_of(table), []
+    clusters, tables = clusters_of(table), []
     curves = dose_curves(table[table["control"] != "prompt"].assign(value=table[measure]))
     for (emotion, control), curve in curves.items():
         random = curves.get((emotion, "random")) if control == "none" else None
@@ -163,16 +163,16 @@ def choice_shifts(table: pd.DataFrame, *, measure: str = "p", seed: int = 0) -> 
             low, high = ("lo", "hi") if part == "value" else (f"{part}_lo", f"{part}_hi")
             cells[[part, low, high]] = of_part.T
         cells["p"] = sign_flip(parts["minus_random"], clusters=groups, seed=seed)
-        own = table[(table["emotion"] == emotion) & (table["control"] == "random")]
-        draws = own.groupby(["alpha", "seed"])[measure].mean().sub(curve[0.0].mean()).groupby("alpha")
+        drawn = table[(table["emotion"] == emotion) & (table["control"] == "random")]
+        draws = drawn.groupby(["alpha", "seed"])[measure].mean().sub(curve[0.0].mean()).groupby("alpha")
         cells["draws_lo"], cells["draws_hi"] = cells["alpha"].map(draws.min()), cells["alpha"].map(draws.max())
-        found.append(cells)
-    shifts = pd.concat(found, ignore_index=True)
+        tables.append(cells)
+    shifts = pd.concat(tables, ignore_index=True)
     shifts["q"] = bh(shifts["p"])
-    told = sweep_about(table)
     option = list(dict.fromkeys(table["option"]))
-    params = {**told["params"], "measure": measure, "option": option[0] if len(option) == 1 else None}
-    return noted(shifts, told["model"] or {}, n=f"{table['query_id'].nunique()} questions", seed=seed, params=params)
+    origin = sweep_about(table, measure=measure, option=option[0] if len(option) == 1 else None)
+    shifts.attrs["about"] = {**origin, "n": f"{table['query_id'].nunique()} questions", "seed": seed}
+    return shifts
 
 
 def load_choices(name: str) -> pd.DataFrame:

@@ -69,17 +69,18 @@ def preferences(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     if wide.shape[1] != 2 or wide.isna().any(axis=None):
         raise EmolabError("some questions have other than two options; expected the first and the second of each pair")
     wide = wide.reset_index()
-    items, rows = list(dict.fromkeys(table["first"])), []
-    place = {item: i for i, item in enumerate(dict.fromkeys([*items, *table["second"]]))}
+    rows = []
+    place = {item: i for i, item in enumerate(dict.fromkeys([*table["first"], *table["second"]]))}
     wide["odds"] = np.log(wide[0].clip(1e-300) / wide[1].clip(1e-300))
-    for cell, own in wide.groupby(cells, sort=False):
-        values = np.column_stack([own["first"].map(place), own["second"].map(place), own["odds"]])
-        found = bootstrap_ci(values, lambda x: _strengths(x, len(place)), clusters=own["situation"], n=500, seed=seed)
-        to_one = own["odds"] * np.where(own["first"] < own["second"], 1, -1)  # the same item's in both orders
-        sides = (to_one > 0).groupby(own["situation"]).agg(["min", "max", "size"])
+    for cell, pairs in wide.groupby(cells, sort=False):
+        values = np.column_stack([pairs["first"].map(place), pairs["second"].map(place), pairs["odds"]])
+        clusters = pairs["situation"]
+        strengths = bootstrap_ci(values, lambda x: _strengths(x, len(place)), clusters=clusters, n=500, seed=seed)
+        to_one = pairs["odds"] * np.where(pairs["first"] < pairs["second"], 1, -1)  # the same item's in both orders
+        sides = (to_one > 0).groupby(clusters).agg(["min", "max", "size"])
         agree = (sides["min"] == sides["max"])[sides["size"] > 1].mean()
-        for item, strength, low, high in zip(place, *found, strict=True):
-            rows.append((*cell, item, strength, low, high, own[0].mean(), agree))
+        for item, *strength in zip(place, *strengths, strict=True):
+            rows.append((*cell, item, *strength, pairs[0].mean(), agree))
     columns = [*cells, "item", "strength", "lo", "hi", "first_share", "agree"]
     n = f"{wide['situation'].nunique()} pairs"
     return noted_as(pd.DataFrame(rows, columns=columns), table, n=n, seed=seed)
@@ -89,5 +90,5 @@ def _strengths(rows: np.ndarray, n: int) -> np.ndarray:
     """Elo points of n items from rows (first, second, log-odds of the first), free of what the place is worth."""
     first, second = rows[:, :2].astype(int).T
     design = np.eye(n)[first] - np.eye(n)[second]
-    found, _, rank, _ = np.linalg.lstsq(np.column_stack([design, np.ones(len(rows))]), rows[:, 2], rcond=None)
-    return _ELO * (found[:n] - found[:n].mean()) if rank == n else np.full(n, np.nan)  # else some were never compared
+    fit, _, rank, _ = np.linalg.lstsq(np.column_stack([design, np.ones(len(rows))]), rows[:, 2], rcond=None)
+    return _ELO * (fit[:n] - fit[:n].mean()) if rank == n else np.full(n, np.nan)  # else some were never compared

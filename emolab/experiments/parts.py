@@ -15,8 +15,9 @@ The four parts are brought to equal norm at every layer, so that the strength of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import NEUTRAL, order
 from emolab.base.stats import bootstrap_ci, clusters_of
 from emolab.base.tables import noted
+from emolab.experiments.headline import judged_labels
 from emolab.judges.scoring import score
 from emolab.models.model import Model
 from emolab.steering.settings import Setting
@@ -85,14 +87,15 @@ def part_purity(
     rows, steerings = [], []
     for mixture in in_vectors:
         (emotion,) = mixture
-        made: dict[str, dict] = {UNSTEERED: {-1: None}}
-        made |= {part: {k: at(v, setting, [mixture])[0] for k, v in drawn.items()} for part, drawn in parts.items()}
-        for part, drawn in made.items():
+        variants: dict[str, list] = {UNSTEERED: [(-1, None)]}
+        for part, by_seed in parts.items():
+            variants[part] = [(number, at(v, setting, [mixture])[0]) for number, v in by_seed.items()]
+        for part, made in variants.items():
             dose = 0.0 if part == UNSTEERED else float(doses[emotion])
             for i, query in enumerate(queries.to_dict("records")):
-                number = list(drawn)[i % len(drawn)]
+                number, steering = made[i % len(made)]
                 rows.append((query["query_id"], query["query"], emotion, part, dose, setting.site, number))
-                steerings.append(drawn[number])
+                steerings.append(steering)
     table = pd.DataFrame(rows, columns=["query_id", "query", "emotion", "part", "alpha", "site", "seed"])
     if "situation" in queries:
         table.insert(2, "situation", table["query_id"].map(queries.set_index("query_id")["situation"]))
@@ -118,14 +121,12 @@ def equal_norm_parts(vectors: EmotionVectors, site: str, *, seed: int = 0) -> di
     True
     """
     whole = vectors.get(site)
-    shared = vectors.part("shared").get(site).expand_as(whole)
-    data = {"whole": whole, "specific": vectors.part("specific").get(site), "shared": shared}
+    at_site = replace(vectors, data={site: whole}, means=None)
     parts = {}
-    for part, x in data.items():
+    for part in ("whole", "specific", "shared"):
+        x = vectors.part(part).get(site).expand_as(whole)
         meta = {**vectors.meta, "part": part}
-        made = EmotionVectors({site: match_norm(x, like=whole)}, vectors.emotions, vectors.resid_norm, meta)
-        parts[part] = {-1: made}
-    at_site = EmotionVectors({site: whole}, vectors.emotions, vectors.resid_norm, vectors.meta)
+        parts[part] = {-1: replace(at_site, data={site: match_norm(x, like=whole)}, meta=meta)}
     return parts | {"random": drawn_like(at_site, "random", seed=seed)}
 
 
@@ -136,10 +137,12 @@ def confusion(table: pd.DataFrame) -> pd.DataFrame:
     """
     labels = _labels(table)
     rows = []
-    for part, emotion, texts in _texts_by_part(table):
-        read = np.stack([(texts["top"] == label).to_numpy(float) for label in labels], axis=1)
-        bounds = _bootstrap(table, texts["query_id"], read)
-        rows += [(part, emotion, label, *row) for label, row in zip(labels, zip(*bounds, strict=True), strict=True)]
+    for part, emotion in product((UNSTEERED, *PARTS), order(table["emotion"])):
+        texts = table[(table["part"] == part) & (table["emotion"] == emotion)]
+        if len(texts):
+            read = np.stack([(texts["top"] == label).to_numpy(float) for label in labels], axis=1)
+            bounds = _bootstrap(table, texts["query_id"], read)
+            rows += [(part, emotion, label, *of_label) for label, *of_label in zip(labels, *bounds, strict=True)]
     result = pd.DataFrame(rows, columns=["part", "emotion", "judged", "share", "lo", "hi"])
     result.attrs = dict(table.attrs)
     return result
@@ -160,23 +163,23 @@ def purity(table: pd.DataFrame) -> pd.DataFrame:
         raise EmolabError(f"the judge knows {', '.join(labels)} without neutral; 'emotional at all' needs it")
     p = {label: table["p_" + label] for label in labels}
     p_target = np.select([table["emotion"] == e for e in labels], [p[e] for e in labels], np.nan)
-    values = pd.DataFrame({"target": (table["top"] == table["emotion"]).astype(float), "p_target": p_target})
-    values["emotional"] = (table["top"] != NEUTRAL).astype(float)
-    values["p_emotional"] = 1 - p[NEUTRAL]
-    values["leak"], values["p_leak"] = values.emotional - values.target, values.p_emotional - values.p_target
-    every = table[["query_id", "emotion", "part"]].join(values)
+    every = table[["query_id", "emotion", "part"]].assign(
+        target=(table["top"] == table["emotion"]).astype(float),
+        emotional=(table["top"] != NEUTRAL).astype(float),
+        p_target=p_target,
+        p_emotional=1 - p[NEUTRAL],
+    )
+    every["leak"], every["p_leak"] = every["emotional"] - every["target"], every["p_emotional"] - every["p_target"]
     rows = []
     for emotion in ["all", *order(table["emotion"])]:
         chosen = every if emotion == "all" else every[every["emotion"] == emotion]
-        wide = chosen.pivot_table(index="query_id", columns="part", values=list(MEASURES), aggfunc="mean")
-        wide = wide.swaplevel(axis=1)
+        wide = chosen.pivot_table(index="query_id", columns="part", values=list(MEASURES)).swaplevel(axis=1)
         parts = wide.columns.unique(0)
         for part in [part for part in (UNSTEERED, *PARTS) if part in parts]:
             shares = wide[part][list(MEASURES)].to_numpy()
             whole = wide["whole"][list(MEASURES)].to_numpy() if "whole" in parts else np.full_like(shares, np.nan)
             bounds = _bootstrap(table, pd.Series(wide.index), np.stack([shares, shares - whole], axis=1))
-            for measure, of_part in zip(MEASURES, np.stack(bounds).T, strict=True):
-                value, minus_whole = of_part
+            for measure, (value, minus_whole) in zip(MEASURES, np.stack(bounds).T, strict=True):
                 rows.append((part, emotion, measure, *value, *minus_whole))
     columns = ["part", "emotion", "measure", "value", "lo", "hi", "minus_whole", "minus_whole_lo", "minus_whole_hi"]
     result = pd.DataFrame(rows, columns=columns)
@@ -186,13 +189,7 @@ def purity(table: pd.DataFrame) -> pd.DataFrame:
 
 def _labels(table: pd.DataFrame) -> list[str]:
     need_table(table, ("query_id", "emotion", "part", "top"), "emolab.experiments.part_purity")
-    return order(c[2:] for c in table.columns if c.startswith("p_"))
-
-
-def _texts_by_part(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    for part in [part for part in (UNSTEERED, *PARTS) if part in set(table["part"])]:
-        for emotion in order(table["emotion"]):
-            yield part, emotion, table[(table["part"] == part) & (table["emotion"] == emotion)]
+    return order(judged_labels(table))
 
 
 def _bootstrap(table: pd.DataFrame, queries: pd.Series, values: np.ndarray) -> tuple[np.ndarray, ...]:

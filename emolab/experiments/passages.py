@@ -44,9 +44,9 @@ def turning_texts(texts: pd.DataFrame) -> pd.DataFrame:
     """
     need_table(texts, ("topic", "label", "text"), 'emolab.load_texts("topics")')
     rows = []
-    for topic, own in texts.groupby("topic", sort=False):
-        told = own.drop_duplicates("label").set_index("label")["text"]
-        rows += [(topic, a, b, f"{told[a]} {told[b]}", len(told[a]) + 1) for a, b in permutations(told.index, 2)]
+    for topic, versions in texts.groupby("topic", sort=False):
+        text = versions.drop_duplicates("label").set_index("label")["text"]
+        rows += [(topic, a, b, f"{text[a]} {text[b]}", len(text[a]) + 1) for a, b in permutations(text.index, 2)]
     if not rows:
         raise EmolabError("no topic of these texts has two labels; expected texts that tell one topic in several ways")
     return pd.DataFrame(rows, columns=["topic", "first", "second", "text", "turn"])
@@ -86,23 +86,23 @@ def token_scores(
     prompts, pieces, begins = asked["prompt"].tolist(), token_pieces(model, words), token_begins(model, words)
     directions = beside_random(vectors.part("specific"), seed=seed)
     first = [int(prompt == "" and not model.start_ids) for prompt in prompts]  # position 0 never counts
-    counts = [len(own) - start for own, start in zip(pieces, first, strict=True)]
-    found: list[Any] = [None] * len(words)
+    counts = [len(of_text) - start for of_text, start in zip(pieces, first, strict=True)]
+    dots_by_text: list[Any] = [None] * len(words)
     for some in plan_batches(model, prompt_and_text_lengths(model, asked)):
         batch = encode(model, [prompts[i] for i in some], [words[i] for i in some])
         longest = max(counts[i] for i in some)
         dots = read_along(model, directions, batch, site=site, layers=layers, n=longest)[0][:, :, 0]
         need_finite(model, dots, "the activations")
         for row, i in enumerate(some):
-            found[i] = dots[row, longest - counts[i] :]
-    values = np.concatenate(found)
+            dots_by_text[i] = dots[row, longest - counts[i] :]
+    values = np.concatenate(dots_by_text)
     values = (values - values.mean(0)) / values.std(0).clip(1e-12)
-    rows = np.repeat(np.arange(len(words)), counts)
+    places = [(i, place) for i, start in enumerate(first) for place in range(start, len(pieces[i]))]
+    rows = [i for i, _ in places]
     kept = {name: texts[name].to_numpy()[rows] for name in _KEPT if name in texts}
-    index = pd.DataFrame({"text_id": rows, **kept})
-    index["position"] = np.concatenate([np.arange(start, len(own)) for own, start in zip(pieces, first, strict=True)])
-    index["begin"] = np.concatenate([own[start:] for own, start in zip(begins, first, strict=True)])
-    index["token"] = [piece for own, start in zip(pieces, first, strict=True) for piece in own[start:]]
+    index = pd.DataFrame({"text_id": rows, **kept, "position": [place for _, place in places]})
+    index["begin"] = [begins[i][place] for i, place in places]
+    index["token"] = [pieces[i][place] for i, place in places]
     k = len(vectors.emotions)
     tables = [
         index.assign(control=control, emotion=emotion, score=values[:, place + i])
@@ -145,9 +145,9 @@ def turning_curve(scores: pd.DataFrame, *, reach: int = 30) -> pd.DataFrame:
     near = table[table["at"].between(-reach, reach - 1)]
     means = near.groupby(["control", "role", "topic", "at"])["score"].mean().unstack("at")
     rows = []
-    for (control, name), own in means.groupby(level=["control", "role"], sort=False):
-        values = bootstrap_ci(own.to_numpy(), lambda x: np.nanmean(x, axis=0))
-        rows += [(control, name, int(at), *value) for at, *value in zip(own.columns, *values, strict=True)]
+    for (control, role), by_topic in means.groupby(level=["control", "role"], sort=False):
+        bounds = bootstrap_ci(by_topic.to_numpy(), lambda x: np.nanmean(x, axis=0))
+        rows += [(control, role, int(at), *value) for at, *value in zip(by_topic.columns, *bounds, strict=True)]
     curve = pd.DataFrame(rows, columns=["control", "role", "at", "score", "lo", "hi"])
     curve = noted_as(curve, scores)
     curve.attrs["told"], curve.attrs["chance"] = _told(table), 1 / len(emotions)
@@ -161,8 +161,8 @@ def _told(table: pd.DataFrame) -> dict[str, tuple[float, float, float]]:
     best = means.loc[means.groupby(["control", "text_id", "half"])["score"].idxmax()]
     best = best.assign(hit=(best["half"] == best["role"]).astype(float))
     shares = {}
-    for control, own in best.groupby("control"):
-        by_text = own.groupby(["topic", "text_id"])["hit"].mean()
+    for control, halves in best.groupby("control"):
+        by_text = halves.groupby(["topic", "text_id"])["hit"].mean()
         low, high = interval(by_text, clusters=by_text.index.get_level_values("topic"))
         shares[str(control)] = (float(by_text.mean()), low, high)
     return shares
@@ -189,12 +189,12 @@ def top_passages(scores: pd.DataFrame, *, n: int = 3, width: int = 12) -> pd.Dat
     need_number("width", width, 1, whole=True)
     kept = [name for name in ("topic", "label") if name in scores]
     windows = []
-    for (control, emotion, text), own in scores.groupby(["control", "emotion", "text_id"], sort=False):
-        means = own["score"].rolling(width).mean().to_numpy()
+    for (control, emotion, text), tokens in scores.groupby(["control", "emotion", "text_id"], sort=False):
+        means = tokens["score"].rolling(width).mean().to_numpy()
         if len(means) >= width:
             end = int(np.nanargmax(means)) + 1
-            passage = "".join(own["token"].iloc[end - width : end]).strip()
-            windows.append((control, emotion, text, *own[kept].iloc[0], passage, means[end - 1]))
+            passage = "".join(tokens["token"].iloc[end - width : end]).strip()
+            windows.append((control, emotion, text, *tokens[kept].iloc[0], passage, means[end - 1]))
     if not windows:
         raise EmolabError(f"no text has {width} tokens; take a smaller width")
     table = pd.DataFrame(windows, columns=["control", "emotion", "text_id", *kept, "passage", "score"])

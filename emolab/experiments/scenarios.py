@@ -53,8 +53,7 @@ def scenario_ranks(
     """
     need_table(queries, ("query_id", "query", "emotion"), 'emolab.load_queries("general")')
     evoked = queries[queries["emotion"].isin(vectors.emotions)]
-    named = [bool(emotion_spans(query, (emotion,))) for query, emotion in evoked[["query", "emotion"]].to_numpy()]
-    evoked = evoked[~np.array(named, bool)]
+    evoked = evoked[[not emotion_spans(q, (e,)) for q, e in evoked[["query", "emotion"]].to_numpy()]]
     if evoked.empty:
         raise EmolabError(
             f"no query evokes one of {', '.join(vectors.emotions)} without naming it; expected a column emotion"
@@ -65,11 +64,10 @@ def scenario_ranks(
     table["score"] = (table["projection"] - by.transform("mean")) / by.transform("std").clip(lower=1e-12)
     table["control"] = np.where(table["emotion"].isin(vectors.emotions), "none", "random")
     ranks = table.groupby(["query_id", "layer", "control"])["score"].rank(ascending=False, method="first").astype(int)
-    targets = evoked.set_index("query_id")["emotion"]
-    table = table.assign(target=table["query_id"].map(targets), rank=ranks)
-    own = table["emotion"].str.removeprefix("random ") == table["target"]
+    table = table.assign(target=table["query_id"].map(evoked.set_index("query_id")["emotion"]), rank=ranks)
+    of_target = table["emotion"].str.removeprefix("random ") == table["target"]
     columns = ["query_id", *(["situation"] if "situation" in queries else []), "target", "layer", "control", "rank"]
-    ranks = table.loc[own, columns].reset_index(drop=True)
+    ranks = table.loc[of_target, columns].reset_index(drop=True)
     params = {"site": site, "part": "specific", "k": len(vectors.emotions)}
     return noted(ranks, vectors, n=f"{len(evoked)} situations that name no emotion", seed=seed, params=params)
 
@@ -85,8 +83,8 @@ def rank_curve(ranks: pd.DataFrame, *, top: int = 1) -> pd.DataFrame:
     need_table(ranks, ("query_id", "target", "layer", "control", "rank"), "scenario_ranks")
     need_number("top", top, 1, whole=True)
     clusters, rows = clusters_of(ranks), []
-    for (control, layer), own in ranks.groupby(["control", "layer"], sort=False):
-        hits = (own.set_index("query_id")["rank"] <= top).astype(float)
+    for (control, layer), cell in ranks.groupby(["control", "layer"], sort=False):
+        hits = (cell.set_index("query_id")["rank"] <= top).astype(float)
         rows.append((layer, control, hits.mean(), *interval(hits, clusters=clusters[hits.index])))
     curve = pd.DataFrame(rows, columns=["layer", "control", "value", "lo", "hi"])
     curve = noted_as(curve, ranks, params={"top": top})

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -157,12 +157,11 @@ def choose(tried: pd.DataFrame, instructed: pd.DataFrame) -> pd.DataFrame:
     steered = headline(tried, instructed).query("alpha != 0").groupby([*keys, "alpha"], sort=False)
     # NaN: empty texts, which are no fluent ones
     cells = steered[list(scores)].mean().fillna(0).rename(columns=scores).reset_index()
-    rows = []
+    chosen = []
     for _, doses in cells.groupby(keys, sort=False):
-        doses = doses.sort_values("alpha")
-        plateau = doses[doses["score"] >= 0.95 * doses["score"].max()]
-        rows.append(plateau.iloc[len(plateau) // 2])
-    return pd.DataFrame(rows).reset_index(drop=True)
+        plateau = doses[doses["score"] >= 0.95 * doses["score"].max()].sort_values("alpha")
+        chosen.append(plateau.iloc[len(plateau) // 2])
+    return pd.DataFrame(chosen).reset_index(drop=True)
 
 
 def select(
@@ -194,47 +193,35 @@ def select(
     asked = query_table(queries)
     instructed = score(answers.assign(emotion=answers["condition"]), judges=judge)
     plain = sweep(model, vectors, asked, alphas=(0.0,), controls=(), out=out / "unsteered", max_new_tokens=_TOKENS)
-    breaking = _Breaking.of(model, asked, answers, out, vectors)
-
-    def tried(settings: list[Setting], n: int, alphas: Sequence[float], folder: str) -> pd.DataFrame:
-        """The dose of each emotion in each of these settings; `number` is the setting's place among them."""
-        few = asked.head(n)
-        unsteered = plain[plain["query_id"].isin(few["query_id"])]
-        tables = []
-        for number, setting in enumerate(settings):
-            steered = sweep(
-                model,
-                at(breaking.vectors, setting),
-                few,
-                alphas=alphas,
-                controls=(),
-                out=out / folder / str(number),
-                max_new_tokens=_TOKENS,
-            )
-            scored = score(pd.concat([unsteered, steered], ignore_index=True), judges=judge)
-            tables.append(choose(scored, instructed).assign(number=number))
-        return pd.concat(tables, ignore_index=True)
-
-    settings = search.settings(model.n_layers, vectors.sites, len(vectors.emotions))
-    measured = where_measured(vectors, settings)
-    if not measured:
+    settings = where_measured(vectors, search.settings(model.n_layers, vectors.sites, len(vectors.emotions)))
+    if not settings:
         raise EmolabError("no setting can be steered with; the vectors are zero at every site that is searched")
-    settings = breaking.find(measured)
+    settings, vectors = _breaking(model, vectors, settings, asked, answers, out)
+
+    def doses_of(setting: Setting, n: int, alphas: Sequence[float], folder: Path) -> pd.DataFrame:
+        few, directions = asked.head(n), at(vectors, setting)
+        steered = sweep(model, directions, few, alphas=alphas, controls=(), out=folder, max_new_tokens=_TOKENS)
+        both = pd.concat([plain[plain["query_id"].isin(few["query_id"])], steered], ignore_index=True)
+        return choose(score(both, judges=judge), instructed)
+
     rounds = []
     for k, one in enumerate(search.rounds):
-        doses = tried(settings, one.n_queries, one.alphas, f"round-{k + 1}")
-        rounds.append(doses.drop(columns="number").to_dict("records"))
-        means = doses.groupby("number")["score"].mean().to_numpy(dtype=float)  # in the order of the settings
+        folder = out / f"round-{k + 1}"
+        doses = pd.concat(
+            {i: doses_of(tried, one.n_queries, one.alphas, folder / str(i)) for i, tried in enumerate(settings)}
+        )
+        rounds.append(doses.to_dict("records"))
+        means = doses.groupby(level=0)["score"].mean().to_numpy(dtype=float)  # in the order of the settings
         if one.keep == 1 or k == len(search.rounds) - 1:
             # As good as the best: the first of them, since the list begins with the paper's own setting.
             settings = [settings[int(np.flatnonzero(means >= AS_GOOD * means.max())[0])]]
         else:
             best = np.argsort(-means, kind="stable")[: one.keep]
             settings = [settings[number] for number in sorted(best.tolist())]
-    last = tried(settings[:1], len(asked), search.doses, "doses")
-    rounds.append(last.drop(columns="number").to_dict("records"))
+    last = doses_of(settings[0], len(asked), search.doses, out / "doses" / "0")
+    rounds.append(last.to_dict("records"))
     write_json(out / "choice.json", {"setting": setting_row(settings[0]), "rounds": rounds})
-    return settings[0], dict(zip(last["emotion"], map(float, last["alpha"]), strict=True)), breaking.vectors
+    return settings[0], dict(zip(last["emotion"], map(float, last["alpha"]), strict=True)), vectors
 
 
 def setting_row(setting: Setting) -> dict[str, Any]:
@@ -247,47 +234,37 @@ def setting_row(setting: Setting) -> dict[str, Any]:
     return {"site": setting.site, "layers": layers, "part": setting.part, "unit": setting.unit}
 
 
-@dataclass
-class _Breaking:
-    """Where settings break text, kept in a folder while a search goes on; `vectors` know what was found."""
+def _breaking(
+    model: Model,
+    vectors: EmotionVectors,
+    settings: list[Setting],
+    asked: pd.DataFrame,
+    answers: pd.DataFrame,
+    out: Path,
+) -> tuple[list[Setting], EmotionVectors]:
+    """Those of the settings that break text at some alpha, and the vectors, which know at which.
 
-    model: Model
-    queries: pd.DataFrame
-    texts: list[str]
-    out: Path
-    vectors: EmotionVectors
-    never: dict[str, EmolabError] = field(default_factory=dict)  # settings that break text at no alpha, and why
-
-    @staticmethod
-    def of(model: Model, asked: pd.DataFrame, answers: pd.DataFrame, out: Path, vectors: EmotionVectors) -> _Breaking:
-        """On the model's own neutral answers, the first few that hold a text."""
-        neutral = answers[(answers["condition"] == NEUTRAL) & (answers["text"].str.strip() != "")]
-        written = neutral.set_index("query_id")["text"]
-        queries = asked[asked["query_id"].isin(written.index)].head(_BROKEN_ON)
-        if not len(queries):
-            raise EmolabError(
-                f"{model.name!r} answers none of the {len(asked)} questions to choose with: the texts are empty, and "
-                "nothing can be steered"
-            )
-        return _Breaking(model, queries, [str(written[query]) for query in queries["query_id"]], out, vectors)
-
-    def find(self, settings: list[Setting]) -> list[Setting]:
-        """Those of the settings that break text at some alpha."""
-        breaking = []
-        for setting in settings:
-            steerings = at(self.vectors, replace(setting, unit="vector"))
-            key = steerings[0].breaking_key
-            if key not in self.never:
-                try:
-                    self.vectors = find_breaking(
-                        self.model, steerings, self.queries, texts=self.texts, out=self.out / "breaking"
-                    )
-                except (FileError, MismatchError, ResourceError):
-                    raise
-                except EmolabError as error:
-                    self.never[key] = error
-            if key not in self.never:
-                breaking.append(setting)
-        if not breaking:
-            raise EmolabError(f"no setting can be steered with; {next(iter(self.never.values()))}")
-        return breaking
+    Read on the model's own neutral answers, the first few that hold a text.
+    """
+    neutral = answers[(answers["condition"] == NEUTRAL) & (answers["text"].str.strip() != "")]
+    written = neutral.set_index("query_id")["text"]
+    queries = asked[asked["query_id"].isin(written.index)].head(_BROKEN_ON)
+    if not len(queries):
+        raise EmolabError(
+            f"{model.name!r} answers none of the {len(asked)} questions to choose with: the texts are empty, and "
+            "nothing can be steered"
+        )
+    texts = [str(written[query]) for query in queries["query_id"]]
+    breaking, reasons = [], []
+    for setting in settings:
+        steerings = at(vectors, replace(setting, unit="vector"))
+        try:
+            vectors = find_breaking(model, steerings, queries, texts=texts, out=out / "breaking")
+            breaking.append(setting)
+        except (FileError, MismatchError, ResourceError):
+            raise
+        except EmolabError as error:  # breaks text at no alpha
+            reasons.append(error)
+    if not breaking:
+        raise EmolabError(f"no setting can be steered with; {reasons[0]}")
+    return breaking, vectors

@@ -20,7 +20,16 @@ from emolab.base.labels import order
 from emolab.base.stats import clusters_of, interval
 from emolab.base.tables import about, span
 from emolab.experiments.dose_response import collapse, dose_table
-from emolab.experiments.headline import Instructed, is_hit, is_unsteered, one_setting, sweep_about
+from emolab.experiments.headline import (
+    Instructed,
+    is_hit,
+    is_unsteered,
+    judged_labels,
+    one_setting,
+    read_labels,
+    sweep_about,
+)
+from emolab.judges.judges import UNREAD
 from emolab.steering.settings import FIELDS, parse_mixture
 
 _ALL = (*FIELDS, "alpha")
@@ -38,9 +47,9 @@ def dose_summary(
     """
     table = dose_table(scored, instructed)
     star: dict[str, float] = {}
-    if table["measure"].nunique() > 1 and not set(table["measure"]) <= {"target", "p_target"}:
-        found = collapse(scored, instructed).dropna(subset=["alpha_star"])
-        star = dict(zip(found["emotion"], found["alpha_star"], strict=True))
+    if not set(table["measure"]) <= {"target", "p_target"}:
+        broken = collapse(scored, instructed).dropna(subset=["alpha_star"])
+        star = dict(zip(broken["emotion"], broken["alpha_star"], strict=True))
     over = "instructed" if instructed is not None or (scored["control"] == "prompt").any() else "unsteered"
     table.attrs["about"] = sweep_about(scored, alpha_star=star, best=dict(best or {}), perplexity_over=over)
     return table
@@ -51,30 +60,26 @@ def instruction_shares(scored: pd.DataFrame) -> pd.DataFrame:
 
     >>> instruction_shares(emolab.score(responses)).query("condition == judged")
 
-    The interval (Wilson, over queries) is that of the share that hit, NaN elsewhere. Raises EmolabError for conditions
-    that the judge does not know.
+    The interval (Wilson, over queries) is that of the share that hit, NaN elsewhere; texts that the judge could not
+    read count neither way. Raises EmolabError for conditions that the judge does not know.
     """
     need_table(scored, ("query_id", "condition"), "emolab.score of responses")
-    judged = order(_judged(scored))
-    conditions = order(scored["condition"])
+    scored = scored.assign(top=read_labels(scored))
+    judged, conditions = order(judged_labels(scored)), order(scored["condition"])
     unknown = [c for c in conditions if c not in judged]
     if unknown:
         raise EmolabError(f"conditions {', '.join(unknown)} have no p_ column; the judge knows {', '.join(judged)}")
-    columns = ["p_" + e for e in judged]
-    if scored[columns].isna().any(axis=None):
-        raise EmolabError("the p_<emotion> columns hold missing values; score the whole table")
-    top = scored[columns].idxmax(axis=1).str[2:]
     rows = []
     for condition in conditions:
-        own = scored["condition"] == condition
-        by_query = (top[own] == condition).astype(float).groupby(scored["query_id"][own]).mean().to_numpy()
-        low, high = interval(by_query)
+        texts = scored[(scored["condition"] == condition) & (scored["top"] != UNREAD)]
+        by_query = (texts["top"] == condition).astype(float).groupby(texts["query_id"]).mean()
+        hit_bounds = interval(by_query)
         for label in judged:
-            bounds = (low, high) if condition == label else (np.nan, np.nan)
-            rows.append((condition, label, float((top[own] == label).mean()), *bounds, len(by_query)))
-    table = pd.DataFrame(rows, columns=["condition", "judged", "share", "lo", "hi", "n"])
-    table.attrs["about"] = about(scored)
-    return table
+            bounds = hit_bounds if condition == label else (np.nan, np.nan)
+            rows.append((condition, label, float((texts["top"] == label).mean()), *bounds, len(by_query)))
+    shares = pd.DataFrame(rows, columns=["condition", "judged", "share", "lo", "hi", "n"])
+    shares.attrs["about"] = about(scored)
+    return shares
 
 
 def layer_shares(scored: pd.DataFrame) -> pd.DataFrame:
@@ -85,7 +90,7 @@ def layer_shares(scored: pd.DataFrame) -> pd.DataFrame:
     scored: a sweep at one dose of every single layer (`emolab.steering.each_layer`). Columns `emotion, layers,
     control, value, lo, hi, n, kind, layer`. Raises EmolabError without single layers, or for several settings.
     """
-    table = _scored(scored, "layers")
+    table = _with_hits(scored, "layers")
     one_setting(table, [field for field in _ALL if field != "layers"])
     plain = is_unsteered(table)
     single = table[~plain & table["layers"].astype(str).str.fullmatch(r"\d+")]
@@ -95,11 +100,11 @@ def layer_shares(scored: pd.DataFrame) -> pd.DataFrame:
         )
     together = table[~plain & (table["layers"] == "all") & (table["control"] == "none")]
     kinds = {"single layer": single, "all layers at once": together, "unsteered": table[plain].assign(layers="")}
-    parts = [_shares(rows, ["emotion", "layers", "control"]).assign(kind=kind) for kind, rows in kinds.items()]
-    found = pd.concat([rows for rows in parts if len(rows)], ignore_index=True)
-    found["layer"] = pd.to_numeric(found["layers"], errors="coerce")
-    found.attrs["about"] = sweep_about(table)
-    return found
+    parts = [_shares(texts).assign(kind=kind) for kind, texts in kinds.items() if len(texts)]
+    shares = pd.concat(parts, ignore_index=True)
+    shares["layer"] = pd.to_numeric(shares["layers"], errors="coerce")
+    shares.attrs["about"] = sweep_about(table)
+    return shares
 
 
 def setting_differences(scored: pd.DataFrame, *, control: str = "random") -> pd.DataFrame:
@@ -110,14 +115,14 @@ def setting_differences(scored: pd.DataFrame, *, control: str = "random") -> pd.
     Settings are named by what differs, in the table's order. Intervals by Newcombe's method 10 (1998), from those of
     both shares. Raises EmolabError where a setting lacks the control.
     """
-    table = _scored(scored)
+    table = _with_hits(scored)
     table = table[~is_unsteered(table) & table["control"].isin(["none", control])]
     varying = [field for field in _ALL if field in table and table[field].nunique() > 1]
     table = table.assign(setting=[_name(row, varying) for row in table[varying].itertuples(index=False)])
     emotions, clusters, rows = order(table["emotion"]), clusters_of(table), []
     for setting in dict.fromkeys(table["setting"]):
-        own = table[table["setting"] == setting]
-        wide = own.pivot_table(index="query_id", columns=["emotion", "control"], values="hit")
+        texts = table[table["setting"] == setting]
+        wide = texts.pivot_table(index="query_id", columns=["emotion", "control"], values="hit")
         lost = [e for e in emotions for c in ("none", control) if (e, c) not in wide]
         if lost:
             raise EmolabError(
@@ -132,9 +137,9 @@ def setting_differences(scored: pd.DataFrame, *, control: str = "random") -> pd.
             lo = p - q - math.hypot(p - low, above - q)
             hi = p - q + math.hypot(high - p, q - below)
             rows.append((setting, name, p - q, lo, hi, len(wide)))
-    found = pd.DataFrame(rows, columns=["setting", "emotion", "value", "lo", "hi", "n"])
-    found.attrs["about"] = sweep_about(table, control=control)
-    return found
+    differences = pd.DataFrame(rows, columns=["setting", "emotion", "value", "lo", "hi", "n"])
+    differences.attrs["about"] = sweep_about(table, control=control)
+    return differences
 
 
 def mixture_shares(scored: pd.DataFrame) -> pd.DataFrame:
@@ -147,46 +152,35 @@ def mixture_shares(scored: pd.DataFrame) -> pd.DataFrame:
     text shows all alike, 0 where each shows one (or none), whatever the shares. Raises EmolabError for several
     settings.
     """
-    table = _scored(scored)
+    table = _with_hits(scored)
     one_setting(table, _ALL)
-    judged = order(_judged(table))
-    table["kind"] = table["control"].mask(is_unsteered(table), "unsteered")
-    clusters, rows = clusters_of(table), []
+    table = table.assign(top=read_labels(table), kind=table["control"].mask(is_unsteered(table), "unsteered"))
+    judged, clusters, rows = order(judged_labels(table)), clusters_of(table), []
     for (kind, name), cell in table.groupby(["kind", "emotion"], sort=False):
         wanted = [e for e, weight in parse_mixture(str(name)).items() if weight > 0]
         mixed = len(wanted) * cell[["p_" + e for e in wanted]].min(axis=1) if len(wanted) > 1 else cell["hit"] * np.nan
         mixed = mixed.groupby(cell["query_id"]).mean()
-        spread = _mean(mixed, clusters)
-        share = (cell["top"].to_numpy()[:, None] == np.array(judged)).mean(axis=0)
-        rows += [(kind, name, label, x, *spread, len(mixed)) for label, x in zip(judged, share, strict=True)]
-    found = pd.DataFrame(rows, columns=["kind", "mixture", "judged", "share", "mixed", "lo", "hi", "n"])
-    found.attrs["about"] = sweep_about(table)
-    return found
+        mean_and_bounds = _mean(mixed, clusters)
+        for label in judged:
+            rows.append((kind, name, label, (cell["top"] == label).mean(), *mean_and_bounds, len(mixed)))
+    shares = pd.DataFrame(rows, columns=["kind", "mixture", "judged", "share", "mixed", "lo", "hi", "n"])
+    shares.attrs["about"] = sweep_about(table)
+    return shares
 
 
-def _scored(table: pd.DataFrame, *fields: str) -> pd.DataFrame:
-    """The table with `hit`, 1 where the judge's top label is the target, and `top`, that label."""
-    need_table(table, ("query_id", "emotion", "alpha", "control", *fields), "emolab.score(emolab.sweep(...))")
-    table = table.assign(hit=is_hit(table))
-    return (
-        table if "top" in table else table.assign(top=table[["p_" + e for e in _judged(table)]].idxmax(axis=1).str[2:])
-    )
+def _with_hits(scored: pd.DataFrame, *fields: str) -> pd.DataFrame:
+    """The table with `hit`, 1 where the judge's top label is the target."""
+    need_table(scored, ("query_id", "emotion", "alpha", "control", *fields), "emolab.score(emolab.sweep(...))")
+    return scored.assign(hit=is_hit(scored))
 
 
-def _judged(table: pd.DataFrame) -> list[str]:
-    judged = [c[2:] for c in table.columns if c.startswith("p_")]
-    if not judged:
-        raise EmolabError("no p_<emotion> columns; run emolab.score on the table first")
-    return judged
-
-
-def _shares(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """by..., value, lo, hi, n: share of hits, every query counted once whatever its rows."""
+def _shares(table: pd.DataFrame) -> pd.DataFrame:
+    """emotion, layers, control, value, lo, hi, n: share of hits, every query counted once whatever its rows."""
     clusters, rows = clusters_of(table), []
-    for key, cell in table.groupby(by, sort=False):
+    for key, cell in table.groupby(["emotion", "layers", "control"], sort=False):
         values = cell.groupby("query_id")["hit"].mean()
         rows.append((*key, *_mean(values, clusters), int(values.notna().sum())))
-    return pd.DataFrame(rows, columns=[*by, "value", "lo", "hi", "n"])
+    return pd.DataFrame(rows, columns=["emotion", "layers", "control", "value", "lo", "hi", "n"])
 
 
 def _mean(values: pd.Series, clusters: pd.Series) -> tuple[float, float, float]:
@@ -195,6 +189,5 @@ def _mean(values: pd.Series, clusters: pd.Series) -> tuple[float, float, float]:
 
 
 def _name(row: Sequence[Any], varying: Sequence[str]) -> str:
-    values = [span(value) if field == "layers" else value for field, value in zip(varying, row, strict=True)]
-    told = [_SAID.get(field, "{}").format(value) for field, value in zip(varying, values, strict=True) if value != ""]
-    return " · ".join(told)
+    values = {field: span(x) if field == "layers" else x for field, x in zip(varying, row, strict=True)}
+    return " · ".join(_SAID.get(field, "{}").format(value) for field, value in values.items() if value != "")

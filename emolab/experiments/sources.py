@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from emolab.base.errors import EmolabError, need_table
+from emolab.base.errors import EmolabError
 from emolab.experiments.headline import instructed_answers, is_hit, is_unsteered
 
 _MEASURES = ("target", "blind", "adherence", "repetition", "named", "refusal")
@@ -23,11 +23,10 @@ def equal_effect(scored: Mapping[str, pd.DataFrame], instructed: pd.DataFrame) -
     `n` of texts, and `adherence_kept`, the adherence over that of unsteered texts. Raises EmolabError without steered
     and unsteered rows.
     """
-    told = instructed_answers(instructed)
-    aim = float(is_hit(told).mean())
+    answers = instructed_answers(instructed)
+    aim = float(is_hit(answers).mean())
     rows, plain = {}, []
     for source, table in scored.items():
-        need_table(table, ("query_id", "emotion", "alpha", "control"), "emolab.score(emolab.sweep(...))")
         unsteered = is_unsteered(table)
         steered = table[~unsteered & (table["control"] == "none")]
         if steered.empty or not unsteered.any():
@@ -36,7 +35,7 @@ def equal_effect(scored: Mapping[str, pd.DataFrame], instructed: pd.DataFrame) -
         share = is_hit(steered).groupby(steered["alpha"]).mean()
         alpha = float((share - aim).abs().idxmin())
         rows[source] = {"alpha": alpha, **_means(steered[steered["alpha"] == alpha])}
-    rows["instruction"] = {"alpha": float("nan"), **_means(told)}
+    rows["instruction"] = {"alpha": float("nan"), **_means(answers)}
     table = pd.DataFrame(rows).T.rename_axis("source")
     return table.assign(adherence_kept=table["adherence"] / pd.concat(plain)["adherence"].mean())
 

@@ -44,7 +44,10 @@ def write_stories(
     EmolabError for a prompt without either field, and where a story is empty.
     """
     need_model(model)
-    labels, topics = need_texts("labels", labels, filled=True), _topics(topics)
+    labels = need_texts("labels", labels, filled=True)
+    if topics is None:
+        topics = list(dict.fromkeys(load_texts("topics")["topic"]))[:4]
+    topics = need_texts("topics", topics, filled=True)
     if "{topic}" not in prompt or "{label}" not in prompt:
         raise EmolabError('the prompt lacks "{topic}" or "{label}"; expected both')
 
@@ -59,19 +62,12 @@ def write_stories(
             again = generate(model, [asked[i] for i in naming], max_new_tokens=max_new_tokens, writing=writing)
             for i, text in zip(naming, again, strict=True):
                 texts[i] = text
-        rows = [(topic, label, text) for (topic, label), text in zip(pairs, texts, strict=True)]
-        return pd.DataFrame(rows, columns=["topic", "label", "text"])
+        return pd.DataFrame(pairs, columns=["topic", "label"]).assign(text=texts)
 
     if out is None:
         return _checked(write())
     settings = {**provenance(model), "stories": digest([*labels, *topics, str(max_new_tokens), prompt])}
     return _checked(kept(user_path(out) / "stories.parquet", settings, write))
-
-
-def _topics(topics: Sequence[str] | None) -> list[str]:
-    if topics is None:
-        return list(dict.fromkeys(load_texts("topics")["topic"]))[:4]
-    return need_texts("topics", topics, filled=True)
 
 
 def _checked(stories: pd.DataFrame) -> pd.DataFrame:

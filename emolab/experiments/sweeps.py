@@ -24,24 +24,15 @@ from emolab.base.folders import alone
 from emolab.base.labels import NEUTRAL
 from emolab.base.storage import digest, user_path, write_table
 from emolab.models.model import Model
-from emolab.steering.settings import FIELDS, HELD, described, mixture_name, spoken
+from emolab.steering.settings import FIELDS, HELD, described, mixture_name, need_one_of, spoken
 from emolab.steering.steering import Steering, at, match_steering_norm
 from emolab.vectors.controls import DRAWN, drawn_like, match_summed_norm, other_like
 from emolab.vectors.vectors import EmotionVectors
 
 ALPHAS = (-1.0, 0.0, 0.5, 1.0, 2.0, 4.0)
 CONTROLS = ("random", "shuffled", "other", "prompt")
-COLUMNS = (
-    "query_id",
-    "query",
-    "emotion",
-    "situation",
-    "alpha",
-    *FIELDS,
-    "control",
-    "seed",
-    "text",
-)  # but "when" without a condition
+# "when" only where a direction has a condition.
+COLUMNS = ("query_id", "query", "emotion", "situation", "alpha", *FIELDS, "control", "seed", "text")
 _CHUNK = 256
 
 
@@ -193,9 +184,8 @@ def directions_of(vectors: Any) -> list[Steering]:
 def _known_controls(controls: Any) -> list[str]:
     """In the order of `CONTROLS`."""
     controls = [controls] if isinstance(controls, str) else list(controls or ())
-    unknown = [control for control in controls if control not in CONTROLS]
-    if unknown:
-        raise EmolabError(f"unknown control {shown(unknown[0])}; controls are {', '.join(CONTROLS)}")
+    for control in controls:
+        need_one_of("control", control, CONTROLS)
     return [control for control in CONTROLS if control in controls]
 
 

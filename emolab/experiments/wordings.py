@@ -18,10 +18,11 @@ import pandas as pd
 
 from emolab.answers.queries import query_table
 from emolab.answers.writing import Writing
+from emolab.base.calls import once
 from emolab.base.errors import EmolabError, need_model, need_texts, shown
 from emolab.base.labels import NEUTRAL
 from emolab.base.stats import clusters_of, interval, sign_flip
-from emolab.judges.judges import ask, default_judge, judges_of
+from emolab.judges.judges import ask, default_judge, judges_of, need_labels, top_labels
 
 if TYPE_CHECKING:
     from emolab.models.model import Model
@@ -155,15 +156,13 @@ def choose_wording(
         raise EmolabError('some of these queries are held out; choose a wording on training ones (split="train")')
     emotions = need_texts("emotions", [emotions] if isinstance(emotions, str) else emotions, filled=True)
     emotions = [e for e in dict.fromkeys(emotions) if e != NEUTRAL]
+    if not emotions:
+        raise EmolabError("there is no emotion beside neutral; give at least one that the judge knows")
     judge = default_judge(emotions) if judges is None else judges_of(judges)[0]
-    unknown = [e for e in emotions if e not in judge.labels]
-    if unknown or not emotions:
-        problem = f"judge {judge.name!r} cannot tell {unknown[0]}" if unknown else "there is no emotion beside neutral"
-        raise EmolabError(f"{problem}; give emotions that the judge knows ({', '.join(judge.labels)})")
+    need_labels(judge, emotions)
     tried = _tried(wordings, emotions)
     answers = _answers(model, queries, emotions, tried, max_new_tokens, writing)
-    labels = list(judge.labels)
-    answers["top"] = [labels[i] for i in ask(judge, list(answers["text"]), list(answers["query"])).argmax(1)]
+    answers["top"] = top_labels(judge, ask(judge, list(answers["text"]), list(answers["query"])))
     table = _following(answers, emotions, clusters_of(queries))
     best = str(table.groupby("wording", sort=False)["following"].mean().idxmax())
     return WordingChoice(best, tried[best], table)
@@ -201,18 +200,20 @@ def _answers(
         asked = queries[["query_id", "query"]]
         parts.append(asked.assign(wording=wording, condition=condition, prompt=prompts))
     answers = pd.concat(parts, ignore_index=True)
-    prompts = list(dict.fromkeys(answers["prompt"]))
-    texts = generate(model, prompts, max_new_tokens=max_new_tokens, writing=writing, raw=True)
-    return answers.assign(text=answers["prompt"].map(dict(zip(prompts, texts, strict=True))))
+
+    def write(prompts: list[str]) -> list[str]:
+        return generate(model, prompts, max_new_tokens=max_new_tokens, writing=writing, raw=True)
+
+    return answers.assign(text=once(list(answers["prompt"]), write))
 
 
 def _following(answers: pd.DataFrame, emotions: Sequence[str], situations: pd.Series) -> pd.DataFrame:
     rows = []
-    for wording, own in answers.groupby("wording", sort=False):
-        neutral = own[own["condition"] == NEUTRAL]
+    for wording, texts in answers.groupby("wording", sort=False):
+        neutral = texts[texts["condition"] == NEUTRAL]
         for emotion in emotions:
-            instructed = own[own["condition"] == emotion]
-            hits, anyway = ((texts["top"] == emotion).to_numpy(float) for texts in (instructed, neutral))  # by query
+            instructed = texts[texts["condition"] == emotion]
+            hits, anyway = ((of["top"] == emotion).to_numpy(float) for of in (instructed, neutral))  # by query
             clusters = situations.loc[instructed["query_id"]].to_numpy()
             lo, hi = interval(hits, clusters=clusters)
             enough = len(set(clusters)) >= FEWEST
