@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -42,11 +41,8 @@ class Asking:
     writing: Writing
     settings: dict[str, Any]
 
-    def path(self, name: str) -> Path | None:
-        return None if self.comparison.folder is None else self.comparison.folder / f"{name}.parquet"
-
     def kept(self, name: str, settings: dict[str, Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        path = self.path(name)
+        path = self.comparison.path(name)
         return make() if path is None else kept(path, self.settings | settings, make)
 
 
@@ -140,7 +136,7 @@ class Asked:
     def _run(self, kind: str, function: Callable, method: Method, jobs: list, plan: list, shared: tuple) -> list:
         settings = self.asking.settings | {"queries": digest(self.queries), "jobs": digest(map(str, jobs))}
         title = f"{self.name} {method.name} {method.setting} {kind}".replace("  ", " ")
-        store = Store(self.asking.path(f"baselines/{quote(title, safe=' ,')}"), settings)
+        store = Store(self.asking.comparison.path(f"baselines/{quote(title, safe=' ,')}"), settings)
         with workers(None):  # methods hold models of their own, which no worker has
             model = self.asking.comparison.model
             return run_jobs(model, function, jobs, plan, name=title, store=store, shared=shared)

@@ -29,7 +29,6 @@ from emolab.answers.queries import query_table
 from emolab.base.errors import EmolabError, need_number, need_numbers, shown
 from emolab.base.folders import writing
 from emolab.base.stats import clusters_of
-from emolab.base.storage import read_table, write_table
 from emolab.comparisons import claims
 from emolab.comparisons.comparison import Comparison
 from emolab.comparisons.steered_runs import Cell, SteeredRuns
@@ -83,11 +82,11 @@ def drift_runs(
         for alpha, emotion, control in product(doses, emotions, sources)
     ]
     cells += [Cell({"emotion": emotion, "control": "prompt", "alpha": 0.0}) for emotion in emotions]
-    table = runs.rows(cells)
-    settings = runs.settings(table, max_new_tokens=max_new_tokens)
-    if (done := read_table(runs.path("drift"), settings)) is not None:
-        return done
-    table["text"] = runs.texts("drift_texts", table, settings, max_new_tokens=max_new_tokens)
+    return runs.kept("drift", cells, _drift, max_new_tokens=max_new_tokens)
+
+
+def _drift(runs: SteeredRuns, table: pd.DataFrame, settings: dict) -> pd.DataFrame:
+    table["text"] = runs.texts("drift_texts", table, settings)
     prompted = table["control"] == "prompt"
     keys = zip(table["query_id"][prompted], table["emotion"][prompted], strict=True)
     table.loc[prompted, "text"] = [runs.answers[key][1] for key in keys]
@@ -95,7 +94,7 @@ def drift_runs(
     table = table[len(runs.asked) :].reset_index(drop=True)
     table["answer"], table["topic"] = _distances(table, plain, runs.asked)
     table["kl"] = runs.kl("drift_kl", table, settings)
-    return write_table(table.drop(columns="steering"), runs.path("drift"), settings)
+    return table
 
 
 def logodds_runs(
@@ -129,12 +128,11 @@ def logodds_runs(
         for emotion, control, alpha in product(emotions, sources, sorted(set(alphas)))
         if alpha
     ]
-    table = runs.rows(cells)
-    settings = runs.settings(table)
-    if (done := read_table(runs.path("logodds"), settings)) is not None:
-        return done
-    table["value"] = runs.logodds("logodds_texts", table.assign(target=table["emotion"]), settings)
-    return write_table(table.drop(columns="steering"), runs.path("logodds"), settings)
+    return runs.kept("logodds", cells, _logodds)
+
+
+def _logodds(runs: SteeredRuns, table: pd.DataFrame, settings: dict) -> pd.DataFrame:
+    return table.assign(value=runs.logodds("logodds_texts", table.assign(target=table["emotion"]), settings))
 
 
 def pair_runs(
@@ -181,14 +179,13 @@ def pair_runs(
         )
         for (part, control), (first, second), a, b in product(sources, pairs, levels, levels)
     ]
-    table = runs.rows(cells)
-    settings = runs.settings(table, max_new_tokens=max_new_tokens)
-    if (done := read_table(runs.path("pairs"), settings)) is not None:
-        return done
-    table["text"] = runs.texts("pairs_texts", table, settings, max_new_tokens=max_new_tokens)
+    return runs.kept("pairs", cells, _pairs, max_new_tokens=max_new_tokens)
+
+
+def _pairs(runs: SteeredRuns, table: pd.DataFrame, settings: dict) -> pd.DataFrame:
+    table["text"] = runs.texts("pairs_texts", table, settings)
     table = pd.concat([table.assign(target=table[side]) for side in ("first", "second")], ignore_index=True)
-    table["value"] = runs.logodds("pairs_logodds", table, settings)
-    return write_table(table.drop(columns="steering"), runs.path("pairs"), settings)
+    return table.assign(value=runs.logodds("pairs_logodds", table, settings))
 
 
 def check_claims(
@@ -226,7 +223,7 @@ def check_claims(
         smooth = logodds_runs(comparison, chosen, responses, alphas=signed).assign(scale="log-odds")
         both = pd.concat([claims.judge_logits(scored), smooth])
         drift = drift_runs(comparison, chosen, responses, alphas=ladder)
-        found = [
+        checked = [
             claims.monotone(both, seed=seed),
             claims.preservation(drift, seed=seed),
             claims.linear(both, seed=seed),
@@ -234,14 +231,14 @@ def check_claims(
         if len(comparison.vectors.emotions) > 1:
             pairs = pair_runs(comparison, chosen, responses, doses=ladder[1:3]).assign(scale="log-odds")
             read = claims.judge_logits(score(pairs.assign(emotion=pairs["target"]), judges=judge))
-            found.append(claims.additive(pd.concat([pairs, read]), seed=seed))
-    return {claim.name: claim for claim in found}
+            checked.append(claims.additive(pd.concat([pairs, read]), seed=seed))
+    return {claim.name: claim for claim in checked}
 
 
 def _distances(table: pd.DataFrame, plain: pd.DataFrame, asked: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """answer and topic of `drift_runs` for each row; NaN where unsteered answers do not differ between queries."""
     before, queries, after = (judging.embed(list(texts)) for texts in (plain["text"], asked["query"], table["text"]))
-    number = table["query_id"].map({query: i for i, query in enumerate(plain["query_id"])}).to_numpy()
+    number = pd.Index(plain["query_id"]).get_indexer(pd.Index(table["query_id"]))
     different = ~np.eye(len(plain), dtype=bool)
     near = (before * queries).sum(1)
     moved = 1 - (after * before[number]).sum(1)

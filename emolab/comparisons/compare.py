@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain, combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -122,7 +121,11 @@ def compare_methods(
     wanted = {"methods": list(methods), "settings": stable(comparison.settings), "judges": stable(judges_of(judges))}
     with writing_in(comparison.out):
         if comparison.folder is not None:
-            _need_same_comparison(comparison.folder / "baselines" / "comparison.json", settings)
+            path = comparison.folder / "baselines" / "comparison.json"
+            if path.exists():  # texts of another comparison took hours
+                need_same(path, read_json(path, "remove its folder, and the methods are compared again"), settings)
+            else:
+                write_json(path, settings)
         make = partial(_compared, asking, responses, queries_select, queries_report, methods)
         return asking.kept("baselines", wanted, make)
 
@@ -160,7 +163,7 @@ def _compared(
         [(m, {e: (dose,) for e, dose in doses[m.name].items()}) for m in candidates for doses in (best, equal)]
     )
 
-    rows = []
+    tables = []
     for m in [plain, *candidates]:
         at_best, at_equal = best.get(m.name, dict.fromkeys(emotions, 0.0)), equal.get(m.name, {})
         scored, asked = (coarse, first) if m.can_dose else (fine, chosen)
@@ -171,11 +174,16 @@ def _compared(
         parts.append(_measured(m, final, reported, at_best).assign(at="best"))
         if at_equal:
             parts.append(_measured(m, final, reported, at_equal).assign(at="equal damage"))
-        speed = 1.0 if m is plain else _speed(m, plain, chosen.queries, at_best)
-        seconds = m.seconds + m.answers * per_answer
-        facts = {"seconds": seconds, "can_dose": m.can_dose, "can_mix": m.can_mix, "speed": speed}
-        rows += [part.assign(method=m.name, setting=m.setting, **facts) for part in parts]
-    table = pd.concat(rows, ignore_index=True)[list(COLUMNS)]
+        of_method = pd.concat(parts).assign(
+            method=m.name,
+            setting=m.setting,
+            seconds=m.seconds + m.answers * per_answer,
+            speed=1.0 if m is plain else _speed(m, plain, chosen.queries, at_best),
+            can_dose=m.can_dose,
+            can_mix=m.can_mix,
+        )
+        tables.append(of_method)
+    table = pd.concat(tables, ignore_index=True)[list(COLUMNS)]
     params = {"target_kl": for_json(targets, decimals=4), "settings": by_setting}
     n = f"{len(reported.queries)} queries reported, {len(chosen.queries)} to choose with"
     return noted(table, comparison.model, n=n, seed=comparison.seed, params=params)
@@ -193,14 +201,6 @@ def summary_of(table: pd.DataFrame) -> dict[str, dict]:
             facts[str(at)] = values.set_index("measure")[["value", "lo", "hi"]].T.to_dict("list")
         summary[str(method)] = for_json(facts, decimals=4)
     return summary
-
-
-def _need_same_comparison(path: Path, settings: dict) -> None:
-    """MismatchError where the folder holds another comparison, whose texts took hours."""
-    if path.exists():
-        need_same(path, read_json(path, "remove its folder, and the methods are compared again"), settings)
-    else:
-        write_json(path, settings)
 
 
 def _need_apart(responses: pd.DataFrame, queries_select: pd.DataFrame, queries_report: pd.DataFrame) -> None:

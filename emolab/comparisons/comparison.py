@@ -55,6 +55,10 @@ class Comparison:
     def folder(self) -> Path | None:
         return None if self.out is None else user_path(self.out)
 
+    def path(self, name: str) -> Path | None:
+        """The parquet file of this name in the folder; None where nothing is kept."""
+        return None if self.folder is None else self.folder / f"{name}.parquet"
+
     def identity(self) -> dict[str, Any]:
         """What tells results with these vectors from others, for the files on disk."""
         origin = {"model": self.model.name, "fingerprint": self.model.fingerprint}

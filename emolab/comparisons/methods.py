@@ -89,12 +89,7 @@ class Method:
         texts: list[str] = []
         for run in self.runs(list(queries), list(settings)):
             texts += generate(
-                run.model,
-                run.prompts,
-                steering=run.steering,
-                max_new_tokens=max_new_tokens,
-                writing=writing,
-                raw=True,
+                run.model, run.prompts, steering=run.steering, max_new_tokens=max_new_tokens, writing=writing, raw=True
             )
         return _cut(texts, len(queries))
 
@@ -266,22 +261,17 @@ def build_methods(
             training = Training(seed=seed)
             adapters = {e: fit_lora(model, responses, e, training=training, out=folder) for e in vectors.emotions}
             methods.append(lora_method(model, adapters, answers=int(responses["condition"].isin(adapters).sum())))
-        elif name == "random":
-            drawn = list(drawn_like(vectors, "random", seed=seed).values())
-            methods += [
-                vector_method(model, drawn, name=name, setting=setting, like=vectors, seconds=np.nan)
-                for setting in comparison.settings
-            ]
         else:
-            start = time.perf_counter()
-            made = _DIRECTIONS[name](means, sites=sites)
-            seconds = reading + time.perf_counter() - start
-            source = vectors if name == "emotion vector" else made  # made only to be timed
+            if name == "random":
+                source, seconds, answers = list(drawn_like(vectors, name, seed=seed).values()), np.nan, 0
+            else:
+                start = time.perf_counter()
+                made = _DIRECTIONS[name](means, sites=sites)
+                seconds, answers = reading + time.perf_counter() - start, len(responses)
+                source = vectors if name == "emotion vector" else made  # made only to be timed
             methods += [
-                vector_method(
-                    model, source, name=name, setting=setting, like=vectors, seconds=seconds, answers=len(responses)
-                )
-                for setting in comparison.settings
+                vector_method(model, source, name=name, setting=one, like=vectors, seconds=seconds, answers=answers)
+                for one in comparison.settings
             ]
     return methods
 

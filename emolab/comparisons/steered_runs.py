@@ -2,15 +2,13 @@
 
 >>> runs = SteeredRuns.of(comparison, queries, responses)
 >>> cells = [Cell({"emotion": "joy", "alpha": 1.0}, runs.sources("whole")["none"], {"joy": 1.0})]
->>> table = runs.rows(cells)
->>> runs.texts("texts", table, runs.settings(table), max_new_tokens=80)
+>>> runs.kept("kl", cells, lambda runs, table, settings: table.assign(kl=runs.kl("kl_jobs", table, settings)))
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +23,7 @@ from emolab.base.calls import once
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import NEUTRAL
 from emolab.base.stats import clusters_of
-from emolab.base.storage import digest
+from emolab.base.storage import digest, read_table, write_table
 from emolab.comparisons.comparison import Comparison
 from emolab.models.model import Model
 from emolab.steering.settings import described
@@ -35,6 +33,7 @@ from emolab.vectors.corpus import check_origin
 from emolab.vectors.vectors import EmotionVectors, match_norm
 
 CHUNK = 256  # jobs that are done, and kept, together
+Measure = Callable[["SteeredRuns", pd.DataFrame, dict], pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -101,15 +100,28 @@ class SteeredRuns:
             sources[control] = made
         return sources
 
-    def rows(self, cells: Iterable[Cell]) -> pd.DataFrame:
+    def kept(self, name: str, cells: Iterable[Cell], measure: Measure, **options: Any) -> pd.DataFrame:
+        """The rows of these cells with what `measure(runs, rows, settings)` makes of them, kept and found again.
+
+        options: stand among the settings, by which a file is known. Raises EmolabError where the file of this name was
+        made with others.
+        """
+        rows = self._rows(cells)
+        settings = self._settings(rows, options)
+        path = self.comparison.path(name)
+        finished = read_table(path, settings)
+        if finished is not None:
+            return finished
+        return write_table(measure(self, rows, settings).drop(columns="steering"), path, settings)
+
+    def _rows(self, cells: Iterable[Cell]) -> pd.DataFrame:
         """One row per cell and query: `query_id, situation`, the labels, `seed, steering` (None where unsteered)."""
         rows = []
         for cell in cells:
             variants = [(seed, self._steering(vectors, cell.doses)) for seed, vectors in cell.sources.items()]
-            for number, query in enumerate(self.asked.itertuples()):
+            for number, query in enumerate(self.asked[["query_id", "situation"]].to_dict("records")):
                 seed, steering = variants[number % len(variants)]
-                row = {"query_id": query.query_id, "situation": query.situation, **cell.labels}
-                rows.append({**row, "seed": seed, "steering": steering})
+                rows.append({**query, **cell.labels, "seed": seed, "steering": steering})
         return pd.DataFrame(rows)
 
     def _steering(self, vectors: EmotionVectors | None, doses: Mapping[str, float]) -> Steering | None:
@@ -122,7 +134,7 @@ class SteeredRuns:
             self._made[key] = at(vectors, replace(self.comparison.settings[0], part="whole"), [doses])[0]
         return self._made[key]
 
-    def settings(self, table: pd.DataFrame, **more: Any) -> dict[str, Any]:
+    def _settings(self, rows: pd.DataFrame, options: dict[str, Any]) -> dict[str, Any]:
         """What tells this run from another one, for the files on disk."""
         conditions = (NEUTRAL, *self.comparison.vectors.emotions)
         answers = [x for query in self.asked["query_id"] for c in conditions for x in self.answers[query, c]]
@@ -132,17 +144,14 @@ class SteeredRuns:
             "setting": {field: str(value) for field, value in setting.items() if value != ""},
             "writing": Writing().settings(),
             "answers": digest(answers),
-            "rows": digest(table.drop(columns="steering").astype(str).to_numpy().ravel().tolist()),
-            **more,
+            "rows": digest(rows.drop(columns="steering").astype(str).to_numpy().ravel().tolist()),
+            **options,
         }
 
-    def path(self, name: str) -> Path | None:
-        return None if self.comparison.folder is None else self.comparison.folder / f"{name}.parquet"
-
-    def texts(self, name: str, table: pd.DataFrame, settings: dict, *, max_new_tokens: int) -> list[str]:
-        """Greedy answers."""
+    def texts(self, name: str, table: pd.DataFrame, settings: dict) -> list[str]:
+        """Greedy answers of at most `max_new_tokens` of the settings."""
         jobs = list(zip(self._prompts(table), table["steering"], strict=True))
-        return self._measured(name, _write, jobs, settings, max_new_tokens)
+        return self._measured(name, _write, jobs, settings, settings["max_new_tokens"])
 
     def kl(self, name: str, table: pd.DataFrame, settings: dict) -> list[float]:
         """KL(changed || plain) of the next token in nats, mean over the tokens of the neutral answer."""
@@ -171,11 +180,10 @@ class SteeredRuns:
 
     def _measured(self, name: str, measure: Callable, jobs: list[tuple], settings: dict, shared: Any = None) -> list:
         """The value of every job; equal ones are worked out once."""
-        store = Store(self.path(name), settings)
-        title = name.replace("_", " ")
+        store = Store(self.comparison.path(name), settings)
 
         def run(different: list[tuple]) -> list:
-            plan = chunks(len(different), CHUNK)
+            plan, title = chunks(len(different), CHUNK), name.replace("_", " ")
             return run_jobs(self.comparison.model, measure, different, plan, name=title, store=store, shared=shared)
 
         return once(jobs, run)
