@@ -2,7 +2,8 @@
 
 >>> chosen = Asked(asking, "select", queries)
 >>> scored = chosen.scored([(method, {"joy": (0.5, 1.0)})])
->>> chosen.damage(method, [("joy", 0.5), ("joy", 1.0)])
+>>> chosen.measure_damage(method, [[("joy", 0.5), ("joy", 1.0)]])
+>>> chosen.damage(method, "joy", 0.5)
 """
 
 from __future__ import annotations
@@ -71,34 +72,29 @@ class Asked:
     def scored(self, wanted: Sequence[tuple[Method, Doses]]) -> pd.DataFrame:
         """Headline scores of these texts, and of unsteered ones (alpha 0) and of the plain instruction beside them."""
         emotions = self.asking.comparison.vectors.emotions
-        told = instruction_method(self.asking.comparison.model)  # sets the level of fluency
-        wanted = [(told, dict.fromkeys(emotions, (1.0,))), *wanted]
+        instruction = instruction_method(self.asking.comparison.model)  # sets the level of fluency
+        wanted = [(instruction, dict.fromkeys(emotions, (1.0,))), *wanted]
         self._answer(wanted)
-        columns = [c for c in ("query_id", "query", "situation") if c in self.table]
-        asked = self.table[columns]
+        asked = self.table[[c for c in ("query_id", "query", "situation") if c in self.table]]
         parts = [
             asked.assign(emotion=e, alpha=0.0, control="none", method=UNSTEERED, setting="", text=self.unsteered)
             for e in emotions
         ]
         keys = [_key(m, e, dose) for m, by_emotion in wanted for e, doses in by_emotion.items() for dose in doses]
-        for key in dict.fromkeys(keys):
-            name, setting, emotion, dose = key
+        for name, setting, emotion, dose in dict.fromkeys(keys):
             part = asked.assign(emotion=emotion, alpha=dose, control="none", method=name, setting=setting)
-            parts.append(part.assign(text=self._texts[key]))
+            parts.append(part.assign(text=self._texts[name, setting, emotion, dose]))
         table = pd.concat(parts, ignore_index=True)
-        what = [stable(judges_of(self.asking.judges)), *map(str, keys), *table["text"]]
-        scored = self.asking.kept(f"baselines/{self.name} scores", {"scored": digest(what)}, lambda: self._score(table))
+        identity = digest([stable(judges_of(self.asking.judges)), *map(str, keys), *table["text"]])
+        scored = self.asking.kept(f"baselines/{self.name} scores", {"scored": identity}, lambda: self._score(table))
         instructed = scored[(scored["method"] == "instruction") & (scored["alpha"] == 1.0)]
         return headline(scored, instructed)
 
     def _score(self, table: pd.DataFrame) -> pd.DataFrame:
-        scored = score(table, judges=self.asking.judges)
         # Not score(model=...), which reads every text a second time, after the plain prompt.
-        texts = list(table["text"])
-        model = self.asking.comparison.model
-        queries, conditions = list(table["query"]), list(table["emotion"])
-        scored["perplexity_instructed"] = perplexity(model, queries, texts, conditions=conditions)
-        return scored
+        queries, texts, conditions = (list(table[column]) for column in ("query", "text", "emotion"))
+        perplexities = perplexity(self.asking.comparison.model, queries, texts, conditions=conditions)
+        return score(table, judges=self.asking.judges).assign(perplexity_instructed=perplexities)
 
     def _answer(self, wanted: Sequence[tuple[Method, Doses]]) -> None:
         """Generate the texts of each method, all doses of an emotion together."""
@@ -116,16 +112,13 @@ class Asked:
 
     def measure_damage(self, method: Method, plan: Sequence[Sequence[tuple[str, float]]]) -> None:
         """Measure the KL of the method with these emotions at these doses; each list of `plan` at once."""
-        jobs = list(dict.fromkeys(job for chunk in plan for job in chunk))
+        number = {job: i for i, job in enumerate(dict.fromkeys(job for chunk in plan for job in chunk))}
+        jobs = list(number)
         if method.name == UNSTEERED:
             values = [[[0.0]] * len(self.queries)] * len(jobs)
         else:
-            number = {job: i for i, job in enumerate(jobs)}
-            chunks: list[list[int]] = []
-            for chunk in plan:
-                chunks.append([number.pop(job) for job in dict.fromkeys(chunk) if job in number])
-            shared = (method, self.queries, self.unsteered)
-            values = self._run("damage", _measure, method, jobs, chunks, shared)
+            chunks = [[number.pop(job) for job in dict.fromkeys(chunk) if job in number] for chunk in plan]
+            values = self._run("damage", _measure, method, jobs, chunks, (method, self.queries, self.unsteered))
         for job, value in zip(jobs, values, strict=True):
             self._damage[_key(method, *job)] = [np.asarray(kl, dtype=float) for kl in value]
 
@@ -154,5 +147,5 @@ def _write(_: Model, shared: tuple, jobs: list[tuple[str, float]]) -> list[list[
 
 def _measure(_: Model, shared: tuple, jobs: list[tuple[str, float]]) -> list[list[list[float]]]:
     method, queries, texts = shared
-    found = method.kls(queries, texts, [{emotion: dose} for emotion, dose in jobs])
-    return [[kl.tolist() for kl in by_query] for by_query in found]
+    kls = method.kls(queries, texts, [{emotion: dose} for emotion, dose in jobs])
+    return [[kl.tolist() for kl in by_query] for by_query in kls]

@@ -1,10 +1,5 @@
 """The runs that put the paper's four claims to the test: drift, log-odds and two-emotion grids, beside their controls.
 
->>> comparison = Comparison(model, vectors, emolab.Setting(site="attn"), out="runs/x/claims")
->>> drift = drift_runs(comparison, queries, responses)
->>> claims = check_claims(comparison, queries, responses, scored)
->>> claims["preservation"].verdict, claims["preservation"].condition
-
 responses: the model's own answers (`collect_responses`, pairing="all"), neutral and under every emotion, to queries
 that the vectors were not extracted from; else the vectors would be tested on the texts that made them. The log-odds
 need no generated text, so they change smoothly with the dose, where a greedy text jumps:
@@ -108,13 +103,9 @@ def logodds_runs(
 
     >>> logodds_runs(comparison, queries, responses).groupby(["control", "alpha"])["value"].mean()
 
-    Returns:
-        `query_id, situation, emotion, control, alpha, seed, value`, value in nats per token. Control "none" is the
-        vector, dose 0 among its doses; "random" and "shuffled" as in `sweep`; "prompt" (alpha 0) is unsteered, after
-        the instructed prompt.
-
-    Raises:
-        EmolabError: as `drift_runs`.
+    Returns `query_id, situation, emotion, control, alpha, seed, value`, value in nats per token. Control "none" is the
+    vector, dose 0 among its doses; "random" and "shuffled" as in `sweep`; "prompt" (alpha 0) is unsteered, after the
+    instructed prompt. Raises EmolabError as `drift_runs`.
     """
     runs = SteeredRuns.of(comparison, queries, responses)
     sources = runs.sources(comparison.settings[0].part, ("random", "shuffled"))
@@ -149,13 +140,12 @@ def pair_runs(
     >>> grid = pair_runs(comparison, queries, responses, pairs=[("anger", "joy")])
 
     pairs: default each emotion with the next one, round in their order. doses: those of either emotion, besides 0. The
-    random pair are two Gaussian directions, each as long as one of the two whole vectors. The part of the setting plays
-    no role.
+    random pair are two Gaussian directions, each as long as one of the two whole vectors.
 
     Returns:
         `query_id, situation, first, second, a, b, part, control, seed, text, target, value`: text is the greedy answer
         at doses a and b, value the log-odds of `target`, either of the two emotions, against neutral. `part` is "whole"
-        or "specific" for control "none" and "whole" for "random".
+        or "specific", for control "none", and "whole" for "random", whatever that of the setting.
 
     Raises:
         EmolabError: no pair of two different emotions, and as `drift_runs`.
@@ -202,6 +192,7 @@ def check_claims(
 
     >>> comparison = Comparison(model, vectors, emolab.Setting(site="attn"), out="runs/x/claims")
     >>> claims = emolab.check_claims(comparison, queries, responses, scored)
+    >>> claims["preservation"].verdict, claims["preservation"].condition
 
     scored: the scored sweep at that setting, with control "random". doses: at least three positive multiples of the
     vectors; drift is measured at all of them, log-odds at all but the lowest, of both signs, and two emotions together

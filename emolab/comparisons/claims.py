@@ -4,10 +4,6 @@ The paper argues to first order, so for small doses; claims are asked there (|al
 doses. How they are put here is ours. Tables come from `claim_runs` and from scored sweeps. Intervals are 95 %
 bootstraps over queries, those of one situation together; every effect stands beside random directions of equal norm. In
 evidence, three numbers in a list are a value and its interval.
-
->>> claim = monotone(scored)
->>> claim.verdict, claim.condition
->>> claim.evidence["judge"]["emotions"]["joy"]["first_drop"]           # None: no significant drop at these doses
 """
 
 from __future__ import annotations
@@ -60,7 +56,9 @@ def judge_logits(scored: pd.DataFrame) -> pd.DataFrame:
 def monotone(table: pd.DataFrame, *, seed: int = 0) -> Claim:
     """Does the target rise with the dose: at 0, and over the whole range?
 
-    >>> monotone(scored).evidence["judge"]["local"], monotone(scored).evidence["judge"]["global"]
+    >>> claim = monotone(scored)
+    >>> claim.verdict, claim.condition
+    >>> claim.evidence["judge"]["emotions"]["joy"]["first_drop"]           # None: no significant drop at these doses
 
     table: as for `linear`. Its curves are described by `emolab.experiments.trend`. Local holds for an emotion whose
     slope within |alpha| <= 1 is above 0 and above that of the random direction. Global holds where Spearman's rho of

@@ -1,9 +1,5 @@
 """Emotion vectors beside the other ways of getting the same: each at its best setting, and all at equal damage.
 
->>> from emolab.comparisons import Comparison, compare_methods
->>> table = compare_methods(Comparison(model, vectors, out="runs/x"), responses, queries_select, queries_report)
->>> table.query("at == 'best' and emotion == 'all' and measure == 'overall'")[["method", "value", "lo", "hi"]]
-
 Nothing is chosen on the queries that are reported, and every method chooses by one rule: the highest mean of the
 harmonic score of emotion, adherence and fluency (`emolab.experiments.headline.headline`).
 """
@@ -72,6 +68,7 @@ def compare_methods(
 
     >>> comparison = Comparison(model, vectors, emolab.Setting(site="attn"), out="runs/x")
     >>> table = compare_methods(comparison, responses, chosen, heldout, methods=("instruction", "lora"))
+    >>> table.query("at == 'best' and emotion == 'all' and measure == 'overall'")[["method", "value", "lo", "hi"]]
 
     Args:
         comparison: the vectors of a model, and the settings of which each direction takes its best (default: at attn

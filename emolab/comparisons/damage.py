@@ -2,12 +2,6 @@
 
 The yardstick on which methods of different kinds (a vector, an instruction, fine-tuning) are set to the same strength
 before their effects are compared (iso-KL).
-
->>> from emolab.comparisons.damage import dose_at_damage
->>> from emolab.answers.logprobs import next_token_kl, p95_kl
->>> kls = next_token_kl(model, prompts, neutral_answers, steering=Steering(vectors, {"joy": 1.0}))
->>> p95_kl(kls)                                                         # nats
->>> dose, kl = dose_at_damage(lambda a: p95_kl(next_token_kl(model, prompts, texts, steering=joy(a))), target=1.0)
 """
 
 from __future__ import annotations
@@ -25,9 +19,7 @@ def dose_at_damage(
 ) -> tuple[float, float]:
     """(dose, damage): the positive dose at which `damage(dose)`, which grows, is `target`, within `tolerance` of it.
 
-    >>> dose, found = dose_at_damage(lambda dose: dose**2, 4.0)
-    >>> round(dose, 1), round(found, 1)
-    (2.0, 4.0)
+    >>> dose, kl = dose_at_damage(lambda a: p95_kl(next_token_kl(model, prompts, texts, steering=joy(a))), target=1.0)
 
     Doubles or halves from `start` until the target lies between two doses, then solves on logarithmic axes, where
     damage is nearly a line. Raises EmolabError for a target that is not positive, a damage that is no number, and where
@@ -44,8 +36,8 @@ def dose_at_damage(
         value = seen[log_dose]
         if math.isnan(value):
             raise EmolabError(f"the damage at dose {math.exp(log_dose):.3g} is not a number; no dose can be set by it")
-        found = math.log(max(value, 1e-12) / target)
-        return 0.0 if abs(found) <= math.log1p(tolerance) else found
+        distance = math.log(max(value, 1e-12) / target)
+        return 0.0 if abs(distance) <= math.log1p(tolerance) else distance
 
     here = math.log(start)
     side = gap(here)

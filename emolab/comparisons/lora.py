@@ -1,12 +1,8 @@
 """LoRA: fine-tune a copy of the model to answer plain prompts as it answers under an instruction.
 
->>> import emolab
->>> from emolab.comparisons.lora import fit_lora, merge_lora
 >>> joy, fear = (fit_lora(model, responses, emotion) for emotion in ("joy", "fear"))
->>> joyful = merge_lora(model, {joy: 1.0})                         # an emolab Model like any other
->>> emolab.generate(joyful, "Tell me about the park.")
->>> half = merge_lora(model, {joy: 0.5})                           # a dose: the adapter's change of the weights, halved
->>> both = merge_lora(model, {joy: 0.5, fear: 0.5})                # a mixture: the changes, summed
+>>> both = merge_lora(model, {joy: 0.5, fear: 0.5})                # a mixture: the changes of the weights, summed
+>>> emolab.generate(both, "Tell me about the park.")               # an emolab Model like any other
 
 The given model is left exactly as it was. Needs `peft` (`pip install "emolab[lora]"`).
 """

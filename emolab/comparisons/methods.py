@@ -1,6 +1,5 @@
 """Ways of giving a model's answers an emotion, behind one interface: instructions, examples, directions, fine-tuning.
 
->>> from emolab.comparisons.methods import instruction_method, vector_method
 >>> method = vector_method(model, vectors)
 >>> settings = [{"joy": 1.5}, {"joy": 1.0, "fear": 1.0}]                               # a mixture, where can_mix
 >>> method.texts(["Tell me about the park."], settings)                                # [setting][query]

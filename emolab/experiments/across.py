@@ -1,8 +1,4 @@
-"""What steering does in two models, on one axis of doses: both curves, their random directions, and the difference.
-
->>> table = model_doses({"plain": scored, "tuned": scored_of_the_tuned})                          # doctest: +SKIP
->>> table.query("emotion == 'all' and alpha == 1")[["model", "control", "value", "lo", "hi"]]      # doctest: +SKIP
-"""
+"""What steering does in two models, on one axis of doses: both curves, their random directions, and the difference."""
 
 from __future__ import annotations
 
@@ -25,18 +21,17 @@ _CELL = ["emotion", "control", "alpha"]
 def model_doses(scored: Mapping[str, pd.DataFrame], *, seed: int = 0) -> pd.DataFrame:
     """Share of texts read as the target in two models at every dose, with random directions, and the difference.
 
-    >>> model_doses({"plain": scored, "tuned": scored_of_the_tuned})                              # doctest: +SKIP
+    >>> table = model_doses({"plain": scored, "tuned": scored_of_the_tuned})                      # doctest: +SKIP
+    >>> table.query("emotion == 'all' and alpha == 1")[["model", "control", "value", "lo", "hi"]]  # doctest: +SKIP
 
     scored: two scored sweeps by the name of their model, each of one setting and with doses in the unit "breaking":
     doses in lengths of vectors say nothing of another model.
 
     Returns:
-        One row a model, emotion that both have, control ("none", "random") and dose: `model, emotion, control, alpha,
-        value, lo, hi, n`. Control "beyond random" is the first less the second, question by question: a model that
-        shows an emotion anyway shows it with any direction. Emotion "all" is the mean over emotions. Rows whose model
-        reads "second - first" are the difference at a dose that both were given; questions that both answered are
-        drawn together, so that it is paired there. Intervals are 95 % over questions, those of one situation kept
-        together (of shares of zeros and ones Wilson's); n questions.
+        `model, emotion, control, alpha, value, lo, hi, n`, of the emotions that both have and of "all", their mean.
+        Control "beyond random" is "none" less "random", question by question: a model that shows an emotion anyway
+        shows it with any direction. Model "second - first" is the difference at a dose that both were given, paired
+        in the questions that both answered. Intervals are 95 % over n questions, those of one situation kept together.
 
     Raises:
         EmolabError: not two tables, another unit, no emotion or no dose above 0 in common, the same query_id for two

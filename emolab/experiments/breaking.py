@@ -1,9 +1,4 @@
-"""Where text breaks: the alpha that costs one nat at the worst tokens, the unit in which settings can be compared.
-
->>> steerings = emolab.at(vectors, emolab.Setting(site="attn", layers="late"))
->>> vectors = emolab.find_breaking(model, steerings, emolab.load_queries("everyday", split="train", n=6))
->>> emolab.Steering(vectors, {"joy": 0.6}, site="attn", layers="late", unit="breaking")
-"""
+"""Where text breaks: the alpha that costs one nat at the worst tokens, the unit in which settings can be compared."""
 
 from __future__ import annotations
 
@@ -47,16 +42,16 @@ def find_breaking(
 ) -> EmotionVectors:
     """The vectors of `steering`, which now know at which alpha each of its settings breaks text, emotion by emotion.
 
-    >>> vectors = find_breaking(model, Steering(vectors, {"joy": 1.0}, site="attn"), training_queries)
+    >>> vectors = emolab.find_breaking(model, Steering(vectors, {"joy": 1.0}, site="attn"), training_queries)
     >>> vectors.meta["breaking"]
     {'site=attn layers=0-29 part=whole op=add positions=generated': {'joy': 0...}}
+    >>> emolab.Steering(vectors, {"joy": 0.6}, site="attn", unit="breaking")
 
     Text breaks where the next-token KL(steered || unsteered) at the worst 5 % of tokens is one nat, on the model's own
-    unsteered answers to these queries: training questions, never those that a result is reported on. steering (one, or
-    those of `emolab.at`) says where and which emotions; the size of its doses plays no part. texts: unsteered answers,
-    where they are at hand; else they are written. KL grows about with the square of alpha, so that a few passes of all
-    emotions at once find it, within 5 % of alpha. out: a folder in which the alphas are kept, a file for each setting
-    and its emotions; the same call finds them again.
+    unsteered answers to these queries: training questions, never those that a result is reported on. steering says
+    where and which emotions; the size of its doses plays no part. texts: unsteered answers, where they are at hand;
+    else they are written. out: a folder in which the alphas are kept, a file for each setting and its emotions. KL
+    grows about with the square of alpha, so that a few passes of all emotions at once find alpha within 5 %.
 
     Raises EmolabError for op "ablate" (its alpha is a share) and "cap" (which does less the larger alpha is), and for
     an emotion that moves nothing at any alpha.

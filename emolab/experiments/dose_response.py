@@ -3,9 +3,6 @@
 Tables are scored sweeps (`emolab.score(emolab.sweep(...))`) of one setting. Every query counts once, whatever its
 seeds; queries of one situation are resampled together. Effects are measured on the logit of the judge's probability,
 where 0.01 to 0.1 is as far as 0.9 to 0.99.
-
->>> table = dose_table(scored, instructed)              # the numbers of the figure and of summary.json
->>> compare(scored, control="random").query("q < .05")  # doses that differ from a random direction of equal norm
 """
 
 from __future__ import annotations
@@ -59,12 +56,12 @@ def dose_table(scored: pd.DataFrame, instructed: Instructed = None, *, seed: int
     >>> dose_table(scored, instructed).query("measure == 'target' and control == 'none'")
 
     Measures, as far as the table has them: shares of texts, with Wilson intervals, that have the target on top
-    ("target"), that name it ("named"), that refuse or speak as a machine whatever is on top ("refusal"), that loop
-    ("loop"); "p_target", the judge's probability; "adherence", mean over that of unsteered texts; "perplexity_ratio",
-    median over that of the instructed answers (`headline` says which); "compression" and "distinct2", means, low in
-    loops, and "repetition", high in them; "overall", the headline score. Control "prompt" (alpha 0) is the instruction
-    in place of steering, from rows of the table or from `instructed`. n: queries with a value; texts that the judge
-    cannot read have none of its measures. Raises EmolabError as `headline`, and for mixed settings.
+    ("target"), that name it ("named"), that refuse or speak as a machine ("refusal"), that loop ("loop"); "p_target",
+    the judge's probability; "adherence", mean over that of unsteered texts; "perplexity_ratio", median over that of the
+    instructed answers (`headline` says which); means of "compression", "distinct2" and "repetition"; "overall", the
+    headline score. Control "prompt" (alpha 0) is the instruction in place of steering, from rows of the table or from
+    `instructed`. n: queries with a value; texts that the judge cannot read have none of its measures. Raises
+    EmolabError as `headline`, and for mixed settings.
     """
     one_setting(scored)
     table = headline(with_instructed(scored, instructed), instructed)
@@ -118,17 +115,14 @@ def trend(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
 
     >>> trend(scored)[["emotion", "control", "slope", "minus_random", "spearman", "first_drop"]]
 
-    table: a scored sweep, whose curves are the logits of the target's probability, or a table with `value`
-    (`dose_curves`).
+    table: as for `dose_curves`, which says what is raised.
 
     Returns:
         `slope`: units per dose, the least-squares line through the doses within 1 of 0, mean over queries.
         `minus_random`: the same less that of random directions, query by query. `spearman`: rank correlation of dose
         and value within each query, mean over queries. Each with `_lo, _hi`, its 95 % interval. `first_drop`: the
         lowest dose that lies significantly below some lower one; NaN where none does, which fewer than five situations
-        cannot show. `n` queries.
-
-    What cannot be had from these doses is NaN. Raises EmolabError as `dose_curves` does.
+        cannot show. `n` queries. What cannot be had from these doses is NaN.
     """
     curves = dose_curves(table)
     clusters = clusters_of(table)
@@ -156,13 +150,10 @@ def collapse(scored: pd.DataFrame, instructed: Instructed = None, *, seed: int =
 
     >>> collapse(scored, instructed).set_index("emotion")["alpha_star"]            # NaN: not within these doses
 
+    One row an emotion: `emotion, alpha_star, measure` ("fluency"), `difference, lo, hi, q, n` at alpha_star (NaN: at
+    the dose with the smallest q), and `random_alpha_star`, the same of the random direction. difference:
     `fluency_score` of `headline`, steered minus unsteered text of the same query; one-sided sign flips that it fell by
-    more than 0.1 (with many queries a drop of nothing worth is significant, too), Benjamini-Hochberg over an emotion's
-    positive doses, q < .05.
-
-    Returns:
-        One row an emotion: `emotion, alpha_star, measure` ("fluency"), `difference, lo, hi, q, n` at alpha_star (where
-        there is none, at the dose with the smallest q), and `random_alpha_star`, the same of the random direction.
+    more than 0.1, Benjamini-Hochberg over an emotion's positive doses, q < .05.
     """
     one_setting(scored)
     table = headline(scored, instructed)

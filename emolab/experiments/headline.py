@@ -1,8 +1,4 @@
-"""Scored sweeps, row by row: the target's probability, the unsteered text, and one headline score for each text.
-
->>> from emolab.experiments.headline import headline
->>> headline(scored, instructed).groupby(["emotion", "alpha"])["overall"].mean()
-"""
+"""Scored sweeps, row by row: the target's probability, the unsteered text, and one headline score for each text."""
 
 from __future__ import annotations
 
@@ -25,7 +21,7 @@ Instructed = pd.DataFrame | Mapping[str, float] | None
 def headline(scored: pd.DataFrame, instructed: Instructed = None) -> pd.DataFrame:
     """The same rows plus `emotion_score, adherence_score, fluency_score` and their harmonic mean `overall`, all 0..1.
 
-    >>> headline(scored, instructed)[["emotion", "alpha", "overall"]]
+    >>> headline(scored, instructed).groupby(["emotion", "alpha"])["overall"].mean()
 
     Args:
         scored: a scored sweep, of one or many settings, with unsteered rows (control "none", alpha 0).
@@ -34,13 +30,12 @@ def headline(scored: pd.DataFrame, instructed: Instructed = None) -> pd.DataFram
             perplexity of such answers, {"joy": 7.1}.
 
     Returns:
-        emotion_score: the first judge's probability of the target (of a mixture: of its emotions, summed).
-        adherence_score: how much nearer a text is to its query than to others, over the same of the unsteered text to
-        that query; NaN where that one is no nearer. fluency_score: the worst of perplexity (given the instruction,
-        where known), compression, distinct word pairs and words that do not repeat, as far as the table has them, each
-        against the median of the instructed answers; 0 for an empty text, and for one that loops
-        (`judges.scoring.is_loop`), which perplexity alone prefers. What is better than that level counts as 1. overall:
-        their harmonic mean, AxBench's rule (arXiv 2501.17148), so that no part buys another.
+        emotion_score: `target_p`. adherence_score: how much nearer a text is to its query than to others, over the same
+        of the unsteered text to that query; NaN where that one is no nearer. fluency_score: the worst of perplexity
+        (given the instruction, where known), compression, distinct word pairs and words that do not repeat, as far as
+        the table has them, each against the median of the instructed answers, better counting as 1; 0 for an empty
+        text, and for one that loops, which perplexity alone prefers. overall: their harmonic mean, AxBench's rule
+        (arXiv 2501.17148), so that no part buys another.
 
     Raises:
         EmolabError: no unsteered rows, no judge's column for an emotion, or no instructed answer for it.

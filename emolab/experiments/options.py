@@ -1,8 +1,4 @@
-"""Choices between given answers: how likely each is, steered and not, beside directions of equal norm.
-
->>> table = emolab.choices(model, ["Should I swim in the lake?"], ["Yes", "No"], steering=emolab.at(vectors))
->>> choice_shifts(table[table["option"] == "Yes"])
-"""
+"""Choices between given answers: how likely each is, steered and not, beside directions of equal norm."""
 
 from __future__ import annotations
 
@@ -59,8 +55,7 @@ def choices(
             `situation`, as the two orders of a pair, count as one in intervals.
         options: at least two answers to every question, or one list of them for each. An answer is what the reply
             begins with: its end counts for nothing.
-        steering: directions, as `emolab.sweep` takes them; None: unsteered alone.
-        alphas: doses, as in `emolab.sweep`.
+        steering, alphas: directions and doses, as in `emolab.sweep`; steering None: unsteered alone.
         controls: as in `emolab.sweep`, but every question is asked with each of eight random (or shuffled) directions.
         by: what `p` compares: "sum", the probability of the whole answer, or "token", its mean per token in nats, for
             answers of different length.

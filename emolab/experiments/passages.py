@@ -57,8 +57,7 @@ def token_scores(
 ) -> pd.DataFrame:
     """How far each token of each text points along each emotion, beside as many random directions.
 
-    >>> written = emolab.load_texts("topics", split="heldout")
-    >>> scores = token_scores(model, written.head(2), vectors, layer=20)
+    >>> scores = token_scores(model, emolab.load_texts("topics", split="heldout").head(2), vectors, layer=20)
 
     A score is the projection of the activation on the vector's specific part, less its mean over all tokens of these
     texts, in standard deviations of these: what all texts and all emotions share counts for nothing. So give texts of
@@ -68,7 +67,6 @@ def token_scores(
         texts: a table with `text`, and perhaps `prompt` and `query`, read as `emolab.response_means` reads them; of
             other columns `topic`, `label`, `first`, `second` and `turn` are handed on.
         vectors: of two emotions or more.
-        seed: of the random directions.
 
     Returns:
         One row a text, token, direction and emotion: `text_id` (the row), `position` (of the token in its text),
@@ -122,10 +120,9 @@ def turning_curve(scores: pd.DataFrame, *, reach: int = 30) -> pd.DataFrame:
 
     Returns:
         One row for each control, role ("first", "second", "others") and `at`, tokens behind the turn: `score`, the mean
-        over texts, with its 95 % interval `lo, hi` (topics drawn). `attrs["told"]` holds, by control, the share of
-        halves whose own emotion has the highest mean score of all, its interval, and the `chance`;
-        `attrs["lag"]` the tokens behind the turn from which on the second emotion leads within `reach`, None where it
-        does not.
+        over texts, with its 95 % interval `lo, hi` (topics drawn). In attrs: `told`, by control, the share of halves
+        whose own emotion has the highest mean score, with its interval; its `chance`; and `lag`, the tokens behind the
+        turn from which on the second emotion leads within `reach`, None where it does not.
 
     Raises:
         EmolabError: other scores, or emotions of the texts that the vectors lack.

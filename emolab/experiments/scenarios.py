@@ -1,8 +1,5 @@
 """Scenarios: does a model's state point to the emotion that a situation evokes, before it has written a word?
 
->>> ranks = scenario_ranks(model, emolab.load_queries("general", split="heldout").head(9), vectors, layers=[20])
->>> rank_curve(ranks)
-
 Source: arXiv 2604.07729 (implicit emotion scenarios), there without random directions.
 """
 
@@ -36,6 +33,7 @@ def scenario_ranks(
 
     >>> queries = emolab.load_queries("general", split="heldout")
     >>> ranks = scenario_ranks(model, queries[queries["emotion"] == "joy"].head(2), vectors, layers=[20])
+    >>> rank_curve(ranks)
 
     The prompt's last token is projected on each vector's specific part (`last_projections`), in standard deviations
     over the scenarios; rank 1 points most along the emotion that the situation evokes.
@@ -43,7 +41,6 @@ def scenario_ranks(
     Args:
         queries: with `emotion`, the one that each evokes; those of emotions without a vector, such as neutral ones, are
             left out, and those that name theirs (its forms, and words such as "furious" or "tears").
-        seed: of the random directions.
 
     Returns:
         One row a query, layer and control ("none", "random"): `query_id, situation, target, rank`.
@@ -75,7 +72,7 @@ def scenario_ranks(
 def rank_curve(ranks: pd.DataFrame, *, top: int = 1) -> pd.DataFrame:
     """The share of scenarios whose emotion ranks among the first, by layer, beside random directions.
 
-    >>> rank_curve(scenario_ranks(model, queries, vectors))                               # doctest: +SKIP
+    >>> rank_curve(scenario_ranks(model, queries, vectors), top=2)                        # doctest: +SKIP
 
     top: 1 counts those that rank first. Columns: `layer`, `control`, `value` with its 95 % interval `lo, hi` (over
     situations). `attrs["chance"]` is the share of one in all emotions, `top` times.

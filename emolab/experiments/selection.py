@@ -1,8 +1,4 @@
-"""Choices made before the report: which queries serve which purpose, and on which setting and dose to freeze.
-
->>> extract, choosing, report = split_queries(load_queries("general"), (40, 20, 26))
->>> setting, doses, vectors = select(model, vectors, choosing, answers, judge=judge, out=folder)  # doctest: +SKIP
-"""
+"""Choices made before the report: which queries serve which purpose, and on which setting and dose to freeze."""
 
 from __future__ import annotations
 
@@ -119,7 +115,10 @@ def _windows(window: str, n_layers: int) -> list[Any]:
 
 
 def split_queries(queries: pd.DataFrame, sizes: tuple[int, int, int]) -> list[pd.DataFrame]:
-    """Queries to extract from, to choose with and to report on; the first two share no situation."""
+    """Queries to extract from, to choose with and to report on; the first two share no situation.
+
+    >>> extract, choosing, report = split_queries(load_queries("general"), (40, 20, 26))
+    """
     queries = query_table(queries, ("query_id", "query", "emotion", "situation", "split"))
     need_sizes(sizes)
     lone = queries["situation"] == ""  # a user's queries: each its own situation
@@ -182,11 +181,9 @@ def select(
     ('attn', 'breaking', {'joy': 1.25, ...})
 
     answers: the model's own to these queries, neutral and instructed (`collect_responses`). judge: reads the texts; a
-    blind one does not take the name of an emotion for the emotion. search: what is tried, in rounds in which many
-    settings meet few questions, and few settings many. Also returns the vectors, which now know where every setting
-    tried breaks; one that breaks at no alpha, since it changes nothing, is left out. Scores are the harmonic mean of
-    emotion, topic and fluency (`headline`), fluency without perplexity: the unit bounds the damage already. A search
-    that was stopped goes on where it was.
+    blind one does not take the name of an emotion for the emotion. Also returns the vectors, which now know where every
+    setting tried breaks; one that breaks at no alpha, since it changes nothing, is left out. Scores are `headline`'s,
+    fluency without perplexity: the unit bounds the damage already. A search that was stopped goes on where it was.
 
     Raises EmolabError where the model answers none of these questions with a text, and where no setting breaks text.
     """

@@ -2,8 +2,6 @@
 
 Shares are of texts whose top label is the target, intervals `lo, hi` 95 % over queries, queries of one situation kept
 together. Every table says in its attrs which setting it is of (`emolab.base.tables.about`).
-
->>> setting_differences(scored)                        # each setting less random directions of equal norm
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""Experiments: steer with directions at many doses, beside their controls.
-
->>> import emolab
->>> table = emolab.sweep(model, vectors, queries, alphas=(0, 1, 2), controls=("random", "shuffled"))
->>> table = emolab.score(table, model=model)
-"""
+"""Experiments: steer with directions at many doses, beside their controls."""
 
 from __future__ import annotations
 
@@ -50,7 +45,8 @@ def sweep(
 ) -> pd.DataFrame:
     """Steer every query with every direction at every dose, and with controls of equal norm.
 
-    >>> table = emolab.sweep(model, vectors, queries, alphas=(0, 1, 2))
+    >>> table = emolab.sweep(model, vectors, queries, alphas=(0, 1, 2), controls=("random", "shuffled"))
+    >>> table = emolab.score(table, model=model)
     >>> late = emolab.Setting(site="attn", layers="late")
     >>> table = emolab.sweep(model, emolab.at(vectors, late), queries, alphas=(0, 1))
     >>> layers = emolab.steering.each_layer(vectors)
@@ -67,10 +63,9 @@ def sweep(
             vectors of other emotions; the shared part has none), all with the norm of the vector at every layer and
             taken in turn by the queries, three random and three shuffled ones; and "prompt" (unsteered, but
             instructed).
-        out: a folder; `sweep.parquet` in it is written after every chunk (atomically), and the same call continues it.
-            While texts are missing the file holds the texts alone, by number.
+        out: a folder; `sweep.parquet` in it is written after every chunk, and the same call continues it.
         writing: how each token is chosen (`emolab.Writing`), the same for all rows and kept beside the texts; its seed
-            is also that of the random and shuffled vectors. `templates` are the wording of the prompts, "neutral" for
+            is also that of the random and shuffled vectors, its `templates` the wording of the prompts, "neutral" for
             all but control "prompt".
 
     Returns:

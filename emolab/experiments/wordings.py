@@ -1,11 +1,4 @@
-"""Wordings of the instruction: which one a model follows is tried on training questions.
-
->>> import emolab
->>> choice = emolab.choose_wording(model, training_queries, emotions=("joy", "fear"))
->>> print(choice)
->>> writing = emolab.Writing(templates=choice.templates)
->>> responses = emolab.collect_responses(model, queries, emotions=("joy", "fear"), writing=writing)
-"""
+"""Wordings of the instruction: which one a model follows is tried on training questions."""
 
 from __future__ import annotations
 
@@ -138,7 +131,9 @@ def choose_wording(
 ) -> WordingChoice:
     """Try wordings of the instruction on training questions and keep the one that the model follows best.
 
-    >>> choice = choose_wording(model, load_queries("everyday", split="train", n=4), ("joy", "fear"))
+    >>> choice = emolab.choose_wording(model, load_queries("everyday", split="train", n=4), ("joy", "fear"))
+    >>> writing = emolab.Writing(templates=choice.templates)
+    >>> responses = emolab.collect_responses(model, queries, emotions=("joy", "fear"), writing=writing)
 
     wordings  names of `WORDINGS` (default: all), or your own {name: {condition: text with "{query}"}}, neutral among
               the conditions.

@@ -234,14 +234,8 @@ def test_all_four_claims_of_a_model(comparison, queries, responses, tmp_path):
     judge = FunctionJudge(lambda texts: [[0.5, 0.3, 0.1, 0.1] if "joy" in t else [0.1, 0.2, 0.3, 0.4] for t in texts],
                           (*EMOTIONS, "neutral"))  # fmt: skip
     alphas = (-1, 0, 0.5, 1, 2, 4)
-    table = sweep(
-        comparison.model,
-        at(comparison.vectors, ATTN),
-        queries,
-        alphas=alphas,
-        controls=("random",),
-        max_new_tokens=4,
-    )
+    directions = at(comparison.vectors, ATTN)
+    table = sweep(comparison.model, directions, queries, alphas=alphas, controls=("random",), max_new_tokens=4)
     scored = score(table, judges=judge)
     kept = replace(comparison, out=tmp_path)
     found, again = (check_claims(kept, queries, responses, scored, judge=judge, n_queries=4) for _ in range(2))
@@ -265,31 +259,17 @@ def test_one_emotion_has_no_sums(tiny_llama, queries, responses):
         pair_runs(comparison, queries, some)
 
 
-def of(comparison, **options):
-    return replace(comparison, **options)
-
-
-TWO = "expected pairs of two different ones of anger, joy, sadness"
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (
-            lambda c, q, r: drift_runs(of(c, setting=Setting(site="attn", part="shared")), q, r),
-            "expected whole or spec",
-        ),
-        (lambda c, q, r: logodds_runs(of(c, setting=(ATTN, Setting())), q, r), "at one setting"),
-        (lambda c, q, r: logodds_runs(of(c, setting=Setting(site="mlp")), q, r), "hold no site 'mlp'"),
-        (lambda c, q, r: of(c, setting={"site": "attn"}), "setting is .*expected emolab.Setting"),
-        (lambda c, q, r: of(c, setting=Setting(op="ablate")), 'op "add"'),
+        (lambda c, q, r: logodds_runs(replace(c, setting=Setting(site="mlp")), q, r), "hold no site 'mlp'"),
         (lambda c, q, r: logodds_runs(c, q, r[r["condition"] != "joy"]), '0 of 5 queries have.*pairing="all"'),
-        (lambda c, q, r: logodds_runs(c, q, r.head(1)), '0 of 5 queries have answers under neutral.*pairing="all"'),
         (lambda c, q, r: drift_runs(c, q, r.assign(text=r["text"].mask(r["condition"] == "joy", " "))), "0 of 5 quer"),
-        (lambda c, q, r: pair_runs(c, q, r, pairs=[("joy", "joy")]), TWO),
-        (lambda c, q, r: pair_runs(c, q, r, pairs=[("joy", "calm")]), TWO),
-        (lambda c, q, r: pair_runs(c, q, r, pairs=[]), TWO),
-        (lambda c, q, r: logodds_runs(of(c, vectors=tiny.random_vectors(c.model)), q, r), "need the response means"),
+        (lambda c, q, r: pair_runs(c, q, r, pairs=[]), "expected pairs of two different ones of anger, joy, sadness"),
+        (
+            lambda c, q, r: logodds_runs(replace(c, vectors=tiny.random_vectors(c.model)), q, r),
+            "need the response means",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_one_clear_error(comparison, queries, responses, call, message):

@@ -282,16 +282,10 @@ def test_faded_texts_are_those_of_their_steering(tiny_llama, vectors, queries):
     assert (texts[1.5] != texts[float("inf")]).mean() > 0.3
 
 
-@pytest.mark.parametrize(
-    "doses",
-    [
-        {"joy": 1.0},
-        {"joy": 0.5},
-        {"anger": 0.5, "joy": 0.5},
-        {"joy": 1, "fear": -0.25},
-        {"a b": -1 / 3, "self - doubt": 2},
-    ],
-)
+MIXTURES = [{"joy": 0.5}, {"anger": 0.5, "joy": 0.5}, {"joy": 1, "fear": -0.25}, {"a b": -1 / 3, "self - doubt": 2}]
+
+
+@pytest.mark.parametrize("doses", MIXTURES)
 def test_names_of_mixtures_are_read_back(doses):
     assert parse_mixture(mixture_name(doses)) == doses
     assert spoken(mixture_name(doses)) == " and ".join(e for e, w in doses.items() if w > 0)
@@ -300,9 +294,8 @@ def test_names_of_mixtures_are_read_back(doses):
 def test_plain_names_stay_what_they_are():
     for name in ("joy", "self - doubt", "calm + quiet", "4 seasons of"):
         assert mixture_name({name: 1.0}) == name
-    assert parse_mixture("self - doubt") == {"self - doubt": 1.0} and parse_mixture("calm + quiet") == {
-        "calm + quiet": 1
-    }
+    for name in ("joy", "self - doubt", "calm + quiet"):
+        assert parse_mixture(name) == {name: 1.0}
 
 
 def test_operations_and_conditions_stand_beside_each_other_in_one_table(tiny_llama, vectors, queries, tmp_path):
@@ -406,12 +399,10 @@ def test_directions_that_the_table_cannot_tell_apart_are_refused(tiny_llama, vec
 def test_shuffled_labels_need_means_and_questions_of_ones_own_are_numbered(tiny_llama, vectors, queries):
     with pytest.raises(EmolabError, match="need the response means"):
         sweep(tiny_llama, tiny.random_vectors(tiny_llama), queries, alphas=(1,), **SMALL)
-    own = sweep(
-        tiny_llama, at(vectors, emotions="joy"), ["tell me about the dog ."], alphas=(0, 1, 1.0), controls=(), **SMALL
-    )
-    assert (
-        list(own["query_id"]) == ["u-0001"] * 2 and list(own["alpha"]) == [0.0, 1.0] and set(own["emotion"]) == {"joy"}
-    )
+    joy = at(vectors, emotions="joy")
+    own = sweep(tiny_llama, joy, ["tell me about the dog ."], alphas=(0, 1, 1.0), controls=(), **SMALL)
+    assert list(own["query_id"]) == ["u-0001"] * 2 and list(own["alpha"]) == [0.0, 1.0]
+    assert set(own["emotion"]) == {"joy"}
 
 
 def test_global_random_state_is_left_alone(tiny_llama, vectors, queries):

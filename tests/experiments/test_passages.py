@@ -39,10 +39,8 @@ def test_texts_turn_from_each_label_to_each_other_of_their_topic():
     texts = turning_texts(HALVES)
     assert texts["text"].to_list() == ["sun and sea cold rain", "cold rain sun and sea"]
     assert texts[["first", "second"]].to_numpy().tolist() == [["joy", "anger"], ["anger", "joy"]]
-    assert [text[turn:] for text, turn in zip(texts["text"], texts["turn"], strict=True)] == [
-        "cold rain",
-        "sun and sea",
-    ]
+    turned = [text[turn:] for text, turn in zip(texts["text"], texts["turn"], strict=True)]
+    assert turned == ["cold rain", "sun and sea"]
     assert len(turning_texts(emolab.load_texts("topics", split="heldout"))) == 10 * 6 * 5
     with pytest.raises(EmolabError, match="no topic of these texts has two labels"):
         turning_texts(HALVES[HALVES["label"] == "joy"])
@@ -64,9 +62,8 @@ def test_scores_are_those_of_the_hidden_states(tiny_llama, vectors):
             found.append(hidden[-len(text.split()) :].double() @ direction.T)
         values = torch.cat(found).numpy()
         expected = (values - values.mean(0)) / values.std(0)
-        own = scores[scores["control"] == control].pivot(
-            index=["text_id", "position"], columns="emotion", values="score"
-        )
+        own = scores[scores["control"] == control]
+        own = own.pivot(index=["text_id", "position"], columns="emotion", values="score")
         assert own[list(vectors.emotions)].to_numpy() == pytest.approx(expected, abs=1e-3)
     one = scores[(scores["control"] == "none") & (scores["emotion"] == "joy")]
     assert "".join(one[one["text_id"] == 0]["token"]).split() == "sun and sea cold rain".split()
@@ -91,17 +88,9 @@ def planted(lag: int = 0) -> pd.DataFrame:
                     for emotion in ("anger", "fear", "joy"):
                         shows = first if position < 10 + lag else second
                         score = float(emotion == (shows if control == "none" else "anger"))
-                        row = (
-                            2 * topic + text,
-                            f"t{topic}",
-                            first,
-                            second,
-                            50,
-                            5 * position,
-                            f" w{position}",
-                            position,
-                        )
-                        rows.append((*row, control, emotion, score))
+                        of_text = (2 * topic + text, f"t{topic}", first, second, 50)
+                        token = (5 * position, f" w{position}", position)
+                        rows.append((*of_text, *token, control, emotion, score))
     columns = "text_id topic first second turn begin token position control emotion score".split()
     return pd.DataFrame(rows, columns=columns)
 
@@ -188,8 +177,7 @@ def test_shares_of_ranks_by_layer():
     curve = rank_curve(ranks).set_index(["control", "layer"])["value"]
     assert curve.to_dict() == {("none", 0): 0.25, ("none", 1): 1, ("random", 0): 0, ("random", 1): 0.25}
     two = rank_curve(ranks, top=2)
-    assert two.set_index(["control", "layer"])["value"]["none", 0] == 0.5 and two.attrs["chance"] == pytest.approx(
-        2 / 3
-    )
+    assert two.set_index(["control", "layer"])["value"]["none", 0] == 0.5
+    assert two.attrs["chance"] == pytest.approx(2 / 3)
     assert "1.00 [" in say.rank_curve(rank_curve(ranks)) and "at layer 1" in say.rank_curve(rank_curve(ranks))
     assert say.rank_curve(rank_curve(ranks[ranks["layer"] == 0])).endswith("no layer was found beyond both.")
