@@ -64,7 +64,7 @@ def drift_runs(
         EmolabError: fewer than two queries with all answers, several settings, no response means for shuffled labels,
             `out` of another run, and as `Steering`.
     """
-    runs = SteeredRuns.of(comparison, queries, responses)
+    runs = SteeredRuns(comparison, queries, responses)
     sources = runs.sources(comparison.settings[0].part, ("random", "shuffled", "shared"))
     doses = sorted({alpha for alpha in need_numbers("alphas", alphas) if alpha})
     if not doses:
@@ -107,7 +107,7 @@ def logodds_runs(
     vector, dose 0 among its doses; "random" and "shuffled" as in `sweep`; "prompt" (alpha 0) is unsteered, after the
     instructed prompt. Raises EmolabError as `drift_runs`.
     """
-    runs = SteeredRuns.of(comparison, queries, responses)
+    runs = SteeredRuns(comparison, queries, responses)
     sources = runs.sources(comparison.settings[0].part, ("random", "shuffled"))
     emotions = comparison.vectors.emotions
     cells = [
@@ -157,7 +157,7 @@ def pair_runs(
         pairs = list(dict.fromkeys((a, b) if number(a) < number(b) else (b, a) for a, b in ring))
     if not pairs or any(len(set(pair)) != 2 or not set(pair) <= set(emotions) for pair in pairs):
         raise EmolabError(f"pairs are {pairs!r}; expected pairs of two different ones of {', '.join(emotions)}")
-    runs = SteeredRuns.of(comparison, queries, responses)
+    runs = SteeredRuns(comparison, queries, responses)
     sources = {("whole", control): made for control, made in runs.sources("whole", ("random",)).items()}
     sources["specific", "none"] = runs.sources("specific")["none"]
     levels = sorted({0.0, *map(float, doses)})

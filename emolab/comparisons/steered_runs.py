@@ -1,6 +1,6 @@
 """Queries steered with vectors and their controls, and what is measured of them; equal work is done once, and resumed.
 
->>> runs = SteeredRuns.of(comparison, queries, responses)
+>>> runs = SteeredRuns(comparison, queries, responses)
 >>> cells = [Cell({"emotion": "joy", "alpha": 1.0}, runs.sources("whole")["none"], {"joy": 1.0})]
 >>> runs.kept("kl", cells, lambda runs, table, settings: table.assign(kl=runs.kl("kl_jobs", table, settings)))
 """
@@ -45,37 +45,31 @@ class Cell:
     doses: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
 class SteeredRuns:
-    """A comparison at one setting, and the queries answered under neutral and every emotion. Make it with `of`.
+    """A comparison at one setting, the queries `asked`, and the `answers` {(query_id, condition): (prompt, text)}.
 
-    answers: {(query_id, condition): (prompt, text)}.
+    Asked are the queries with answers under neutral and every emotion. Raises EmolabError for several settings, and
+    where fewer than two queries have all answers.
     """
 
-    comparison: Comparison
-    asked: pd.DataFrame
-    answers: dict[tuple[str, str], tuple[str, str]]
-    _made: dict[tuple, Steering] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, comparison: Comparison, queries: pd.DataFrame, responses: pd.DataFrame) -> SteeredRuns:
-        """Raises EmolabError for several settings, and where fewer than two queries have all answers."""
+    def __init__(self, comparison: Comparison, queries: pd.DataFrame, responses: pd.DataFrame) -> None:
         if len(comparison.settings) != 1:
             raise EmolabError("claims are asked at one setting; give Comparison(..., setting=emolab.Setting(...))")
         need_table(responses, ("query_id", "condition", "prompt", "text"), "emolab.collect_responses")
         need_table(queries, ("query_id", "query"), "emolab.load_queries")
         check_origin(comparison.model, responses)
-        answered = responses[responses["text"].str.strip() != ""]
-        keys = zip(answered["query_id"], answered["condition"], strict=True)
-        answers = dict(zip(keys, zip(answered["prompt"], answered["text"], strict=True), strict=True))
-        conditions = (NEUTRAL, *comparison.vectors.emotions)
-        asked = queries[[all((query, c) in answers for c in conditions) for query in queries["query_id"]]]
+        columns = responses.loc[responses["text"].str.strip() != "", ["query_id", "condition", "prompt", "text"]]
+        self.comparison = comparison
+        self.answers = {(query, c): (prompt, text) for query, c, prompt, text in columns.itertuples(index=False)}
+        self.conditions = (NEUTRAL, *comparison.vectors.emotions)
+        asked = queries[[all((query, c) in self.answers for c in self.conditions) for query in queries["query_id"]]]
         if len(asked) < 2:
             raise EmolabError(
-                f"{len(asked)} of {len(queries)} queries have answers under {', '.join(conditions)}; at least two are "
-                'needed: collect_responses(model, queries, pairing="all")'
+                f"{len(asked)} of {len(queries)} queries have answers under {', '.join(self.conditions)}; at least two "
+                'are needed: collect_responses(model, queries, pairing="all")'
             )
-        return cls(comparison, asked.assign(situation=asked["query_id"].map(clusters_of(asked))), answers)
+        self.asked = asked.assign(situation=asked["query_id"].map(clusters_of(asked)))
+        self._steerings: dict[tuple, Steering] = {}
 
     def sources(self, part: str, controls: Sequence[str] = ()) -> dict[str, dict[int, EmotionVectors]]:
         """{control: vectors by seed}, "none" among them, all of that part and as long as it at every layer.
@@ -130,14 +124,13 @@ class SteeredRuns:
         if vectors is None or not doses:
             return None
         key = (id(vectors), *sorted(doses.items()))
-        if key not in self._made:
-            self._made[key] = at(vectors, replace(self.comparison.settings[0], part="whole"), [doses])[0]
-        return self._made[key]
+        if key not in self._steerings:
+            self._steerings[key] = at(vectors, replace(self.comparison.settings[0], part="whole"), [doses])[0]
+        return self._steerings[key]
 
     def _settings(self, rows: pd.DataFrame, options: dict[str, Any]) -> dict[str, Any]:
         """What tells this run from another one, for the files on disk."""
-        conditions = (NEUTRAL, *self.comparison.vectors.emotions)
-        answers = [x for query in self.asked["query_id"] for c in conditions for x in self.answers[query, c]]
+        answers = [x for query in self.asked["query_id"] for c in self.conditions for x in self.answers[query, c]]
         setting = described(self.comparison.settings[0], self.comparison.model.n_layers)
         return {
             **self.comparison.identity(),

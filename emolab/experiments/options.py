@@ -141,8 +141,7 @@ def choice_shifts(table: pd.DataFrame, *, measure: str = "p", seed: int = 0) -> 
         EmolabError: several options of one question, no unsteered rows, and several settings.
     """
     need_table(table, (*_COLUMNS, "option", measure), "emolab.choices")
-    cells = ["query_id", "emotion", "control", "alpha", "seed"]
-    if table.duplicated(cells).any():
+    if table.duplicated(["query_id", "emotion", "control", "alpha", "seed"]).any():
         raise EmolabError('the table holds several options of one question; take one: table[table["option"] == "Yes"]')
     clusters, tables = clusters_of(table), []
     curves = dose_curves(table[table["control"] != "prompt"].assign(value=table[measure]))

@@ -135,7 +135,7 @@ def test_next_token_kl_is_quadratic_for_random_directions_too(comparison, querie
 
 @pytest.mark.parametrize("site", ["attn", "head"])
 def test_controls_are_as_long_as_the_vector(tiny_llama, vectors, queries, responses, site):
-    runs = SteeredRuns.of(Comparison(tiny_llama, vectors, Setting(site=site)), queries, responses)
+    runs = SteeredRuns(Comparison(tiny_llama, vectors, Setting(site=site)), queries, responses)
     for part in ("whole", "specific"):
         sources = runs.sources(part, ("random", "shuffled", "shared"))
         assert {c: len(v) for c, v in sources.items()} == {"none": 1, "random": 3, "shuffled": 3, "shared": 1}

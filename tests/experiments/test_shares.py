@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from emolab.base.errors import EmolabError
 from emolab.base.labels import EMOTIONS, NEUTRAL
-from emolab.experiments.shares import layer_shares, mixture_shares, setting_differences
+from emolab.experiments.shares import instruction_shares, layer_shares, mixture_shares, setting_differences
 
 LABELS = [*EMOTIONS, NEUTRAL]
 FIXED = {"site": "attn", "layers": "all", "part": "whole", "op": "add", "unit": "vector"}
@@ -59,6 +59,13 @@ def test_layers_have_shares_and_intervals():
     assert others.to_dict() == {"all layers at once": 1.0, "unsteered": 0.0}
     about = data.attrs["about"]
     assert about["n"] == "8 queries" and (about["params"]["site"], about["params"]["alpha"]) == ("attn", "4.0")
+
+
+def test_answers_that_the_judge_cannot_read_count_neither_way():
+    told = pd.DataFrame(texts("joy", 4)).assign(condition="joy", top=["joy"] * 4 + [NEUTRAL] * 4)
+    told.loc[0, ["top", *(f"p_{label}" for label in LABELS)]] = ["unread", *[np.nan] * len(LABELS)]
+    shares = instruction_shares(told).set_index("judged")
+    assert shares.loc["joy", ["share", "n"]].tolist() == [3 / 7, 7] and shares.loc[NEUTRAL, "share"] == 4 / 7
 
 
 def test_a_situation_counts_once_in_the_intervals():

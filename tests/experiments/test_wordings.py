@@ -71,6 +71,9 @@ def test_what_is_not_followed_is_said(tiny_llama, follows):
     gloomy = FunctionJudge(lambda texts: np.eye(3)[[0] * len(texts)], (*EMOTIONS, "neutral"))  # all is joy to it
     choice = choose_wording(tiny_llama, QUERIES, EMOTIONS, wordings="instruction, noun", judges=gloomy)
     assert choice.not_followed == EMOTIONS, "neutral answers are read as joy as often"
+    lost = FunctionJudge(lambda texts: np.full((len(texts), 3), np.nan), JUDGE.labels)
+    choice = choose_wording(tiny_llama, QUERIES, EMOTIONS, wordings="instruction, noun", judges=lost)
+    assert choice.table["following"].eq(0).all(), "what cannot be read is no joy, though that label stands first"
 
 
 def test_what_is_followed_is_said(tiny_llama, follows):
