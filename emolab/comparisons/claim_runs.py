@@ -77,7 +77,7 @@ def drift_runs(
         for alpha, emotion, control in product(doses, emotions, sources)
     ]
     cells += [Cell({"emotion": emotion, "control": "prompt", "alpha": 0.0}) for emotion in emotions]
-    return runs.kept("drift", cells, _drift, max_new_tokens=max_new_tokens)
+    return runs.kept("drift", cells, _drift, {"max_new_tokens": max_new_tokens})
 
 
 def _drift(runs: SteeredRuns, table: pd.DataFrame, settings: dict) -> pd.DataFrame:
@@ -119,7 +119,7 @@ def logodds_runs(
         for emotion, control, alpha in product(emotions, sources, sorted(set(alphas)))
         if alpha
     ]
-    return runs.kept("logodds", cells, _logodds)
+    return runs.kept("logodds", cells, _logodds, {})
 
 
 def _logodds(runs: SteeredRuns, table: pd.DataFrame, settings: dict) -> pd.DataFrame:
@@ -169,7 +169,7 @@ def pair_runs(
         )
         for (part, control), (first, second), a, b in product(sources, pairs, levels, levels)
     ]
-    return runs.kept("pairs", cells, _pairs, max_new_tokens=max_new_tokens)
+    return runs.kept("pairs", cells, _pairs, {"max_new_tokens": max_new_tokens})
 
 
 def _pairs(runs: SteeredRuns, table: pd.DataFrame, settings: dict) -> pd.DataFrame:

@@ -262,11 +262,14 @@ def build_methods(
             methods.append(lora_method(model, adapters, answers=int(responses["condition"].isin(adapters).sum())))
         else:
             if name == "random":
-                source, seconds, answers = list(drawn_like(vectors, name, seed=seed).values()), np.nan, 0
+                source = list(drawn_like(vectors, name, seed=seed).values())
+                seconds = np.nan
+                answers = 0
             else:
                 start = time.perf_counter()
                 made = _DIRECTIONS[name](means, sites=sites)
-                seconds, answers = reading + time.perf_counter() - start, len(responses)
+                seconds = reading + time.perf_counter() - start
+                answers = len(responses)
                 source = vectors if name == "emotion vector" else made  # made only to be timed
             methods += [
                 vector_method(model, source, name=name, setting=one, like=vectors, seconds=seconds, answers=answers)

@@ -2,7 +2,7 @@
 
 >>> runs = SteeredRuns(comparison, queries, responses)
 >>> cells = [Cell({"emotion": "joy", "alpha": 1.0}, runs.sources("whole")["none"], {"joy": 1.0})]
->>> runs.kept("kl", cells, lambda runs, table, settings: table.assign(kl=runs.kl("kl_jobs", table, settings)))
+>>> runs.kept("kl", cells, lambda runs, rows, settings: rows.assign(kl=runs.kl("kl_jobs", rows, settings)), {})
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class SteeredRuns:
             sources[control] = made
         return sources
 
-    def kept(self, name: str, cells: Iterable[Cell], measure: Measure, **options: Any) -> pd.DataFrame:
+    def kept(self, name: str, cells: Iterable[Cell], measure: Measure, options: dict[str, Any]) -> pd.DataFrame:
         """The rows of these cells with what `measure(runs, rows, settings)` makes of them, kept and found again.
 
         options: stand among the settings, by which a file is known. Raises EmolabError where the file of this name was
@@ -176,7 +176,8 @@ class SteeredRuns:
         store = Store(self.comparison.path(name), settings)
 
         def run(different: list[tuple]) -> list:
-            plan, title = chunks(len(different), CHUNK), name.replace("_", " ")
+            plan = chunks(len(different), CHUNK)
+            title = name.replace("_", " ")
             return run_jobs(self.comparison.model, measure, different, plan, name=title, store=store, shared=shared)
 
         return once(jobs, run)

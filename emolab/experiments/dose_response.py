@@ -162,15 +162,13 @@ def collapse(scored: pd.DataFrame, instructed: Instructed = None, *, seed: int =
     for emotion in order(table["emotion"]):
         texts = table[table["emotion"] == emotion]
         drops, q, star = _drops(texts, "none", clusters, seed)
-        difference, lo, hi, q_at_dose, n = np.nan, np.nan, np.nan, np.nan, 0
+        at_dose = (np.nan, np.nan, np.nan, np.nan, 0)  # difference, lo, hi, q, n
         if np.isfinite(q).any():
             dose = star if np.isfinite(star) else drops.columns[int(np.nanargmin(q))]
             change = drops[dose].dropna()
             bounds = bootstrap_ci(change, np.mean, clusters=clusters.loc[change.index], seed=seed)
-            difference, lo, hi = map(float, bounds)
-            q_at_dose, n = float(q[drops.columns.get_loc(dose)]), len(change)
-        random_star = _drops(texts, "random", clusters, seed)[2]
-        rows.append((emotion, star, "fluency", difference, lo, hi, q_at_dose, n, random_star))
+            at_dose = (*map(float, bounds), float(q[drops.columns.get_loc(dose)]), len(change))
+        rows.append((emotion, star, "fluency", *at_dose, _drops(texts, "random", clusters, seed)[2]))
     columns = ["emotion", "alpha_star", "measure", "difference", "lo", "hi", "q", "n", "random_alpha_star"]
     return pd.DataFrame(rows, columns=columns)
 

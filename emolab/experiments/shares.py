@@ -63,7 +63,8 @@ def instruction_shares(scored: pd.DataFrame) -> pd.DataFrame:
     """
     need_table(scored, ("query_id", "condition"), "emolab.score of responses")
     scored = scored.assign(top=read_labels(scored))
-    judged, conditions = order(judged_labels(scored)), order(scored["condition"])
+    judged = order(judged_labels(scored))
+    conditions = order(scored["condition"])
     unknown = [c for c in conditions if c not in judged]
     if unknown:
         raise EmolabError(f"conditions {', '.join(unknown)} have no p_ column; the judge knows {', '.join(judged)}")
@@ -153,7 +154,8 @@ def mixture_shares(scored: pd.DataFrame) -> pd.DataFrame:
     table = _with_hits(scored)
     one_setting(table, _ALL)
     table = table.assign(top=read_labels(table), kind=table["control"].mask(is_unsteered(table), "unsteered"))
-    judged, clusters, rows = order(judged_labels(table)), clusters_of(table), []
+    judged = order(judged_labels(table))
+    clusters, rows = clusters_of(table), []
     for (kind, name), cell in table.groupby(["kind", "emotion"], sort=False):
         wanted = [e for e, weight in parse_mixture(str(name)).items() if weight > 0]
         mixed = len(wanted) * cell[["p_" + e for e in wanted]].min(axis=1) if len(wanted) > 1 else cell["hit"] * np.nan
