@@ -95,9 +95,7 @@ CASES = [
     ]),
     *each(lambda w, given: dose_response.dose_table(w.scored, given(w.scored)), [
         (lambda t: t.assign(emotion="fear"), "no answer under instruction for joy"),
-        (lambda t: {"fear": 4.0}, "no perplexity for joy"),
-        (lambda t: {"joy": 0.0, "sadness": 2.0}, "for joy is 0"),
-        (lambda t: {"joy": "low", "sadness": 2.0}, "for joy is 'low'"),
+        (lambda t: {"joy": 4.0}, "the table is dict"),
     ]),
     (lambda w: dose_response.trend(w.scored.query("alpha != 0")), "joy needs rows"),
     (lambda w: dose_response.compare(w.scored, control="shuffled"), "no control 'shuffled'.*random, unsteered"),

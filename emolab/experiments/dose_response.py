@@ -7,7 +7,6 @@ where 0.01 to 0.1 is as far as 0.9 to 0.99.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from emolab.base.errors import EmolabError
 from emolab.base.labels import order
 from emolab.base.stats import bh, bootstrap_ci, clusters_of, interval, sign_flip
 from emolab.experiments.headline import (
-    Instructed,
     fluent_level,
     headline,
     is_hit,
@@ -50,7 +48,7 @@ def logit(p):
     return _logit(np.clip(np.asarray(p, dtype=float), CLIP, 1 - CLIP))
 
 
-def dose_table(scored: pd.DataFrame, instructed: Instructed = None, *, seed: int = 0) -> pd.DataFrame:
+def dose_table(scored: pd.DataFrame, instructed: pd.DataFrame | None = None, *, seed: int = 0) -> pd.DataFrame:
     """Every measure at every dose with its 95 % interval: `emotion, control, alpha, measure, value, lo, hi, n`.
 
     >>> dose_table(scored, instructed).query("measure == 'target' and control == 'none'")
@@ -145,7 +143,7 @@ def trend(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def collapse(scored: pd.DataFrame, instructed: Instructed = None, *, seed: int = 0) -> pd.DataFrame:
+def collapse(scored: pd.DataFrame, instructed: pd.DataFrame | None = None, *, seed: int = 0) -> pd.DataFrame:
     """alpha*: the first positive dose at which texts are less fluent than unsteered ones, by more than a margin.
 
     >>> collapse(scored, instructed).set_index("emotion")["alpha_star"]            # NaN: not within these doses
@@ -222,10 +220,10 @@ def _base(texts: pd.DataFrame, column: str) -> pd.Series:
     return texts[is_unsteered(texts)].groupby("query_id")[column].mean()
 
 
-def _reference(texts: pd.DataFrame, perplexity: str | None, instructed: Instructed, level: float):
-    """What perplexities are divided by: instructed answers to the same queries, a number known, or unsteered texts."""
+def _reference(texts: pd.DataFrame, perplexity: str | None, instructed: pd.DataFrame | None, level: float):
+    """What perplexities are divided by: instructed answers to the same queries, their level, or unsteered texts."""
     prompted = texts[texts["control"] == "prompt"]
-    if perplexity is None or isinstance(instructed, Mapping):
+    if perplexity is None:
         return level
     if len(prompted):
         return prompted.groupby("query_id")[perplexity].mean()

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from emolab.base.errors import EmolabError, need_number, need_table, shown
+from emolab.base.errors import EmolabError, need_table, shown
 from emolab.base.labels import NEUTRAL, order
 from emolab.base.stats import clusters_of, harmonic
 from emolab.base.tables import about
 from emolab.judges.judges import UNREAD
 from emolab.steering.settings import FIELDS, HELD, parse_mixture
 
-Instructed = pd.DataFrame | Mapping[str, float] | None
 
-
-def headline(scored: pd.DataFrame, instructed: Instructed = None) -> pd.DataFrame:
+def headline(scored: pd.DataFrame, instructed: pd.DataFrame | None = None) -> pd.DataFrame:
     """The same rows plus `emotion_score, adherence_score, fluency_score` and their harmonic mean `overall`, all 0..1.
 
     >>> headline(scored, instructed).groupby(["emotion", "alpha"])["overall"].mean()
@@ -26,8 +24,7 @@ def headline(scored: pd.DataFrame, instructed: Instructed = None) -> pd.DataFram
     Args:
         scored: a scored sweep, of one or many settings, with unsteered rows (control "none", alpha 0).
         instructed: scored answers under instruction, which set the level of fluency; of the same or other queries.
-            Without them the rows of control "prompt" do, and without these unsteered texts. Or only the median
-            perplexity of such answers, {"joy": 7.1}.
+            Without them the rows of control "prompt" do, and without these unsteered texts.
 
     Returns:
         emotion_score: `target_p`. adherence_score: how much nearer a text is to its query than to others, over the same
@@ -169,9 +166,9 @@ def sweep_about(scored: pd.DataFrame, **params: Any) -> dict[str, Any]:
     return {**origin, "params": {**origin["params"], **{f: str(value) for f, value in same.items()}, **params}}
 
 
-def with_instructed(scored: pd.DataFrame, instructed: Instructed) -> pd.DataFrame:
+def with_instructed(scored: pd.DataFrame, instructed: pd.DataFrame | None) -> pd.DataFrame:
     """The sweep and, as its control "prompt" where it has none, the answers to its queries under instruction."""
-    if not isinstance(instructed, pd.DataFrame) or (scored["control"] == "prompt").any():
+    if instructed is None or (scored["control"] == "prompt").any():
         return scored
     told, clusters = _answers(scored, instructed), clusters_of(scored)
     told = told[told["query_id"].isin(clusters.index) & told["emotion"].isin(scored["emotion"])]
@@ -180,7 +177,7 @@ def with_instructed(scored: pd.DataFrame, instructed: Instructed) -> pd.DataFram
     return pd.concat([scored, told], ignore_index=True) if len(told) else scored
 
 
-def fluent_level(table: pd.DataFrame, instructed: Instructed) -> pd.DataFrame:
+def fluent_level(table: pd.DataFrame, instructed: pd.DataFrame | None) -> pd.DataFrame:
     """Median perplexity and the like [emotion, measure] of instructed answers, else of unsteered texts.
 
     A mixture without answers of its own takes those to its emotions.
@@ -192,17 +189,12 @@ def fluent_level(table: pd.DataFrame, instructed: Instructed) -> pd.DataFrame:
         texts = answers[answers["emotion"] == emotion]
         if texts.empty:
             texts = answers[answers["emotion"].isin(parse_mixture(emotion))]
-        if texts.empty and isinstance(instructed, pd.DataFrame):
+        if texts.empty and instructed is not None:
             known = ", ".join(order(answers["emotion"])) or "nothing"
             raise EmolabError(f"there is no answer under instruction for {emotion}; the answers are for {known}")
         if texts.empty:
             texts = plain[plain["emotion"] == emotion]
         levels[emotion] = {m: texts[c].median() if c in texts else np.nan for m, c in columns.items()}
-        if isinstance(instructed, Mapping):
-            if emotion not in instructed:
-                raise EmolabError(f"reference has no perplexity for {emotion}; it holds {', '.join(instructed)}")
-            need_number(f"the perplexity for {emotion}", instructed[emotion], 1)
-            levels[emotion]["perplexity"] = float(instructed[emotion])
     return pd.DataFrame.from_dict(levels, orient="index")
 
 
@@ -225,8 +217,9 @@ def _steered(table: pd.DataFrame) -> pd.DataFrame:
     return table[~is_unsteered(table) & (table["control"] != "prompt")]
 
 
-def _answers(table: pd.DataFrame, instructed: Instructed) -> pd.DataFrame:
+def _answers(table: pd.DataFrame, instructed: pd.DataFrame | None) -> pd.DataFrame:
     """Scored answers under instruction, `emotion` being what the model was told."""
-    if isinstance(instructed, pd.DataFrame):
-        return instructed_answers(instructed) if "condition" in instructed else instructed
-    return table[table["control"] == "prompt"]
+    if instructed is None:
+        return table[table["control"] == "prompt"]
+    need_table(instructed, (), "emolab.score of responses")
+    return instructed_answers(instructed) if "condition" in instructed else instructed

@@ -18,15 +18,7 @@ from emolab.base.labels import order
 from emolab.base.stats import clusters_of, interval
 from emolab.base.tables import about, span
 from emolab.experiments.dose_response import collapse, dose_table
-from emolab.experiments.headline import (
-    Instructed,
-    is_hit,
-    is_unsteered,
-    judged_labels,
-    one_setting,
-    read_labels,
-    sweep_about,
-)
+from emolab.experiments.headline import is_hit, is_unsteered, judged_labels, one_setting, read_labels, sweep_about
 from emolab.judges.judges import UNREAD
 from emolab.steering.settings import FIELDS, parse_mixture
 
@@ -36,7 +28,7 @@ _SAID |= {"layers": "layers {}", "when": "when {}"}
 
 
 def dose_summary(
-    scored: pd.DataFrame, instructed: Instructed = None, best: Mapping[str, float] | None = None
+    scored: pd.DataFrame, instructed: pd.DataFrame | None = None, best: Mapping[str, float] | None = None
 ) -> pd.DataFrame:
     """`dose_table` of a scored sweep; its attrs hold the setting, the first dose that breaks the text, and the best.
 

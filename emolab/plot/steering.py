@@ -40,7 +40,7 @@ _ROWS = ("target", "perplexity_ratio", "adherence", "overall")
 def dose_response(
     table: pd.DataFrame,
     *,
-    reference: pd.DataFrame | Mapping[str, float] | None = None,
+    reference: pd.DataFrame | None = None,
     best: Mapping[str, float] | None = None,
     measures: Sequence[str] | None = None,
     title: str | None = None,
@@ -50,12 +50,11 @@ def dose_response(
     >>> fig = dose_response(scores, reference=instructed, best={"joy": 2.0})
 
     table: a scored sweep of one setting, or what `experiments.dose_summary` makes of it. reference: scored answers
-    under instruction, whose level is drawn, too; or only their median perplexity by emotion. best: the frozen dose of
-    each emotion. measures: rows, of "target" (texts read as the target), "perplexity_ratio" (over instructed answers,
-    else unsteered texts, with the limit 1.5), "adherence" (over unsteered texts) and "overall" (headline score);
-    default the first two that the table has. Every marker is a tested dose on its 95 % interval; lines end where a
-    dose was not tested. Hatched: doses from alpha* on, where texts are significantly less fluent
-    (`experiments.collapse`).
+    under instruction, whose level is drawn, too. best: the frozen dose of each emotion. measures: rows, of "target"
+    (texts read as the target), "perplexity_ratio" (over instructed answers, else unsteered texts, with the limit 1.5),
+    "adherence" (over unsteered texts) and "overall" (headline score); default the first two that the table has. Every
+    marker is a tested dose on its 95 % interval; lines end where a dose was not tested. Hatched: doses from alpha* on,
+    where texts are significantly less fluent (`experiments.collapse`).
     """
     if "measure" not in getattr(table, "columns", ()):
         from emolab.experiments.shares import dose_summary

@@ -77,8 +77,8 @@ def test_headline_by_hand():
     assert found["fluency_score"].tolist() == pytest.approx([0.8, 1, 0.8, 1 / 3, 0.4, 0.25])  # the worst of the three
     assert found.loc[2.0, "overall"] == pytest.approx(3 / (1 / 0.8 + 1 / 0.5 + 1 / 0.4))
     told = pd.DataFrame({"query_id": ["z"] * 3, "condition": ["joy", "joy", "neutral"], "perplexity": [1.0, 3.0, 90.0]})
-    for instructed in (told.assign(emotion="fear", distinct2=0.9, compression=0.6), {"joy": 2.0}):
-        assert headline(table, instructed).query("alpha == .5")["fluency_score"].unique() == pytest.approx(0.4)
+    told = told.assign(emotion="fear", distinct2=0.9, compression=0.6)
+    assert headline(table, told).query("alpha == .5")["fluency_score"].unique() == pytest.approx(0.4)
     assert len(headline(table)) == len(table) and headline(table).index.equals(table.index)
 
 
@@ -221,8 +221,6 @@ def test_dose_table_sets_steering_beside_the_instruction():
     rows = told[told["condition"] == "joy"].assign(emotion="joy", control="prompt", alpha=0.0, situation="").head(6)
     other = dose_table(pd.concat([table, rows.drop(columns="condition")], ignore_index=True))
     pd.testing.assert_frame_equal(found, other, check_dtype=False)
-    numbers = dose_table(table, {"joy": 2.0}).query("measure == 'perplexity_ratio'")
-    assert numbers.value.unique() == pytest.approx(2.5) and "prompt" not in set(numbers.control)
     elsewhere = dose_table(table, told.assign(query_id="z"))
     assert "prompt" not in set(elsewhere.control)
     assert elsewhere.query("measure == 'perplexity_ratio'").value.unique() == pytest.approx(2.5)
@@ -296,7 +294,8 @@ def test_collapse_is_where_fluency_falls_and_stays_out_where_it_does_not():
 def test_collapse_against_the_instructed_level():
     table = whole(perplexity=lambda c, a, q: 5.0 if a < 2 else 9.0)
     assert collapse(table).alpha_star.item() == 2
-    assert np.isnan(collapse(table, {"joy": 20.0}).alpha_star.item())  # both are as fluent as instructed answers
+    told = pd.DataFrame({"condition": ["joy"], "perplexity": [20.0], "distinct2": [0.9]})
+    assert np.isnan(collapse(table, told).alpha_star.item())  # both are as fluent as instructed answers
 
 
 def test_compare_pairs_queries_at_equal_dose():
