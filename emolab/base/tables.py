@@ -24,6 +24,8 @@ def origin(source: Any) -> dict[str, str | None]:
     >>> origin(vectors)["name"], origin("my model")
     ('smollm2', {'name': 'my model', 'revision': None, 'fingerprint': None})
     """
+    if isinstance(source, pd.DataFrame):
+        raise TypeError("a table carries no provenance of its own; noted_as hands on what it says of itself")
     if isinstance(source, str):
         meta: Mapping[str, Any] = {"name": source}
     elif isinstance(source, Mapping):

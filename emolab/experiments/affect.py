@@ -16,7 +16,7 @@ import pandas as pd
 
 from emolab.base.errors import need_table
 from emolab.base.stats import clusters_of, interval
-from emolab.base.tables import about, noted
+from emolab.base.tables import noted_as
 from emolab.experiments.dose_response import dose_curves
 
 
@@ -54,5 +54,4 @@ def affect_shifts(scored: pd.DataFrame, measures: Sequence[str] = ("valence", "a
             means = (steered.mean(), plain.mean(), shift.mean())
             rows.append((emotion, control, alpha, measure, *means, *bounds, len(shift)))
     columns = ["emotion", "control", "alpha", "measure", "value", "unsteered", "shift", "lo", "hi", "n"]
-    told = about(scored)
-    return noted(pd.DataFrame(rows, columns=columns), scored, n=told["n"], seed=told["seed"], params=told["params"])
+    return noted_as(pd.DataFrame(rows, columns=columns), scored)

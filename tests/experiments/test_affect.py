@@ -9,6 +9,7 @@ import pytest
 import emolab
 from emolab import experiments
 from emolab.base.errors import EmolabError
+from emolab.base.tables import about
 from emolab.experiments import stories
 from emolab.judges.words import named
 from tests import tiny
@@ -26,7 +27,10 @@ def test_shifts_are_differences_to_unsteered_answers_to_the_same_query():
         )
     ]
     table = pd.DataFrame(rows, columns=["query_id", "emotion", "control", "alpha", "valence"])
-    found = experiments.affect_shifts(table, measures=("valence",)).set_index(["control", "alpha"])
+    table.attrs["emolab"] = {"model": "tiny", "seed": 3}
+    shifts = experiments.affect_shifts(table, measures=("valence",))
+    assert about(shifts)["model"]["name"] == "tiny" and about(shifts)["seed"] == 3
+    found = shifts.set_index(["control", "alpha"])
     assert found["shift"].to_dict() == {("none", -1.0): -2.0, ("none", 1.0): 1.0, ("random", 1.0): 0.0}
     assert (found["unsteered"] == 4).all() and found.loc[("none", 1.0), "value"] == 5 and (found["n"] == 2).all()
     with pytest.raises(EmolabError, match="arousal"):
