@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from emolab.base.errors import EmolabError, FileError, MismatchError, ResourceError
-from emolab.base.progress import say
+from emolab.base.errors import EmolabError
 from emolab.base.stats import clusters_of
 from emolab.base.storage import digest, for_json, kept, stable
 from emolab.experiments.sweeps import vectors_identity
@@ -25,7 +24,8 @@ from emolab.heads.head_vectors import head_summary
 from emolab.heads.patching import HeadTest
 from emolab.models.model import Model
 from emolab.models.sites import site_layers
-from emolab.vectors.activations import ResponseMeans, response_means
+from emolab.studies.stages import attempt
+from emolab.vectors.activations import response_means
 from emolab.vectors.controls import means_of
 from emolab.vectors.corpus import corpus_hash
 from emolab.vectors.vectors import EmotionVectors
@@ -34,41 +34,48 @@ from emolab.vectors.vectors import EmotionVectors
 # two cores, four minutes, or one.
 HEADS = {"screen": 20, "patched": 10, "ablated": 4, "n_random": 2, "max_new_tokens": 40}
 QUICK_HEADS = {"screen": 10, "patched": 4, "ablated": 2, "n_random": 1, "max_new_tokens": 24}
-GEOMETRY = (
-    "shared",
-    "split_half",
-    "split_half_specific",
-    "probe",
-    "words",
-    "silhouette",
-    "points",
-    "maps",
-    "confounds",
-)
 
 
 def geometry_tables(
-    means: ResponseMeans, heldout: ResponseMeans, responses: pd.DataFrame, tested: pd.DataFrame, groups: pd.Series
+    model: Model,
+    vectors: EmotionVectors,
+    responses: pd.DataFrame,
+    tested: pd.DataFrame,
+    *,
+    folder: Path,
+    made_of: Mapping[str, str],
 ) -> dict[str, pd.DataFrame]:
     """Shared energy, split halves, probes on held-out queries (beside the words alone), maps, confounds.
 
-    >>> tables = geometry_tables(means, heldout_means, responses, heldout_responses, situations)
+    >>> given = {"folder": Path("runs/x/geometry"), "made_of": {"fingerprint": model.fingerprint}}
+    >>> tables = geometry_tables(model, vectors, responses, heldout_responses, **given)
     >>> tables["probe"].query("emotion == 'all' and probe == 'logistic'")[["layer", "accuracy", "chance", "p"]]
 
-    groups: Series query_id -> situation, for all queries.
+    Each is kept in `folder` and made again where it was made of something else.
     """
-    everywhere = embed(means, methods=("pca",), layers=range(means.means["resid"].shape[1]))
-    points = embed(means)  # PCA beside UMAP at four layers
+    groups = clusters_of(pd.concat([responses, tested]))
+    settings = {**made_of, "groups": digest([*groups.index, *groups.astype(str)])}
+    means = means_of(vectors)
+
+    def table(name: str, measure: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        return kept(folder / f"{name}.parquet", settings, measure)
+
+    def probe() -> pd.DataFrame:
+        return probe_accuracy(means, test=response_means(model, tested, sites=("resid",)), groups=groups)
+
+    def silhouette() -> pd.DataFrame:
+        return embed_scores(means, embed(means, methods=("pca",), layers=range(means.means["resid"].shape[1])))
+
+    points = table("points", lambda: embed(means))  # PCA beside UMAP at four layers
     return {
-        "points": points,
-        "maps": embed_scores(means, points),
-        "shared": shared_energy(means, groups=groups),
-        "split_half": split_half(means, groups=groups),
-        "split_half_specific": split_half(means, part="specific", groups=groups),
-        "probe": probe_accuracy(means, test=heldout, groups=groups),
-        "words": word_accuracy(responses, test=tested, groups=groups),
-        "silhouette": embed_scores(means, everywhere),
-        "confounds": confounds(means, responses),
+        "maps": table("maps", lambda: embed_scores(means, points)),
+        "shared": table("shared", lambda: shared_energy(means, groups=groups)),
+        "split_half": table("split_half", lambda: split_half(means, groups=groups)),
+        "split_half_specific": table("split_half_specific", lambda: split_half(means, part="specific", groups=groups)),
+        "probe": table("probe", probe),
+        "words": table("words", lambda: word_accuracy(responses, test=tested, groups=groups)),
+        "silhouette": table("silhouette", silhouette),
+        "confounds": table("confounds", lambda: confounds(means, responses)),
     }
 
 
@@ -110,21 +117,12 @@ def analyse(
     heads. quick: fewer heads and questions.
     What cannot be measured is `{"not_measured": reason}`.
     """
-
-    groups = clusters_of(pd.concat([responses, tested]))
+    made_of = {"fingerprint": model.fingerprint, "vectors": vectors_identity(vectors)}
+    made_of |= {"responses": corpus_hash(responses), "tested": corpus_hash(tested)}
 
     def geometry() -> dict:
-        tables: dict[str, pd.DataFrame] = {}
-
-        def measured(name: str) -> pd.DataFrame:
-            if not tables:
-                heldout = response_means(model, tested, sites=("resid",))
-                tables.update(geometry_tables(means_of(vectors), heldout, responses, tested, groups))
-            return tables[name]
-
-        given = {**of, "groups": digest([*groups.index, *groups.astype(str)])}
-        paths = {name: out / "geometry" / f"{name}.parquet" for name in GEOMETRY}
-        return geometry_summary({name: kept(path, given, lambda n=name: measured(n)) for name, path in paths.items()})
+        folder = out / "geometry"
+        return geometry_summary(geometry_tables(model, vectors, responses, tested, folder=folder, made_of=made_of))
 
     def heads() -> dict:
         site_layers(model, "head")  # says at once where a model has no attention heads
@@ -134,33 +132,28 @@ def analyse(
         ablate = HeadTest(
             "ablate", words=words, judge=judge, n_queries=sizes["ablated"], max_new_tokens=sizes["max_new_tokens"]
         )
-        given = {**of, "seed": seed, "judge": stable(judge), "sizes": stable(sizes)}
+        settings = {**made_of, "seed": seed, "judge": stable(judge), "sizes": stable(sizes)}
+        screen, n_random = sizes["screen"], sizes["n_random"]
         effects = kept(
             out / "heads.parquet",
-            given,
-            lambda: head_effects(model, vectors, responses, test=patch, screen=sizes["screen"], seed=seed),
+            settings,
+            lambda: head_effects(model, vectors, responses, test=patch, screen=screen, seed=seed),
         )
         curve = kept(
             out / "ablation.parquet",
-            given,
-            lambda: ablation_curve(
-                model, vectors, tested, ranked=effects, test=ablate, n_random=sizes["n_random"], seed=seed
-            ),
+            settings,
+            lambda: ablation_curve(model, vectors, tested, ranked=effects, test=ablate, n_random=n_random, seed=seed),
         )
         return head_summary(effects, curve)
 
-    of = {"fingerprint": model.fingerprint, "vectors": vectors_identity(vectors)}
-    of |= {"responses": corpus_hash(responses), "tested": corpus_hash(tested)}
-    found = {}
-    for name, measure in (("geometry", geometry), ("heads", heads)):
-        try:
-            found[name] = for_json(measure(), decimals=4)
-        except (FileError, MismatchError, ResourceError):
-            raise
-        except EmolabError as error:  # few texts, or a model without emotion: the rest of the study stands without it
-            found[name] = {"not_measured": str(error)}
-            say(f"{name} not measured: {error}")
-    return found
+    return {
+        name: attempt(
+            lambda measure=measure: for_json(measure(), decimals=4),
+            f"{name} not measured",
+            otherwise=lambda reason: {"not_measured": reason},
+        )
+        for name, measure in (("geometry", geometry), ("heads", heads))
+    }
 
 
 def _words(model: Model, responses: pd.DataFrame, emotions: Sequence[str]) -> dict[str, list[str]] | None:

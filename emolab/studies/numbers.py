@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from emolab.base.labels import NEUTRAL
@@ -51,26 +50,23 @@ def summarise(
 
 def doses(scored: pd.DataFrame, answers: pd.DataFrame) -> dict[str, dict[str, dict[str, float | None]]]:
     """{emotion: {alpha: {target, lo, hi, random_hi, shuffled, adherence, perplexity_ratio, ...}}} of `dose_table`."""
-    table = dose_table(scored, answers).set_index(["emotion", "alpha", "control", "measure"]).sort_index()
-    cells, lost = table.to_dict("index"), {"value": np.nan, "lo": np.nan, "hi": np.nan, "n": 0}
-
-    def at(emotion, alpha, control, measure):
-        return cells.get((emotion, alpha, control, measure), lost)
-
-    result: dict = {}
-    none = table.xs("none", level="control")
-    levels = (none.index.get_level_values(level) for level in ("emotion", "alpha"))
-    for emotion, alpha in dict.fromkeys(zip(*levels, strict=True)):
-        target, random = at(emotion, alpha, "none", "target"), at(emotion, alpha, "random", "target")
-        # Unsteered text is where every control starts.
-        shuffled = at(emotion, alpha, "shuffled", "target") if alpha else target
-        random = random if alpha else target
-        values = {"target": target["value"], "lo": target["lo"], "hi": target["hi"], "random": random["value"]}
-        values |= {"random_hi": random["hi"], "shuffled": shuffled["value"]}
-        for measure in ("p_target", "adherence", "perplexity_ratio", "overall"):
-            values[measure] = at(emotion, alpha, "none", measure)["value"]
-        result.setdefault(emotion, {})[f"{alpha:g}"] = {**values, "n": int(target["n"])}
-    return result
+    columns = {"target": ("value", "none", "target"), "lo": ("lo", "none", "target"), "hi": ("hi", "none", "target")}
+    columns |= {"random": ("value", "random", "target"), "random_hi": ("hi", "random", "target")}
+    columns["shuffled"] = ("value", "shuffled", "target")
+    columns |= {name: ("value", "none", name) for name in ("p_target", "adherence", "perplexity_ratio", "overall")}
+    columns["n"] = ("n", "none", "target")
+    table = dose_table(scored, answers).pivot(
+        index=["emotion", "alpha"], columns=["control", "measure"], values=["value", "lo", "hi", "n"]
+    )
+    table = table.reindex(columns=pd.MultiIndex.from_tuples(columns.values())).set_axis(list(columns), axis="columns")
+    steered = table.index.get_level_values("alpha") != 0
+    for control, plain in (("random", "target"), ("shuffled", "target"), ("random_hi", "hi")):
+        table[control] = table[control].where(steered, table[plain])  # unsteered text is where every control starts
+    table["n"] = table["n"].fillna(0).astype(int)
+    cells: dict[str, dict] = {}
+    for (emotion, alpha), cell in zip(table.index, table.to_dict("records"), strict=True):
+        cells.setdefault(emotion, {})[f"{alpha:g}"] = cell
+    return cells
 
 
 def turned(

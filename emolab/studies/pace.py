@@ -16,6 +16,7 @@ from emolab.answers.logprobs import token_logprobs
 from emolab.experiments.wordings import WORDINGS
 from emolab.models.model import Model
 from emolab.models.prompts import render_prompts
+from emolab.studies.analysis import HEADS, QUICK_HEADS
 from emolab.studies.plan import Plan
 
 # Of a study, in their order; before them it loads the model and measures its pace.
@@ -79,8 +80,8 @@ def expect(
     if plan.methods:
         n = len(plan.methods) * n_emotions * (6 * 4 + 3 * sizes["choose"] + 2 * sizes["report"])
         seconds["baselines"] = n * tokens * (1 / write + 4 / read)
-    heads, questions = (10, 4) if plan.quick else (20, 10)
-    seconds["analysis"] = 6 * heads * questions * n_emotions * tokens / read + 20
+    heads = QUICK_HEADS if plan.quick else HEADS
+    seconds["analysis"] = 6 * heads["screen"] * heads["patched"] * n_emotions * tokens / read + 20
     seconds["figures"] = 25.0
     return {name: round(seconds[name], 1) for name in STAGES if name in seconds}
 
@@ -90,8 +91,7 @@ def overview(
 ) -> str:
     """What lies ahead, how long it takes, and where it will lie."""
     texts: dict[str, Any] = count_texts(model, plan, sizes, n_emotions)
-    parameters = sum(p.numel() for p in model.hf.parameters())
-    size = f"{parameters / 1e6:,.1f} million parameters, {str(model.dtype)[6:]} on {model.device}"
+    size = f"{n_parameters(model) / 1e6:,.1f} million parameters, {str(model.dtype)[6:]} on {model.device}"
     return (
         f"study of {model.name} ({size}): results in {out}\n"
         f"{sum(texts.values()):,} texts: {', '.join(f'{n:,} {name}' for name, n in texts.items() if n)}"
@@ -99,3 +99,7 @@ def overview(
         f"Expected on this machine: {sum(expected.values()) / 60:.0f} minutes, at the pace just measured, if nothing "
         "else runs. A study that was stopped goes on where it was."
     )
+
+
+def n_parameters(model: Model) -> int:
+    return sum(p.numel() for p in model.hf.parameters())

@@ -13,12 +13,11 @@ from typing import Any
 
 import pandas as pd
 
-from emolab.base.errors import FileError
-from emolab.base.storage import atomic, user_path
+from emolab.base.storage import atomic, read_json, user_path
 from emolab.base.tables import span
 from emolab.plot.save import read_manifest
 from emolab.plot.side_by_side import text_table
-from emolab.studies.figures import of_run, read_summary
+from emolab.studies.figures import of_run, read_summary, run_table
 
 SECTIONS = ("Result", "Texts", "Claims", "Baselines", "Where", "Judges", "Limits", "Provenance")
 LIMITS = (
@@ -28,6 +27,31 @@ LIMITS = (
     "questions move by one nat at the worst 5 % of tokens. It is a yardstick of disturbance, not of quality.",
     "Perplexity is the model's own and rewards loops; repetition and compression stand beside it for that reason.",
 )
+# What the keys of `summary.json` are called in the tables.
+HEADLINE = {
+    "emotion": "emotion",
+    "best_alpha": "dose α",
+    "target": "target on top",
+    "random_share": "random direction",
+    "shuffled_share": "shuffled labels",
+    "unsteered_share": "unsteered",
+    "instructed": "instructed",
+    "adherence_ratio": "adherence / unsteered",
+    "repetition": "repetition",
+    "named_share": "names the emotion",
+    "refusal_share": "refuses",
+    "perplexity_ratio": "perplexity / instructed",
+    "alpha_star": "collapse dose α*",
+}
+EVOKING = {
+    "emotion": "steered to",
+    "target": "shows the target",
+    "own": "shows the question's own",
+    "target_unsteered": "target, unsteered",
+    "own_unsteered": "own, unsteered",
+    "target_random": "target, random direction",
+    "n": "answers",
+}
 
 
 @of_run
@@ -41,13 +65,8 @@ def write_report(out: str | Path) -> Path:
 
     out = user_path(out)
     summary, figures = read_summary(out), read_manifest(out / "figures")
-    try:
-        scored = pd.read_parquet(out / "scores.parquet")
-        told = out / "instructed_scores.parquet"
-        instructed = pd.read_parquet(told) if told.exists() else None
-        manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    except Exception as error:  # pyarrow raises a zoo of its own
-        raise FileError(f"{out} is no finished run ({error}); run `emolab study --out {out}` again") from error
+    scored, instructed = (run_table(out / name) for name in ("scores.parquet", "instructed_scores.parquet"))
+    manifest = read_json(out / "manifest.json", f"run `emolab study --out {out}` again")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("emolab.studies", ""), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -83,37 +102,24 @@ def _figure(folder: Path, entry: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _headline(summary: Mapping[str, Any]) -> pd.DataFrame:
-    rows = []
-    for emotion, cell in summary["steering"].items():
-        low, high = cell["target_interval"]
-        rows.append(
-            {
-                "emotion": emotion,
-                "dose α": cell["best_alpha"],
-                "target on top": _interval([cell["target_share"], low, high]),
-                "random direction": cell["random_share"],
-                "shuffled labels": cell["shuffled_share"],
-                "unsteered": cell["unsteered_share"],
-                "instructed": summary["instruction_following"][emotion],
-                "adherence / unsteered": cell["adherence_ratio"],
-                "repetition": cell["repetition"],
-                "names the emotion": cell["named_share"],
-                "refuses": cell["refusal_share"],
-                "perplexity / instructed": cell["perplexity_ratio"],
-                "collapse dose α*": summary.get("collapse", {}).get(emotion, {}).get("alpha_star"),
-            }
-        )
-    return pd.DataFrame(rows).astype(object)
+    rows = [
+        {
+            **cell,
+            "emotion": emotion,
+            "target": _interval([cell["target_share"], *cell["target_interval"]]),
+            "instructed": summary["instruction_following"][emotion],
+            "alpha_star": summary.get("collapse", {}).get(emotion, {}).get("alpha_star"),
+        }
+        for emotion, cell in summary["steering"].items()
+    ]
+    return pd.DataFrame(rows)[list(HEADLINE)].rename(columns=HEADLINE).astype(object)
 
 
 def _evoking(summary: Mapping[str, Any]) -> pd.DataFrame | None:
     if not summary.get("evoking"):
         return None
-    rows = [{"steered to": emotion, **cell} for emotion, cell in summary["evoking"].items()]
-    names = {"target": "shows the target", "own": "shows the question's own", "n": "answers"}
-    names |= {"target_unsteered": "target, unsteered", "own_unsteered": "own, unsteered"}
-    names |= {"target_random": "target, random direction"}
-    return pd.DataFrame(rows).rename(columns=names).astype(object)
+    rows = [{"emotion": emotion, **cell} for emotion, cell in summary["evoking"].items()]
+    return pd.DataFrame(rows).rename(columns=EVOKING).astype(object)
 
 
 def _methods(summary: Mapping[str, Any]) -> pd.DataFrame | None:
@@ -155,7 +161,7 @@ def _where(summary: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _texts(scored: pd.DataFrame, instructed: pd.DataFrame | None, summary: Mapping[str, Any]) -> str:
+def _texts(scored: pd.DataFrame, instructed: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     """One question, drawn by the seed: what every emotion gets at its frozen dose, beside the controls."""
     (query,) = scored["query"].drop_duplicates().sort_values().sample(1, random_state=summary["seed"])
     best = {emotion: cell["best_alpha"] for emotion, cell in summary["steering"].items()}

@@ -22,7 +22,7 @@ from emolab.experiments.across import model_doses, need_same_questions
 from emolab.experiments.headline import sweep_about
 from emolab.geometry.across import map_agreement
 from emolab.say.sentences import Sentences, listed
-from emolab.studies.figures import of_run, run_table
+from emolab.studies.figures import run_table
 from emolab.vectors.vectors import EmotionVectors
 
 
@@ -54,54 +54,47 @@ def compare_runs(first: str | Path, second: str | Path, *, out: str | Path | Non
     common, and where one query_id stands for two questions.
     """
     folders = [user_path(first), user_path(second)]
-    vectors = [_vectors(folder) for folder in folders]
-    names = [str(one.meta.get("model")) for one in vectors]
-    if names[0] == names[1]:
-        names = [folder.resolve().name for folder in folders]
-    if names[0] == names[1]:
-        names = [str(folder) for folder in folders]
-    if names[0] == names[1]:
+    vectors = [EmotionVectors.load(folder / "vectors.safetensors") for folder in folders]
+    for names in (
+        [str(one.meta.get("model")) for one in vectors],
+        [folder.resolve().name for folder in folders],
+        [str(folder) for folder in folders],
+    ):
+        if names[0] != names[1]:
+            break
+    else:
         raise EmolabError(f"{first} is given twice; expected the folders of two runs")
-    scored = {name: _scores(folder) for name, folder in zip(names, folders, strict=True)}
+    of = dict(zip(names, folders, strict=True))
+    scored = {name: run_table(folder / "scores.parquet") for name, folder in of.items()}
     doses = model_doses(scored, seed=seed)
-    answers = [folder / "responses.parquet" for folder in folders]
-    asked = {name: run_table(path) for name, path in zip(names, answers, strict=True) if path.exists()}
-    if len(asked) == 2:
+    groups = None
+    if all((folder / "responses.parquet").exists() for folder in folders):
+        asked = {name: run_table(folder / "responses.parquet") for name, folder in of.items()}
         need_same_questions(asked)
-    situations = pd.concat([clusters_of(table) for table in asked.values()]) if len(asked) == 2 else None
-    groups = None if situations is None else situations[~situations.index.duplicated()]
+        situations = pd.concat([clusters_of(table) for table in asked.values()])
+        groups = situations[~situations.index.duplicated()]
     maps = map_agreement(*vectors, groups=groups, seed=seed)
     maps.attrs["about"]["model"]["name"] = " and ".join(names)
-    found = TwoRuns(maps, doses, tuple(_left_out(names, vectors, scored, maps)))
+    compared = TwoRuns(maps, doses, tuple(_left_out(names, vectors, scored, maps)))
     if out is not None:
         folder = user_path(out)
         for name, table in {"maps": maps, "doses": doses}.items():
             write_parquet(folder / f"{name}.parquet", table)
-        fig = plot.two_models(maps, doses)
-        alt = fig.emolab_info["title"]
-        plot.save_figure(fig, "two_models", caption=str(found), alt=alt, directory=folder / "figures")
-    return found
-
-
-@of_run
-def _vectors(folder: str | Path) -> EmotionVectors:
-    return EmotionVectors.load(user_path(folder) / "vectors.safetensors")
-
-
-@of_run
-def _scores(folder: str | Path) -> pd.DataFrame:
-    return run_table(user_path(folder) / "scores.parquet")
+        plot.save_figure(
+            plot.two_models(maps, doses), "two_models", caption=str(compared), directory=folder / "figures"
+        )
+    return compared
 
 
 def _left_out(
     names: list[str], vectors: list[EmotionVectors], scored: dict[str, pd.DataFrame], maps: pd.DataFrame
 ) -> Iterator[str]:
     """What was not compared, or differs between the runs beside the models, a sentence each."""
-    held = [order([*one.emotions, *scored[name]["emotion"]]) for name, one in zip(names, vectors, strict=True)]
-    for name, own, others in zip(names, held, reversed(held), strict=True):
-        alone = [emotion for emotion in own if emotion not in others]
-        if alone:
-            yield f"Only {name} has {listed(alone)}; left out."
+    emotions = [order([*one.emotions, *scored[name]["emotion"]]) for name, one in zip(names, vectors, strict=True)]
+    for name, own, others in zip(names, emotions, reversed(emotions), strict=True):
+        lone = [emotion for emotion in own if emotion not in others]
+        if lone:
+            yield f"Only {name} has {listed(lone)}; left out."
     for measure, reason in maps.attrs["left_out"].items():
         yield f"{measure.upper() if measure != 'cosine' else 'The cosine'} was left out: {reason}."
     asked = [set(table["query_id"]) for table in scored.values()]

@@ -15,7 +15,7 @@ from emolab.base.tables import span
 from emolab.judges.judges import UNREAD
 from emolab.steering.settings import FIELDS
 from emolab.widgets.conversation import Answer, Conversation, Turn
-from emolab.widgets.page import FADED, LINE, SHADES, signed
+from emolab.widgets.page import FADED, LINE, shade, signed, spaced
 
 LEAST, MOST = 2.0, 5.0  # standard deviations of neutral text from which a token is coloured, and of the deepest colour
 _BLOCKS = 14  # of a trace
@@ -94,12 +94,12 @@ def _tokens(answer: Answer, place: str, emotions: Sequence[str]) -> str:
             score = float(answer.scores[i][best])
             title = f"{emotions[best]} {signed(score, 1)}"
             if score >= LEAST:
-                style = f"background-color:{_shade(looks[emotions[best]][0], min(1.0, score / MOST))}"
+                style = f"background-color:{shade(looks[emotions[best]][0], min(1.0, score / MOST))}"
         if i in answer.forced:
             style += ";outline:1px dashed currentColor"
             title += ", chosen by hand"
-        gap = piece[: len(piece) - len(piece.lstrip(" "))]  # the space before a word stays white
-        word = escape(piece[len(gap) :]).replace("\n", "⏎<br>")
+        gap, word = spaced(piece)
+        word = word.replace("\n", "<br>")
         spans.append(
             f'{gap}<span data-at="{escape(place)}.{i}" role="button" tabindex="{-1 if i else 0}" '
             f'title="{escape(title)}" style="{style}">{word}</span>'
@@ -130,12 +130,6 @@ def _spark(values: np.ndarray, colour: str) -> str:
     heights = [int(np.clip(round(7 * float(np.mean(own)) / MOST), 0, 7)) for own in bins]
     shown = "".join("▁▂▃▄▅▆▇█"[height] for height in heights)
     return f'<span aria-hidden="true" style="color:{colour};letter-spacing:-0.05em">{shown}</span>'
-
-
-def _shade(colour: str, share: float) -> str:
-    """A colour, see-through so that text of either theme stays readable on it."""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{SHADES['deepest'] * share:.2f})"
 
 
 def _bars(probabilities: dict[str, float]) -> str:

@@ -17,7 +17,7 @@ from IPython.display import display
 
 from emolab.answers.writing import Writing, need_writing
 from emolab.base.errors import EmolabError, need_number
-from emolab.judges.judges import judges_of
+from emolab.judges.judges import ask, judges_of
 from emolab.models.model import Model
 from emolab.models.prompts import text_ids
 from emolab.steering.settings import Setting
@@ -26,7 +26,7 @@ from emolab.vectors.vectors import EmotionVectors
 from emolab.widgets.answers import code_line, one_line, token_page, turn_page
 from emolab.widgets.conversation import Answer, Conversation, Turn
 from emolab.widgets.dials import Dials
-from emolab.widgets.work import Latest, default_judge, judged_by, own_copy, random_control
+from emolab.widgets.work import Latest, own_copy, random_control
 
 DELAY = 0.3  # seconds without a change before the model is asked
 SHOWN = 0.12  # seconds between two views of a text that is being written
@@ -97,7 +97,7 @@ class Chat(widgets.VBox):
         need_writing(writing)
         self.dials = Dials(model, vectors, doses or {}, setting, self._moved)
         self._talk = Conversation(own_copy(model), vectors, max_new_tokens=max_new_tokens, writing=writing)
-        self._judge = default_judge() if judge is None else None if judge is False else judges_of(judge)[0]
+        self._judge = None if judge is False else judges_of(judge)[0]
         self._number, self._tokens, self._told = 0, 0, 0.0
         self._earlier: list[list[Turn]] = []  # what redoing, editing and forking replaced
         self._output: Any = None  # where the copy that a saved notebook keeps is shown
@@ -113,7 +113,7 @@ class Chat(widgets.VBox):
         )  # fmt: skip
         self.control = widgets.Checkbox(True, description="random control", indent=False, layout={"width": "10em"})
         self._turns = _Turns()
-        clicks: dict[str, Callable[[], Any]] = {
+        clicks: dict[str, Callable[[], None]] = {
             "send": self.ask, "redo": self.redo, "edit": self._edit, "back": self.back, "all to 0": self.dials.zero,
             "stop": self._cancel, "go on from here": self._go_on_here,
         }  # fmt: skip
@@ -163,7 +163,7 @@ class Chat(widgets.VBox):
     def ask(self, asked: str | None = None) -> None:
         """Ask, behind all earlier turns. asked: default what stands in the prompt's field, which is emptied then."""
         place = len(self.turns) if self._edited is None or asked is not None else self._edited
-        self._start(self.prompt.value if asked is None else asked, self.turns[:place])
+        self._submit(self._work(self.prompt.value if asked is None else asked, self.turns[:place]))
         if asked is None and not self.live:
             self.prompt.value, self._edited = "", None
 
@@ -173,8 +173,7 @@ class Chat(widgets.VBox):
 
     def edit(self, turn: int, asked: str) -> None:
         """Ask something else in the place of a turn, with the dials as they are now. Later turns leave."""
-        place = self.turns.index(self._turn(turn))
-        self._start(asked, self.turns[:place])
+        self._submit(self._work(asked, self.turns[: self.turns.index(self._turn(turn))]))
 
     def fork(self, turn: int, arm: str, token: int, instead: int | str | None = None) -> None:
         """Go on from a token of an answer, with another one in its place; later turns leave.
@@ -212,7 +211,8 @@ class Chat(widgets.VBox):
 
     def code(self) -> str:
         """The Python that writes the same steered answers (unsteered, where nothing was steered), a line a turn."""
-        return "\n".join(self._lines())
+        said = [(turn.asked, turn.main.text) for turn in self.turns]
+        return "\n".join(code_line(turn.main, turn.asked, self._talk, said[:i]) for i, turn in enumerate(self.turns))
 
     def transcript(self) -> pd.DataFrame:
         """One row a turn and arm: `turn, asked, arm, text, doses` and what the judge read, `p_<emotion>`."""
@@ -253,7 +253,7 @@ class Chat(widgets.VBox):
         pages = "".join(self._turns.pages) or self._status.value
         return {"text/plain": type(self).__name__, "text/html": f'<div class="emolab-copy">{pages}</div>'}
 
-    def _heard(self, click: Callable[[], Any]) -> None:
+    def _heard(self, click: Callable[[], None]) -> None:
         """What a button does; an error stands in the chat, not in a log that nobody reads."""
         try:
             click()
@@ -268,9 +268,6 @@ class Chat(widgets.VBox):
     def _entered(self, widget: Any, content: dict[str, Any], buffers: Any) -> None:
         if content.get("event") == "submit":
             self._heard(self.ask)
-
-    def _start(self, asked: str, before: list[Turn]) -> None:
-        self._submit(self._work(asked, before))
 
     def _work(self, asked: str, before: list[Turn]) -> _Work:
         """The dials as they are: the worker reads no widget."""
@@ -365,22 +362,23 @@ class Chat(widgets.VBox):
             self._show()
 
     def _judged(self, turn: Turn) -> None:
-        turn.note = self._reading(turn)
-        if self._judge is None:
-            return
-        name = getattr(self._judge, "name", "judge")
-        try:
-            turn.judged = judged_by(self._judge, {a: x.text for a, x in turn.answers.items()}, turn.asked)
-            turn.note += f" · bars: judge “{name}”"
-        except Exception as failed:  # a judge is anybody's code; the texts are worth showing without it
-            turn.note += f" · no judge: {one_line(failed)}"
-
-    def _reading(self, turn: Turn) -> str:
-        """What the colours are, in words."""
+        """What the judge reads in the answers; in the note, whose bars these are, and what the colours are."""
         steered = turn.answers.get("steered")
         layer, above = self._talk.place(steered.steering if steered else None)
-        told = "behind" if above and steered else "before"
-        return f"colours: {self._talk.site} of layer {layer}, {told} steering, SD of neutral texts"
+        read = "behind" if above and steered else "before"
+        turn.note = f"colours: {self._talk.site} of layer {layer}, {read} steering, SD of neutral texts"
+        if self._judge is None:
+            return
+        try:
+            texts = [answer.text for answer in turn.answers.values()]
+            probabilities = ask(self._judge, texts, [turn.asked] * len(texts))
+            turn.judged = {
+                arm: dict(zip(self._judge.labels, row, strict=True))
+                for arm, row in zip(turn.answers, probabilities.tolist(), strict=True)
+            }
+            turn.note += f" · bars: judge “{self._judge.name}”"
+        except Exception as failed:  # a judge is anybody's code; the texts are worth showing without it
+            turn.note += f" · no judge: {one_line(failed)}"
 
     def _look_up(self, work: _Work, number: int) -> None:
         arm, token = work.token or ("", 0)
@@ -411,16 +409,12 @@ class Chat(widgets.VBox):
 
     def _show(self, whole: bool = True) -> None:
         """The turns, as they are; of a text that is being written only the last page is made anew."""
-        codes = self._lines() if whole else [""] * len(self.turns)
         kept = [] if whole else list(self._turns.pages)[: len(self.turns) - 1]
-        written = list(enumerate(zip(self.turns, codes, strict=True)))[len(kept) :]
-        self._turns.pages = [*kept, *(turn_page(turn, i, self._talk.emotions, code) for i, (turn, code) in written)]
+        codes = self.code().split("\n") if whole else [""] * len(self.turns)
+        written = range(len(kept), len(self.turns))
+        self._turns.pages = [*kept, *(turn_page(self.turns[i], i, self._talk.emotions, codes[i]) for i in written)]
         if whole and self._output is not None:
             self._output.update(self._texts(), raw=True)
-
-    def _lines(self) -> list[str]:
-        said = [(turn.asked, turn.main.text) for turn in self.turns]
-        return [code_line(turn.main, turn.asked, self._talk, said[:i]) for i, turn in enumerate(self.turns)]
 
     def _say(self, error: Exception) -> None:
         self._buttons["stop"].disabled = True

@@ -184,9 +184,9 @@ class Conversation:
             n = batch.input_ids.shape[1] - batch.prompt_len
             dots, _ = read_along(self.model, self._read, batch, site=self.site, layers=layers, n=n)
             counted = batch.response_mask[:, -n:].cpu().numpy()
-            found = dots[counted]  # [token, layer, emotion]
+            neutral = dots[counted]  # [token, layer, emotion]
             self._norms = {
-                number: (found[:, i].mean(0), found[:, i].std(0).clip(1e-6)) for i, number in enumerate(layers)
+                number: (neutral[:, i].mean(0), neutral[:, i].std(0).clip(1e-6)) for i, number in enumerate(layers)
             }
         return self._norms[layer]
 

@@ -12,8 +12,8 @@ from matplotlib.colors import to_hex
 
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import order
-from emolab.plot.heads import VALUES
-from emolab.widgets.page import FADED, LINE, View, page
+from emolab.plot.heads import VALUES, head_scale
+from emolab.widgets.page import LINE, View, hint, page, small
 
 MAX_HEADS = 1100  # the cells of a larger map alone would outweigh the notebook
 _MAX_DATA = 28_000  # characters of numbers; the whole view then stays below 60 kB
@@ -57,17 +57,15 @@ def head_view(table: pd.DataFrame, value: str | None = None, *, emotion: str | N
     columns = list(dict.fromkeys(named))
     fit = max(2 if dotted else 1, _MAX_DATA // (len(full) * 8 // 3))  # two bytes a number, in base64
     numbers = {column: _rounded(full[column].to_numpy(float)) for column in columns[:fit]}
-    top = float(np.nanmax(np.abs(full[value].astype(float)), initial=0)) or 1.0
-    label, low, high = VALUES[value]
-    low, high = (-top, top) if low == "signed" else (low, top if high is None else high)
-    palette = [to_hex(c) for c in mpl.colormaps["RdBu_r" if low < 0 else "cividis"](np.linspace(0, 1, _STEPS))]
+    (low, high), cmap = head_scale(table, value)
+    palette = [to_hex(colour) for colour in mpl.colormaps[cmap](np.linspace(0, 1, _STEPS))]
     data = {"emotions": emotions, "emotion": emotions.index(emotion), "layers": layers, "heads": heads}
     data |= {"value": value, "low": low, "high": high, "palette": palette, "dots": dotted}
     shown = numbers[value][0].reshape(len(emotions), -1)[data["emotion"]]
     start = int(np.nanargmax(np.abs(shown))) if np.isfinite(shown).any() else 0
     data["start"] = [start // len(heads), start % len(heads)]
     data["numbers"] = {column: coded for column, (_, coded) in numbers.items()}
-    body = _body(data, {column: x for column, (x, _) in numbers.items()}, label, table)
+    body = _body(data, {column: x for column, (x, _) in numbers.items()}, table)
     return View(page("heads", body, data), table, f"head_view({value}: {len(layers)} layers, {len(heads)} heads)")
 
 
@@ -79,7 +77,7 @@ def _rounded(values: np.ndarray) -> tuple[np.ndarray, dict]:
     return rounded, {"step": step, "steps": base64.b64encode(steps.tobytes()).decode()}
 
 
-def _body(data: dict, numbers: dict[str, np.ndarray], label: str, table: pd.DataFrame) -> str:
+def _body(data: dict, numbers: dict[str, np.ndarray], table: pd.DataFrame) -> str:
     layers, heads, e = data["layers"], data["heads"], data["emotion"]
     grids = {column: x.reshape(-1, len(layers), len(heads))[e] for column, x in numbers.items()}
     shown = grids[data["value"]]
@@ -98,15 +96,14 @@ def _body(data: dict, numbers: dict[str, np.ndarray], label: str, table: pd.Data
     )
     about = table.attrs.get("about", {})
     model = (about.get("model") or {}).get("name")
-    note = [label, *([f"model {model}"] if model else []), *([f"n = {about['n']}"] if about.get("n") else [])]
-    note += [f"{data['low']:.3g} to {data['high']:.3g}".replace("-", "−")] + (["dot: q < 0.05"] if data["dots"] else [])
+    notes = [VALUES[data["value"]][0], f"model {model}" if model else "", f"n = {about['n']}" if about.get("n") else ""]
+    notes += [f"{data['low']:.3g} to {data['high']:.3g}".replace("-", "−"), "dot: q < 0.05" if data["dots"] else ""]
+    below = escape(" · ".join(["layers to the right, heads upwards", *filter(None, notes)]))
     beside = "display:inline-block;vertical-align:top"
     return (
         f'<div class="emolab-where" style="margin:0.2em 0"><b>{escape(data["emotions"][e])}</b></div>'
         f'<div style="{beside};margin-right:1.5em">{grid}</div><div style="{beside}">{_details(data, numbers)}</div>'
-        f'<div style="font-size:0.85em;{FADED}">layers to the right, heads upwards · {escape(" · ".join(note))}</div>'
-        f'<div class="emolab-hint" style="font-size:0.85em;{FADED}">Run the notebook, or trust it, to choose emotion '
-        "and head.</div>"
+        f"{small(below)}{hint('emotion and head')}"
     )
 
 

@@ -50,10 +50,36 @@ def _script(kind: str) -> str:
     return Path(__file__).with_name(f"{kind}.js").read_text(encoding="utf-8")
 
 
+def small(html: str, kind: str = "") -> str:
+    """A line in small letters below a view; kind: the class by which its script finds it."""
+    named = f' class="emolab-{kind}"' if kind else ""
+    return f'<div{named} style="font-size:0.85em;{FADED}">{html}</div>'
+
+
+def hint(what: str) -> str:
+    """Where scripts are not run: how to choose something else."""
+    return small(f"Run the notebook, or trust it, to choose {what}.", "hint")
+
+
+def spaced(piece: str) -> tuple[str, str]:
+    """A token's space before the word, which stays white, and its word, escaped, with line breaks that can be seen."""
+    word = piece.lstrip(" ")
+    return piece[: len(piece) - len(word)], escape(word.replace("\n", "⏎\n"))
+
+
 def signed_shade(value: float, limit: float) -> str:
     """CSS colour of a signed number: see-through at 0, red above, blue below, deepest from `limit` on."""
     share = max(-1.0, min(1.0, value / limit))
-    return f"rgba({SHADES['above' if share > 0 else 'below']},{SHADES['deepest'] * abs(share):.2f})"
+    return _rgba(SHADES["above" if share > 0 else "below"], abs(share))
+
+
+def shade(colour: str, share: float) -> str:
+    """CSS colour of a hex colour: see-through at share 0, deepest at 1."""
+    return _rgba(",".join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5)), share)
+
+
+def _rgba(rgb: str, share: float) -> str:
+    return f"rgba({rgb},{SHADES['deepest'] * share:.2f})"
 
 
 def signed(value: float, digits: int) -> str:

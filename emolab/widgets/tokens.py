@@ -18,9 +18,12 @@ from emolab.models.prompts import encode
 from emolab.steering.along import need_readable, read_along
 from emolab.vectors.token_rule import token_pieces
 from emolab.vectors.vectors import EmotionVectors
-from emolab.widgets.page import FADED, SHADES, View, page, signed, signed_shade
+from emolab.widgets.page import SHADES, View, hint, page, signed, signed_shade, small, spaced
 
-MEASURES = ("cosine", "projection")
+MEASURES = {
+    "cosine": "Cosine of each token's activation and the vector",
+    "projection": "Projection of each token's activation on the vector at unit norm",
+}
 MAX_TOKENS = 300
 _NONE = -128  # the byte of a token without a number
 _MAX_NUMBERS = 20_000  # one byte each: keeps a view, tokens and base64 included, below 60 kB
@@ -94,7 +97,7 @@ def token_view(
     names = list(table.drop_duplicates("position")["token"])
     if len(names) > MAX_TOKENS:
         raise EmolabError(f"the text has {len(names)} tokens; a view shows at most {MAX_TOKENS}, pass a part of it")
-    every, kept = list(dict.fromkeys(table["layer"])), None
+    every = list(dict.fromkeys(table["layer"]))
     values = table[measure].to_numpy().reshape(len(names), len(every), -1).transpose(2, 1, 0)
     thin = math.ceil(values.size / _MAX_NUMBERS)
     values, kept = values[:, ::thin], every[::thin]
@@ -107,33 +110,25 @@ def token_view(
     data = {"emotions": list(vectors.emotions), "layers": kept, "emotion": e, "layer": at, "limit": limit}
     data |= {"step": step, "digits": digits, "shades": SHADES, "values": base64.b64encode(coded.tobytes()).decode()}
     shown = np.where(coded[e, at] == _NONE, np.nan, coded[e, at] * step)
-    body = _body(model, names, shown, limit, digits, measure, site, emotion, kept[at], every, kept)
-    summary = f"token_view({len(names)} tokens, {len(kept)} layers, {', '.join(vectors.emotions)}; {measure}, {site})"
-    return View(page("tokens", body, data), table, summary)
-
-
-def _body(model, names, values, limit, digits, measure, site, emotion, layer, every, kept) -> str:
-    spans = []
-    for name, value in zip(names, values, strict=True):
-        gap = name[: len(name) - len(name.lstrip(" "))]  # the space before a word stays white
-        word = escape(name[len(gap) :].replace("\n", "⏎\n")) or "·"
-        number, style = "position 0", ""
-        if not math.isnan(value):
-            number, style = signed(value, digits), f"background-color:{signed_shade(value, limit)}"
-        spans.append(f'{gap}<span title="{number}" style="{style}">{word}</span>')
+    spans = [_span(name, value, limit, digits) for name, value in zip(names, shown, strict=True)]
     scale = "".join(
         f'<span style="background-color:{signed_shade(x, 1)};padding:0 0.5em">{signed(x * limit, digits)}</span>'
         for x in (-1, -0.5, 0, 0.5, 1)
     )
-    what = {"cosine": "Cosine of each token's activation and the vector",
-            "projection": "Projection of each token's activation on the vector at unit norm"}[measure]  # fmt: skip
     left_out = "" if kept == every else f"; of {len(every)} layers, {len(kept)} are here"
-    about = escape(f"{what} · {site} · model {model.name}{left_out}")
-    return (
-        f'<div class="emolab-where" style="margin:0.2em 0"><b>{escape(emotion)}</b>, layer {layer}</div>'
+    about = escape(f"{MEASURES[measure]} · {site} · model {model.name}{left_out}")
+    body = (
+        f'<div class="emolab-where" style="margin:0.2em 0"><b>{escape(emotion)}</b>, layer {kept[at]}</div>'
         '<div class="emolab-text" style="white-space:pre-wrap;line-height:1.9;max-width:56em;padding:0.3em 0">'
-        f"{''.join(spans)}</div>"
-        f'<div style="font-size:0.85em;{FADED}">{about} · {scale}</div>'
-        f'<div class="emolab-hint" style="font-size:0.85em;{FADED}">Run the notebook, or trust it, to choose layer and '
-        "emotion.</div>"
+        f"{''.join(spans)}</div>{small(f'{about} · {scale}')}{hint('layer and emotion')}"
     )
+    summary = f"token_view({len(names)} tokens, {len(kept)} layers, {', '.join(vectors.emotions)}; {measure}, {site})"
+    return View(page("tokens", body, data), table, summary)
+
+
+def _span(piece: str, value: float, limit: float, digits: int) -> str:
+    gap, word = spaced(piece)
+    number, style = "position 0", ""
+    if not math.isnan(value):
+        number, style = signed(value, digits), f"background-color:{signed_shade(value, limit)}"
+    return f'{gap}<span title="{number}" style="{style}">{word or "·"}</span>'

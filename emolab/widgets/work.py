@@ -1,4 +1,4 @@
-"""What the panel works with: a thread that does what was asked for last, a model of its own, a control, a judge."""
+"""What the chat works with: a thread that does what was asked for last, a model of its own, a control."""
 
 from __future__ import annotations
 
@@ -106,12 +106,6 @@ def own_copy(model: Model) -> Model:
     return dataclasses.replace(model, bridge=bridge, hf=hf, tokenizer=tokenizer)
 
 
-def default_judge() -> Any:
-    from emolab.judges.judges import EmbeddingJudge
-
-    return EmbeddingJudge()
-
-
 def random_control(steering: Steering) -> Steering:
     if steering.op != "add":
         return dataclasses.replace(steering, vectors=random_like(steering.vectors))
@@ -120,9 +114,3 @@ def random_control(steering: Steering) -> Steering:
     like = EmotionVectors({site: added[None]}, ("random",), steering.vectors.resid_norm, {})
     options = {"site": site, "layers": steering.layers}
     return Steering(dataclasses.replace(random_like(like), meta=steering.vectors.meta), {"random": 1.0}, **options)
-
-
-def judged_by(judge: Any, texts: dict[str, str], prompt: str) -> dict[str, dict[str, float]]:
-    extra = [[prompt] * len(texts)] if getattr(judge, "with_queries", False) else []
-    values = judge(list(texts.values()), *extra)
-    return {k: dict(zip(judge.labels, map(float, row), strict=True)) for k, row in zip(texts, values, strict=True)}

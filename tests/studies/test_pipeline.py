@@ -645,14 +645,14 @@ def test_questions_that_evoke_an_emotion_are_turned_round_or_not(talker, light, 
 
 
 def test_evoking_questions_are_held_out_and_evoke_what_is_studied():
-    extract, choosing, report, evoking = pipeline._questions(None, ("joy", "fear"), FULL)
+    extract, choosing, report, evoking = pipeline._questions(None, ("joy", "fear"), FULL).values()
     assert [len(t) for t in (extract, choosing, report)] == list(FULL.n_queries)
     assert len(evoking) == FULL.n_evoking and set(evoking["split"]) == {"heldout"}
     assert evoking["emotion"].value_counts().to_dict() == {"joy": 5, "fear": 5}
     assert set(choosing["emotion"]) | set(report["emotion"]) == {"neutral"}
     ids = pd.concat([extract, choosing, report, evoking])
     assert ids["query_id"].is_unique and not set(choosing["situation"]) & set(report["situation"])
-    assert not len(pipeline._questions(None, ("awe",), FULL)[3])
+    assert not len(pipeline._questions(None, ("awe",), FULL)["evoking"])
 
 
 # The bundled model.

@@ -122,7 +122,7 @@ def test_what_was_not_tested_has_no_heading(run):
 
 def test_a_run_that_is_not_finished_is_refused(run):
     (run / "scores.parquet").unlink()
-    with pytest.raises(EmolabError, match="no finished run"):
+    with pytest.raises(EmolabError, match="scores.parquet is missing or damaged; run `emolab study"):
         write_report(run)
     summary = json.loads((run / "summary.json").read_text())
     assert summary["seed"] == 3, "left as it was"
