@@ -30,22 +30,23 @@ def summarise(
     """
     told = {e: answers[answers["condition"] == e] for e in emotions}
     plain = answers[answers["condition"] == NEUTRAL]
-    found = {
+    rises = trend(scored)
+    summary = {
         "instruction_following": {e: target_share(rows) for e, rows in told.items()},
         "neutral_share": target_share(plain),
         "steering": {e: _at_dose(scored, told[e], e, best[e]) for e in emotions},
         "dose_response": doses(scored, answers),
-        "trend": _records(trend(scored), "emotion", control="none"),
-        "collapse": _records(collapse(scored, answers), "emotion"),
+        "trend": rises[rises["control"] == "none"].drop(columns="control").set_index("emotion").to_dict("index"),
+        "collapse": collapse(scored, answers).set_index("emotion").to_dict("index"),
     }
     for judge in judges[1:]:
         top = f"{judge.name}_top"
-        found[judge.name] = {
+        summary[judge.name] = {
             "neutral_share": target_share(plain, top),
             "instruction_following": {e: target_share(rows, top) for e, rows in told.items()},
             "target_share": {e: target_share(cell(scored, e, best[e]), top) for e in emotions},
         }
-    return for_json(found, decimals=4)
+    return for_json(summary, decimals=4)
 
 
 def doses(scored: pd.DataFrame, answers: pd.DataFrame) -> dict[str, dict[str, dict[str, float | None]]]:
@@ -145,13 +146,6 @@ def _at_dose(scored: pd.DataFrame, instructed: pd.DataFrame, emotion: str, alpha
         "refusal_share_unsteered": plain["refusal"].mean(),
         "n": len(steered),
     }
-
-
-def _records(table: pd.DataFrame, key: str, **chosen: str) -> dict[str, dict]:
-    """{value of key: the other columns}, of the rows where columns hold what is chosen."""
-    for column, value in chosen.items():
-        table = table[table[column] == value].drop(columns=column)
-    return {str(name): row for name, row in table.set_index(key).to_dict("index").items()}
 
 
 def _ratio(value: float, reference: float) -> float:

@@ -19,14 +19,6 @@ from emolab.plot.save import read_manifest
 from emolab.plot.side_by_side import text_table
 from emolab.studies.figures import of_run, read_summary, run_table
 
-SECTIONS = ("Result", "Texts", "Claims", "Baselines", "Where", "Judges", "Limits", "Provenance")
-LIMITS = (
-    "A judge reads texts; it measures no feelings, neither of models nor of people. Its probabilities are a scale.",
-    "Greedy text shows one answer a prompt. Intervals are over queries, not over samples of one query.",
-    "Doses are in units of the breaking alpha, at which next-token predictions on unsteered answers to training "
-    "questions move by one nat at the worst 5 % of tokens. It is a yardstick of disturbance, not of quality.",
-    "Perplexity is the model's own and rewards loops; repetition and compression stand beside it for that reason.",
-)
 # What the keys of `summary.json` are called in the tables.
 HEADLINE = {
     "emotion": "emotion",
@@ -71,23 +63,13 @@ def write_report(out: str | Path) -> Path:
         loader=jinja2.PackageLoader("emolab.studies", ""), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters |= {"cell": _cell, "span": span}
-    claims, methods = summary.get("claims", {}), _methods(summary)
-    absent = {"Claims": not claims, "Baselines": methods is None}
     page = environment.get_template("report.html.j2").render(
-        model=summary["model"],
-        setting=summary["setting"],
-        n=summary["n_queries"],
-        seed=summary["seed"],
-        sections=[name for name in SECTIONS if not absent.get(name)],
+        summary=summary,
         headline=_headline(summary),
-        claims=claims,
-        methods=methods,
-        where=_where(summary),
-        following=(summary.get("wording") or {}).get("sentence"),
         evoking=_evoking(summary),
-        figures={name: _figure(out / "figures", entry) for name, entry in figures.items()},
+        methods=_methods(summary),
         texts=_texts(scored, instructed, summary),
-        limits=LIMITS,
+        figures={name: _figure(out / "figures", entry) for name, entry in figures.items()},
         provenance=json.dumps(manifest, indent=1, ensure_ascii=False),
     )
     with atomic(out / "report.html") as temporary:
@@ -139,26 +121,6 @@ def _interval(found: Sequence[float | None] | None) -> str:
         return "–"
     value, low, high = found
     return _cell(value) if low is None else f"{_cell(value)} ({_cell(low)}\xa0to\xa0{_cell(high)})"  # broken before (
-
-
-def _where(summary: Mapping[str, Any]) -> list[str]:
-    """What geometry and heads say, in sentences made of their numbers."""
-    found, geometry, heads = [], summary.get("geometry", {}), summary.get("heads", {})
-    for name, part in (("Geometry", geometry), ("Heads", heads)):
-        if "not_measured" in part:
-            found.append(f"{name}: not measured ({part['not_measured']}).")
-    if "split_half_by_layer" in geometry:
-        low, high = min(geometry["split_half_by_layer"]), max(geometry["split_half_by_layer"])
-        shared = geometry["shared_energy_by_layer"]
-        found.append(
-            f"Split-half cosine of the vectors: {low:.2f} to {high:.2f} over layers. Energy that all emotions share: "
-            f"{min(shared):.2f} to {max(shared):.2f}. Probes on held-out queries reach "
-            f"{max(geometry['probe_accuracy_by_layer']):.2f}, the words of the texts alone "
-            f"{geometry['words_accuracy']:.2f}, chance {geometry['probe_chance']:.2f}."
-        )
-    if "sentence" in heads:
-        found.append(f"Heads, patched one by one: {heads['sentence']}")
-    return found
 
 
 def _texts(scored: pd.DataFrame, instructed: pd.DataFrame, summary: Mapping[str, Any]) -> str:

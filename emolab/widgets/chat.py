@@ -451,4 +451,5 @@ class SteeringPanel(Chat):
             model, vectors, prompt=prompt, doses=doses, setting=setting, judge=judge, max_new_tokens=max_new_tokens,
             writing=writing,
         )  # fmt: skip
-        self._runs.now(self._work(prompt, []))
+        self._runs.submit(self._work(prompt, []), 0)
+        self.wait()

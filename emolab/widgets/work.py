@@ -59,14 +59,6 @@ class Latest:
     def stale(self, number: int) -> bool:
         return number != self._number
 
-    def now(self, request: Any) -> None:
-        """Do it in the calling thread, at once."""
-        with self.lock:
-            self.cancel()
-            self.lock.wait_for(lambda: not self._busy)
-            self._busy, number = True, self._number
-        self._run(request, number)
-
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until nothing is left to do; False where that took longer than `timeout` seconds."""
         with self.lock:
@@ -75,22 +67,19 @@ class Latest:
     def _loop(self) -> None:
         while True:
             with self.lock:
-                while self._request is not None and (self._busy or self._request[1] > time.monotonic()):
-                    self.lock.wait(None if self._busy else self._request[1] - time.monotonic())
+                while self._request is not None and (left := self._request[1] - time.monotonic()) > 0:
+                    self.lock.wait(left)
                 if self._request is None:
                     self._thread = None
                     return
                 (request, _), self._request = self._request, None
                 self._busy, number = True, self._number
-            self._run(request, number)
-
-    def _run(self, request: Any, number: int) -> None:
-        try:
-            self._work(request, number)
-        finally:
-            with self.lock:
-                self._busy = False
-                self.lock.notify_all()
+            try:
+                self._work(request, number)
+            finally:
+                with self.lock:
+                    self._busy = False
+                    self.lock.notify_all()
 
 
 def own_copy(model: Model) -> Model:

@@ -403,7 +403,7 @@ def test_latest_does_the_last_thing_and_survives_an_error(monkeypatch):
     assert latest.wait(5) and done == ["c", "d"]
     latest.submit("e", 0.02)
     latest.cancel()
-    latest.now("f")
+    latest.submit("f", 0)
     assert latest.wait(5) and done == ["c", "d", "f"]
 
 
