@@ -121,8 +121,8 @@ def analyse(
     made_of |= {"responses": corpus_hash(responses), "tested": corpus_hash(tested)}
 
     def geometry() -> dict:
-        folder = out / "geometry"
-        return geometry_summary(geometry_tables(model, vectors, responses, tested, folder=folder, made_of=made_of))
+        tables = geometry_tables(model, vectors, responses, tested, folder=out / "geometry", made_of=made_of)
+        return for_json(geometry_summary(tables), decimals=4)
 
     def heads() -> dict:
         site_layers(model, "head")  # says at once where a model has no attention heads
@@ -144,16 +144,16 @@ def analyse(
             settings,
             lambda: ablation_curve(model, vectors, tested, ranked=effects, test=ablate, n_random=n_random, seed=seed),
         )
-        return head_summary(effects, curve)
+        return for_json(head_summary(effects, curve), decimals=4)
 
     return {
-        name: attempt(
-            lambda measure=measure: for_json(measure(), decimals=4),
-            f"{name} not measured",
-            otherwise=lambda reason: {"not_measured": reason},
-        )
-        for name, measure in (("geometry", geometry), ("heads", heads))
+        "geometry": attempt(geometry, "geometry not measured", otherwise=_not_measured),
+        "heads": attempt(heads, "heads not measured", otherwise=_not_measured),
     }
+
+
+def _not_measured(reason: str) -> dict:
+    return {"not_measured": reason}
 
 
 def _words(model: Model, responses: pd.DataFrame, emotions: Sequence[str]) -> dict[str, list[str]] | None:

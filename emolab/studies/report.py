@@ -21,29 +21,16 @@ from emolab.studies.figures import of_run, read_summary, run_table
 
 # What the keys of `summary.json` are called in the tables.
 HEADLINE = {
-    "emotion": "emotion",
-    "best_alpha": "dose α",
-    "target": "target on top",
-    "random_share": "random direction",
-    "shuffled_share": "shuffled labels",
-    "unsteered_share": "unsteered",
-    "instructed": "instructed",
-    "adherence_ratio": "adherence / unsteered",
-    "repetition": "repetition",
-    "named_share": "names the emotion",
-    "refusal_share": "refuses",
-    "perplexity_ratio": "perplexity / instructed",
-    "alpha_star": "collapse dose α*",
-}
+    "emotion": "emotion", "best_alpha": "dose α", "target": "target on top", "random_share": "random direction",
+    "shuffled_share": "shuffled labels", "unsteered_share": "unsteered", "instructed": "instructed",
+    "adherence_ratio": "adherence / unsteered", "repetition": "repetition", "named_share": "names the emotion",
+    "refusal_share": "refuses", "perplexity_ratio": "perplexity / instructed", "alpha_star": "collapse dose α*",
+}  # fmt: skip
 EVOKING = {
-    "emotion": "steered to",
-    "target": "shows the target",
-    "own": "shows the question's own",
-    "target_unsteered": "target, unsteered",
-    "own_unsteered": "own, unsteered",
-    "target_random": "target, random direction",
-    "n": "answers",
-}
+    "emotion": "steered to", "target": "shows the target", "own": "shows the question's own",
+    "target_unsteered": "target, unsteered", "own_unsteered": "own, unsteered",
+    "target_random": "target, random direction", "n": "answers",
+}  # fmt: skip
 
 
 @of_run
@@ -59,9 +46,8 @@ def write_report(out: str | Path) -> Path:
     summary, figures = read_summary(out), read_manifest(out / "figures")
     scored, instructed = (run_table(out / name) for name in ("scores.parquet", "instructed_scores.parquet"))
     manifest = read_json(out / "manifest.json", f"run `emolab study --out {out}` again")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("emolab.studies", ""), autoescape=True, undefined=jinja2.StrictUndefined
-    )
+    loader = jinja2.PackageLoader("emolab.studies", "")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters |= {"cell": _cell, "span": span}
     page = environment.get_template("report.html.j2").render(
         summary=summary,

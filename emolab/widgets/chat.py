@@ -155,11 +155,6 @@ class Chat(widgets.VBox):
         """The last turn's answers, by arm."""
         return {arm: answer.text for arm, answer in self.turns[-1].answers.items()} if self.turns else {}
 
-    @property
-    def probabilities(self) -> dict[str, dict[str, float]]:
-        """What the judge read in the last turn's answers, by arm."""
-        return self.turns[-1].judged if self.turns else {}
-
     def ask(self, asked: str | None = None) -> None:
         """Ask, behind all earlier turns. asked: default what stands in the prompt's field, which is emptied then."""
         place = len(self.turns) if self._edited is None or asked is not None else self._edited

@@ -1,7 +1,7 @@
 """A conversation whose answers are written side by side, steered and not, and what was read of each token meanwhile.
 
 >>> talk = Conversation(model, vectors, max_new_tokens=8)
->>> turn = Turn("Hi!", {"unsteered": Answer(talk.prompt("Hi!", "unsteered"), None)})
+>>> turn = Turn("Hi!", {"unsteered": Answer(talk.prompt("Hi!", "unsteered", []), None)})
 >>> talk.write(turn, ["unsteered"], each=lambda: None)
 >>> len(turn.answers["unsteered"].ids), turn.answers["unsteered"].scores.shape            # [token, emotion]
 (8, (8, 5))
@@ -101,9 +101,8 @@ class Conversation:
             return min(below, self.vectors.n_layers // 2), False
         return self.vectors.n_layers // 2, True
 
-    def prompt(self, asked: str, arm: str, turns: list[Turn] | None = None) -> str:
-        """The complete prompt of a query behind the arm's earlier answers (or the first arm's)."""
-        before = self.turns if turns is None else turns
+    def prompt(self, asked: str, arm: str, before: list[Turn]) -> str:
+        """The complete prompt of a query behind the arm's answers in the turns before (or the first arm's)."""
         if not before:
             return render_prompts(self.model, [asked], templates=self.writing.templates)[0]
         said = [(turn.asked, (turn.answers.get(arm) or next(iter(turn.answers.values()))).text) for turn in before]
@@ -171,7 +170,7 @@ class Conversation:
         for place, layer in enumerate(layers):
             mean, spread = self._neutral(layer)
             scores = (dots[0, 0, place] - mean) / spread
-            rows += [(layer, emotion, score) for emotion, score in zip(self._read.emotions, scores, strict=True)]
+            rows += [(layer, emotion, score) for emotion, score in zip(self.emotions, scores, strict=True)]
         return pd.DataFrame(rows, columns=["layer", "emotion", "score"])
 
     def _neutral(self, layer: int) -> tuple[np.ndarray, np.ndarray]:
@@ -209,7 +208,7 @@ class Conversation:
             for number, turn in enumerate(self.turns)
             for arm, answer in turn.answers.items()
             for position, (piece, values) in enumerate(zip(answer.pieces, answer.scores, strict=False))
-            for emotion, score in zip(self._read.emotions, values, strict=True)
+            for emotion, score in zip(self.emotions, values, strict=True)
         ]
         table = pd.DataFrame(rows, columns=["turn", "arm", "position", "token", "emotion", "score"])
         return noted(table, self.model, n=f"{len(self.turns)} turns", params={"site": self.site, "part": "specific"})

@@ -20,7 +20,7 @@ from emolab.models.prompts import render_conversation, render_prompts
 from emolab.steering.settings import Setting
 from emolab.steering.steering import Steering
 from emolab.widgets import Chat
-from emolab.widgets.conversation import Conversation
+from emolab.widgets.conversation import Answer, Conversation
 from tests import oracle
 from tests.tiny import random_vectors
 
@@ -284,8 +284,6 @@ def test_letters_of_several_tokens_come_whole(model, vectors, monkeypatch):
     talk = Conversation(model, vectors)
     text = {(): "", (1,): "\ufffd", (1, 2): "é", (1, 2, 3): "é!"}
     monkeypatch.setattr(model.tokenizer, "decode", lambda ids, **_: text[tuple(ids)])
-    from emolab.widgets.conversation import Answer
-
     answer = Answer("", None)
     talk._set(answer, [1, 2, 3])
     assert answer.pieces == ["", "é", "!"] and answer.text == "é!"
@@ -300,7 +298,7 @@ def test_a_judge_reads_every_arm(model, vectors):
 
     chat = Chat(model, vectors, setting=ATTN, doses={"joy": 2.0}, judge=Judge(), max_new_tokens=4)
     said(chat, ASKED)
-    assert chat.probabilities == dict.fromkeys(("unsteered", "steered", "random"), {"joy": 0.25, "neutral": 0.75})
+    assert chat.turns[-1].judged == dict.fromkeys(("unsteered", "steered", "random"), {"joy": 0.25, "neutral": 0.75})
     assert chat.transcript()["p_joy"].to_list() == [0.25] * 3 and "judge “fixed”" in page_words(chat)
     assert isinstance(chat.transcript(), pd.DataFrame) and not [t for t in threading.enumerate() if t.name == "none"]
     chat.close()
