@@ -44,7 +44,8 @@ def write_report(out: str | Path) -> Path:
 
     out = user_path(out)
     summary, figures = read_summary(out), read_manifest(out / "figures")
-    scored, instructed = (run_table(out / name) for name in ("scores.parquet", "instructed_scores.parquet"))
+    scored, answers = run_table(out / "scores.parquet"), out / "instructed_scores.parquet"
+    instructed = run_table(answers) if answers.exists() else None  # a sweep that was scored alone has none
     manifest = read_json(out / "manifest.json", f"run `emolab study --out {out}` again")
     loader = jinja2.PackageLoader("emolab.studies", "")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
@@ -80,7 +81,7 @@ def _headline(summary: Mapping[str, Any]) -> pd.DataFrame:
         }
         for emotion, cell in summary["steering"].items()
     ]
-    return pd.DataFrame(rows)[list(HEADLINE)].rename(columns=HEADLINE).astype(object)
+    return pd.DataFrame(rows, columns=list(HEADLINE)).rename(columns=HEADLINE).astype(object)
 
 
 def _evoking(summary: Mapping[str, Any]) -> pd.DataFrame | None:
@@ -109,7 +110,7 @@ def _interval(found: Sequence[float | None] | None) -> str:
     return _cell(value) if low is None else f"{_cell(value)} ({_cell(low)}\xa0to\xa0{_cell(high)})"  # broken before (
 
 
-def _texts(scored: pd.DataFrame, instructed: pd.DataFrame, summary: Mapping[str, Any]) -> str:
+def _texts(scored: pd.DataFrame, instructed: pd.DataFrame | None, summary: Mapping[str, Any]) -> str:
     """One question, drawn by the seed: what every emotion gets at its frozen dose, beside the controls."""
     (query,) = scored["query"].drop_duplicates().sort_values().sample(1, random_state=summary["seed"])
     best = {emotion: cell["best_alpha"] for emotion, cell in summary["steering"].items()}
