@@ -16,6 +16,7 @@ from emolab.models.finite import need_finite
 from emolab.models.model import Model
 from emolab.models.prompts import encode
 from emolab.steering.along import need_readable, read_along
+from emolab.steering.settings import need_one_of
 from emolab.vectors.token_rule import token_pieces
 from emolab.vectors.vectors import EmotionVectors
 from emolab.widgets.page import SHADES, View, hint, page, signed, signed_shade, small, spaced
@@ -88,11 +89,8 @@ def token_view(
     third ... layer is kept, as the caption says. `.table` holds the exact numbers (see `token_projections`, also for
     what they mean and for the errors). Raises EmolabError, too, for more than 300 tokens.
     """
-    if measure not in MEASURES:
-        raise EmolabError(f"unknown measure {measure!r}; expected one of {', '.join(MEASURES)}")
-    emotion = vectors.emotions[0] if emotion is None else emotion
-    if emotion not in vectors.emotions:
-        raise EmolabError(f"unknown emotion {emotion!r}; these vectors hold {', '.join(vectors.emotions)}")
+    need_one_of("measure", measure, list(MEASURES))
+    e = 0 if emotion is None else vectors.place(emotion)
     table = token_projections(model, text, vectors, prompt=prompt, site=site, layers=layers)
     names = list(table.drop_duplicates("position")["token"])
     if len(names) > MAX_TOKENS:
@@ -106,7 +104,7 @@ def token_view(
     step = 0.01 if measure == "cosine" else limit / 100
     coded = np.nan_to_num(np.rint(values / step), nan=_NONE).astype(np.int8)
     digits = 2 if measure == "cosine" else max(0, 1 - math.floor(math.log10(step * 100)))
-    e, at = vectors.emotions.index(emotion), len(kept) // 2
+    at = len(kept) // 2
     data = {"emotions": list(vectors.emotions), "layers": kept, "emotion": e, "layer": at, "limit": limit}
     data |= {"step": step, "digits": digits, "shades": SHADES, "values": base64.b64encode(coded.tobytes()).decode()}
     shown = np.where(coded[e, at] == _NONE, np.nan, coded[e, at] * step)
@@ -118,7 +116,7 @@ def token_view(
     left_out = "" if kept == every else f"; of {len(every)} layers, {len(kept)} are here"
     about = escape(f"{MEASURES[measure]} · {site} · model {model.name}{left_out}")
     body = (
-        f'<div class="emolab-where" style="margin:0.2em 0"><b>{escape(emotion)}</b>, layer {kept[at]}</div>'
+        f'<div class="emolab-where" style="margin:0.2em 0"><b>{escape(vectors.emotions[e])}</b>, layer {kept[at]}</div>'
         '<div class="emolab-text" style="white-space:pre-wrap;line-height:1.9;max-width:56em;padding:0.3em 0">'
         f"{''.join(spans)}</div>{small(f'{about} · {scale}')}{hint('layer and emotion')}"
     )

@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM
 
 from emolab.experiments.selection import Round, Search
 from emolab.judges import judges
-from emolab.studies import pipeline
 from emolab.studies.cli import main
 from emolab.studies.plan import FULL
 from tests import families, oracle
@@ -36,7 +35,7 @@ def louder(folder: Path, family: str) -> Path:
 def test_study_of_a_directory(family, tmp_path, monkeypatch):
     monkeypatch.setattr(judges, "embed", oracle.embed)
     search = Search(windows=("all", "single"), rounds=(Round(1, (1.0,), 1),), doses=(0.5, 1.0, 2.0))
-    monkeypatch.setattr(pipeline, "FULL", replace(FULL, search=search, max_new_tokens=20))
+    monkeypatch.setattr("emolab.studies.plan.FULL", replace(FULL, search=search, max_new_tokens=20))
     folder = louder(families.save(family, tmp_path / "a model"), family)
     config = json.loads((folder / "config.json").read_text())
     if "max_position_embeddings" in config:  # rotary positions need no weights: room for examples in the prompt
