@@ -160,10 +160,10 @@ def read_summary(out: str | Path) -> dict:
     path, advice = user_path(out) / "summary.json", f"run `emolab study --out {out}` first"
     if not path.is_file():
         raise FileError(f"{path} is missing or damaged; {advice}")
-    found = read_json(path, advice)
-    if not isinstance(found, dict):
-        raise FileError(f"{path} holds no summary, but a {type(found).__name__}; {advice}")
-    return found
+    summary = read_json(path, advice)
+    if not isinstance(summary, dict):
+        raise FileError(f"{path} holds no summary, but a {type(summary).__name__}; {advice}")
+    return summary
 
 
 def run_table(path: Path) -> pd.DataFrame:

@@ -49,16 +49,16 @@ def count_texts(model: Model, plan: Plan, sizes: Mapping[str, int], n_emotions: 
 
     sizes: how many questions are there to extract, choose and report with, and how many evoke one of the emotions.
     """
-    found, n_doses = {}, len(set(plan.search.doses))
+    texts, n_doses = {}, len(set(plan.search.doses))
     if plan.wordings is True:
         plain = {"{query}" if pair is None else pair[0] for pair in WORDINGS.values()}
-        found["wording"] = sizes["choose"] * (len(plain) + n_emotions * len(WORDINGS))
-    found["responses"] = (sizes["extract"] + sizes["choose"] + sizes["report"]) * (n_emotions + 1)
-    found["selection"] = plan.search.n_texts(model.n_layers, SITES, n_emotions, sizes["choose"])
-    found["sweep"] = sizes["report"] * (3 * n_emotions * n_doses + 1)  # two controls; unsteered ones once
+        texts["wording"] = sizes["choose"] * (len(plain) + n_emotions * len(WORDINGS))
+    texts["responses"] = (sizes["extract"] + sizes["choose"] + sizes["report"]) * (n_emotions + 1)
+    texts["selection"] = plan.search.n_texts(model.n_layers, SITES, n_emotions, sizes["choose"])
+    texts["sweep"] = sizes["report"] * (3 * n_emotions * n_doses + 1)  # two controls; unsteered ones once
     if sizes["evoking"]:
-        found["evoking"] = sizes["evoking"] * (2 * (n_emotions - 1) + 1)  # none towards its own emotion
-    return found
+        texts["evoking"] = sizes["evoking"] * (2 * (n_emotions - 1) + 1)  # none towards its own emotion
+    return texts
 
 
 def expect(

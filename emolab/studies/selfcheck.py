@@ -60,14 +60,14 @@ def check_model(model: Model) -> list[Check]:
     >>> [check.name for check in check_model(model) if check.state == "FAILED"]
     []
     """
-    found = [Check("model", "ok", _facts(model))]
+    checks = [Check("model", "ok", _facts(model))]
     for name, check in CHECKS.items():
         try:
             state, told = check(model)
         except EmolabError as error:
             state, told = False, str(error)
-        found.append(Check(name, {True: "ok", False: "FAILED", None: "note"}[state], told))
-    return found
+        checks.append(Check(name, {True: "ok", False: "FAILED", None: "note"}[state], told))
+    return checks
 
 
 def _facts(model: Model) -> str:
@@ -190,8 +190,8 @@ def _heads(model: Model) -> tuple[bool | None, str]:
         head_weights(model, layers[0])
     except EmolabError as error:
         return None, f'no site "head" for this model ({error})'
-    found = extract_vectors(model, responses_from_texts(TEXTS), sites=("attn", "head"))
-    heads, attention = found.get("head")[:, layers].double().sum(2), found.get("attn")[:, layers].double()
+    vectors = extract_vectors(model, responses_from_texts(TEXTS), sites=("attn", "head"))
+    heads, attention = vectors.get("head")[:, layers].double().sum(2), vectors.get("attn")[:, layers].double()
     off, allowed = float((heads - attention).norm() / attention.norm()), 1e-3 if model.dtype.itemsize >= 4 else 5e-2
     return off < allowed, f"their sum is off by {off:.1e}, allowed are {allowed:g}"
 

@@ -2,7 +2,7 @@
 
 >>> seconds = {}
 >>> with stage("load", seconds):
-...     model = emolab.load_model("smollm2")
+...     queries = emolab.load_queries()
 >>> seconds
 {'load': ...}
 """
