@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 import emolab
 from emolab import Steering, Writing
-from emolab.answers.streaming import stream
+from emolab.answers.generation import stream
 from emolab.models.fetch import MODELS, find
 from emolab.models.model import Model
 from emolab.models.prompts import encode, render_prompts

@@ -95,7 +95,7 @@ CASES = [
         (("joy", 3), "emotions hold 3 at place 1"), (("joy", " "), "emotions hold ' ' at place 1"),
     ]),
     *each(lambda w, given: w.collect(given), [
-        ([], "are empty"), (Q.iloc[:0], "are empty"), (pd.DataFrame({"text": ["a"]}), "lack query_id, query, emotion"),
+        ([], "are empty"), (Q.iloc[:0], "is empty"), (pd.DataFrame({"text": ["a"]}), "lacks query_id, query, emotion"),
         (Q.assign(query_id="a"), "has repeated query_id"), (Q.assign(query_id=[None, "a"]), "a missing query_id"),
         (Q.assign(query=[None, "tell me"]), "queries hold (None|nan)"),
         (Q.assign(query=[" ", "tell me"]), "queries hold ' '"),
@@ -154,7 +154,7 @@ CASES = [
         ({"site": "head", "heads": "some"}, "heads are 'some'"),
     ]),
     *each(lambda w, given: w.sweep(given), [
-        (pd.DataFrame({"text": ["a"]}), "lack query_id, query"), (Q.iloc[:0], "are empty"),
+        (pd.DataFrame({"text": ["a"]}), "lacks query_id, query"), (Q.iloc[:0], "is empty"),
         (Q.assign(query_id="a"), "repeated query_id"), (Q.assign(query=[None, "tell me"]), "queries hold (None|nan)"),
     ]),
     *each(lambda w, given: w.sweep(**given), [
@@ -215,7 +215,7 @@ CASES = [
     ]),
     *each(lambda w, given: study(w, queries=given(w.queries)), [
         (lambda t: t.assign(split="train"), "both splits are needed"),
-        (lambda t: t.drop(columns="split"), "lack split"),
+        (lambda t: t.drop(columns="split"), "lacks split"),
         (lambda t: t.assign(query_id="a"), "repeated query_id"), (lambda t: 3, "are a int"),
     ]),
     *each(lambda w, given: study(w, **given), [

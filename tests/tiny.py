@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import torch
@@ -49,11 +50,16 @@ def _vocab_size() -> int:
     return len(tokenizer())
 
 
+# Two layers, as families that are close to Llama name them.
+SHAPE = dict(
+    vocab_size=_vocab_size(), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=8, bos_token_id=0, eos_token_id=1, pad_token_id=2,
+)  # fmt: skip
+
+
 def gemma2_config() -> Gemma2Config:
     """Two layers with a norm behind attention and MLP, which scales what they write token by token."""
-    fields = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, head_dim=8)
-    fields |= dict(num_key_value_heads=2, vocab_size=_vocab_size(), max_position_embeddings=128)
-    return Gemma2Config(**fields, bos_token_id=0, eos_token_id=1, pad_token_id=2, query_pre_attn_scalar=8)
+    return Gemma2Config(**SHAPE, max_position_embeddings=128, query_pre_attn_scalar=8)
 
 
 def llama_config(**changes) -> LlamaConfig:
@@ -85,6 +91,19 @@ def build(config, seed: int = 0):
                 norm = p.ndim == 1 and name.endswith("weight")
                 p.copy_(torch.randn_like(p) * 0.2 + (1.0 if norm else 0.0))
         return model
+
+
+def passes(model, monkeypatch) -> list[tuple[int, ...]]:
+    """The shapes of what the plain model reads from here on, [rows, tokens] a pass."""
+    read, forward = [], model.hf.forward
+
+    @functools.wraps(forward)
+    def counting(input_ids, *args, **options):
+        read.append(tuple(input_ids.shape))
+        return forward(input_ids, *args, **options)
+
+    monkeypatch.setattr(model.hf, "forward", counting)
+    return read
 
 
 def save(directory: Path, model, tok) -> Path:

@@ -8,7 +8,7 @@ _PUBLIC = {
     "Writing": "answers.writing",
     "collect_responses": "answers.responses",
     "generate": "answers.generation",
-    "go_on": "answers.streaming",
+    "go_on": "answers.generation",
     "load_queries": "answers.queries",
     "load_ratings": "answers.texts",
     "load_texts": "answers.texts",

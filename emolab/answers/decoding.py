@@ -79,10 +79,9 @@ def write(
             start = ids.shape[1]
             config = copy.copy(config)
             config.max_new_tokens = end - start
-            options: dict[str, Any] = {"generation_config": config}
-            told = [] if each is None else [_Told(each, first)]
             rule = _OwnTokens(penalty, own[rows], ends)
-            options["logits_processor"] = [rule, *told]
+            told = [] if each is None else [_Told(each, first)]
+            options: dict[str, Any] = {"generation_config": config, "logits_processor": [rule, *told]}
             if past is not None:
                 for edit in edits.values():
                     edit.seen = past.get_seq_length()
@@ -155,7 +154,8 @@ class _ManyEnded:
 @contextlib.contextmanager
 def _only(runner: Any, config: GenerationConfig) -> Iterator[None]:
     """Only this config counts; else `generate` fills its gaps from the model's own (repetition penalty and others)."""
-    before, runner.generation_config = runner.generation_config, config
+    before = runner.generation_config
+    runner.generation_config = config
     try:
         yield
     finally:

@@ -1,9 +1,4 @@
-"""Batched, steered, KV-cached generation.
-
->>> import emolab
->>> model = emolab.load_model("smollm2")
->>> emolab.generate(model, "Tell me about the park.", steering=emolab.Steering(vectors, {"joy": 2.0}, site="attn"))
-"""
+"""Batched, steered, KV-cached generation: whole answers, or token by token and from any token on."""
 
 from __future__ import annotations
 
@@ -20,15 +15,15 @@ from transformers import GenerationConfig
 
 from emolab.answers.decoding import Each, opened, write
 from emolab.answers.writing import Writing, need_writing
-from emolab.base.errors import EmolabError, need_model, need_number, need_texts
+from emolab.base.errors import EmolabError, need_number, need_texts
 from emolab.base.progress import progress_bar, steps
 from emolab.models.finite import not_finite
-from emolab.models.hooks import Function, Place, at_sites
+from emolab.models.hooks import Function, Place, at_sites, runs_plain
 from emolab.models.memory import halving
 from emolab.models.model import Model
 from emolab.models.prompts import Batch, check_context, encode, plan_batches, prompt_ids, render_prompts, text_ids
 from emolab.models.roles import token_roles
-from emolab.models.sites import bridge_has_hooks, runs_plain
+from emolab.models.sites import bridge_has_hooks
 from emolab.models.templates import begins_with_reasoning, ends_in_reasoning
 from emolab.steering.edits import hooked
 from emolab.steering.steering import Steering, as_rows, build_edits, needs_roles
@@ -56,7 +51,6 @@ def generate(
                  with too little memory is halved. Sampled texts are a function of seed, prompts, batch_size and device;
                  another batch composition gives other samples (batch i draws from seed + i; where one was halved, later
                  ones from other numbers). Global random state is left as it was.
-    raw          whether prompts are complete already.
 
     Runs on the plain model with hooks on its modules. Where the bridge carries hooks (inside `steered`, or your own),
     or where it is the user's own bridge, runs on the bridge, in the given order, so that those hooks count. The model's
@@ -65,7 +59,6 @@ def generate(
     another model, a steering list of another length, prompts that leave no room for the answer, or logits that are not
     finite numbers.
     """
-    need_model(model)
     # A raw prompt may be empty: it stands for BOS.
     prompts = need_texts("prompts", [prompts] if isinstance(prompts, str) else prompts, filled=not raw)
     if not prompts:
@@ -74,17 +67,14 @@ def generate(
     need_writing(writing)
     rows = per_row(model, steering, len(prompts))
     rendered = prompts if raw else render_prompts(model, prompts, templates=writing.templates)
-    config = generation_config(model, max_new_tokens, writing)
     seeds = itertools.count(writing.seed)
 
     def answer(index: list[int]) -> list[str]:
-        batch = encode(model, [rendered[i] for i in index])
+        batch = [rendered[i] for i in index]
         steerings = [rows[i] for i in index] if rows else []
         with steps(bar, len(index), max_new_tokens) as reach, _sampling(next(seeds), writing):
             each: Each = lambda ids, scores: reach(ids.shape[1])  # noqa: E731
-            ids = write_batch(model, batch, steerings, config, writing.repetition_penalty, each=each)
-        if ids is None:
-            raise not_finite(model, "the logits", prompt=rendered[index[0]])
+            ids = write_batch(model, batch, steerings, max_new_tokens, writing, each=each)
         nonlocal reasoning
         reasoning = reasoning or any(map(begins_with_reasoning, model.tokenizer.batch_decode(ids[:, :8])))
         return decoded(model, ids)
@@ -108,23 +98,81 @@ def generate(
 
 def write_batch(
     model: Model,
-    batch: Batch,
+    prompts: list[str],
     steerings: list[Steering | None],
-    config: GenerationConfig,
-    penalty: float,
+    max_new_tokens: int,
+    writing: Writing,
+    *,
+    begun: list[list[int]] | None = None,
     reads: Sequence[tuple[Place, Function]] = (),
     each: Each | None = None,
-) -> Int[Tensor, "row token"] | None:
-    """What steered rows of one batch write behind their last token; None where logits are not finite.
+) -> Int[Tensor, "row token"]:
+    """What steered rows of one batch of complete prompts write, behind the ids that they have begun with.
 
-    reads: functions at sites, given activations before they are steered. each: as `decoding.write` takes it.
+    reads: functions at sites, given activations before they are steered. each: as `decoding.write` takes it. Raises
+    EmolabError for what does not fit the model's context, and where logits are not finite.
     """
+    batch = encode(model, prompts, begun)
+    check_context(model, batch.input_ids.shape[1] + max_new_tokens)
+    config = generation_config(model, max_new_tokens, writing)
     edits, plain = edits_of(model, steerings, batch, cached=True)
     # On the plain model only emolab's hooks see tensors; those of others, on the bridge, may keep theirs.
     with torch.inference_mode(plain):
         batch, past = opened(model, steerings, batch) if plain else (batch, None)
         with at_sites(model, reads, plain=plain), hooked(model, edits, plain=plain) as runner:
-            return write(runner, batch, config, penalty, past, edits, each)
+            ids = write(runner, batch, config, writing.repetition_penalty, past, edits, each)
+    if ids is None:
+        raise not_finite(model, "the logits", prompt=prompts[0])
+    return ids
+
+
+def stream(
+    model: Model,
+    prompts: list[str],
+    *,
+    each: Each,
+    steering: list[Steering | None] | None = None,
+    begun: list[list[int]] | None = None,
+    reads: Sequence[tuple[Place, Function]] = (),
+    max_new_tokens: int = 80,
+    writing: Writing = Writing(),
+) -> list[list[int]]:
+    """The ids of one answer to each complete prompt, without the end token, as one batch; equal to `generate`'s.
+
+    >>> said = []
+    >>> ids = stream(model, render_prompts(model, ["Hi!"]), each=lambda ids, _: said.append(ids), max_new_tokens=4)
+    >>> [len(so_far[0]) for so_far in said], len(ids[0]) <= 4
+    ([0, 1, 2, 3], True)
+
+    each: called before each token, with the ids written so far [row, token] and the scores of the next one; what it
+    raises ends the writing. begun: ids that an answer begins with, which count as generated by steering, and are
+    returned, too. reads: functions at sites (`emolab.models.at_sites`), before what steering does there. Raises
+    EmolabError as `generate`.
+    """
+    begun = [[]] * len(prompts) if begun is None else begun
+    rows = per_row(model, steering, len(prompts))
+    ids = write_batch(model, prompts, rows, max_new_tokens, writing, begun=begun, reads=reads, each=each)
+    return [[*before, *row] for before, row in zip(begun, cut(model, ids), strict=True)]
+
+
+def go_on(
+    model: Model,
+    prompt: str,
+    ids: list[int],
+    *,
+    steering: Steering | None = None,
+    max_new_tokens: int = 80,
+    writing: Writing = Writing(),
+) -> str:
+    """The answer to a complete prompt that begins with these ids: another word, and what the model makes of it.
+
+    >>> go_on(model, prompt, model.tokenizer("No,").input_ids, steering=joy)                # doctest: +SKIP
+    """
+    (written,) = stream(
+        model, [prompt], each=lambda ids, scores: None, steering=[steering], begun=[ids],
+        max_new_tokens=max_new_tokens, writing=writing,
+    )  # fmt: skip
+    return model.tokenizer.decode(written, skip_special_tokens=True).strip()
 
 
 def generation_config(model: Model, max_new_tokens: int, writing: Writing) -> GenerationConfig:
@@ -170,17 +218,17 @@ def edits_of(model: Model, steerings: list[Steering | None], batch: Batch, *, ca
     n_prompt = n_tokens - batch.response_mask.sum(1)
     prompts, roles = list(zip(n_pads.tolist(), n_prompt.tolist(), strict=True)), None
     if needs_roles(steerings):
-        own = zip(batch.input_ids.tolist(), prompts, strict=True)
-        roles = token_roles(model, [ids[pad : pad + n] for ids, (pad, n) in own])
+        rows = zip(batch.input_ids.tolist(), prompts, strict=True)
+        roles = token_roles(model, [ids[pad : pad + n] for ids, (pad, n) in rows])
     edits = build_edits(model, steerings, prompts, cached, roles)
     return edits, runs_plain(model, {site for site, _ in edits})
 
 
 @contextlib.contextmanager
 def _sampling(seed: int, writing: Writing) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
+    """Sampled tokens are drawn from this seed; global random state is left as it was."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()), enabled=not writing.greedy):
         if not writing.greedy:
-            stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
             torch.manual_seed(seed)
         yield
 

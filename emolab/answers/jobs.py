@@ -92,14 +92,14 @@ def run_jobs(
     missing = [[number for number in chunk if number not in values] for chunk in plan]
     missing = [chunk for chunk in missing if chunk]
     tasks = [([jobs[number] for number in chunk],) for chunk in missing]
-    with written_bar(name, len(jobs), len(values)) as bar:
+    with written_bar(name, len(jobs), len(values)) as reach:
         results = run_chunks(model, function, tasks, shared=shared, prepare=prepare, name=name) if tasks else ()
         for done in results:
             for task, new in done.items():
                 values |= dict(zip(missing[task], new, strict=True))
             if store is not None:
                 store.write(values)
-            bar.reach(len(values))
+            reach(len(values))
     return [values[number] for number in range(len(jobs))]
 
 
@@ -163,12 +163,9 @@ def _write(model: Model, shared: tuple[list[Steering | None], int], jobs: list[t
 
 def _light(steerings: list[Steering | None]) -> list[Steering | None]:
     """The same steerings, their vectors without what they do not use: these travel to every worker."""
-    sites: dict[int, set[str]] = {}
-    for steering in steerings:
-        if steering is not None:
-            sites.setdefault(id(steering.vectors), set()).add(steering.site)
-    vectors = {id(steering.vectors): steering.vectors for steering in steerings if steering is not None}
-    light = {
-        key: replace(v, data={site: v.data[site] for site in sites[key]}, means=None) for key, v in vectors.items()
-    }
+    given = [steering for steering in steerings if steering is not None]
+    light = {}
+    for key, vectors in {id(steering.vectors): steering.vectors for steering in given}.items():
+        sites = {steering.site for steering in given if steering.vectors is vectors}
+        light[key] = replace(vectors, data={site: vectors.data[site] for site in sites}, means=None)
     return [s if s is None else replace(s, vectors=light[id(s.vectors)]) for s in steerings]

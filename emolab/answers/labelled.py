@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from emolab.answers.text_files import IDS, LINES, fold, read_file
+from emolab.answers.text_files import IDS, LINES, read_file
 from emolab.base.errors import EmolabError, is_text, need_texts, shown
-from emolab.base.labels import EMOTIONS, need_labels
+from emolab.base.labels import EMOTIONS, fold, need_labels
 from emolab.base.storage import user_path
 from emolab.vectors.token_rule import whole_starts
 
@@ -125,14 +125,14 @@ def _of_columns(table: pd.DataFrame) -> pd.DataFrame:
         if name in (*COLUMNS, *_ABOUT) or re.fullmatch(r"(unnamed: \d+)?", fold(name)):
             continue
         values = table.iloc[:, number]
-        told = values.map(lambda x: str(x).lower(), na_action="ignore")
-        odd = ~told.isin(_YES | _NO).to_numpy()
+        flags = values.map(lambda x: str(x).lower(), na_action="ignore")
+        odd = ~flags.isin(_YES | _NO).to_numpy()
         if values.notna().any() and not odd[values.notna()].any() or fold(name) in known:
             if odd.any():
                 row = odd.argmax()
                 what = "no value" if pd.isna(values.iloc[row]) else shown(values.iloc[row])
                 raise EmolabError(f"column {name!r} has {what} in row {row}; expected 0 or 1")
-            carried.append((str(name), told.isin(_YES).to_numpy()))
+            carried.append((str(name), flags.isin(_YES).to_numpy()))
     if len(carried) < 2:
         raise EmolabError(_lacks(table, "label"))
     by_text = np.stack([by for _, by in carried], axis=1)
@@ -218,9 +218,9 @@ def _warn_of_doubles(table: pd.DataFrame, *, repeated: bool) -> None:
         other = label_of.setdefault(text, row)
         if labels[other] != label:
             torn.append(f"row {other} ({labels[other]}) is row {row} ({label}): {shown(table['text'].iloc[row])}")
-    found = [(again, "stand there more than once"), (torn, "stand under several labels")]
     if again or torn:
-        told = "; ".join(f"{len(rows)} texts {what} ({rows[0]})" for rows, what in found if rows)
+        doubles = {"stand there more than once": again, "stand under several labels": torn}
+        told = "; ".join(f"{len(rows)} texts {what} ({rows[0]})" for what, rows in doubles.items() if rows)
         warnings.warn(f"{told}; each row counts, so leave out those that should not", stacklevel=4)
     for longer in dict.fromkeys(labels):
         inner = {longer[:i] + longer[i + 1 :] for i in range(1, len(longer))} if longer.isalpha() else set()

@@ -1,9 +1,5 @@
 """How likely a model finds given texts: what it predicts at their tokens, teacher forced.
 
->>> from emolab.answers.logprobs import token_logprobs
->>> logprobs = token_logprobs(model, render_prompts(model, ["Tell me about the park."]), ["It was quiet."])
->>> perplexity = np.exp(-logprobs[0].mean())
-
 Scores ask about many texts behind few prompts. Such a prompt is read once and its keys and values are handed to all of
 its texts, as `emolab.answers.decoding` does when it writes them.
 """
@@ -22,7 +18,7 @@ from transformers import DynamicCache
 
 from emolab.answers.decoding import steered_early
 from emolab.answers.generation import edits_of, per_row
-from emolab.base.errors import EmolabError, need_model, need_texts
+from emolab.base.errors import EmolabError, need_texts
 from emolab.models.finite import need_finite
 from emolab.models.hooks import forward
 from emolab.models.memory import halving
@@ -53,7 +49,6 @@ def token_logprobs(
     last position of the whole text only: pass steering= here instead). A text without tokens gives an empty array; a
     token that nothing precedes, NaN. Raises EmolabError as `generate` and `encode` do.
     """
-    need_model(model)
     prompts, texts = need_texts("prompts", prompts), need_texts("texts", texts)
     if len(prompts) != len(texts):
         raise EmolabError(f"{len(prompts)} prompts and {len(texts)} texts; expected as many of both")
@@ -133,10 +128,10 @@ def _behind_shared(
     past = new_cache(model) if plain else None
     if past is None:
         return None
-    once = encode(model, unique)
-    once, past = begin(model, once) or (once, past)
+    leads = encode(model, unique)
+    leads, past = begin(model, leads) or (leads, past)
     rows = torch.tensor([unique.index(prompt) for prompt in prompts], device=model.device)
-    read_prompts(model, past, once, rows)
+    read_prompts(model, past, leads, rows)
     # From the last token of the prompt to the last but one of the text: the tokens that predict the text's.
     ids = text_ids(model, texts)
     size = max(1, *map(len, ids))
@@ -144,8 +139,8 @@ def _behind_shared(
     last = batch.input_ids[:, -1].tolist()
     predicting = [([token, *row[:-1]] + [token] * size)[:size] for token, row in zip(last, ids, strict=True)]
     looked_at = [[1] * max(1, len(row)) + [0] * (size - max(1, len(row))) for row in ids]
-    inputs = torch.cat([once.input_ids[rows, :-1], torch.tensor(predicting, device=model.device)], 1)
-    mask = torch.cat([once.attention_mask[rows, :-1], torch.tensor(looked_at, device=model.device)], 1)
+    inputs = torch.cat([leads.input_ids[rows, :-1], torch.tensor(predicting, device=model.device)], 1)
+    mask = torch.cat([leads.attention_mask[rows, :-1], torch.tensor(looked_at, device=model.device)], 1)
     logits = _steered_on(model, edits, replace(batch, input_ids=inputs, attention_mask=mask), past, size)
     return [row[: len(text)] for row, text in zip(logits, ids, strict=True)]
 
@@ -167,19 +162,20 @@ def plan_texts(
     """
     if not len(prompts) or (batch_size is not None and len(prompts) <= batch_size):
         return [list(range(len(prompts)))] if len(prompts) else []
-    before, own = prompt_ids(model, prompts), text_ids(model, texts)
-    whole = [len(a) + len(b) for a, b in zip(before, own, strict=True)]
-    check_context(model, max(whole))
+    n_prompt = [len(ids) for ids in prompt_ids(model, prompts)]
+    n_text = [len(ids) for ids in text_ids(model, texts)]
+    n_all = [a + b for a, b in zip(n_prompt, n_text, strict=True)]
+    check_context(model, max(n_all))
     if bridge_has_hooks(model):  # they may be one per row: keep the given order
-        return plan_batches(model, [max(whole)] * len(whole), batch_size, logits=True)
+        return plan_batches(model, [max(n_all)] * len(n_all), batch_size, logits=True)
     count = Counter(prompts)
-    shared = [i for i, prompt in enumerate(prompts) if count[prompt] > 1 and pays(len(before[i]))]
-    shared.sort(key=lambda i: (len(before[i]), prompts[i], len(own[i])))
+    shared = [i for i, prompt in enumerate(prompts) if count[prompt] > 1 and pays(n_prompt[i])]
+    shared.sort(key=lambda i: (n_prompt[i], prompts[i], n_text[i]))
     single = sorted(set(range(len(prompts))) - set(shared))
     # Of texts behind shared prompts only these are computed, but the cache holds both.
-    longest = max((max(len(own[i]) + 1, whole[i] // _CACHED) for i in shared), default=0)
+    longest = max((max(n_text[i] + 1, n_all[i] // _CACHED) for i in shared), default=0)
     plan = plan_batches(model, [longest] * len(shared), batch_size, logits=True)
-    rest = plan_batches(model, [whole[i] for i in single], batch_size, logits=True)
+    rest = plan_batches(model, [n_all[i] for i in single], batch_size, logits=True)
     return [[shared[k] for k in index] for index in plan] + [[single[k] for k in index] for index in rest]
 
 
@@ -191,7 +187,6 @@ def next_token_kl(
     steering: Steering | list[Steering | None] | None = None,
     other: Model | None = None,
     other_prompts: Sequence[str] | None = None,
-    batch_size: int | None = None,
     held: dict[tuple[str, str], Tensor] | None = None,
 ) -> list[Float[np.ndarray, " token"]]:
     """KL(changed || plain) in nats at every token of each text, teacher forced: one array a text.
@@ -223,13 +218,13 @@ def next_token_kl(
     n_tokens = [len(ids) for ids in text_ids(model, texts)]
     longer = [max(pair, key=len) for pair in zip(prompts, changed_prompts, strict=True)]
     out: list[np.ndarray] = [np.empty(0)] * len(prompts)
-    for index in plan_texts(model, longer, texts, batch_size):
+    for index in plan_texts(model, longer, texts):
         plain = {} if held is None else held
         asked = dict.fromkeys((prompts[i], texts[i]) for i in index)  # many settings are asked about the same texts
         pairs = [pair for pair in asked if pair not in plain]
         if pairs:
-            once = text_logits(model, [prompt for prompt, _ in pairs], [text for _, text in pairs], [])
-            plain.update(zip(pairs, once, strict=True))
+            unsteered = text_logits(model, [prompt for prompt, _ in pairs], [text for _, text in pairs], [])
+            plain.update(zip(pairs, unsteered, strict=True))
         steerings = [rows[i] for i in index] if rows else []
         new = text_logits(changed, [changed_prompts[i] for i in index], [texts[i] for i in index], steerings)
         for i, p in zip(index, new, strict=True):

@@ -1,11 +1,4 @@
-"""Query sets: the questions and situations put to a model, bundled or the user's own.
-
->>> from emolab import load_queries
->>> load_queries({"joy": ["How was the party?"], "neutral": ["What is a map?"]})[["query_id", "emotion"]]
-  query_id  emotion
-0   u-0001      joy
-1   u-0002  neutral
-"""
+"""Query sets: the questions and situations put to a model, bundled or the user's own."""
 
 from __future__ import annotations
 
@@ -17,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from emolab.base.errors import EmolabError, FileError, is_text, need_number, need_table, need_texts
-from emolab.base.labels import NEUTRAL
+from emolab.base.labels import NEUTRAL, fold
 from emolab.base.storage import read_json, user_path
 from emolab.data import FOLDER
 
@@ -35,6 +28,13 @@ def load_queries(
     against: pd.DataFrame | str | Path | list | dict | None = None,
 ) -> pd.DataFrame:
     """Load queries as a tidy table.
+
+    >>> load_queries("general", split="train", n=12)["emotion"].value_counts().unique()
+    array([2])
+    >>> load_queries({"joy": ["How was the party?"], "neutral": ["What is a map?"]})[["query_id", "emotion"]]
+      query_id  emotion
+    0   u-0001      joy
+    1   u-0002  neutral
 
     Args:
         source: `"general"` (situations that evoke an emotion, and plain questions) or `"everyday"` (open questions that
@@ -66,17 +66,12 @@ def load_queries(
     Raises:
         EmolabError: no such set or file, a format that is neither of the above, an empty query, an empty split, fewer
             than n queries.
-
-    >>> load_queries("general", split="train", n=12)["emotion"].value_counts().unique()
-    array([2])
-    >>> len(load_queries(["What is a map?", "What is a boat?"]))
-    2
     """
     if n is not None:
         need_number("n", n, 1, whole=True)
-    prefix = _ID_LETTERS.get(str(source), "u") if isinstance(source, str | Path) else "u"
     name, table = _named_rows(source)
-    folded = table["query"].map(_fold)
+    prefix = _ID_LETTERS.get(str(source), "u")
+    folded = table["query"].map(fold)
     notes = []
     repeated = table.assign(query=folded).duplicated(["query", "emotion"])
     if repeated.any():
@@ -84,7 +79,7 @@ def load_queries(
     if against is not None:
         known = against if isinstance(against, pd.DataFrame) else _named_rows(against)[1]
         need_table(known, ("query",), "emolab.load_queries")
-        seen = folded.isin(set(known["query"].map(_fold)))
+        seen = folded.isin(set(known["query"].map(fold)))
         prefix = "e"
         table["split"] = np.where(seen, "train", "heldout")
         if seen.any():
@@ -126,10 +121,7 @@ def query_table(queries: Any, columns: tuple[str, ...] = ("query_id", "query")) 
     """A table as it is, anything else through `load_queries`; EmolabError unless each row has its own id and a text."""
     if not isinstance(queries, pd.DataFrame):
         return load_queries(queries)
-    missing = [c for c in columns if c not in queries]
-    if missing or queries.empty:
-        what = f"lack {', '.join(missing)}" if missing else "are empty; expected at least one query"
-        raise EmolabError(f"queries {what}; use load_queries, or one row and one query_id for each query")
+    need_table(queries, columns, "load_queries, or has one row and one query_id for each query")
     ids = queries["query_id"]
     if ids.duplicated().any() or ids.isna().any():
         odd = "a missing query_id" if ids.isna().any() else f"repeated query_id {ids[ids.duplicated()].iloc[0]!r}"
@@ -138,26 +130,17 @@ def query_table(queries: Any, columns: tuple[str, ...] = ("query_id", "query")) 
     return queries
 
 
-def _fold(text: str) -> str:
-    return " ".join(text.casefold().split())
-
-
 def _named_rows(source: object) -> tuple[str, pd.DataFrame]:
     """What errors and warnings call it, and its queries as they are, without ids."""
     name = "these queries"
     if isinstance(source, str | Path):
         name = f"queries {str(source)!r}"
-        source = _read(source)
+        path = BUNDLED.get(str(source), user_path(source))
+        if not path.is_file():
+            names = ", ".join(f'"{known}"' for known in BUNDLED)
+            raise FileError(f"no queries at {str(source)!r}; give {names}, the path of a JSON file, or a list")
+        source = read_json(path, _EXPECTED)
     return name, pd.DataFrame(_records(source, name), columns=list(COLUMNS[1:]))
-
-
-def _read(source: str | Path) -> object:
-    """The JSON behind a bundled name or a path."""
-    path = BUNDLED.get(str(source), user_path(source))
-    if not path.is_file():
-        names = ", ".join(f'"{name}"' for name in BUNDLED)
-        raise FileError(f"no queries at {str(source)!r}; give {names}, the path of a JSON file, or a list of queries")
-    return read_json(path, _EXPECTED)
 
 
 def _records(source: object, name: str) -> list[dict]:

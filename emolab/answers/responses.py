@@ -19,7 +19,7 @@ from emolab.answers.jobs import Store, prompts_of, write_texts
 from emolab.answers.labelled import labelled
 from emolab.answers.queries import query_table
 from emolab.answers.writing import Writing, need_writing
-from emolab.base.errors import EmolabError, need_model, need_texts
+from emolab.base.errors import EmolabError, need_texts
 from emolab.base.folders import alone
 from emolab.base.labels import EMOTIONS, NEUTRAL, NEUTRAL_QUERY, need_labels, order
 from emolab.base.storage import digest, user_path, write_table
@@ -52,14 +52,12 @@ def collect_responses(
         pairing: `"all"` asks every query under neutral and every emotion, so that the vectors of two emotions come from
             the same queries; `"own"` asks a query labelled `e` under neutral and `e` only (as arXiv 2502.04075 does)
             and neutral queries under all. Under `"own"`, queries with a label outside `emotions` are left out.
-        writing: how each token is chosen (`emolab.Writing`), the same in every condition and kept beside the texts, and
-            `templates`, the user turn of each condition: `{"neutral": "{query}", "joy": "Be glad. {query}"}`. Sampled
-            texts are a function of its seed and of batch_size.
+        writing: how each token is chosen, the same in every condition, and the wording of each (`emolab.Writing`); it
+            is kept beside the texts.
 
     Returns:
-        One row a response, columns `query_id, situation, query, emotion, condition, prompt, text, n_tokens`:
-        `situation` is the query's (queries of one situation are resampled together), `prompt` the complete rendered
-        prompt, `n_tokens` the length of `text` in tokens.
+        One row a response, columns `query_id, situation, query, emotion, condition, prompt, text, n_tokens`: `prompt`
+        is the complete rendered prompt, `n_tokens` the length of `text` in tokens.
 
     Raises:
         EmolabError: unknown pairing, no query left, or `out` holds responses collected with other settings.
@@ -131,15 +129,17 @@ def responses_from_texts(
         need_texts("query", [query], filled=True)
     table = labelled(texts)
     topics = table["topic"].astype(str) if "topic" in table else [f"t-{i:04d}" for i in range(1, len(table) + 1)]
-    responses = pd.DataFrame({"query_id": topics, "emotion": table["label"], "condition": table["label"]})
-    responses = responses.assign(
-        situation="",
-        query="" if query in (None, NEUTRAL_QUERY) else query,
-        prompt="" if query is None else None,
-        text=table["text"],
-        n_tokens=None,
-    )
-    responses = _tidy(responses)
+    columns = {
+        "query_id": topics,
+        "situation": "",
+        "query": "" if query in (None, NEUTRAL_QUERY) else query,
+        "emotion": table["label"],
+        "condition": table["label"],
+        "prompt": "" if query is None else None,
+        "text": table["text"],
+        "n_tokens": None,
+    }
+    responses = _tidy(pd.DataFrame(columns))
     return responses.assign(start=table["start"].astype("int64")) if "start" in table else responses
 
 
@@ -147,7 +147,6 @@ def _plan(model: Model, queries: Any, emotions: Any, pairing: str, writing: Writ
     """One row for each response wanted, with its rendered prompt; query by query, neutral first."""
     if pairing not in ("all", "own"):
         raise EmolabError(f"unknown pairing {pairing!r}; it is 'all' or 'own'")
-    need_model(model)
     emotions = need_texts("emotions", [emotions] if isinstance(emotions, str) else emotions, filled=True)
     emotions = [e for e in dict.fromkeys(emotions) if e != NEUTRAL]
     need_labels(emotions, "emotions")
@@ -155,14 +154,14 @@ def _plan(model: Model, queries: Any, emotions: Any, pairing: str, writing: Writ
         raise EmolabError("collect_responses needs at least one emotion beside 'neutral'; give emotions=('joy', ...)")
     queries = query_table(queries, ("query_id", "query", "emotion"))
     queries = queries.assign(situation=queries["situation"].fillna("") if "situation" in queries else "")
-    rows = []
-    for query in queries[["query_id", "situation", "query", "emotion"]].to_dict("records"):
-        everything = pairing == "all" or query["emotion"] == NEUTRAL
-        asked = [emotion for emotion in emotions if everything or emotion == query["emotion"]]
-        rows += [{**query, "condition": condition} for condition in ([NEUTRAL, *asked] if asked else [])]
-    if not rows:
+    conditions = pd.DataFrame({"condition": [NEUTRAL, *emotions]})
+    plan = queries[["query_id", "situation", "query", "emotion"]].merge(conditions, how="cross")
+    if pairing == "own":
+        plan = plan[plan["emotion"].isin(conditions["condition"])]
+        of_query = (plan["condition"] == NEUTRAL) | (plan["condition"] == plan["emotion"])
+        plan = plan[of_query | (plan["emotion"] == NEUTRAL)].reset_index(drop=True)
+    if plan.empty:
         raise EmolabError(f"no query is labelled {', '.join(emotions)} or neutral; use pairing='all' or other emotions")
-    plan = pd.DataFrame(rows)
     return plan.assign(prompt=prompts_of(model, list(plan["query"]), list(plan["condition"]), writing))
 
 

@@ -1,8 +1,5 @@
 """Files of texts as people have them: commas, semicolons, tabs or bars, JSON, parquet, GoEmotions as published.
 
->>> read_file(Path("texts.csv")).columns.to_list()                                         # doctest: +SKIP
-['label', 'text']
-
 What is a label and what a text is for `answers.labelled` to say.
 """
 
@@ -11,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,8 @@ from typing import Any
 import pandas as pd
 
 from emolab.base.errors import FileError, shown
+from emolab.base.labels import fold
+from emolab.base.storage import parse_json
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 LINES = re.compile(r"\r\n|\r|\n")  # what ends a line of a file; str.splitlines knows more, which stand in texts
@@ -30,7 +28,8 @@ def read_file(path: Path) -> Any:
     """What a file holds: a table, of a file with separators as strings, each row with as many fields as there are
     columns; of JSON {label: [text]} or a list of records. FileError, with the line, for what cannot be read.
 
-    >>> read_file(Path("texts.csv"))                                                       # doctest: +SKIP
+    >>> read_file(Path("texts.csv")).columns.to_list()                                     # doctest: +SKIP
+    ['label', 'text']
     """
     if path.suffix.lower() in _PARQUET:
         try:
@@ -41,11 +40,11 @@ def read_file(path: Path) -> Any:
     if path.suffix.lower() in _JSON:
         return _json(content, path)
     content = content.lstrip("\r\n")
-    told = re.match(r"sep=(.)(?:\r\n|\r|\n)", content)  # as Excel writes it
-    content = content[told.end() :] if told else content
+    named = re.match(r"sep=(.)(?:\r\n|\r|\n)", content)  # as Excel writes it
+    content = content[named.end() :] if named else content
     top = LINES.split(content, maxsplit=1)[0]
     widths: dict[str, int] = {}
-    for separator in told[1] if told else _SEPARATORS:
+    for separator in named[1] if named else _SEPARATORS:
         with contextlib.suppress(csv.Error):  # a field of more than 128 kB
             header = [fold(name) for name in next(csv.reader([top], delimiter=separator), [])]
             if "text" in header:
@@ -95,7 +94,7 @@ def _json(content: str, path: Path) -> Any:
     values = []
     for number, part in lines if by_line else [(1, content)]:
         try:
-            values.append(json.loads(part, object_pairs_hook=_each_once))
+            values.append(parse_json(part))
         except (ValueError, RecursionError) as error:
             raise FileError(
                 f"cannot read {path} as JSON (from line {number} on: {error}); expected {{label: [text, ...]}}, or "
@@ -108,14 +107,6 @@ def _json(content: str, path: Path) -> Any:
         except ValueError as error:
             raise FileError(f"the columns in {path} do not fit each other ({error}); get the file again") from error
     return value
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):  # the last of them would win, and the others be lost
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{max(names, key=names.count)!r} stands there twice in one object")
-    return found
 
 
 def _records(content: str, path: Path, separator: str, *, quoted: bool = True) -> pd.DataFrame:
@@ -152,7 +143,3 @@ def _goemotions(content: str, path: Path, top: str) -> pd.DataFrame:
             "line that names the columns label and text, or GoEmotions as published"
         )
     return pd.DataFrame(rows, columns=["text", "labels", "id"])
-
-
-def fold(name: Any) -> str:
-    return " ".join(str(name).split()).casefold()

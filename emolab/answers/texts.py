@@ -1,11 +1,4 @@
-"""Written texts to extract vectors from, and human ratings of emotion words; all bundled, read without a model.
-
->>> from emolab import load_texts
->>> load_texts("topics", split="train").groupby("label").size().loc["joy"].item()
-30
->>> load_texts("frames", labels=["joy", "nostalgia"]).loc[1, "text"]
-'There was nostalgia in his voice when he spoke. Everyone in the room turned to him.'
-"""
+"""Written texts to extract vectors from, and human ratings of emotion words; all bundled, read without a model."""
 
 from __future__ import annotations
 
@@ -26,8 +19,10 @@ _SLOT = "{e}"  # where a frame takes the emotion word
 def load_texts(name: str, *, split: str | None = None, labels: Sequence[str] | str | None = None) -> pd.DataFrame:
     """Load a bundled set of labelled texts as a tidy table, for `responses_from_texts`.
 
-    >>> texts = load_texts("topics", split="train")
-    >>> responses = emolab.responses_from_texts(load_texts("frames", labels=["joy", "awe", "shame"]))   # doctest: +SKIP
+    >>> load_texts("topics", split="train").groupby("label").size().loc["joy"].item()
+    30
+    >>> load_texts("frames", labels=["joy", "nostalgia"]).loc[1, "text"]
+    'There was nostalgia in his voice when he spoke. Everyone in the room turned to him.'
 
     Args:
         name: `"topics"`: 40 everyday topics, each told under anger, disgust, fear, joy, sadness and neutral in about 38

@@ -1,22 +1,18 @@
-"""How answers are asked for and written, one object wherever that is: greedy, with a repetition penalty, by default.
-
->>> from emolab import Writing, generate
->>> generate(model, "Tell me about the park.")                                             # as Writing() says
->>> generate(model, "Tell me about the park.", writing=Writing(temperature=0.7, top_p=0.9, seed=1))
-"""
+"""How answers are asked for and written, one object wherever that is: greedy, with a repetition penalty, by default."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from emolab.base.errors import EmolabError, need_number, shown
+from emolab.base.errors import EmolabError, need_number, need_texts, shown
 
 
 @dataclass(frozen=True, repr=False)
 class Writing:
     """How answers are asked for, and how each next token is chosen.
 
+    >>> emolab.generate(model, "Tell me about the park.", writing=Writing(temperature=0.7, top_p=0.9, seed=1))
     >>> Writing(temperature=0.7, top_p=0.9).greedy, Writing(batch_size=8) == Writing()
     (False, True)
 
@@ -52,10 +48,7 @@ class Writing:
             raise EmolabError("top_p is 0; expected a number above 0, up to 1")
         need_number("repetition_penalty", self.repetition_penalty, 1)
         need_number("seed", self.seed, whole=True)
-        if isinstance(self.forbidden, str) or not all(
-            isinstance(word, str) and word.strip() for word in self.forbidden
-        ):
-            raise EmolabError(f"forbidden is {shown(self.forbidden)}; expected words such as ('joy', 'joyful')")
+        need_texts("forbidden words", self.forbidden, filled=True)
         if self.batch_size is not None:
             need_number("batch_size", self.batch_size, 1, whole=True)
 

@@ -21,13 +21,7 @@ from typing import Any
 
 
 class EmolabError(ValueError):
-    """Bad input or a broken promise: the message says what was wrong, what was expected and what to do.
-
-    >>> raise EmolabError("unknown emotion 'jo'; these vectors hold anger, joy; check the spelling")
-    Traceback (most recent call last):
-    ...
-    emolab.base.errors.EmolabError: unknown emotion 'jo'; these vectors hold anger, joy; check the spelling
-    """
+    """Bad input or a broken promise: the message says what was wrong, what was expected and what to do."""
 
 
 class FileError(EmolabError):
@@ -55,6 +49,15 @@ def shown(value: Any) -> str:
     value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value  # not np.float64(7.0)
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its kind where it says nothing.
+
+    >>> first_line(ValueError("no such file\\nCall somebody.")), first_line(MemoryError())
+    ('no such file', 'MemoryError')
+    """
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def is_text(value: Any, *, filled: bool = False) -> bool:

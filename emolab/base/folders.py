@@ -1,9 +1,4 @@
-"""One process at a time writes into a run's folder; what a killed one left half written there is cleared away.
-
->>> from emolab.base.folders import writing
->>> with writing("runs/smollm2"):                                                 # doctest: +SKIP
-...     ...
-"""
+"""One process at a time writes into a run's folder; what a killed one left half written there is cleared away."""
 
 from __future__ import annotations
 

@@ -1,11 +1,4 @@
-"""Names, order, colours and markers of emotions: one emotion, one colour and one marker everywhere.
-
->>> from emolab.base.labels import EMOTIONS, color, marker
->>> EMOTIONS
-('anger', 'disgust', 'fear', 'joy', 'sadness')
->>> color("joy"), marker("joy")
-('#E69F00', 'o')
-"""
+"""Names, order, colours and markers of emotions: one emotion, one colour and one marker everywhere."""
 
 from __future__ import annotations
 
@@ -37,9 +30,7 @@ _MORE_COLORS = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
 _MORE_MARKERS = ("*", "X", "p", "h", "<", ">", "8", "d", "H", "o")
-
-
-_NO_LABELS = {"all", "mean", "shared"}
+_NO_LABELS = {"all", "mean", "shared"}  # in tables these mean several emotions
 
 
 def order(labels: Iterable[str]) -> list[str]:
@@ -66,16 +57,6 @@ def styles(labels: Iterable[str]) -> dict[str, tuple[str, str]]:
     return {x: _STYLE.get(x) or more[x] for x in labels}
 
 
-def color(label: str) -> str:
-    """The colour of one label, as hex."""
-    return styles([label])[label][0]
-
-
-def marker(label: str) -> str:
-    """The matplotlib marker of one label."""
-    return styles([label])[label][1]
-
-
 def head_name(layer: int, head: int) -> str:
     """An attention head's name, both numbers from 0.
 
@@ -92,6 +73,15 @@ def neuron_name(layer: int, neuron: int) -> str:
     'L18N734'
     """
     return f"L{layer}N{neuron}"
+
+
+def fold(text: object) -> str:
+    """A text without its case, and with one space for all white space: equal where texts differ by these alone.
+
+    >>> fold(" Very  GLAD")
+    'very glad'
+    """
+    return " ".join(str(text).split()).casefold()
 
 
 def need_labels(labels: Sequence[str], where: str) -> None:
@@ -113,7 +103,7 @@ case, space or coding; write them alike
     known = {NEUTRAL: NEUTRAL}
     for label, row in first.items():
         seen = "".join(c for c in unicodedata.normalize("NFKC", label) if unicodedata.category(c) != "Cf")
-        other = known.setdefault(" ".join(seen.split()).casefold(), label)
+        other = known.setdefault(fold(seen), label)
         if other == label:
             continue
         if other in first:

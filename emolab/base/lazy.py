@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
-def on_use(module: str, holders: Mapping[str, str], told: Iterable[str] = ()) -> Callable[[str], Any]:
-    """A room's `__getattr__`. holders: {name: module below emolab}, itself where both are one; told: with the error.
+def on_use(module: str, holders: Mapping[str, str], listed: Iterable[str] = ()) -> Callable[[str], Any]:
+    """A room's `__getattr__`. holders: {name: module below emolab}, itself where both are one; listed: with the error.
 
     >>> on_use("emolab.base", {"shown": "base.errors"})("shown").__name__
     'shown'
@@ -19,10 +19,10 @@ def on_use(module: str, holders: Mapping[str, str], told: Iterable[str] = ()) ->
         if name not in holders:
             if not name.startswith("_") and importlib.util.find_spec(f"{module}.{name}"):
                 return importlib.import_module(f"{module}.{name}")  # a file of this room
-            known = f"; it has {', '.join(told)}" if told else ""
-            raise AttributeError(f"module {module!r} has no attribute {name!r}{known}")
-        found = importlib.import_module(f"emolab.{holders[name]}")
-        return found if holders[name] == name else getattr(found, name)
+            has = f"; it has {', '.join(listed)}" if listed else ""
+            raise AttributeError(f"module {module!r} has no attribute {name!r}{has}")
+        holder = importlib.import_module(f"emolab.{holders[name]}")
+        return holder if holders[name] == name else getattr(holder, name)
 
     return get
 

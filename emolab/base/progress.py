@@ -1,8 +1,4 @@
-"""Progress bars: tqdm's, one at a time, which one switch turns off, and which move with every batch of texts.
-
->>> import emolab
->>> emolab.set_progress(False)
-"""
+"""Progress bars: tqdm's, one at a time, which one switch turns off, and which move with every batch of texts."""
 
 from __future__ import annotations
 
@@ -26,7 +22,7 @@ _waiting: ContextVar[Callable[[int], Any] | None] = ContextVar("waiting", defaul
 def set_progress(shown: bool) -> None:
     """Show progress bars and the lines of a study from here on, or none at all.
 
-    >>> set_progress(False)
+    >>> emolab.set_progress(False)
 
     EMOLAB_PROGRESS=0 in the environment does the same from the start.
     """
@@ -64,28 +60,21 @@ def tracked(items: Iterable[T], desc: str, unit: str) -> Iterator[T]:
             bar.update(1)
 
 
-class _Texts:
-    """A bar of texts that are written in chunks, each of several batches."""
-
-    def __init__(self, bar: tqdm, initial: int) -> None:
-        self._bar, self._n = bar, initial
-
-    def add(self, n: int) -> None:
-        self._bar.update(n)
-        self._n += n
-
-    def reach(self, n: int) -> None:
-        """n texts are there by now, some of which the bar may have counted batch by batch."""
-        self.add(n - self._n)
-
-
 @contextlib.contextmanager
-def written_bar(desc: str, total: int, initial: int = 0) -> Iterator[_Texts]:
-    """A bar over `total` texts that moves with every batch which `generate` writes inside, in this process."""
-    with progress_bar(desc, total, initial=initial) as bar:
-        texts = _Texts(bar, initial)
-        with held(_waiting, texts.add):
-            yield texts
+def written_bar(desc: str, total: int, initial: int = 0) -> Iterator[Callable[[int], None]]:
+    """A bar over `total` texts that moves with every batch which `generate` writes inside, in this process.
+
+    It yields what to call with the number of texts that are there by now, some of which the bar may have counted.
+    """
+    counted = initial
+
+    def add(n: int) -> None:
+        nonlocal counted
+        bar.update(n)
+        counted += n
+
+    with progress_bar(desc, total, initial=initial) as bar, held(_waiting, add):
+        yield lambda n: add(n - counted)
 
 
 @contextlib.contextmanager
@@ -95,15 +84,15 @@ def steps(bar: tqdm, n_texts: int, n_steps: int) -> Iterator[Callable[[int], Non
     The bar, and one that waits for texts (`written_bar`), move as if the texts came one by one: by all of them in the
     end, and by none where the batch fails.
     """
-    updates = [bar.update, *([] if (waiting := _waiting.get()) is None else [waiting])]
-    told = 0
+    updates = [update for update in (bar.update, _waiting.get()) if update is not None]
+    counted = 0
 
     def reach(step: int) -> None:
-        nonlocal told
+        nonlocal counted
         texts = n_texts * min(step, n_steps) // n_steps
-        for update in updates if texts != told else ():
-            update(texts - told)
-        told = texts
+        for update in updates if texts != counted else ():
+            update(texts - counted)
+        counted = texts
 
     try:
         yield reach

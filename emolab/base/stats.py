@@ -2,9 +2,6 @@
 
 Two questions about the same library are not two independent draws. Everything here takes `clusters` (the situation of
 each query, from `clusters_of`) and resamples, or flips the sign of, whole clusters.
-
->>> clusters = clusters_of(scored).loc[differences.index]
->>> bootstrap_ci(differences, np.nanmean, clusters=clusters), sign_flip(differences, clusters=clusters)
 """
 
 from __future__ import annotations
@@ -20,11 +17,12 @@ from scipy.stats import false_discovery_control, hmean, norm, permutation_test, 
 
 from emolab.base.errors import EmolabError, need_number
 
-LOST = 0.2  # of the draws may lack a value; with a value in one cluster alone a quarter or more of them do
+_LEVEL = 0.95  # of every interval
+_LOST = 0.2  # of the draws may lack a value; with a value in one cluster alone a quarter or more of them do
 
 
-def interval(values: Any, *, clusters: Any = None, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Confidence interval of the mean of one value per query; NaN values are left out.
+def interval(values: Any, *, clusters: Any = None, seed: int = 0) -> tuple[float, float]:
+    """95 % confidence interval of the mean of one value per query; NaN values are left out.
 
     >>> interval([1, 1, 1, 1])          # four hits of four: not certainty
     (0.510..., 1.0)
@@ -33,18 +31,17 @@ def interval(values: Any, *, clusters: Any = None, level: float = 0.95, seed: in
     of queries in place of their number (Dean and Pagano 2015): n over the design effect of the clusters, and where all
     agree, so that none can be estimated, as if a cluster were one query. Other values get `bootstrap_ci`.
     """
-    need_number("level", level, 0, 1)
     values = np.asarray(values, dtype=float)
     known = ~np.isnan(values)
     codes, values = _codes(len(values), clusters)[known], values[known]
     k = len(np.unique(codes))
     if np.isin(values, (0, 1)).all() and k:
-        return _wilson(values, codes, level)
+        return _wilson(values, codes)
     if k < 2:
         return float("nan"), float("nan")
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
-    _, low, high = bootstrap_ci(values, np.mean, clusters=codes, n=2000, level=level, seed=seed)
+    _, low, high = bootstrap_ci(values, np.mean, clusters=codes, n=2000, seed=seed)
     return float(low), float(high)
 
 
@@ -54,17 +51,15 @@ def bootstrap_ci(
     *,
     clusters: Any = None,
     n: int = 1000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A statistic of values [query, ...] and its interval, queries (or whole clusters) drawn with replacement.
+    """A statistic of values [query, ...] and its 95 % interval, queries (or whole clusters) drawn with replacement.
 
     >>> value, lo, hi = bootstrap_ci(table, lambda rows: np.nanmean(rows, axis=0))         # of every column at once
 
     statistic takes rows [query, ...], as many as a draw holds, and returns an array. Bounds are those of `expanded`.
     """
     need_number("n", n, 1, whole=True)
-    need_number("level", level, 0, 1)
     values = np.asarray(values, dtype=float)
     codes = _codes(len(values), clusters)
     k = codes.max(initial=-1) + 1
@@ -75,11 +70,11 @@ def bootstrap_ci(
             return value, np.full(value.shape, np.nan), np.full(value.shape, np.nan)
         draws = np.random.default_rng(seed).integers(0, k, size=(n, k))
         drawn = np.array([statistic(values[np.concatenate([members[i] for i in draw])]) for draw in draws], dtype=float)
-    return value, *expanded(drawn, k, level=level)
+    return value, *expanded(drawn, k)
 
 
-def expanded(draws: Any, k: int, *, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """The bounds of an interval from draws [draw, ...] of k clusters: percentiles, widened for few of them.
+def expanded(draws: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds of a 95 % interval from draws [draw, ...] of k clusters: percentiles, widened for few of them.
 
     >>> [float(np.round(expanded(np.arange(1001.0), k)[1])) for k in (4, 1000)]         # not 975
     [1000.0, 975.0]
@@ -91,10 +86,10 @@ def expanded(draws: Any, k: int, *, level: float = 0.95) -> tuple[np.ndarray, np
     if k < 2:
         nothing = np.full(draws.shape[1:], np.nan)[()]  # a number where a draw is one
         return nothing, nothing
-    tail = norm.cdf(-np.sqrt(k / (k - 1)) * t.ppf((1 + level) / 2, k - 1))
+    tail = norm.cdf(-np.sqrt(k / (k - 1)) * t.ppf((1 + _LEVEL) / 2, k - 1))
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # all draws are NaN
         bounds = np.nanquantile(draws, [tail, 1 - tail], axis=0)
-    low, high = np.where(np.isnan(draws).mean(0) > LOST, np.nan, bounds)
+    low, high = np.where(np.isnan(draws).mean(0) > _LOST, np.nan, bounds)
     return low, high
 
 
@@ -163,6 +158,9 @@ def harmonic(*parts: Any) -> np.ndarray:
 def clusters_of(table: pd.DataFrame) -> pd.Series:
     """query_id -> situation, or the query_id itself where a query has none: what is resampled as one.
 
+    >>> clusters = clusters_of(scored).loc[differences.index]
+    >>> bootstrap_ci(differences, np.nanmean, clusters=clusters), sign_flip(differences, clusters=clusters)
+
     Raises EmolabError where one query stands in two situations.
     """
     if "query_id" not in table:
@@ -188,7 +186,7 @@ def _codes(n: int, clusters: Sequence | None) -> Int[np.ndarray, " query"]:
     return codes
 
 
-def _wilson(hits: Float[np.ndarray, " query"], codes: np.ndarray, level: float) -> tuple[float, float]:
+def _wilson(hits: Float[np.ndarray, " query"], codes: np.ndarray) -> tuple[float, float]:
     n, share, sizes = len(hits), hits.mean(), np.bincount(codes)
     sizes = sizes[sizes > 0]
     k = len(sizes)
@@ -199,6 +197,6 @@ def _wilson(hits: Float[np.ndarray, " query"], codes: np.ndarray, level: float) 
     else:
         between = (np.bincount(codes, hits - share) ** 2).sum() / n**2 * k / (k - 1)  # variance of the share
         effective = min(n, 1 + share * (1 - share) / between) if between else n
-    z = norm.ppf((1 + level) / 2) ** 2 / effective
+    z = norm.ppf((1 + _LEVEL) / 2) ** 2 / effective
     centre, half = (share + z / 2) / (1 + z), np.sqrt(z * share * (1 - share) + z**2 / 4) / (1 + z)
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))

@@ -39,13 +39,11 @@ def package_versions(*packages: str) -> dict[str, str | None]:
     >>> list(package_versions("torch", "no-such-package").values())
     ['0.1.0', '2.13.0', None]
     """
-    found: dict[str, str | None] = {"emolab": __version__}
+    versions_of: dict[str, str | None] = {"emolab": __version__, **dict.fromkeys(packages)}
     for package in packages:
-        try:
-            found[package] = metadata.version(package).split("+")[0]
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+        with suppress(metadata.PackageNotFoundError):
+            versions_of[package] = metadata.version(package).split("+")[0]
+    return versions_of
 
 
 def versions() -> str:
@@ -92,7 +90,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it when the block ends well, and vanishes when it does not.
 
     The new file is on disk before it takes the old one's name, so that not even a power cut leaves half a file. Raises
-    EmolabError where it cannot be written (no room, no permission); what was there before is then still there.
+    ResourceError where it cannot be written; what was there before is then still there.
     """
     path = user_path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -171,17 +169,22 @@ def read_json(path: str | Path, expected: str) -> Any:
 
     expected: how the message ends.
     """
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) < len(pairs):  # json would keep the last one and lose the others
-            raise ValueError(f"a key of {', '.join(list(content)[:5])} occurs twice")
-        return content
-
     try:
-        return json.loads(user_path(path).read_bytes(), object_pairs_hook=once)
+        return parse_json(user_path(path).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise FileError(f"{path} cannot be read as JSON ({error}); {expected}") from error
+
+
+def parse_json(content: str | bytes) -> Any:
+    """What JSON says; ValueError, too, where it says a key twice, of which json would keep the last."""
+
+    def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(f"{max(names, key=names.count)!r} occurs twice in one object")
+        return dict(pairs)
+
+    return json.loads(content, object_pairs_hook=each_once)
 
 
 def write_json(path: str | Path, data: Any) -> None:
@@ -253,13 +256,11 @@ def kept(path: str | Path, settings: dict, make: Callable[[], pd.DataFrame]) -> 
 
     It is what the file holds in either case, so that a continued run goes on from the same as an undisturbed one.
     """
-    try:
-        table = read_table(path, settings)
-    except EmolabError:  # made from something else, or damaged: it can be made again
-        table = None
-    if table is None:
-        write_table(make(), path, settings)
-        table = read_table(path, settings)
+    with suppress(EmolabError):  # made from something else, or damaged: it can be made again
+        if (table := read_table(path, settings)) is not None:
+            return table
+    write_table(make(), path, settings)
+    table = read_table(path, settings)
     assert table is not None
     return table
 

@@ -1,9 +1,4 @@
-"""What results carry beside their numbers: how they were made, for a figure's footer; and which layers are asked for.
-
->>> from emolab.base.tables import noted
->>> noted(table, means.meta, n="12 queries", seed=0).attrs["about"]["n"]
-'12 queries'
-"""
+"""What results carry beside their numbers: how they were made, for a figure's footer; and the layers asked for."""
 
 from __future__ import annotations
 
@@ -25,7 +20,7 @@ def origin(source: Any) -> dict[str, str | None]:
     ('smollm2', {'name': 'my model', 'revision': None, 'fingerprint': None})
     """
     if isinstance(source, pd.DataFrame):
-        raise TypeError("a table carries no provenance of its own; noted_as hands on what it says of itself")
+        raise TypeError("a table carries no provenance of its own; `about` gives what it says of itself")
     if isinstance(source, str):
         meta: Mapping[str, Any] = {"name": source}
     elif isinstance(source, Mapping):
@@ -40,8 +35,17 @@ def origin(source: Any) -> dict[str, str | None]:
 def noted(
     table: pd.DataFrame, source: Any, *, n: str | None = None, seed: int | None = None, params: dict | None = None
 ) -> pd.DataFrame:
-    """The table with what a figure's footer says of it, in `attrs["about"]`; source: as for `origin`."""
-    table.attrs["about"] = {"model": origin(source), "n": n, "seed": seed, "params": params or {}}
+    """The table with what a figure's footer says of it, in `attrs["about"]`.
+
+    source: as for `origin`; or another table, whose n, seed and params hold where none are given here.
+    """
+    before = about(source) if isinstance(source, pd.DataFrame) else {"model": source}
+    table.attrs["about"] = {
+        "model": origin({} if before["model"] is None else before["model"]),
+        "n": n or before.get("n"),
+        "seed": before.get("seed") if seed is None else seed,
+        "params": {**before.get("params", {}), **(params or {})},
+    }
     return table
 
 
@@ -61,24 +65,6 @@ def about(result: Any) -> dict[str, Any]:
         meta = result.attrs.get("emolab", {})
         n = f"{result['query_id'].nunique()} queries" if "query_id" in result else None
     return {"model": origin(meta) if meta.get("model") else None, "n": n, "seed": meta.get("seed"), "params": {}}
-
-
-def noted_as(
-    made: pd.DataFrame,
-    source: pd.DataFrame,
-    *,
-    n: str | None = None,
-    seed: int | None = None,
-    params: dict | None = None,
-) -> pd.DataFrame:
-    """A table made of another, with what that one's footer says; n, seed and params where they differ.
-
-    >>> noted_as(table.head(1), noted(table, vectors, n="12 queries"), params={"top": 1}).attrs["about"]["n"]
-    '12 queries'
-    """
-    told = about(source)
-    seed = told["seed"] if seed is None else seed
-    return noted(made, told["model"] or {}, n=n or told["n"], seed=seed, params={**told["params"], **(params or {})})
 
 
 def some_layers(n_layers: int, layers: Sequence[int] | int | str | None, most: int = 6) -> list[int]:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from emolab.base.errors import need_table
 from emolab.base.stats import clusters_of, interval
-from emolab.base.tables import noted_as
+from emolab.base.tables import noted
 from emolab.experiments.dose_response import dose_curves
 
 
@@ -48,10 +48,14 @@ def affect_shifts(scored: pd.DataFrame, measures: Sequence[str] = ("valence", "a
     rows = []
     for emotion, control, alpha in cells.itertuples(index=False):
         for measure, by_direction in curves.items():
-            steered, plain = (by_direction[emotion, control][dose] for dose in (alpha, 0.0))
-            shift = steered - plain
-            bounds = interval(shift, clusters=clusters[shift.index])
-            means = (steered.mean(), plain.mean(), shift.mean())
-            rows.append((emotion, control, alpha, measure, *means, *bounds, len(shift)))
-    columns = ["emotion", "control", "alpha", "measure", "value", "unsteered", "shift", "lo", "hi", "n"]
-    return noted_as(pd.DataFrame(rows, columns=columns), scored)
+            curve = by_direction[emotion, control]
+            shift = curve[alpha] - curve[0.0]
+            lo, hi = interval(shift, clusters=clusters[shift.index])
+            rows.append(
+                {
+                    "emotion": emotion, "control": control, "alpha": alpha, "measure": measure,
+                    "value": curve[alpha].mean(), "unsteered": curve[0.0].mean(), "shift": shift.mean(),
+                    "lo": lo, "hi": hi, "n": len(shift),
+                }
+            )  # fmt: skip
+    return noted(pd.DataFrame(rows), scored)

@@ -16,7 +16,7 @@ from scipy.stats import rankdata
 from emolab.answers.queries import query_table
 from emolab.base.errors import EmolabError, need_numbers, need_table, shown
 from emolab.base.stats import bh
-from emolab.base.tables import noted_as
+from emolab.base.tables import noted
 from emolab.models.model import Model
 from emolab.models.prompts import encode, plan_batches, prompt_ids, render_prompts
 from emolab.steering.along import need_readable, read_along
@@ -102,7 +102,7 @@ def number_trends(table: pd.DataFrame, measure: str = "p", *, n: int = 10_000, s
     trends = pd.DataFrame(rows, columns=["situation", *by, "rho", "p", "k"])
     trends["q"] = bh(trends["p"])
     n_questions = f"{table['query_id'].nunique()} questions"
-    return noted_as(trends, table, n=n_questions, seed=seed, params={"measure": measure})
+    return noted(trends, table, n=n_questions, seed=seed, params={"measure": measure})
 
 
 def _reached(rhos: np.ndarray) -> float:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from emolab.base.errors import EmolabError, need_table, need_texts, shown
 from emolab.base.stats import bootstrap_ci
-from emolab.base.tables import noted_as
+from emolab.base.tables import noted
 
 RATHER = "Would you rather {first} or {second}?"
 _ELO = 400 / np.log(10)  # points in a nat
@@ -83,7 +83,7 @@ def preferences(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
             rows.append((*cell, item, *strength, pairs[0].mean(), agree))
     columns = [*cells, "item", "strength", "lo", "hi", "first_share", "agree"]
     n = f"{wide['situation'].nunique()} pairs"
-    return noted_as(pd.DataFrame(rows, columns=columns), table, n=n, seed=seed)
+    return noted(pd.DataFrame(rows, columns=columns), table, n=n, seed=seed)
 
 
 def _strengths(rows: np.ndarray, n: int) -> np.ndarray:

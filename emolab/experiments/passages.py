@@ -19,7 +19,7 @@ import pandas as pd
 
 from emolab.base.errors import EmolabError, need_number, need_table, need_texts
 from emolab.base.stats import bootstrap_ci, interval
-from emolab.base.tables import noted, noted_as
+from emolab.base.tables import noted
 from emolab.models.finite import need_finite
 from emolab.models.model import Model
 from emolab.models.prompts import encode, plan_batches
@@ -146,7 +146,7 @@ def turning_curve(scores: pd.DataFrame, *, reach: int = 30) -> pd.DataFrame:
         bounds = bootstrap_ci(by_topic.to_numpy(), lambda x: np.nanmean(x, axis=0))
         rows += [(control, role, int(at), *value) for at, *value in zip(by_topic.columns, *bounds, strict=True)]
     curve = pd.DataFrame(rows, columns=["control", "role", "at", "score", "lo", "hi"])
-    curve = noted_as(curve, scores)
+    curve = noted(curve, scores)
     curve.attrs["told"], curve.attrs["chance"] = _told(table), 1 / len(emotions)
     curve.attrs["lag"] = _lag(curve[(curve["control"] == "none") & (curve["at"] >= 0)])
     return curve
@@ -200,4 +200,4 @@ def top_passages(scores: pd.DataFrame, *, n: int = 3, width: int = 12) -> pd.Dat
     table = table[ranks <= n].sort_values(["control", "emotion", "rank"], ignore_index=True)
     if "label" in table:
         table["hit"] = table["label"] == table["emotion"]
-    return noted_as(table, scores, params={"width": width})
+    return noted(table, scores, params={"width": width})

@@ -12,7 +12,7 @@ import pandas as pd
 
 from emolab.base.errors import EmolabError, need_number, need_table
 from emolab.base.stats import clusters_of, interval
-from emolab.base.tables import about, noted, noted_as
+from emolab.base.tables import about, noted
 from emolab.experiments.amounts import last_projections
 from emolab.judges.feeling_words import emotion_spans
 from emolab.models.model import Model
@@ -84,6 +84,6 @@ def rank_curve(ranks: pd.DataFrame, *, top: int = 1) -> pd.DataFrame:
         hits = (cell.set_index("query_id")["rank"] <= top).astype(float)
         rows.append((layer, control, hits.mean(), *interval(hits, clusters=clusters[hits.index])))
     curve = pd.DataFrame(rows, columns=["layer", "control", "value", "lo", "hi"])
-    curve = noted_as(curve, ranks, params={"top": top})
+    curve = noted(curve, ranks, params={"top": top})
     curve.attrs["chance"] = min(1.0, top / about(ranks)["params"].get("k", ranks["target"].nunique()))
     return curve

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from emolab.models.hooks import Place, forward
+from emolab.models.hooks import Place, forward, runs_plain
 from emolab.models.model import Model
 from emolab.models.prompts import encode
 from emolab.models.sharing import first, read_on
-from emolab.models.sites import hf_modules, runs_plain, site_layers
+from emolab.models.sites import hf_modules, site_layers
 from emolab.steering.edits import LayerEdit, hooked
 from emolab.steering.positions import PositionMask
 

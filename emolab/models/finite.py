@@ -7,6 +7,7 @@ NumberError: the logits of 'smollm2' are not finite in float32; ...
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,13 +51,10 @@ def _first_layer(model: Model, prompt: str) -> int | None:
     """The first layer behind which numbers are not finite; for the logits alone, one more than the last; else None."""
     finite: dict[int, bool] = {}
 
-    def look(layer: int) -> Any:
-        def take(x: torch.Tensor) -> None:
-            finite[layer] = bool(x.isfinite().all())
+    def look(layer: int, x: torch.Tensor) -> None:
+        finite[layer] = bool(x.isfinite().all())
 
-        return take
-
-    reads = [(("resid", layer), look(layer)) for layer in range(model.n_layers)]
+    reads = [(("resid", layer), partial(look, layer)) for layer in range(model.n_layers)]
     with torch.inference_mode(), at_sites(model, reads) as runner:
         finite[model.n_layers] = bool(forward(model, runner, encode(model, [prompt]), 1).isfinite().all())
     return next((layer for layer, fine in sorted(finite.items()) if not fine), None)

@@ -22,7 +22,7 @@ from torch import Tensor
 from emolab.base.errors import EmolabError
 from emolab.models.model import Model
 from emolab.models.prompts import Batch
-from emolab.models.sites import hf_modules, runs_plain, site_hooks
+from emolab.models.sites import bridge_has_hooks, hf_modules, site_hooks, site_layers
 
 # What output projections hand on: behind `head` or `neuron`, before any norm.
 PROJECTIONS = {"head": "projection", "neuron": "mlp projection"}
@@ -37,11 +37,11 @@ def at_sites(model: Model, functions: Iterable[tuple[Place, Function]], *, plain
 
     What it returns takes the activation's place; None leaves it. Shapes: [row, token, d_model], of heads [row, token,
     head, d_head], of neurons [row, token, neuron]. plain: on `model.hf`, or else on the bridge; default as
-    `emolab.models.sites.runs_plain` says. Takes off exactly these functions, whatever happens.
+    `runs_plain` says. Takes off exactly these functions, whatever happens.
     """
     functions = list(functions)
     if plain is None:
-        plain = stands_for_bridge(model, functions)
+        plain = runs_plain(model, {site for (site, _), _ in functions})
     runner = model.hf if plain else model.bridge.original_model
     rows = _Rows()
     by_row = [(place, rows.apart(function, place)) for place, function in functions]
@@ -58,9 +58,12 @@ def at_sites(model: Model, functions: Iterable[tuple[Place, Function]], *, plain
         yield runner
 
 
-def stands_for_bridge(model: Model, functions: Iterable[tuple[Place, Function]]) -> bool:
-    """Whether the plain model may run these: it has the points of their sites, and nobody hooked the bridge."""
-    return runs_plain(model, {_BEFORE.get(site, site) for (site, _), _ in functions})
+def runs_plain(model: Model, sites: Iterable[str]) -> bool:
+    """Whether the plain model can stand for the bridge: it has these sites' points, and nobody hooked the bridge."""
+    if model.hf is model.bridge.original_model or bridge_has_hooks(model):
+        return False
+    sites = {_BEFORE.get(site, site) for site in sites}
+    return all(hf_modules(model, site, site_layers(model, site)) for site in sites)
 
 
 class _Rows:

@@ -1,11 +1,4 @@
-"""Load a model once, as a TransformerLens bridge for hooks and as a fast plain twin for generation and extraction.
-
->>> from emolab import load_model
->>> from emolab.models.prompts import encode, render_prompts
->>> model = load_model("smollm2")
->>> batch = encode(model, render_prompts(model, ["Tell me about the park."], "joy"))
->>> logits, cache = model.run_with_cache(batch.input_ids, attention_mask=batch.attention_mask)
-"""
+"""Load a model once, as a TransformerLens bridge for hooks and as a fast plain twin for generation and extraction."""
 
 from __future__ import annotations
 
@@ -17,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from emolab.base.errors import EmolabError, shown
+from emolab.base.errors import EmolabError, first_line, shown
 from emolab.models.fetch import DEFAULT, MODELS, find
 from emolab.models.hooks import forward
 from emolab.models.model import Model
@@ -145,8 +138,8 @@ def _bridged(name: str, source: str, revision: str | None, hf: Any, tokenizer: A
                 twin, known[0], hf_config=copy.deepcopy(hf.config), tokenizer=theirs, model_name=name
             )
         except Exception as error:  # adapters fail in their own ways on what they were not written for
-            why = (str(error).splitlines() or [type(error).__name__])[0]
-            raise EmolabError(f"TransformerLens cannot bridge {name!r} ({type(hf).__name__}): {why}") from error
+            what = f"{name!r} ({type(hf).__name__})"
+            raise EmolabError(f"TransformerLens cannot bridge {what}: {first_line(error)}") from error
     bridge.cfg.n_devices = len({p.device for p in hf.parameters()})  # so that its own loops follow the layers
     return Model(name, source, _commit(hf, revision), bridge, hf, tokenizer)
 
@@ -160,8 +153,7 @@ def _padding(model: Model) -> str:
         with torch.inference_mode():
             together, *alone = (forward(model, model.hf, batch, keep=1)[:, -1].float() for batch in batches)
     except Exception as error:  # whatever an unknown architecture raises, it was loaded
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        return f"its batches cannot be checked ({reason}); {advice}"
+        return f"its batches cannot be checked ({first_line(error)}); {advice}"
     off, allowed = logit_gap(model, together, torch.cat(alone))
     if off < allowed:
         return "padding does not change its logits; `emolab info --check` runs all checks"

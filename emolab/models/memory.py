@@ -1,8 +1,4 @@
-"""Memory: batches that fit what is free, and halves of a batch that did not fit.
-
->>> from emolab.models.memory import halving
->>> for rows, texts in halving(lambda rows: [prompts[i].upper() for i in rows], [[0, 1], [2]]): ...   # doctest: +SKIP
-"""
+"""Memory: batches that fit what is free, and halves of a batch that did not fit."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from emolab.base.errors import ResourceError
+from emolab.base.errors import ResourceError, first_line
 from emolab.models.model import Model
 
 T = TypeVar("T")
@@ -45,7 +41,7 @@ def halving(run: Callable[[list[int]], T], plan: Iterable[list[int]]) -> Iterato
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
                 raise
-            reason = (str(error).splitlines() or ["MemoryError"])[0]
+            reason = first_line(error)
         else:
             if to_tell:
                 warnings.warn(f"memory ran out; going on in batches of {limit}", stacklevel=3)
@@ -71,9 +67,6 @@ def room(model: Model, longest: int, *, logits: bool = False) -> float:
     tokens, twice in float32; and with logits=True its logits, in the model's precision and twice in float32. Free is
     what the device reports (CUDA, with what torch holds unused) or the operating system (CPU), rounded down to a power
     of two, so that batches do not change with every small change of it. Other devices: no limit.
-
-    >>> int(room(model, 200) // 1000)                                          # doctest: +SKIP
-    260
     """
     config, b = model.hf.config.get_text_config(), model.dtype.itemsize
     layers = config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]  # Gemma 4's differ

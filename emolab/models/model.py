@@ -1,11 +1,4 @@
-"""A language model as emolab holds it: a TransformerLens bridge for hooks and a plain twin over the same weights.
-
->>> import emolab
->>> model = emolab.load_model("smollm2")
->>> model.n_layers, model.d_model
-(30, 576)
->>> logits, cache = model.run_with_cache(tokens)                            # whatever TransformerLens' bridge can do
-"""
+"""A language model as emolab holds it: a TransformerLens bridge for hooks and a plain twin over the same weights."""
 
 from __future__ import annotations
 
@@ -29,6 +22,10 @@ _SAMPLE = 4096  # values of each parameter, from all over it, that tell models a
 @dataclass(eq=False)
 class Model:
     """A causal language model, twice over one copy of its weights; made by `load_model`.
+
+    >>> model.n_layers, model.d_model
+    (30, 576)
+    >>> logits, cache = model.run_with_cache(tokens)                        # whatever TransformerLens' bridge can do
 
     bridge      TransformerBridge, raw (no compatibility mode): for every kind of hook and cache. Attributes that Model
                 itself lacks are looked up there, so `model.cfg`, `model.run_with_cache(...)`, `model.blocks` work as in

@@ -3,9 +3,6 @@
 Model input has one path everywhere: `render_prompts` makes complete strings (chat template and BOS included), `encode`
 turns them into left-padded ids with a mask. Strings are never handed to TransformerLens, which would change the
 tokenizer and add a second BOS.
-
->>> from emolab.models.prompts import encode, render_prompts
->>> batch = encode(model, render_prompts(model, ["Tell me about the park."], "joy"))
 """
 
 from __future__ import annotations

@@ -14,10 +14,9 @@ from itertools import takewhile
 
 from emolab.base.errors import EmolabError
 from emolab.models.model import Model
-from emolab.models.templates import rendered
+from emolab.models.templates import SAMPLE, rendered
 
 ROLES = ("user", "assistant")
-_SAID = ("What does the Question ask?", "What the Answer says.", "And what then?")
 
 
 def token_roles(model: Model, prompts: Sequence[Sequence[int]]) -> list[list[str | None]]:
@@ -34,9 +33,9 @@ def _roles(ids: Sequence[int], openings: Mapping[str, list[int]]) -> list[str | 
     speaks: str | None = None
     while len(roles) < len(ids):
         here = len(roles)
-        found = [role for role in ROLES if list(ids[here : here + len(openings[role])]) == openings[role]]
-        if found:
-            speaks = max(found, key=lambda role: len(openings[role]))
+        opened = [role for role in ROLES if list(ids[here : here + len(openings[role])]) == openings[role]]
+        if opened:
+            speaks = max(opened, key=lambda role: len(openings[role]))
             roles += [None] * len(openings[speaks])
         else:
             roles.append(speaks)
@@ -51,23 +50,22 @@ def _openings(model: Model) -> dict[str, list[int]]:
             f"{model.name!r} has no chat template, or no fast tokenizer, and roles are told by both; steer other "
             'positions, such as "prompt"'
         )
-    turns = [{"role": role, "content": text} for role, text in zip(("user", "assistant", "user"), _SAID, strict=True)]
-    text = rendered(tokenizer, turns)
+    text = rendered(tokenizer, SAMPLE)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     tokens = list(zip(encoded.input_ids, encoded.offset_mapping, strict=True))
-    starts = [text.find(said) for said in _SAID]
-    ends = [0, *(start + len(said) for start, said in zip(starts, _SAID, strict=True))]
+    starts = [text.find(turn["content"]) for turn in SAMPLE]
+    ends = [0, *(start + len(turn["content"]) for start, turn in zip(starts, SAMPLE, strict=True))]
     between = [
         [i for i, (begin, end) in tokens if low <= begin and end <= high]
         for low, high in zip(ends, [*starts, len(text)], strict=True)
     ]
-    found = {"user": _common_end(between[0], between[2]), "assistant": _common_end(between[1], between[3])}
-    if min(starts) < 0 or not all(found.values()):
+    openings = {"user": _common_end(between[0], between[2]), "assistant": _common_end(between[1], between[3])}
+    if min(starts) < 0 or not all(openings.values()):
         raise EmolabError(
             f"the chat template of {model.name!r} does not tell by its tokens who speaks; steer other positions, such "
             'as "prompt"'
         )
-    return found
+    return openings
 
 
 def _common_end(first: list[int], later: list[int]) -> list[int]:

@@ -9,14 +9,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from emolab.base.errors import EmolabError, need_model
+from emolab.base.errors import EmolabError, first_line, need_model
 from emolab.models.model import Model
 
 SITES = ("resid", "attn", "mlp", "head")  # whose vectors are of d_model
@@ -72,9 +72,6 @@ def site_layers(model: Model, site: str) -> list[int]:
 def site_hooks(model: Model, site: str, layers: Sequence[int] | None = None) -> list[str]:
     """Canonical TransformerLens hook name of a site, one per layer, of all layers or of these.
 
-    >>> site_hooks(model, "attn")[0]
-    'blocks.0.attn.hook_out'
-
     attn and mlp are what a block adds to the residual stream: on models with a norm after attention that is
     `ln1_post.hook_out`.
     """
@@ -122,13 +119,6 @@ def bridge_has_hooks(model: Model) -> bool:
     return any(point.has_hooks() for point in model.bridge.hook_dict.values())
 
 
-def runs_plain(model: Model, sites: Iterable[str]) -> bool:
-    """Whether the plain model can stand for the bridge: it has these sites' points, and nobody hooked the bridge."""
-    if model.hf is model.bridge.original_model or bridge_has_hooks(model):
-        return False
-    return all(hf_modules(model, site, site_layers(model, site)) for site in sites)
-
-
 def check_bridge(model: Model) -> None:
     """Raise EmolabError where the bridge does not compute what the model itself does; looked at once for a model.
 
@@ -140,11 +130,9 @@ def check_bridge(model: Model) -> None:
     try:
         off, allowed = bridge_gap(model)
     except Exception as error:  # its own code for attention, blocks and rotation fails in its own ways
-        why = (str(error).splitlines() or [type(error).__name__])[0]
         dtype = str(model.dtype).removeprefix("torch.")
-        raise EmolabError(
-            f"TransformerLens cannot run {model.name!r} ({type(model.hf).__name__}) in {dtype}: {why}"
-        ) from error
+        what = f"{model.name!r} ({type(model.hf).__name__})"
+        raise EmolabError(f"TransformerLens cannot run {what} in {dtype}: {first_line(error)}") from error
     if off >= allowed:  # NaN passes: what is not finite is told where it is measured
         raise EmolabError(
             f"TransformerLens computes {model.name!r} ({type(model.hf).__name__}) otherwise than transformers does "

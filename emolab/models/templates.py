@@ -1,9 +1,4 @@
-"""Chat templates: the one place where turns become a prompt, checked, the same on every day, with reasoning closed.
-
->>> from emolab.models.templates import chat_prompts
->>> chat_prompts(model.tokenizer, "", ["Tell me about the park."])
-['<|im_start|>system...']
-"""
+"""Chat templates: the one place where turns become a prompt, checked, the same on every day, with reasoning closed."""
 
 from __future__ import annotations
 
@@ -21,6 +16,11 @@ from emolab.base.errors import EmolabError, shown
 _DATE, _NOW = date(2024, 7, 26), re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 # What stands for a question and for an answer where a template is looked at: no template writes these by itself.
 _QUESTION, _ANSWER = "What does the Question ask?", "What the Answer says."
+SAMPLE = [
+    {"role": "user", "content": _QUESTION},
+    {"role": "assistant", "content": _ANSWER},
+    {"role": "user", "content": "And what then?"},
+]
 # What opens a block of reasoning, by whichever name: <think>, [THINK], <|begin_of_thought|>, <seed:think> ...
 _NAMES = "think|thinking|thought|thoughts|reason|reasoning|analysis|scratchpad|reflection"
 _OPENING = rf"(?:<\|?|\[|◁)(?:\w+[:_])*(?:{_NAMES})(?:\|?>|\]|▷)"
@@ -47,11 +47,11 @@ def chat_prompts(tokenizer: Any, system: str, turns: Sequence[str]) -> list[str]
     if opened == plain:
         opened += _opening(tokenizer)
     prompts = []
-    for turn in turns:
-        prompt = one_turn(tokenizer, system, turn)
+    for text in turns:
+        prompt = one_turn(tokenizer, system, text)
         inner = prompt[len(before) : len(prompt) - len(after)]
-        if prompt != before + inner + after or inner.strip() != turn.strip():
-            raise _unusable(tokenizer, f"it does not hold the turn {shown(turn)} as it is, but {shown(inner)}")
+        if prompt != before + inner + after or inner.strip() != text.strip():
+            raise _unusable(tokenizer, f"it does not hold the turn {shown(text)} as it is, but {shown(inner)}")
         prompts.append(opened.replace(_QUESTION, inner))
     return prompts
 
@@ -64,7 +64,7 @@ def conversation(tokenizer: Any, turns: Sequence[Sequence[str]], query: str) -> 
         prompt = rendered(tokenizer, messages)
     except Exception as error:
         raise _unusable(tokenizer, shown(str(error))[1:-1]) from error
-    lost = next((turn["content"] for turn in messages if turn["content"].strip() not in prompt), None)
+    lost = next((said["content"] for said in messages if said["content"].strip() not in prompt), None)
     if lost is not None:
         raise _unusable(tokenizer, f"it does not hold the turn {shown(lost)}")
     return past_reasoning(prompt)
@@ -88,14 +88,14 @@ def rendered(tokenizer: Any, messages: Sequence[dict[str, str]], *, prompt: bool
     Contents go in as texts; where these raise or get lost, as a list of parts, which templates of models that also see
     may want.
     """
-    parts = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in messages]
+    parts = [{**said, "content": [{"type": "text", "text": said["content"]}]} for said in messages]
     outcomes: list[str | Exception] = []
     for given in (list(messages), parts):
         try:
             outcomes.append(_applied(tokenizer, given, prompt))
         except Exception as error:  # templates refuse with whatever error their author chose
             outcomes.append(error)
-        if isinstance(outcomes[-1], str) and all(turn["content"].strip() in outcomes[-1] for turn in messages):
+        if isinstance(outcomes[-1], str) and all(said["content"].strip() in outcomes[-1] for said in messages):
             return outcomes[-1]
     if isinstance(outcomes[0], Exception):
         raise outcomes[0]
@@ -131,9 +131,8 @@ def turn_ends(tokenizer: Any) -> list[int]:
 
     Empty where it puts a text there, or nothing.
     """
-    asked = [_turn("user", _QUESTION), _turn("assistant", _ANSWER)]
     ends: list[int] = []
-    for messages in (asked, [*asked, _turn("user", "And then?")]):
+    for messages in (SAMPLE[:2], SAMPLE):
         try:
             text = rendered(tokenizer, messages, prompt=False)
         except Exception:  # no template, or one that cannot be used, which `chat_prompts` says
@@ -192,8 +191,7 @@ def _opening(tokenizer: Any) -> str:
     """What a conversation puts between the prompt of a question and the answer, where the prompt stops before it."""
     prompt = one_turn(tokenizer, "", _QUESTION)
     try:
-        turns = [_turn("user", _QUESTION), _turn("assistant", _ANSWER)]
-        before = rendered(tokenizer, turns, prompt=False).partition(_ANSWER)[0]
+        before = rendered(tokenizer, SAMPLE[:2], prompt=False).partition(_ANSWER)[0]
     except Exception:  # a template that takes one turn alone
         return ""
     missing = before[len(prompt) :] if before.startswith(prompt) else ""

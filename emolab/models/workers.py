@@ -3,10 +3,6 @@
 The shards are the very batches of a serial run, so the results are the same, byte for byte. Each worker process reads
 the model once from where the client read it, and holds it between tasks. What a worker loses by dying, Dask gives to
 another one. Only the client writes.
-
->>> from dask.distributed import LocalCluster
->>> with LocalCluster(n_workers=2, threads_per_worker=1) as cluster, emolab.workers(cluster.scheduler_address):
-...     summary = emolab.study("smollm2", out="runs/smollm2")
 """
 
 from __future__ import annotations
@@ -93,8 +89,9 @@ def run_chunks(
 def workers(cluster: Client | str | None) -> Iterator[None]:
     """Inside, the workers of a Dask cluster do the long stages: responses, activations, sweeps, scores, heads.
 
-    >>> with emolab.workers("tcp://10.0.0.1:8786"):
-    ...     emolab.study("smollm2", out="runs/smollm2")
+    >>> from dask.distributed import LocalCluster
+    >>> with LocalCluster(n_workers=2, threads_per_worker=1) as cluster, emolab.workers(cluster.scheduler_address):
+    ...     summary = emolab.study("smollm2", out="runs/smollm2")
 
     cluster: the address of its scheduler, or a client of it (`dask.distributed.Client`); None: no cluster. Results are
     the same as without. Raises EmolabError where Dask is not installed, nobody answers, or this is no client.

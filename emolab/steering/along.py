@@ -18,8 +18,8 @@ from jaxtyping import Float
 from emolab.base.errors import EmolabError
 from emolab.models.model import Model
 from emolab.models.prompts import Batch
+from emolab.models.sharing import read_at_sites
 from emolab.steering.steering import Steering, as_rows
-from emolab.vectors.reading import read
 from emolab.vectors.vectors import EmotionVectors
 
 
@@ -45,7 +45,7 @@ def read_along(
 ) -> tuple[Float[np.ndarray, "row token layer emotion"], Float[np.ndarray, "row token layer"]]:
     """Dot products of each row's last n activations with the vectors at unit length, and the activations' own lengths.
 
-    float64, from one forward pass; plain: as `emolab.vectors.reading.read` takes it.
+    float64, from one forward pass; plain: as `emolab.models.at_sites` takes it.
     """
     unit = torch.nn.functional.normalize(vectors.get(site).double(), dim=-1, eps=1e-30)
     dots, lengths = {}, {}
@@ -58,5 +58,6 @@ def read_along(
 
         return function
 
-    read(model, batch, [((site, layer), take(layer)) for layer in layers], keep=n, plain=plain)
+    reads = [((site, layer), take(layer)) for layer in layers]
+    read_at_sites(model, batch, reads, keep=n, plain=plain)
     return np.stack([dots[i] for i in layers], axis=2), np.stack([lengths[i] for i in layers], axis=2)

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from emolab.base.errors import EmolabError
 from emolab.models.finite import not_finite
-from emolab.models.hooks import Place, at_sites
+from emolab.models.hooks import Place, at_sites, runs_plain
 from emolab.models.model import Model
-from emolab.models.sites import runs_plain
 from emolab.steering.positions import PositionMask
 
 

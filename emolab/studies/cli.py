@@ -132,9 +132,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _fetch(a: argparse.Namespace) -> None:
-    from emolab.models.fetch import fetch, told
+    from emolab.models.fetch import described, fetch
 
-    print(told(a.name, fetch(a.name)))
+    print(described(a.name, fetch(a.name)))
 
 
 def _writing(a: argparse.Namespace) -> Writing:

@@ -15,19 +15,11 @@ import torch
 from torch import Tensor
 
 from emolab.base.errors import EmolabError
-from emolab.models.hooks import PROJECTIONS, Function, Place, at_sites, forward, plain_options, stands_for_bridge
+from emolab.models.hooks import PROJECTIONS, runs_plain
 from emolab.models.model import Model
-from emolab.models.prompts import Batch, encode
-from emolab.models.sharing import begin, read_on
-from emolab.models.sites import (
-    WHOLE,
-    neuron_weight,
-    output_gain,
-    output_norm,
-    output_weight,
-    runs_plain,
-    site_layers,
-)
+from emolab.models.prompts import encode
+from emolab.models.sharing import read_at_sites
+from emolab.models.sites import WHOLE, neuron_weight, output_gain, output_norm, output_weight, site_layers
 
 # How far heads, or neurons, may miss their sublayer's output, as a share of it; bfloat16 rounds at 0.4 %.
 _HEAD_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
@@ -114,10 +106,10 @@ def batch_means(
                 reads += zip(points, normed(site, layer, output_gain(block, site)), strict=True)
             else:
                 reads.append(((site, layer), plain(site, layer)))
-    read(model, whole, reads)
+    read_at_sites(model, whole, reads)
     if not all(x.isfinite().all() for x in taken.values()):  # not in the hooks: a GPU would wait at each
         values_of = counting
-        read(model, whole, reads)
+        read_at_sites(model, whole, reads)
     result = {}
     for name in (*sites, "resid_norm"):
         layers = {layer: taken[name, layer].cpu() for layer in range(model.n_layers) if (name, layer) in taken}
@@ -132,28 +124,6 @@ def batch_means(
         ]
         result[name] = torch.stack(padded, 1).numpy()
     return result
-
-
-def read(
-    model: Model, batch: Batch, reads: Sequence[tuple[Place, Function]], *, keep: int = 1, plain: bool | None = None
-) -> None:
-    """One pass with these functions at their sites, all of which see the last `keep` tokens of every row.
-
-    A head over 50,000 tokens costs a plain model up to two thirds of the pass, and is left out. plain: as
-    `emolab.models.at_sites` takes it.
-    """
-    plain = stands_for_bridge(model, reads) if plain is None else plain
-    with torch.inference_mode():
-        begun = begin(model, batch, keep=keep) if plain else None
-        with at_sites(model, reads, plain=plain) as runner:
-            if not plain:
-                forward(model, runner, batch, keep=1)
-                return
-            body = getattr(runner, runner.base_model_prefix, runner)
-            if begun is None:
-                body(input_ids=batch.input_ids, use_cache=False, **plain_options(body, batch.attention_mask, keep=1))
-            else:
-                read_on(body, *begun)
 
 
 def check_parts(model: Model, site: str, z: np.ndarray, whole: np.ndarray) -> None:

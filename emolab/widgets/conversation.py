@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from emolab.answers.streaming import stream
+from emolab.answers.generation import stream
 from emolab.answers.texts import load_texts
 from emolab.answers.writing import Writing
 from emolab.base.labels import NEUTRAL

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import pytest
 from transformers import Gemma2Config, MistralConfig
@@ -17,10 +15,6 @@ from tests import tiny
 
 QUERIES = ["tell me about the park and the dog and the rain .", "how did you feel when it was cold and dark today ?"]
 ANSWERS = ["the park was quiet today .", "we saw a dog .", "", "it was cold and dark and then so very good .", "sun"]
-SMALL = dict(
-    vocab_size=tiny.llama_config().vocab_size, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-    num_attention_heads=4, num_key_value_heads=2, head_dim=8, bos_token_id=0, eos_token_id=1, pad_token_id=2,
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2", "mistral", "gemma2"])
@@ -29,7 +23,7 @@ def model(request, tiny_llama, tiny_gpt2):
     if request.param in ("llama", "gpt2"):
         return {"llama": tiny_llama, "gpt2": tiny_gpt2}[request.param]
     kinds = {"mistral": MistralConfig, "gemma2": Gemma2Config}
-    return load_model((tiny.build(kinds[request.param](sliding_window=6, **SMALL)), tiny.tokenizer()))
+    return load_model((tiny.build(kinds[request.param](sliding_window=6, **tiny.SHAPE)), tiny.tokenizer()))
 
 
 @pytest.fixture
@@ -37,19 +31,6 @@ def rows(model):
     """Every answer behind each of two prompts, of different length, as in a sweep."""
     prompts = render_prompts(model, QUERIES)
     return [p for p in prompts for _ in ANSWERS], ANSWERS * 2
-
-
-def passes(model, monkeypatch) -> list[tuple[int, ...]]:
-    """The shapes of what the plain model reads from here on."""
-    read, forward = [], model.hf.forward
-
-    @functools.wraps(forward)
-    def counting(input_ids, *args, **options):
-        read.append(tuple(input_ids.shape))
-        return forward(input_ids, *args, **options)
-
-    monkeypatch.setattr(model.hf, "forward", counting)
-    return read
 
 
 def same(a, b, atol=1e-5):
@@ -61,7 +42,7 @@ def test_shared_prompts_are_read_once_and_give_the_same_numbers(model, rows, mon
     prompts, texts = rows
     alone = [token_logprobs(model, [p], [t])[0] for p, t in zip(prompts, texts, strict=True)]
     assert [len(x) for x in alone] == [6, 5, 0, 11, 1] * 2
-    read = passes(model, monkeypatch)
+    read = tiny.passes(model, monkeypatch)
     shared = token_logprobs(model, prompts, texts)
     longest = max(len(ids) for ids in model.tokenizer(prompts, add_special_tokens=False).input_ids)
     assert read == [(2, longest - 1), (10, 11)], "the prompts once, and behind them only what predicts the texts"
@@ -98,7 +79,7 @@ def test_where_sharing_might_not_be_the_same_each_row_is_read_whole(tiny_llama, 
     everywhere = Steering(tiny.random_vectors(tiny_llama, scale=0.3), {"joy": 1.0}, positions="all")
     steered_alone = [token_logprobs(tiny_llama, prompts[:1], [t], steering=everywhere)[0] for t in texts]
     plain_alone = [token_logprobs(tiny_llama, prompts[:1], [t])[0] for t in texts]
-    read = passes(tiny_llama, monkeypatch)
+    read = tiny.passes(tiny_llama, monkeypatch)
     same(token_logprobs(tiny_llama, prompts, texts, steering=everywhere), steered_alone)
     with steered(tiny_llama, everywhere):  # hooks on the bridge
         same(token_logprobs(tiny_llama, prompts, texts), steered_alone, 1e-4)

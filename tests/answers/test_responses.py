@@ -112,15 +112,3 @@ def test_a_table_or_a_csv_of_labelled_texts(tmp_path):
         pd.testing.assert_frame_equal(responses_from_texts(source), expected)
     numbers = responses_from_texts(pd.DataFrame({"label": [3, 27], "text": ["a", "b"]}))
     assert list(numbers["condition"]) == ["3", "27"]
-
-
-def test_tables_without_labels_or_texts_are_refused(tmp_path):
-    for bad, message in (
-        (pd.DataFrame({"label": ["joy"]}), "no column 'text'"),
-        (pd.DataFrame({"label": ["joy", "neutral"], "text": ["a", None]}), "needs texts"),
-    ):
-        with pytest.raises(EmolabError, match=message):
-            responses_from_texts(bad)
-    (tmp_path / "empty.csv").write_text("")
-    with pytest.raises(EmolabError, match="as CSV"):
-        responses_from_texts(tmp_path / "empty.csv")

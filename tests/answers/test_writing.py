@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -212,12 +213,7 @@ def test_the_head_reads_no_gaps(model):
 # Reasoning.
 
 
-def test_a_template_that_opens_a_think_block_is_closed(tiny_llama):
-    chat = tiny.tokenizer().chat_template + "<think>\n"
-    reasoning = load_model((tiny_llama.hf, tiny.tokenizer(chat=chat)))
-    with pytest.warns(UserWarning, match="ends in '<think>'.*reasons before it answers"):
-        prompts = render_prompts(reasoning, ["tell me"], "joy")
-    assert prompts == [render_prompts(tiny_llama, ["tell me"], "joy")[0] + "<think>\n\n</think>\n\n"]
+def test_a_template_whose_model_chooses_a_channel_is_given_the_final_one(tiny_llama):
     harmony = load_model((tiny_llama.hf, tiny.tokenizer(chat=chat_templates.HARMONY)))
     with pytest.warns(UserWarning, match="<.channel.>final"):
         assert render_prompts(harmony, ["tell me"])[0].endswith("<|start|>assistant<|channel|>final<|message|>")
@@ -250,10 +246,11 @@ def test_reasoning_in_a_prompt_or_an_answer_is_told(tiny_llama, smollm2, monkeyp
 )  # fmt: skip
 def test_whatever_opens_a_block_of_reasoning_is_closed(tiny_llama, opening, closing):
     model = load_model((tiny_llama.hf, tiny.tokenizer(chat=tiny.CHAT + opening)))
-    with pytest.warns(UserWarning, match="reasons before it answers"):
-        prompts = render_prompts(model, ["tell me", "how ?"])
-    plain = render_prompts(tiny_llama, ["tell me", "how ?"])
-    assert prompts == [f"{prompt}{opening}\n\n{closing}\n\n" for prompt in plain]
+    for condition in ("neutral", "joy"):
+        with pytest.warns(UserWarning, match=f"ends in '{re.escape(opening)}'.*reasons before it answers"):
+            prompts = render_prompts(model, ["tell me", "how ?"], condition)
+        plain = render_prompts(tiny_llama, ["tell me", "how ?"], condition)
+        assert prompts == [f"{prompt}{opening}\n\n{closing}\n\n" for prompt in plain]
 
 
 # Progress.

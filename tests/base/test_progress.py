@@ -35,11 +35,11 @@ def test_no_bar_is_shown_inside_no_progress_and_after_an_error_they_are_again(ba
 
 
 def test_a_bar_of_texts_moves_with_what_is_written_inside_and_counts_no_text_twice(bars):
-    with written_bar("texts", 9, initial=2) as texts:
+    with written_bar("texts", 9, initial=2) as reach:
         with progress_bar("inner", 3) as bar, steps(bar, 3, 1):
             pass
-        texts.reach(5)
-        texts.reach(9)
+        reach(5)
+        reach(9)
     with progress_bar("after", 3) as bar, steps(bar, 3, 1):
         pass  # nobody waits for these any more
     assert [bar.moves for bar in bars] == [[3, 0, 4], [3], [3]] and bars[0].initial == 2

@@ -24,9 +24,9 @@ def test_shares_get_wilsons_interval_also_where_all_agree():
     low, high = interval(np.ones(13))
     assert high == pytest.approx(1.0) and low == pytest.approx(13 / (13 + z**2), abs=1e-4)
     assert interval(np.zeros(13)) == pytest.approx((1 - high, 1 - low), abs=1e-9)
-    for hits, level in ((3, 0.95), (9, 0.8)):
-        found = binomtest(hits, 13).proportion_ci(level, method="wilson")
-        assert interval([1] * hits + [0] * (13 - hits), level=level) == pytest.approx((found.low, found.high))
+    for hits in (3, 9):
+        found = binomtest(hits, 13).proportion_ci(method="wilson")
+        assert interval([1] * hits + [0] * (13 - hits)) == pytest.approx((found.low, found.high))
 
 
 def test_other_values_get_a_bootstrap_that_holds_the_mean():
@@ -34,8 +34,6 @@ def test_other_values_get_a_bootstrap_that_holds_the_mean():
     low, high = interval(values)
     assert low < values.mean() < high and high - low == pytest.approx(4 * values.std() / 40**0.5, rel=0.25)
     assert interval(values) == (low, high)  # seeded
-    narrow = interval(values, level=0.5)
-    assert low < narrow[0] < narrow[1] < high
 
 
 @pytest.mark.parametrize("values", [np.repeat([0, 1, 1, 1, 0, 1, 1, 1], 3), np.random.default_rng(1).normal(size=24)])

@@ -18,10 +18,13 @@ def test_who_made_it_is_said_alike_of_models_vectors_and_names(tiny_llama):
     assert origin(vectors) == origin(vectors.meta) and origin(vectors)["fingerprint"] == tiny_llama.fingerprint
     assert origin({"model": "x", "revision": 7}) == {"name": "x", "revision": "7", "fingerprint": None}
     assert origin("x") == {"name": "x", "revision": None, "fingerprint": None}
-    with pytest.raises(TypeError, match="noted_as"):
+    with pytest.raises(TypeError, match="about"):
         origin(pd.DataFrame({"model": ["x"]}))
-    about = noted(pd.DataFrame(), tiny_llama, n="3 queries", seed=1).attrs["about"]
-    assert about == {"model": known, "n": "3 queries", "seed": 1, "params": {}}
+    table = noted(pd.DataFrame(), tiny_llama, n="3 queries", seed=1, params={"a": 1})
+    assert table.attrs["about"] == {"model": known, "n": "3 queries", "seed": 1, "params": {"a": 1}}
+    made_of_it = noted(pd.DataFrame(), table, seed=0, params={"b": 2})
+    assert made_of_it.attrs["about"] == {"model": known, "n": "3 queries", "seed": 0, "params": {"a": 1, "b": 2}}
+    assert noted(pd.DataFrame(), pd.DataFrame()).attrs["about"]["model"] == origin({})
 
 
 @pytest.mark.parametrize(

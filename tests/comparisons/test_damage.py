@@ -78,8 +78,9 @@ def test_batches_change_nothing(tiny_llama, tiny_gpt2):
         rows = [Steering(vectors, {"joy": 0.5}), None, Steering(vectors, {"anger": 1.0}, site="attn")] * 2
         prompts, texts = render_prompts(model, QUERIES) * 2, TEXTS * 2  # the same texts twice, as in a grid of doses
         together = next_token_kl(model, prompts, texts, steering=rows)
-        for i, values in enumerate(next_token_kl(model, prompts, texts, steering=rows, batch_size=1)):
-            np.testing.assert_allclose(together[i], values, rtol=1e-3, atol=1e-5)
+        for values, prompt, text, steering in zip(together, prompts, texts, rows, strict=True):
+            [alone] = next_token_kl(model, [prompt], [text], steering=steering)
+            np.testing.assert_allclose(values, alone, rtol=1e-3, atol=1e-5)
         assert together[1].max() < 1e-6 < together[0].min()
 
 

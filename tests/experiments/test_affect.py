@@ -67,5 +67,5 @@ def test_forbidden_words_are_never_written(smollm2):
     other = emolab.generate(smollm2, asked, max_new_tokens=8, writing=emolab.Writing(forbidden=("paris", "the")))
     assert "paris" not in other[0].lower() and not other[0].startswith("The")
     assert emolab.Writing(forbidden=("a",)).settings()["forbidden"] == ["a"]
-    with pytest.raises(EmolabError, match="forbidden is 'joy'; expected words"):
+    with pytest.raises(EmolabError, match="forbidden words are 'joy'; expected a list"):
         emolab.Writing(forbidden="joy")

@@ -151,13 +151,6 @@ def test_one_of_several_chat_templates_is_chosen():
         with_template(None, chat_template="rag")
 
 
-@pytest.mark.parametrize("never", ["{{ raise_exception('not today') }}", "{% if %}", "{{ nothing.at.all }}"])
-def test_a_template_that_cannot_be_used_is_one_clear_error(tiny_llama, never):
-    with pytest.raises(EmolabError, match=r"cannot be used \(.*\); give another one: load_model") as error:
-        render_prompts(changed(tiny_llama, tiny.tokenizer(chat=never)), ["hi"], "joy")
-    assert len(str(error.value).splitlines()) == 1
-
-
 def test_dates_in_templates_are_fixed(tiny_llama):
     """Else tomorrow's prompts, and the hash that a run is resumed by, would be others than today's."""
     dates = {"LLAMA3": "26 Jul 2024", "GRANITE": "July 26, 2024", "HARMONY": "2024-07-26"}

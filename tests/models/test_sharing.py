@@ -25,10 +25,6 @@ from tests import tiny
 LEAD = "the old man and his dog sat by the cold sea and the rain was dark and "
 PROMPTS = [LEAD + end for end in ("tell me about the park and the rain", "the sun", "how was the cold sea")]
 TEXTS = ["it was warm", "good", "the dog and the cat went home in the dark"]
-SHAPE = dict(
-    vocab_size=tiny.llama_config().vocab_size, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-    num_attention_heads=4, num_key_value_heads=2, head_dim=8, bos_token_id=0, eos_token_id=1, pad_token_id=2,
-)  # fmt: skip
 
 
 @pytest.fixture(params=["llama", "gpt2"])
@@ -145,9 +141,9 @@ def test_where_somebody_has_hooked_the_model_each_row_is_read_by_itself(model):
 @pytest.mark.parametrize(
     "config",
     [
-        pytest.param(MistralConfig(sliding_window=6, **SHAPE), id="a window slides, and counts padding"),
+        pytest.param(MistralConfig(sliding_window=6, **tiny.SHAPE), id="a window slides, and counts padding"),
         pytest.param(
-            MptConfig(vocab_size=SHAPE["vocab_size"], d_model=32, n_heads=4, n_layers=2, max_seq_len=64),
+            MptConfig(vocab_size=tiny.SHAPE["vocab_size"], d_model=32, n_heads=4, n_layers=2, max_seq_len=64),
             id="distances are counted, not given",
         ),
     ],

@@ -59,6 +59,7 @@ def test_the_query_stands_in_the_prompt_once_and_whole(tiny_llama, chat):
         (OPEN + "{{ m['content'].split('did')[-1] }}" + CLOSE, "does not hold the turn"),
         ("{{ raise_exception('not today') }}", "not today"),
         ("{% if %}", "Expected an expression"),
+        ("{{ nothing.at.all }}", "'nothing' is undefined"),
     ],
 )  # fmt: skip
 def test_a_template_that_does_not_hold_the_query_is_refused_in_one_line(tiny_llama, chat, cause):

@@ -9,7 +9,7 @@ import torch
 
 from emolab import plot
 from emolab.base.errors import EmolabError
-from emolab.base.labels import EMOTIONS, NEUTRAL, color, marker, styles
+from emolab.base.labels import EMOTIONS, NEUTRAL, styles
 from emolab.comparisons.methods import METHODS
 from emolab.plot.comparisons import METHOD_LOOKS
 from emolab.plot.marks import pieces
@@ -67,10 +67,10 @@ def test_cosine_maps_are_scaled_from_the_off_diagonal():
 def test_one_emotion_one_color_one_marker():
     drawn = plot.norms(made.make_vectors()).axes[0].get_lines()
     seen = {line.get_label(): (line.get_color(), line.get_marker()) for line in drawn}
-    assert {e: seen[e] for e in EMOTIONS} == {e: (color(e), marker(e)) for e in EMOTIONS}
+    assert {e: seen[e] for e in EMOTIONS} == styles(EMOTIONS)
     fig = plot.dose_response(made.scored())
-    for ax, emotion in zip(fig.axes[:5], EMOTIONS, strict=True):
-        assert lines_of(ax, color=color(emotion), marker=marker(emotion))
+    for ax, (color, marker) in zip(fig.axes[:5], styles(EMOTIONS).values(), strict=True):
+        assert lines_of(ax, color=color, marker=marker)
 
 
 @pytest.mark.parametrize("name", ["dose_response", "layer_curve", "claim_monotone"])
@@ -86,7 +86,7 @@ def test_no_line_crosses_a_dose_that_was_not_tested():
     assert list(pieces([3], [1, 2, 3])) == [0] and list(pieces([0, 0.75, 1.25, 1.75], [0, 0.75, 1.25, 1.75])) == [0] * 4
     table = made.dose_summary(("joy",))
     table = table[~((table["control"] == "none") & (table["alpha"] == 0.75))]
-    drawn = [list(x.get_xdata()) for x in lines_of(plot.dose_response(table).axes[0], color=color("joy"))]
+    drawn = [list(x.get_xdata()) for x in lines_of(plot.dose_response(table).axes[0], color=styles(["joy"])["joy"][0])]
     assert [0.0] in drawn and [1.25, 1.75] in drawn
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from emolab.base.errors import EmolabError
-from emolab.base.labels import EMOTIONS, color
+from emolab.base.labels import EMOTIONS, styles
 from emolab.plot.side_by_side import text_table
 from emolab.plot.text import attention_html, words_table
 
@@ -172,7 +172,7 @@ def test_words_of_emotions_stand_out_in_their_colour():
     bold = dict(Cells(html).bold)
     assert list(bold) == ["joy", "Joyful", "furious", "sad"]
     for word, emotion in (("Joyful", "joy"), ("furious", "anger"), ("sad", "sadness")):
-        assert bold[word].endswith(f"border-bottom:2px solid {color(emotion)}")
+        assert bold[word].endswith(f"border-bottom:2px solid {styles([emotion])[emotion][0]}")
     mixed = pd.DataFrame({"emotion": ["0.5 anger + 0.5 joy"], "alpha": 1, "text": "glad, angry"})
     assert [words for words, _ in Cells(text_table(mixed, columns="alpha")).bold] == ["anger", "joy", "glad", "angry"]
 

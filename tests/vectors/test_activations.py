@@ -295,7 +295,7 @@ def test_leaves_no_hook_behind(tiny_llama, monkeypatch):
     response_means(tiny_llama, answers(tiny_llama))
     on_bridge(tiny_llama, answers(tiny_llama))
     assert hooks() == before and before[0] == []
-    monkeypatch.setattr("emolab.vectors.reading.read", lambda *args, **options: 1 / 0)
+    monkeypatch.setattr("emolab.vectors.reading.read_at_sites", lambda *args, **options: 1 / 0)
     for read in (response_means, on_bridge):
         with pytest.raises(ZeroDivisionError):
             read(tiny_llama, answers(tiny_llama))

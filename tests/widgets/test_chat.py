@@ -13,8 +13,7 @@ import pytest
 import torch
 
 import emolab
-from emolab.answers.generation import generate
-from emolab.answers.streaming import stream
+from emolab.answers.generation import generate, stream
 from emolab.base.errors import EmolabError
 from emolab.models.prompts import render_conversation, render_prompts
 from emolab.steering.settings import Setting
