@@ -53,7 +53,8 @@ def at_sites(model: Model, functions: Iterable[tuple[Place, Function]], *, plain
             for (site, layer), function in by_row:
                 stack.callback(_on_module(model, site, layer, function).remove)
         else:
-            pairs = [(_point(model, site, layer), _lens_hook(function)) for (site, layer), function in by_row]
+            # TransformerLens passes its second argument by this name.
+            pairs = [(_point(model, *place), lambda x, hook, f=function: f(x)) for place, function in by_row]
             stack.enter_context(model.bridge.hooks(fwd_hooks=pairs))
         yield runner
 
@@ -100,13 +101,6 @@ class _Rows:
 def _point(model: Model, site: str, layer: int) -> str:
     name = site_hooks(model, _BEFORE.get(site, site), [layer])[0]
     return name.removesuffix("hook_in") + "hook_out" if site in _BEFORE else name
-
-
-def _lens_hook(function: Function) -> Any:
-    def run(x: Tensor, hook: Any) -> Tensor | None:  # TransformerLens passes its second argument by this name
-        return function(x)
-
-    return run
 
 
 def _on_module(model: Model, site: str, layer: int, function: Function) -> Any:

@@ -175,19 +175,16 @@ def _own_copy(tokenizer: Any, chat_template: str | None) -> Any:
 
 def _template(own: str | dict[str, str] | None, chosen: str | None) -> str | None:
     """The one chat template that counts: some tokenizers have several, by name."""
-    named = own if isinstance(own, dict) else {}
-    if chosen is None and isinstance(own, str | None):
+    if chosen is None and not isinstance(own, dict):
         return own
-    if (chosen or "default") in named:
-        return named[chosen or "default"]
-    if chosen is not None and "{" in chosen:
-        return chosen
-    if not named:
-        raise EmolabError(
-            f"this tokenizer has no chat templates by name, and chat_template is {shown(chosen)}; expected None, or a "
-            "template's text"
-        )
+    named = own if isinstance(own, dict) else {}
+    name = chosen or "default"
+    if name in named:
+        return named[name]
+    if "{" in name:
+        return name
+    has = f"the chat templates {', '.join(named)}" if named else "no chat templates by name"
+    expected = f"one of these names, as {next(iter(named))!r}" if named else "None"
     raise EmolabError(
-        f"this tokenizer has the chat templates {', '.join(named)}, and chat_template is {shown(chosen)}; expected "
-        f"chat_template={next(iter(named))!r}, another of these names, or a template's text"
+        f"this tokenizer has {has}, and chat_template is {shown(chosen)}; expected {expected}, or a template's text"
     )

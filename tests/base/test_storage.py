@@ -138,23 +138,9 @@ def test_what_is_no_json_is_one_clear_error(tmp_path, content):
 
 
 LABELS = [
-    "con",
-    "nul.",
-    "a/b",
-    "a\\b",
-    "..",
-    "~",
-    "-x",
-    "a%b",
-    "a b",
-    "two\nlines",
-    '<b>:*?"|',
-    "_",
-    "喜" * 100,
-    "喜" * 101,
-    "x" * 300,
-    "x" * 301,
-]
+    "con", "nul.", "a/b", "a\\b", "..", "~", "-x", "a%b", "a b", "two\nlines", '<b>:*?"|', "_", "喜" * 100, "喜" * 101,
+    "x" * 300, "x" * 301,
+]  # fmt: skip
 
 
 def test_a_file_of_any_label(tmp_path):
