@@ -139,7 +139,7 @@ def with_template(template, **options):
 
 def test_one_of_several_chat_templates_is_chosen():
     named = {"rag": "<user>rag {{ messages[0]['content'] }}", "tool_use": "<user>tool {{ messages[0]['content'] }}"}
-    with pytest.raises(EmolabError, match="has the chat templates rag, tool_use, .*expected one of these names, as 'rag'"):
+    with pytest.raises(EmolabError, match="has the chat templates rag, tool_use, .*expected one of .*'rag'"):
         with_template(named)
     with pytest.raises(EmolabError, match="chat_template is 'other'"):
         with_template(named, chat_template="other")
