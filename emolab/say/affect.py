@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from emolab.say.sentences import Sentences, listed, measured, number, where_largest
+from emolab.say.sentences import Sentences, bounded, listed, measured, number, where_largest, where_smallest
 
 
 @measured
@@ -36,21 +36,21 @@ def affect_curve(table: pd.DataFrame) -> Sentences:
         ridge = by_method["ridge"]
         layer = where_largest(ridge["r"])
         best = ridge.loc[layer]
-        told = f"{str(dimension).capitalize()} is read best at layer {layer}: "
-        told += f"r = {number(best['r'], best['lo'], best['hi'])}, permuted ratings {number(best['null_hi'])} at most"
+        sentence = f"{str(dimension).capitalize()} is read best at layer {layer}: r = {bounded(best, 'r')}, "
+        sentence += f"permuted ratings {number(best['null_hi'])} at most"
         if layer != ridge.index.min():
-            told += f"; at layer {ridge.index.min()} r = {number(ridge['r'].iloc[0])}"
+            sentence += f"; at layer {ridge.index.min()} r = {number(ridge['r'].iloc[0])}"
         if "ridge, other frames" in by_method:
-            told += f"; from other frames {number(by_method['ridge, other frames'].loc[layer, 'r'])}"
+            sentence += f"; from other frames {number(by_method['ridge, other frames'].loc[layer, 'r'])}"
         if "component" in by_method:
-            own = by_method["component"].loc[layer]
-            told += f"; component {int(own['component'])} alone gives {number(own['r'])}"
+            component = by_method["component"].loc[layer]
+            sentence += f"; component {int(component['component'])} alone gives {number(component['r'])}"
         if "word embedding" in by_method:
             words = by_method["word embedding"]["r"].iloc[0]
-            beyond = best["lo"] > words
-            told += f"; the word's input embedding gives {number(words)}, which "
-            told += "is less" if beyond else "lies within that interval: no more than the word was found"
-        said.append(told + ".")
+            verdict = "lies within that interval: no more than the word was found"
+            verdict = "is less" if best["lo"] > words else verdict
+            sentence += f"; the word's input embedding gives {number(words)}, which {verdict}"
+        said.append(f"{sentence}.")
     return Sentences(*said)
 
 
@@ -67,15 +67,15 @@ def affect_shift(shifts: pd.DataFrame) -> Sentences:
         if own.empty:
             continue
         ends = [own.index[0], own.index[-1]]
-        parts = [f"{number(*own.loc[a, ['shift', 'lo', 'hi']], signed=True)} at dose {a:g}" for a in ends]
-        told = f"Steering along {axis} moves the texts' {axis} by {listed(parts)}"
-        if len(random):
-            told += f" (random directions {listed(number(random.loc[a, 'shift'], signed=True) for a in ends)})"
+        parts = listed(f"{bounded(own.loc[a], 'shift', signed=True)} at dose {a:g}" for a in ends)
+        beside = listed((number(random.loc[a, "shift"], signed=True) for a in ends if len(random)), nothing="")
+        beside = f" (random directions {beside})" if beside else ""
         apart = own.loc[ends[1], "lo"] > own.loc[ends[0], "hi"]
-        said.append(told + ("." if apart else ": no difference between the ends was found."))
+        verdict = "" if apart else ": no difference between the ends was found"
+        said.append(f"Steering along {axis} moves the texts' {axis} by {parts}{beside}{verdict}.")
         kept = shifts[(shifts["emotion"] == axis) & (shifts["measure"] == "adherence") & (shifts["control"] == "none")]
         if len(kept):
-            worst = kept.loc[where_largest(-kept["value"])]
+            worst = kept.loc[where_smallest(kept["value"])]
             said.append(
                 f"Adherence to the topic is {number(worst['value'])} at the dose that keeps least ({worst['alpha']:g}; "
                 f"unsteered {number(worst['unsteered'])})."

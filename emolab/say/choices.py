@@ -18,11 +18,9 @@ def choice_curve(shifts: pd.DataFrame) -> Sentences:
     A difference counts where its interval over questions leaves out 0 and the shift lies beyond those of all single
     random directions.
     """
-    dose = shifts["alpha"].max()
+    dose, option = shifts["alpha"].max(), about(shifts)["params"].get("option")
     rows = shifts[(shifts["alpha"] == dose) & (shifts["control"] == "none")].set_index("emotion")
-    option = about(shifts)["params"].get("option")
-    named = f'"{option}"' if option else "the option"
-    told, nothing = [], []
+    moves, nothing = [], []
     for emotion in order(rows.index):
         row = rows.loc[emotion]
         moved = f"{emotion} {number(row['shift'], row['shift_lo'], row['shift_hi'], signed=True)}"
@@ -31,8 +29,9 @@ def choice_curve(shifts: pd.DataFrame) -> Sentences:
             beyond = not row["draws_lo"] <= row["shift"] <= row["draws_hi"]
             if not (beyond and row["minus_random_lo"] * row["minus_random_hi"] > 0):
                 nothing.append(emotion)
-        told.append(moved)
+        moves.append(moved)
+    named = f'"{option}"' if option else "the option"
     return Sentences(
-        f"Dose {dose:g} moves the probability of {named} by {listed(told)}.",
+        f"Dose {dose:g} moves the probability of {named} by {listed(moves)}.",
         f"For {listed(nothing)} no difference from random directions was found." if nothing else "",
     )

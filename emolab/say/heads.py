@@ -8,7 +8,17 @@ import pandas as pd
 
 from emolab.base.labels import head_name, order
 from emolab.base.tables import about
-from emolab.say.sentences import Sentences, Unmeasured, listed, measured, number
+from emolab.say.sentences import Sentences, Unmeasured, bounded, listed, measured, number
+
+
+def adds(table: pd.DataFrame) -> bool:
+    """Whether a test of causes adds to the neutral run what it tests; else it takes it out of the instructed one."""
+    return about(table)["params"].get("test") == "steer"
+
+
+def changed(curve: pd.DataFrame) -> str:
+    """What a curve changes: "heads" or "neurons"."""
+    return "neurons" if "random_neurons" in set(curve["order"]) else "heads"
 
 
 @measured
@@ -60,22 +70,24 @@ def head_forest(effects: pd.DataFrame, *, top: int = 3) -> Sentences:
     certain = tested[tested["q"] < 0.05]
     said = []
     for emotion in order(tested["emotion"]):
-        own = certain[certain["emotion"] == emotion].nlargest(top, "share")
-        if own.empty:
-            said.append(f"For {emotion} no single head differs from random directions (q < .05).")
-            continue
-        told = listed(
-            f"{row.name} ({row.share:.0%}, {number(row.effect, row.lo, row.hi, signed=True)} nats)"
-            for row in own.itertuples(index=False)
+        strongest = certain[certain["emotion"] == emotion].nlargest(top, "share")
+        heads = listed(
+            f"{row['name']} ({row['share']:.0%}, {bounded(row, 'effect', signed=True)} nats)"
+            for _, row in strongest.iterrows()
         )
-        said.append(f"For {emotion} most comes with {told}.")
-    way = "Per cents are of the way from the neutral to the instructed run"
-    random = tested["random_direction"].abs().max()
-    said.append(f"{way}; along random directions no head moves more than {random:.2f} nats.")
+        said.append(
+            f"For {emotion} most comes with {heads}."
+            if len(strongest)
+            else f"For {emotion} no single head differs from random directions (q < .05)."
+        )
+    said.append(
+        "Per cents are of the way from the neutral to the instructed run; along random directions no head moves more "
+        f"than {tested['random_direction'].abs().max():.2f} nats."
+    )
     n = tested["emotion"].nunique()
-    strongest = certain.sort_values("share", ascending=False).groupby("emotion").head(top)["name"].value_counts()
-    everywhere = strongest.index[strongest == n]
-    said.append(f"Among the {top} strongest for every emotion: {listed(everywhere)}." if n > 1 else "")
+    among = certain.sort_values("share", ascending=False).groupby("emotion").head(top)["name"].value_counts()
+    everywhere = listed(among.index[among == n])
+    said.append(f"Among the {top} strongest for every emotion: {everywhere}." if n > 1 else "")
     return Sentences(*said)
 
 
@@ -87,11 +99,10 @@ def screening(effects: pd.DataFrame) -> Sentences:
     """
     screened, tested = effects.attrs["screening"], effects[effects["n"] > 0]
     direct = tested["direct"].corr(tested["share"], method="spearman") if "direct" in tested else float("nan")
-    low, high = screened["lo"], screened["hi"]
-    more = number(screened["difference"], low, high, signed=True)
+    verdict = ": no difference was found" if screened["lo"] <= 0 <= screened["hi"] else ""
     return Sentences(
-        f"The heads that attribution chose bring {more} nats more than random heads"
-        + (": no difference was found." if low <= 0 <= high else "."),
+        f"The heads that attribution chose bring {bounded(screened, 'difference', signed=True)} nats more than random "
+        f"heads{verdict}.",
         f"Over the tested heads the rank correlation with the patched effect is {screened['rank_correlation']:.2f} for "
         f"attribution and {direct:.2f} for the direct share.",
     )
@@ -103,26 +114,22 @@ def ablation_curve(curve: pd.DataFrame) -> Sentences:
 
     >>> emolab.say.ablation_curve(curve)
     """
-    what = "neurons" if "random_neurons" in set(curve["order"]) else "heads"
-    steer = about(curve)["params"].get("test") == "steer"
+    what, steer = changed(curve), adds(curve)
     most = curve[curve["k"] == curve["k"].max()]
-    cells = most[most["emotion"] == "all"].set_index("order")[["kept", "lo", "hi"]]
-    ranked, random = cells.loc["ranked"], cells.loc[f"random_{what}"]
-    said = [
-        f"With {most['k'].iloc[0]:,} {what} {'added' if steer else 'ablated'} {number(*ranked)} of the emotion is "
-        f"{'brought' if steer else 'kept'} (1 is the instructed answer, 0 the neutral one), with as many random {what} "
-        f"of the same layers {number(*random)}, along random directions {number(*cells.loc['random_direction'])}."
-    ]
+    cells = most[most["emotion"] == "all"].set_index("order")
     wide = curve.pivot(index=["emotion", "k"], columns="order", values=["lo", "hi"])
     less, more = ("ranked", f"random_{what}")[:: -1 if steer else 1]
     apart = (wide["hi", less] < wide["lo", more]).groupby(level="emotion").any()
-    found = [e for e in order(curve["emotion"]) if e != "all" and apart[e]]
-    said.append(
-        f"The ranked {what} matter more than random ones for {listed(found)}."
-        if found
-        else f"No difference between ranked and random {what} was found for any emotion."
+    matter = [e for e in order(curve["emotion"]) if e != "all" and apart[e]]
+    return Sentences(
+        f"With {most['k'].iloc[0]:,} {what} {'added' if steer else 'ablated'} {bounded(cells.loc['ranked'], 'kept')} "
+        f"of the emotion is {'brought' if steer else 'kept'} (1 is the instructed answer, 0 the neutral one), with as "
+        f"many random {what} of the same layers {bounded(cells.loc[f'random_{what}'], 'kept')}, along random "
+        f"directions {bounded(cells.loc['random_direction'], 'kept')}.",
+        f"The ranked {what} matter more than random ones for {listed(matter)}."
+        if matter
+        else f"No difference between ranked and random {what} was found for any emotion.",
     )
-    return Sentences(*said)
 
 
 @measured
@@ -174,17 +181,14 @@ def heads_or_neurons(heads: pd.DataFrame, neurons: pd.DataFrame) -> Sentences:
     """
     said, few = [], []
     for curve, what in ((heads, "heads"), (neurons, "neurons")):
-        steer = about(curve)["params"].get("test") == "steer"
-        own = curve[(curve["emotion"] == "all") & (curve["k"] > 0)]
-        ranked = own[own["order"] == "ranked"].set_index("k")[["kept", "lo", "hi"]]
-        enough = ranked.index[ranked["kept"] >= 0.5] if steer else ranked.index[ranked["kept"] <= 0.5]
+        own = curve[(curve["emotion"] == "all") & (curve["k"] > 0)].set_index("k")
+        ranked, random = own[own["order"] == "ranked"], own[own["order"] == f"random_{what}"]
+        enough = ranked.index[ranked["kept"] >= 0.5 if adds(curve) else ranked["kept"] <= 0.5]
         k = enough.min() if len(enough) else ranked.index.max()
-        random = own[(own["order"] == f"random_{what}") & (own["k"] == k)][["kept", "lo", "hi"]].iloc[0]
-        verb = "bring" if steer else "leave, when ablated,"
         few.append((what, k if len(enough) else None))
         said.append(
-            f"{k:,} {what} {verb} {number(*ranked.loc[k])} of the emotion, as many random ones of the same layers "
-            f"{number(*random)}."
+            f"{k:,} {what} {'bring' if adds(curve) else 'leave, when ablated,'} {bounded(ranked.loc[k], 'kept')} of "
+            f"the emotion, as many random ones of the same layers {bounded(random.loc[k], 'kept')}."
         )
     half = [f"{k:,} {what}" for what, k in few if k is not None]
     none = listed((what for what, k in few if k is None), nothing="")
@@ -201,23 +205,21 @@ def sublayers(table: pd.DataFrame) -> Sentences:
 
     >>> emolab.say.sublayers(emolab.heads.sublayer_effects(model, vectors, responses))
     """
-    steer = about(table)["params"].get("test") == "steer"
-    names = {"attn": "attention layers", "mlp": "MLPs"}
+    verb = "bring" if adds(table) else "take with them"
     said = []
     for emotion in order(table["emotion"]):
-        own = table[table["emotion"] == emotion]
-        whole = own[own["layers"] == own["layers"].iloc[-1]].set_index("site")
-        told = []
-        for site, name in names.items():
+        rows = table[table["emotion"] == emotion]
+        whole = rows[rows["layers"] == rows["layers"].iloc[-1]].set_index("site")
+        parts = []
+        for site, name in (("attn", "attention layers"), ("mlp", "MLPs")):
             row = whole.loc[site]
-            effect = number(row["effect"], row["lo"], row["hi"], signed=True)
-            chance = "" if row["q"] < 0.05 else ", no difference was found"
-            told.append(
+            verdict = "" if row["q"] < 0.05 else ", no difference was found"
+            parts.append(
                 f"{name} write {row['written']:.2f} of the vector (random directions at most {row['random']:.2f}) and "
-                f"{'bring' if steer else 'take with them'} {row['share']:.0%} of the emotion ({effect} nats; along "
-                f"random directions {number(row['random_direction'], signed=True)}{chance})"
+                f"{verb} {row['share']:.0%} of the emotion ({bounded(row, 'effect', signed=True)} nats; along random "
+                f"directions {number(row['random_direction'], signed=True)}{verdict})"
             )
-        said.append(f"For {emotion} all {'; all '.join(told)}.")
+        said.append(f"For {emotion} all {'; all '.join(parts)}.")
     return Sentences(*said)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from emolab.base.stats import interval
-from emolab.say.sentences import Sentences, listed, measured, number, where_largest
+from emolab.say.sentences import Sentences, bounded, listed, measured, number, where_largest
 
 
 @measured
@@ -14,16 +14,16 @@ def turning_curve(curve: pd.DataFrame) -> Sentences:
 
     >>> emolab.say.turning_curve(emolab.experiments.turning_curve(scores))  # doctest: +SKIP
     """
-    told, chance, lag = curve.attrs["told"], curve.attrs["chance"], curve.attrs["lag"]
-    found = told["none"][1] > max(chance, told["random"][2])
-    halves = f"{number(*told['none'])} of the halves point most to their own emotion (random directions "
-    halves += f"{number(*told['random'])}, chance {number(chance)})"
+    shares, chance, lag = curve.attrs["told"], curve.attrs["chance"], curve.attrs["lag"]
+    beyond = shares["none"][1] > max(chance, shares["random"][2])
     apart = "the new emotion does not come to lead for good"
     if lag is not None:
         apart = "the new emotion leads from the first token on" if lag == 0 else f"the new one leads after {lag} tokens"
     return Sentences(
-        f"Where texts change their emotion, {halves}{'' if found else ': no more than by chance was found'}.",
-        f"Behind the turn {apart}." if found else "",
+        f"Where texts change their emotion, {number(*shares['none'])} of the halves point most to their own emotion "
+        f"(random directions {number(*shares['random'])}, chance {number(chance)})"
+        f"{'' if beyond else ': no more than by chance was found'}.",
+        f"Behind the turn {apart}." if beyond else "",
     )
 
 
@@ -35,9 +35,8 @@ def passages(table: pd.DataFrame) -> Sentences:
     """
     shares = {}
     for control, rows in table.groupby("control"):
-        clusters = rows["topic"] if "topic" in rows else None
         hits = rows["hit"].astype(float)
-        shares[control] = number(hits.mean(), *interval(hits, clusters=clusters))
+        shares[control] = number(hits.mean(), *interval(hits, clusters=rows.get("topic")))
     return Sentences(
         f"Of the passages that point most along an emotion, {shares['none']} come from texts of it "
         f"(along random directions {shares['random']})."
@@ -53,8 +52,9 @@ def rank_curve(curve: pd.DataFrame) -> Sentences:
     own, random = (curve[curve["control"] == control].set_index("layer") for control in ("none", "random"))
     best, chance = where_largest(own["value"]), curve.attrs["chance"]
     beyond = own.index[(own["lo"] > chance) & (own["lo"] > random["hi"])]
-    told = "Before a word is written, the emotion that a situation evokes and does not name ranks first in "
-    told += f"{number(*own.loc[best, ['value', 'lo', 'hi']])} of them at layer {best} (random directions "
-    told += f"{number(*random.loc[best, ['value', 'lo', 'hi']])}, chance {number(chance)})"
-    where = f"Beyond both lie the layers {listed(beyond)}." if len(beyond) > 1 else ""
-    return Sentences(f"{told}{'' if len(beyond) else ': no layer was found beyond both'}.", where)
+    return Sentences(
+        "Before a word is written, the emotion that a situation evokes and does not name ranks first in "
+        f"{bounded(own.loc[best])} of them at layer {best} (random directions {bounded(random.loc[best])}, chance "
+        f"{number(chance)}){'' if len(beyond) else ': no layer was found beyond both'}.",
+        f"Beyond both lie the layers {listed(beyond)}." if len(beyond) > 1 else "",
+    )

@@ -51,6 +51,15 @@ def number(value: Any, low: Any = float("nan"), high: Any = float("nan"), *, sig
     return f"{told} [{bounds[0]}, {bounds[1]}]" if np.isfinite(low) else told
 
 
+def bounded(row: Any, column: str = "value", *, signed: bool = False) -> str:
+    """A number of a row with its interval, the columns lo and hi.
+
+    >>> bounded({"share": 0.5, "lo": 0.25, "hi": 0.75}, "share")
+    '0.50 [0.25, 0.75]'
+    """
+    return number(row[column], row["lo"], row["hi"], signed=signed)
+
+
 def listed(names: Iterable[Any], *, nothing: str = "none") -> str:
     """Names in a row.
 

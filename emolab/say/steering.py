@@ -11,7 +11,7 @@ from emolab.base.labels import CONTROL_NAMES, NEUTRAL, order
 from emolab.experiments.dose_response import collapse, compare
 from emolab.experiments.headline import instructed_answers, is_hit, is_unsteered
 from emolab.experiments.shares import instruction_shares, layer_shares, mixture_shares, setting_differences
-from emolab.say.sentences import Sentences, listed, mean_share, measured, number, where_largest, where_smallest
+from emolab.say.sentences import Sentences, bounded, listed, mean_share, measured, number, where_largest, where_smallest
 
 _NAMES = {"none": "the vector", **CONTROL_NAMES, "prompt": "instructed"}
 
@@ -33,10 +33,13 @@ def dose_response(scored: pd.DataFrame, *, reference: pd.DataFrame | None = None
     beside["unsteered"] = plain
     if reference is not None:
         beside["instructed"] = _instructed(reference)
-    told = ", ".join(f"{name} {mean_share(rows, 'hit')}" for name, rows in beside.items() if len(rows))
-    risen = f"Steering brings {mean_share(strongest, 'hit')} of the texts to the target at dose {dose:g} ({told})."
-    first = _first(compare(scored, measure="target")) if "random" in set(table["control"]) else ""
-    return Sentences(risen, first, _kept(strongest, at_dose, plain), _broken(scored, reference))
+    shares = ", ".join(f"{name} {mean_share(rows, 'hit')}" for name, rows in beside.items() if len(rows))
+    return Sentences(
+        f"Steering brings {mean_share(strongest, 'hit')} of the texts to the target at dose {dose:g} ({shares}).",
+        _first(compare(scored, measure="target")) if "random" in set(table["control"]) else "",
+        _kept(strongest, at_dose, plain),
+        _broken(scored, reference),
+    )
 
 
 def _at_best_dose(table: pd.DataFrame) -> tuple[pd.DataFrame, float]:
@@ -48,13 +51,13 @@ def _at_best_dose(table: pd.DataFrame) -> tuple[pd.DataFrame, float]:
 
 def _instructed(reference: pd.DataFrame) -> pd.DataFrame:
     """Answers to instructions, `hit` where the judge reads what was asked for."""
-    told = instructed_answers(reference)
-    return told.assign(hit=is_hit(told))
+    answers = instructed_answers(reference)
+    return answers.assign(hit=is_hit(answers))
 
 
 def _kept(strongest: pd.DataFrame, at_dose: pd.DataFrame, plain: pd.DataFrame) -> str:
     """How much of the topic is left, beside a random direction."""
-    if "adherence" not in plain or plain["adherence"].isna().all():
+    if not _has_adherence(plain):
         return ""
     whole, random = plain["adherence"].mean(), at_dose[at_dose["control"] == "random"]["adherence"]
     beside = f" (random direction {random.mean() / whole:.0%})" if random.notna().any() else ""
@@ -102,18 +105,18 @@ def naming(scored: pd.DataFrame, *, reference: pd.DataFrame | None = None) -> Se
     Needs `named` of `emolab.score`, and `blind_top` where a `BlindJudge` has read the texts, too.
     """
     strong, dose = _at_best_dose(scored.assign(hit=is_hit(scored), named=scored["named"].astype(float)))
-    said = f"At dose {dose:g}, {mean_share(strong, 'named')} of the texts hold the name of the emotion or a form of it"
+    named = f"At dose {dose:g}, {mean_share(strong, 'named')} of the texts hold the name of the emotion or a form of it"
     if reference is not None:
-        told = _instructed(reference)
-        said += f", of the instructed answers {mean_share(told.assign(named=told['named'].astype(float)), 'named')}"
-    blind = ""
+        answers = _instructed(reference).astype({"named": float})
+        named += f", of the instructed answers {mean_share(answers, 'named')}"
+    blind, rest = "", ""
     if "blind_top" in strong:
         seen = mean_share(strong.assign(hit=strong["blind_top"] == strong["emotion"]), "hit")
         blind = f"A judge that does not see these words reads the target in {seen}."
-    without, rest = strong[strong["named"] == 0], ""
+    without = strong[strong["named"] == 0]
     if len(without):
         rest = f"Of the {len(without)} texts without the name {mean_share(without, 'hit')} are read as the target."
-    return Sentences(said + ".", blind, rest)
+    return Sentences(f"{named}.", blind, rest)
 
 
 @measured
@@ -130,10 +133,10 @@ def effect_forest(effects: pd.DataFrame) -> Sentences:
     if not count.any():
         return Sentences(f"No difference from the {control} was found, for any of {n} emotions (q < .05).")
     most = effects.loc[where_largest(effects["difference"])]
-    largest = f"{most['emotion']} at dose {most['alpha']:g}, {number(*most[['difference', 'lo', 'hi']], signed=True)}"
     return Sentences(
         f"The vector does more than the {control} (q < .05) for {by_dose}, of {n} emotions.",
-        f"The largest difference is that of {largest}.",
+        f"The largest difference is that of {most['emotion']} at dose {most['alpha']:g}, "
+        f"{bounded(most, 'difference', signed=True)}.",
     )
 
 
@@ -145,13 +148,11 @@ def site_map(scored: pd.DataFrame, *, control: str = "random") -> Sentences:
     """
     table = setting_differences(scored, control=control)
     mean = table[table["emotion"] == "mean"].set_index("setting")
-    best, least = where_largest(mean["value"]), where_smallest(mean["value"])
-    told = {s: f"{s}: {number(*mean.loc[s, ['value', 'lo', 'hi']], signed=True)}" for s in (best, least)}
-    apart = mean["lo"][best] > mean["hi"][least]
-    found = "" if apart else "Their intervals overlap: no difference between them was found."
+    best, least = mean.loc[where_largest(mean["value"])], mean.loc[where_smallest(mean["value"])]
     return Sentences(
-        f"Beyond the {_NAMES.get(control, control)} the target is read most with {told[best]}; least, {told[least]}.",
-        found,
+        f"Beyond the {_NAMES.get(control, control)} the target is read most with {best.name}: "
+        f"{bounded(best, signed=True)}; least, {least.name}: {bounded(least, signed=True)}.",
+        "" if best["lo"] > least["hi"] else "Their intervals overlap: no difference between them was found.",
     )
 
 
@@ -166,11 +167,11 @@ def layer_curve(scored: pd.DataFrame) -> Sentences:
     mean = own.groupby(["control", "layer"])["value"].mean()
     best = where_largest(mean["none"])
     cells = own[(own["layer"] == best) & (own["control"] == "none")]
-    told = listed(f"{row.emotion} {number(row.value, row.lo, row.hi)}" for row in cells.itertuples())
+    shares = listed(f"{row['emotion']} {bounded(row)}" for _, row in cells.iterrows())
     random = f" (random direction {mean['random', best]:.2f})" if ("random", best) in mean else ""
     low = [f"{layer:.0f}" for layer, value in mean["none"].items() if value <= mean["none"].max() / 4]
     return Sentences(
-        f"One layer alone does most at layer {best:.0f}: {told}{random}.",
+        f"One layer alone does most at layer {best:.0f}: {shares}{random}.",
         f"It does least at layers {', '.join(low)}." if low else "",
     )
 
@@ -186,8 +187,8 @@ def mixture_map(scored: pd.DataFrame) -> Sentences:
     for mixture, rows in table[table["kind"] == "none"].groupby("mixture", sort=False):
         seen = rows[rows["share"] > 0].sort_values("share", ascending=False)
         read = listed(f"{label} in {share:.0%}" for label, share in zip(seen["judged"], seen["share"], strict=True))
-        mixed = rows["mixed"].iloc[0]
-        both = f"; mixed within one text: {number(mixed, *rows[['lo', 'hi']].iloc[0])}" if mixed == mixed else ""
+        mixed = rows.iloc[0]
+        both = f"; mixed within one text: {bounded(mixed, 'mixed')}" if pd.notna(mixed["mixed"]) else ""
         said.append(f"{mixture} is read as {read} of {rows['n'].iloc[0]} texts{both}.")
     return Sentences(*said)
 
@@ -201,17 +202,16 @@ def purity_dots(rates: pd.DataFrame) -> Sentences:
     cells = rates[rates["emotion"] == "all"].set_index(["part", "measure"])
     parts = [p for p in ("whole", "specific", "shared", "random") if (p, "target") in cells.index]
     names = {"whole": "the whole vector", "random": "random directions"}
-    bounds = ["value", "lo", "hi"]
-    shares = listed(f"{names.get(p, f'the {p} part')} {number(*cells.loc[(p, 'target'), bounds])}" for p in parts)
-    said = [f"The target is read with {shares} of the texts."]
-    leaks = listed(f"{names.get(p, f'the {p} part')} {cells.loc[(p, 'leak'), 'value']:.2f}" for p in parts)
-    said.append(f"Another emotion is read with {leaks}.")
+    names = {part: names.get(part, f"the {part} part") for part in parts}
+    targets = listed(f"{name} {bounded(cells.loc[(part, 'target')])}" for part, name in names.items())
+    leaks = listed(f"{name} {cells.loc[(part, 'leak'), 'value']:.2f}" for part, name in names.items())
+    said = [f"The target is read with {targets} of the texts.", f"Another emotion is read with {leaks}."]
     if ("specific", "leak") in cells.index:
-        columns = ["minus_whole", "minus_whole_lo", "minus_whole_hi"]
-        less, low, high = (float(cells[column]["specific", "leak"]) for column in columns)
-        found = number(less, low, high, signed=True)
+        leak: Any = cells.loc[("specific", "leak")]
+        less, low, high = leak[["minus_whole", "minus_whole_lo", "minus_whole_hi"]]
         verdict = "no difference was found" if low <= 0 <= high else f"it leaks {'less' if less < 0 else 'more'}"
-        said.append(f"The specific part leaks {found} against the whole vector: {verdict}.")
+        difference = number(less, low, high, signed=True)
+        said.append(f"The specific part leaks {difference} against the whole vector: {verdict}.")
     return Sentences(*said)
 
 
@@ -224,9 +224,9 @@ def instruction_following(scored: pd.DataFrame) -> Sentences:
     table = instruction_shares(scored)
     own = table[(table["condition"] == table["judged"]) & (table["condition"] != NEUTRAL)].set_index("condition")
     best, least = where_largest(own["share"]), where_smallest(own["share"])
-    told = [f"{e} {number(*own.loc[e, ['share', 'lo', 'hi']])}" for e in order(own.index)]
+    shares = listed(f"{emotion} {bounded(own.loc[emotion], 'share')}" for emotion in order(own.index))
     return Sentences(
-        f"Told to, the model writes {best} best and {least} worst: {listed(told)} of the answers are read as asked."
+        f"Told to, the model writes {best} best and {least} worst: {shares} of the answers are read as asked."
     )
 
 
@@ -236,11 +236,11 @@ def judge_agreement(table: pd.DataFrame) -> Sentences:
 
     >>> emolab.say.judge_agreement(emolab.judges.agreement(scored))
     """
-    told = [
-        f"{row.judge_a} and {row.judge_b} {number(row.kappa, row.lo, row.hi)}"
-        for row in table.sort_values("kappa", ascending=False).itertuples()
-    ]
-    return Sentences(f"Beyond chance the judges agree with kappa {listed(told)} (1 is the same, 0 is chance).")
+    pairs = listed(
+        f"{row['judge_a']} and {row['judge_b']} {bounded(row, 'kappa')}"
+        for _, row in table.sort_values("kappa", ascending=False).iterrows()
+    )
+    return Sentences(f"Beyond chance the judges agree with kappa {pairs} (1 is the same, 0 is chance).")
 
 
 @measured
@@ -250,16 +250,18 @@ def sources(table: pd.DataFrame) -> Sentences:
     >>> emolab.say.sources(emolab.experiments.equal_effect(scored, instructed)).verdict
     """
     rows = table.drop("instruction")
-    told: Any = table.loc["instruction"]
+    instruction: Any = table.loc["instruction"]
     closest = where_largest(rows["adherence_kept"])
-    verdict = f"Near the effect of the instruction ({told['target']:.2f} on target, {_price(told)}), "
-    verdict += f"{closest} keep most of the topic: {rows.loc[closest, 'adherence_kept']:.0%} of the adherence."
     each = [
         f"{_upper(str(name))} at dose {row['alpha']:g}: {row['target']:.2f} on target (blind judge "
         f"{row['blind']:.2f}), {_price(row)}."
         for name, row in rows.iterrows()
     ]
-    return Sentences(verdict, *each)
+    return Sentences(
+        f"Near the effect of the instruction ({instruction['target']:.2f} on target, {_price(instruction)}), {closest} "
+        f"keep most of the topic: {rows.loc[closest, 'adherence_kept']:.0%} of the adherence.",
+        *each,
+    )
 
 
 @measured
@@ -268,14 +270,14 @@ def beyond_instruction(scored: Mapping[str, pd.DataFrame], instructed: pd.DataFr
 
     >>> emolab.say.beyond_instruction({"own answers": scored, "frames": of_frames}, instructed)
     """
-    told = _instructed(instructed)
-    worst = where_smallest(told.groupby("condition")["hit"].mean())
-    texts = {s: table[table["emotion"] == worst].assign(hit=is_hit) for s, table in scored.items()}
-    strongest = {source: _at_best_dose(table) for source, table in texts.items()}
+    answers = _instructed(instructed)
+    worst = where_smallest(answers.groupby("condition")["hit"].mean())
+    strongest = {s: _at_best_dose(t[t["emotion"] == worst].assign(hit=is_hit)) for s, t in scored.items()}
     best = max(strongest, key=lambda source: strongest[source][0]["hit"].mean())
     reached, dose = strongest[best]
+    written = mean_share(answers[answers["condition"] == worst], "hit")
     return Sentences(
-        f"Told to, the model writes {worst} in {mean_share(told[told['condition'] == worst], 'hit')} of its answers; "
+        f"Told to, the model writes {worst} in {written} of its answers; "
         f"vectors of {best} reach {mean_share(reached, 'hit')} at dose {dose:g}."
     )
 
@@ -298,8 +300,8 @@ def tradeoff(table: pd.DataFrame) -> Sentences:
     said = []
     for at, place in (("best", "At its best dose"), ("equal damage", "At equal damage")):
         own = rows[(rows["at"] == at) & rows["value"].notna()].sort_values("value", ascending=False)
-        told = listed(f"{row.method} {number(row.value, row.lo, row.hi)}" for row in own.itertuples())
-        said.append(f"{place} the overall score is: {told}." if len(own) else "")
+        scores = listed(f"{row['method']} {bounded(row)}" for _, row in own.iterrows())
+        said.append(f"{place} the overall score is: {scores}." if len(own) else "")
     return Sentences(*said)
 
 
@@ -312,9 +314,13 @@ def shares(scored: pd.DataFrame, *, by: str = "control") -> Sentences:
     table = scored.assign(hit=is_hit(scored))
     named = table[by].replace(_NAMES) if by == "control" else table[by]
     groups = list(table.groupby(named, sort=False))
-    told = [f"{mean_share(rows, 'hit')} ({name})" for name, rows in groups]
-    said = [f"The target is read in {listed(told)} of the texts."]
-    if "adherence" in table and table["adherence"].notna().any():
-        left = listed(f"{rows['adherence'].mean():.2f} ({name})" for name, rows in groups)
-        said.append(f"Adherence to the question is {left}.")
-    return Sentences(*said)
+    read = listed(f"{mean_share(rows, 'hit')} ({name})" for name, rows in groups)
+    left = listed(f"{rows['adherence'].mean():.2f} ({name})" for name, rows in groups if _has_adherence(table))
+    return Sentences(
+        f"The target is read in {read} of the texts.",
+        f"Adherence to the question is {left}." if _has_adherence(table) else "",
+    )
+
+
+def _has_adherence(table: pd.DataFrame) -> bool:
+    return "adherence" in table and bool(table["adherence"].notna().any())

@@ -9,7 +9,7 @@ import pandas as pd
 
 from emolab.base.labels import order
 from emolab.geometry.tables import emotion_cosines, layer_by_layer, vector_norms
-from emolab.say.sentences import Sentences, Unmeasured, listed, measured, number, where_largest, where_smallest
+from emolab.say.sentences import Sentences, Unmeasured, bounded, listed, measured, where_largest, where_smallest
 from emolab.vectors.vectors import EmotionVectors
 
 
@@ -87,9 +87,9 @@ def shared_energy_curve(tables: Mapping[str, pd.DataFrame] | pd.DataFrame) -> Se
         curve = table.set_index("layer")
         first, last = curve.iloc[0], curve.iloc[-1]
         said.append(
-            f"{f'At {name} all' if name else 'All'} emotions share {number(*first[['share', 'lo', 'hi']])} of the "
-            f"vectors' energy at layer {curve.index[0]} and {number(*last[['share', 'lo', 'hi']])} at layer "
-            f"{curve.index[-1]}; with shuffled labels {first['null_mean']:.2f} and {last['null_mean']:.2f}."
+            f"{f'At {name} all' if name else 'All'} emotions share {bounded(first, 'share')} of the vectors' energy at "
+            f"layer {first.name} and {bounded(last, 'share')} at layer {last.name}; with shuffled labels "
+            f"{first['null_mean']:.2f} and {last['null_mean']:.2f}."
         )
     return Sentences(*said)
 
@@ -100,22 +100,16 @@ def agreement_curve(tables: Mapping[str, pd.DataFrame]) -> Sentences:
 
     >>> emolab.say.agreement_curve({"answers and frames": emolab.geometry.vector_agreement(vectors, others)})
     """
-    means = {}
-    for name, table in tables.items():
-        late = _late(table)
-        means[name] = late[["cosine", "mismatched", "random"]].mean()
+    means = {name: _late(table)[["cosine", "mismatched", "random"]].mean() for name, table in tables.items()}
     best = max(means, key=lambda name: means[name]["cosine"])
-    random = means[best]["random"]
-    told = [
+    by_pair = "; ".join(
         f"{name}: {row['cosine']:.2f} for the same emotion, {row['mismatched']:+.2f} for different ones"
         for name, row in means.items()
-    ]
+    )
     return Sentences(
         f"In the second half of the layers the cosine is largest for {best} ({means[best]['cosine']:.2f}; random "
-        f"directions stay below {random:.2f}).",
-        f"By pair: {'; '.join(told)}."
-        if len(told) > 1
-        else f"Different emotions have {means[best]['mismatched']:+.2f}.",
+        f"directions stay below {means[best]['random']:.2f}).",
+        f"By pair: {by_pair}." if len(means) > 1 else f"Different emotions have {means[best]['mismatched']:+.2f}.",
     )
 
 
@@ -139,10 +133,10 @@ def response_map(scores: pd.DataFrame) -> Sentences:
     best = where_largest(full)
     drawn = scores[(scores["layer"] == best) & (scores["method"] != "full")]
     maps = listed(f"{row.silhouette:+.2f} on the {row.method.upper()}" for row in drawn.itertuples())
-    told = f"silhouette {full.max():+.2f} in all dimensions, {maps}"
+    group = f"group by condition most at layer {best}:"
     if full.max() < 0.05:
-        return Sentences(f"The answers do not group by condition: at most, at layer {best}, {told}.")
-    return Sentences(f"The answers group by condition most at layer {best}: {told}.")
+        group = f"do not group by condition: at most, at layer {best},"
+    return Sentences(f"The answers {group} silhouette {full.max():+.2f} in all dimensions, {maps}.")
 
 
 @measured
@@ -198,16 +192,13 @@ def probe_curve(probe: pd.DataFrame, *, words: pd.DataFrame | None = None) -> Se
     top = own.iloc[-1]
     said = [
         f"The probe reads {first:.2f} of the held-out answers in the first third of the layers and {last:.2f} in the "
-        f"last, {number(*top[['accuracy', 'lo', 'hi']])} at the last layer (chance {top['chance']:.2f})."
+        f"last, {bounded(top, 'accuracy')} at the last layer (chance {top['chance']:.2f})."
     ]
     if words is not None:
         alone = words[words["emotion"] == "all"].iloc[0]
-        low, high = alone[["lo", "hi"]]
-        said.append(f"The words alone give {number(alone['accuracy'], low, high)}.")
-        overlap = top["lo"] <= high and low <= top["hi"]
-        said.append(
-            "The two intervals overlap: no difference was found." if overlap else "The two intervals lie apart."
-        )
+        overlap = top["lo"] <= alone["hi"] and alone["lo"] <= top["hi"]
+        verdict = "overlap: no difference was found" if overlap else "lie apart"
+        said += [f"The words alone give {bounded(alone, 'accuracy')}.", f"The two intervals {verdict}."]
     return Sentences(*said)
 
 
@@ -223,8 +214,9 @@ def confound_curve(table: pd.DataFrame) -> Sentences:
         more = rows[rows["explained"] > rows["null_hi"]]
         none = rows[rows["explained"] <= rows["null_hi"]]["factor"]
         parts = [f"{factor} {share:.0%}" for factor, share in zip(more["factor"], more["explained"], strict=True)]
-        told = f"At layer {layer} the variance of the answers goes with {listed(parts, nothing='none of them')}"
-        said.append(f"{told}; {listed(none)} explain no more than by chance." if len(none) else f"{told}.")
+        rest = f"; {listed(none)} explain no more than by chance" if len(none) else ""
+        varies = listed(parts, nothing="none of them")
+        said.append(f"At layer {layer} the variance of the answers goes with {varies}{rest}.")
     return Sentences(*said)
 
 
