@@ -204,7 +204,6 @@ FIGURES = {
     ),
     "circumplex": lambda s: plot.circumplex(named_points()),
     "tradeoff": lambda s: plot.tradeoff(methods().replace(RENAMED), emotion="high valence"),
-    "confusion_map": lambda s: plot.confusion_map(parts.confusion(s.purity)),
     "purity_dots": lambda s: plot.purity_dots(parts.purity(s.purity)),
 }
 

@@ -54,7 +54,7 @@ def saved(w, **changes):
 # Functions that draw, or reckon with, a table of another function
 OF_TABLES = {
     **{f"plot.{name}": getattr(plot, name) for name in (
-        "ablation_curve agreement_curve confusion_map dose_response effect_forest head_forest "
+        "ablation_curve agreement_curve dose_response effect_forest head_forest "
         "confound_curve head_map instruction_following judge_agreement layer_curve mixture_map probe_curve purity_dots "
         "reliability_curve shared_energy_curve site_map tradeoff words_table attention_html"
     ).split()},
@@ -103,7 +103,6 @@ CASES = [
     (lambda w: dose_response.compare(w.scored, measure="text"), "no measure 'text' of numbers"),
     (lambda w: plot.site_map(w.scored, control="shuffled"), "lacks texts of joy|without"),
     (lambda w: plot.layer_curve(w.scored.query("alpha in (0, 1)")), "steers no single layer"),
-    (lambda w: plot.effect_forest(dose_response.compare(w.scored), level=NAN), "level is nan"),
     (lambda w: claims.preservation(drift()), 'needs controls "none" and "random"'),
     (lambda w: claims.preservation(drift().drop(columns="topic")), "lacks topic"),
     (lambda w: claims.linear(w.scored.query("alpha in (0, 1)")), "at least four doses"),

@@ -1,7 +1,4 @@
-"""Figures of affect: the circumplex of many emotions, how well ratings are read off by layer, what axes do to texts.
-
->>> fig = emolab.plot.circumplex(emolab.geometry.affect_points(means, layer=18))  # doctest: +SKIP
-"""
+"""Figures of affect: the circumplex of many emotions, how well ratings are read off by layer, what axes do to texts."""
 
 from __future__ import annotations
 
@@ -12,15 +9,15 @@ from matplotlib.colors import Normalize
 
 from emolab.base.errors import need_table
 from emolab.plot.marks import color_bar, control_key, control_look, key, layer_axis, line, names_beside
-from emolab.plot.panels import figure, finish, grid
+from emolab.plot.panels import figure, grid
 from emolab.plot.style import INK, look
 
 # One look per axis and per way of reading it.
 AXES = {"valence": ("#0072B2", "o"), "arousal": ("#D55E00", "s"), "dominance": ("#009E73", "^")}
 _METHODS = {
-    "ridge": ("#0072B2", "o", "-", "read off by regression, other words"),
-    "ridge, other frames": ("#56B4E9", "D", "-", "the same, other frames as well"),
-    "component": ("#D55E00", "^", "-", "best of the first three components"),
+    "ridge": {"color": "#0072B2", "marker": "o", "label": "read off by regression, other words"},
+    "ridge, other frames": {"color": "#56B4E9", "marker": "D", "label": "the same, other frames as well"},
+    "component": {"color": "#D55E00", "marker": "^", "label": "best of the first three components"},
 }
 
 
@@ -41,19 +38,18 @@ def circumplex(points: pd.DataFrame, *, title: str | None = None):
         points["read_valence"], points["read_arousal"], c=points["valence"], cmap="RdYlBu", norm=Normalize(*limits),
         s=3.2 * look().size, edgecolors=INK, linewidths=0.4, zorder=3,
     )  # fmt: skip
-    for draw, name in ((ax.axvline, "read_valence"), (ax.axhline, "read_arousal")):
-        draw(points[name].mean(), color=INK, linewidth=0.6, zorder=1)
+    ax.axvline(points["read_valence"].mean(), color=INK, linewidth=0.6, zorder=1)
+    ax.axhline(points["read_arousal"].mean(), color=INK, linewidth=0.6, zorder=1)
     ax.margins(0.08)
     ax.set(xlabel="valence, read off the vector", ylabel="arousal, read off the vector")
     color_bar(panels.fig, "valence, as people rate the word (1 to 9)", limits, cmap="RdYlBu")
-    r, null = points.attrs["r"], points.attrs["null_hi"]
-    told = " and ".join(f"{name} {r[name]:.2f}" for name in ("valence", "arousal") if name in r)
-    told = f"{len(points)} emotion words lie where people put them: r with their ratings {told}"
-    said = {
-        "control": f"ratings permuted: r up to {max(null.values()):.2f}",
-        "note": "Each word is placed by the vectors of other words; lines cross at the mean",
-    }
-    fig = finish(panels, points, source=points, function="circumplex", legend=[], said=said, title=title or told)
+    r = points.attrs["r"]
+    by_axis = " and ".join(f"{name} {r[name]:.2f}" for name in ("valence", "arousal") if name in r)
+    fig = panels.finish(
+        points, title or f"{len(points)} emotion words lie where people put them: r with their ratings {by_axis}",
+        legend=[], control=f"ratings permuted: r up to {max(points.attrs['null_hi'].values()):.2f}",
+        note="Each word is placed by the vectors of other words; lines cross at the mean",
+    )  # fmt: skip
     with warnings.catch_warnings(action="ignore"):  # of letters that no font has, which drawing tells once
         names_beside(ax, *(points[column].tolist() for column in ("read_valence", "read_arousal", "label")))
     return fig
@@ -69,33 +65,29 @@ def affect_curve(table: pd.DataFrame, *, title: str | None = None):
     ratings. Dotted: what the input embeddings of the words give, before any layer.
     """
     need_table(table, ("layer", "dimension", "method", "r", "lo", "hi", "null_hi"), "geometry.affect_fit")
-    dimensions = list(dict.fromkeys(table["dimension"]))
-    panels = grid(dimensions, height=17, need=17, want=30, share="xy")
-    for dimension, ax in panels.columns():
-        for method, (color, marker, style, label) in _METHODS.items():
-            rows = table[(table["dimension"] == dimension) & (table["method"] == method)]
-            line(
-                ax, rows, "layer", "null_hi", control_look("shuffled", marker=None, color=color, label=None, alpha=0.6)
-            )
-            settings = {"color": color, "marker": marker, "linestyle": style, "label": label}
+    panels = grid(table["dimension"].unique(), height=17, need=17, want=30, share="xy")
+    for _, ax, own in panels.each(table, "dimension"):
+        for method, settings in _METHODS.items():
+            rows = own[own["method"] == method]
+            null = control_look("shuffled", marker=None, color=settings["color"], label=None, alpha=0.6)
+            line(ax, rows, "layer", "null_hi", null)
             line(ax, rows, "layer", "r", settings, bounds="band" if method == "ridge" else "")
-        words = table[(table["dimension"] == dimension) & (table["method"] == "word embedding")]
-        for r in words["r"]:
+        for r in own.loc[own["method"] == "word embedding", "r"]:
             ax.axhline(r, color=INK, linestyle=":", linewidth=0.1 * look().size)
-        layer_axis(ax, int(table["layer"].max()) + 1)
+        layer_axis(ax, table)
         ax.set_ylim(top=1)
     panels.label("layer", "r with people's ratings")
-    best = table[table["method"] == "ridge"]
-    best = best.loc[best.groupby("dimension", sort=False)["r"].idxmax()]
-    parts = [f"{d} {r:.2f} (layer {layer})" for d, r, layer in best[["dimension", "r", "layer"]].to_numpy()]
-    told = f"People's ratings are read off the vectors of other words: {', '.join(parts)}"
-    handles = [*panels.axes["", panels.names[0]].get_legend_handles_labels()[0]]
+    handles = next(iter(panels.axes.values())).get_legend_handles_labels()[0]
     if (table["method"] == "word embedding").any():
         handles.append(key("input embedding of the word", marker="", linestyle=":"))
-    handles.append(control_key("shuffled", marker=""))
-    handles[-1].set_label("ratings permuted, 95th percentile")
-    said = {"control": "ratings permuted", "interval": "95 % intervals over labels"}
-    return finish(panels, table, source=table, function="affect_curve", legend=handles, said=said, title=title or told)
+    handles.append(control_key("shuffled", marker="", label="ratings permuted, 95th percentile"))
+    ridge = table[table["method"] == "ridge"]
+    best = ridge.loc[ridge.groupby("dimension", sort=False)["r"].idxmax(), ["dimension", "r", "layer"]]
+    parts = [f"{dimension} {r:.2f} (layer {layer})" for dimension, r, layer in best.to_numpy()]
+    return panels.finish(
+        table, title or f"People's ratings are read off the vectors of other words: {', '.join(parts)}",
+        legend=handles, control="ratings permuted", interval="95 % intervals over labels",
+    )  # fmt: skip
 
 
 @figure
@@ -107,24 +99,21 @@ def affect_shift(shifts: pd.DataFrame, *, title: str | None = None):
     One panel per axis and measure; bars are 95 % intervals over queries, grey are random directions of equal norm.
     """
     need_table(shifts, ("emotion", "control", "alpha", "measure", "shift", "lo", "hi"), "experiments.affect_shifts")
-    axes, measures = list(dict.fromkeys(shifts["emotion"])), list(dict.fromkeys(shifts["measure"]))
-    panels = grid(measures, [f"steered along {axis}" for axis in axes], height=12, need=14, want=24, share="xy")
-    for row, axis in zip(panels.rows, axes, strict=True):
-        for measure, ax in panels.columns(row):
-            rows = shifts[(shifts["emotion"] == axis) & (shifts["measure"] == measure)]
-            random = rows[rows["control"] == "random"]
-            line(ax, random, "alpha", "shift", control_look("random"), bounds="whiskers")
-            color, marker = AXES.get(axis, (INK, "o"))
-            settings = {"color": color, "marker": marker, "label": axis}
-            line(ax, rows[rows["control"] == "none"], "alpha", "shift", settings, bounds="bars")
-            ax.axhline(0, color=INK, linewidth=0.6)
-    panels.label("dose", {row: f"{row}: shift" for row in panels.rows})
-    told = []
-    for axis in axes:
-        own = shifts[(shifts["emotion"] == axis) & (shifts["measure"] == axis) & (shifts["control"] == "none")]
-        if len(own):
-            ends = own.set_index("alpha")["shift"].sort_index().iloc[[0, -1]]
-            told.append(f"{axis} {ends.iloc[0]:+.2f} to {ends.iloc[-1]:+.2f}")
-    said = {"control": "random directions of equal norm", "interval": "95 % intervals over queries"}
-    title = title or f"Steering along an axis moves the texts' {', '.join(told) or 'measures'}"
-    return finish(panels, shifts, source=shifts, function="affect_shift", said=said, title=title)
+    axes = shifts["emotion"].unique()
+    panels = grid(shifts["measure"].unique(), axes, height=12, need=14, want=24, share="xy")
+    moved = []
+    for (axis, measure), ax in panels.axes.items():
+        rows = shifts[(shifts["emotion"] == axis) & (shifts["measure"] == measure)]
+        steered = rows[rows["control"] == "none"]
+        line(ax, rows[rows["control"] == "random"], "alpha", "shift", control_look("random"), bounds="whiskers")
+        color, marker = AXES.get(axis, (INK, "o"))
+        line(ax, steered, "alpha", "shift", {"color": color, "marker": marker, "label": axis}, bounds="bars")
+        ax.axhline(0, color=INK, linewidth=0.6)
+        if measure == axis and len(steered):
+            ends = steered.set_index("alpha")["shift"].sort_index().iloc[[0, -1]]
+            moved.append(f"{axis} {ends.iloc[0]:+.2f} to {ends.iloc[-1]:+.2f}")
+    panels.label("dose", {axis: f"steered along {axis}: shift" for axis in panels.rows})
+    return panels.finish(
+        shifts, title or f"Steering along an axis moves the texts' {', '.join(moved) or 'measures'}",
+        control="random directions of equal norm", interval="95 % intervals over queries",
+    )  # fmt: skip

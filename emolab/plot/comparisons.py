@@ -1,8 +1,4 @@
-"""Figures of comparisons: methods by what they give and what they damage, and the paper's four claims put to the test.
-
->>> claims = check_claims(model, vectors, queries, responses, scored, setting=setting)      # doctest: +SKIP
->>> fig = plot.claim_monotone(claims["monotone"])                                           # doctest: +SKIP
-"""
+"""Figures of comparisons: methods by what they give and what they damage, and the paper's claims put to the test."""
 
 from __future__ import annotations
 
@@ -14,8 +10,20 @@ from matplotlib.ticker import MaxNLocator
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import order
 from emolab.base.tables import about
-from emolab.plot.marks import control_key, control_look, forest, key, level, line, log_axis, named_rows
-from emolab.plot.panels import Grid, figure, finish, grid
+from emolab.comparisons.claims import MARGIN, Claim
+from emolab.plot.marks import (
+    control_key,
+    control_look,
+    dose_curves,
+    dose_keys,
+    forest,
+    key,
+    level,
+    line,
+    log_axis,
+    named_rows,
+)
+from emolab.plot.panels import Grid, figure, grid
 from emolab.plot.style import CONTROLS, GREY, INK, MEASURES, emotion_looks, look
 
 # Colours of petroff10 that no emotion has (nor a neighbour of one), and a marker each; controls have their own look.
@@ -50,10 +58,9 @@ def tradeoff(table: pd.DataFrame, *, emotion: str = "all", title: str | None = N
         raise EmolabError(f"no results for {emotion!r}; the table holds {', '.join(dict.fromkeys(table['emotion']))}")
     methods = [m for m in METHOD_LOOKS if m in set(own["method"])]
     wide = own.pivot(index=["method", "at", "dose"], columns="measure", values=["value", "lo", "hi"]).reset_index()
-    measures = {m: MEASURES[m] for m in ("emotion", "overall")}
-    panels = grid(list(measures.values()), height=17, need=22, want=46)
-    for measure, name in measures.items():
-        ax = panels.axes["", name]
+    measures = ("emotion", "overall")
+    panels = grid([MEASURES[m] for m in measures], height=17, need=22, want=46)
+    for measure, ax in zip(measures, panels.axes.values(), strict=True):
         for method in reversed(methods):  # the emotion vector on top
             _method(ax, wide[wide["method"] == method], method, measure)
         plain = wide[(wide["method"] == "unsteered") & (wide["at"] == "best")]
@@ -62,30 +69,21 @@ def tradeoff(table: pd.DataFrame, *, emotion: str = "all", title: str | None = N
         log_axis(ax, "x")
         ax.set_ylim(-0.03, 1.03)
     panels.label("damage: p95 of next-token KL (nats)", "score")
-    handles = [key(_NAMES.get(m, m), color=METHOD_LOOKS[m][0], marker=METHOD_LOOKS[m][1]) for m in methods]
-    handles += [
+    handles = [
+        *(key(_NAMES.get(m, m), color=METHOD_LOOKS[m][0], marker=METHOD_LOOKS[m][1]) for m in methods),
         key("best setting", color=GREY, linestyle=""),
         key("equal damage", color=GREY, face="white", linestyle=""),
+        control_key("unsteered", marker=""),
     ]
-    handles.append(control_key("unsteered", marker=""))
-    best = (
-        own[(own["at"] == "best") & (own["measure"] == "overall")]
-        .set_index("method")["value"]
-        .drop("unsteered", errors="ignore")
-    )
-    told = ", ".join(f"{_NAMES.get(str(m), m)} {score:.2f}" for m, score in best.nlargest(3).items())
+    best = own[(own["at"] == "best") & (own["measure"] == "overall") & (own["method"] != "unsteered")]
+    best = best.set_index("method")["value"].nlargest(3)
+    scores = ", ".join(f"{_NAMES.get(str(method), method)} {score:.2f}" for method, score in best.items())
     # Without the times, which no second run gives again.
     data = own[own["measure"].isin([*measures, "damage"])].drop(columns=["seconds", "speed"], errors="ignore")
-    said = {"interval": "lines: 95 % bootstrap over queries", "params": {"emotion": emotion}}
-    return finish(
-        panels,
-        data,
-        source=table,
-        function="tradeoff",
-        legend=handles,
-        said=said,
-        title=title or f"Overall score, each method at its best: {told}",
-    )
+    return panels.finish(
+        data, title or f"Overall score, each method at its best: {scores}",
+        legend=handles, interval="lines: 95 % bootstrap over queries", params={"emotion": emotion},
+    )  # fmt: skip
 
 
 def _method(ax, own: pd.DataFrame, method: str, measure: str) -> None:
@@ -110,7 +108,7 @@ def _method(ax, own: pd.DataFrame, method: str, measure: str) -> None:
 
 
 @figure
-def claim_monotone(claim, *, title: str | None = None):
+def claim_monotone(claim: Claim, *, title: str | None = None):
     """Does the target rise with the dose? One row per scale, one column per emotion, with random and shuffled controls.
 
     >>> fig = claim_monotone(claims["monotone"])                   # doctest: +SKIP
@@ -121,17 +119,15 @@ def claim_monotone(claim, *, title: str | None = None):
     panels, cells = _by_scale(claim, "monotone")
     looks = emotion_looks(panels.names)
     for (scale, emotion), (ax, own) in cells.items():
-        _curve(ax, own, "none", looks[emotion])
-        for control in ("random", "shuffled"):
-            _curve(ax, own, control, control_look(control))
+        dose_curves(ax, own, looks[emotion], tested=own["alpha"], controls=("random", "shuffled"))
         drop = claim.evidence[scale]["emotions"][emotion]["first_drop"]
         if drop is not None:
             ax.axvline(drop, color=INK, linestyle=":", linewidth=1, label="first significant drop")
-    return _finished(panels, claim, "Does the target emotion rise with the dose?", _dose_keys(claim), title)
+    return _finished(panels, claim, "Does the target emotion rise with the dose?", dose_keys(claim.table), title)
 
 
 @figure
-def claim_preservation(claim, *, title: str | None = None):
+def claim_preservation(claim: Claim, *, title: str | None = None):
     """How far steered text drifts as the dose grows, and how much further than with controls of equal norm.
 
     >>> fig = claim_preservation(claims["preservation"])           # doctest: +SKIP
@@ -140,25 +136,20 @@ def claim_preservation(claim, *, title: str | None = None):
     line: the instructed answers. Below: the vector minus each control. Bars: 95 % intervals over queries. The shaded
     strip is what counts as no more than random. KL grows with the square of any small push: it is no evidence alone.
     """
-    from emolab.comparisons.claims import MARGIN
-
     _check(claim, "preservation")
     table = claim.table
-    controls = [c for c in ("none", "random", "shuffled", "shared") if c in set(table["control"])]
     doses = sorted(table.loc[table["alpha"] > 0, "alpha"].unique())
     names = {"drift": "drift", "minus": "vector minus control"}
     panels = grid(list(_DRIFTS.values()), list(names), height=9, need=17, want=32, share="x")
     for measure, name in _DRIFTS.items():
         top, low = panels.axes["drift", name], panels.axes["minus", name]
         own = table[table["measure"] == measure]
-        for control in controls:
+        line(top, own[own["control"] == "none"], "alpha", "value", {"color": INK, "marker": "o"}, bounds="bars")
+        for control in ("random", "shuffled", "shared"):
             rows = own[own["control"] == control]
-            main = control == "none"
-            settings = {"color": INK, "marker": "o"} if main else control_look(control)
-            line(top, rows, "alpha", "value", settings, bounds="bars" if main else "whiskers")
-            if not main:
-                minus = rows.assign(value=rows["minus"], lo=rows["minus_lo"], hi=rows["minus_hi"])
-                line(low, minus, "alpha", "value", settings, bounds="whiskers")
+            line(top, rows, "alpha", "value", control_look(control), bounds="whiskers")
+            minus = rows.assign(value=rows["minus"], lo=rows["minus_lo"], hi=rows["minus_hi"])
+            line(low, minus, "alpha", "value", control_look(control), bounds="whiskers")
         for value in own.loc[own["control"] == "prompt", "value"]:
             level(top, float(value), "prompt")
         low.axhline(0, color=INK, linewidth=0.8)
@@ -170,14 +161,12 @@ def claim_preservation(claim, *, title: str | None = None):
         for ax in (top, low):
             log_axis(ax, "x", doses)
     panels.label("dose", names)
-    handles = [key("emotion vector"), *(control_key(c) for c in controls[1:])]
-    handles += [control_key("prompt", marker="")] if "prompt" in set(table["control"]) else []
     question = "Does steering keep the topic as well as a random push of equal norm?"
-    return _finished(panels, claim, question, handles, title)
+    return _finished(panels, claim, question, dose_keys(table), title)
 
 
 @figure
-def claim_linear(claim, *, title: str | None = None):
+def claim_linear(claim: Claim, *, title: str | None = None):
     """Is the effect a line in the dose? Means on logit scales with the lines fitted within 1, 2 and 4.
 
     >>> fig = claim_linear(claims["linear"])                       # doctest: +SKIP
@@ -188,21 +177,19 @@ def claim_linear(claim, *, title: str | None = None):
     looks = emotion_looks(panels.names)
     reaches = {"1": "-", "2": "--", "4": ":"}
     for (scale, emotion), (ax, own) in cells.items():
-        _curve(ax, own, "random", control_look("random"))
-        _curve(ax, own, "none", {**looks[emotion], "linestyle": ""})
+        dose_curves(ax, own, {**looks[emotion], "linestyle": ""}, tested=own["alpha"], controls=("random",))
         rows = own[own["control"] == "none"]
         for reach, style in reaches.items():
             if reach in claim.evidence[scale][emotion]:
                 fitted = rows.dropna(subset=f"line_{reach}").sort_values("alpha")
-                ax.plot(
-                    fitted["alpha"], fitted[f"line_{reach}"], color=INK, linestyle=style, label=f"line within {reach}"
-                )
-    handles = [*_dose_keys(claim), *(key(f"line within {r}", marker="", linestyle=s) for r, s in reaches.items())]
+                name = f"line within {reach}"
+                ax.plot(fitted["alpha"], fitted[f"line_{reach}"], color=INK, linestyle=style, label=name)
+    handles = [*dose_keys(claim.table), *(key(f"line within {r}", marker="", linestyle=s) for r, s in reaches.items())]
     return _finished(panels, claim, "Is the effect on the logit scale a line in the dose?", handles, title)
 
 
 @figure
-def claim_additive(claim, *, title: str | None = None):
+def claim_additive(claim: Claim, *, title: str | None = None):
     """Do two emotions at once do what either does alone, summed?
 
     >>> fig = claim_additive(claims["additive"])                   # doctest: +SKIP
@@ -215,8 +202,7 @@ def claim_additive(claim, *, title: str | None = None):
     scales = list(dict.fromkeys(table["scale"]))
     panels = grid([MEASURES.get(s, s) for s in scales], height=2.6 * len(_KINDS), need=24, want=44, share="y")
     looks = emotion_looks(table["target"].dropna())
-    for scale, name in zip(scales, panels.names, strict=True):
-        ax = panels.axes["", name]
+    for scale, ax in zip(scales, panels.axes.values(), strict=True):
         own = table[table["scale"] == scale]
         ax.axvline(0, color=INK, linewidth=0.8)
         for place, kind in enumerate(_KINDS):
@@ -225,15 +211,14 @@ def claim_additive(claim, *, title: str | None = None):
             ax.scatter(cells["coefficient"], [place + 0.27] * len(cells), c=colors, s=1.2 * look().size, linewidth=0)
             mean = own[(own["kind"] == kind) & (own["pair"] == "all")]
             mean = mean.assign(value=mean["coefficient"], lo=mean["coefficient_lo"], hi=mean["coefficient_hi"])
-            settings = CONTROLS["random"] if kind == "random" else {"color": INK, "marker": "o"}
-            forest(ax, mean, [place] * len(mean), {"color": settings["color"], "marker": "o"})
+            forest(ax, mean, [place] * len(mean), {"color": GREY if kind == "random" else INK, "marker": "o"})
         named_rows(ax, list(_KINDS.values()))
     panels.label("interaction, per dose times dose")
     handles = [key(t, color=looks[t]["color"], linestyle="") for t in order(table["target"].dropna())]
     return _finished(panels, claim, "Do two emotions at once add up?", handles, title)
 
 
-def _by_scale(claim, name: str) -> tuple[Grid, dict[tuple[str, str], tuple[Any, pd.DataFrame]]]:
+def _by_scale(claim: Claim, name: str) -> tuple[Grid, dict[tuple[str, str], tuple[Any, pd.DataFrame]]]:
     """The grid, and {(scale, emotion): (panel, rows)}."""
     _check(claim, name)
     table = claim.table
@@ -248,36 +233,21 @@ def _by_scale(claim, name: str) -> tuple[Grid, dict[tuple[str, str], tuple[Any, 
     return panels, cells
 
 
-def _curve(ax, own: pd.DataFrame, control: str, settings: dict) -> None:
-    """Means and intervals of one control, or ("none") of the vector itself."""
-    rows = own[own["control"] == control]
-    if control != "none" and len(rows):  # unsteered text is where every control starts
-        rows = pd.concat([own[(own["control"] == "none") & (own["alpha"] == 0)], rows]).drop_duplicates("alpha")
-    line(ax, rows, "alpha", "value", settings, tested=own["alpha"], bounds="bars" if control == "none" else "whiskers")
-
-
-def _dose_keys(claim) -> list:
-    controls = [c for c in ("random", "shuffled") if c in set(claim.table["control"])]
-    return [key("emotion vector"), *(control_key(c) for c in controls)]
-
-
 def _check(claim, name: str) -> None:
     if getattr(claim, "name", None) != name:
         found = getattr(claim, "name", type(claim).__name__)
         raise EmolabError(f"this figure shows the claim {name!r}, not {found!r}; it takes what claims.{name} returns")
 
 
-def _finished(panels: Grid, claim, question: str, handles: list, title: str | None):
+def _finished(panels: Grid, claim: Claim, question: str, handles: list, title: str | None):
     """Question and verdict as title, under it the condition."""
     counts = sorted({int(n) for n in claim.table["n"].dropna()})
     n = f"{counts[0]} queries" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} queries"
     # Not drawn, and a ratio of small numbers, whose last digits another processor does not repeat.
     data = claim.table.drop(columns=["share", "share_lo", "share_hi"], errors="ignore")
-    source = data.copy()
-    source.attrs["about"] = {**about(claim.table), "n": n}
-    said = {"note": claim.condition, "interval": "bars: 95 % bootstrap over queries", "control": "random directions"}
-    said["params"] = {"verdict": claim.verdict, "condition": claim.condition}
-    text = f"{question} {claim.verdict.capitalize()}."
-    return finish(
-        panels, data, source=source, function=f"claim_{claim.name}", legend=handles, said=said, title=title or text
-    )
+    data.attrs["about"] = {**about(claim.table), "n": n}
+    return panels.finish(
+        data, title or f"{question} {claim.verdict.capitalize()}.",
+        legend=handles, control="random directions", interval="bars: 95 % bootstrap over queries", note=claim.condition,
+        params={"verdict": claim.verdict, "condition": claim.condition},
+    )  # fmt: skip

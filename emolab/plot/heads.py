@@ -12,11 +12,11 @@ from scipy.optimize import linear_sum_assignment
 
 from emolab.base.errors import EmolabError, need_number, need_table
 from emolab.base.labels import head_name, order, styles
-from emolab.base.tables import about
-from emolab.plot.marks import color_bar, control_look, forest, heat, key, layer_axis, line, named_rows
-from emolab.plot.panels import Grid, figure, finish, grid
+from emolab.plot.marks import color_bar, control_key, control_look, forest, heat, key, layer_axis, line, named_rows
+from emolab.plot.panels import Grid, figure, grid, need_single
 from emolab.plot.responses import GROUPS, bare_map
-from emolab.plot.style import CONTROLS, GREY, INK, emotion_looks, look
+from emolab.plot.style import CONTROLS, GREY, INK, LEVEL, emotion_looks, look
+from emolab.say.heads import adds, changed
 
 # name: (label, lowest, highest value of the colours); None: from the data. Signed ones are symmetric about zero.
 VALUES = {
@@ -34,47 +34,43 @@ _UNITS = {"words": "nats of emotion-word log-probability"}
 
 
 @figure
-def head_map(
-    table: pd.DataFrame, value: str = "contribution", *, level: float = 0.05, top: int = 3, title: str | None = None
-):
+def head_map(table: pd.DataFrame, value: str = "contribution", *, top: int = 3, title: str | None = None):
     """One quantity of every head, layers from left to right, one panel per emotion; the largest heads are named.
 
     >>> fig = head_map(maps, "split_half")
     >>> fig = head_map(effects, "share")
 
     table: from `heads.head_maps` (norm, contribution, direct, split_half, probe) or `emolab.head_effects` (effect,
-    share, attribution, direct). Where it has a column q and effects are shown, a ring marks q below `level`. Signed
-    quantities are red above zero and blue below, on one scale for all emotions. Heads that were not tested, and layers
-    that have none, stay grey.
+    share, attribution, direct). Where it has a column q and effects are shown, a ring marks q < .05. Signed quantities
+    are red above zero and blue below, on one scale for all emotions. Heads that were not tested, and layers that have
+    none, stay grey.
     """
     need_table(table, ("layer", "head", "emotion"), "emolab.heads.head_vectors.head_maps or emolab.head_effects")
     if value not in VALUES or value not in table:
         known = [v for v in VALUES if v in table]
         raise EmolabError(f"cannot show {value!r} of this table; it holds {', '.join(known) or 'no quantity of heads'}")
-    emotions = order(table["emotion"])
-    label, low, high = VALUES[value]
+    label = VALUES[value][0]
     if value == "probe" and "chance" in table:
         label += f" (chance {table['chance'].mean():.2f})"
     if value in ("effect", "share") and "test" in table:
         label += f" ({TESTS.get(table['test'].iloc[0], '')}; {table['measure'].iloc[0]})"
     n_heads = int(table["head"].max()) + 1
-    panels = grid(emotions, height=max(7, 0.9 * n_heads), need=20, want=30, share="")
+    panels = grid(order(table["emotion"]), height=max(7, 0.9 * n_heads), need=20, want=30, share="")
     ringed = "q" in table and value in ("effect", "share")
-    for emotion, ax in panels.columns():
-        head_cells(ax, table[table["emotion"] == emotion], value, like=table)
+    for _, ax, rows in panels.each(table, "emotion"):
+        head_cells(ax, rows, value, like=table)
         if ringed:
-            ring(ax, table[(table["emotion"] == emotion) & (table["q"] < level)])
+            ring(ax, rows[rows["q"] < LEVEL])
     panels.label("layer", "head")
     limits, cmap = head_scale(table, value)
     color_bar(panels.fig, label, limits, cmap=cmap)
     keep = ["layer", "head", "emotion", value, *(["q"] if "q" in table else [])]
-    size = table.assign(size=table[value].abs()).groupby(["layer", "head"])["size"].mean().nlargest(top)
-    told = ", ".join(f"{head_name(layer, head)} {size[layer, head]:.2f}" for layer, head in list(size.index))
-    handles = [key(f"q < {level:g}", linestyle="", face="none")] if ringed else []
-    said = {"params": {"value": value, "level": level}}
-    return finish(
-        panels, table[keep], source=table, function="head_map", legend=handles, said=said,
-        title=title or f"{label.split(':')[0].split(' (')[0].capitalize()}: largest on average {told}",
+    largest = table[value].abs().groupby([table["layer"], table["head"]]).mean().nlargest(top)
+    names = ", ".join(f"{head_name(layer, head)} {largest[layer, head]:.2f}" for layer, head in list(largest.index))
+    return panels.finish(
+        table[keep], title or f"{label.split(':')[0].split(' (')[0].capitalize()}: largest on average {names}",
+        legend=[key(f"q < {LEVEL:g}", linestyle="", face="none")] if ringed else [],
+        params={"value": value, "level": LEVEL},
     )  # fmt: skip
 
 
@@ -104,52 +100,52 @@ def ring(ax, heads: pd.DataFrame) -> None:
 
 
 @figure
-def head_forest(table: pd.DataFrame, *, top: int = 5, level: float = 0.05, title: str | None = None):
+def head_forest(table: pd.DataFrame, *, top: int = 5, title: str | None = None):
     """The heads with the largest effects, one panel per emotion on one scale, with 95 % intervals and their controls.
 
     >>> fig = head_forest(effects)
 
     table: from `emolab.head_effects`, one test and one measure. Rows are the `top` heads by their largest effect on any
-    emotion. Filled markers have q below `level`. Cross: the same change along a random direction of that head. Bar:
-    mean of the other tested heads of its layer.
+    emotion. Filled markers have q < .05. Cross: the same change along a random direction of that head. Bar: mean of the
+    other tested heads of its layer.
     """
     columns = "layer head emotion test measure effect lo hi q random_direction other_heads"
     need_table(table, columns.split(), "emolab.head_effects")
     need_number("top", top, 1, whole=True)
-    for column in ("test", "measure"):
-        if table[column].nunique() != 1:
-            raise EmolabError(f"this table mixes {column} = {', '.join(table[column].unique())}; filter it to one")
+    need_single(table, "test", "measure")
     tested = table[table["effect"].notna()]
-    size = tested.assign(size=tested["effect"].abs()).groupby(["layer", "head"])["size"].max()
-    heads = list(size.nlargest(top).index)
-    shown = tested[[pair in heads for pair in zip(tested["layer"], tested["head"], strict=True)]]
-    emotions = order(table["emotion"])
-    panels = grid(emotions, height=1.8 * len(heads) + 1, need=14, want=30)
-    for emotion, ax in panels.columns():
-        own = shown[shown["emotion"] == emotion].rename(columns={"effect": "value"})
-        places = [heads.index(pair) for pair in zip(own["layer"], own["head"], strict=True)]
+    tested = tested.assign(name=[head_name(*head) for head in zip(tested["layer"], tested["head"], strict=True)])
+    largest = tested["effect"].abs().groupby([tested["layer"], tested["head"]]).max().nlargest(top)
+    heads = [head_name(*head) for head in largest.index]
+    shown = tested[tested["name"].isin(heads)]
+    looks = emotion_looks(table["emotion"])
+    panels = grid(list(looks), height=1.8 * len(heads) + 1, need=14, want=30)
+    random, others = CONTROLS["random"]["color"], CONTROLS["other"]["color"]
+    for emotion, ax, rows in panels.each(shown, "emotion"):
+        places = rows["name"].map(heads.index)
         ax.axvline(0, color=INK, linewidth=0.7)
-        forest(ax, own, places, emotion_looks(emotions)[emotion], filled=own["q"] < level)
-        random, others = CONTROLS["random"]["color"], CONTROLS["other"]["color"]
-        ax.plot(own["random_direction"], np.array(places) + 0.24, "x", color=random, zorder=5)
-        ax.plot(own["other_heads"], np.array(places) - 0.24, "|", color=others, markersize=0.8 * look().size, zorder=3)
-        named_rows(ax, [head_name(*head) for head in heads])
+        forest(ax, rows.rename(columns={"effect": "value"}), places, looks[emotion], filled=rows["q"] < LEVEL)
+        ax.plot(rows["random_direction"], places + 0.24, "x", color=random, zorder=5)
+        ax.plot(rows["other_heads"], places - 0.24, "|", color=others, markersize=0.8 * look().size, zorder=3)
+        named_rows(ax, heads)
         ax.xaxis.set_major_locator(MaxNLocator(nbins=4, min_n_ticks=2))
-    test, measure = table["test"].iloc[0], table["measure"].iloc[0]
     panels.label("change")
+    test, measure = table["test"].iloc[0], table["measure"].iloc[0]
     first = shown.iloc[int(shown["effect"].abs().argmax())]
-    name = head_name(int(first["layer"]), int(first["head"]))
-    told = f"{TESTS[test].capitalize()}: {name} changes {first['emotion']} most "
-    told += f"({first['effect']:+.2f} [{first['lo']:.2f}, {first['hi']:.2f}])"
-    handles = [
-        key(f"q < {level:g}", linestyle=""),
-        key("no difference from random was found", linestyle="", face="white"),
-        key("random direction of that head", linestyle="", marker="x", color=CONTROLS["random"]["color"]),
-        key("other heads of its layer", linestyle="", marker="|", color=CONTROLS["other"]["color"]),
-    ]
-    said = {"interval": "bars: 95 % bootstrap over queries", "params": {"top": top, "level": level}}
-    said["note"] = f"Change in {_UNITS.get(measure, f'the judge’s probability ({measure})')}"
-    return finish(panels, shown, source=table, function="head_forest", legend=handles, said=said, title=title or told)
+    change = f"({first['effect']:+.2f} [{first['lo']:.2f}, {first['hi']:.2f}])"
+    return panels.finish(
+        shown[list(table)],
+        title or f"{TESTS[test].capitalize()}: {first['name']} changes {first['emotion']} most {change}",
+        legend=[
+            key(f"q < {LEVEL:g}", linestyle=""),
+            key("no difference from random was found", linestyle="", face="white"),
+            key("random direction of that head", linestyle="", marker="x", color=random),
+            key("other heads of its layer", linestyle="", marker="|", color=others),
+        ],
+        interval="bars: 95 % bootstrap over queries",
+        note=f"Change in {_UNITS.get(measure, f'the judge’s probability ({measure})')}",
+        params={"top": top, "level": LEVEL},
+    )
 
 
 @figure
@@ -163,32 +159,26 @@ def ablation_curve(table: pd.DataFrame, *, title: str | None = None):
     """
     need_table(table, CURVE, "emolab.ablation_curve or emolab.neuron_effects")
     emotions = [*order(e for e in table["emotion"] if e != "all"), *(["all"] if "all" in set(table["emotion"]) else [])]
-    what, steer = changed(table), about(table)["params"].get("test") == "steer"
+    what, steer = changed(table), adds(table)
+    looks = {**emotion_looks(emotions), "all": {"color": INK, "marker": "o"}}
     panels = grid(emotions, height=11, want=26)
-    for emotion, ax in panels.columns():
-        main = {"color": INK, "marker": "o"} if emotion == "all" else emotion_looks(emotions)[emotion]
-        curve(ax, table[table["emotion"] == emotion], main)
+    for emotion, ax, rows in panels.each(table, "emotion"):
+        curve(ax, rows, looks[emotion])
         ax.set_title("mean of all" if emotion == "all" else emotion)
     limit(panels, table)
     added = {"heads": "heads whose vectors are added", "neurons": "neurons whose shifts are added"}[what]
     panels.label(added if steer else f"{what} ablated", f"emotion {'brought' if steer else 'kept'}")
     k, last = most(table[table["emotion"] == emotions[-1]])
     verb = "brings" if steer else "leaves"
-    told = f"{'Adding' if steer else 'Ablating'} {k:g} ranked {what} {verb} {last.get('ranked', np.nan):.2f} of the "
-    told += f"emotion, random {what} {last.get(f'random_{what}', np.nan):.2f}"
-    return finish(
-        panels, table, source=table, function="ablation_curve", legend=curve_keys(what), said=CURVE_SAID,
-        title=title or told,
-    )  # fmt: skip
+    change = f"{'Adding' if steer else 'Ablating'} {k:g} ranked {what} {verb} {last.get('ranked', np.nan):.2f} of the "
+    change += f"emotion, random {what} {last.get(f'random_{what}', np.nan):.2f}"
+    return panels.finish(
+        table, title or change, legend=curve_keys(what), interval="bars: 95 % bootstrap over queries", note=CURVE_NOTE
+    )
 
 
 CURVE = ("emotion", "order", "k", "kept", "lo", "hi")
-CURVE_SAID = {"interval": "bars: 95 % bootstrap over queries", "note": "1: instructed, 0: not instructed"}
-
-
-def changed(table: pd.DataFrame) -> str:
-    """What a curve changes: "heads" or "neurons"."""
-    return "neurons" if "random_neurons" in set(table["order"]) else "heads"
+CURVE_NOTE = "1: instructed, 0: not instructed"
 
 
 def most(own: pd.DataFrame) -> tuple[int, pd.Series]:
@@ -216,11 +206,10 @@ def curve(ax, own: pd.DataFrame, main: dict[str, Any]) -> None:
 
 def curve_keys(what: str) -> list[Any]:
     """The legend of such panels."""
-    random, directions = control_look("random"), control_look("shuffled")
-    controls = {f"random {what} of the same layers": random, f"ranked {what}, random directions": directions}
-    keys = [key(f"ranked {what}", color=INK, marker="o")]
-    return keys + [
-        key(label, marker=x["marker"], color=x["color"], linestyle=x["linestyle"]) for label, x in controls.items()
+    return [
+        key(f"ranked {what}"),
+        control_key("random", label=f"random {what} of the same layers"),
+        control_key("shuffled", label=f"ranked {what}, random directions"),
     ]
 
 
@@ -247,49 +236,42 @@ def head_umap(points: pd.DataFrame, cosines: pd.DataFrame, *, largest: int = 4, 
     need_number("largest", largest, 0, len(_AROUND), whole=True)
     names = [f"UMAP, trustworthiness {points['trustworthiness'].iloc[0]:.2f}", "within a layer"]
     panels = grid(names, height=20, need=24, want=40, share="")
-    left, right = (panels.axes["", name] for name in names)
+    left, right = panels.axes.values()
     top, size = points["norm"].max(), look().size
+    looks = styles(points["emotion"])
     mixed = np.random.default_rng(0).integers(0, 10, len(points))  # drawn in turns: no emotion lies over all others
-    for turn, (emotion, (color, marker)) in product(range(10), styles(points["emotion"]).items()):
+    for turn, (emotion, (color, marker)) in product(range(10), looks.items()):
         own = points[(mixed == turn) & (points["emotion"] == emotion)]
         left.scatter(
             own["x"], own["y"], s=size * (0.4 + 5 * own["norm"] / top), color=color, alpha=0.85, marker=marker,
             edgecolors=INK, linewidths=0.2, rasterized=len(points) > 2000,
         )  # fmt: skip
     bare_map(left)
-    loud = points.groupby(["layer", "head"])["norm"].mean().nlargest(largest)
-    _name_heads(left, points, list(loud.index))
+    _name_heads(left, points, list(points.groupby(["layer", "head"])["norm"].mean().nlargest(largest).index))
     null = cosines.groupby("layer", as_index=False)["random"].max()
     right.fill_between(null["layer"], -null["random"], null["random"], color=GREY, alpha=0.3, linewidth=0)
     right.axhline(0, color=INK, linewidth=0.6)
-    settings = {
-        "head": {"color": INK, "marker": "o", "label": "same head, other emotion"},
-        "emotion": {"color": GROUPS["emotion"][0], "marker": "s", "label": "other head, same emotion"},
-        "neither": control_look("other", label="other head, other emotion"),
-    }
-    for alike, looks in settings.items():
-        own = cosines[cosines["alike"] == alike]
-        line(right, own, "layer", "cosine", looks, bounds={"head": "band", "emotion": "whiskers"}.get(alike, ""))
-    layer_axis(right, int(cosines["layer"].max()) + 1)
+    for alike, bounds, settings in (
+        ("head", "band", {"color": INK, "marker": "o", "label": "same head, other emotion"}),
+        ("emotion", "whiskers", {"color": GROUPS["emotion"][0], "marker": "s", "label": "other head, same emotion"}),
+        ("neither", "", control_look("other", label="other head, other emotion")),
+    ):
+        line(right, cosines[cosines["alike"] == alike], "layer", "cosine", settings, bounds=bounds)
+    layer_axis(right, cosines)
     right.set(xlabel="layer", ylabel="mean cosine of two vectors")
-    handles = [key(e, linestyle="", color=c, marker=m) for e, (c, m) in styles(points["emotion"]).items()]
+    handles = [key(emotion, linestyle="", color=color, marker=marker) for emotion, (color, marker) in looks.items()]
     for share in (1.0, 0.25):
         handles.append(key(f"norm {share * top:.2g}", linestyle="", face="white"))
         handles[-1].set_markersize(np.sqrt(size * (0.4 + 5 * share)))
-    handles += [handle for handle, _ in zip(*right.get_legend_handles_labels(), strict=True)]
     mean = cosines.groupby("alike")["cosine"].mean()
-    told = f"cosine {mean['head']:.2f} within a head, {mean.get('emotion', np.nan):.2f} within an emotion"
+    within = f"cosine {mean['head']:.2f} within a head, {mean.get('emotion', np.nan):.2f} within an emotion"
     by_head = mean["head"] > mean.get("emotion", -1.0)
     group = "by what each head does, not by emotion" if by_head else "by emotion, not by what each head does"
-    data = pd.concat([points.assign(panel="map"), cosines.assign(panel="cosines", emotion="all")], ignore_index=True)
-    said = {
-        "interval": "band and lines: 95 % over heads",
-        "control": "random directions (grey)",
-        "params": {"largest": largest},
-    }
-    return finish(
-        panels, data, source=points, function="head_umap", legend=handles, said=said,
-        title=title or f"Heads group {group}: {told}",
+    return panels.finish(
+        pd.concat([points.assign(panel="map"), cosines.assign(panel="cosines", emotion="all")], ignore_index=True),
+        title or f"Heads group {group}: {within}",
+        source=points, legend=[*handles, *right.get_legend_handles_labels()[0]], control="random directions (grey)",
+        interval="band and lines: 95 % over heads", params={"largest": largest},
     )  # fmt: skip
 
 

@@ -80,15 +80,34 @@ def line(
         ax.vlines(rows[x], rows["lo"], rows["hi"], color=settings["color"], linewidth=0.09 * look().size, zorder=2.2)
 
 
+def dose_curves(
+    ax: Axes,
+    rows: pd.DataFrame,
+    vector: Mapping[str, Any],
+    *,
+    tested: Iterable[float],
+    controls: Sequence[str] = ("random", "shuffled", "other"),
+) -> None:
+    """Values by dose: the vector's on bars, below them its controls', which start where text is unsteered."""
+    steered = rows[rows["control"] == "none"]
+    for name in controls:
+        own = rows[rows["control"] == name]
+        if len(own):
+            own = pd.concat([steered[steered["alpha"] == 0], own]).drop_duplicates("alpha")
+            line(ax, own, "alpha", "value", control_look(name), tested=tested, bounds="whiskers")
+    line(ax, steered, "alpha", "value", vector, tested=tested, bounds="bars")
+
+
 def bars(ax: Axes, at, lo, hi, color: str, *, across: bool = False, width: float = 0.5) -> None:
     """Intervals as pale bars thicker than a marker, so that a short one is seen behind it, too. across: sideways."""
     draw = ax.hlines if across else ax.vlines
     draw(at, lo, hi, color=color, linewidth=width * look().size, alpha=0.38, zorder=2)
 
 
-def forest(ax: Axes, rows: pd.DataFrame, places: Sequence[float], settings: Mapping[str, Any], *, filled=None) -> None:
+def forest(ax: Axes, rows: pd.DataFrame, places: Iterable[float], settings: Mapping[str, Any], *, filled=None) -> None:
     """A marker per row at its value, on the pale bar of its interval lo to hi. filled: hollow where False."""
-    bars(ax, list(places), rows["lo"], rows["hi"], settings["color"], across=True)
+    places = list(places)
+    bars(ax, places, rows["lo"], rows["hi"], settings["color"], across=True)
     filled = [True] * len(rows) if filled is None else list(filled)
     for value, place, full in zip(rows["value"], places, filled, strict=True):
         face = settings["color"] if full else "white"
@@ -151,14 +170,14 @@ def short(names: Iterable[str]) -> list[str]:
     >>> short(["joy", "calm " * 20, "calm " * 21])
     ['joy', 'calm calm calm calm cal…', 'calm calm calm calm… (2)']
     """
-    found, cut = [], Counter()
+    shortened, cut = [], Counter()
     for name in names:
         parts = [" ".join(part.split()) for part in re.split(r"\n(?=\+ )", name)]  # a line per part of a mixture
         lines = [line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…" for line in parts]
         text = "\n".join(lines)
         cut[text] += text.endswith("…")
-        found.append(text if cut[text] < 2 else f"{text[:-5]}… ({cut[text]})")
-    return found
+        shortened.append(text if cut[text] < 2 else f"{text[:-5]}… ({cut[text]})")
+    return shortened
 
 
 def color_bar(
@@ -183,9 +202,9 @@ def color_bar(
         bar.ax.axvline(null, color=INK, linewidth=1.4)
 
 
-def layer_axis(ax: Axes, n_layers: int) -> None:
-    """Whole-numbered layers from left to right, counted from 0."""
-    ax.set_xlim(-0.5, n_layers - 0.5)
+def layer_axis(ax: Axes, table: pd.DataFrame) -> None:
+    """The layers of a table from left to right, in whole numbers counted from 0."""
+    ax.set_xlim(-0.5, int(table["layer"].max()) + 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
 
 
@@ -207,8 +226,8 @@ def control_look(name: str, **changes: Any) -> dict[str, Any]:
 
 def level(ax: Axes, value: float, name: str) -> None:
     """A level line of a control that has no dose, such as unsteered text."""
-    own = CONTROLS[name]
-    ax.axhline(value, color=own["color"], linestyle=own["linestyle"], linewidth=0.1 * look().size, label=own["label"])
+    settings = CONTROLS[name]
+    ax.axhline(value, **{key: settings[key] for key in ("color", "linestyle", "label")}, linewidth=0.1 * look().size)
 
 
 def key(label: str, *, marker: str = "o", color: str = INK, linestyle: Any = "-", face: str | None = None) -> Line2D:
@@ -216,11 +235,17 @@ def key(label: str, *, marker: str = "o", color: str = INK, linestyle: Any = "-"
     return Line2D([], [], label=label, color=color, marker=marker, linestyle=linestyle, markerfacecolor=face or color)
 
 
-def control_key(name: str, marker: str | None = None) -> Line2D:
-    """The entry of a control in the legend."""
-    own = CONTROLS[name]
-    shape = own["marker"] if marker is None else marker
-    return key(own["label"], marker=shape, color=own["color"], linestyle=own["linestyle"])
+def control_key(name: str, *, marker: str | None = None, label: str | None = None) -> Line2D:
+    """The entry of a control in the legend; marker "" where it is drawn as a line alone."""
+    own = {**CONTROLS[name], **({} if marker is None else {"marker": marker})}
+    return key(label or own["label"], marker=own["marker"], color=own["color"], linestyle=own["linestyle"])
+
+
+def dose_keys(table: pd.DataFrame) -> list[Line2D]:
+    """The legend of curves by dose: the vector, and the controls that the table holds; the instruction has no dose."""
+    held = set(table["control"])
+    keys = [key("emotion vector"), *(control_key(c) for c in ("random", "shuffled", "other", "shared") if c in held)]
+    return keys + [control_key("prompt", marker="")] * ("prompt" in held)
 
 
 def names_beside(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import order
 from emolab.base.tables import about
-from emolab.plot.heads import CURVE, CURVE_SAID, changed, curve, curve_keys, limit, most
+from emolab.plot.heads import CURVE, CURVE_NOTE, curve, curve_keys, limit, most
 from emolab.plot.marks import bars, key
-from emolab.plot.panels import figure, finish, grid, joined
+from emolab.plot.panels import figure, grid, joined
 from emolab.plot.responses import GROUPS
-from emolab.plot.style import CONTROLS, GREY, INK
+from emolab.plot.style import GREY, INK, LEVEL
+from emolab.say.heads import adds, changed
 
-_LOOKS = {"attn": {"color": INK, "marker": "o"}, "mlp": {"color": GROUPS["emotion"][0], "marker": "s"}}
-_NAMES = {"attn": "attention", "mlp": "MLP"}
+_LOOKS: dict[str, dict[str, Any]] = {
+    "attn": {"color": INK, "marker": "o"},
+    "mlp": {"color": GROUPS["emotion"][0], "marker": "s"},
+}
+_SHIFTS = {"attn": -0.16, "mlp": 0.16}  # side by side in a band of layers
 
 
 @figure
@@ -34,77 +40,80 @@ def heads_or_neurons(heads: pd.DataFrame, neurons: pd.DataFrame, *, title: str |
     tests = [str(about(table)["params"].get("test")) for table in tables.values()]
     if tests[0] != tests[1]:
         raise EmolabError(f"heads were tested by {tests[0]!r}, neurons by {tests[1]!r}; expected one test for both")
-    tables = {name: table[table["emotion"] == "all"] for name, table in tables.items()}
-    panels = grid(list(tables), height=13, want=34, share="y")
-    told = []
+    means = {name: table[table["emotion"] == "all"] for name, table in tables.items()}
+    panels = grid(list(means), height=13, want=34, share="y")
+    ends = []
     for name, ax in panels.columns():
-        curve(ax, tables[name], {"color": INK, "marker": "o"})
-        k, last = most(tables[name])
-        told.append(f"{k:g} {name} {last['ranked']:.2f} (random ones {last[f'random_{name}']:.2f})")
-    data = joined(tables)
+        curve(ax, means[name], {"color": INK, "marker": "o"})
+        k, last = most(means[name])
+        ends.append(f"{k:g} {name} {last['ranked']:.2f} (random ones {last[f'random_{name}']:.2f})")
+    data = joined(means)
     limit(panels, data)
-    what = "brought" if tests[0] == "steer" else "kept"
-    panels.label(f"how many are {'added' if tests[0] == 'steer' else 'ablated'}", f"emotion {what}")
-    return finish(
-        panels, data, source=neurons, function="heads_or_neurons", legend=curve_keys("ones"),
-        said={**CURVE_SAID, "control": "random ones of the same layers", "params": {"site": None}},
-        title=title or f"Emotion {what}, mean of all: {', '.join(told)}",
+    emotion = f"emotion {'brought' if adds(neurons) else 'kept'}"
+    panels.label(f"how many are {'added' if adds(neurons) else 'ablated'}", emotion)
+    return panels.finish(
+        data, title or f"{emotion.capitalize()}, mean of all: {', '.join(ends)}",
+        source=neurons, legend=curve_keys("ones"), control="random ones of the same layers",
+        interval="bars: 95 % bootstrap over queries", note=CURVE_NOTE, params={"site": None},
     )  # fmt: skip
 
 
 @figure
-def sublayers(table: pd.DataFrame, *, level: float = 0.05, title: str | None = None):
+def sublayers(table: pd.DataFrame, *, title: str | None = None):
     """Attention against MLP by layers: what each writes of the vector, and how much emotion goes or comes with it.
 
     >>> fig = sublayers(emolab.heads.sublayer_effects(model, vectors, responses))
 
     table: from `emolab.heads.sublayer_effects`. Above: the share of the last layer's vector that they write straight
     into it; whiskers at zero: 95 % of random directions of their lengths. Below: the effect of their shift over the way
-    between neutral and instructed run, with 95 % intervals; filled markers have q below `level`, crosses are random
-    directions of equal norm.
+    between neutral and instructed run, with 95 % intervals; filled markers have q < .05, crosses are random directions
+    of equal norm.
     """
     columns = "layers site emotion written random effect lo hi share random_direction q"
     need_table(table, columns.split(), "emolab.heads.sublayer_effects")
-    emotions, bands = order(table["emotion"]), list(dict.fromkeys(table["layers"]))
-    steer = about(table)["params"].get("test") == "steer"
+    bands = list(table["layers"].unique())
+    steer = adds(table)
     way = table["gap"] if steer else -table["gap"]
     ends = pd.concat([table["lo"] / way, table["hi"] / way], axis=1)
-    data = table.assign(place=table["layers"].map(bands.index), random_share=table["random_direction"] / way)
-    data = data.assign(lo_share=ends.min(axis=1), hi_share=ends.max(axis=1))
-    rows = {"written": "share of the vector", "share": f"emotion {'brought' if steer else 'lost'}"}
-    grey = CONTROLS["random"]["color"]
-    panels = grid(emotions, list(rows), height=9, need=16, want=34)
-    for (row, emotion), ax in panels.axes.items():
+    data = table.assign(
+        place=table["layers"].map(bands.index),
+        random_share=table["random_direction"] / way,
+        lo_share=ends.min(axis=1),
+        hi_share=ends.max(axis=1),
+    )
+    measures = {"written": "share of the vector", "share": f"emotion {'brought' if steer else 'lost'}"}
+    panels = grid(order(table["emotion"]), list(measures), height=9, need=16, want=34)
+    for (measure, emotion), ax in panels.axes.items():
         ax.axhline(0, color=INK, linewidth=0.6)
-        for shift, (site, settings) in zip((-0.16, 0.16), _LOOKS.items(), strict=True):
-            own = data[(data["emotion"] == emotion) & (data["site"] == site)]
-            own = own.assign(place=own["place"] + shift)
-            if row == "written":
-                bars(ax, own["place"], -own["random"], own["random"], GREY)
+        for site, settings in _LOOKS.items():
+            rows = data[(data["emotion"] == emotion) & (data["site"] == site)]
+            at = rows["place"] + _SHIFTS[site]
+            if measure == "written":
+                bars(ax, at, -rows["random"], rows["random"], GREY)
             else:
-                bars(ax, own["place"], own["lo_share"], own["hi_share"], settings["color"])
-                ax.plot(own["place"], own["random_share"], "x", color=grey, zorder=5)
-            certain = (own["q"] < level) | (row == "written")
-            for some, face in ((own[certain], settings["color"]), (own[~certain], "white")):
-                ax.plot(
-                    some["place"], some[row], linestyle="none", marker=settings["marker"], color=settings["color"],
-                    markerfacecolor=face, zorder=4,
-                )  # fmt: skip
+                bars(ax, at, rows["lo_share"], rows["hi_share"], settings["color"])
+                ax.plot(at, rows["random_share"], "x", color=GREY, zorder=5)
+            certain = (rows["q"] < LEVEL) | (measure == "written")
+            for some, face in ((certain, settings["color"]), (~certain, "white")):
+                ax.plot(at[some], rows[measure][some], linestyle="none", **settings, markerfacecolor=face, zorder=4)
         ax.set_xticks(range(len(bands)), bands)
         ax.set_xlim(-0.5, len(bands) - 0.5)
-    panels.label("layers", rows)
-    handles = [key(_NAMES[site], linestyle="", **own) for site, own in _LOOKS.items()]
-    handles += [
-        key("no difference from random was found", linestyle="", face="white"),
-        key("random direction of equal norm (above: 95 % of them)", linestyle="", marker="x", color=grey),
-    ]
+    panels.label("layers", measures)
     last = table[table["layers"] == bands[-1]].groupby("site")[["written", "share"]].mean()
     verb = "bring" if steer else "take away"
-    told = [
+    totals = [
         f"{name} write {last['written'][site]:.2f} of the vector, {verb} {last['share'][site]:.2f} of the emotion"
         for site, name in (("attn", "All attention layers"), ("mlp", "all MLPs"))
     ]
-    said = {"interval": "bars: 95 % bootstrap over queries", "control": "random directions of equal norm (grey)"}
-    return finish(
-        panels, data, source=table, function="sublayers", legend=handles, said=said, title=title or "; ".join(told)
+    return panels.finish(
+        data,
+        title or "; ".join(totals),
+        legend=[
+            key("attention", linestyle="", **_LOOKS["attn"]),
+            key("MLP", linestyle="", **_LOOKS["mlp"]),
+            key("no difference from random was found", linestyle="", face="white"),
+            key("random direction of equal norm (above: 95 % of them)", linestyle="", marker="x", color=GREY),
+        ],
+        interval="bars: 95 % bootstrap over queries",
+        control="random directions of equal norm (grey)",
     )

@@ -10,8 +10,9 @@ from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import head_name
 from emolab.plot.heads import VALUES, head_cells, head_scale, ring
 from emolab.plot.marks import color_bar, control_look, heat, layer_axis, line
-from emolab.plot.panels import figure, finish, grid
+from emolab.plot.panels import figure, grid
 from emolab.plot.responses import GROUPS, METHODS, scatter
+from emolab.plot.style import LEVEL
 
 _BY = {"query_id": "question", "condition": "emotion"}
 
@@ -24,7 +25,6 @@ def signature(
     effects: pd.DataFrame,
     *,
     value: str = "effect",
-    level: float = 0.05,
     title: str | None = None,
 ):
     """Where emotions diverge, in one figure of four parts.
@@ -36,7 +36,7 @@ def signature(
     purity: (b) the share of neighbours with the same question, and with the same emotion among other questions, by
     layer, beside shuffled labels (grey lines: their 95th percentile).
     layers: (c) cosine of a vector with itself at other layers, mean over emotions.
-    effects: (d) `value` of every head (`emolab.head_effects`), mean over emotions; rings: q below `level` for any.
+    effects: (d) `value` of every head (`emolab.head_effects`), mean over emotions; rings: q < .05 for any.
     """
     need_table(points, ("query_id", "condition", "layer", "method", "x", "y"), "geometry.embed")
     need_table(purity, ("layer", "by", "purity", "null_hi"), "geometry.neighbour_purity")
@@ -51,11 +51,11 @@ def signature(
     names = [f"layer {layer}" for layer in shown]
     panels = grid(names, ["question", "emotion", "measured"], height=11, need=15, want=28, share="", ratios=[1, 1, 1.1])
     maps = points[points["method"] == method]
-    questions = list(dict.fromkeys(maps["query_id"]))
+    questions = list(maps["query_id"].unique())
     colors = dict(zip(questions, sns.color_palette("husl", len(questions)), strict=True))
     for layer, name in zip(shown, names, strict=True):
         own = maps[maps["layer"] == layer]
-        scatter(panels.axes["question", name], own, "query_id", palette=colors, markers=dict.fromkeys(questions, "o"))
+        scatter(panels.axes["question", name], own, "query_id", palette=colors)
         scatter(panels.axes["emotion", name], own, "condition")
     for row in ("question", "emotion"):
         for name in names[:: panels.beside]:
@@ -72,20 +72,21 @@ def signature(
     heads = effects.groupby(["layer", "head"], as_index=False).agg({value: "mean", "q": "min"})
     head_cells(right, heads, value, like=heads)
     limits, cmap = head_scale(heads, value)
-    ring(right, heads[heads["q"] < level])
+    ring(right, heads[heads["q"] < LEVEL])
     right.set(title="d heads", xlabel="layer", ylabel="head")
     color_bar(panels.fig, VALUES[value][0].split(":")[0], limits, cmap=cmap, under=right)
     data = purity.assign(part="purity")
     data = pd.concat([data, heads.assign(part="heads"), maps.assign(part="maps")], ignore_index=True)
-    said = {"interval": "", "control": "shuffled labels", "params": {"value": value, "level": level}}
-    said["note"] = (
-        f"Rings: heads with q < {level:g}. Distances between groups on a map are no evidence; the curves are."
-    )
-    told = _grouping(purity)
+    verdict = _grouping(purity)
     if heads[value].notna().any():
         largest = heads.iloc[int(heads[value].abs().argmax())]
-        told += f"; largest head {head_name(int(largest['layer']), int(largest['head']))} ({largest[value]:+.2f})"
-    return finish(panels, data, source=points, function="signature", said=said, title=title or told)
+        verdict += f"; largest head {head_name(int(largest['layer']), int(largest['head']))} ({largest[value]:+.2f})"
+    return panels.finish(
+        data, title or verdict,
+        source=points, control="shuffled labels",
+        note=f"Rings: heads with q < {LEVEL:g}. Distances between groups on a map are no evidence; the curves are.",
+        params={"value": value, "level": LEVEL},
+    )  # fmt: skip
 
 
 def _purities(ax, purity: pd.DataFrame) -> None:
@@ -93,17 +94,17 @@ def _purities(ax, purity: pd.DataFrame) -> None:
         own, (color, marker) = purity[purity["by"] == by], GROUPS[word]
         line(ax, own, "layer", "purity", {"color": color, "marker": marker, "label": f"neighbours by {word}"})
         line(ax, own, "layer", "null_hi", control_look("shuffled", marker=None, color=color))
-    layer_axis(ax, int(purity["layer"].max()) + 1)
+    layer_axis(ax, purity)
     ax.set(ylim=(-0.03, 1.03), title="b neighbours alike", xlabel="layer", ylabel="share")
 
 
 def _grouping(purity: pd.DataFrame) -> str:
     """Where neighbours are alike most, as a sentence."""
-    told = []
+    groups = []
     for by, word in _BY.items():
         own = purity[purity["by"] == by]
         above = own["purity"] - own["null_hi"]
         most = own.iloc[int(above.argmax())]
         where = f"by {word} most at layer {most['layer']} ({most['purity']:.2f})"
-        told.append(where if above.max() > 0 else f"not by {word}")
-    return f"Answers group {' and '.join(told)}"
+        groups.append(where if above.max() > 0 else f"not by {word}")
+    return f"Answers group {' and '.join(groups)}"

@@ -1,13 +1,13 @@
 """The panels of all figures: a grid of them, the tables behind, and what stands around; `marks` draws into them.
 
-A figure function takes a table, draws into `grid(...)` with the functions of `marks`, and returns `finish(...)`. Sizes
-are in em, the size of the text, so that one function serves a notebook, a column of 3.3 inches and slides: as many
-panels stand side by side as fit, and `page` wraps, turns or thins out what would run into something else.
+A figure function takes a table, draws into `grid(...)` with the functions of `marks`, and returns `panels.finish(...)`.
+Sizes are in em, the size of the text, so that one function serves a notebook, a column of 3.3 inches and slides: as
+many panels stand side by side as fit, and `page` wraps, turns or thins out what would run into something else.
 
 >>> panels = grid(emotions, height=9)
->>> for emotion, ax in panels.columns():
-...     line(ax, table[table["emotion"] == emotion], "layer", "cosine", looks[emotion], bounds="band")
->>> return finish(panels, table, function="my_curve", source=table, title="...")
+>>> for emotion, ax, rows in panels.each(table, "emotion"):
+...     line(ax, rows, "layer", "cosine", looks[emotion], bounds="band")
+>>> return panels.finish(table, "What the table says")
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec
 
 import matplotlib as mpl
 import pandas as pd
@@ -40,18 +40,6 @@ _UNNAMED = re.compile(r"_(child|container)\d+|_nolegend_")  # as matplotlib call
 _NO_GLYPH = r"Glyph (\d+) .*missing from"
 _TOLD: set[tuple[str, tuple[str, ...]]] = set()
 P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def figure(function: Callable[P, T]) -> Callable[P, T]:
-    """A figure function, drawn in the theme that holds when it is called."""
-
-    @functools.wraps(function)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> T:
-        with theme():
-            return function(*args, **kwargs)
-
-    return drawn
 
 
 class EmolabFigure(Figure):
@@ -79,6 +67,19 @@ class EmolabFigure(Figure):
         return buffer.getvalue()
 
 
+def figure(function: Callable[P, EmolabFigure]) -> Callable[P, EmolabFigure]:
+    """A figure function, drawn in the theme that holds when it is called; its name stands in `emolab_info`."""
+
+    @functools.wraps(function)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> EmolabFigure:
+        with theme():
+            fig = function(*args, **kwargs)
+        fig.emolab_info["function"] = function.__name__
+        return fig
+
+    return drawn
+
+
 class Grid:
     """A figure and its panels, one per (row, column); columns that do not fit side by side go on in blocks below."""
 
@@ -99,6 +100,11 @@ class Grid:
         for name in self.names:
             yield name, self.axes[self.rows[0] if row is None else row, name]
 
+    def each(self, table: pd.DataFrame, by: str) -> Iterator[tuple[str, Axes, pd.DataFrame]]:
+        """(name, panel, rows of the table whose column `by` holds that name) of the first row of panels."""
+        for name, ax in self.columns():
+            yield name, ax, table[table[by] == name]
+
     def missing(self) -> float:
         """Pixels by which the page is too low for panels of the wanted heights."""
         stacked = [ax for (_, column), ax in self.axes.items() if self.names.index(column) % self.beside == 0]
@@ -117,6 +123,37 @@ class Grid:
                 ax.tick_params(labelbottom=row == self.rows[-1] and j + self.beside >= len(self.names))
             if j % self.beside and ax.get_shared_y_axes().joined(ax, self.axes[row, self.names[0]]):
                 ax.tick_params(labelleft=False)
+
+    def finish(
+        self,
+        data: pd.DataFrame,
+        title: str,
+        *,
+        source: Any = None,
+        legend: Sequence[Any] | None = None,
+        control: str = "",
+        interval: str = "",
+        note: str = "",
+        params: Mapping[str, Any] | None = None,
+    ) -> EmolabFigure:
+        """Attach numbers and origin, set title, legend and footer around the panels, and keep words off each other.
+
+        source: the table that says who made the numbers, where data does not. legend: handles; default all labels of
+        the panels, each once. note: a line under the title. params: beyond those of the source.
+        """
+        fig, origin = self.fig, about(data if source is None else source)
+        params = {**origin["params"], **(params or {})}
+        fig.emolab_data = data.reset_index(drop=True)
+        fig.emolab_info = {"title": title, **origin, "params": params, "control": control, "interval": interval}
+        if look().panel_letters:
+            for letter, ax in zip("abcdefghijklmnopqrstuvwxyz", self.axes.values(), strict=False):
+                ax.set_title(f"{letter} {ax.get_title(loc='left')}".rstrip())
+        footer = provenance(fig.emolab_info) if look().footer else ""
+        words = Around(title, note, footer, _labelled(fig) if legend is None else legend)
+        with heard(_NO_GLYPH) as boxes:
+            dress(fig, words, self.missing)
+        _warn_of_boxes(fig, {chr(int(box[1])) for box in boxes})
+        return fig
 
 
 def grid(
@@ -172,6 +209,13 @@ def tables_of(tables: Any, columns: Sequence[str], source: str) -> dict[str, pd.
     return named
 
 
+def need_single(table: pd.DataFrame, *columns: str) -> None:
+    """EmolabError where a column holds several values, of which a figure shows one."""
+    for column in columns:
+        if table[column].nunique() != 1:
+            raise EmolabError(f"this table mixes {column} = {', '.join(table[column].unique())}; filter it to one")
+
+
 def joined(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """All panels' numbers in one table, with what the first one says of its origin."""
     found = pd.concat([t.assign(panel=title) if title else t for title, t in tables.items()], ignore_index=True)
@@ -204,42 +248,15 @@ def provenance(info: Mapping[str, Any]) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def finish(
-    panels: Grid,
-    data: pd.DataFrame,
-    *,
-    source: Any,
-    function: str,
-    title: str,
-    legend: Sequence[Any] | None = None,
-    said: Mapping[str, Any] | None = None,
-) -> EmolabFigure:
-    """Attach numbers and origin, set title, legend and footer around the panels, and keep words off each other.
-
-    source: the table or vectors that say who made them. legend: handles; default all labels of the panels, each once.
-    said: control, interval, note (a line under the title) and params beyond those of the source.
-    """
-    fig, said = panels.fig, dict(said or {})
-    note = said.pop("note", "")
-    origin = about(source)
-    params = {**origin["params"], **said.pop("params", {})}
-    fig.emolab_data = data.reset_index(drop=True)
-    fig.emolab_info = {"function": function, "title": title, **origin, "params": params, **said}
-    if look().panel_letters:
-        for letter, ax in zip("abcdefghijklmnopqrstuvwxyz", panels.axes.values(), strict=False):
-            ax.set_title(f"{letter} {ax.get_title(loc='left')}".rstrip())
-    handles: dict[str, Any] = {}  # one per label of all panels, in the order in which they were drawn
+def _labelled(fig: Figure) -> list[Any]:
+    """One handle per label of all panels, in the order in which they were drawn."""
+    handles: dict[str, Any] = {}
     for ax in fig.axes:
         for handle in [*ax.get_children(), *ax.containers]:
             label = handle.get_label() if isinstance(handle, Line2D | Patch | Collection | Container) else ""
             if label and not _UNNAMED.fullmatch(str(label)):  # a user's own label may begin with "_"
                 handles.setdefault(str(label), handle)
-    footer = provenance(fig.emolab_info) if look().footer else ""
-    words = Around(title, note, footer, list(handles.values()) if legend is None else legend)
-    with heard(_NO_GLYPH) as boxes:
-        dress(fig, words, panels.missing)
-    _warn_of_boxes(fig, {chr(int(box[1])) for box in boxes})
-    return fig
+    return list(handles.values())
 
 
 def _warn_of_boxes(fig: Figure, letters: set[str]) -> None:

@@ -1,16 +1,12 @@
-"""Figures of reading, not writing: emotions around the turn of a text, and before an answer to a scenario.
-
->>> fig = emolab.plot.turning_curve(emolab.experiments.turning_curve(scores))  # doctest: +SKIP
-"""
+"""Figures of reading, not writing: emotions around the turn of a text, and before an answer to a scenario."""
 
 from __future__ import annotations
 
 import pandas as pd
 
 from emolab.base.errors import need_table
-from emolab.base.labels import order
 from emolab.plot.marks import control_look, key, layer_axis, line
-from emolab.plot.panels import figure, finish, grid
+from emolab.plot.panels import figure, grid
 from emolab.plot.style import INK, emotion_looks, look
 
 _ROLES = {
@@ -41,10 +37,11 @@ def turning_curve(curve: pd.DataFrame, *, title: str | None = None):
     line(ax, random, "at", "score", control_look("random", marker=None, label="second half, random direction"))
     ax.axvline(-0.5, color=INK, linewidth=0.7)
     panels.label("token, counted from the turn", "score (SD over all tokens)")
-    value = curve.attrs["told"]["none"][0]
-    told = f"{value:.0%} of the halves point most to their own emotion (chance {curve.attrs['chance']:.0%})"
-    said = {"control": "random directions, one per emotion", "interval": "band: 95 % over topics"}
-    return finish(panels, curve, source=curve, function="turning_curve", said=said, title=title or told)
+    share, chance = curve.attrs["told"]["none"][0], curve.attrs["chance"]
+    return panels.finish(
+        curve, title or f"{share:.0%} of the halves point most to their own emotion (chance {chance:.0%})",
+        control="random directions, one per emotion", interval="band: 95 % over topics",
+    )  # fmt: skip
 
 
 @figure
@@ -61,14 +58,13 @@ def rank_curve(curve: pd.DataFrame, *, title: str | None = None):
     line(ax, own, "layer", "value", {"color": INK, "marker": "o", "label": "emotion vectors"}, bounds="band")
     line(ax, random, "layer", "value", control_look("random"))
     ax.axhline(curve.attrs["chance"], color=INK, linestyle=":", linewidth=0.1 * look().size, label="chance")
-    layer_axis(ax, int(curve["layer"].max()) + 1)
+    layer_axis(ax, curve)
     ax.set_ylim(0, 1)
     panels.label("layer", "meant emotion ranks first")
     best = own.sort_values("value").iloc[-1]
-    told = f"Before the answer, the state points to the emotion that is meant in {best['value']:.0%} of scenarios "
-    told += f"(layer {best['layer']:g}; chance {curve.attrs['chance']:.0%})"
-    said = {"control": "random directions", "interval": "band: 95 % over situations"}
-    return finish(panels, curve, source=curve, function="rank_curve", said=said, title=title or told)
+    first = f"Before the answer, the state points to the emotion that is meant in {best['value']:.0%} of scenarios "
+    first += f"(layer {best['layer']:g}; chance {curve.attrs['chance']:.0%})"
+    return panels.finish(curve, title or first, control="random directions", interval="band: 95 % over situations")
 
 
 @figure
@@ -81,23 +77,20 @@ def token_trace(scores: pd.DataFrame, *, title: str | None = None):
     over five tokens, in standard deviations of neutral texts.
     """
     need_table(scores, ("arm", "position", "emotion", "score"), "Chat.scores()")
-    arms, emotions = list(dict.fromkeys(scores["arm"])), order(scores["emotion"])
-    looks = emotion_looks(emotions)
+    arms, looks = list(scores["arm"].unique()), emotion_looks(scores["emotion"])
     panels = grid(arms, height=14, need=16, want=26)
-    for arm, ax in panels.columns():
-        for emotion in emotions:
-            own = scores[(scores["arm"] == arm) & (scores["emotion"] == emotion)].sort_values("position")
+    for _, ax, rows in panels.each(scores.sort_values("position"), "arm"):
+        for emotion, settings in looks.items():
+            own = rows[rows["emotion"] == emotion]
             own = own.assign(score=own["score"].rolling(5, min_periods=1).mean())
-            line(ax, own, "position", "score", {**looks[emotion], "marker": None})
+            line(ax, own, "position", "score", {**settings, "marker": None})
         ax.axhline(0, color=INK, linewidth=0.6)
     panels.label("token of the answer", "score (SD of neutral texts)")
     best = scores.loc[scores.groupby(["arm", "position"])["score"].idxmax()]
-    pointed = {arm: best.loc[best["arm"] == arm, "emotion"] for arm in arms}
-    first = pointed["steered" if "steered" in arms else arms[0]].mode().iloc[0]
-    told = ", ".join(f"{arm} {(own == first).mean():.0%}" for arm, own in pointed.items())
-    said = {"control": "the same answer unsteered, and along a random direction" if len(arms) > 2 else "unsteered"}
-    handles = [key(emotion, marker="", color=looks[emotion]["color"]) for emotion in emotions]
-    return finish(
-        panels, scores, source=scores, function="token_trace", legend=handles, said=said,
-        title=title or f"Tokens that point most to {first}: {told}",
+    first = best.loc[best["arm"] == ("steered" if "steered" in arms else arms[0]), "emotion"].mode().iloc[0]
+    shares = ", ".join(f"{arm} {(best.loc[best['arm'] == arm, 'emotion'] == first).mean():.0%}" for arm in arms)
+    return panels.finish(
+        scores, title or f"Tokens that point most to {first}: {shares}",
+        legend=[key(emotion, marker="", color=settings["color"]) for emotion, settings in looks.items()],
+        control="the same answer unsteered, and along a random direction" if len(arms) > 2 else "unsteered",
     )  # fmt: skip

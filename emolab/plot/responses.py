@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import product
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -9,6 +12,7 @@ import seaborn as sns
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import order, styles
 from emolab.base.tables import about
+from emolab.experiments.shares import instruction_shares
 from emolab.plot.marks import (
     color_bar,
     control_key,
@@ -22,7 +26,7 @@ from emolab.plot.marks import (
     named_rows,
     short,
 )
-from emolab.plot.panels import figure, finish, grid
+from emolab.plot.panels import figure, grid
 from emolab.plot.style import GREY, INK, emotion_looks, look
 
 METHODS = {"pca": "PCA", "umap": "UMAP"}
@@ -50,41 +54,36 @@ def response_map(points: pd.DataFrame, scores: pd.DataFrame, *, title: str | Non
     if missing:
         raise EmolabError(f"scores lack layer {missing[0][0]}, {missing[0][1]}; use embed_scores of these points")
     panels = grid([f"layer {layer}" for layer in layers], methods, height=13, need=14, want=24, share="")
-    for layer, column in zip(layers, panels.names, strict=True):
-        for method in methods:
-            ax = panels.axes[method, column]
-            scatter(ax, points[(points["layer"] == layer) & (points["method"] == method)], "condition")
-            ax.set_xlabel(f"trust {lookup.loc[(layer, method), 'trustworthiness']:.2f}", fontsize=look().small)
-    for method in methods:
-        for column in panels.names[:: panels.beside]:
-            panels.axes[method, column].set_ylabel(METHODS[method])
-    data = points.merge(scores, on=["layer", "method"], how="left")
-    data.attrs = dict(points.attrs)
-    params = {"n_permutations": about(scores)["params"].get("n_permutations")}
+    for (method, layer), ax in zip(product(methods, layers), panels.axes.values(), strict=True):
+        scatter(ax, points[(points["layer"] == layer) & (points["method"] == method)], "condition")
+        ax.set_xlabel(f"trust {lookup.loc[(layer, method), 'trustworthiness']:.2f}", fontsize=look().small)
+    panels.label(y=METHODS)
     space = scores[scores["method"] == "full"] if (scores["method"] == "full").any() else scores
     best = space.iloc[int(space["silhouette"].argmax())]
     where = "in all dimensions" if best["method"] == "full" else f"on the {METHODS[best['method']]}"
-    told = f"Conditions are furthest apart at layer {best['layer']}: silhouette {best['silhouette']:.2f} {where}"
+    verdict = f"Conditions are furthest apart at layer {best['layer']}: silhouette {best['silhouette']:.2f} {where}"
     if best["silhouette"] < 0.1:
-        told = f"Answers do not group by condition: silhouette at most {best['silhouette']:.2f} {where}"
-    said = {"control": "labels shuffled within questions", "params": params}
-    said["note"] = f"Permutation p of the silhouette: at most {space['p'].max():.2g} at these layers"
-    return finish(panels, data, source=points, function="response_map", said=said, title=title or told)
+        verdict = f"Answers do not group by condition: silhouette at most {best['silhouette']:.2f} {where}"
+    return panels.finish(
+        points.merge(scores, on=["layer", "method"], how="left"), title or verdict,
+        source=points, control="labels shuffled within questions",
+        note=f"Permutation p of the silhouette: at most {space['p'].max():.2g} at these layers",
+        params={"n_permutations": about(scores)["params"].get("n_permutations")},
+    )  # fmt: skip
 
 
-def scatter(ax, points: pd.DataFrame, by: str, *, palette=None, markers=None) -> None:
-    """Points of a map, coloured by a column; a map has no scales."""
-    labels = order(points[by]) if palette is None else list(palette)
-    looks = styles(labels) if palette is None else {}
-    palette = palette or {label: color for label, (color, _) in looks.items()}
-    markers = markers or {label: marker for label, (_, marker) in looks.items()} or True
+def scatter(ax, points: pd.DataFrame, by: str, *, palette: dict[str, Any] | None = None) -> None:
+    """Points of a map, coloured by a column; a map has no scales. palette: in place of the looks of emotions."""
+    looks = {} if palette else styles(points[by])
+    labels = list(palette or looks)
     sns.scatterplot(
-        points, x="x", y="y", hue=by, style=by, hue_order=labels, style_order=labels, palette=palette, markers=markers,
+        points, x="x", y="y", hue=by, style=by, hue_order=labels, style_order=labels,
+        palette=palette or {label: color for label, (color, _) in looks.items()},
+        markers={label: marker for label, (_, marker) in looks.items()} or dict.fromkeys(labels, "o"),
         s=1.3 * look().size, alpha=0.85, edgecolor=INK, linewidth=0.2, legend=False, ax=ax,
         rasterized=len(points) > 2000,
     )  # fmt: skip
-    for label in labels if looks else []:
-        color, marker = looks[label]
+    for label, (color, marker) in looks.items():
         ax.scatter([], [], color=color, marker=marker, label=label, edgecolors=INK, linewidths=0.2)
     bare_map(ax)
 
@@ -99,56 +98,47 @@ def bare_map(ax) -> None:
 
 
 @figure
-def probe_curve(
-    table: pd.DataFrame, *, words: pd.DataFrame | None = None, probe: str | None = None, title: str | None = None
-):
+def probe_curve(table: pd.DataFrame, *, words: pd.DataFrame | None = None, title: str | None = None):
     """Accuracy on held-out queries by layer: all conditions, and below it each condition.
 
     >>> fig = probe_curve(geometry.probe_accuracy(means, test=heldout))
 
-    words: from `geometry.word_accuracy`, drawn as a line: what the words of the answers tell without any model.
-    probe: which one has the band and the lower panel, default the last of the table. Band: 95 % interval over queries.
+    words: from `geometry.word_accuracy`, drawn as a line: what the words of the answers tell without any model. The
+    last probe of the table has the band, the 95 % interval over queries, and the lower panel.
     """
     columns = ("layer", "probe", "emotion", "accuracy", "lo", "hi", "chance", "p")
     need_table(table, columns, "geometry.probe_accuracy")
-    probes = list(dict.fromkeys(table["probe"]))
-    probe = str(probes[-1]) if probe is None else probe
-    if probe not in probes:
-        raise EmolabError(f"no probe {probe!r} in the table; it holds {', '.join(probes)}")
-    every, n_layers = table[table["emotion"] == "all"], int(table["layer"].max()) + 1
+    *others, probe = table["probe"].unique()
+    every = table[table["emotion"] == "all"]
     own = table[(table["probe"] == probe) & (table["emotion"] != "all")]
     labels = order(own["emotion"])
     panels = grid([""], ["all", "each"], height=13, want=60, share="", ratios=[1, max(0.4, 0.13 * len(labels))])
-    top, low = panels.axes["all", ""], panels.axes["each", ""]
-    for name in sorted(probes, key=lambda p: p == probe):
-        label = f"{_PROBES.get(name, name)} probe"
-        settings = {
-            "color": INK if name == probe else "#3f90da",
-            "marker": "o" if name == probe else "s",
-            "label": label,
-        }
+    top, low = panels.axes.values()
+    for name in [*others, probe]:
+        settings = {"color": INK, "marker": "o"} if name == probe else {"color": "#3f90da", "marker": "s"}
+        settings["label"] = f"{_PROBES.get(name, name)} probe"
         line(top, every[every["probe"] == name], "layer", "accuracy", settings, bounds="band" if name == probe else "")
     chance = every.groupby("layer", as_index=False)[["chance"]].mean()
     line(top, chance, "layer", "chance", control_look("shuffled", marker=None, label="chance (shuffled labels)"))
-    text = None
+    beside = f"chance: {chance['chance'].mean():.2f}"
     if words is not None:
-        text = float(words.loc[words["emotion"] == "all", "accuracy"].iloc[0])
-        top.axhline(text, color="#a96b59", linestyle="-.", label="words of the answers alone")
+        alone = float(words.loc[words["emotion"] == "all", "accuracy"].iloc[0])
+        beside = f"the words alone: {alone:.2f}"
+        top.axhline(alone, color="#a96b59", linestyle="-.", label="words of the answers alone")
     top.set(ylim=(-0.03, 1.03), ylabel="accuracy, held-out queries")
-    layer_axis(top, n_layers)
+    layer_axis(top, table)
     matrix = own.pivot(index="emotion", columns="layer", values="accuracy").loc[labels]
-    matrix = matrix.reindex(columns=range(n_layers))
-    heat(low, matrix, (0, 1))
+    heat(low, matrix.reindex(columns=range(int(table["layer"].max()) + 1)), (0, 1))
     color_bar(panels.fig, f"share recognised ({_PROBES.get(probe, probe)} probe)")
     low.set_xlabel("layer")
-    data = table if words is None else pd.concat([table, words], ignore_index=True)
     curve = every[every["probe"] == probe].set_index("layer")["accuracy"]
     best = curve.index[int(curve.argmax())]
-    told = f"Probes read the condition best at layer {best}: {curve[best]:.2f} of held-out answers"
-    told += f" (the words alone: {text:.2f})" if text is not None else f" (chance: {chance['chance'].mean():.2f})"
-    said = {"interval": "band: 95 % over queries", "control": "shuffled labels"}
-    said["note"] = f"Permutation p ≤ {every['p'].max():.2g} at every layer"
-    return finish(panels, data.copy(), source=table, function="probe_curve", said=said, title=title or told)
+    return panels.finish(
+        table if words is None else pd.concat([table, words], ignore_index=True),
+        title or f"Probes read the condition best at layer {best}: {curve[best]:.2f} of held-out answers ({beside})",
+        source=table, control="shuffled labels", interval="band: 95 % over queries",
+        note=f"Permutation p ≤ {every['p'].max():.2g} at every layer",
+    )  # fmt: skip
 
 
 @figure
@@ -172,18 +162,17 @@ def confound_curve(table: pd.DataFrame, *, title: str | None = None):
         line(ax, own, "layer", "null_hi", control_look("shuffled", marker=None, color=color, label=None, alpha=0.6))
         line(ax, own, "layer", "explained", settings)
     ax.axhline(0, color=INK, linewidth=0.6)
-    layer_axis(ax, int(table["layer"].max()) + 1)
-    ax.set(xlabel="layer", ylabel="share explained (adjusted R²)")
+    layer_axis(ax, table)
+    panels.label("layer", "share explained (adjusted R²)")
     mean = table.groupby("factor")["explained"].mean().dropna().sort_values(ascending=False)
-    told = ", ".join(f"{factor} {share:.0f} %" for factor, share in (100 * mean).items())
-    told = f"Mean share of the answers' activations that each factor explains: {told}"
-    said = {"control": "rows shuffled (within questions, but for question)"}
-    said["note"] = "Each factor alone; every dimension standardised"
-    handles = [*ax.get_legend_handles_labels()[0], control_key("shuffled", marker="")]
-    handles[-1].set_label("shuffled, 95th percentile")
-    return finish(
-        panels, table, source=table, function="confound_curve", legend=handles, said=said, title=title or told
-    )
+    shares = ", ".join(f"{factor} {share:.0f} %" for factor, share in (100 * mean).items())
+    shuffled = control_key("shuffled", marker="", label="shuffled, 95th percentile")
+    return panels.finish(
+        table, title or f"Mean share of the answers' activations that each factor explains: {shares}",
+        legend=[*ax.get_legend_handles_labels()[0], shuffled],
+        control="rows shuffled (within questions, but for question)",
+        note="Each factor alone; every dimension standardised",
+    )  # fmt: skip
 
 
 @figure
@@ -195,30 +184,28 @@ def instruction_following(table: pd.DataFrame, *, title: str | None = None):
     table: scored responses with `query_id`, `condition` and p_<emotion> columns, or `experiments.instruction_shares`.
     """
     if "judged" not in getattr(table, "columns", ()):
-        from emolab.experiments.shares import instruction_shares
-
         table = instruction_shares(table)
-    conditions, judged = order(table["condition"]), order(table["judged"])
+    looks, judged = emotion_looks(table["condition"]), order(table["judged"])
+    conditions = list(looks)
     matrix = table.pivot(index="condition", columns="judged", values="share").loc[conditions, judged]
-    hits = table[table["condition"] == table["judged"]].set_index("condition").loc[conditions]
+    hits = table[table["condition"] == table["judged"]].set_index("condition").loc[conditions, ["share", "lo", "hi"]]
     names = ["read by the judge", "share that hit"]
     panels = grid(names, height=1.9 * len(conditions), need=max(22, heat_room(judged, conditions)), want=40, share="")
-    left, right = (panels.axes["", name] for name in names)
+    left, right = panels.axes.values()
     heat(left, matrix, (0, 1), numbers=".2f")
     left.set_ylabel("instruction")
-    for i, (condition, settings) in enumerate(emotion_looks(conditions).items()):
+    for i, (condition, settings) in enumerate(looks.items()):
         forest(right, hits.loc[[condition]].rename(columns={"share": "value"}), [i], settings)
-    right.axvline(1 / len(judged), color=GREY, linestyle="--", label=f"chance, 1/{len(judged)}")
+    right.axvline(1 / len(judged), color=GREY, linestyle="--")
     named_rows(right, short(conditions))
     right.set(xlim=(0, 1.03), xlabel="share of answers")
-    best, worst = hits["share"].idxmax(), hits["share"].idxmin()
-    told = f"Instructions are followed best for {best} ({hits['share'].max():.2f}), least for {worst} "
-    told += f"({hits['share'].min():.2f})"
-    chance = key(f"chance, 1/{len(judged)}", marker="", color=GREY, linestyle="--")
-    said = {"interval": "bars: 95 % Wilson over queries"}
-    return finish(
-        panels, table, source=table, function="instruction_following", legend=[chance], said=said, title=title or told
-    )
+    share = hits["share"]
+    best, worst = f"{share.idxmax()} ({share.max():.2f})", f"{share.idxmin()} ({share.min():.2f})"
+    return panels.finish(
+        table, title or f"Instructions are followed best for {best}, least for {worst}",
+        legend=[key(f"chance, 1/{len(judged)}", marker="", color=GREY, linestyle="--")],
+        interval="bars: 95 % Wilson over queries",
+    )  # fmt: skip
 
 
 @figure
@@ -232,26 +219,20 @@ def judge_agreement(table: pd.DataFrame, *, title: str | None = None):
     """
     need_table(table, ("judge_a", "judge_b", "kappa", "lo", "hi", "n"), "calibration.agreement")
     table = table.reset_index(drop=True)
+    pairs = (table["judge_a"] + " and " + table["judge_b"]).str.replace("_", " ")
     known = table[np.isfinite(table["kappa"])]
-    said = [f"{a} and {b}".replace("_", " ") for a, b in zip(table["judge_a"], table["judge_b"], strict=True)]
     panels = grid([""], height=2.2 * len(table) + 1, want=46)
     ax = panels.axes["", ""]
-    settings = {"color": INK, "marker": "o"}
-    forest(ax, known.rename(columns={"kappa": "value"}), list(known.index), settings)
+    forest(ax, known.rename(columns={"kappa": "value"}), known.index, {"color": INK, "marker": "o"})
     for place, (kappa, hi) in enumerate(zip(table["kappa"], table["hi"], strict=True)):
         text, x = (f"{kappa:.2f}", hi) if np.isfinite(kappa) else ("no kappa", 0.0)
         ax.annotate(text, (x, place), (4, 0), textcoords="offset points", va="center", fontsize=look().small)
     ax.axvline(0, color=INK, linewidth=0.7)
-    named_rows(ax, said)
-    ax.set(xlim=(min(-0.1, float(known["lo"].min()) - 0.05) if len(known) else -0.1, 1.25), xlabel="Cohen's kappa")
-    ax.set_xticks([0, 0.5, 1])
-    told = "No two judges can be compared"
+    named_rows(ax, list(pairs))
+    ax.set(xlim=(min([-0.1, *(known["lo"] - 0.05)]), 1.25), xlabel="Cohen's kappa", xticks=[0, 0.5, 1])
+    verdict = "No two judges can be compared"
     if len(known):
-        best = known.iloc[int(known["kappa"].argmax())]
-        told = f"{best['judge_a']} and {best['judge_b']} agree most (kappa {best['kappa']:.2f})".replace("_", " ")
-        told = told[0].upper() + told[1:]
+        best: Any = known["kappa"].idxmax()
+        verdict = f"{pairs[best][:1].upper()}{pairs[best][1:]} agree most (kappa {known['kappa'][best]:.2f})"
     table.attrs["about"] = {**about(table), "n": f"{table['n'].iloc[0]} texts"}
-    return finish(
-        panels, table, source=table, function="judge_agreement", title=title or told,
-        said={"interval": "bars: 95 % bootstrap over texts"},
-    )  # fmt: skip
+    return panels.finish(table, title or verdict, interval="bars: 95 % bootstrap over texts")

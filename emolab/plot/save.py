@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import re
 import tempfile
@@ -20,7 +19,7 @@ from matplotlib.figure import Figure
 
 from emolab.base.errors import EmolabError, FileError, ResourceError, need_table, shown
 from emolab.base.folders import locked
-from emolab.base.storage import atomic, package_versions, read_json, user_path
+from emolab.base.storage import atomic, for_json, package_versions, read_json, user_path, write_json
 from emolab.base.tables import about
 from emolab.plot.panels import provenance
 from emolab.plot.style import FIXED
@@ -66,26 +65,20 @@ def save_figure(
         raise EmolabError(f"figure {name!r} has no numbers; pass data=, the DataFrame that it was drawn from")
     need_table(data, (), "the numbers that the figure was drawn from")
     info = info or about(data)
-    return _save(fig, name, str(caption).strip(), str(alt).strip(), data, info, notebook, figures_directory(directory))
-
-
-def _save(fig, name, caption, alt, data, info, notebook, folder: Path):
+    caption, alt, origin = str(caption).strip(), str(alt).strip(), provenance(info)
     csv = data.to_csv(index=False, float_format="%.7g", lineterminator="\n").encode()
     pictures, small = _render(fig, name, alt)
     files = {kind: f"{name}.{kind}" for kind in pictures} | {"csv": f"data/{name}.csv"}
+    folder = figures_directory(directory)
     for kind, content in {**pictures, "csv": csv}.items():
         _write(folder / files[kind], content)
-    line = provenance(info)
     entry = {
         "files": files,
         "csv_sha256": hashlib.sha256(csv).hexdigest(),
-        "caption": caption + (f" ({line})" if line else ""),
+        "caption": f"{caption} ({origin})" if origin else caption,
         "alt": alt,
         "notebook": notebook or _notebook(),
-        "function": info.get("function"),
-        "model": info.get("model"),
-        "n": info.get("n"),
-        "seed": info.get("seed"),
+        **{key: info.get(key) for key in ("function", "model", "n", "seed")},
         "params": info.get("params") or {},
         "versions": package_versions("transformer-lens", "torch", "matplotlib"),
     }
@@ -110,8 +103,7 @@ def adopt_figures(names: Iterable[str], source: str | Path, directory: str | Pat
 def _record(folder: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
     with _alone(folder):
         manifest = {**read_manifest(folder), **entries}
-        text = json.dumps(dict(sorted(manifest.items())), indent=1, ensure_ascii=False, default=_plain) + "\n"
-        _write(folder / "manifest.json", text.encode())
+        write_json(folder / "manifest.json", for_json(dict(sorted(manifest.items()))))
 
 
 def read_manifest(directory: str | Path | None = None) -> dict[str, dict[str, Any]]:
@@ -120,13 +112,15 @@ def read_manifest(directory: str | Path | None = None) -> dict[str, dict[str, An
     path = folder / "manifest.json"
     if not path.exists():
         return {}
-    found = read_json(path, "draw the figures again")
-    wrong = [found] if not isinstance(found, dict) else [x for x in found.items() if not _sound(folder, *x)]
+    manifest = read_json(path, "draw the figures again")
+    wrong = [manifest]
+    if isinstance(manifest, dict):
+        wrong = [entry for entry in manifest.items() if not _sound(folder, *entry)]
     if wrong:
         raise FileError(
             f"{path} holds {shown(wrong[0])}, no entry of save_figure with files in that folder; draw the figures again"
         )
-    return found
+    return manifest
 
 
 def _sound(folder: Path, name: str, entry: Any) -> bool:
@@ -151,17 +145,16 @@ def check_figures(directory: str | Path | None = None) -> list[str]:
     if not folder.is_dir():
         return [f"there is no folder {folder}"]
     manifest = read_manifest(folder)
-    found, known = [], {"manifest.json", "README.md"}
+    faults, known = [], {"manifest.json", "README.md"}
     for name, entry in manifest.items():
         known |= set(entry["files"].values())
-        missing = [f for f in entry["files"].values() if not (folder / f).is_file()]
-        found += [f"{name}: {f} is missing" for f in missing]
+        faults += [f"{name}: {f} is missing" for f in entry["files"].values() if not (folder / f).is_file()]
         csv = folder / entry["files"]["csv"]
         if csv.is_file() and hashlib.sha256(csv.read_bytes()).hexdigest() != entry["csv_sha256"]:
-            found.append(f"{name}: {entry['files']['csv']} is not the file that was recorded")
-        found += [f"{name}: no {word}" for word in ("caption", "alt") if not entry[word].strip()]
+            faults.append(f"{name}: {entry['files']['csv']} is not the file that was recorded")
+        faults += [f"{name}: no {word}" for word in ("caption", "alt") if not entry[word].strip()]
     files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    return found + [f"{f} is not in the manifest" for f in sorted(files - known) if not Path(f).name.startswith(".")]
+    return faults + [f"{f} is not in the manifest" for f in sorted(files - known) if not Path(f).name.startswith(".")]
 
 
 def figures_directory(directory: str | Path | None = None) -> Path:
@@ -194,8 +187,8 @@ def _small(png: io.BytesIO) -> bytes:
     from PIL import Image
 
     small, whole = io.BytesIO(), Image.open(png).convert("RGB")
-    shown = whole.resize([round(side * SHOWN_DPI / DPI) for side in whole.size], Image.Resampling.LANCZOS)
-    shown.quantize(128, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    resized = whole.resize([round(side * SHOWN_DPI / DPI) for side in whole.size], Image.Resampling.LANCZOS)
+    resized.quantize(128, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
     return small.getvalue()
 
 
@@ -218,8 +211,3 @@ def _notebook() -> str | None:
     """The notebook that is running: told by tools.notebooks, or by a Jupyter server; None in a plain script."""
     name = os.environ.get("EMOLAB_NOTEBOOK") or os.environ.get("JPY_SESSION_NAME", "")
     return Path(name).name if name.endswith(".ipynb") else None
-
-
-def _plain(value: Any) -> Any:
-    """numpy scalars and the like, for JSON."""
-    return value.item() if hasattr(value, "item") else str(value)

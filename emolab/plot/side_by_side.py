@@ -78,8 +78,8 @@ def text_table(
     if query is not None and "query" in chosen:
         query = str(chosen["query"].iloc[0])
     if columns == "how":
-        told = reference if reference is None or query is None else _asked(reference, query)
-        chosen = _by_how(chosen, rows, alphas, told)
+        instructed = reference if reference is None or query is None else _asked(reference, query)
+        chosen = _by_how(chosen, rows, alphas, instructed)
     elif reference is not None:
         raise EmolabError('reference is a column of columns="how"; append its rows to the table instead')
     elif alphas is not None:
@@ -97,19 +97,14 @@ def text_table(
     head = "".join(_heading("col", _name(columns, column), look) for column in across)
     lines = [f'{_ROW}<td style="{_LINE}"></td>{head}</tr>']
     once = {c for c in across if _same([cells.get((row, c), {}).get("text") for row in down])}
-    for i, row in enumerate(down):
-        name = _name(rows, row)
-        if isinstance(alphas, Mapping) and row in alphas:
-            name += f", dose {alphas[row]:g}"
-        line = [_heading("row", name, look)]
-        for column in across:
-            if column not in once or i == 0:
-                span = f' rowspan="{len(down)}"' if column in once else ""
-                body = _text(cells.get((row, column)), look, tops if read else None)
-                line.append(
-                    f'<td{span} style="{_CELL};box-sizing:border-box;min-width:14em;max-width:34em">{body}</td>'
-                )
-        lines.append(f"{_ROW}{''.join(line)}</tr>")
+    for row in down:
+        dose = f", dose {alphas[row]:g}" if isinstance(alphas, Mapping) and row in alphas else ""
+        line = _heading("row", _name(rows, row) + dose, look)
+        for column in across if row == down[0] else [c for c in across if c not in once]:
+            span = f' rowspan="{len(down)}"' if column in once else ""
+            body = _text(cells.get((row, column)), look, tops if read else None)
+            line += f'<td{span} style="{_CELL};box-sizing:border-box;min-width:14em;max-width:34em">{body}</td>'
+        lines.append(f"{_ROW}{line}</tr>")
     most = int(chosen.groupby([rows, columns], observed=True)["text"].nunique().max())
     return _framed(query, "\n".join(lines), f"Each cell shows the first of up to {most} texts." if most > 1 else "")
 
@@ -199,8 +194,8 @@ def _in_order(values: pd.Series) -> list:
     """What rows or columns are: categories and numbers in their order, emotions in that of all figures."""
     if isinstance(values.dtype, pd.CategoricalDtype):
         return [value for value in values.cat.categories if (values == value).any()]
-    found = list(values.dropna().unique())
-    return sorted(found) if pd.api.types.is_numeric_dtype(values) else order(found)
+    unique = list(values.dropna().unique())
+    return sorted(unique) if pd.api.types.is_numeric_dtype(values) else order(unique)
 
 
 def _name(axis: str, value: Any) -> str:
@@ -222,9 +217,9 @@ def _text(record: Mapping[Any, Any] | None, look: Mapping[str, tuple[str, str]],
     if record is None or not isinstance(record["text"], str):
         return "–"
     text = _visible(record["text"].strip())
-    found = f'<div dir="auto">{_marked(text, look) if text else "(no words)"}</div>'
-    said = [] if tops is None else [*_readings(record, look, tops), *_faults(record, text)]
-    return f"{found}<small>{' · '.join(said)}</small>" if said else found
+    words = f'<div dir="auto">{_marked(text, look) if text else "(no words)"}</div>'
+    readings = [] if tops is None else [*_readings(record, look, tops), *_faults(record, text)]
+    return f"{words}<small>{' · '.join(readings)}</small>" if readings else words
 
 
 def _readings(record: Mapping[Any, Any], look: Mapping[str, tuple[str, str]], tops: dict[str, str]) -> Iterable[str]:
@@ -240,10 +235,10 @@ def _readings(record: Mapping[Any, Any], look: Mapping[str, tuple[str, str]], to
 
 
 def _faults(record: Mapping[Any, Any], text: str) -> Iterable[str]:
-    for column, say, told in (("loop", is_loop, "loops"), ("refusal", is_refusal, "refuses")):
-        found = record.get(column)
-        if say(text) if found is None or pd.isna(found) else found:
-            yield told
+    for column, is_fault, word in (("loop", is_loop, "loops"), ("refusal", is_refusal, "refuses")):
+        known = record.get(column)
+        if is_fault(text) if known is None or pd.isna(known) else known:
+            yield word
 
 
 def _marked(text: str, look: Mapping[str, tuple[str, str]]) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 from emolab.base.errors import need_table
 from emolab.base.labels import order
 from emolab.base.tables import about
+from emolab.geometry.tables import emotion_cosines, layer_by_layer, pair_cosines, vector_norms
 from emolab.plot.marks import (
     bars,
     color_bar,
@@ -23,7 +24,7 @@ from emolab.plot.marks import (
     line,
     log_axis,
 )
-from emolab.plot.panels import figure, finish, grid, joined, tables_of
+from emolab.plot.panels import figure, grid, joined, tables_of
 from emolab.plot.style import GREY, INK, PARTS, SITES, emotion_looks, look
 
 
@@ -38,36 +39,28 @@ def norms(vectors, *, site: str = "resid", title: str | None = None):
     norm, have none. Raises EmolabError for site "head".
     """
     if not isinstance(vectors, pd.DataFrame):
-        from emolab.geometry.tables import vector_norms
-
         vectors = vector_norms(vectors, site=site)
     need_table(vectors, ("emotion", "layer", "norm", "resid_norm", "relative"), "geometry.vector_norms")
     known = vectors["resid_norm"].notna().any()
     rows = {"norm": "norm", "relative": "norm / residual norm"} if known else {"norm": "norm"}
-    n_layers = int(vectors["layer"].max()) + 1
     panels = grid([""], list(rows), height=11, want=50, share="x")
-    for row in rows:
-        ax = panels.axes[row, ""]
-        for label, settings in emotion_looks(order(vectors["emotion"])).items():
-            own = vectors[vectors["emotion"] == label]
-            line(ax, own, "layer", row, {**settings, "label": label})
-        layer_axis(ax, n_layers)
+    for (row, _), ax in panels.axes.items():
+        for label, settings in emotion_looks(vectors["emotion"]).items():
+            line(ax, vectors[vectors["emotion"] == label], "layer", row, {**settings, "label": label})
+        layer_axis(ax, vectors)
     top = panels.axes["norm", ""]
+    verdict = f"Norm of the vectors by layer ({SITES.get(site, site)})"
     if known:
-        stream = vectors.drop_duplicates("layer")
-        settings = {"color": GREY, "linestyle": "--", "label": "residual stream (median, neutral answers)"}
-        line(top, stream, "layer", "resid_norm", settings)
+        stream = {"color": GREY, "linestyle": "--", "label": "residual stream (median, neutral answers)"}
+        line(top, vectors.drop_duplicates("layer"), "layer", "resid_norm", stream)
         panels.axes["relative", ""].set_ylim(bottom=0)
+        share = vectors.groupby("layer")["relative"].mean()
+        verdict = (
+            f"Vectors are longest against the residual stream at layer {share.idxmax()}: {share.max():.2f} of its norm"
+        )
     log_axis(top)
     panels.label("layer", rows)
-    share = vectors.groupby("layer")["relative"].mean()
-    place = SITES.get(site, site)
-    told = (
-        f"Vectors are longest against the residual stream at layer {share.idxmax()}: {share.max():.2f} of its norm"
-        if known
-        else f"Norm of the vectors by layer ({place})"
-    )
-    return finish(panels, vectors, source=vectors, function="norms", title=title or told)
+    return panels.finish(vectors, title or verdict)
 
 
 @figure
@@ -82,35 +75,30 @@ def cosine_by_layer(vectors, *, site: str = "resid", part: str | None = None, ti
     Dashed: the null, 0 for whole vectors and -1/(k-1) for specific parts of k emotions, which sum to zero.
     """
     if not isinstance(vectors, pd.DataFrame):
-        from emolab.geometry.tables import pair_cosines
-
         vectors = pair_cosines(vectors, site=site, parts=("whole", "specific") if part is None else (part,))
     need_table(vectors, ("part", "pair", "layer", "cosine"), "geometry.pair_cosines")
     data = vectors if part is None else vectors[vectors["part"] == part]
-    parts = list(dict.fromkeys(data["part"]))
-    pairs = data[data["pair"] != "mean"]
-    mean = pairs.groupby("pair")["cosine"].mean()
-    k = round((1 + math.sqrt(1 + 8 * len(mean))) / 2)  # that have so many pairs
-    near, far = mean.idxmax(), mean.idxmin()
+    parts = list(data["part"].unique())
+    by_pair = data[data["pair"] != "mean"].groupby("pair")["cosine"].mean()
+    k = round((1 + math.sqrt(1 + 8 * len(by_pair))) / 2)  # that have so many pairs
+    near, far = str(by_pair.idxmax()), str(by_pair.idxmin())
+    looks = {"mean": {"color": INK, "linewidth": 0.2 * look().size, "label": "mean of all pairs"}}
+    if near != far:
+        looks[near] = {"color": "#D55E00", "label": f"nearest: {near}"}
+        looks[far] = {"color": "#0072B2", "label": f"farthest: {far}"}
     panels = grid([f"{PARTS[p]}s" for p in parts], height=13, need=22, want=40, share="xY")
     for name, ax in zip(parts, panels.axes.values(), strict=True):
         own = data[data["part"] == name]
         for pair, curve in own.groupby("pair", sort=False):
-            settings = {"color": GREY, "linewidth": 0.06 * look().size, "alpha": 0.7}
-            if pair in (near, far) and near != far:
-                color, word = ("#D55E00", "nearest") if pair == near else ("#0072B2", "farthest")
-                settings = {"color": color, "label": f"{word}: {pair}"}
-            if pair == "mean":
-                settings = {"color": INK, "linewidth": 0.2 * look().size, "label": "mean of all pairs"}
-            line(ax, curve, "layer", "cosine", settings)
+            quiet = {"color": GREY, "linewidth": 0.06 * look().size, "alpha": 0.7}
+            line(ax, curve, "layer", "cosine", looks.get(str(pair), quiet))
         null = -1 / (k - 1) if name == "specific" else 0.0
         ax.axhline(null, color=INK, linestyle="--", linewidth=1, label="null: unrelated directions")
-        layer_axis(ax, int(own["layer"].max()) + 1)
+        layer_axis(ax, own)
     panels.label("layer", "cosine")
-    shown = data[data["pair"] == "mean"].groupby("part")["cosine"].mean()
-    told = "; ".join(f"{PARTS[p]}s {shown[p]:.2f}" for p in parts)
-    text = f"Mean cosine between emotions over layers: {told}"
-    return finish(panels, data, source=vectors, function="cosine_by_layer", title=title or text)
+    mean = data[data["pair"] == "mean"].groupby("part")["cosine"].mean()
+    means = "; ".join(f"{PARTS[p]}s {mean[p]:.2f}" for p in parts)
+    return panels.finish(data, title or f"Mean cosine between emotions over layers: {means}")
 
 
 @figure
@@ -123,7 +111,7 @@ def cosine_map(vectors, layer: int = -1, *, site: str = "resid", part: str = "wh
     which is 1 by definition and left blank; the null is marked on the colour bar. Raises EmolabError for a layer that
     does not exist.
     """
-    return _cosine_maps(vectors, [layer], site, part, "cosine_map", title)
+    return _cosine_maps(vectors, [layer], site, part, title)
 
 
 @figure
@@ -141,21 +129,18 @@ def cosine_grid(
 
     layers: default at most six, evenly spread.
     """
-    return _cosine_maps(vectors, layers, site, part, "cosine_grid", title)
+    return _cosine_maps(vectors, layers, site, part, title)
 
 
-def _cosine_maps(vectors, layers, site: str, part: str, function: str, title: str | None):
+def _cosine_maps(vectors, layers: Sequence[int] | None, site: str, part: str, title: str | None):
     if not isinstance(vectors, pd.DataFrame):
-        from emolab.geometry.tables import emotion_cosines
-
-        chosen = layers[0] if layers is not None and len(layers) == 1 else layers
-        vectors = emotion_cosines(vectors, site=site, part=part, layers=chosen)
+        vectors = emotion_cosines(vectors, site=site, part=part, layers=layers)
     need_table(vectors, ("layer", "emotion", "other", "cosine"), "geometry.emotion_cosines")
     params = about(vectors)["params"]
     site, part = params.get("site", site), params.get("part", part)
     layers, labels = sorted(set(vectors["layer"])), order(vectors["emotion"])
     off = vectors[vectors["emotion"] != vectors["other"]]
-    reach = max(0.05, float(off["cosine"].abs().max())) if len(off) else 1.0
+    reach = _reach(off)
     null = -1 / (len(labels) - 1) if part == "specific" and len(labels) > 1 else 0.0
     one = len(layers) == 1
     panels = grid(
@@ -176,11 +161,16 @@ def _cosine_maps(vectors, layers, site: str, part: str, function: str, title: st
     mean = off.groupby(["emotion", "other"])["cosine"].mean()
     where = f"layer {layers[0]}" if one else f"layers {layers[0]} to {layers[-1]}"
     what = f"{PARTS.get(part, part)}s, {SITES.get(site, site)}, {where}"
-    told = f"Cosine between emotions: {what}"
+    verdict = f"Cosine between emotions: {what}"
     if len(mean):
         (a, b), (c, d) = (mean.index[i] for i in (int(mean.argmax()), int(mean.argmin())))
-        told = f"Nearest {a} and {b} ({mean.max():.2f}), farthest {c} and {d} ({mean.min():.2f}): {what}"
-    return finish(panels, vectors, source=vectors, function=function, title=title or told)
+        verdict = f"Nearest {a} and {b} ({mean.max():.2f}), farthest {c} and {d} ({mean.min():.2f}): {what}"
+    return panels.finish(vectors, title or verdict)
+
+
+def _reach(off: pd.DataFrame) -> float:
+    """The end of the colours, from what lies off the diagonal."""
+    return max(0.05, float(off["cosine"].abs().max())) if len(off) else 1.0
 
 
 @figure
@@ -192,26 +182,21 @@ def layer_map(vectors, *, site: str = "resid", part: str = "whole", title: str |
     vectors: EmotionVectors, or the table of `geometry.layer_by_layer`. Layers run to the right and upwards.
     """
     if not isinstance(vectors, pd.DataFrame):
-        from emolab.geometry.tables import layer_by_layer
-
         vectors = layer_by_layer(vectors, site=site, part=part)
     need_table(vectors, ("emotion", "layer", "other", "cosine"), "geometry.layer_by_layer")
-    labels = order(vectors["emotion"])
-    off = vectors[vectors["layer"] != vectors["other"]]
-    reach = max(0.05, float(off["cosine"].abs().max())) if len(off) else 1.0
-    panels = grid(labels, height=11, want=20, share="")
-    for label, ax in panels.columns():
-        matrix = vectors[vectors["emotion"] == label].pivot(index="layer", columns="other", values="cosine")
+    reach = _reach(vectors[vectors["layer"] != vectors["other"]])
+    panels = grid(order(vectors["emotion"]), height=11, want=20, share="")
+    for _, ax, rows in panels.each(vectors, "emotion"):
+        matrix = rows.pivot(index="layer", columns="other", values="cosine")
         heat(ax, matrix, (-reach, reach), cmap="RdBu_r", up=True)
     panels.label("layer", "layer")
     color_bar(panels.fig, "cosine", (-reach, reach), cmap="RdBu_r", null=0.0)
-    mean = vectors.groupby(["layer", "other"])["cosine"].mean()
-    told = "Cosine of each emotion's vector with itself at other layers"
-    next_layer = [mean.get((i, i + 1), np.nan) for i in range(int(vectors["layer"].max()))]
+    next_layer = vectors[vectors["other"] == vectors["layer"] + 1].groupby("layer")["cosine"].mean()
+    verdict = "Cosine of each emotion's vector with itself at other layers"
     if len(next_layer):
-        i = int(np.nanargmin(next_layer))
-        told = f"Vectors change most from layer {i} to {i + 1}: cosine {next_layer[i]:.2f}, mean over emotions"
-    return finish(panels, vectors, source=vectors, function="layer_map", title=title or told)
+        i = next_layer.idxmin()
+        verdict = f"Vectors change most from layer {i} to {i + 1}: cosine {next_layer[i]:.2f}, mean over emotions"
+    return panels.finish(vectors, title or verdict)
 
 
 @figure
@@ -226,23 +211,22 @@ def shared_energy_curve(tables, *, title: str | None = None):
     columns = ("layer", "share", "lo", "hi", "null_mean", "null_lo", "null_hi", "floor")
     tables = tables_of(tables, columns, "geometry.shared_energy")
     panels = grid([SITES.get(t, t) for t in tables], height=13, need=20, want=40, share="xY")
+    shuffled = control_look("shuffled", marker=None, label="shuffled labels: nothing is specific (middle 95 %)")
     for table, ax in zip(tables.values(), panels.axes.values(), strict=True):
-        line(
-            ax, table, "layer", "share", {"color": INK, "marker": "o", "label": "shared by all emotions"}, bounds="band"
-        )
-        shuffled = control_look("shuffled", marker=None, label="shuffled labels: nothing is specific (middle 95 %)")
+        shared = {"color": INK, "marker": "o", "label": "shared by all emotions"}
+        line(ax, table, "layer", "share", shared, bounds="band")
         line(ax, table, "layer", "null_mean", shuffled)
         bars(ax, table["layer"], table["null_lo"], table["null_hi"], shuffled["color"], width=0.25)
         line(ax, table, "layer", "floor", {"color": INK, "linestyle": ":", "label": "orthogonal vectors, 1/k"})
         ax.set_ylim(0, 1.03)
-        layer_axis(ax, int(table["layer"].max()) + 1)
+        layer_axis(ax, table)
     panels.label("layer", "share of energy")
-    mean = {name: table["share"].mean() for name, table in tables.items()}
-    told = "; ".join(f"{SITES.get(name, name) or 'over layers'} {share:.2f}" for name, share in mean.items())
-    said = {"interval": "band: 95 % bootstrap over queries"}
-    return finish(
-        panels, joined(tables), source=joined(tables), function="shared_energy_curve", said=said,
-        title=title or f"Share of the vectors' energy common to all emotions, mean over layers: {told}",
+    shares = "; ".join(
+        f"{SITES.get(name, name) or 'over layers'} {t['share'].mean():.2f}" for name, t in tables.items()
+    )
+    return panels.finish(
+        joined(tables), title or f"Share of the vectors' energy common to all emotions, mean over layers: {shares}",
+        interval="band: 95 % bootstrap over queries",
     )  # fmt: skip
 
 
@@ -258,33 +242,34 @@ def reliability_curve(tables, *, title: str | None = None):
     """
     columns = ("layer", "emotion", "cosine", "lo", "hi", "null_lo", "null_hi")
     tables = tables_of(tables, columns, "geometry.split_half")
-    data = joined(tables)
-    emotions, last = order(data["emotion"]), list(tables)[-1]
-    panels = grid(emotions, height=9)
+    data, last = joined(tables), list(tables)[-1]
+    looks = emotion_looks(data["emotion"])
+    panels = grid(list(looks), height=9)
     for emotion, ax in panels.columns():
-        color = emotion_looks(emotions)[emotion]["color"]
         for name, table in tables.items():
             own = table[table["emotion"] == emotion]
-            main = name == last
-            settings = {"color": color if main else INK, "linestyle": "-" if main else "--"}
-            line(ax, own, "layer", "cosine", settings, bounds="band" if main else "")
-        null = tables[last][tables[last]["emotion"] == emotion]
-        line(ax, null, "layer", "null_hi", control_look("shuffled", marker=None))
+            if name == last:
+                line(ax, own, "layer", "cosine", {"color": looks[emotion]["color"]}, bounds="band")
+                line(ax, own, "layer", "null_hi", control_look("shuffled", marker=None))
+            else:
+                line(ax, own, "layer", "cosine", {"color": INK, "linestyle": "--"})
         ax.axhline(0, color=INK, linewidth=0.6)
         ax.set_ylim(min(-0.1, float(data["lo"].min()) - 0.05), 1.03)
-        layer_axis(ax, int(data["layer"].max()) + 1)
+        layer_axis(ax, data)
     panels.label("layer", "cosine between halves")
-    handles = [key(PARTS.get(name, name) or "vectors", marker="", linestyle="--", color=INK) for name in tables]
-    handles[-1] = key(PARTS.get(last, last) or "vectors", marker="", color=GREY)
-    handles.append(control_key("shuffled", marker=""))
+    names = {name: PARTS.get(name, name) or "vectors" for name in tables}
     low = data.iloc[int(data["cosine"].argmin())]
-    told = f"Halves of the questions agree least on {low['emotion']} at layer {low['layer']}: {low['cosine']:.2f}"
-    said = {
-        "interval": f"band: middle 95 % of random halves{f' ({last})' if last else ''}",
-        "control": "shuffled labels",
-    }
-    return finish(
-        panels, data, source=data, function="reliability_curve", legend=handles, said=said, title=title or told
+    return panels.finish(
+        data,
+        title
+        or f"Halves of the questions agree least on {low['emotion']} at layer {low['layer']}: {low['cosine']:.2f}",
+        legend=[
+            *(key(label, marker="", linestyle="--") for name, label in names.items() if name != last),
+            key(names[last], marker="", color=GREY),
+            control_key("shuffled", marker=""),
+        ],
+        control="shuffled labels",
+        interval=f"band: middle 95 % of random halves{f' ({last})' if last else ''}",
     )
 
 
@@ -296,8 +281,8 @@ def agreement_curve(tables, *, title: str | None = None):
     >>> fig = agreement_curve({"specific": table})
 
     tables: from `geometry.vector_agreement`, one or {title: table}. Black: the mean of the emotions, which are thin
-    lines. Dashed: mean cosine between different emotions,
-    what any emotion would give. Grey band: 95 % of random directions.
+    lines. Dashed: mean cosine between different emotions, what any emotion would give. Grey band: 95 % of random
+    directions.
     """
     tables = tables_of(tables, ("layer", "emotion", "cosine", "mismatched", "random"), "geometry.vector_agreement")
     data = joined(tables)
@@ -307,17 +292,14 @@ def agreement_curve(tables, *, title: str | None = None):
         mean = table.groupby("layer", as_index=False)[["cosine", "mismatched", "random"]].mean()
         band = {"color": GREY, "alpha": 0.3, "linewidth": 0, "label": "95 % of random directions"}
         ax.fill_between(mean["layer"], -mean["random"], mean["random"], **band)
-        for label, settings in emotion_looks(order(table["emotion"])).items():
+        for label, settings in emotion_looks(table["emotion"]).items():
             quiet = {**settings, "marker": None, "linewidth": 0.8, "alpha": 0.8, "label": label}
             line(ax, table[table["emotion"] == label], "layer", "cosine", quiet)
         line(ax, mean, "layer", "cosine", {"color": INK, "zorder": 5, "label": "mean of emotions"})
-        if mean["mismatched"].notna().any():
-            settings = {"color": INK, "linestyle": "--", "zorder": 4, "label": "different emotions"}
-            line(ax, mean, "layer", "mismatched", settings)
+        different = {"color": INK, "linestyle": "--", "zorder": 4, "label": "different emotions"}
+        line(ax, mean, "layer", "mismatched", different)
         ax.set_ylim(max(-1.03, low), 1.03)
-        layer_axis(ax, int(table["layer"].max()) + 1)
+        layer_axis(ax, table)
     panels.label("layer", "cosine")
-    means = {name: table["cosine"].mean() for name, table in tables.items()}
-    told = "; ".join(f"{name or 'over layers'} {cosine:.2f}" for name, cosine in means.items())
-    text = f"Cosine of the same emotion in two sets of vectors, mean over layers: {told}"
-    return finish(panels, data, source=data, function="agreement_curve", title=title or text)
+    means = "; ".join(f"{name or 'over layers'} {table['cosine'].mean():.2f}" for name, table in tables.items())
+    return panels.finish(data, title or f"Cosine of the same emotion in two sets of vectors, mean over layers: {means}")

@@ -158,10 +158,8 @@ def words() -> pd.DataFrame:
     return made_of({"emotion": ("all", *LABELS)}, {"accuracy": 0.5, "probe": "words"})
 
 
-def parts(measured: bool) -> pd.DataFrame:
+def parts() -> pd.DataFrame:
     columns = {"part": ("unsteered", "whole", "specific", "shared", "random")}
-    if not measured:
-        return made_of({**columns, "emotion": EMOTIONS, "judged": LABELS}, {"share": (0, 0.4), "lo": 0, "hi": 1})
     values = {"value": (0.2, 0.8), "minus_whole": 0.1, "minus_whole_lo": (-0.2, 0.1), "minus_whole_hi": 0.3}
     table = made_of({**columns, "emotion": ("all",), "measure": ("target", "leak", "emotional")}, values)
     return table.assign(lo=table["value"] - 0.1, hi=table["value"] + 0.1)
@@ -376,8 +374,7 @@ FIGURES = {
     "layer_curve": lambda: plot.layer_curve(layer_shares()),
     "site_map": lambda: plot.site_map(settings()),
     "mixture_map": lambda: plot.mixture_map(mixtures()),
-    "confusion_map": lambda: plot.confusion_map(parts(measured=False)),
-    "purity_dots": lambda: plot.purity_dots(parts(measured=True)),
+    "purity_dots": lambda: plot.purity_dots(parts()),
     "head_map": lambda: plot.head_map(effects(), "share"),
     "head_forest": lambda: plot.head_forest(effects()),
     "head_umap": lambda: plot.head_umap(head_points(), head_cosines()),

@@ -241,7 +241,7 @@ SAID = {
     "confound_curve": lambda: say.confound_curve(made.confounded()),
     "instruction_following": lambda: say.instruction_following(made.answers()),
     "judge_agreement": lambda: say.judge_agreement(made.agreement()),
-    "purity_dots": lambda: say.purity_dots(made.parts(measured=True)),
+    "purity_dots": lambda: say.purity_dots(made.parts()),
     "head_umap": lambda: say.head_umap(made.head_cosines()),
     "dose_response": lambda: say.dose_response(made.scored()),
     "tradeoff": lambda: say.tradeoff(made.methods()),
