@@ -1,5 +1,6 @@
 """Figures: one function per figure. They take tables, return a matplotlib Figure, and never show or write.
 
+>>> from emolab import plot
 >>> fig = plot.cosine_by_layer(vectors)
 >>> with plot.theme("paper", width=3.3, panel_letters=True):         # 7 pt, one column; also "slides"
 ...     fig = plot.cosine_map(vectors, layer=3)
@@ -14,7 +15,7 @@ from __future__ import annotations
 from emolab.base.lazy import offer
 
 _PUBLIC = {
-    "ablation_curve": "plot.heads",
+    "ablation_curve": "plot.neurons",
     "affect_curve": "plot.affect",
     "affect_shift": "plot.affect",
     "agreement_curve": "plot.vectors",

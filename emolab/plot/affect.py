@@ -42,7 +42,7 @@ def circumplex(points: pd.DataFrame, *, title: str | None = None):
     ax.axhline(points["read_arousal"].mean(), color=INK, linewidth=0.6, zorder=1)
     ax.margins(0.08)
     ax.set(xlabel="valence, read off the vector", ylabel="arousal, read off the vector")
-    color_bar(panels.fig, "valence, as people rate the word (1 to 9)", limits, cmap="RdYlBu")
+    color_bar(panels.fig, "valence, as people rate the word (1 to 9)", limits, "RdYlBu")
     r = points.attrs["r"]
     by_axis = " and ".join(f"{name} {r[name]:.2f}" for name in ("valence", "arousal") if name in r)
     fig = panels.finish(

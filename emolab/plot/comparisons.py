@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
@@ -116,9 +114,10 @@ def claim_monotone(claim: Claim, *, title: str | None = None):
     claim: from `comparisons.monotone`. Markers are means over queries on their 95 % intervals. Dotted: the first
     significant drop.
     """
-    panels, cells = _by_scale(claim, "monotone")
+    panels = _by_scale(claim, "monotone")
     looks = emotion_looks(panels.names)
-    for (scale, emotion), (ax, own) in cells.items():
+    for (scale, emotion), ax in panels.axes.items():
+        own = _cell(claim, scale, emotion)
         dose_curves(ax, own, looks[emotion], tested=own["alpha"], controls=("random", "shuffled"))
         drop = claim.evidence[scale]["emotions"][emotion]["first_drop"]
         if drop is not None:
@@ -156,7 +155,6 @@ def claim_preservation(claim: Claim, *, title: str | None = None):
         if measure == "topic":
             low.axhspan(-MARGIN, MARGIN, color=GREY, alpha=0.2, linewidth=0)
         if measure == "kl":
-            top.set_yscale("log")
             log_axis(top)
         for ax in (top, low):
             log_axis(ax, "x", doses)
@@ -173,10 +171,11 @@ def claim_linear(claim: Claim, *, title: str | None = None):
 
     claim: from `comparisons.linear`; R2 of each line with its bounds stands in `claim.evidence`.
     """
-    panels, cells = _by_scale(claim, "linear")
+    panels = _by_scale(claim, "linear")
     looks = emotion_looks(panels.names)
     reaches = {"1": "-", "2": "--", "4": ":"}
-    for (scale, emotion), (ax, own) in cells.items():
+    for (scale, emotion), ax in panels.axes.items():
+        own = _cell(claim, scale, emotion)
         dose_curves(ax, own, {**looks[emotion], "linestyle": ""}, tested=own["alpha"], controls=("random",))
         rows = own[own["control"] == "none"]
         for reach, style in reaches.items():
@@ -218,19 +217,19 @@ def claim_additive(claim: Claim, *, title: str | None = None):
     return _finished(panels, claim, "Do two emotions at once add up?", handles, title)
 
 
-def _by_scale(claim: Claim, name: str) -> tuple[Grid, dict[tuple[str, str], tuple[Any, pd.DataFrame]]]:
-    """The grid, and {(scale, emotion): (panel, rows)}."""
+def _by_scale(claim: Claim, name: str) -> Grid:
+    """Panels by dose: a row per scale, a column per emotion."""
     _check(claim, name)
-    table = claim.table
-    scales, emotions = [str(s) for s in dict.fromkeys(table["scale"])], order(table["emotion"])
-    panels = grid(emotions, scales, height=9)
-    cells = {}
-    for (scale, emotion), ax in panels.axes.items():
-        cells[scale, emotion] = ax, table[(table["scale"] == scale) & (table["emotion"] == emotion)]
+    panels = grid(order(claim.table["emotion"]), claim.table["scale"].unique(), height=9)
+    for ax in panels.axes.values():
         ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         ax.axhline(0, color=INK, linewidth=0.5)
-    panels.label("dose", {scale: MEASURES.get(scale, scale) for scale in scales})
-    return panels, cells
+    panels.label("dose", {scale: MEASURES.get(scale, scale) for scale in panels.rows})
+    return panels
+
+
+def _cell(claim: Claim, scale: str, emotion: str) -> pd.DataFrame:
+    return claim.table[(claim.table["scale"] == scale) & (claim.table["emotion"] == emotion)]
 
 
 def _check(claim, name: str) -> None:

@@ -1,9 +1,8 @@
-"""Figures of heads: maps by layer and head, their effects beside controls, emotion left without them, a map of all."""
+"""Figures of single heads: maps by layer and head, their effects beside controls, a map of all."""
 
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,11 +11,10 @@ from scipy.optimize import linear_sum_assignment
 
 from emolab.base.errors import EmolabError, need_number, need_table
 from emolab.base.labels import head_name, order, styles
-from emolab.plot.marks import color_bar, control_key, control_look, forest, heat, key, layer_axis, line, named_rows
-from emolab.plot.panels import Grid, figure, grid, need_single
+from emolab.plot.marks import color_bar, control_look, filled_keys, forest, heat, key, layer_axis, line, named_rows
+from emolab.plot.panels import figure, grid, need_single
 from emolab.plot.responses import GROUPS, bare_map
 from emolab.plot.style import CONTROLS, GREY, INK, LEVEL, emotion_looks, look
-from emolab.say.heads import adds, changed
 
 # name: (label, lowest, highest value of the colours); None: from the data. Signed ones are symmetric about zero.
 VALUES = {
@@ -62,8 +60,7 @@ def head_map(table: pd.DataFrame, value: str = "contribution", *, top: int = 3, 
         if ringed:
             ring(ax, rows[rows["q"] < LEVEL])
     panels.label("layer", "head")
-    limits, cmap = head_scale(table, value)
-    color_bar(panels.fig, label, limits, cmap=cmap)
+    color_bar(panels.fig, label, *head_scale(table, value))
     keep = ["layer", "head", "emotion", value, *(["q"] if "q" in table else [])]
     largest = table[value].abs().groupby([table["layer"], table["head"]]).mean().nlargest(top)
     names = ", ".join(f"{head_name(layer, head)} {largest[layer, head]:.2f}" for layer, head in list(largest.index))
@@ -71,15 +68,14 @@ def head_map(table: pd.DataFrame, value: str = "contribution", *, top: int = 3, 
         table[keep], title or f"{label.split(':')[0].split(' (')[0].capitalize()}: largest on average {names}",
         legend=[key(f"q < {LEVEL:g}", linestyle="", face="none")] if ringed else [],
         params={"value": value, "level": LEVEL},
-    )  # fmt: skip
+    )  # fmt: skip  # fmt: skip
 
 
 def head_cells(ax, own: pd.DataFrame, value: str, like: pd.DataFrame) -> None:
     """The heat map [head, layer] of one emotion, on the scale of the whole table."""
-    limits, cmap = head_scale(like, value)
     matrix = own.pivot(index="head", columns="layer", values=value)
     matrix = matrix.reindex(index=range(int(like["head"].max()) + 1), columns=range(int(like["layer"].max()) + 1))
-    heat(ax, matrix, limits, cmap=cmap, up=True)
+    heat(ax, matrix, *head_scale(like, value), up=True)
 
 
 def head_scale(table: pd.DataFrame, value: str) -> tuple[tuple[float, float], str]:
@@ -137,8 +133,7 @@ def head_forest(table: pd.DataFrame, *, top: int = 5, title: str | None = None):
         shown[list(table)],
         title or f"{TESTS[test].capitalize()}: {first['name']} changes {first['emotion']} most {change}",
         legend=[
-            key(f"q < {LEVEL:g}", linestyle=""),
-            key("no difference from random was found", linestyle="", face="white"),
+            *filled_keys(f"q < {LEVEL:g}", "no difference from random was found"),
             key("random direction of that head", linestyle="", marker="x", color=random),
             key("other heads of its layer", linestyle="", marker="|", color=others),
         ],
@@ -146,78 +141,6 @@ def head_forest(table: pd.DataFrame, *, top: int = 5, title: str | None = None):
         note=f"Change in {_UNITS.get(measure, f'the judge’s probability ({measure})')}",
         params={"top": top, "level": LEVEL},
     )
-
-
-@figure
-def ablation_curve(table: pd.DataFrame, *, title: str | None = None):
-    """Emotion kept against the number of heads (or neurons) changed: ranked ones, random ones, random directions.
-
-    >>> fig = ablation_curve(curve)
-
-    table: from `emolab.ablation_curve` or `emolab.neuron_effects`. 1 is the instructed run, 0 the neutral one; bars are
-    95 % bootstrap intervals over queries (and random sets of heads), cut where they leave the panel.
-    """
-    need_table(table, CURVE, "emolab.ablation_curve or emolab.neuron_effects")
-    emotions = [*order(e for e in table["emotion"] if e != "all"), *(["all"] if "all" in set(table["emotion"]) else [])]
-    what, steer = changed(table), adds(table)
-    looks = {**emotion_looks(emotions), "all": {"color": INK, "marker": "o"}}
-    panels = grid(emotions, height=11, want=26)
-    for emotion, ax, rows in panels.each(table, "emotion"):
-        curve(ax, rows, looks[emotion])
-        ax.set_title("mean of all" if emotion == "all" else emotion)
-    limit(panels, table)
-    added = {"heads": "heads whose vectors are added", "neurons": "neurons whose shifts are added"}[what]
-    panels.label(added if steer else f"{what} ablated", f"emotion {'brought' if steer else 'kept'}")
-    k, last = most(table[table["emotion"] == emotions[-1]])
-    verb = "brings" if steer else "leaves"
-    change = f"{'Adding' if steer else 'Ablating'} {k:g} ranked {what} {verb} {last.get('ranked', np.nan):.2f} of the "
-    change += f"emotion, random {what} {last.get(f'random_{what}', np.nan):.2f}"
-    return panels.finish(
-        table, title or change, legend=curve_keys(what), interval="bars: 95 % bootstrap over queries", note=CURVE_NOTE
-    )
-
-
-CURVE = ("emotion", "order", "k", "kept", "lo", "hi")
-CURVE_NOTE = "1: instructed, 0: not instructed"
-
-
-def most(own: pd.DataFrame) -> tuple[int, pd.Series]:
-    """The largest number that was changed, and what is then kept, by order."""
-    k = own["k"].max()
-    return k, own[own["k"] == k].set_index("order")["kept"]
-
-
-def curve(ax, own: pd.DataFrame, main: dict[str, Any]) -> None:
-    """What is kept by the number changed, in one panel: its controls, and the ranked ones above."""
-    ks = sorted(own["k"].unique())
-    own = own.assign(place=own["k"].map({k: i for i, k in enumerate(ks)}))
-    ax.axhline(1, color=INK, linewidth=0.6)
-    ax.axhline(0, color=INK, linewidth=0.6)
-    drawn = {f"random_{changed(own)}": control_look("random"), "random_direction": control_look("shuffled")}
-    drawn["ranked"] = main
-    for shift, (name, settings) in zip((-0.12, 0.12, 0.0), drawn.items(), strict=True):
-        rows = own[own["order"] == name]
-        rows = rows.assign(place=rows["place"] + shift * (rows["k"] > 0))
-        settings, bounds = {**settings, "label": None}, "bars" if name == "ranked" else "whiskers"
-        line(ax, rows, "place", "kept", settings, tested=rows["place"], bounds=bounds)
-    ax.set_xticks(range(len(ks)), [f"{k:g}" for k in ks])
-    ax.set_xlim(-0.3, len(ks) - 0.7)
-
-
-def curve_keys(what: str) -> list[Any]:
-    """The legend of such panels."""
-    return [
-        key(f"ranked {what}"),
-        control_key("random", label=f"random {what} of the same layers"),
-        control_key("shuffled", label=f"ranked {what}, random directions"),
-    ]
-
-
-def limit(panels: Grid, table: pd.DataFrame) -> None:
-    """Panels as high as what is kept, however wide its intervals."""
-    low, high = float(np.nanmin(table["kept"])), float(np.nanmax(table["kept"]))
-    for ax in panels.axes.values():
-        ax.set_ylim(min(-0.15, low - 0.1), max(1.25, high + 0.1))
 
 
 @figure
@@ -272,7 +195,7 @@ def head_umap(points: pd.DataFrame, cosines: pd.DataFrame, *, largest: int = 4, 
         title or f"Heads group {group}: {within}",
         source=points, legend=[*handles, *right.get_legend_handles_labels()[0]], control="random directions (grey)",
         interval="band and lines: 95 % over heads", params={"largest": largest},
-    )  # fmt: skip
+    )  # fmt: skip  # fmt: skip
 
 
 # Where names may stand around a map, as shares of its width and height.

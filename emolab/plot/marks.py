@@ -126,12 +126,19 @@ def named_rows(ax: Axes, names: Sequence[str]) -> None:
     ax.grid(axis="y", visible=False)
 
 
+def signed_scale(values: pd.Series | pd.DataFrame) -> tuple[tuple[float, float], str]:
+    """Colours of cosines: their limits, as far from zero as values reach (1 where there are none), and their map."""
+    sizes = np.abs(values.to_numpy(dtype=float))
+    reach = max(0.05, float(np.nanmax(sizes))) if np.isfinite(sizes).any() else 1.0
+    return (-reach, reach), "RdBu_r"
+
+
 def heat(
     ax: Axes,
     matrix: pd.DataFrame,
-    limits: tuple[float, float],
-    *,
+    limits: tuple[float, float] = (0, 1),
     cmap: str = "cividis",
+    *,
     numbers: str = "",
     up: bool = False,
 ) -> None:
@@ -184,8 +191,8 @@ def color_bar(
     fig: Figure,
     label: str,
     limits: tuple[float, float] = (0, 1),
-    *,
     cmap: str = "cividis",
+    *,
     null: float | None = None,
     under: Axes | None = None,
 ) -> None:
@@ -246,6 +253,11 @@ def dose_keys(table: pd.DataFrame) -> list[Line2D]:
     held = set(table["control"])
     keys = [key("emotion vector"), *(control_key(c) for c in ("random", "shuffled", "other", "shared") if c in held)]
     return keys + [control_key("prompt", marker="")] * ("prompt" in held)
+
+
+def filled_keys(filled: str, hollow: str) -> list[Line2D]:
+    """What filled and hollow markers of a forest say."""
+    return [key(filled, linestyle=""), key(hollow, linestyle="", face="white")]
 
 
 def names_beside(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:

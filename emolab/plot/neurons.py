@@ -1,26 +1,57 @@
-"""Figures of heads against neurons, and of attention against MLPs."""
+"""Figures of many heads or neurons at once, and of attention against MLPs: what they bring, or what is kept without."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import order
 from emolab.base.tables import about
-from emolab.plot.heads import CURVE, CURVE_NOTE, curve, curve_keys, limit, most
-from emolab.plot.marks import bars, key
-from emolab.plot.panels import figure, grid, joined
+from emolab.plot.marks import bars, control_key, control_look, key, line
+from emolab.plot.panels import Grid, figure, grid, joined
 from emolab.plot.responses import GROUPS
-from emolab.plot.style import GREY, INK, LEVEL
+from emolab.plot.style import GREY, INK, LEVEL, emotion_looks
 from emolab.say.heads import adds, changed
 
 _LOOKS: dict[str, dict[str, Any]] = {
     "attn": {"color": INK, "marker": "o"},
     "mlp": {"color": GROUPS["emotion"][0], "marker": "s"},
 }
+_CURVE = ("emotion", "order", "k", "kept", "lo", "hi")
+_NOTE = "1: instructed, 0: not instructed"
 _SHIFTS = {"attn": -0.16, "mlp": 0.16}  # side by side in a band of layers
+
+
+@figure
+def ablation_curve(table: pd.DataFrame, *, title: str | None = None):
+    """Emotion kept against the number of heads (or neurons) changed: ranked ones, random ones, random directions.
+
+    >>> fig = ablation_curve(curve)
+
+    table: from `emolab.ablation_curve` or `emolab.neuron_effects`. 1 is the instructed run, 0 the neutral one; bars are
+    95 % bootstrap intervals over queries (and random sets of heads), cut where they leave the panel.
+    """
+    need_table(table, _CURVE, "emolab.ablation_curve or emolab.neuron_effects")
+    emotions = [*order(e for e in table["emotion"] if e != "all"), *(["all"] if "all" in set(table["emotion"]) else [])]
+    what, steer = changed(table), adds(table)
+    looks = {**emotion_looks(emotions), "all": {"color": INK, "marker": "o"}}
+    panels = grid(emotions, height=11, want=26)
+    for emotion, ax, rows in panels.each(table, "emotion"):
+        _curve(ax, rows, looks[emotion])
+        ax.set_title("mean of all" if emotion == "all" else emotion)
+    _limit(panels, table)
+    added = {"heads": "heads whose vectors are added", "neurons": "neurons whose shifts are added"}[what]
+    panels.label(added if steer else f"{what} ablated", f"emotion {'brought' if steer else 'kept'}")
+    k, last = _most(table[table["emotion"] == emotions[-1]])
+    verb = "brings" if steer else "leaves"
+    change = f"{'Adding' if steer else 'Ablating'} {k:g} ranked {what} {verb} {last.get('ranked', np.nan):.2f} of the "
+    change += f"emotion, random {what} {last.get(f'random_{what}', np.nan):.2f}"
+    return panels.finish(
+        table, title or change, legend=_curve_keys(what), interval="bars: 95 % bootstrap over queries", note=_NOTE
+    )
 
 
 @figure
@@ -34,7 +65,7 @@ def heads_or_neurons(heads: pd.DataFrame, neurons: pd.DataFrame, *, title: str |
     """
     tables = {"heads": heads, "neurons": neurons}
     for name, function in (("heads", "emolab.ablation_curve"), ("neurons", "emolab.neuron_effects")):
-        need_table(tables[name], CURVE, function)
+        need_table(tables[name], _CURVE, function)
         if changed(tables[name]) != name:
             raise EmolabError(f"{name} are a table of {changed(tables[name])}; expected one from {function}")
     tests = [str(about(table)["params"].get("test")) for table in tables.values()]
@@ -44,18 +75,58 @@ def heads_or_neurons(heads: pd.DataFrame, neurons: pd.DataFrame, *, title: str |
     panels = grid(list(means), height=13, want=34, share="y")
     ends = []
     for name, ax in panels.columns():
-        curve(ax, means[name], {"color": INK, "marker": "o"})
-        k, last = most(means[name])
+        _curve(ax, means[name], {"color": INK, "marker": "o"})
+        k, last = _most(means[name])
         ends.append(f"{k:g} {name} {last['ranked']:.2f} (random ones {last[f'random_{name}']:.2f})")
     data = joined(means)
-    limit(panels, data)
+    _limit(panels, data)
     emotion = f"emotion {'brought' if adds(neurons) else 'kept'}"
     panels.label(f"how many are {'added' if adds(neurons) else 'ablated'}", emotion)
     return panels.finish(
         data, title or f"{emotion.capitalize()}, mean of all: {', '.join(ends)}",
-        source=neurons, legend=curve_keys("ones"), control="random ones of the same layers",
-        interval="bars: 95 % bootstrap over queries", note=CURVE_NOTE, params={"site": None},
-    )  # fmt: skip
+        source=neurons, legend=_curve_keys("ones"), control="random ones of the same layers",
+        interval="bars: 95 % bootstrap over queries", note=_NOTE, params={"site": None},
+    )  # fmt: skip  # fmt: skip
+
+
+def _most(own: pd.DataFrame) -> tuple[int, pd.Series]:
+    """The largest number that was changed, and what is then kept, by order."""
+    k = own["k"].max()
+    return k, own[own["k"] == k].set_index("order")["kept"]
+
+
+def _curve(ax, own: pd.DataFrame, main: dict[str, Any]) -> None:
+    """What is kept by the number changed, in one panel: its controls, and the ranked ones above."""
+    ks = sorted(own["k"].unique())
+    own = own.assign(place=own["k"].map({k: i for i, k in enumerate(ks)}))
+    ax.axhline(1, color=INK, linewidth=0.6)
+    ax.axhline(0, color=INK, linewidth=0.6)
+    for name, shift, settings, bounds in (
+        (f"random_{changed(own)}", -0.12, control_look("random"), "whiskers"),
+        ("random_direction", 0.12, control_look("shuffled"), "whiskers"),
+        ("ranked", 0.0, main, "bars"),
+    ):
+        rows = own[own["order"] == name]
+        rows = rows.assign(place=rows["place"] + shift * (rows["k"] > 0))
+        line(ax, rows, "place", "kept", settings, tested=rows["place"], bounds=bounds)
+    ax.set_xticks(range(len(ks)), [f"{k:g}" for k in ks])
+    ax.set_xlim(-0.3, len(ks) - 0.7)
+
+
+def _curve_keys(what: str) -> list[Any]:
+    """The legend of such panels."""
+    return [
+        key(f"ranked {what}"),
+        control_key("random", label=f"random {what} of the same layers"),
+        control_key("shuffled", label=f"ranked {what}, random directions"),
+    ]
+
+
+def _limit(panels: Grid, table: pd.DataFrame) -> None:
+    """Panels as high as what is kept, however wide its intervals."""
+    low, high = float(np.nanmin(table["kept"])), float(np.nanmax(table["kept"]))
+    for ax in panels.axes.values():
+        ax.set_ylim(min(-0.15, low - 0.1), max(1.25, high + 0.1))
 
 
 @figure

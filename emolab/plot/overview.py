@@ -9,7 +9,7 @@ import seaborn as sns
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import head_name
 from emolab.plot.heads import VALUES, head_cells, head_scale, ring
-from emolab.plot.marks import color_bar, control_look, heat, layer_axis, line
+from emolab.plot.marks import color_bar, control_look, heat, layer_axis, line, signed_scale
 from emolab.plot.panels import figure, grid
 from emolab.plot.responses import GROUPS, METHODS, scatter
 from emolab.plot.style import LEVEL
@@ -65,16 +65,15 @@ def signature(
     _purities(left, purity)
     between = layers.groupby(["layer", "other"])["cosine"].mean().unstack("other")
     off = between.mask(np.eye(len(between), dtype=bool))
-    reach = max(0.05, float(np.nanmax(np.abs(off.to_numpy()))))
-    heat(middle, off, (-reach, reach), cmap="RdBu_r", up=True)
+    cosines = signed_scale(off)
+    heat(middle, off, *cosines, up=True)
     middle.set(title="c vectors, layer by layer", xlabel="layer", ylabel="layer")
-    color_bar(panels.fig, "cosine", (-reach, reach), cmap="RdBu_r", under=middle)
+    color_bar(panels.fig, "cosine", *cosines, under=middle)
     heads = effects.groupby(["layer", "head"], as_index=False).agg({value: "mean", "q": "min"})
     head_cells(right, heads, value, like=heads)
-    limits, cmap = head_scale(heads, value)
     ring(right, heads[heads["q"] < LEVEL])
     right.set(title="d heads", xlabel="layer", ylabel="head")
-    color_bar(panels.fig, VALUES[value][0].split(":")[0], limits, cmap=cmap, under=right)
+    color_bar(panels.fig, VALUES[value][0].split(":")[0], *head_scale(heads, value), under=right)
     data = purity.assign(part="purity")
     data = pd.concat([data, heads.assign(part="heads"), maps.assign(part="maps")], ignore_index=True)
     verdict = _grouping(purity)

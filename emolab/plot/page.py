@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -25,17 +25,10 @@ _PAD = 0.5  # em around the page
 _JOINED = "\N{NO-BREAK SPACE}"
 
 
-class Around(NamedTuple):
-    """What stands above the panels (title, note, handles of the legend) and below them (footer)."""
-
-    title: str
-    note: str
-    footer: str
-    handles: Sequence[Any]
-
-
-def dress(fig: Figure, around: Around, missing: Callable[[], float]) -> None:
-    """Set what stands around the panels; the page grows by what it takes, so that the panels keep their heights.
+def dress(
+    fig: Figure, title: str, note: str, footer: str, handles: Sequence[Any], missing: Callable[[], float]
+) -> None:
+    """Set title, note and legend above the panels, the footer below; the page grows, so that panels keep their heights.
 
     missing: tells by how many pixels the page is too low for its panels.
     """
@@ -43,19 +36,19 @@ def dress(fig: Figure, around: Around, missing: Callable[[], float]) -> None:
     pad = _PAD * now.em * dpi
     room, above, below = width - 2 * pad, pad, pad
     placed: list[tuple[Any, float]] = []
-    for text, weight, size in ((around.title, "bold", now.size), (around.note, "normal", now.small)):
+    for text, weight, size in ((title, "bold", now.size), (note, "normal", now.small)):
         if text:
             words = fig.text(0, 0, "", va="top", color=INK, fontweight=weight, fontsize=size)
             words.set_text(wrapped(text, words, room))
             placed.append((words, above))
             above += words.get_window_extent().height + 0.6 * pad
-    if around.handles:
-        legend = _legend(fig, around.handles, room, len(around.handles))
+    if handles:
+        legend = _legend(fig, handles, room, len(handles))
         placed.append((legend, above))
         above += legend.get_window_extent().height + 0.6 * pad
-    if around.footer:
+    if footer:
         words = fig.text(0, 0, "", va="bottom", color="#6B6B6B", fontsize=now.small, gid="footer")
-        parts = [part.replace(" ", _JOINED) for part in around.footer.split(" · ")]
+        parts = [part.replace(" ", _JOINED) for part in footer.split(" · ")]
         words.set_text(wrapped(f"{_JOINED}· ".join(parts), words, room).replace(_JOINED, " "))
         placed.append((words, -below))
         below += words.get_window_extent().height + 0.6 * pad
@@ -102,16 +95,16 @@ def dress(fig: Figure, around: Around, missing: Callable[[], float]) -> None:
 @contextmanager
 def heard(pattern: str) -> Iterator[list[re.Match]]:
     """Warnings of what is done inside that begin with this pattern; all others are let through."""
-    found: list[re.Match] = []
-    with warnings.catch_warnings(record=True) as told:
+    matches: list[re.Match] = []
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        yield found
-    for one in told:
-        match = re.match(pattern, str(one.message))
+        yield matches
+    for warning in caught:
+        match = re.match(pattern, str(warning.message))
         if match:
-            found.append(match)
+            matches.append(match)
         else:
-            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def _legend(fig: Figure, handles: Sequence[Any], room: float, columns: int):
@@ -132,7 +125,7 @@ def _legend(fig: Figure, handles: Sequence[Any], room: float, columns: int):
     return _legend(fig, handles, room, columns - 1)
 
 
-def text_width(text: str, like: Text) -> float:
+def _text_width(text: str, like: Text) -> float:
     """Pixels that a line of text takes in the font of another."""
     renderer = like.figure.canvas.get_renderer()  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
     return renderer.get_text_width_height_descent(text, like.get_fontproperties(), False)[0]
@@ -146,7 +139,7 @@ def wrapped(text: str, like: Text, room: float) -> str:
         words = filter(None, paragraph.split(" "))  # not at spaces that hold words together
         for word in chain.from_iterable(_pieces(word, like, room) for word in words):
             longer = f"{current} {word}".strip()
-            if current and text_width(longer, like) > 0.97 * room:  # other formats set text a little wider
+            if current and _text_width(longer, like) > 0.97 * room:  # other formats set text a little wider
                 lines.append(current)
                 longer = word
             current = longer
@@ -156,9 +149,9 @@ def wrapped(text: str, like: Text, room: float) -> str:
 
 def _pieces(word: str, like: Text, room: float) -> list[str]:
     """A word in pieces that fit the room: a label may be long, or of a script without spaces."""
-    if text_width(word, like) <= 0.97 * room or len(word) == 1:
+    if _text_width(word, like) <= 0.97 * room or len(word) == 1:
         return [word]
-    size = max(1, int(len(word) * 0.9 * room / text_width(word, like)))
+    size = max(1, int(len(word) * 0.9 * room / _text_width(word, like)))
     return [word[:size], *_pieces(word[size:], like, room)] if len(word) > size else [word]
 
 

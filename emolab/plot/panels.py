@@ -33,7 +33,7 @@ from matplotlib.text import Text
 
 from emolab.base.errors import EmolabError, need_table, shown
 from emolab.base.tables import about, span
-from emolab.plot.page import Around, dress, heard
+from emolab.plot.page import dress, heard
 from emolab.plot.style import SITES, UNITS, look, rc_settings, theme
 
 _UNNAMED = re.compile(r"_(child|container)\d+|_nolegend_")  # as matplotlib calls what has no name
@@ -95,10 +95,10 @@ class Grid:
         for ax in set(axes.flat) - set(self.axes.values()):
             ax.remove()
 
-    def columns(self, row: str | None = None) -> Iterator[tuple[str, Axes]]:
-        """(name, panel) of one row, by default the first."""
+    def columns(self) -> Iterator[tuple[str, Axes]]:
+        """(name, panel) of the first row."""
         for name in self.names:
-            yield name, self.axes[self.rows[0] if row is None else row, name]
+            yield name, self.axes[self.rows[0], name]
 
     def each(self, table: pd.DataFrame, by: str) -> Iterator[tuple[str, Axes, pd.DataFrame]]:
         """(name, panel, rows of the table whose column `by` holds that name) of the first row of panels."""
@@ -149,9 +149,8 @@ class Grid:
             for letter, ax in zip("abcdefghijklmnopqrstuvwxyz", self.axes.values(), strict=False):
                 ax.set_title(f"{letter} {ax.get_title(loc='left')}".rstrip())
         footer = provenance(fig.emolab_info) if look().footer else ""
-        words = Around(title, note, footer, _labelled(fig) if legend is None else legend)
         with heard(_NO_GLYPH) as boxes:
-            dress(fig, words, self.missing)
+            dress(fig, title, note, footer, _labelled(fig) if legend is None else legend, self.missing)
         _warn_of_boxes(fig, {chr(int(box[1])) for box in boxes})
         return fig
 
@@ -218,9 +217,9 @@ def need_single(table: pd.DataFrame, *columns: str) -> None:
 
 def joined(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """All panels' numbers in one table, with what the first one says of its origin."""
-    found = pd.concat([t.assign(panel=title) if title else t for title, t in tables.items()], ignore_index=True)
-    found.attrs = dict(next(iter(tables.values())).attrs)
-    return found
+    table = pd.concat([t.assign(panel=title) if title else t for title, t in tables.items()], ignore_index=True)
+    table.attrs = dict(next(iter(tables.values())).attrs)
+    return table
 
 
 def provenance(info: Mapping[str, Any]) -> str:

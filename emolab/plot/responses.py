@@ -28,6 +28,7 @@ from emolab.plot.marks import (
 )
 from emolab.plot.panels import figure, grid
 from emolab.plot.style import GREY, INK, emotion_looks, look
+from emolab.say.sentences import upper
 
 METHODS = {"pca": "PCA", "umap": "UMAP"}
 # By what answers differ: colour and marker.
@@ -128,7 +129,7 @@ def probe_curve(table: pd.DataFrame, *, words: pd.DataFrame | None = None, title
     top.set(ylim=(-0.03, 1.03), ylabel="accuracy, held-out queries")
     layer_axis(top, table)
     matrix = own.pivot(index="emotion", columns="layer", values="accuracy").loc[labels]
-    heat(low, matrix.reindex(columns=range(int(table["layer"].max()) + 1)), (0, 1))
+    heat(low, matrix.reindex(columns=range(int(table["layer"].max()) + 1)))
     color_bar(panels.fig, f"share recognised ({_PROBES.get(probe, probe)} probe)")
     low.set_xlabel("layer")
     curve = every[every["probe"] == probe].set_index("layer")["accuracy"]
@@ -192,7 +193,7 @@ def instruction_following(table: pd.DataFrame, *, title: str | None = None):
     names = ["read by the judge", "share that hit"]
     panels = grid(names, height=1.9 * len(conditions), need=max(22, heat_room(judged, conditions)), want=40, share="")
     left, right = panels.axes.values()
-    heat(left, matrix, (0, 1), numbers=".2f")
+    heat(left, matrix, numbers=".2f")
     left.set_ylabel("instruction")
     for i, (condition, settings) in enumerate(looks.items()):
         forest(right, hits.loc[[condition]].rename(columns={"share": "value"}), [i], settings)
@@ -233,6 +234,6 @@ def judge_agreement(table: pd.DataFrame, *, title: str | None = None):
     verdict = "No two judges can be compared"
     if len(known):
         best: Any = known["kappa"].idxmax()
-        verdict = f"{pairs[best][:1].upper()}{pairs[best][1:]} agree most (kappa {known['kappa'][best]:.2f})"
+        verdict = f"{upper(pairs[best])} agree most (kappa {known['kappa'][best]:.2f})"
     table.attrs["about"] = {**about(table), "n": f"{table['n'].iloc[0]} texts"}
     return panels.finish(table, title or verdict, interval="bars: 95 % bootstrap over texts")

@@ -20,6 +20,7 @@ from emolab.plot.marks import (
     control_look,
     dose_curves,
     dose_keys,
+    filled_keys,
     forest,
     heat,
     heat_room,
@@ -33,6 +34,7 @@ from emolab.plot.marks import (
 )
 from emolab.plot.panels import figure, grid, need_single
 from emolab.plot.style import CONTROLS, GREY, INK, LEVEL, MEASURES, PARTS, emotion_looks, look
+from emolab.say.sentences import upper
 
 BROKEN = 100.0  # highest perplexity ratio shown: beyond it a text is broken; how badly says nothing more
 LIMIT = 1.5  # perplexity ratio that texts should stay below
@@ -96,7 +98,7 @@ def dose_response(
         table, title or _risen(table, best),
         legend=handles, interval="bars: 95 % over queries (Wilson for shares)",
         params={"best": best, "alpha_star": star},
-    )  # fmt: skip
+    )  # fmt: skip  # fmt: skip
 
 
 def _risen(table: pd.DataFrame, best: Mapping[str, float]) -> str:
@@ -158,16 +160,10 @@ def effect_forest(table: pd.DataFrame, *, title: str | None = None):
     data = table.copy()
     data.attrs["about"] = {**about(table), "n": f"{table['n'].max()} queries"}
     return panels.finish(
-        data,
-        title or f"{largest[0].upper()}{largest[1:]}, mean over emotions",
-        legend=[
-            key(f"q < {LEVEL:g}", linestyle=""),
-            key("no difference was found", linestyle="", face="white"),
-        ],
-        control=against,
-        interval="bars: 95 % bootstrap over queries",
-        params={"control": control, "measure": measure, "level": LEVEL},
-    )
+        data, title or f"{upper(largest)}, mean over emotions",
+        legend=filled_keys(f"q < {LEVEL:g}", "no difference was found"), control=against,
+        interval="bars: 95 % bootstrap over queries", params={"control": control, "measure": measure, "level": LEVEL},
+    )  # fmt: skip
 
 
 @figure
@@ -198,22 +194,14 @@ def layer_curve(table: pd.DataFrame, *, title: str | None = None):
         layer_axis(ax, table)
         ax.set_ylim(-0.04, 1.04)
     panels.label("layer steered", MEASURES["target"])
-    levels = {
-        "all layers at once": key("all layers at once, same dose in each", marker="", linestyle="--"),
-        "unsteered": control_key("unsteered", marker=""),
-    }
+    handles, kinds = [key("emotion vector"), control_key("random")], set(table["kind"])
+    if "all layers at once" in kinds:
+        handles.append(key("all layers at once, same dose in each", marker="", linestyle="--"))
+    if "unsteered" in kinds:
+        handles.append(control_key("unsteered", marker=""))
     mean = table[table["layer"].notna() & (table["control"] == "none")].groupby("layer")["value"].mean()
     best = f"One layer alone does most at layer {mean.idxmax():.0f}: {mean.max():.2f} of texts read as the target"
-    return panels.finish(
-        table,
-        title or best,
-        legend=[
-            key("emotion vector"),
-            control_key("random"),
-            *(levels[kind] for kind in levels if kind in set(table["kind"])),
-        ],
-        interval="bars: 95 % Wilson over queries",
-    )
+    return panels.finish(table, title or best, legend=handles, interval="bars: 95 % Wilson over queries")
 
 
 @figure
@@ -255,7 +243,7 @@ def site_map(table: pd.DataFrame, *, control: str = "random", title: str | None 
         reach = f"{least['value']:+.2f} to {best['value']:+.2f}"
         verdict = f"no difference between settings was found: {reach} of the texts over {against}"
     return panels.finish(
-        table, title or f"{verdict[0].upper()}{verdict[1:]}",
+        table, title or upper(verdict),
         legend=handles, control=against, interval="bars: 95 % of the mean (Newcombe)", params={"control": control},
     )  # fmt: skip
 
@@ -284,7 +272,7 @@ def mixture_map(table: pd.DataFrame, *, title: str | None = None):
     *maps, last = panels.axes.values()
     for kind, ax in zip(kinds, maps, strict=True):
         matrix = table[table["kind"] == kind].pivot(index="mixture", columns="judged", values="share")
-        heat(ax, matrix.reindex(index=names, columns=judged).set_axis(lines), (0, 1), numbers=".2f")
+        heat(ax, matrix.reindex(index=names, columns=judged).set_axis(lines), numbers=".2f")
         ax.set_xlabel("read by the judge")
     mixed = table[table["mixed"].notna()].drop_duplicates(["kind", "mixture"]).rename(columns={"mixed": "value"})
     instructed = {"color": CONTROLS["prompt"]["color"], "marker": CONTROLS["prompt"]["marker"]}
@@ -304,7 +292,7 @@ def mixture_map(table: pd.DataFrame, *, title: str | None = None):
         table, title or verdict,
         legend=[key("steered", linestyle=""), *([control_key("prompt")] if "prompt" in kinds else [])],
         interval="bars: 95 % over queries",
-    )  # fmt: skip
+    )  # fmt: skip  # fmt: skip
 
 
 @figure
@@ -339,14 +327,9 @@ def purity_dots(table: pd.DataFrame, *, title: str | None = None):
             f"{PARTS[p]}: target {shares.loc[p, 'target']:.2f}, another emotion {shares.loc[p, 'leak']:.2f}"
             for p in ("whole", "specific")
         )
-        verdict = f"{whole[0].upper()}{whole[1:]}; {specific}"
+        verdict = f"{upper(whole)}; {specific}"
     return panels.finish(
-        data,
-        title or verdict,
-        legend=[
-            key("whole vector, or differs from it", linestyle=""),
-            key("no difference from it was found", linestyle="", face="white"),
-        ],
-        control="random direction of equal norm",
-        interval="bars: 95 % bootstrap over queries",
-    )
+        data, title or verdict,
+        legend=filled_keys("whole vector, or differs from it", "no difference from it was found"),
+        control="random direction of equal norm", interval="bars: 95 % bootstrap over queries",
+    )  # fmt: skip

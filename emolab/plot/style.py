@@ -117,11 +117,10 @@ def theme(
     if width is not None:
         need_number("width", width, 2.5, 30)
         new = replace(new, width=float(width), size=new.size if width >= 5 else max(7.0, 0.875 * new.size))
-    new = replace(
-        new,
-        footer=new.footer if footer is None else footer,
-        panel_letters=new.panel_letters if panel_letters is None else panel_letters,
-    )
+    if footer is not None:
+        new = replace(new, footer=footer)
+    if panel_letters is not None:
+        new = replace(new, panel_letters=panel_letters)
     with held(_current, new), mpl.rc_context(rc_settings(new)):
         yield
 

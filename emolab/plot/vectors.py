@@ -23,6 +23,7 @@ from emolab.plot.marks import (
     layer_axis,
     line,
     log_axis,
+    signed_scale,
 )
 from emolab.plot.panels import figure, grid, joined, tables_of
 from emolab.plot.style import GREY, INK, PARTS, SITES, emotion_looks, look
@@ -140,7 +141,7 @@ def _cosine_maps(vectors, layers: Sequence[int] | None, site: str, part: str, ti
     site, part = params.get("site", site), params.get("part", part)
     layers, labels = sorted(set(vectors["layer"])), order(vectors["emotion"])
     off = vectors[vectors["emotion"] != vectors["other"]]
-    reach = _reach(off)
+    scale = signed_scale(off["cosine"])
     null = -1 / (len(labels) - 1) if part == "specific" and len(labels) > 1 else 0.0
     one = len(layers) == 1
     panels = grid(
@@ -155,9 +156,9 @@ def _cosine_maps(vectors, layers: Sequence[int] | None, site: str, part: str, ti
         matrix = matrix.loc[labels, labels].mask(np.eye(len(labels), dtype=bool))
         if len(labels) > 2 and not one:  # one triangle is enough, and leaves the panels quiet
             matrix = matrix.mask(np.triu(np.ones(matrix.shape, dtype=bool))).iloc[1:, :-1]
-        heat(ax, matrix, (-reach, reach), cmap="RdBu_r", numbers=".2f")
+        heat(ax, matrix, *scale, numbers=".2f")
         ax.set_facecolor("white")
-    color_bar(panels.fig, "cosine", (-reach, reach), cmap="RdBu_r", null=null)
+    color_bar(panels.fig, "cosine", *scale, null=null)
     mean = off.groupby(["emotion", "other"])["cosine"].mean()
     where = f"layer {layers[0]}" if one else f"layers {layers[0]} to {layers[-1]}"
     what = f"{PARTS.get(part, part)}s, {SITES.get(site, site)}, {where}"
@@ -166,11 +167,6 @@ def _cosine_maps(vectors, layers: Sequence[int] | None, site: str, part: str, ti
         (a, b), (c, d) = (mean.index[i] for i in (int(mean.argmax()), int(mean.argmin())))
         verdict = f"Nearest {a} and {b} ({mean.max():.2f}), farthest {c} and {d} ({mean.min():.2f}): {what}"
     return panels.finish(vectors, title or verdict)
-
-
-def _reach(off: pd.DataFrame) -> float:
-    """The end of the colours, from what lies off the diagonal."""
-    return max(0.05, float(off["cosine"].abs().max())) if len(off) else 1.0
 
 
 @figure
@@ -184,13 +180,13 @@ def layer_map(vectors, *, site: str = "resid", part: str = "whole", title: str |
     if not isinstance(vectors, pd.DataFrame):
         vectors = layer_by_layer(vectors, site=site, part=part)
     need_table(vectors, ("emotion", "layer", "other", "cosine"), "geometry.layer_by_layer")
-    reach = _reach(vectors[vectors["layer"] != vectors["other"]])
+    scale = signed_scale(vectors.loc[vectors["layer"] != vectors["other"], "cosine"])
     panels = grid(order(vectors["emotion"]), height=11, want=20, share="")
     for _, ax, rows in panels.each(vectors, "emotion"):
         matrix = rows.pivot(index="layer", columns="other", values="cosine")
-        heat(ax, matrix, (-reach, reach), cmap="RdBu_r", up=True)
+        heat(ax, matrix, *scale, up=True)
     panels.label("layer", "layer")
-    color_bar(panels.fig, "cosine", (-reach, reach), cmap="RdBu_r", null=0.0)
+    color_bar(panels.fig, "cosine", *scale, null=0.0)
     next_layer = vectors[vectors["other"] == vectors["layer"] + 1].groupby("layer")["cosine"].mean()
     verdict = "Cosine of each emotion's vector with itself at other layers"
     if len(next_layer):

@@ -72,6 +72,11 @@ def listed(names: Iterable[Any], *, nothing: str = "none") -> str:
     return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
+def upper(text: str) -> str:
+    """A text with a capital at its beginning."""
+    return text[:1].upper() + text[1:]
+
+
 class Unmeasured(Exception):
     """A table holds nothing that a sentence could be about."""
 

@@ -11,7 +11,17 @@ from emolab.base.labels import CONTROL_NAMES, NEUTRAL, order
 from emolab.experiments.dose_response import collapse, compare
 from emolab.experiments.headline import instructed_answers, is_hit, is_unsteered
 from emolab.experiments.shares import instruction_shares, layer_shares, mixture_shares, setting_differences
-from emolab.say.sentences import Sentences, bounded, listed, mean_share, measured, number, where_largest, where_smallest
+from emolab.say.sentences import (
+    Sentences,
+    bounded,
+    listed,
+    mean_share,
+    measured,
+    number,
+    upper,
+    where_largest,
+    where_smallest,
+)
 
 _NAMES = {"none": "the vector", **CONTROL_NAMES, "prompt": "instructed"}
 
@@ -70,10 +80,10 @@ def _first(effects: pd.DataFrame) -> str:
     never = [e for e in order(effects["emotion"]) if e not in above]
     said = ""
     if len(above) and above.min() == above.max():
-        said = f"{_upper(listed(order(above.index)))} pass their random direction at dose {above.min():g}."
+        said = f"{upper(listed(order(above.index)))} pass their random direction at dose {above.min():g}."
     elif len(above):
         first, last = (order(above.index[above == dose]) for dose in (above.min(), above.max()))
-        said = f"{_upper(listed(first))} pass{'es' * (len(first) == 1)} the random direction first, at dose "
+        said = f"{upper(listed(first))} pass{'es' * (len(first) == 1)} the random direction first, at dose "
         said += f"{above.min():g}, {listed(last)} last, at dose {above.max():g}."
     if never:
         said += f" For {listed(never)} no difference from the random direction was found at any dose."
@@ -253,7 +263,7 @@ def sources(table: pd.DataFrame) -> Sentences:
     instruction: Any = table.loc["instruction"]
     closest = where_largest(rows["adherence_kept"])
     each = [
-        f"{_upper(str(name))} at dose {row['alpha']:g}: {row['target']:.2f} on target (blind judge "
+        f"{upper(str(name))} at dose {row['alpha']:g}: {row['target']:.2f} on target (blind judge "
         f"{row['blind']:.2f}), {_price(row)}."
         for name, row in rows.iterrows()
     ]
@@ -284,10 +294,6 @@ def beyond_instruction(scored: Mapping[str, pd.DataFrame], instructed: pd.DataFr
 
 def _price(row: pd.Series) -> str:
     return f"{row['adherence_kept']:.0%} of the adherence, the emotion named in {row['named']:.0%}"
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 @measured

@@ -28,13 +28,21 @@ def noted(table: pd.DataFrame, **params) -> pd.DataFrame:
     return table
 
 
-def made_of(columns: dict, values: dict, seed: int = 0) -> pd.DataFrame:
-    """Every combination of the columns, and beside them values: numbers, or draws between two bounds."""
-    rng = np.random.default_rng(seed)
+def made_of(columns: dict, values: dict, half: float = 0.0) -> pd.DataFrame:
+    """Every combination of the columns, and beside them values: numbers, or draws between two bounds.
+
+    half: of the interval lo to hi around the first value, if it has one.
+    """
+    rng = np.random.default_rng(0)
     table = pd.DataFrame(list(product(*columns.values())), columns=list(columns))
     for name, value in values.items():
         table[name] = rng.uniform(*value, size=len(table)) if isinstance(value, tuple) else value
-    return noted(table)
+    return noted(around(table, next(iter(values)), half) if half else table)
+
+
+def around(table: pd.DataFrame, value: str = "value", half: float = 0.1) -> pd.DataFrame:
+    """The table with an interval around each value."""
+    return table.assign(lo=table[value] - half, hi=table[value] + half)
 
 
 def make_vectors(n_layers: int = 4) -> EmotionVectors:
@@ -69,16 +77,15 @@ def dose_summary(emotions=EMOTIONS) -> pd.DataFrame:
     columns["measure"] = ("target", "adherence", "perplexity_ratio", "overall")
     table = made_of(columns, {"value": (0.2, 0.9), "n": 8})
     told = table[(table["control"] == "none") & (table["alpha"] == 0)].assign(control="prompt")
-    table = pd.concat([table, told], ignore_index=True).assign(lo=lambda t: t["value"] - 0.1)
-    return noted(table.assign(hi=table["value"] + 0.1), unit="breaking", alpha_star={"joy": 1.25}, best={"fear": 0.75})
+    table = around(pd.concat([table, told], ignore_index=True))
+    return noted(table, unit="breaking", alpha_star={"joy": 1.25}, best={"fear": 0.75})
 
 
 def choice_shifts(emotions=EMOTIONS) -> pd.DataFrame:
     columns = {"emotion": emotions, "control": ("none", "random"), "alpha": (-1.0, 0.0, 0.5, 1.0)}
     table = made_of(columns, {"shift": (-0.2, 0.2), "n": 16})
     table = table.assign(value=0.4 + table["shift"], draws_lo=-0.2, draws_hi=table["shift"] + 0.1)
-    table = table.assign(lo=table["value"] - 0.1, hi=table["value"] + 0.1)
-    return noted(table, unit="breaking", option="Yes")
+    return noted(around(table), unit="breaking", option="Yes")
 
 
 def numbers() -> pd.DataFrame:
@@ -94,17 +101,15 @@ def effects(n_layers=N_LAYERS, n_heads=4, emotions=("anger", "joy", "calm")) -> 
     columns = {"layer": range(n_layers), "head": range(n_heads), "emotion": emotions}
     values = {"effect": (-1, 1), "probe": 0.5, "chance": 0.25, "split_half": (0, 1), "q": (0, 0.2)}
     values |= {"random_direction": 0.01, "other_heads": -0.02, "test": "ablate", "measure": "words"}
-    table = made_of(columns, values)
-    table = table.assign(share=-table["effect"] / 4, lo=table["effect"] - 0.2, hi=table["effect"] + 0.2)
-    return table.assign(norm=table["effect"].abs())
+    table = made_of(columns, values, half=0.2)
+    return table.assign(share=-table["effect"] / 4, norm=table["effect"].abs())
 
 
 def ablation() -> pd.DataFrame:
     columns = {"emotion": ("anger", "joy", "calm", "all"), "order": ("ranked", "random_heads", "random_direction")}
     table = made_of({**columns, "k": (0, 1, 2, 4)}, {})
     slope = table["order"].map({"ranked": 0.2, "random_heads": 0.01, "random_direction": 0.0})
-    table = table.assign(kept=1 - slope * table["k"])
-    return table.assign(lo=table["kept"] - 0.1, hi=table["kept"] + 0.1)
+    return around(table.assign(kept=1 - slope * table["k"]), "kept")
 
 
 def neuron_curve() -> pd.DataFrame:
@@ -137,21 +142,17 @@ def map_scores(layers=(0, 2, 5)) -> pd.DataFrame:
 
 def by_layer(**values) -> pd.DataFrame:
     """One row per emotion and layer, with values and, of the first one, an interval."""
-    table = made_of({"emotion": EMOTIONS, "layer": range(N_LAYERS)}, values)
-    first = table[next(iter(values))]
-    return table.assign(lo=first - 0.1, hi=first + 0.1)
+    return made_of({"emotion": EMOTIONS, "layer": range(N_LAYERS)}, values, half=0.1)
 
 
 def shared_energy() -> pd.DataFrame:
     values = {"share": (0.5, 0.8), "null_mean": 0.9, "null_lo": 0.85, "null_hi": 0.95, "floor": 0.2}
-    table = made_of({"layer": range(N_LAYERS)}, values)
-    return table.assign(lo=table["share"] - 0.1, hi=table["share"] + 0.1)
+    return made_of({"layer": range(N_LAYERS)}, values, half=0.1)
 
 
 def probes() -> pd.DataFrame:
     columns = {"layer": range(N_LAYERS), "probe": ("centroid", "logistic"), "emotion": ("all", *LABELS)}
-    table = made_of(columns, {"accuracy": (0.4, 0.9), "chance": 1 / 6, "p": 0.05})
-    return table.assign(lo=table["accuracy"] - 0.1, hi=table["accuracy"] + 0.1)
+    return made_of(columns, {"accuracy": (0.4, 0.9), "chance": 1 / 6, "p": 0.05}, half=0.1)
 
 
 def words() -> pd.DataFrame:
@@ -159,34 +160,27 @@ def words() -> pd.DataFrame:
 
 
 def parts() -> pd.DataFrame:
-    columns = {"part": ("unsteered", "whole", "specific", "shared", "random")}
+    columns = {"part": ("unsteered", "whole", "specific", "shared", "random"), "emotion": ("all",)}
     values = {"value": (0.2, 0.8), "minus_whole": 0.1, "minus_whole_lo": (-0.2, 0.1), "minus_whole_hi": 0.3}
-    table = made_of({**columns, "emotion": ("all",), "measure": ("target", "leak", "emotional")}, values)
-    return table.assign(lo=table["value"] - 0.1, hi=table["value"] + 0.1)
+    return made_of({**columns, "measure": ("target", "leak", "emotional")}, values, half=0.1)
 
 
 def differences() -> pd.DataFrame:
     values = {"difference": (0, 0.5), "q": (0, 0.1), "n": 8, "control": "random", "measure": "p_target"}
-    table = made_of({"emotion": EMOTIONS, "alpha": (0.5, 1.0, 2.0)}, values)
-    return table.assign(lo=table["difference"] - 0.2, hi=table["difference"] + 0.2)
+    return made_of({"emotion": EMOTIONS, "alpha": (0.5, 1.0, 2.0)}, values, half=0.2)
 
 
 def layer_shares() -> pd.DataFrame:
-    table = made_of(
-        {"emotion": EMOTIONS, "layer": range(N_LAYERS), "control": ("none", "random")}, {"value": (0.2, 0.8)}
-    )
-    table["kind"] = "single layer"
-    levels = made_of(
-        {"emotion": EMOTIONS, "kind": ("all layers at once", "unsteered")}, {"value": (0, 1), "control": "none"}
-    )
-    table = pd.concat([table, levels], ignore_index=True)
-    return noted(table.assign(lo=table["value"] - 0.1, hi=table["value"] + 0.1), alpha="0.4", unit="residual")
+    columns = {"emotion": EMOTIONS, "layer": range(N_LAYERS), "control": ("none", "random")}
+    single = made_of(columns, {"value": (0.2, 0.8), "kind": "single layer"})
+    columns = {"emotion": EMOTIONS, "kind": ("all layers at once", "unsteered")}
+    levels = made_of(columns, {"value": (0, 1), "control": "none"})
+    return noted(around(pd.concat([single, levels], ignore_index=True)), alpha="0.4", unit="residual")
 
 
 def settings() -> pd.DataFrame:
     named = ("attn · whole · layers 15-29", "attn · specific · layers 15-29", "resid · whole · layers 15-29")
-    table = made_of({"setting": named, "emotion": (*EMOTIONS, "mean")}, {"value": (0, 0.8)})
-    return table.assign(lo=table["value"] - 0.2, hi=table["value"] + 0.2)
+    return made_of({"setting": named, "emotion": (*EMOTIONS, "mean")}, {"value": (0, 0.8)}, half=0.2)
 
 
 def mixtures() -> pd.DataFrame:
@@ -254,8 +248,7 @@ def confounded() -> pd.DataFrame:
 def head_cosines() -> pd.DataFrame:
     """0.6 within a head, 0.1 within an emotion, 0 else."""
     table = made_of({"layer": range(N_LAYERS), "alike": ("head", "emotion", "neither")}, {"random": 0.02})
-    table = table.assign(cosine=table["alike"].map({"head": 0.6, "emotion": 0.1, "neither": 0.0}))
-    return table.assign(lo=table["cosine"] - 0.1, hi=table["cosine"] + 0.1)
+    return around(table.assign(cosine=table["alike"].map({"head": 0.6, "emotion": 0.1, "neither": 0.0})), "cosine")
 
 
 def head_points() -> pd.DataFrame:
@@ -292,14 +285,14 @@ def affect_shifts() -> pd.DataFrame:
     table = made_of({**columns, "measure": ("valence", "arousal", "adherence")}, {"unsteered": 5.0, "n": 8})
     own = (table["emotion"] == table["measure"]) & (table["control"] == "none") & (table["emotion"] == "valence")
     table = table.assign(shift=table["alpha"] * own).assign(value=lambda t: 5 + t["shift"])
-    return noted(table.assign(lo=table["shift"] - 0.2, hi=table["shift"] + 0.2))
+    return noted(around(table, "shift", 0.2))
 
 
 def turning() -> pd.DataFrame:
     columns = {"control": ("none", "random"), "role": ("first", "second", "others"), "at": range(-30, 30)}
     table = made_of(columns, {"score": 0.0})
     own = (table["control"] == "none") & (table["role"] == np.where(table["at"] < 0, "first", "second"))
-    table = noted(table.assign(score=own * 0.8, lo=own * 0.8 - 0.2, hi=own * 0.8 + 0.2), site="resid", layers="20")
+    table = noted(around(table.assign(score=own * 0.8), "score", 0.2), site="resid", layers="20")
     table.attrs |= {"told": {"none": (0.7, 0.6, 0.8), "random": (0.2, 0.1, 0.3)}, "chance": 0.2, "lag": 4}
     return table
 
@@ -307,7 +300,7 @@ def turning() -> pd.DataFrame:
 def ranked() -> pd.DataFrame:
     table = made_of({"layer": range(N_LAYERS), "control": ("none", "random")}, {"value": 0.2})
     table = table.assign(value=table["value"] + 0.04 * table["layer"] * (table["control"] == "none"))
-    table = noted(table.assign(lo=table["value"] - 0.1, hi=table["value"] + 0.1), site="attn")
+    table = noted(around(table), site="attn")
     table.attrs["chance"] = 0.2
     return table
 
@@ -331,7 +324,7 @@ def two_doses(names=("mini", "mini, tuned")) -> pd.DataFrame:
     table = table[(table["control"] == "none") | (table["alpha"] > 0)]
     shares = table["alpha"].where(table["control"] == "none", 0.1) / 2.5 + 0.1 * (table["model"] == names[1])
     shares = shares.mask(~table["model"].isin(names), 0.1)
-    table = table.assign(value=shares, lo=shares - 0.08, hi=shares + 0.08)
+    table = around(table.assign(value=shares), half=0.08)
     beyond = table[(table["control"] == "none") & (table["alpha"] > 0)].assign(control="beyond random")
     return noted(pd.concat([table, beyond], ignore_index=True), unit="breaking")
 
