@@ -163,18 +163,14 @@ def _fit(ax: Axes, tickers: set[int]) -> bool:
     box = ax.get_window_extent()
     below = 1.15 * box.width if ax.get_label() != BAR else float("inf")
     changed = False
-    for words, room in (
-        (_title(ax), 1.05 * box.width),
-        (ax.xaxis.label, below),
-        (ax.yaxis.label, 1.1 * box.height),
-    ):
+    title = ax._left_title  # pyright: ignore[reportAttributeAccessIssue] (matplotlib has no public name for it)
+    for words, room in ((title, 1.05 * box.width), (ax.xaxis.label, below), (ax.yaxis.label, 1.1 * box.height)):
         text = wrapped(words.get_text(), words, room)
         changed |= text != words.get_text()
         words.set_text(text)
     ticks = [t for t in ax.get_xticklabels() if t.get_text() and t.get_visible()]
-    if id(ax.xaxis.major) in tickers:
-        return changed
-    if not ticks or not ax.xaxis.get_tick_params().get("labelbottom", True) or ticks[0].get_rotation():
+    bare = not ticks or not ax.xaxis.get_tick_params().get("labelbottom", True)
+    if id(ax.xaxis.major) in tickers or bare or ticks[0].get_rotation():
         return changed
     extents = [t.get_window_extent() for t in ticks]
     if not any(a.x1 + 2 > b.x0 for a, b in zip(extents, extents[1:], strict=False)):
@@ -189,10 +185,6 @@ def _fit(ax: Axes, tickers: set[int]) -> bool:
     return True
 
 
-def _title(ax: Axes) -> Text:
-    return ax._left_title  # pyright: ignore[reportAttributeAccessIssue] (matplotlib has no public name for it)
-
-
 def _fit_cells(ax: Axes) -> None:
     """Numbers in the cells of a heat map, smaller where they must be, or none where they would run together."""
     cells = [t for t in ax.texts if t.get_gid() != "free"]
@@ -200,9 +192,9 @@ def _fit_cells(ax: Axes) -> None:
         return
     box, (left, right), (low, high) = ax.get_window_extent(), ax.get_xlim(), ax.get_ylim()
     room = 0.94 * box.width / abs(right - left), 0.98 * box.height / abs(high - low)
-    for size in (look().small, CELL, 0.0):
+    for size in (look().small, CELL):
         for cell in cells:
-            cell.set_fontsize(size or CELL)
+            cell.set_fontsize(size)
         extents = [cell.get_window_extent() for cell in cells]
         if all(e.width <= room[0] and e.height <= room[1] for e in extents):
             return
