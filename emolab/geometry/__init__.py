@@ -22,7 +22,6 @@ _PUBLIC = {
     "neighbour_purity": "geometry.tables",
     "pair_cosines": "geometry.tables",
     "vector_norms": "geometry.tables",
-    "layer_cosines": "geometry.similarity",
     "probe_accuracy": "geometry.reliability",
     "shared_energy": "geometry.similarity",
     "split_half": "geometry.reliability",

@@ -1,9 +1,5 @@
 """Two models' maps of the same emotions: how alike they are, against chance and against one model with itself.
 
->>> from emolab import geometry
->>> table = geometry.map_agreement(ours, theirs)
->>> table.query("measure == 'rsa'")[["depth", "value", "null_hi", "ceiling"]]
-
 Coordinates are compared by cosines alone; the other measures take models of any width and depth.
 """
 
@@ -27,8 +23,10 @@ from emolab.geometry.resampling import (
     contrasts,
     disjoint_sets,
     draw_weights,
+    flat_layer,
     middle,
     need_part,
+    orders,
     permuted_rows,
     query_groups,
     site_values,
@@ -116,10 +114,11 @@ def map_agreement(
         for x, chosen, one in zip(arrays, layers, pair, strict=True)
     )
     rng = np.random.default_rng(seed)
-    orders, unknown = _orders(len(emotions), n_permutations, rng), np.full((1, n_layers), np.nan)
+    every_order = _emotion_orders(len(emotions), n_permutations, rng)
+    unknown = np.full((1, n_layers), np.nan)
     found = {}
     for name, likeness in likenesses.items():
-        null = np.stack([likeness(ours, theirs[:, order]) for order in orders])
+        null = np.stack([likeness(ours, theirs[:, order]) for order in every_order])
         found[name] = _Compared(likeness(ours, theirs), null, unknown, unknown)
     n = f"{len(emotions)} emotions"
     if vectors.means is None or others.means is None:
@@ -135,7 +134,8 @@ def map_agreement(
         if len(rows[0]) < _QUERIES:
             left_out["cka"] = f"{len(rows[0])} queries were answered under all of these conditions by both"
         else:
-            shuffled = permuted_rows(_index(rows[0]), n_permutations, rng, np.arange(rows[0].size))
+            names = pd.MultiIndex.from_product([rows[0].index, rows[0].columns], names=["query_id", "condition"])
+            shuffled = permuted_rows(names.to_frame(index=False), n_permutations, rng)
             found["cka"] = _cka(means, rows, layers, site, halves, np.vstack([np.arange(rows[0].size), shuffled]))
     named = [name for name in ("rsa", "cka", "cosine") if name in found]
     table = pd.concat([_rows(name, found[name], layers[1]) for name in named], ignore_index=True)
@@ -168,11 +168,11 @@ def _mean_cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.clip((unit_rows(first) * unit_rows(second)).sum(-1), -1, 1).mean(-1)
 
 
-def _orders(k: int, n: int, rng: np.random.Generator) -> Int[np.ndarray, "order emotion"]:
+def _emotion_orders(k: int, n: int, rng: np.random.Generator) -> Int[np.ndarray, "order emotion"]:
     """All orders of k labels, or where these are many n random ones; the first is the true one."""
     if math.factorial(k) <= _ALL_ORDERS:
         return np.array(list(permutations(range(k))))
-    return np.stack([np.arange(k), *(rng.permutation(k) for _ in range(n))])
+    return orders(k, n, rng)
 
 
 def _halves(means: Sequence[ResponseMeans], groups: pd.Series | None, n: int, rng: np.random.Generator) -> list:
@@ -186,8 +186,8 @@ def _weights(
     means: ResponseMeans, half: pd.DataFrame, emotions: list[str], part: str
 ) -> Float[np.ndarray, "split emotion row"]:
     """What makes the emotions' vectors of one half of the queries out of the responses."""
-    labels, _ = contrasts(means.index)
-    drawn = draw_weights(means.index, half[means.index["query_id"]].to_numpy(dtype=float))
+    labels, weights = contrasts(means.index)
+    drawn = draw_weights(weights, half[means.index["query_id"]].to_numpy(dtype=float))
     return _of_part(drawn[:, [labels.index(emotion) for emotion in emotions]], part)
 
 
@@ -202,7 +202,7 @@ def _from_halves(
     between, within = [], []
     for place in zip(*layers, strict=True):
         (a, other_a), (b, other_b) = (
-            [half @ site_values(one, site)[:, layer].astype(np.float64) for half in weights]
+            [half @ flat_layer(one, site, layer) for half in weights]
             for one, weights, layer in zip(means, drawn, place, strict=True)
         )
         between.append(likeness(a, other_b))
@@ -221,11 +221,6 @@ def _answered_by_both(means: Sequence[ResponseMeans], emotions: list[str]) -> li
         tables.append(table.reindex(columns=conditions).dropna().astype(int))
     shared = tables[0].index.intersection(tables[1].index)
     return [table.loc[shared] for table in tables]
-
-
-def _index(rows: pd.DataFrame) -> pd.DataFrame:
-    """query_id and condition of the responses in these rows, query by query."""
-    return pd.DataFrame([(q, c) for q in rows.index for c in rows.columns], columns=["query_id", "condition"])
 
 
 def _cka(

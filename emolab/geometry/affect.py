@@ -23,7 +23,7 @@ from emolab.answers.texts import load_ratings
 from emolab.base.errors import EmolabError, need_vectors, shown
 from emolab.base.stats import expanded, ridge
 from emolab.base.tables import noted, some_layers
-from emolab.geometry.resampling import contrasts, counted, query_groups, site_values
+from emolab.geometry.resampling import contrasts, counted, flat_layer, orders, query_groups, site_values
 from emolab.models.model import Model
 from emolab.models.prompts import text_ids
 from emolab.vectors.activations import ResponseMeans
@@ -135,14 +135,12 @@ def affect_fit(
     labels without a rating, fewer than twelve labels, and fewer than two frames.
     """
     human, weights, folds, rng = _labels(means, ratings, seed)
-    orders = _orders(len(human), n_permutations, rng)
+    ordered = human.to_numpy()[orders(len(human), n_permutations, rng)]  # [order, label, dimension]
     halves = _halves(means.index, weights, rng)
-    values = site_values(means, site)
     draws = rng.integers(0, len(human), (_DRAWS, len(human)))
-    ordered = human.to_numpy()[orders]  # [order, label, dimension]: the first is the true one
     rows = []
 
-    def told(layer: int, method: str, dimension: int, predictions: np.ndarray, component: int = 0) -> None:
+    def add(layer: int, method: str, dimension: int, predictions: np.ndarray, component: int = 0) -> None:
         """predictions [order, label], each for its own order of the ratings."""
         r = _r(predictions, ordered[..., dimension])
         drawn = _r(predictions[0][draws], ordered[0, :, dimension][draws])
@@ -158,13 +156,13 @@ def affect_fit(
     def fitted(layer: int, method: str, *pairs: tuple[np.ndarray, np.ndarray]) -> None:
         predictions = np.mean([_out_of_fold(train, test, ordered, folds) for train, test in pairs], axis=0)
         for dimension in range(human.shape[1]):
-            told(layer, method, dimension, predictions[..., dimension])
+            add(layer, method, dimension, predictions[..., dimension])
 
     if embeddings is not None:
         words = _unit(np.asarray(embeddings, float) - np.mean(embeddings, 0))
         fitted(-1, "word embedding", (words, words))
-    for layer in range(values.shape[1]):
-        x = values[:, layer].astype(np.float64)
+    for layer in range(site_values(means, site).shape[1]):
+        x = flat_layer(means, site, layer)
         whole, first, second = (_unit(w @ x) for w in (weights, *halves))
         fitted(layer, "ridge", (whole, whole))
         fitted(layer, "ridge, other frames", (first, second), (second, first))
@@ -172,8 +170,8 @@ def affect_fit(
         for dimension in range(human.shape[1]):
             r = _r(scores, ordered[:, None, :, dimension])  # [order, component]
             best = np.abs(r).argmax(1)
-            signed = scores[best] * np.sign(r[np.arange(len(orders)), best])[:, None]
-            told(layer, "component", dimension, signed, component=int(best[0]) + 1)
+            signed = scores[best] * np.sign(r[np.arange(len(r)), best])[:, None]
+            add(layer, "component", dimension, signed, component=int(best[0]) + 1)
     return noted(pd.DataFrame(rows), means.meta, n=counted(means.index), seed=seed, params={"site": site})
 
 
@@ -201,11 +199,10 @@ def affect_points(
     from sklearn.metrics import adjusted_rand_score
 
     human, weights, folds, rng = _labels(means, ratings, seed)
-    values = site_values(means, site)
-    (layer,) = some_layers(values.shape[1], layer)
-    x = values[:, layer].astype(np.float64)
+    (layer,) = some_layers(site_values(means, site).shape[1], layer)
+    x = flat_layer(means, site, layer)
     whole, first, second = (_unit(w @ x) for w in (weights, *_halves(means.index, weights, rng)))
-    ordered = human.to_numpy()[_orders(len(human), _PERMUTATIONS, rng)]
+    ordered = human.to_numpy()[orders(len(human), _PERMUTATIONS, rng)]
     read = _out_of_fold(whole, whole, ordered, folds)
     r = _r(read.swapaxes(1, 2), ordered.swapaxes(1, 2))  # [order, dimension]
     scores = _components(whole)[:2]
@@ -235,11 +232,6 @@ def _labels(
     _need_labels(len(human))
     rng = np.random.default_rng(seed)
     return human, weights, np.array_split(rng.permutation(len(human)), _FOLDS), rng
-
-
-def _orders(n: int, n_permutations: int, rng: np.random.Generator) -> np.ndarray:
-    """The true order of n labels, and permuted ones."""
-    return np.stack([np.arange(n), *(rng.permutation(n) for _ in range(n_permutations))])
 
 
 def _need_labels(n: int) -> None:

@@ -1,9 +1,5 @@
 """Confounds: how much of the maps is length, tense or person, and what is left of the vectors without these.
 
->>> from emolab import geometry
->>> geometry.confounds(means, responses).pivot(index="layer", columns="factor", values="explained")
->>> vectors, taken = geometry.without_confounds(means, responses)
-
 Answers under an emotion also get longer, turn to the past, or speak of "I"; the difference of their means holds that,
 too. Tense and person are told by rules for English (`emolab.judges.grammar`).
 """
@@ -20,7 +16,16 @@ from torch import Tensor
 
 from emolab.base.errors import EmolabError, MismatchError, need_number, need_table
 from emolab.base.tables import noted
-from emolab.geometry.resampling import contrasts, counted, grams, permuted_rows, site_values
+from emolab.geometry.resampling import (
+    against_null,
+    contrasts,
+    counted,
+    flat_layer,
+    grams,
+    orders,
+    permuted_rows,
+    site_values,
+)
 from emolab.judges.grammar import past_share, person_shares
 from emolab.judges.words import words_of
 from emolab.vectors.activations import ResponseMeans
@@ -81,9 +86,9 @@ def confounds(
     features, values = _features(means, responses), site_values(means, site)
     if len(values) < 4:
         raise EmolabError(f"{len(values)} answers cannot tell factors apart; expected at least four")
-    rng, rows = np.random.default_rng(seed), np.arange(len(values))
-    within = permuted_rows(means.index, n_permutations, rng, rows)
-    anywhere = np.array([rng.permutation(rows) for _ in range(n_permutations)])
+    rng = np.random.default_rng(seed)
+    within = np.vstack([np.arange(len(values)), permuted_rows(means.index, n_permutations, rng)])
+    anywhere = orders(len(values), n_permutations, rng)
     designs = {"question": _groups(means.index["query_id"]), "emotion": _groups(means.index["condition"])}
     designs |= {factor: features[columns].to_numpy() for factor, columns in FEATURES.items()}
     bases = {factor: _basis(design) for factor, design in designs.items()}
@@ -91,12 +96,10 @@ def confounds(
         bases.pop("question")
     table = []
     for layer in range(values.shape[1]):
-        gram = _standard_gram(values[:, layer].reshape(len(values), -1))
+        gram = _standard_gram(flat_layer(means, site, layer))
         for factor, basis in bases.items():
-            shuffled = anywhere if factor == "question" else within
-            explained, *null = _explained(gram, basis, np.vstack([rows, shuffled]))
-            p = (1 + (np.array(null) >= explained - 1e-12).sum()) / (1 + n_permutations)
-            table.append((layer, factor, explained, np.mean(null), np.quantile(null, 0.95), p))
+            explained, *null = _explained(gram, basis, anywhere if factor == "question" else within)
+            table.append((layer, factor, explained, *against_null(explained, null)))
     columns = ["layer", "factor", "explained", "null_mean", "null_hi", "p"]
     params = {"site": site, "n_permutations": n_permutations}
     return noted(pd.DataFrame(table, columns=columns), means.meta, n=counted(means.index), seed=seed, params=params)
@@ -150,10 +153,9 @@ def without_confounds(
     vectors = vectors_from_means(dataclasses.replace(means, means=changed), W_O=W_O)
     vectors.meta["without"] = factors
     emotions, weights = contrasts(means.index)
-    rng, rows = np.random.default_rng(seed), np.arange(len(features))
-    orders = [rows, *(rng.permutation(rows) for _ in range(n_permutations))]
+    shuffled = features[orders(len(features), n_permutations, np.random.default_rng(seed))]
     # An adjusted vector is a sum of the same means with other weights.
-    adjusted = np.stack([weights - (weights @ x) @ _slopes(x, apart) for x in (features[o] for o in orders)])
+    adjusted = np.stack([weights - (weights @ x) @ _slopes(x, apart) for x in shuffled])
     table = []
     for layer, head, gram in grams(means, site, W_O):
         whole = np.einsum("er,rs,es->e", weights, gram, weights)
@@ -194,7 +196,6 @@ def _basis(design: Float[np.ndarray, "row column"]) -> Float[np.ndarray, "row ra
 
 def _standard_gram(x: Float[np.ndarray, "row d"]) -> Float[np.ndarray, "row row"]:
     """Inner products of the rows, each dimension centred and of unit variance; of trace 1."""
-    x = x.astype(np.float64)
     x = x - x.mean(0)
     size = x.std(0)
     x = x / np.where(size > 1e-9 * size.max(), size, np.inf)

@@ -1,9 +1,5 @@
 """Maps in two dimensions: PCA beside UMAP of the responses.
 
->>> from emolab import geometry
->>> points = geometry.embed(means, layers=[0, 2, 5], seed=0)
->>> geometry.embed_scores(means, points)                           # what the maps are worth
-
 Maps come with trustworthiness, silhouette and a label-permutation p: distances between clusters of a UMAP are no
 evidence. UMAP repeats itself bit for bit on one machine (`seed`, one thread); another machine may draw another map.
 """
@@ -25,7 +21,7 @@ from scipy.spatial.distance import pdist, squareform
 
 from emolab.base.errors import EmolabError, ResourceError
 from emolab.base.tables import noted, some_layers
-from emolab.geometry.resampling import counted, permuted_labels, site_values
+from emolab.geometry.resampling import against_null, counted, flat_layer, permuted_labels, site_values
 from emolab.vectors.activations import ResponseMeans
 
 METHODS = ("pca", "umap")
@@ -39,24 +35,20 @@ def embed(
     methods: Sequence[str] = METHODS,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """PCA and UMAP of the responses at each layer, one point a response.
-
-    layers: default at most four, evenly spread. Site "head": all heads' mean z side by side. The first UMAP of a
-    session takes many seconds (compilation).
-
-    Returns:
-        One row a point: `query_id, condition, layer, method, x, y`.
-
-    Raises:
-        EmolabError: unknown site, layer or method, or fewer than five responses.
+    """PCA and UMAP of the responses at each layer: one row a point, `query_id, condition, layer, method, x, y`.
 
     >>> embed(means, layers=[5]).groupby("method").size()
+
+    layers: default at most four, evenly spread. Site "head": all heads' mean z side by side. The first UMAP of a
+    session takes many seconds (compilation). Raises EmolabError for an unknown site, layer or method, and fewer than
+    five responses.
     """
     layers = some_layers(site_values(means, site).shape[1], layers, most=4)
     frames = []
     for layer in layers:
-        for method, xy in project(_flat(means, site, layer), methods, seed=seed).items():
-            frames.append(_points(means.index, layer, method, xy))
+        for method, xy in project(flat_layer(means, site, layer), methods, seed=seed).items():
+            answers = means.index[["query_id", "condition"]].reset_index(drop=True)
+            frames.append(answers.assign(layer=layer, method=method, x=xy[:, 0], y=xy[:, 1]))
     params = {"site": site, "layers": layers, "methods": list(methods)}
     return noted(pd.concat(frames, ignore_index=True), means.meta, n=counted(means.index), seed=seed, params=params)
 
@@ -66,32 +58,30 @@ def embed_scores(
 ) -> pd.DataFrame:
     """What the maps of `embed` are worth, beside the full space that they were made from.
 
-    Trustworthiness: are neighbours on the map neighbours in the full space (1: all; 15 neighbours)? Silhouette: are
-    conditions apart (-1 to 1)? p: the share of shufflings of conditions within each query that reach it.
-    Method "full" is the silhouette in all dimensions, where no map could flatter it.
+    >>> embed_scores(means, embed(means, methods=("pca",))).query("method == 'full'")
 
-    Returns:
-        One row a layer and method: `layer, method, trustworthiness, silhouette, null_mean, null_hi, p`.
-
-    Raises:
-        EmolabError: points of other responses.
+    One row a layer and method: `layer, method, trustworthiness, silhouette, null_mean, null_hi, p`. Trustworthiness:
+    are neighbours on the map neighbours in the full space (1: all; 15 neighbours)? Silhouette: are conditions apart (-1
+    to 1)? p: the share of shufflings of conditions within each query that reach it. Method "full" is the silhouette in
+    all dimensions, where no map could flatter it. Raises EmolabError for points of other responses.
     """
+    from sklearn.manifold import trustworthiness
+
     shuffled = permuted_labels(means.index, n_permutations, np.random.default_rng(seed))
     labellings = np.vstack([means.index["condition"].to_numpy(dtype=object), shuffled]).astype(str)
+    n_neighbors = max(1, min(15, (len(means) - 1) // 2))
     rows = []
     for layer in sorted(points["layer"].unique()):
-        of_layer = points[points["layer"] == layer]
-        full = _flat(means, site, layer)
+        full = flat_layer(means, site, layer)
         spaces = {"full": full}
-        for method, xy in of_layer.groupby("method"):
+        for method, xy in points[points["layer"] == layer].groupby("method"):
             if not all(list(xy[column]) == list(means.index[column]) for column in ("query_id", "condition")):
                 raise EmolabError("these points are not of these responses; call embed with the same means")
             spaces[str(method)] = xy[["x", "y"]].to_numpy()
         for method, space in spaces.items():
             silhouette, *null = _silhouettes(space, labellings)
-            p = (1 + (np.array(null) >= silhouette - 1e-12).sum()) / (1 + n_permutations)
-            trust = _trustworthiness(full, space)
-            rows.append((layer, method, trust, silhouette, np.mean(null), np.quantile(null, 0.95), p))
+            trust = trustworthiness(full, space, n_neighbors=n_neighbors)
+            rows.append((layer, method, trust, silhouette, *against_null(silhouette, null)))
     columns = ["layer", "method", "trustworthiness", "silhouette", "null_mean", "null_hi", "p"]
     params = {"site": site, "n_permutations": n_permutations}
     return noted(pd.DataFrame(rows, columns=columns), means.meta, n=counted(means.index), seed=seed, params=params)
@@ -173,22 +163,6 @@ def _threads_kept() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _flat(means: ResponseMeans, site: str, layer: int) -> Float[np.ndarray, "response d"]:
-    values = site_values(means, site)
-    return values[:, layer].reshape(len(values), -1).astype(np.float64)
-
-
-def _points(index: pd.DataFrame, layer: int, method: str, xy: np.ndarray) -> pd.DataFrame:
-    table = index[["query_id", "condition"]].reset_index(drop=True)
-    return table.assign(layer=layer, method=method, x=xy[:, 0], y=xy[:, 1])
-
-
-def _trustworthiness(full: np.ndarray, xy: np.ndarray) -> float:
-    from sklearn.manifold import trustworthiness
-
-    return trustworthiness(full, xy, n_neighbors=max(1, min(15, (len(full) - 1) // 2)))
 
 
 def _silhouettes(x: np.ndarray, labellings: np.ndarray) -> Float[np.ndarray, " labelling"]:

@@ -1,9 +1,5 @@
 """Reliability: would other queries have given the same vectors, and do activations tell emotions apart on new queries?
 
->>> from emolab import geometry
->>> geometry.split_half(means)                    # agreement of vectors from two halves of the queries, by layer
->>> geometry.probe_accuracy(means, test=heldout)  # emotion read from activations on held-out queries
-
 Queries, never single responses, are split, drawn and held out; `groups` keeps a situation's queries together:
 `groups=queries.set_index("query_id")["situation"]`.
 """
@@ -33,9 +29,9 @@ from emolab.geometry.resampling import (
     grams,
     label_weights,
     middle,
+    need_part,
     permuted_labels,
     query_groups,
-    reweighted,
     site_values,
 )
 from emolab.vectors.activations import ResponseMeans
@@ -56,10 +52,11 @@ def split_half(
 ) -> pd.DataFrame:
     """Cosine between an emotion's vectors from two random halves of the queries, by layer (and head).
 
+    >>> split_half(means, part="specific").groupby("layer")["cosine"].min()
+
     Args:
         W_O: `emolab.models.output_weights(model)`, for site "head".
-        part: "whole", or "specific" for what tells emotions apart: the harder test, since a shared part alone makes
-            whole vectors agree.
+        part: "whole", or "specific": the harder test, since a shared part alone makes whole vectors agree.
         groups: Series query_id -> situation; halves then share no situation.
 
     Returns:
@@ -68,17 +65,18 @@ def split_half(
         conditions shuffled within each query). A half has half of the queries, so all of them agree better than this.
 
     Raises:
-        EmolabError: fewer than two queries or groups, or no neutral responses.
-
-    >>> split_half(means, part="specific").groupby("layer")["cosine"].min()
+        EmolabError: fewer than two queries or groups, or no baseline.
     """
     need_number("n_splits", n_splits, 1, whole=True)
     rng = np.random.default_rng(seed)
-    emotions, _ = contrasts(means.index, part=part)
+    emotions, weights = contrasts(means.index)
+    need_part(part)
+    if part == "specific" and len(emotions) < 2:
+        raise EmolabError(f'part "specific" tells emotions apart; there is only {", ".join(emotions)}')
     halves = [half.astype(float) for half in disjoint_sets(query_groups(means.index, groups), n_splits, rng)]
     shuffled = label_weights(means.index, permuted_labels(means.index, n_splits, rng))
-    first, second = (draw_weights(means.index, half, part=part) for half in halves)
-    null_first, null_second = (reweighted(shuffled, half, part=part) for half in halves)
+    first, second = (draw_weights(weights, half, part=part) for half in halves)
+    null_first, null_second = (draw_weights(shuffled, half, part=part) for half in halves)
     rows = []
     for layer, head, gram in grams(means, site, W_O):
         cosine, null = _cosine(first, second, gram), _cosine(null_first, null_second, gram)  # [split, emotion]
@@ -102,10 +100,12 @@ def probe_accuracy(
 ) -> pd.DataFrame:
     """Accuracy of reading the condition from activations on queries that the probe has not seen, by layer (and head).
 
-    Layers that lack the site, whose means are zero, are left out.
+    >>> probe_accuracy(means, test=heldout).query("emotion == 'all'")
 
     With `test`, probes are fitted on `means` and read `test`, which must hold other queries. Without, five-fold
     cross-validation with whole groups held out. Standardisation is part of the fit. Site "head" reads each head's z.
+    Layers that lack the site, whose means are zero, are left out. A high accuracy may come from the words of the
+    responses: set it beside `word_accuracy`.
 
     Args:
         groups: Series query_id -> situation; without it every query is a group.
@@ -120,10 +120,6 @@ def probe_accuracy(
 
     Raises:
         EmolabError: a query (or group) in both sets, other layers or conditions in `test`, or fewer than two groups.
-
-    A high accuracy may come from the words of the responses: set it beside `word_accuracy`.
-
-    >>> probe_accuracy(means, test=heldout).query("emotion == 'all'")
     """
     unknown = [probe for probe in probes if probe not in PROBES]
     if unknown or not len(probes):
@@ -165,10 +161,10 @@ def word_accuracy(
 ) -> pd.DataFrame:
     """The baseline of `probe_accuracy`: the same reading from the words of the responses, without any model.
 
+    >>> word_accuracy(responses, test=heldout_responses).query("emotion == 'all'")
+
     Logistic regression on word counts. Responses are what an emotional model wrote, so their words alone may tell the
     emotion; only what a layer reads beyond this is more than its words. Same columns; `layer` and `head` are missing.
-
-    >>> word_accuracy(responses, test=heldout_responses).query("emotion == 'all'")
     """
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression

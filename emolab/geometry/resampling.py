@@ -8,7 +8,7 @@ thousand draws cost a few matrix products, and heads need no vectors in d_model.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,23 +20,17 @@ from emolab.base.labels import NEUTRAL, order
 from emolab.vectors.activations import ResponseMeans
 from emolab.vectors.contrasts import baseline, contrast_weights
 
-LEVEL = (0.025, 0.975)
 
+def contrasts(index: pd.DataFrame) -> tuple[tuple[str, ...], Float[np.ndarray, "emotion row"]]:
+    """Emotions, and the weight of each response in their vectors.
 
-def contrasts(index: pd.DataFrame, *, part: str = "whole") -> tuple[tuple[str, ...], Float[np.ndarray, "emotion row"]]:
-    """Emotions, and the weight of each response in their vectors; part "specific": without the mean over emotions.
-
-    Raises EmolabError without a baseline (`vectors.contrasts.baseline`), or for the specific part of a single emotion.
+    Raises EmolabError without a baseline (`vectors.contrasts.baseline`).
     """
     if not isinstance(index, pd.DataFrame):  # of a path, say, where the means themselves belong
         raise EmolabError("these are no response means; expected ResponseMeans (response_means or ResponseMeans.load)")
     baseline(index["condition"])  # says what is missing
     emotions = tuple(e for e in order(index["condition"]) if e != NEUTRAL)
-    need_part(part)
-    if part == "specific" and len(emotions) < 2:
-        raise EmolabError(f'part "specific" tells emotions apart; there is only {", ".join(emotions)}')
-    weights = np.stack([contrast_weights(index, emotion) for emotion in emotions])
-    return emotions, weights if part == "whole" else weights - weights.mean(0)
+    return emotions, np.stack([contrast_weights(index, emotion) for emotion in emotions])
 
 
 def need_part(part: str) -> None:
@@ -46,18 +40,12 @@ def need_part(part: str) -> None:
 
 
 def draw_weights(
-    index: pd.DataFrame, counts: np.ndarray, *, part: str = "whole"
-) -> Float[np.ndarray, "draw emotion row"]:
-    """The weights when response r counts `counts[draw, r]` times; NaN where a draw holds nothing of an emotion."""
-    return reweighted(contrasts(index)[1], counts, part=part)
-
-
-def reweighted(
     weights: np.ndarray, counts: np.ndarray, *, part: str = "whole"
 ) -> Float[np.ndarray, "draw emotion row"]:
-    """Weights of whole vectors, [emotion, row] or [draw, emotion, row], times counts [draw, row].
+    """The weights [emotion, row] or [draw, emotion, row] when response r counts `counts[draw, r]` times.
 
-    Either side of each contrast, emotion and baseline, is brought back to the sum that it had.
+    Either side of each contrast, emotion and baseline, is brought back to the sum that it had; NaN where a draw holds
+    nothing of it. part "specific": without the mean over emotions.
     """
     drawn = weights * counts[:, None, :]
     up, down = drawn.clip(min=0), drawn.clip(max=0)
@@ -81,21 +69,25 @@ def label_weights(index: pd.DataFrame, labels: np.ndarray) -> Float[np.ndarray, 
 
 def permuted_labels(index: pd.DataFrame, n: int, rng: np.random.Generator, *, keep_neutral: bool = False) -> np.ndarray:
     """Conditions [draw, row] shuffled within each query, or over all texts where there are no queries."""
-    condition = index["condition"].to_numpy(dtype=object)
-    rows = np.flatnonzero(condition != NEUTRAL) if keep_neutral else np.arange(len(condition))
-    return condition[permuted_rows(index, n, rng, rows)]
+    return index["condition"].to_numpy(dtype=object)[permuted_rows(index, n, rng, keep_neutral=keep_neutral)]
 
 
 def permuted_rows(
-    index: pd.DataFrame, n: int, rng: np.random.Generator, rows: Int[np.ndarray, " some"]
+    index: pd.DataFrame, n: int, rng: np.random.Generator, *, keep_neutral: bool = False
 ) -> Int[np.ndarray, "draw row"]:
-    """Positions of all responses, those in `rows` shuffled within each query, or as one where there are no queries."""
+    """Positions of all responses, shuffled within each query, or as one where there are no queries."""
     query = _blocks(index)
+    rows = np.flatnonzero(index["condition"] != NEUTRAL) if keep_neutral else np.arange(len(index))
     rows = rows[np.argsort(query[rows], kind="stable")]
     result = np.tile(np.arange(len(index)), (n, 1))
     for draw in range(n):  # sorting by (query, random number) shuffles within queries
         result[draw, rows] = rows[np.lexsort((rng.random(len(rows)), query[rows]))]
     return result
+
+
+def orders(n: int, n_permutations: int, rng: np.random.Generator) -> Int[np.ndarray, "order place"]:
+    """The true order of n things, and behind it permuted ones."""
+    return np.stack([np.arange(n), *(rng.permutation(n) for _ in range(n_permutations))])
 
 
 def query_groups(index: pd.DataFrame, groups: pd.Series | None = None) -> Int[np.ndarray, " row"]:
@@ -145,15 +137,17 @@ def grams(
     the means do not hold, and for site "head" without W_O (`emolab.models.output_weights(model)`).
     """
     values = site_values(means, site)
-    if site == "head" and W_O is None:
+    if site != "head":
+        W_O = None
+    elif W_O is None:
         raise EmolabError('site "head" needs W_O; pass emolab.models.output_weights(model)')
-    if W_O is not None and site == "head" and tuple(W_O.shape[:3]) != values.shape[1:]:
+    elif tuple(W_O.shape[:3]) != values.shape[1:]:
         shapes = f"{tuple(W_O.shape[:3])}, the means {values.shape[1:]}"
         raise MismatchError(f"W_O has layers, heads and d_head {shapes}; pass emolab.models.output_weights(model)")
     for layer in range(values.shape[1]):
         x = values[:, layer].astype(np.float64)
         x = x - x.mean(0)
-        if W_O is None or site != "head":
+        if W_O is None:
             yield layer, None, x @ x.T
             continue
         for head in range(x.shape[1]):
@@ -168,16 +162,33 @@ def site_values(means: ResponseMeans, site: str) -> Float[np.ndarray, "row layer
     return means.means[site]
 
 
-def middle(values: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The middle 95 % of draws; NaN draws are left out, and all-NaN gives NaN."""
+def flat_layer(means: ResponseMeans, site: str, layer: int) -> Float[np.ndarray, "row d"]:
+    """The means of one site at one layer, in float64; of site "head" all heads side by side."""
+    values = site_values(means, site)
+    return values[:, layer].reshape(len(values), -1).astype(np.float64)
+
+
+def middle(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The middle 95 % of draws [draw, ...]; NaN draws are left out, and all-NaN gives NaN."""
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-        low, high = np.nanquantile(np.asarray(values, dtype=float), LEVEL, axis=axis)
+        low, high = np.nanquantile(np.asarray(draws, dtype=float), (0.025, 0.975), axis=0)
     return low, high
+
+
+def against_null(value: float, null: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+    """Mean and 95th percentile of permuted values; p, the share that reach the true one, itself among them.
+
+    >>> against_null(2.0, [1.0, 1.0, 1.0])
+    (1.0, 1.0, 0.25)
+    """
+    null = np.asarray(null)
+    p = (1 + (null >= value - 1e-12).sum()) / (1 + len(null))
+    return float(null.mean()), float(np.quantile(null, 0.95)), float(p)
 
 
 def counted(index: pd.DataFrame) -> str:
     """How many answers there are to how many queries, in words."""
-    if _blocks(index).max() == 0 and index["query_id"].nunique() == len(index):
+    if index["query_id"].is_unique:
         return f"{len(index)} texts"
     return f"{len(index)} answers to {index['query_id'].nunique()} queries"
 

@@ -1,10 +1,5 @@
 """Geometry of emotion vectors and of the responses behind them, layer by layer.
 
->>> from emolab import geometry
->>> geometry.cosine_matrix(vectors, layer=3, part="specific")       # emotion x emotion
->>> geometry.shared_energy(means)                                   # how much of the vectors all emotions share
->>> clean = geometry.denoise(vectors, means)                        # without what varies between neutral answers
-
 Everything is computed from stored vectors and response means; no model is run. Maps in two dimensions: `projections`.
 """
 
@@ -25,6 +20,7 @@ from emolab.geometry.resampling import (
     contrasts,
     counted,
     draw_weights,
+    flat_layer,
     grams,
     label_weights,
     middle,
@@ -73,18 +69,6 @@ def cosine_matrix(
     return pd.DataFrame(cosines(vectors, site=site, part=part)[layer], vectors.emotions, vectors.emotions)
 
 
-def layer_cosines(
-    vectors: EmotionVectors, *, site: str = "resid", part: str = "whole"
-) -> Float[np.ndarray, "emotion layer layer"]:
-    """Cosine of each emotion's vector with itself at the other layers.
-
-    >>> layer_cosines(vectors).shape
-    (5, 30, 30)
-    """
-    unit = unit_rows(part_array(vectors, site, part))
-    return np.clip(np.einsum("eld,emd->elm", unit, unit), -1.0, 1.0)
-
-
 def cka(means: ResponseMeans, *, site: str = "resid") -> pd.DataFrame:
     """Linear CKA [layer, layer]: 1 for a rotated or scaled copy, 0 expected of unrelated activations.
 
@@ -98,12 +82,9 @@ def cka(means: ResponseMeans, *, site: str = "resid") -> pd.DataFrame:
     n = len(values)
     if n < 4:
         raise EmolabError(f"CKA needs at least four responses, not {n}")
-    centred = []
-    for layer in range(values.shape[1]):
-        x = values[:, layer].reshape(n, -1).astype(np.float64)
-        x = x - x.mean(0)
-        centred.append(u_centred(x @ x.T).ravel())
-    stack = np.stack(centred)
+    layers = [flat_layer(means, site, layer) for layer in range(values.shape[1])]
+    centred = [x - x.mean(0) for x in layers]
+    stack = np.stack([u_centred(x @ x.T).ravel() for x in centred])
     products = stack @ stack.T
     size = np.sqrt(np.diag(products))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -138,7 +119,7 @@ def shared_energy(
     permutations that reach as low.
 
     Args:
-        W_O: `emolab.models.output_weights(model)`, for site "head": then one row a layer and head.
+        W_O: `emolab.models.output_weights(model)`, for site "head".
         groups: Series query_id -> situation, drawn as wholes in the bootstrap; default every query by itself.
 
     Returns:
@@ -152,7 +133,7 @@ def shared_energy(
     need_number("n_permutations", n_permutations, 1, whole=True)
     rng = np.random.default_rng(seed)
     members = query_groups(means.index, groups)
-    drawn = draw_weights(means.index, bootstrap_counts(members, 1000, rng))
+    drawn = draw_weights(weights, bootstrap_counts(members, 1000, rng))
     shuffled = label_weights(means.index, permuted_labels(means.index, n_permutations, rng, keep_neutral=True))
     rows = []
     for layer, head, gram in grams(means, site, W_O):

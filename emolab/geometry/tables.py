@@ -1,7 +1,4 @@
-"""Tidy tables of vectors and responses for figures: norms, cosines of pairs and layers, what neighbours share.
-
->>> vector_norms(vectors, site="attn").groupby("layer")["relative"].mean()
-"""
+"""Tidy tables of vectors and responses for figures: norms, cosines of pairs and layers, what neighbours share."""
 
 from __future__ import annotations
 
@@ -14,8 +11,8 @@ import pandas as pd
 from emolab.base.errors import EmolabError, need_vectors
 from emolab.base.labels import order
 from emolab.base.tables import about, noted, some_layers
-from emolab.geometry.resampling import counted, permuted_labels, site_values
-from emolab.geometry.similarity import cosines, layer_cosines, part_array
+from emolab.geometry.resampling import against_null, counted, flat_layer, permuted_rows, site_values
+from emolab.geometry.similarity import cosines, part_array, unit_rows
 from emolab.vectors.activations import ResponseMeans
 from emolab.vectors.vectors import EmotionVectors
 
@@ -88,11 +85,11 @@ def layer_by_layer(vectors: EmotionVectors, *, site: str = "resid", part: str = 
 
     >>> layer_by_layer(vectors, part="specific").groupby(["layer", "other"])["cosine"].mean()
     """
-    need_vectors(vectors)
-    values = layer_cosines(vectors, site=site, part=part)
-    labels, n = list(vectors.emotions), vectors.n_layers
-    names = pd.MultiIndex.from_product([labels, range(n), range(n)], names=["emotion", "layer", "other"])
-    table = pd.DataFrame({"cosine": values.ravel()}, index=names).reset_index()
+    unit = unit_rows(part_array(vectors, site, part))
+    cosine = np.clip(np.einsum("eld,emd->elm", unit, unit), -1.0, 1.0)
+    layers = range(vectors.n_layers)
+    names = pd.MultiIndex.from_product([vectors.emotions, layers, layers], names=["emotion", "layer", "other"])
+    table = pd.DataFrame({"cosine": cosine.ravel()}, index=names).reset_index()
     return _of(table, vectors, site=site, part=_part(vectors, part))
 
 
@@ -103,25 +100,19 @@ def neighbour_purity(
 
     >>> neighbour_purity(means).pivot(index="layer", columns="by", values="purity")
 
-    Of the k nearest other responses (Euclidean distance), the share with the same question ("query_id") or condition
-    ("condition"). For conditions neighbours are sought among answers to other questions, which share no words.
-    `null_mean, null_hi`: the same with labels shuffled (conditions within each question, questions over all responses),
-    mean and 95th percentile.
-
-    Returns:
-        One row per layer and label: `layer, by, purity, null_mean, null_hi, p`.
+    One row per layer and label: `layer, by, purity, null_mean, null_hi, p`. purity: of the k nearest other responses
+    (Euclidean distance), the share with the same question ("query_id") or condition ("condition"). For conditions
+    neighbours are sought among answers to other questions, which share no words. Null: labels shuffled, conditions
+    within each question, questions over all responses; mean and 95th percentile.
     """
-    values, rng = site_values(means, site), np.random.default_rng(seed)
-    query, rows = pd.factorize(means.index["query_id"])[0], []
-    codes = {"query_id": query, "condition": pd.factorize(means.index["condition"])[0]}
-    names = {name: i for i, name in enumerate(pd.unique(means.index["condition"]))}
-    shuffled = permuted_labels(means.index, n_permutations, rng)
-    null_codes = {
-        "query_id": np.array([rng.permutation(query) for _ in range(n_permutations)]),
-        "condition": np.vectorize(names.get)(shuffled),
-    }
-    for layer in range(values.shape[1]):
-        x = values[:, layer].reshape(len(values), -1).astype(np.float64)
+    rng = np.random.default_rng(seed)
+    codes = {by: pd.factorize(means.index[by])[0] for by in ("query_id", "condition")}
+    query = codes["query_id"]
+    shuffled = {"condition": codes["condition"][permuted_rows(means.index, n_permutations, rng)]}
+    shuffled["query_id"] = np.array([rng.permutation(query) for _ in range(n_permutations)])
+    rows = []
+    for layer in range(site_values(means, site).shape[1]):
+        x = flat_layer(means, site, layer)
         square = (x**2).sum(1)
         distance = square[:, None] + square - 2 * x @ x.T
         np.fill_diagonal(distance, np.inf)
@@ -129,9 +120,8 @@ def neighbour_purity(
             apart = distance if by == "query_id" else np.where(query[:, None] == query, np.inf, distance)
             near = np.argsort(apart, axis=1, kind="stable")[:, :k]
             purity = float((code[near] == code[:, None]).mean())
-            null = (null_codes[by][:, near] == null_codes[by][:, :, None]).mean((1, 2))
-            p = (1 + (null >= purity - 1e-12).sum()) / (1 + n_permutations)
-            rows.append((layer, by, purity, float(null.mean()), float(np.quantile(null, 0.95)), float(p)))
+            null = (shuffled[by][:, near] == shuffled[by][:, :, None]).mean((1, 2))
+            rows.append((layer, by, purity, *against_null(purity, null)))
     table = pd.DataFrame(rows, columns=["layer", "by", "purity", "null_mean", "null_hi", "p"])
     return noted(table, means.meta, n=counted(means.index), seed=seed, params={"site": site, "k": k})
 

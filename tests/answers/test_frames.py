@@ -89,11 +89,11 @@ def test_weights_without_topics_and_with_missing_labels():
 def test_resampled_weights_give_the_vectors_of_what_was_drawn(made):
     emotions, weights = contrasts(made.index)
     assert emotions == MOODS and np.abs(weights.sum(1)).max() < 1e-12
-    np.testing.assert_allclose(draw_weights(made.index, np.ones((1, len(made))))[0], weights, atol=1e-12)
+    np.testing.assert_allclose(draw_weights(weights, np.ones((1, len(made))))[0], weights, atol=1e-12)
     rng = np.random.default_rng(0)
     counts = bootstrap_counts(query_groups(made.index), 3, rng)
     x = made.means["resid"][:, 1].astype(np.float64)
-    for draw, drawn in zip(counts.astype(int), draw_weights(made.index, counts), strict=True):
+    for draw, drawn in zip(counts.astype(int), draw_weights(weights, counts), strict=True):
         rows = np.repeat(np.arange(len(made)), draw)
         copy = [k for times in draw for k in range(times)]  # of a query that was drawn several times
         names = [f"{made.index['query_id'][row]}-{k}" for row, k in zip(rows, copy, strict=True)]

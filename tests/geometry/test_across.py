@@ -141,8 +141,9 @@ def test_without_answers_there_is_no_ceiling_and_with_others_no_cka():
 
 
 def test_many_labels_are_permuted_at_random():
-    orders = across._orders(7, 30, np.random.default_rng(0))
-    assert len(orders) == 31 and orders[0].tolist() == list(range(7)) and len(across._orders(6, 30, None)) == 720
+    drawn = across._emotion_orders(7, 30, np.random.default_rng(0))
+    assert len(drawn) == 31 and drawn[0].tolist() == list(range(7))
+    assert len(across._emotion_orders(6, 30, None)) == 720
 
 
 def test_two_emotions_are_no_map():

@@ -50,9 +50,6 @@ def test_cosines_are_those_of_torch(made):
     assert matrix.loc["joy", "fear"] == pytest.approx(torch.cosine_similarity(ev[3, 1], ev[2, 1], dim=0).item())
     assert list(matrix.index) == list(matrix.columns) == list(EMOTIONS)
     np.testing.assert_allclose(np.diag(matrix), 1)
-    between = similarity.layer_cosines(vectors)
-    assert between.shape == (5, 3, 3)
-    assert between[2, 0, 2] == pytest.approx(torch.cosine_similarity(ev[2, 0], ev[2, 2], dim=0).item())
     last, same = (similarity.cosine_matrix(vectors, layer=layer) for layer in (-1, 2))
     pd.testing.assert_frame_equal(last, same)
     specific = similarity.cosines(vectors_of(orthogonal(5, 2, 8)), part="specific")
@@ -160,7 +157,7 @@ def test_weights_give_the_vectors(made):
     x = made.means["resid"][:, 1].astype(np.float64)
     np.testing.assert_allclose(weights @ x, vectors_from_means(made).get("resid", layer=1), atol=1e-5)
     half = query_groups(made.index) < 6
-    drawn = draw_weights(made.index, half[None].astype(float))[0]
+    drawn = draw_weights(weights, half[None].astype(float))[0]
     np.testing.assert_allclose(drawn @ x, vectors_from_means(made.select(half)).get("resid", layer=1), atol=1e-5)
     _, gram = [(layer, g) for layer, _, g in grams(made, "resid")][1]
     np.testing.assert_allclose(weights @ gram @ weights.T, (weights @ x) @ (weights @ x).T, rtol=1e-8)

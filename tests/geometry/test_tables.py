@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from emolab.geometry.similarity import cosine_matrix, layer_cosines, vector_agreement
+from emolab.geometry.similarity import cosine_matrix, vector_agreement
 from emolab.geometry.tables import emotion_cosines, layer_by_layer, neighbour_purity, pair_cosines
 from emolab.vectors.vectors import vectors_from_means
 from tests.made_means import make_means, orthogonal
@@ -30,7 +31,9 @@ def test_cosines_are_those_of_the_vectors():
     expected = cosine_matrix(vectors, layer=2, part="specific")
     assert data[2, "joy", "fear"] == pytest.approx(expected.loc["joy", "fear"]) and len(data) == 3 * 25
     data = layer_by_layer(vectors).set_index(["emotion", "layer", "other"])["cosine"]
-    np.testing.assert_allclose(data["fear", 0, 2], layer_cosines(vectors)[vectors.emotions.index("fear"), 0, 2])
+    fear = vectors.get("resid", emotion="fear").double()
+    assert data["fear", 0, 2] == pytest.approx(torch.cosine_similarity(fear[0], fear[2], dim=0).item())
+    assert len(data) == 5 * 3 * 3
 
 
 def test_no_map_of_vectors_depends_on_their_lengths():
