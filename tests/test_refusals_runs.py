@@ -203,7 +203,7 @@ CASES = [
     (lambda w: w.heads(vectors=w.foreign), "another model"),
     *each(lambda w, given: curve(w, **given), [
         ({"ks": [9]}, r"ks \[9\]"), ({"ks": [-1]}, "one of ks is -1"), ({"n_random": 0}, "n_random is 0"),
-        ({"test": "patch"}, "has no curve"), ({"ranked": {"joy": [(0, 0)]}}, "ranking of sadness"),
+        ({"test": "patch"}, "is a test of heads"), ({"ranked": {"joy": [(0, 0)]}}, "ranking of sadness"),
     ]),
     *each(lambda w, given: attention_pattern(w.model, "tell me", "so glad", **given),
         [({"layer": 9, "head": 0}, "no head"), ({"layer": 0, "head": 9}, "no head")]),

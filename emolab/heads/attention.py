@@ -1,9 +1,4 @@
-"""What a head looks at while the model answers.
-
->>> from emolab.heads.attention import attention_pattern
->>> pattern = attention_pattern(model, responses["prompt"][1], responses["text"][1], layer=3, head=4)
->>> pattern.groupby("token")["weight"].sum().nlargest(5)
-"""
+"""What a head looks at while the model answers."""
 
 from __future__ import annotations
 
@@ -22,6 +17,7 @@ def attention_pattern(model: Model, prompt: str, text: str, *, layer: int, head:
     """One head's attention from the positions that write `text` after a complete prompt, token by token.
 
     >>> pattern = attention_pattern(model, responses["prompt"][1], responses["text"][1], layer=3, head=4)
+    >>> pattern.groupby("token")["weight"].sum().nlargest(5)
     >>> emolab.plot.attention_html(pattern)
 
     Columns: `from_position`, `next_token` (what is written there), `position`, `token` (what is looked at), `weight`;

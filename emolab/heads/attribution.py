@@ -3,13 +3,11 @@
 TransformerLens' `logit_readout` (the kernel of its logit lens) reads any d_model vector of a raw model. Its
 `direct_logit_attribution` takes prompts, no vectors, and wants compatibility mode, which changes the model's weights:
 so attribution to words is worked out here from the same readout.
-
->>> from emolab.heads.attribution import emotion_tokens, top_words
->>> top_words(model, vectors, site="resid", layer=-1, n=8)
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -27,8 +25,6 @@ from emolab.models.prompts import text_ids
 from emolab.steering.head_edits import head_pairs
 from emolab.vectors.vectors import EmotionVectors, check_vectors
 
-LEAST_Z, LEAST_PURITY = 1.96, 0.75
-
 
 def emotion_tokens(model: Model, responses: pd.DataFrame, *, n: int = 30) -> dict[str, list[int]]:
     """The model's own words for each emotion: token ids far more frequent under it than under all other conditions.
@@ -42,7 +38,6 @@ def emotion_tokens(model: Model, responses: pd.DataFrame, *, n: int = 30) -> dic
     are enough. Raises EmolabError where an emotion has no such token.
     """
     conditions = order(responses["condition"])
-    index = {c: i for i, c in enumerate(conditions)}
     if len(conditions) < 2:
         raise EmolabError(
             f"these responses are all {conditions[0]}; words of an emotion need another condition beside it"
@@ -51,15 +46,15 @@ def emotion_tokens(model: Model, responses: pd.DataFrame, *, n: int = 30) -> dic
     counts = np.zeros((len(conditions), model.bridge.cfg.d_vocab))
     encoded = text_ids(model, list(responses["text"]))
     for condition, ids in zip(responses["condition"], encoded, strict=True):
-        np.add.at(counts[index[condition]], [i for i in ids if i not in special], 1)
+        np.add.at(counts[conditions.index(condition)], [i for i in ids if i not in special], 1)
     total = counts.sum(0)
     prior = 0.1 * total / len(conditions) + 1e-2  # as much as a tenth of one condition's text
     own, other = counts + prior, total - counts + prior
     n_own, n_other = own.sum(1, keepdims=True), other.sum(1, keepdims=True)
     z = (np.log(own / (n_own - own)) - np.log(other / (n_other - other))) / np.sqrt(1 / own + 1 / other)
     rates = counts / counts.sum(1, keepdims=True).clip(1)
-    pure = rates / rates.sum(0).clip(1e-12) >= LEAST_PURITY
-    z = np.where(pure & (z > LEAST_Z), z, -np.inf)
+    pure = rates / rates.sum(0).clip(1e-12) >= 0.75
+    z = np.where(pure & (z > 1.96), z, -np.inf)
     tokens = {
         condition: [int(i) for i in np.argsort(-row, kind="stable")[:n] if np.isfinite(row[i])]
         for condition, row in zip(conditions, z, strict=True)
@@ -85,11 +80,12 @@ def word_tokens(model: Model, words: Mapping[str, Sequence[str]]) -> dict[str, l
             raise EmolabError(f"words[{emotion!r}] is a text; expected a list of words")
         forms = [form for word in group for form in (word, " " + word)]
         tokens[emotion] = {row[0] for row in text_ids(model, forms) if row and row[0] != model.tokenizer.unk_token_id}
-    shared = {i for e, ids in tokens.items() for i in ids if any(i in tokens[x] for x in tokens if x != e)}
-    empty = [e for e, ids in tokens.items() if not ids - shared]
+    emotions_of = Counter(i for ids in tokens.values() for i in ids)  # how many
+    own = {emotion: sorted(i for i in ids if emotions_of[i] == 1) for emotion, ids in tokens.items()}
+    empty = [emotion for emotion, ids in own.items() if not ids]
     if empty:
         raise EmolabError(f"no token of its own begins a word of {', '.join(empty)}; give other words")
-    return {e: sorted(ids - shared) for e, ids in tokens.items()}
+    return own
 
 
 def readout(model: Model, vectors: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows vocab"]:

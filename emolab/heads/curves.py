@@ -1,8 +1,4 @@
-"""How much emotion is left, or brought, as more and more heads are changed together.
-
->>> heldout = emolab.collect_responses(model, emolab.load_queries("everyday", split="heldout", n=12))
->>> curve = emolab.ablation_curve(model, vectors, heldout, ranked=effects)
-"""
+"""How much emotion is left, or brought, as more and more heads are changed together."""
 
 from __future__ import annotations
 
@@ -13,11 +9,10 @@ import pandas as pd
 
 from emolab.base.errors import EmolabError, need_number, need_table
 from emolab.base.stats import expanded
-from emolab.base.tables import noted
 from emolab.geometry.resampling import bootstrap_counts
-from emolab.heads.effects import control_seed, ratio
+from emolab.heads.effects import ratio
 from emolab.heads.measures import Space
-from emolab.heads.patching import HeadTest, setup
+from emolab.heads.patching import HeadTest, as_test, setup
 from emolab.models.model import Model
 from emolab.steering.head_edits import Change, Heads, HeadSpace
 from emolab.vectors.vectors import EmotionVectors
@@ -60,9 +55,7 @@ def ablation_curve(
     Raises:
         EmolabError: as `head_effects`, and where the ranking lacks an emotion or is shorter than a k.
     """
-    test = HeadTest(test) if isinstance(test, str) else test
-    if test.op == "patch":
-        raise EmolabError('test "patch" has no curve; expected "ablate" or "steer"')
+    test = as_test(test, ("ablate", "steer"))
     space = HeadSpace(model, vectors)
     rankings = {emotion: ranking(ranked, emotion) for emotion in vectors.emotions}
     return curve_of(space, responses, test, rankings, ks, n_random, seed)
@@ -79,29 +72,27 @@ def curve_of(
 ) -> pd.DataFrame:
     """The curve of each emotion's ranking of heads, or of neurons: what `ablation_curve` returns."""
     need_number("n_random", n_random, 1, whole=True)
-    measure, pairs = setup(space, responses, test, seed)
+    trial = setup(space, responses, test, seed)
     ks = _numbers(ks, min(map(len, rankings.values())))
     rng = np.random.default_rng(seed)
     others = f"random_{space.sites[0]}s"
     columns = [(order, k) for k in ks for order in ("ranked", *[others] * n_random, "random_direction")]
-    runs = []
-    overlaps = []  # [emotion, column]
+    sets = {}  # of each emotion one for each column
     for emotion, ranking in rankings.items():
-        sets = [ranking[:k] for _, k in columns]
-        for i, (order, _) in enumerate(columns):
-            if order == others:
-                sets[i] = _random_like(sets[i], space.sizes, rng)
-        overlaps.append([len(set(heads) & set(ranking[:k])) / k for heads, (_, k) in zip(sets, columns, strict=True)])
-        for number, query in enumerate(pairs.queries):
-            runs += [pairs.run(query, emotion), pairs.goal(query, emotion)]
-            for heads, (order, _) in zip(sets, columns, strict=True):
-                direction = control_seed(seed, number) if order == "random_direction" else None
-                runs.append(pairs.run(query, emotion, Change(test.op, emotion, heads, test.dose, direction)))
-    values = measure(space, runs).reshape(len(rankings), len(pairs.queries), -1)
+        first = [(order, ranking[:k]) for order, k in columns]
+        sets[emotion] = [_random_like(top, space.sizes, rng) if order == others else top for order, top in first]
+
+    def changes(emotion: str, control: int) -> list[Change]:
+        return [
+            Change(test.op, emotion, heads, test.dose, control if order == "random_direction" else None)
+            for heads, (order, _) in zip(sets[emotion], columns, strict=True)
+        ]
+
+    values = trial.values(changes)
     instructed, neutral = (0, 1) if test.op == "ablate" else (1, 0)
     start, end = values[..., neutral], values[..., instructed]  # [emotion, query]
 
-    weights = bootstrap_counts(pd.factorize(pairs.situations)[0], DRAWS, rng)  # [draw, query]
+    weights = bootstrap_counts(pd.factorize(trial.situations)[0], DRAWS, rng)  # [draw, query]
     weights /= weights.sum(1, keepdims=True)
     rows = []
     for order in ("ranked", others, "random_direction"):
@@ -109,20 +100,22 @@ def curve_of(
             chosen = [i for i, column in enumerate(columns) if column == (order, k)]
             x = values[..., [2 + i for i in chosen]] if k else values[..., [0]]  # [emotion, query, set]
             mean = x.mean(-1)
-            sets = rng.multinomial(x.shape[-1], np.full(x.shape[-1], 1 / x.shape[-1]), size=DRAWS) / x.shape[-1]
-            moved = np.einsum("bq,eqs,bs->be", weights, x, sets) - weights @ start.T
+            n_sets = x.shape[-1]
+            of_sets = rng.multinomial(n_sets, np.full(n_sets, 1 / n_sets), size=DRAWS) / n_sets
+            moved = np.einsum("bq,eqs,bs->be", weights, x, of_sets) - weights @ start.T
             draws = _with_mean(ratio(moved, weights @ (end - start).T).T)  # [emotion and all, draw]
             kept = _with_mean(ratio(mean.mean(1) - start.mean(1), end.mean(1) - start.mean(1))[:, None])[:, 0]
-            lo, hi = expanded(draws.T, len(set(pairs.situations)))
-            drawn_again = np.array(overlaps)[:, chosen] * (order == others)
-            overlap = _with_mean(drawn_again).mean(1) if k else np.zeros(len(kept))
+            lo, hi = expanded(draws.T, len(set(trial.situations)))
+            overlap = np.zeros(len(kept))
+            if k and order == others:
+                drawn = [[{*sets[e][i]} & {*ranked[:k]} for i in chosen] for e, ranked in rankings.items()]
+                overlap = _with_mean(np.array([[len(heads) / k for heads in row] for row in drawn])).mean(1)
             value = _with_mean(mean).mean(1)
             for e, emotion in enumerate((*rankings, "all")):
-                rows.append((emotion, order, k, value[e], kept[e], lo[e], hi[e], overlap[e], len(pairs.queries)))
+                rows.append((emotion, order, k, value[e], kept[e], lo[e], hi[e], overlap[e], len(trial.queries)))
     table = pd.DataFrame(rows, columns=["emotion", "order", "k", "value", "kept", "lo", "hi", "overlap", "n"])
-    params = {"test": test.op, "measure": measure.name, "dose": test.dose, "n_random": n_random}
-    params |= {"site": space.sites[0]} if space.sites != ("head",) else {}
-    return noted(table, space.model, n=f"{len(pairs.queries)} queries", seed=seed, params=params)
+    site = {"site": space.sites[0]} if space.sites != ("head",) else {}
+    return trial.noted(table, {"n_random": n_random, **site})
 
 
 def _numbers(ks: Sequence[int] | None, total: int) -> list[int]:

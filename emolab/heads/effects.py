@@ -13,7 +13,6 @@ same change along a random direction of that head, of equal size, and beside the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -22,21 +21,18 @@ from jaxtyping import Float
 
 from emolab.base.errors import need_number
 from emolab.base.labels import head_name
-from emolab.base.stats import bh, bootstrap_ci, sign_flip
-from emolab.base.tables import noted
+from emolab.base.stats import bh
 from emolab.heads.head_vectors import direct_shares
 from emolab.heads.measures import WordProbability
-from emolab.heads.patching import HeadTest, PairedPrompts, setup, word_probability
+from emolab.heads.patching import HeadTest, Trial, as_test, setup, word_probability
 from emolab.models.model import Model
 from emolab.steering.head_edits import Change, Heads, HeadSpace, head_pairs
 from emolab.vectors.vectors import EmotionVectors
 
-FLIPS = 20_000  # sign flips: all of up to 14 situations, else random ones
 _COLUMNS = (
     "layer head name emotion test measure attribution screened direct effect lo hi gap share does random_direction "
     "other_heads p q n"
 ).split()
-_MEASURED = ["effect", "lo", "hi", "share", "random_direction", "other_heads", "p", "q"]  # NaN of untested heads
 _DOES = {1: "raises", -1: "lowers", 0: ""}
 
 
@@ -100,9 +96,9 @@ def head_effects(
         EmolabError: as `emolab.HeadTest`; vectors without site "head", responses without pairs, heads that do not
             exist, or a model without attention heads. Of hybrid models the layers that have heads are tested.
     """
-    test = HeadTest(test) if isinstance(test, str) else test
+    test = as_test(test)
     space = HeadSpace(model, vectors)
-    measure, pairs = setup(space, responses, test, seed)
+    trial = setup(space, responses, test, seed)
     every = [(layer, head) for layer in space.layers for head in range(model.n_heads)]
     named = every if heads is None else list(dict.fromkeys(head_pairs(heads)))
     if screen is not None:
@@ -110,79 +106,70 @@ def head_effects(
     n_screened = screen if heads is None else None
     attribution = choosing = np.full((len(vectors.emotions), *space.W_O.shape[:2]), np.nan)
     if n_screened or test.judge is None:
-        reader = measure if isinstance(measure, WordProbability) else word_probability(space, responses, test)
-        changes = [Change(test.op, emotion, tuple(every), test.dose) for emotion in vectors.emotions]
-        attribution = choosing = _attribution(reader, space, pairs, pairs.queries, changes)
-        if n_screened and pairs.others:
-            choosing = _attribution(reader, space, pairs, pairs.others, changes)
-    chosen = [_screened(named, choosing[e], n_screened, seed + e) for e in range(len(vectors.emotions))]
+        words = trial.measure
+        words = words if isinstance(words, WordProbability) else word_probability(space, responses, test)
+        to_all = [Change(test.op, emotion, tuple(every), test.dose) for emotion in vectors.emotions]
+        attribution = choosing = _attribution(trial, space, words, trial.queries, to_all)
+        if n_screened and trial.others:
+            choosing = _attribution(trial, space, words, trial.others, to_all)
+    chosen = {e: _screened(named, choosing[i], n_screened, seed + i) for i, e in enumerate(vectors.emotions)}
+    tested = {emotion: [*top, *random] for emotion, (top, random) in chosen.items()}
+    n_top, n_tested = len(chosen[vectors.emotions[0]][0]), len(tested[vectors.emotions[0]])
 
-    runs = []
-    for emotion, (top, random) in zip(vectors.emotions, chosen, strict=True):
-        for number, query in enumerate(pairs.queries):
-            runs += [pairs.run(query, emotion), pairs.goal(query, emotion)]
-            for tested, direction in ((top + random, None), (top, control_seed(seed, number))):
-                changes = [Change(test.op, emotion, (head,), test.dose, direction) for head in tested]
-                runs += [pairs.run(query, emotion, change) for change in changes]
-    n_top, n_tested = len(chosen[0][0]), sum(map(len, chosen[0]))
-    values = measure(space, runs).reshape(len(vectors.emotions), len(pairs.queries), -1)
+    def changes(emotion: str, control: int) -> list[Change]:
+        along = [(head, None) for head in tested[emotion]] + [(head, control) for head in chosen[emotion][0]]
+        return [Change(test.op, emotion, (head,), test.dose, direction) for head, direction in along]
+
+    values = trial.values(changes)
     way = (values[..., 1] - values[..., 0]).mean(1)  # [emotion], from the run that is changed to the other end
     effect, control = np.split(values[..., 2:] - values[..., :1], [n_tested], axis=-1)  # [emotion, query, head]
-    lo, hi = _interval(effect.swapaxes(0, 1), pairs.situations, seed)
-    difference = (effect[..., :n_top] - control).swapaxes(0, 1)
-    p = sign_flip(difference, clusters=pairs.situations, n=FLIPS, seed=seed)
+    lo, hi = trial.interval(effect.swapaxes(0, 1))
+    p = trial.p((effect[..., :n_top] - control).swapaxes(0, 1))
 
     mean = effect.mean(1)
-    direct = direct_shares(vectors)
     toward = -1 if test.op == "ablate" else 1  # what is taken from an instructed run lowers what the head raised
-    rows = []
-    for e, emotion in enumerate(vectors.emotions):
-        tested = [*chosen[e][0], *chosen[e][1]]
-        for layer, head in named:
-            row = {
-                "layer": layer,
-                "head": head,
-                "name": head_name(layer, head),
-                "emotion": emotion,
-                "attribution": attribution[e, layer, head],
-                "direct": direct[e, layer, head],
-                "gap": toward * way[e],
-                "screened": "none",
-                "does": "",
-                "n": 0,
-            }
-            if (layer, head) in tested:
-                i = tested.index((layer, head))
-                beside = [k for k, other in enumerate(tested) if other[0] == layer and other[1] != head]
-                row |= {"effect": mean[e, i], "lo": lo[e, i], "hi": hi[e, i], "share": ratio(mean[e, i], way[e])}
-                row |= {"does": _DOES[np.sign(toward * mean[e, i])], "n": len(pairs.queries)}
-                row["other_heads"] = mean[e, beside].mean() if beside else np.nan
-                if n_screened:
-                    row["screened"] = "top" if i < n_top else "random"
-                if i < n_top:
-                    row |= {"random_direction": control[e, :, i].mean(), "p": p[e, i]}
-            rows.append(row)
-    table = pd.DataFrame(rows, columns=_COLUMNS).assign(test=test.op, measure=measure.name)
-    table = table.astype(dict.fromkeys(_MEASURED, float))
-    table["q"] = bh(table["p"])
-    params = {"test": test.op, "measure": measure.name, "dose": test.dose, "screen": n_screened}
-    table = noted(table, model, n=f"{len(pairs.queries)} queries", seed=seed, params=params)
-    along = [[*top, *random] for top, random in chosen]
-    agreement = _agreement(_of(attribution, along), _of(choosing, along), effect, n_top, pairs.situations, seed)
+    direct = direct_shares(vectors)
+    layer, head = np.array(named).T
+    tables = []
+    for e, (emotion, places) in enumerate(tested.items()):
+        of_all = pd.DataFrame({"layer": layer, "head": head, "emotion": emotion, "gap": toward * way[e]})
+        of_all["attribution"], of_all["direct"] = attribution[e, layer, head], direct[e, layer, head]
+        of_tested = pd.DataFrame(places, columns=["layer", "head"]).assign(
+            effect=mean[e],
+            lo=lo[e],
+            hi=hi[e],
+            share=ratio(mean[e], way[e]),
+            does=[_DOES[sign] for sign in np.sign(toward * mean[e])],
+            other_heads=[_mean_of_others(mean[e], places, i) for i in range(n_tested)],
+            random_direction=pd.Series([control[e, :, i].mean() for i in range(n_top)]),  # NaN behind the first n_top
+            p=pd.Series(p[e]),
+            screened=["top"] * n_top + ["random"] * (n_tested - n_top) if n_screened else "none",
+            n=len(trial.queries),
+        )
+        tables.append(of_all.merge(of_tested, how="left", on=["layer", "head"]))
+    table = pd.concat(tables, ignore_index=True).fillna({"does": "", "screened": "none", "n": 0}).astype({"n": int})
+    table["name"] = [head_name(*place) for place in zip(table["layer"], table["head"], strict=True)]
+    table = table.assign(test=test.op, measure=trial.measure.name, q=bh(table["p"]))[_COLUMNS]
+    table = trial.noted(table, {"screen": n_screened})
+    predicted, chosen_by = (
+        np.array([[scores[e][head] for head in places] for e, places in enumerate(tested.values())])
+        for scores in (attribution, choosing)
+    )
+    agreement = _agreement(trial, predicted, chosen_by, effect, n_top)
     table.attrs["screening"] = {
         "heads": len(named),
         "tested": n_tested,
-        "held_out": n_screened is not None and bool(pairs.others),
+        "held_out": n_screened is not None and bool(trial.others),
         **agreement,
     }
     return table
 
 
 def _attribution(
-    measure: WordProbability, space: HeadSpace, pairs: PairedPrompts, queries: list[str], changes: list[Change]
+    trial: Trial, space: HeadSpace, measure: WordProbability, queries: list[str], changes: list[Change]
 ) -> Float[np.ndarray, "emotion layer head"]:
     """Mean over these queries of what each change, to all heads at once, would do by each of them."""
-    runs = [pairs.run(query, change.emotion, change) for query in queries for change in changes]
+    runs = [trial.run(query, change.emotion, change) for query in queries for change in changes]
     slopes = measure.slopes(space, runs)
     return slopes.reshape(len(queries), len(changes), *slopes.shape[1:]).mean(0)
 
@@ -199,17 +186,18 @@ def _screened(
     return order[:screen], [rest[i] for i in sorted(drawn)]
 
 
-def _of(scores: Float[np.ndarray, "emotion layer head"], heads: Sequence[Heads]) -> Float[np.ndarray, "emotion head"]:
-    return np.array([[of_emotion[head] for head in some] for of_emotion, some in zip(scores, heads, strict=True)])
+def _mean_of_others(effects: Float[np.ndarray, " head"], heads: list[tuple[int, int]], i: int) -> float:
+    """The mean effect of the other heads in the layer of head i; NaN where there are none."""
+    others = [k for k, head in enumerate(heads) if head[0] == heads[i][0] and k != i]
+    return effects[others].mean() if others else np.nan
 
 
 def _agreement(
+    trial: Trial,
     predicted: Float[np.ndarray, "emotion head"],
     choosing: Float[np.ndarray, "emotion head"],
     effect: Float[np.ndarray, "emotion query head"],
     n_top: int,
-    situations: np.ndarray,
-    seed: int,
 ) -> dict[str, float | None]:
     """How well attribution tells what the test finds; the first n_top heads of each emotion are those it chose."""
     mean = effect.mean(1)
@@ -221,7 +209,7 @@ def _agreement(
     along = effect * np.sign(choosing)[:, None]  # up where attribution said up
     if n_top < along.shape[-1]:
         top, random = along[..., :n_top].mean((0, 2)), along[..., n_top:].mean((0, 2))  # [query]
-        lo, hi = _interval(top - random, situations, seed)
+        lo, hi = trial.interval(top - random)
         numbers |= {"top_effect": top.mean(), "random_effect": random.mean(), "difference": (top - random).mean()}
         numbers |= {"lo": lo, "hi": hi}
     return {name: None if not np.isfinite(x) else round(float(x), 6) for name, x in numbers.items()}
@@ -233,19 +221,8 @@ def _correlation(a: np.ndarray, b: np.ndarray, method: Literal["pearson", "spear
     return float(pairs.corr(method=method).to_numpy(float)[0, 1]) if varied else np.nan
 
 
-def _interval(
-    values: Float[np.ndarray, "query ..."], situations: np.ndarray, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    return bootstrap_ci(values, lambda rows: rows.mean(0), clusters=situations, seed=seed)[1:]
-
-
 def ratio(a, b):
     """a / b, NaN where b is nothing."""
     b = np.asarray(b, dtype=float)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(np.abs(b) > 1e-9, a / b, np.nan)[()]
-
-
-def control_seed(seed: int, query: int) -> int:
-    """Of the random direction beside one query, the query by its number."""
-    return 1_000_003 * (seed + 1) + query

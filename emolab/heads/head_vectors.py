@@ -1,10 +1,4 @@
-"""Heads: who carries emotion, described by layer and head. The causal side is in `emolab.heads.effects`.
-
->>> import emolab
->>> from emolab.models.sites import output_weights
->>> maps = head_maps(vectors, means, W_O=output_weights(model))
->>> maps.query("emotion == 'joy'").nlargest(5, "contribution")
-"""
+"""Heads: who carries emotion, described by layer and head. The causal side is in `emolab.heads.effects`."""
 
 from __future__ import annotations
 
@@ -21,10 +15,9 @@ from emolab.base.tables import noted
 from emolab.geometry.projections import project
 from emolab.geometry.reliability import probe_accuracy, split_half
 from emolab.geometry.resampling import counted
+from emolab.geometry.similarity import unit_rows
 from emolab.vectors.activations import ResponseMeans
 from emolab.vectors.vectors import EmotionVectors
-
-PERMUTATIONS = 1000
 
 
 def head_maps(
@@ -40,6 +33,7 @@ def head_maps(
     """What each head has to do with each emotion: length, contribution, reliability, decodability.
 
     >>> maps = head_maps(vectors, means, W_O=output_weights(model), groups=queries.set_index("query_id")["situation"])
+    >>> maps.query("emotion == 'joy'").nlargest(5, "contribution")
 
     vectors and means: with site "head", of the same responses. test: means of other queries, for the probe. groups:
     query_id -> situation; the halves and folds then share no situation (default: no query). Columns, one row per
@@ -64,11 +58,9 @@ def head_maps(
     if missing:
         raise EmolabError(f"the means hold no answer under {', '.join(missing)}; pass those that the vectors came from")
     halves = split_half(means, site="head", W_O=W_O, groups=groups, n_splits=n_splits, seed=seed)
-    probes = probe_accuracy(
-        means, test=test, site="head", groups=groups, probes=("centroid",), n_permutations=PERMUTATIONS, seed=seed
-    )
+    probes = probe_accuracy(means, test=test, site="head", groups=groups, probes=("centroid",), seed=seed)
     key = ["layer", "head", "emotion"]
-    halves, probes = (t.assign(head=t["head"].astype(int)).set_index(key) for t in (halves, probes))
+    halves, probes = (table.astype({"head": int}).set_index(key) for table in (halves, probes))
     of_layer = ev.sum(2)  # attention's vector
     direct = direct_shares(vectors)
     rows = []
@@ -76,23 +68,13 @@ def head_maps(
         if not W_O[layer].any():  # a hybrid model's layer without heads
             continue
         for e, emotion in enumerate(vectors.emotions):
-            v, row = ev[e, layer, head], (layer, head, emotion)
-            rows.append(
-                {
-                    "layer": layer,
-                    "head": head,
-                    "name": head_name(layer, head),
-                    "emotion": emotion,
-                    "norm": float(np.linalg.norm(v)),
-                    "contribution": _share(v, of_layer[e, layer]),
-                    "direct": direct[e, layer, head],
-                    "split_half": halves["cosine"][row],
-                    "probe": probes["accuracy"][row],
-                    "chance": probes["chance"][row],
-                    "probe_p": probes["p"][row],
-                }
-            )
-    return noted(pd.DataFrame(rows), means.meta, n=counted(means.index), seed=seed, params={"n_splits": n_splits})
+            v = ev[e, layer, head]
+            row = layer, head, head_name(layer, head), emotion
+            rows.append((*row, np.linalg.norm(v), _share(v, of_layer[e, layer]), direct[e, layer, head]))
+    table = pd.DataFrame(rows, columns=["layer", "head", "name", "emotion", "norm", "contribution", "direct"])
+    table = table.join(halves[["cosine"]].set_axis(["split_half"], axis=1), on=key)
+    table = table.join(probes[["accuracy", "chance", "p"]].set_axis(["probe", "chance", "probe_p"], axis=1), on=key)
+    return noted(table, means.meta, n=counted(means.index), seed=seed, params={"n_splits": n_splits})
 
 
 def head_cosines(vectors: EmotionVectors) -> pd.DataFrame:
@@ -115,8 +97,7 @@ def head_cosines(vectors: EmotionVectors) -> pd.DataFrame:
     k, n_layers, n_heads, d_model = x.shape
     if k < 2:
         raise EmolabError(f"heads are compared between emotions; these vectors hold {', '.join(vectors.emotions)}")
-    with np.errstate(invalid="ignore", divide="ignore"):
-        unit = x / np.linalg.norm(x, axis=-1, keepdims=True)
+    unit = unit_rows(x)
     same_emotion, same_head = np.eye(k, dtype=bool)[:, None, :, None], np.eye(n_heads, dtype=bool)[None, :, None, :]
     kinds = {"head": same_head & ~same_emotion, "emotion": same_emotion & ~same_head}
     kinds["neither"] = ~same_head & ~same_emotion
@@ -124,14 +105,13 @@ def head_cosines(vectors: EmotionVectors) -> pd.DataFrame:
     for layer in range(n_layers):
         cosine = np.einsum("ehd,fgd->ehfg", unit[:, layer], unit[:, layer])
         for alike, pairs in kinds.items():
-            found = np.where(pairs, cosine, np.nan).swapaxes(0, 1).reshape(n_heads, -1)
-            known = np.isfinite(found)
+            of_kind = np.where(pairs, cosine, np.nan).swapaxes(0, 1).reshape(n_heads, -1)
+            known = np.isfinite(of_kind)
             if not known.any():  # a layer without heads, or with one
                 continue
-            own = known.any(1)
-            _, lo, hi = bootstrap_ci(np.nanmean(found[own], axis=1), np.mean)
+            _, lo, hi = bootstrap_ci(np.nanmean(of_kind[known.any(1)], axis=1), np.mean)
             random = 1.96 / np.sqrt(d_model * known.sum() / 2)  # each pair stands there twice
-            rows.append((layer, alike, float(np.nanmean(found)), float(lo), float(hi), random))
+            rows.append((layer, alike, float(np.nanmean(of_kind)), float(lo), float(hi), random))
     table = pd.DataFrame(rows, columns=["layer", "alike", "cosine", "lo", "hi", "random"])
     params = {"site": "head", "part": vectors.meta.get("part", "whole")}
     return noted(table, vectors.meta, n=f"{n_heads} heads, {k} emotions", params=params)
@@ -174,16 +154,15 @@ def embed_heads(vectors: EmotionVectors, *, seed: int = 0) -> pd.DataFrame:
 def head_summary(effects: pd.DataFrame, curve: pd.DataFrame, *, top: int = 10) -> dict:
     """The numbers of `emolab.head_effects` and `emolab.ablation_curve` that a run's summary holds.
 
-    >>> head_summary(effects, curve)["sentence"]
+    >>> head_summary(effects, curve)["top"]
 
-    `top`: [[layer, head, emotion, effect, lo, hi, q]] of the largest shares with q below 0.05. `sentence`: the first
-    ones in words, which of them lower their emotion, and which emotions the instruction itself lowers.
+    `top`: [[layer, head, emotion, effect, lo, hi, q]] of the largest shares with q below 0.05.
     `ablation_curve`: what is kept, mean over emotions, by `ks`: `ranked, ranked_lo, ranked_hi, random_mean, random_lo,
     random_hi`. `apart`: for each emotion the k at which its interval lies below that of random heads. `screening`: how
     well attribution told what tests found, and how far the heads it chose exceed random ones (`head_effects`); {} where
     the table knows not.
     """
-    need_table(effects, ("name", "emotion", "effect", "lo", "hi", "q", "gap", "share", "does"), "emolab.head_effects")
+    need_table(effects, ("layer", "head", "emotion", "effect", "lo", "hi", "q", "share"), "emolab.head_effects")
     need_table(curve, ("emotion", "order", "k", "kept", "lo", "hi"), "emolab.ablation_curve")
     best = effects[effects["q"] < 0.05].nlargest(top, "share")
     numbers = best[["effect", "lo", "hi", "q"]].round(4).to_numpy(float).tolist()
@@ -203,27 +182,10 @@ def head_summary(effects: pd.DataFrame, curve: pd.DataFrame, *, top: int = 10) -
     emotions = [e for e in dict.fromkeys(curve["emotion"]) if e != "all"]
     return {
         "top": [place + values for place, values in zip(places, numbers, strict=True)],
-        "sentence": _sentence(effects, best),
         "ablation_curve": kept,
         "apart": {e: [int(k) for k in below[e].index[below[e]]] for e in emotions},
         "screening": effects.attrs.get("screening", {}),
     }
-
-
-def _sentence(effects: pd.DataFrame, best: pd.DataFrame, n: int = 3) -> str:
-    """What the heads of the largest shares do, in words."""
-    if best.empty:
-        return "No single head differs from random directions (q < .05)."
-    first = [f"{row.name} {row.does} {row.emotion} ({row.effect:+.2f})" for row in best.head(n).itertuples()]
-    parts = [f"Of single heads with q < .05, the largest shares: {', '.join(first)}."]
-    lowering = [f"{row.name} ({row.emotion})" for row in best[best["does"] == "lowers"].itertuples()]
-    if lowering:
-        parts.append(f"Among the {len(best)} largest, {', '.join(lowering)} lower their emotion.")
-    gaps = effects.groupby("emotion", sort=False)["gap"].first()
-    lowered = [f"{emotion} ({gap:+.2f})" for emotion, gap in gaps.items() if gap < 0]
-    if lowered:
-        parts.append(f"The instruction itself lowers {', '.join(lowered)}: a share of it is a share of less emotion.")
-    return " ".join(parts)
 
 
 def direct_shares(vectors: EmotionVectors) -> Float[np.ndarray, "emotion layer head"]:

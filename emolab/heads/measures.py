@@ -1,9 +1,6 @@
 """Runs of a model with heads or neurons changed, and two measures: the words that it expects, or what a judge reads.
 
 `WordProbability` also gives slopes: by how much, to first order, the change to every single head would move a run.
-
->>> from emolab.heads.measures import PatchRun, WordProbability
->>> WordProbability(emotion_tokens(model, responses))(HeadSpace(model, vectors), [PatchRun(prompt, text, "joy")])
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emolab.answers.generation import generate
-from emolab.answers.jobs import run_jobs
+from emolab.answers.jobs import chunks, run_jobs
 from emolab.answers.writing import Writing
 from emolab.base.errors import EmolabError
 from emolab.heads.rereading import Reading, WholePasses, rereads
@@ -57,6 +54,8 @@ class PatchRun:
 @dataclass
 class WordProbability:
     """Measure: the model's own probability of emotion words as it reads an answer, teacher forced.
+
+    >>> WordProbability(emotion_tokens(model, responses))(HeadSpace(model, vectors), [PatchRun(prompt, text, "joy")])
 
     The value of a run is log(mean over the answer's tokens of the summed next-token probability of the emotion's word
     tokens): how many such words the model expects, in nats. tokens: {emotion: ids}, see `emotion_tokens`.
@@ -192,7 +191,7 @@ def _slopes(model: Model, readings: _Readings, runs: list[PatchRun]) -> list[Flo
 def _products(
     space: HeadSpace,
     run: PatchRun,
-    reading: Reading | WholePasses,
+    reading: WholePasses,
     z: list[Tensor],
     slopes: Sequence[Tensor],
     source: Tensor | None,
@@ -259,19 +258,19 @@ def _by_text(runs: Sequence[PatchRun], text_of: Callable[[PatchRun], Hashable]) 
         groups.setdefault(text_of(run), []).append(i)
     for group in groups.values():
         group.sort(key=lambda i: _lowest(runs[i]))
-    return [group[i : i + _CHUNK] for group in groups.values() for i in range(0, len(group), _CHUNK)]
+    return [[group[i] for i in chunk] for group in groups.values() for chunk in chunks(len(group), _CHUNK)]
 
 
 def _lowest(run: PatchRun) -> int:
     return min((layer for layer, _ in run.change.where), default=0) if run.change else 0
 
 
-def _bands(model: Model, reading: Reading | WholePasses, n_runs: int, batch_size: int | None) -> list[list[int]]:
+def _bands(model: Model, reading: WholePasses, n_runs: int, batch_size: int | None) -> list[list[int]]:
     """Runs in batches that fit; on a CPU so few that their lowest layers are near, since all start at the lowest."""
     size = len(plan_batches(model, [reading.start + reading.n + 1] * n_runs, batch_size, logits=True)[0])
     if batch_size is None and isinstance(reading, Reading) and model.device.type == "cpu":
         size = min(size, max(1, _BAND // reading.n))
-    return [list(range(i, min(i + size, n_runs))) for i in range(0, n_runs, size)]
+    return [list(band) for band in chunks(n_runs, size)]
 
 
 def _by_length(model: Model, runs: Sequence[PatchRun], batch_size: int | None) -> list[list[int]]:

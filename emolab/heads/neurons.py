@@ -21,7 +21,7 @@ from emolab.base.labels import neuron_name
 from emolab.base.tables import noted, span
 from emolab.heads.attribution import extreme_words, readout
 from emolab.heads.curves import curve_of, ranking
-from emolab.heads.patching import HeadTest
+from emolab.heads.patching import HeadTest, as_test
 from emolab.models.model import Model
 from emolab.models.sites import neuron_weight, site_layers
 from emolab.steering.head_edits import Heads
@@ -53,19 +53,16 @@ def neuron_map(model: Model, vectors: EmotionVectors) -> pd.DataFrame:
     tables = []
     for layer in site_layers(model, "neuron"):
         rows = neuron_weight(model, layer, torch.float64)
+        names = [neuron_name(layer, neuron) for neuron in range(len(rows))]
         for e, emotion in enumerate(vectors.emotions):
+            table = pd.DataFrame({"layer": layer, "neuron": range(len(rows)), "name": names, "emotion": emotion})
             shift = shifts[e, layer, : len(rows)]
-            columns = {"shift": shift, "norm": shift.abs() * rows.norm(dim=-1)}
+            table["shift"], table["norm"] = shift.numpy(), (shift.abs() * rows.norm(dim=-1)).numpy()
             for name, whole in (("contribution", mlp[e, layer]), ("direct", last[e])):
                 size = whole @ whole
-                columns[name] = shift * (rows @ whole) / torch.where(size > 1e-18, size, torch.nan)
-            table = pd.DataFrame({name: x.numpy() for name, x in columns.items()})
-            tables.append(table.assign(layer=layer, neuron=range(len(rows)), emotion=emotion))
+                table[name] = (shift * (rows @ whole) / torch.where(size > 1e-18, size, torch.nan)).numpy()
+            tables.append(table)
     table = pd.concat(tables, ignore_index=True)
-    names = [neuron_name(*place) for place in zip(table["layer"], table["neuron"], strict=True)]
-    table.insert(0, "name", names)
-    first = ["layer", "neuron", "name", "emotion"]
-    table = table[first + [column for column in table if column not in first]]
     n = f"{len(table) // len(vectors.emotions)} neurons"
     return noted(table, vectors.meta, n=n, params={"part": vectors.meta.get("part", "whole")})
 
@@ -130,9 +127,7 @@ def neuron_effects(
         EmolabError: vectors without these sites, test "patch", an architecture that rescales the MLP's output (Gemma),
             and as `emolab.ablation_curve`.
     """
-    test = HeadTest(test) if isinstance(test, str) else test
-    if test.op == "patch":
-        raise EmolabError('neurons are tested by "ablate" or "steer"; "patch" is a test of heads')
+    test = as_test(test, ("ablate", "steer"))
     space = ShiftSpace(model, vectors, ["neuron"])
     ranked = neuron_map(model, vectors) if ranked is None else ranked
     rankings = {emotion: ranking(ranked, emotion, "neuron") for emotion in vectors.emotions}

@@ -1,23 +1,25 @@
 """Causal tests of heads: what is done to them, on which pairs of prompts, and what is measured (`heads.measures`).
 
 >>> space = HeadSpace(model, vectors)
->>> measure, pairs = setup(space, responses, HeadTest("patch"), seed=0)
->>> measure(space, [pairs.run(pairs.queries[0], "joy"), pairs.goal(pairs.queries[0], "joy")])
+>>> trial = setup(space, responses, HeadTest("patch"), seed=0)
+>>> trial.values(lambda emotion, control: [Change("patch", emotion, ((2, 0),))])       # [emotion, query, 3 runs]
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from emolab.answers.writing import Writing, need_writing
 from emolab.base.errors import EmolabError, need_number, need_table
 from emolab.base.labels import NEUTRAL
-from emolab.base.stats import clusters_of
+from emolab.base.stats import bootstrap_ci, clusters_of, sign_flip
+from emolab.base.tables import noted
 from emolab.heads.attribution import emotion_tokens, word_tokens
 from emolab.heads.measures import READ, JudgedText, PatchRun, Space, WordProbability
 from emolab.judges.judges import judges_of
@@ -74,32 +76,70 @@ class HeadTest:
         need_writing(self.writing)
 
 
-@dataclass(frozen=True)
-class PairedPrompts:
-    """The two prompts of every query, neutral and instructed: what is changed, and the run at the other end."""
+def as_test(test: HeadTest | str, ops: Sequence[str] = OPS) -> HeadTest:
+    """The test itself, or the one by words of this op; EmolabError for an op that is none of these."""
+    test = HeadTest(test) if isinstance(test, str) else test
+    if test.op not in ops:
+        raise EmolabError(f'"{test.op}" is a test of heads one by one; expected {" or ".join(map(repr, ops))}')
+    return test
 
-    op: str
+
+@dataclass(frozen=True)
+class Trial:
+    """A test on the two prompts of every query, neutral and instructed: its runs, and statistics of their values."""
+
+    test: HeadTest
+    space: Space
+    measure: WordProbability | JudgedText
     queries: list[str]
     others: list[str]  # as many again, on which heads are chosen; empty where there are not so many
     situations: np.ndarray  # of the queries: those of one situation are resampled together
     prompts: Mapping[Any, str]  # by (query_id, condition)
     texts: dict[str, str]  # query_id -> what all its runs read
+    seed: int
 
     def run(self, query: str, emotion: str, change: Change | None = None) -> PatchRun:
-        instructed = self.prompts[query, emotion]
-        source = instructed if self.op == "patch" and change is not None else None
-        prompt = instructed if self.op == "ablate" else self.prompts[query, NEUTRAL]
+        """The run that is changed."""
+        op, instructed = self.test.op, self.prompts[query, emotion]
+        source = instructed if op == "patch" and change is not None else None
+        prompt = instructed if op == "ablate" else self.prompts[query, NEUTRAL]
         return PatchRun(prompt, self.texts[query], emotion, change, source)
 
     def goal(self, query: str, emotion: str) -> PatchRun:
-        condition = NEUTRAL if self.op == "ablate" else emotion
+        """The run at the other end."""
+        condition = NEUTRAL if self.test.op == "ablate" else emotion
         return PatchRun(self.prompts[query, condition], self.texts[query], emotion)
 
+    def values(self, changes: Callable[[str, int], Sequence[Change]]) -> Float[np.ndarray, "emotion query run"]:
+        """Of every emotion and query the run that is changed, the one at the other end, and one for each change.
 
-def setup(
-    space: Space, responses: pd.DataFrame, test: HeadTest, seed: int
-) -> tuple[WordProbability | JudgedText, PairedPrompts]:
-    """What a causal test needs beside the directions of its heads, or shifts of its neurons: a measure and prompts."""
+        changes(emotion, control): as many for every emotion; control: the seed of random directions beside one query.
+        """
+        runs = []
+        for emotion in self.space.emotions:
+            for number, query in enumerate(self.queries):
+                control = 1_000_003 * (self.seed + 1) + number
+                runs += [self.run(query, emotion), self.goal(query, emotion)]
+                runs += [self.run(query, emotion, change) for change in changes(emotion, control)]
+        return self.measure(self.space, runs).reshape(len(self.space.emotions), len(self.queries), -1)
+
+    def interval(self, values: Float[np.ndarray, "query ..."]) -> tuple[np.ndarray, np.ndarray]:
+        """95 % interval of the mean over queries."""
+        return bootstrap_ci(values, lambda rows: rows.mean(0), clusters=self.situations, seed=self.seed)[1:]
+
+    def p(self, differences: Float[np.ndarray, "query ..."]) -> np.ndarray:
+        """That the differences are as likely up as down: all flips of up to 14 situations, else random ones."""
+        return sign_flip(differences, clusters=self.situations, n=20_000, seed=self.seed)
+
+    def noted(self, table: pd.DataFrame, params: dict[str, Any]) -> pd.DataFrame:
+        """The table, with how it was made."""
+        of_test = {"test": self.test.op, "measure": self.measure.name, "dose": self.test.dose}
+        n = f"{len(self.queries)} queries"
+        return noted(table, self.space.model, n=n, seed=self.seed, params=of_test | params)
+
+
+def setup(space: Space, responses: pd.DataFrame, test: HeadTest, seed: int) -> Trial:
+    """A test of heads, neurons or sublayers with these responses; EmolabError where they do not fit it."""
     model = space.model
     need_table(responses, ("query_id", "condition", "prompt", "text"), "emolab.collect_responses")
     check_origin(model, responses)
@@ -107,31 +147,13 @@ def setup(
     blocks = model.bridge.blocks if isinstance(space, HeadSpace) and test.op == "steer" else ()
     if any(output_norm(block, "head") is not None for block in blocks):
         raise EmolabError(f"{model.name!r} rescales attention before adding it, so a head has no fixed vector to add")
-    pairs = _paired(model, space.emotions, responses, test, seed)
-    if judge is not None:
-        return JudgedText(judge, test.max_new_tokens, test.writing), pairs
-    return word_probability(space, responses, test), pairs
-
-
-def word_probability(space: Space, responses: pd.DataFrame, test: HeadTest) -> WordProbability:
-    """The measure by words: the test's own, or those typical of each emotion in the responses."""
-    model, words = space.model, test.words
-    tokens = emotion_tokens(model, responses) if words is None else word_tokens(model, dict(words))
-    missing = [e for e in space.emotions if e not in tokens]
-    if missing:
-        raise EmolabError(
-            f"words lack {', '.join(missing)}; give {{emotion: [words]}} for every emotion of the vectors"
-        )
-    return WordProbability(tokens, test.writing.batch_size)
-
-
-def _paired(model: Model, emotions: Sequence[str], responses: pd.DataFrame, test: HeadTest, seed: int) -> PairedPrompts:
-    if (responses["prompt"].fillna("") == "").all():
+    prompted = responses[responses["prompt"].fillna("") != ""]
+    if prompted.empty:
         raise EmolabError(
             "causal tests run prompts with and without instruction: responses from collect_responses, not from texts"
         )
-    conditions = {NEUTRAL, *emotions}
-    answers = responses[responses["condition"].isin(conditions) & (responses["prompt"].fillna("") != "")]
+    conditions = {NEUTRAL, *space.emotions}
+    answers = prompted[prompted["condition"].isin(conditions)]
     lengths = [len(ids) for ids in text_ids(model, list(answers["text"]))]
     answers = answers[np.array(lengths, dtype=int) > 0].set_index(["query_id", "condition"])
     prompts, texts = answers["prompt"].to_dict(), answers["text"].to_dict()  # (query_id, condition) -> prompt, answer
@@ -144,14 +166,31 @@ def _paired(model: Model, emotions: Sequence[str], responses: pd.DataFrame, test
     drawn = np.random.default_rng(seed).permutation(len(queries))
     tested = [queries[i] for i in sorted(drawn[: test.n_queries])]
     others = [queries[i] for i in sorted(drawn[test.n_queries : 2 * test.n_queries])]
-    return PairedPrompts(
-        op=test.op,
+    return Trial(
+        test=test,
+        space=space,
+        measure=JudgedText(judge, test.max_new_tokens, test.writing)
+        if judge is not None
+        else word_probability(space, responses, test),
         queries=tested,
         others=others if len(others) == test.n_queries else [],
         situations=clusters_of(responses).loc[tested].to_numpy(),
         prompts=prompts,
         texts={query: _beginning(model, texts[query, NEUTRAL]) for query in (*tested, *others)},
+        seed=seed,
     )
+
+
+def word_probability(space: Space, responses: pd.DataFrame, test: HeadTest) -> WordProbability:
+    """The measure by words: the test's own, or those typical of each emotion in the responses."""
+    model, words = space.model, test.words
+    tokens = emotion_tokens(model, responses) if words is None else word_tokens(model, dict(words))
+    missing = [e for e in space.emotions if e not in tokens]
+    if missing:
+        raise EmolabError(
+            f"words lack {', '.join(missing)}; give {{emotion: [words]}} for every emotion of the vectors"
+        )
+    return WordProbability(tokens, test.writing.batch_size)
 
 
 def _beginning(model: Model, text: str) -> str:

@@ -45,9 +45,9 @@ class WholePasses:
 
     def __init__(self, model: Model, prompt: str, text: str) -> None:
         self.model, self.prompt, self.text = model, prompt, text
-        batch = encode(model, [prompt], [text])
-        self.n = int(batch.response_mask.sum())
-        self.start = batch.input_ids.shape[1] - self.n - 1
+        self.batch = encode(model, [prompt], [text])
+        self.n = int(self.batch.response_mask.sum())
+        self.start = self.batch.input_ids.shape[1] - self.n - 1
         self.positions = slice(self.start, self.start + self.n)
         self.edited = self.n + 1
 
@@ -63,15 +63,13 @@ class WholePasses:
             return forward(self.model, runner, batch, self.n + 1)[:, :-1].float()
 
 
-class Reading:
+class Reading(WholePasses):
     """The same from the last token of the prompt on, on the plain model; what runs share is read once."""
 
     def __init__(self, model: Model, prompt: str, text: str) -> None:
-        self.model, self.prompt, self.text = model, prompt, text
-        batch = encode(model, [prompt], [text])
-        self.n = self.edited = int(batch.response_mask.sum())
-        self.start = batch.input_ids.shape[1] - self.n - 1
-        self.positions = slice(None)  # the last token is not read: what it makes is not asked
+        super().__init__(model, prompt, text)
+        batch = self.batch
+        self.edited, self.positions = self.n, slice(None)  # the last token is not read: what it makes is not asked
         self.batch, self.targets = first(batch, 1, batch.input_ids.shape[1] - 1), batch.input_ids[:, self.start + 1 :]
         self.past = DynamicCache(config=model.hf.config.get_text_config(decoder=True))
         if self.start:

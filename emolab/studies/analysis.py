@@ -24,6 +24,7 @@ from emolab.heads.head_vectors import head_summary
 from emolab.heads.patching import HeadTest
 from emolab.models.model import Model
 from emolab.models.sites import site_layers
+from emolab.say.heads import head_forest
 from emolab.studies.stages import attempt
 from emolab.vectors.activations import response_means
 from emolab.vectors.controls import means_of
@@ -144,7 +145,7 @@ def analyse(
             settings,
             lambda: ablation_curve(model, vectors, tested, ranked=effects, test=ablate, n_random=n_random, seed=seed),
         )
-        return for_json(head_summary(effects, curve), decimals=4)
+        return for_json(head_summary(effects, curve) | {"sentence": str(head_forest(effects))}, decimals=4)
 
     return {
         "geometry": attempt(geometry, "geometry not measured", otherwise=_not_measured),

@@ -67,10 +67,6 @@ def test_a_head_that_lowers_its_emotion_is_said_to(planted):
         and (table.loc[top, "share"] > 0.9).all()
         and (table.loc[top, "does"] == "lowers").all()
     )
-    curve = run(planted, HeadTest(words=WORDS, n_queries=1), ablation_curve, ranked=table, ks=[1], n_random=1)
-    assert head_summary(table, curve)["sentence"] == "No single head differs from random directions (q < .05)."
-    sentence = head_summary(table.assign(q=np.where(top, 0.01, np.nan)), curve)["sentence"]
-    assert f"L{LAYER}H{HEAD} lowers joy (-" in sentence and "The instruction itself lowers joy (-" in sentence
 
 
 def test_screening_finds_the_planted_head_and_tests_as_many_random_ones(planted, effects_of):

@@ -320,11 +320,11 @@ def test_what_takes_no_gradients_says_so(tiny_llama, monkeypatch):
 def test_only_the_beginning_of_an_answer_is_read(planted):
     long = planted.responses.assign(text=planted.responses["text"] + " the cat was in the house" * 20)
     test = HeadTest("patch", words=WORDS, n_queries=3)
-    pairs = patching.setup(HeadSpace(planted.model, planted.vectors), long, test, 0)[1]
-    assert len(pairs.queries) == len(pairs.others) == 3 and not set(pairs.queries) & set(pairs.others)
+    trial = patching.setup(HeadSpace(planted.model, planted.vectors), long, test, 0)
+    assert len(trial.queries) == len(trial.others) == 3 and not set(trial.queries) & set(trial.others)
     answers = long[long["condition"] == "neutral"].set_index("query_id")["text"]
-    for query in (*pairs.queries, *pairs.others):
-        text = pairs.run(query, "joy").text
+    for query in (*trial.queries, *trial.others):
+        text = trial.run(query, "joy").text
         assert len(planted.model.tokenizer(text, add_special_tokens=False).input_ids) == READ
         assert answers[query].startswith(text[:40])
 
