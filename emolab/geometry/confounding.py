@@ -91,7 +91,7 @@ def confounds(
     anywhere = orders(len(values), n_permutations, rng)
     designs = {"question": _groups(means.index["query_id"]), "emotion": _groups(means.index["condition"])}
     designs |= {factor: features[columns].to_numpy() for factor, columns in FEATURES.items()}
-    bases = {factor: _basis(design) for factor, design in designs.items()}
+    bases = {factor: _basis(design - design.mean(0)) for factor, design in designs.items()}
     if means.index["query_id"].is_unique:
         bases.pop("question")
     table = []
@@ -189,8 +189,8 @@ def _groups(labels: pd.Series) -> Float[np.ndarray, "row group"]:
 
 
 def _basis(design: Float[np.ndarray, "row column"]) -> Float[np.ndarray, "row rank"]:
-    """Orthonormal directions that the centred columns span."""
-    u, size, _ = np.linalg.svd(design - design.mean(0), full_matrices=False)
+    """Orthonormal directions that the columns span."""
+    u, size, _ = np.linalg.svd(design, full_matrices=False)
     return u[:, size > 1e-9 * max(1.0, size.max(initial=0))]
 
 
@@ -216,12 +216,9 @@ def _explained(
 
 def _apart(index: pd.DataFrame) -> Float[np.ndarray, "row row"]:
     """The projection onto what is left after the means of each question and condition."""
-    designs = [_groups(index["condition"])]
-    if not index["query_id"].is_unique:
-        designs.append(_groups(index["query_id"]))
-    u, size, _ = np.linalg.svd(np.hstack(designs), full_matrices=False)
-    u = u[:, size > 1e-9 * size[0]]
-    return np.eye(len(index)) - u @ u.T
+    groups = ["condition"] if index["query_id"].is_unique else ["condition", "query_id"]
+    basis = _basis(np.hstack([_groups(index[column]) for column in groups]))
+    return np.eye(len(index)) - basis @ basis.T
 
 
 def _slopes(features: Float[np.ndarray, "row feature"], apart: np.ndarray) -> Float[np.ndarray, "feature row"]:

@@ -144,7 +144,8 @@ def probe_accuracy(
         if not values[here].any():  # a hybrid model's layer without this site
             continue
         for probe in probes:
-            guess = _predict(probe, values[here], tested[here], conditions, folds)
+            train, read = values[here].astype(np.float64), tested[here].astype(np.float64)
+            guess = _predict(probe, train, read, conditions, folds)
             rows += [(layer, head, probe, emotion, *accuracy(guess, emotion)) for emotion in ["all", *labels]]
     table = pd.DataFrame(rows, columns=_COLUMNS).astype({"head": "Int64"})
     params = {"site": site, "n_permutations": n_permutations, "held_out": "test" if test is not None else "5 folds"}
@@ -166,17 +167,10 @@ def word_accuracy(
     Logistic regression on word counts. Responses are what an emotional model wrote, so their words alone may tell the
     emotion; only what a layer reads beyond this is more than its words. Same columns; `layer` and `head` are missing.
     """
-    from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
     index = responses if test is None else test
-    guess = np.empty(len(index), dtype=object)
-    texts, labels = responses["text"].to_numpy(dtype=object), responses["condition"].to_numpy(dtype=object)
-    for fit, read in _folds(responses, test, groups):
-        pipeline = make_pipeline(CountVectorizer(token_pattern=r"\S+"), LogisticRegression(max_iter=2000))
-        pipeline.fit(texts[fit], labels[fit].astype(str))
-        guess[read] = pipeline.predict(index["text"].to_numpy(dtype=object)[read])
+    train, tested = (table["text"].to_numpy(dtype=object) for table in (responses, index))
+    labels = responses["condition"].to_numpy(dtype=object)
+    guess = _predict("words", train, tested, labels, _folds(responses, test, groups))
     accuracy = _accuracy(index, groups, n_permutations, seed)
     rows = [(pd.NA, pd.NA, "words", emotion, *accuracy(guess, emotion)) for emotion in ["all", *order(labels)]]
     return pd.DataFrame(rows, columns=_COLUMNS).astype({"layer": "Int64", "head": "Int64"})
@@ -219,6 +213,7 @@ def _folds(index: pd.DataFrame, tested: pd.DataFrame | None, groups: pd.Series |
 def _predict(probe: str, train: np.ndarray, tested: np.ndarray, labels: np.ndarray, folds) -> np.ndarray:
     """The condition read from each tested response; everything fitted is fitted on the fold's training rows."""
     from sklearn.decomposition import PCA
+    from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import NearestCentroid
     from sklearn.pipeline import make_pipeline
@@ -227,14 +222,16 @@ def _predict(probe: str, train: np.ndarray, tested: np.ndarray, labels: np.ndarr
     guess = np.empty(len(tested), dtype=object)
     for fit, read in folds:
         model = NearestCentroid() if probe == "centroid" else LogisticRegression(max_iter=2000)
-        steps: list[Any] = [StandardScaler()]
-        if train.shape[1] > len(fit):  # a rotation into the span of the training rows: the same probe, sooner
-            steps.append(PCA(svd_solver="full"))
+        steps: list[Any] = [CountVectorizer(token_pattern=r"\S+") if probe == "words" else StandardScaler()]
+        if probe != "words" and train.shape[1] > len(fit):
+            steps.append(
+                PCA(svd_solver="full")
+            )  # a rotation into the span of the training rows: the same probe, sooner
         pipeline = make_pipeline(*steps, model)
         with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # one response a class
             warnings.filterwarnings("ignore", "self.within_class_std_dev_", UserWarning)  # a head that writes nothing
-            pipeline.fit(train[fit].astype(np.float64), labels[fit].astype(str))
-        guess[read] = pipeline.predict(tested[read].astype(np.float64))
+            pipeline.fit(train[fit], labels[fit].astype(str))
+        guess[read] = pipeline.predict(tested[read])
     return guess
 
 

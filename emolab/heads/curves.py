@@ -11,10 +11,9 @@ from emolab.base.errors import EmolabError, need_number, need_table
 from emolab.base.stats import expanded
 from emolab.geometry.resampling import bootstrap_counts
 from emolab.heads.effects import ratio
-from emolab.heads.measures import Space
-from emolab.heads.patching import HeadTest, as_test, setup
+from emolab.heads.patching import HeadTest, Trial, setup
 from emolab.models.model import Model
-from emolab.steering.head_edits import Change, Heads, HeadSpace
+from emolab.steering.head_edits import Heads, HeadSpace
 from emolab.vectors.vectors import EmotionVectors
 
 DRAWS = 1000  # of the bootstrap
@@ -55,41 +54,29 @@ def ablation_curve(
     Raises:
         EmolabError: as `head_effects`, and where the ranking lacks an emotion or is shorter than a k.
     """
-    test = as_test(test, ("ablate", "steer"))
-    space = HeadSpace(model, vectors)
+    trial = setup(HeadSpace(model, vectors), responses, test, seed, ops=("ablate", "steer"))
     rankings = {emotion: ranking(ranked, emotion) for emotion in vectors.emotions}
-    return curve_of(space, responses, test, rankings, ks, n_random, seed)
+    return curve_of(trial, rankings, ks, n_random)
 
 
 def curve_of(
-    space: Space,
-    responses: pd.DataFrame,
-    test: HeadTest,
-    rankings: Mapping[str, tuple[tuple[int, int], ...]],
-    ks: Sequence[int] | None,
-    n_random: int,
-    seed: int,
+    trial: Trial, rankings: Mapping[str, tuple[tuple[int, int], ...]], ks: Sequence[int] | None, n_random: int
 ) -> pd.DataFrame:
     """The curve of each emotion's ranking of heads, or of neurons: what `ablation_curve` returns."""
     need_number("n_random", n_random, 1, whole=True)
-    trial = setup(space, responses, test, seed)
     ks = _numbers(ks, min(map(len, rankings.values())))
-    rng = np.random.default_rng(seed)
+    space, rng = trial.space, np.random.default_rng(trial.seed)
     others = f"random_{space.sites[0]}s"
     columns = [(order, k) for k in ks for order in ("ranked", *[others] * n_random, "random_direction")]
-    sets = {}  # of each emotion one for each column
-    for emotion, ranking in rankings.items():
-        first = [(order, ranking[:k]) for order, k in columns]
-        sets[emotion] = [_random_like(top, space.sizes, rng) if order == others else top for order, top in first]
-
-    def changes(emotion: str, control: int) -> list[Change]:
-        return [
-            Change(test.op, emotion, heads, test.dose, control if order == "random_direction" else None)
-            for heads, (order, _) in zip(sets[emotion], columns, strict=True)
+    places = {
+        emotion: [
+            (_random_like(top[:k], space.sizes, rng) if order == others else top[:k], order == "random_direction")
+            for order, k in columns
         ]
-
-    values = trial.values(changes)
-    instructed, neutral = (0, 1) if test.op == "ablate" else (1, 0)
+        for emotion, top in rankings.items()
+    }
+    values = trial.values(places)
+    instructed, neutral = (0, 1) if trial.test.op == "ablate" else (1, 0)
     start, end = values[..., neutral], values[..., instructed]  # [emotion, query]
 
     weights = bootstrap_counts(pd.factorize(trial.situations)[0], DRAWS, rng)  # [draw, query]
@@ -108,8 +95,8 @@ def curve_of(
             lo, hi = expanded(draws.T, len(set(trial.situations)))
             overlap = np.zeros(len(kept))
             if k and order == others:
-                drawn = [[{*sets[e][i]} & {*ranked[:k]} for i in chosen] for e, ranked in rankings.items()]
-                overlap = _with_mean(np.array([[len(heads) / k for heads in row] for row in drawn])).mean(1)
+                again = [[len({*places[e][i][0]} & {*top[:k]}) / k for i in chosen] for e, top in rankings.items()]
+                overlap = _with_mean(np.array(again)).mean(1)
             value = _with_mean(mean).mean(1)
             for e, emotion in enumerate((*rankings, "all")):
                 rows.append((emotion, order, k, value[e], kept[e], lo[e], hi[e], overlap[e], len(trial.queries)))

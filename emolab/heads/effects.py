@@ -24,7 +24,7 @@ from emolab.base.labels import head_name
 from emolab.base.stats import bh
 from emolab.heads.head_vectors import direct_shares
 from emolab.heads.measures import WordProbability
-from emolab.heads.patching import HeadTest, Trial, as_test, setup, word_probability
+from emolab.heads.patching import HeadTest, Trial, setup, word_probability
 from emolab.models.model import Model
 from emolab.steering.head_edits import Change, Heads, HeadSpace, head_pairs
 from emolab.vectors.vectors import EmotionVectors
@@ -96,7 +96,6 @@ def head_effects(
         EmolabError: as `emolab.HeadTest`; vectors without site "head", responses without pairs, heads that do not
             exist, or a model without attention heads. Of hybrid models the layers that have heads are tested.
     """
-    test = as_test(test)
     space = HeadSpace(model, vectors)
     trial = setup(space, responses, test, seed)
     every = [(layer, head) for layer in space.layers for head in range(model.n_heads)]
@@ -105,42 +104,40 @@ def head_effects(
         need_number("screen", screen, 1, whole=True)
     n_screened = screen if heads is None else None
     attribution = choosing = np.full((len(vectors.emotions), *space.W_O.shape[:2]), np.nan)
-    if n_screened or test.judge is None:
+    if n_screened or trial.test.judge is None:
         words = trial.measure
-        words = words if isinstance(words, WordProbability) else word_probability(space, responses, test)
-        to_all = [Change(test.op, emotion, tuple(every), test.dose) for emotion in vectors.emotions]
+        words = words if isinstance(words, WordProbability) else word_probability(space, responses, trial.test)
+        to_all = [trial.change(emotion, every) for emotion in vectors.emotions]
         attribution = choosing = _attribution(trial, space, words, trial.queries, to_all)
         if n_screened and trial.others:
             choosing = _attribution(trial, space, words, trial.others, to_all)
     chosen = {e: _screened(named, choosing[i], n_screened, seed + i) for i, e in enumerate(vectors.emotions)}
     tested = {emotion: [*top, *random] for emotion, (top, random) in chosen.items()}
     n_top, n_tested = len(chosen[vectors.emotions[0]][0]), len(tested[vectors.emotions[0]])
-
-    def changes(emotion: str, control: int) -> list[Change]:
-        along = [(head, None) for head in tested[emotion]] + [(head, control) for head in chosen[emotion][0]]
-        return [Change(test.op, emotion, (head,), test.dose, direction) for head, direction in along]
-
-    values = trial.values(changes)
+    places = {emotion: [([head], False) for head in heads] for emotion, heads in tested.items()}
+    for emotion, (top, _) in chosen.items():
+        places[emotion] += [([head], True) for head in top]
+    values = trial.values(places)
     way = (values[..., 1] - values[..., 0]).mean(1)  # [emotion], from the run that is changed to the other end
     effect, control = np.split(values[..., 2:] - values[..., :1], [n_tested], axis=-1)  # [emotion, query, head]
     lo, hi = trial.interval(effect.swapaxes(0, 1))
     p = trial.p((effect[..., :n_top] - control).swapaxes(0, 1))
 
     mean = effect.mean(1)
-    toward = -1 if test.op == "ablate" else 1  # what is taken from an instructed run lowers what the head raised
+    toward = -1 if trial.test.op == "ablate" else 1  # what is taken from an instructed run lowers what the head raised
     direct = direct_shares(vectors)
     layer, head = np.array(named).T
     tables = []
-    for e, (emotion, places) in enumerate(tested.items()):
+    for e, (emotion, tested_heads) in enumerate(tested.items()):
         of_all = pd.DataFrame({"layer": layer, "head": head, "emotion": emotion, "gap": toward * way[e]})
         of_all["attribution"], of_all["direct"] = attribution[e, layer, head], direct[e, layer, head]
-        of_tested = pd.DataFrame(places, columns=["layer", "head"]).assign(
+        of_tested = pd.DataFrame(tested_heads, columns=["layer", "head"]).assign(
             effect=mean[e],
             lo=lo[e],
             hi=hi[e],
             share=ratio(mean[e], way[e]),
             does=[_DOES[sign] for sign in np.sign(toward * mean[e])],
-            other_heads=[_mean_of_others(mean[e], places, i) for i in range(n_tested)],
+            other_heads=[_mean_of_others(mean[e], tested_heads, i) for i in range(n_tested)],
             random_direction=pd.Series([control[e, :, i].mean() for i in range(n_top)]),  # NaN behind the first n_top
             p=pd.Series(p[e]),
             screened=["top"] * n_top + ["random"] * (n_tested - n_top) if n_screened else "none",
@@ -149,10 +146,10 @@ def head_effects(
         tables.append(of_all.merge(of_tested, how="left", on=["layer", "head"]))
     table = pd.concat(tables, ignore_index=True).fillna({"does": "", "screened": "none", "n": 0}).astype({"n": int})
     table["name"] = [head_name(*place) for place in zip(table["layer"], table["head"], strict=True)]
-    table = table.assign(test=test.op, measure=trial.measure.name, q=bh(table["p"]))[_COLUMNS]
+    table = table.assign(test=trial.test.op, measure=trial.measure.name, q=bh(table["p"]))[_COLUMNS]
     table = trial.noted(table, {"screen": n_screened})
     predicted, chosen_by = (
-        np.array([[scores[e][head] for head in places] for e, places in enumerate(tested.values())])
+        np.array([[scores[e][head] for head in tested_heads] for e, tested_heads in enumerate(tested.values())])
         for scores in (attribution, choosing)
     )
     agreement = _agreement(trial, predicted, chosen_by, effect, n_top)

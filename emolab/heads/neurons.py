@@ -21,7 +21,7 @@ from emolab.base.labels import neuron_name
 from emolab.base.tables import noted, span
 from emolab.heads.attribution import extreme_words, readout
 from emolab.heads.curves import curve_of, ranking
-from emolab.heads.patching import HeadTest, as_test
+from emolab.heads.patching import HeadTest, setup
 from emolab.models.model import Model
 from emolab.models.sites import neuron_weight, site_layers
 from emolab.steering.head_edits import Heads
@@ -127,8 +127,8 @@ def neuron_effects(
         EmolabError: vectors without these sites, test "patch", an architecture that rescales the MLP's output (Gemma),
             and as `emolab.ablation_curve`.
     """
-    test = as_test(test, ("ablate", "steer"))
     space = ShiftSpace(model, vectors, ["neuron"])
+    trial = setup(space, responses, test, seed, ops=("ablate", "steer"))
     ranked = neuron_map(model, vectors) if ranked is None else ranked
     rankings = {emotion: ranking(ranked, emotion, "neuron") for emotion in vectors.emotions}
     unknown = [x for places in rankings.values() for x in places if not 0 <= x[1] < space.sizes.get(x[0], 0)]
@@ -137,4 +137,4 @@ def neuron_effects(
             f"{model.name!r} has no neuron {neuron_name(*unknown[0])}; its layers {span(list(space.sizes))} have "
             f"{max(space.sizes.values())}, counted from 0"
         )
-    return curve_of(space, responses, test, rankings, ks, n_random, seed)
+    return curve_of(trial, rankings, ks, n_random)

@@ -2,12 +2,12 @@
 
 >>> space = HeadSpace(model, vectors)
 >>> trial = setup(space, responses, HeadTest("patch"), seed=0)
->>> trial.values(lambda emotion, control: [Change("patch", emotion, ((2, 0),))])       # [emotion, query, 3 runs]
+>>> trial.values({"joy": [([(2, 0)], False), ([(2, 0)], True)]})             # [1 emotion, query, 4 runs]
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ from emolab.judges.judges import judges_of
 from emolab.models.model import Model
 from emolab.models.prompts import text_ids
 from emolab.models.sites import output_norm
-from emolab.steering.head_edits import OPS, Change, HeadSpace
+from emolab.steering.head_edits import OPS, Change, Heads, HeadSpace
 from emolab.vectors.corpus import check_origin
 
 
@@ -76,14 +76,6 @@ class HeadTest:
         need_writing(self.writing)
 
 
-def as_test(test: HeadTest | str, ops: Sequence[str] = OPS) -> HeadTest:
-    """The test itself, or the one by words of this op; EmolabError for an op that is none of these."""
-    test = HeadTest(test) if isinstance(test, str) else test
-    if test.op not in ops:
-        raise EmolabError(f'"{test.op}" is a test of heads one by one; expected {" or ".join(map(repr, ops))}')
-    return test
-
-
 @dataclass(frozen=True)
 class Trial:
     """A test on the two prompts of every query, neutral and instructed: its runs, and statistics of their values."""
@@ -98,6 +90,9 @@ class Trial:
     texts: dict[str, str]  # query_id -> what all its runs read
     seed: int
 
+    def change(self, emotion: str, where: Heads, random: int | None = None) -> Change:
+        return Change(self.test.op, emotion, tuple(where), self.test.dose, random)
+
     def run(self, query: str, emotion: str, change: Change | None = None) -> PatchRun:
         """The run that is changed."""
         op, instructed = self.test.op, self.prompts[query, emotion]
@@ -110,18 +105,20 @@ class Trial:
         condition = NEUTRAL if self.test.op == "ablate" else emotion
         return PatchRun(self.prompts[query, condition], self.texts[query], emotion)
 
-    def values(self, changes: Callable[[str, int], Sequence[Change]]) -> Float[np.ndarray, "emotion query run"]:
+    def values(self, places: Mapping[str, Sequence[tuple[Heads, bool]]]) -> Float[np.ndarray, "emotion query run"]:
         """Of every emotion and query the run that is changed, the one at the other end, and one for each change.
 
-        changes(emotion, control): as many for every emotion; control: the seed of random directions beside one query.
+        places: of each emotion the heads (neurons, sublayers) that are changed together, and whether along random
+        directions, which are others for every query.
         """
         runs = []
-        for emotion in self.space.emotions:
+        for emotion, changed in places.items():
             for number, query in enumerate(self.queries):
                 control = 1_000_003 * (self.seed + 1) + number
+                changes = [self.change(emotion, where, control if random else None) for where, random in changed]
                 runs += [self.run(query, emotion), self.goal(query, emotion)]
-                runs += [self.run(query, emotion, change) for change in changes(emotion, control)]
-        return self.measure(self.space, runs).reshape(len(self.space.emotions), len(self.queries), -1)
+                runs += [self.run(query, emotion, change) for change in changes]
+        return self.measure(self.space, runs).reshape(len(places), len(self.queries), -1)
 
     def interval(self, values: Float[np.ndarray, "query ..."]) -> tuple[np.ndarray, np.ndarray]:
         """95 % interval of the mean over queries."""
@@ -138,9 +135,12 @@ class Trial:
         return noted(table, self.space.model, n=n, seed=self.seed, params=of_test | params)
 
 
-def setup(space: Space, responses: pd.DataFrame, test: HeadTest, seed: int) -> Trial:
-    """A test of heads, neurons or sublayers with these responses; EmolabError where they do not fit it."""
+def setup(space: Space, responses: pd.DataFrame, test: HeadTest | str, seed: int, *, ops: Sequence[str] = OPS) -> Trial:
+    """A test with these responses, or the one by words of this op; EmolabError where they, or the op, do not fit."""
     model = space.model
+    test = HeadTest(test) if isinstance(test, str) else test
+    if test.op not in ops:
+        raise EmolabError(f'"{test.op}" is a test of heads one by one; expected {" or ".join(map(repr, ops))}')
     need_table(responses, ("query_id", "condition", "prompt", "text"), "emolab.collect_responses")
     check_origin(model, responses)
     judge = None if test.judge is None else judges_of(test.judge)[0]

@@ -9,9 +9,8 @@ from emolab.base.errors import need_number
 from emolab.base.stats import bh
 from emolab.base.tables import span
 from emolab.heads.effects import ratio
-from emolab.heads.patching import HeadTest, as_test, setup
+from emolab.heads.patching import HeadTest, setup
 from emolab.models.model import Model
-from emolab.steering.head_edits import Change
 from emolab.steering.shifts import ShiftSpace
 from emolab.vectors.vectors import EmotionVectors
 
@@ -55,28 +54,22 @@ def sublayer_effects(
         EmolabError: vectors without these sites, test "patch", fewer than one band or more than layers, and as
             `emolab.head_effects`.
     """
-    test = as_test(test, ("ablate", "steer"))
     bands = min(6, model.n_layers) if bands is None else bands
     need_number("bands", bands, 1, model.n_layers, whole=True)
     space = ShiftSpace(model, vectors, SUBLAYERS)
     last = vectors.get("resid", layer=-1).double().numpy()
-    trial = setup(space, responses, test, seed)
+    trial = setup(space, responses, test, seed, ops=("ablate", "steer"))
     groups = [band.tolist() for band in np.array_split(np.arange(model.n_layers), bands)]
     groups += [list(range(model.n_layers))] if bands > 1 else []
     cells = [(layers, place) for layers in groups for place in range(len(SUBLAYERS))]
-
-    where = [tuple((layer, place) for layer in layers) for layers, place in cells]
-
-    def changes(emotion: str, control: int) -> list[Change]:
-        return [Change(test.op, emotion, at, test.dose, direction) for direction in (None, control) for at in where]
-
-    values = trial.values(changes)
+    changed = [([(layer, site) for layer in layers], random) for random in (False, True) for layers, site in cells]
+    values = trial.values(dict.fromkeys(vectors.emotions, changed))
     way = (values[..., 1] - values[..., 0]).mean(1)
     effect, control = np.split((values[..., 2:] - values[..., :1]).swapaxes(0, 1), 2, axis=-1)  # [query, emotion, cell]
     lo, hi = trial.interval(effect)
     p = trial.p(effect - control)
 
-    toward = -1 if test.op == "ablate" else 1
+    toward = -1 if trial.test.op == "ablate" else 1
     rows = []
     for i, (layers, place) in enumerate(cells):
         for e, emotion in enumerate(vectors.emotions):
