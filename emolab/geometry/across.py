@@ -36,7 +36,6 @@ from emolab.vectors.activations import ResponseMeans
 from emolab.vectors.controls import means_of
 from emolab.vectors.vectors import EmotionVectors
 
-FEWEST = 3  # emotions: of two there is one cosine, and nothing to rank
 _ALL_ORDERS = 720  # of six emotions
 _QUERIES = 4  # two in each half
 _Likeness = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -95,13 +94,13 @@ def map_agreement(
     """
     need_number("n_splits", n_splits, 1, whole=True)
     need_number("n_permutations", n_permutations, 1, whole=True)
-    pair = (vectors, others)
-    arrays = [part_array(one, site).swapaxes(0, 1) for one in pair]  # [layer, emotion, d_model]
     need_part(part)
+    pair = (vectors, others)
     emotions = [emotion for emotion in vectors.emotions if emotion in others.emotions]
-    if len(emotions) < FEWEST:
-        held = " with ".join(", ".join(one.emotions) for one in pair)
-        raise EmolabError(f"a map needs three emotions that both models have; given are {held}")
+    if len(emotions) < 3:  # of two there is one cosine, and nothing to rank
+        given = " with ".join(", ".join(one.emotions) for one in pair)
+        raise EmolabError(f"a map needs three emotions that both models have; given are {given}")
+    arrays = [part_array(one.select(emotions), site).swapaxes(0, 1) for one in pair]  # [layer, emotion, d_model]
     likenesses, left_out = {"rsa": _rsa, "cosine": _mean_cosine}, {}
     if arrays[0].shape[::2] != arrays[1].shape[::2]:
         del likenesses["cosine"]
@@ -109,10 +108,7 @@ def map_agreement(
         left_out["cosine"] = f"the models have {shapes} dimensions"
     n_layers = len(arrays[0])
     layers = [np.arange(n_layers), np.rint(np.linspace(0, len(arrays[1]) - 1, n_layers)).astype(int)]
-    ours, theirs = (
-        _of_part(x[chosen][:, [one.place(emotion) for emotion in emotions]], part)
-        for x, chosen, one in zip(arrays, layers, pair, strict=True)
-    )
+    ours, theirs = (_of_part(x[chosen], part) for x, chosen in zip(arrays, layers, strict=True))
     rng = np.random.default_rng(seed)
     every_order = _emotion_orders(len(emotions), n_permutations, rng)
     unknown = np.full((1, n_layers), np.nan)

@@ -5,6 +5,8 @@ Everything is computed from stored vectors and response means; no model is run. 
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import torch
@@ -61,9 +63,9 @@ def cosine_matrix(
 ) -> pd.DataFrame:
     """Cosine between all emotions at one layer (default the last), as a table [emotion, emotion] with labels.
 
-    The specific parts of k emotions sum to zero: their mean cosine lies near -1/(k-1), whatever the model does.
-
     >>> cosine_matrix(vectors, layer=3).loc["joy", "fear"]
+
+    The specific parts of k emotions sum to zero: their mean cosine lies near -1/(k-1), whatever the model does.
     """
     (layer,) = some_layers(vectors.n_layers, layer)
     return pd.DataFrame(cosines(vectors, site=site, part=part)[layer], vectors.emotions, vectors.emotions)
@@ -72,11 +74,11 @@ def cosine_matrix(
 def cka(means: ResponseMeans, *, site: str = "resid") -> pd.DataFrame:
     """Linear CKA [layer, layer]: 1 for a rotated or scaled copy, 0 expected of unrelated activations.
 
+    >>> cka(means).loc[0, 5]
+
     With the unbiased estimator of HSIC (Song et al. 2012; CKA: Kornblith et al. 2019), since the plain one lies far
     above 0 for unrelated activations where there are fewer responses than dimensions. Raises EmolabError for fewer
     than four responses.
-
-    >>> cka(means).loc[0, 5]
     """
     values = site_values(means, site)
     n = len(values)
@@ -113,6 +115,8 @@ def shared_energy(
 ) -> pd.DataFrame:
     """Share of the vectors' energy that all k emotions have in common: k ||base||^2 / sum of ||EV_e||^2, by layer.
 
+    >>> shared_energy(means)[["layer", "share", "lo", "hi", "null_mean"]]
+
     Two yardsticks. `floor` 1/k is the share of orthogonal vectors of equal norm (opposed ones go below). The null
     permutes the emotion labels within each query and leaves neutral as it is: then emotions differ by chance alone, and
     the share is near 1, so a share below the null says that there is something specific. `p` is the share of
@@ -126,8 +130,6 @@ def shared_energy(
         One row a layer (and head): `layer, head, share, lo, hi, null_mean, null_lo, null_hi, p, floor`; `lo, hi` are
         the 95 % bootstrap interval over queries. Noise in the neutral mean is in all vectors and raises the share;
         noise of each emotion's own lowers it.
-
-    >>> shared_energy(means)[["layer", "share", "lo", "hi", "null_mean"]]
     """
     emotions, weights = contrasts(means.index)
     need_number("n_permutations", n_permutations, 1, whole=True)
@@ -166,13 +168,13 @@ def denoise(
 ) -> EmotionVectors:
     """Project out the principal components of neutral responses that hold a share of their variance.
 
+    >>> clean = denoise(vectors, means); clean.meta["denoised"]["resid"]
+
     What varies between neutral texts (topic, length) is no emotion (Sofroniew et al. 2026, who take half). The fewest
     components that reach the share are removed at each site and layer; how many is noted in `meta["denoised"]`.
     Site "head" is left out without W_O (`output_weights(model)`); with it, heads no longer sum to `attn`.
 
     Raises EmolabError for a share outside 0 to 1, fewer than three neutral responses, or a site that `means` lacks.
-
-    >>> clean = denoise(vectors, means); clean.meta["denoised"]["resid"]
     """
     neutral = (means.index["condition"] == NEUTRAL).to_numpy()
     need_number("variance", variance, 0, 1)
@@ -192,7 +194,7 @@ def denoise(
             removed[site].append(basis.shape[1])
     steps = [*vectors.meta.get("steps", []), f"denoised {variance:g}"]
     meta = {**vectors.meta, "sites": list(data), "steps": steps, "denoised": removed}
-    return EmotionVectors(data, vectors.emotions, vectors.resid_norm, meta, vectors.means)
+    return dataclasses.replace(vectors, data=data, meta=meta)
 
 
 def _leading(x: np.ndarray, variance: float) -> Float[Tensor, "d component"]:
@@ -214,6 +216,8 @@ def vector_agreement(
 ) -> pd.DataFrame:
     """Cosine between two sets of vectors of the same emotions, layer by layer, beside that of different emotions.
 
+    >>> vector_agreement(ours, theirs, site="attn", part="specific").groupby("layer")[["cosine", "mismatched"]].mean()
+
     Args:
         site: one that both hold: "resid", "attn" or "mlp".
         part: "whole", or "specific": without the mean over the emotions that both hold.
@@ -224,9 +228,7 @@ def vector_agreement(
         the cosine of random directions stays below in 95 % of cases, 1.96/sqrt(d_model). NaN where a vector is zero.
 
     Raises:
-        EmolabError: no emotion in common, other shapes, and as `emolab.geometry.similarity.part_array`.
-
-    >>> vector_agreement(ours, theirs, site="attn", part="specific").groupby("layer")[["cosine", "mismatched"]].mean()
+        EmolabError: no emotion in common, other shapes, a site that either lacks, and site "head".
     """
     need_part(part)
     emotions = [emotion for emotion in vectors.emotions if emotion in others.emotions]

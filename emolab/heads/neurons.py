@@ -4,8 +4,7 @@ A neuron writes its activation times its row of W_out, so that the emotional shi
 it adds to the vector at `mlp` (Wang et al. 2025, arXiv 2510.11328). Tens of thousands of neurons are too many to be
 tested one by one: causes are tested of the first k of this ranking together.
 
->>> means = emolab.response_means(model, responses, sites=("resid", "mlp", "neuron"))
->>> vectors = emolab.extract_vectors(model, None, sites=("resid", "mlp", "neuron"), means=means)
+>>> vectors = emolab.extract_vectors(model, responses, sites=("resid", "mlp", "neuron"))
 >>> emolab.heads.neuron_map(model, vectors).nlargest(5, "direct")
 """
 
@@ -109,19 +108,17 @@ def neuron_effects(
 
     Args:
         vectors: with site "neuron"; and "mlp" and "resid" where no ranking is given.
-        responses: from `collect_responses` under neutral and the emotions.
-        test: what is done and measured (`emolab.HeadTest`). "ablate": in the instructed run the neurons' activations
-            lose their emotional shift, from the last prompt token on, and keep all else that they do. "steer": in the
-            neutral run they get it; then `kept` is the share of the emotion that they bring.
+        responses, n_random: as of `emolab.ablation_curve`.
+        test: "ablate": in the instructed run the neurons' activations lose their emotional shift, from the last prompt
+            token on, and keep all else that they do. "steer": in the neutral run they get it; then `kept` is the share
+            of the emotion that they bring.
         ranked: a table of `neuron_map`, ranked by `direct`, or {emotion: [(layer, neuron), ...]}; default the map of
             these vectors.
         ks: numbers of neurons.
-        n_random: how many random sets of neurons, with as many of each layer as the ranked ones.
 
     Returns:
-        What `emolab.ablation_curve` returns: one row per emotion (and "all", their mean), `order` and `k`; order
-        "ranked", "random_neurons", or "random_direction": the shifts of the ranked neurons, each up or down at random,
-        so that as much is changed.
+        What `emolab.ablation_curve` returns, with order "ranked", "random_neurons", or "random_direction": the shifts
+        of the ranked neurons, each up or down at random, so that as much is changed.
 
     Raises:
         EmolabError: vectors without these sites, test "patch", an architecture that rescales the MLP's output (Gemma),

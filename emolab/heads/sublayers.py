@@ -33,22 +33,18 @@ def sublayer_effects(
 
     Args:
         vectors: with sites "resid", "attn" and "mlp".
-        responses: from `collect_responses` under neutral and the emotions.
-        test: what is done and measured (`emolab.HeadTest`). "ablate": in the instructed run the sublayers of a band
-            lose their emotional shift, which is their vector, from the last prompt token on; "steer": in the neutral
-            run they get it.
+        responses, test: as of `emolab.head_effects`. "ablate": in the instructed run the sublayers of a band lose their
+            emotional shift, which is their vector, from the last prompt token on; "steer": in the neutral run they get
+            it.
         bands: layers are tested together in so many bands of neighbours, of equal size as far as they can be; default
             6, or as many as there are layers, each then by itself.
 
     Returns:
         One row per band, site and emotion, and with `layers` "all" for the sublayers of the whole model: `layers`
         ("0-4"), `site`; `written`, the share of the last layer's residual vector that they write straight into it, and
-        `random`: 95 % of random directions of their lengths write less than this, up or down; `effect` in nats (or
-        probability) with its 95 % interval `lo, hi` over queries, those of one situation together; `gap`, the
-        instructed less the neutral run; `share`, the effect over that whole way; `random_direction`, the effect of
-        random directions of equal norm; `p` of the effect against these (sign flips) and `q` (Benjamini-Hochberg over
-        the table); `n` queries. What all attention and all MLPs write sums to 1, but for what the embedding of the
-        answers' words brings.
+        `random`: 95 % of random directions of their lengths write less than this, up or down; `effect, lo, hi, gap,
+        share, random_direction, p, q, n` as of `emolab.head_effects`. What all attention and all MLPs write sums to 1,
+        but for what the embedding of the answers' words brings.
 
     Raises:
         EmolabError: vectors without these sites, test "patch", fewer than one band or more than layers, and as
