@@ -9,7 +9,6 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import permutations
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -39,15 +38,6 @@ from emolab.vectors.vectors import EmotionVectors
 _ALL_ORDERS = 720  # of six emotions
 _QUERIES = 4  # two in each half
 _Likeness = Callable[[np.ndarray, np.ndarray], np.ndarray]
-
-
-class _Compared(NamedTuple):
-    """One measure by layer, under permutations, and between and within models from other halves of the queries."""
-
-    value: Float[np.ndarray, " layer"]
-    null: Float[np.ndarray, "order layer"]
-    halves: Float[np.ndarray, "split layer"]
-    ceiling: Float[np.ndarray, "split layer"]
 
 
 def map_agreement(
@@ -100,22 +90,22 @@ def map_agreement(
     if len(emotions) < 3:  # of two there is one cosine, and nothing to rank
         given = " with ".join(", ".join(one.emotions) for one in pair)
         raise EmolabError(f"a map needs three emotions that both models have; given are {given}")
-    arrays = [part_array(one.select(emotions), site).swapaxes(0, 1) for one in pair]  # [layer, emotion, d_model]
+    arrays = [part_array(one.select(emotions), site) for one in pair]  # [emotion, layer, d_model]
     likenesses, left_out = {"rsa": _rsa, "cosine": _mean_cosine}, {}
-    if arrays[0].shape[::2] != arrays[1].shape[::2]:
+    if arrays[0].shape != arrays[1].shape:
         del likenesses["cosine"]
         shapes = " and ".join(f"{one.n_layers} layers of {one.d_model}" for one in pair)
         left_out["cosine"] = f"the models have {shapes} dimensions"
-    n_layers = len(arrays[0])
-    layers = [np.arange(n_layers), np.rint(np.linspace(0, len(arrays[1]) - 1, n_layers)).astype(int)]
-    ours, theirs = (_of_part(x[chosen], part) for x, chosen in zip(arrays, layers, strict=True))
+    n_layers, other_layers = (x.shape[1] for x in arrays)
+    layers = [np.arange(n_layers), np.rint(np.linspace(0, other_layers - 1, n_layers)).astype(int)]
+    at_depth = [x.take(chosen, 1).swapaxes(0, 1) for x, chosen in zip(arrays, layers, strict=True)]  # layers first
+    ours, theirs = (_of_part(x, part) for x in at_depth)
     rng = np.random.default_rng(seed)
     every_order = _emotion_orders(len(emotions), n_permutations, rng)
-    unknown = np.full((1, n_layers), np.nan)
-    found = {}
+    compared = {}
     for name, likeness in likenesses.items():
         null = np.stack([likeness(ours, theirs[:, order]) for order in every_order])
-        found[name] = _Compared(likeness(ours, theirs), null, unknown, unknown)
+        compared[name] = {"value": likeness(ours, theirs), "null": null}
     n = f"{len(emotions)} emotions"
     if vectors.means is None or others.means is None:
         left_out["cka"] = "the means of the answers are not at hand"
@@ -124,7 +114,7 @@ def map_agreement(
         halves = _halves(means, groups, n_splits, rng)
         drawn = [[_weights(one, half, emotions, part) for half in halves] for one in means]
         for name, likeness in likenesses.items():
-            found[name] = found[name]._replace(**_from_halves(means, drawn, layers, site, likeness))
+            compared[name] |= _from_halves(means, drawn, layers, site, likeness)
         rows = _answered_by_both(means, emotions)
         n += f", {len(rows[0])} queries that both answered"
         if len(rows[0]) < _QUERIES:
@@ -132,9 +122,9 @@ def map_agreement(
         else:
             names = pd.MultiIndex.from_product([rows[0].index, rows[0].columns], names=["query_id", "condition"])
             shuffled = permuted_rows(names.to_frame(index=False), n_permutations, rng)
-            found["cka"] = _cka(means, rows, layers, site, halves, np.vstack([np.arange(rows[0].size), shuffled]))
-    named = [name for name in ("rsa", "cka", "cosine") if name in found]
-    table = pd.concat([_rows(name, found[name], layers[1]) for name in named], ignore_index=True)
+            compared["cka"] = _cka(means, rows, layers, site, halves, np.vstack([np.arange(rows[0].size), shuffled]))
+    named = [name for name in ("rsa", "cka", "cosine") if name in compared]
+    table = pd.concat([_rows(name, compared[name], layers[1]) for name in named], ignore_index=True)
     table.attrs["left_out"] = left_out
     models = " and ".join(str(origin(one)["name"]) for one in pair)
     params = {"site": site, "part": part, "n_splits": n_splits, "n_permutations": n_permutations}
@@ -226,7 +216,7 @@ def _cka(
     site: str,
     halves: Sequence[pd.DataFrame],
     orders: Int[np.ndarray, "draw row"],
-) -> _Compared:
+) -> dict[str, np.ndarray]:
     """CKA of the responses in rows, with the other model's in other orders, and by other halves of the queries."""
     asked, k = rows[0].index, rows[0].shape[1]
     pairs = list(zip(*(half[asked].to_numpy() for half in halves), strict=True))
@@ -240,7 +230,8 @@ def _cka(
         cut = [[[_unit_hsic(gram[np.ix_(r, r)]) for r in split] for gram in grams] for split in splits]
         between.append([(a * other_b).sum() for (a, _), (_, other_b) in cut])
         within.append([((a * other_a).sum() + (b * other_b).sum()) / 2 for (a, other_a), (b, other_b) in cut])
-    return _Compared(np.array(values), np.array(null).T, np.array(between).T, np.array(within).T)
+    measured = {"value": values, "null": null, "halves": between, "ceiling": within}
+    return {name: np.array(by_layer).T for name, by_layer in measured.items()}
 
 
 def _rows_of(half: Bool[np.ndarray, " query"], k: int, n: int) -> Int[np.ndarray, " row"]:
@@ -264,16 +255,20 @@ def _unit_hsic(gram: Float[np.ndarray, "row row"]) -> Float[np.ndarray, "row row
     return centred / size if size > 0 else np.full_like(gram, np.nan)
 
 
-def _rows(measure: str, found: _Compared, other_layers: np.ndarray) -> pd.DataFrame:
-    """The table of one measure: its layers, and their mean."""
+def _rows(measure: str, compared: dict[str, np.ndarray], other_layers: np.ndarray) -> pd.DataFrame:
+    """The table of one measure: its layers, and their mean.
+
+    compared: `value` [layer], `null` [order, layer], and where they are known `halves` and `ceiling` [split, layer].
+    """
+    n = len(other_layers)
+    arrays = [compared.get(name, np.full((1, n), np.nan)) for name in ("value", "null", "halves", "ceiling")]
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of what is NaN everywhere
-        value, null, halves, ceiling = (np.append(x, np.nanmean(x, -1, keepdims=True), -1) for x in found)
+        value, null, halves, ceiling = (np.append(x, np.nanmean(x, -1, keepdims=True), -1) for x in arrays)
         table = pd.DataFrame({"value": value, "null_mean": null.mean(0), "null_hi": np.quantile(null, 0.95, axis=0)})
         table["p"] = np.where(np.isnan(value), np.nan, (null >= value - 1e-12).mean(0))
         for name, draws in {"halves": halves, "ceiling": ceiling}.items():
             table[name] = np.nanmean(draws, 0)
             table[f"{name}_lo"], table[f"{name}_hi"] = middle(draws)
-    n = len(other_layers)
     places = pd.DataFrame({"layer": range(n), "other_layer": other_layers, "depth": np.linspace(0, 1, n)})
     table = places.astype({"layer": "Int64", "other_layer": "Int64"}).join(table, how="right")
     table.insert(0, "measure", measure)

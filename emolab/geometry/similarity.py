@@ -6,6 +6,7 @@ Everything is computed from stored vectors and response means; no model is run. 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -56,6 +57,16 @@ def cosines(
     """
     unit = unit_rows(part_array(vectors, site, part))
     return np.clip(np.einsum("ild,jld->lij", unit, unit), -1.0, 1.0)
+
+
+def tidy(axes: Mapping[str, Sequence], values: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Arrays with these axes as a table, one row for each cell.
+
+    >>> tidy({"layer": [0], "emotion": ["joy", "fear"]}, {"norm": np.array([[1.0, 2.0]])}).iloc[1].tolist()
+    [0, 'fear', 2.0]
+    """
+    index = pd.MultiIndex.from_product(list(axes.values()), names=list(axes))
+    return pd.DataFrame({name: array.ravel() for name, array in values.items()}, index=index).reset_index()
 
 
 def cosine_matrix(
@@ -244,7 +255,7 @@ def vector_agreement(
     k, n_layers, d_model = ours.shape
     same = np.einsum("lee->el", cosine)
     mismatched = (cosine.sum(2).T - same) / (k - 1) if k > 1 else np.full_like(same, np.nan)
-    table = pd.DataFrame({"emotion": np.repeat(emotions, n_layers), "layer": np.tile(range(n_layers), k)})
-    table = table.assign(cosine=same.ravel(), mismatched=mismatched.ravel(), random=1.96 / np.sqrt(d_model))
+    axes = {"emotion": emotions, "layer": range(n_layers)}
+    table = tidy(axes, {"cosine": same, "mismatched": mismatched}).assign(random=1.96 / np.sqrt(d_model))
     params = {"site": site, "part": part, "other": others.meta.get("model")}
     return noted(table, vectors.meta, n=f"{k} emotions", params=params)

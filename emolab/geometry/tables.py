@@ -12,7 +12,7 @@ from emolab.base.errors import EmolabError, need_vectors
 from emolab.base.labels import order
 from emolab.base.tables import about, noted, some_layers
 from emolab.geometry.resampling import against_null, counted, flat_layer, permuted_rows, site_values
-from emolab.geometry.similarity import cosines, part_array, unit_rows
+from emolab.geometry.similarity import cosines, part_array, tidy, unit_rows
 from emolab.vectors.activations import ResponseMeans
 from emolab.vectors.vectors import EmotionVectors
 
@@ -28,10 +28,9 @@ def vector_norms(vectors: EmotionVectors, *, site: str = "resid") -> pd.DataFram
     length = np.linalg.norm(part_array(vectors, site), axis=-1)  # [emotion, layer]
     stream = vectors.resid_norm.double().numpy()
     stream = np.where(stream > 0, stream, np.nan)
-    k, n_layers = length.shape
-    table = pd.DataFrame({"emotion": np.repeat(vectors.emotions, n_layers), "layer": np.tile(range(n_layers), k)})
-    table = table.assign(norm=length.ravel(), resid_norm=np.tile(stream, k), relative=(length / stream).ravel())
-    return _of(table, vectors, site=site)
+    axes = {"emotion": vectors.emotions, "layer": range(vectors.n_layers)}
+    columns = {"norm": length, "resid_norm": np.broadcast_to(stream, length.shape), "relative": length / stream}
+    return _of(tidy(axes, columns), vectors, {"site": site})
 
 
 def pair_cosines(
@@ -56,7 +55,7 @@ def pair_cosines(
         curves["mean"] = np.mean(list(curves.values()), axis=0)
         for pair, values in curves.items():
             frames.append(pd.DataFrame({"part": part, "pair": pair, "layer": range(len(values)), "cosine": values}))
-    return _of(pd.concat(frames, ignore_index=True), vectors, site=site, emotions=len(labels))
+    return _of(pd.concat(frames, ignore_index=True), vectors, {"site": site, "emotions": len(labels)})
 
 
 def emotion_cosines(
@@ -75,9 +74,8 @@ def emotion_cosines(
     labels = order(vectors.emotions)
     place = [vectors.emotions.index(label) for label in labels]
     values = cosines(vectors, site=site, part=part)[np.ix_(layers, place, place)]
-    names = pd.MultiIndex.from_product([layers, labels, labels], names=["layer", "emotion", "other"])
-    table = pd.DataFrame({"cosine": values.ravel()}, index=names).reset_index()
-    return _of(table, vectors, site=site, part=_part(vectors, part), layers=layers)
+    table = tidy({"layer": layers, "emotion": labels, "other": labels}, {"cosine": values})
+    return _of(table, vectors, {"site": site, "part": _part(vectors, part), "layers": layers})
 
 
 def layer_by_layer(vectors: EmotionVectors, *, site: str = "resid", part: str = "whole") -> pd.DataFrame:
@@ -88,9 +86,8 @@ def layer_by_layer(vectors: EmotionVectors, *, site: str = "resid", part: str = 
     unit = unit_rows(part_array(vectors, site, part))
     cosine = np.clip(np.einsum("eld,emd->elm", unit, unit), -1.0, 1.0)
     layers = range(vectors.n_layers)
-    names = pd.MultiIndex.from_product([vectors.emotions, layers, layers], names=["emotion", "layer", "other"])
-    table = pd.DataFrame({"cosine": cosine.ravel()}, index=names).reset_index()
-    return _of(table, vectors, site=site, part=_part(vectors, part))
+    table = tidy({"emotion": vectors.emotions, "layer": layers, "other": layers}, {"cosine": cosine})
+    return _of(table, vectors, {"site": site, "part": _part(vectors, part)})
 
 
 def neighbour_purity(
@@ -131,6 +128,6 @@ def _part(vectors: EmotionVectors, part: str) -> str:
     return vectors.meta.get("part", "whole") if part == "whole" else part
 
 
-def _of(table: pd.DataFrame, vectors: EmotionVectors, **params) -> pd.DataFrame:
+def _of(table: pd.DataFrame, vectors: EmotionVectors, params: dict) -> pd.DataFrame:
     table.attrs["about"] = {**about(vectors), "params": params}
     return table
