@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import torch
 
+from emolab.base.labels import EMOTIONS
 from emolab.vectors.activations import ResponseMeans
+from emolab.vectors.vectors import EmotionVectors
 
 LABELS = ("neutral", "anger", "disgust", "fear", "joy", "sadness")
 META = {"model": "made", "revision": None, "fingerprint": "abc", "corpus_hash": "def"}
@@ -30,6 +33,11 @@ def make_means(planted: np.ndarray, *, n_queries=12, noise=1.0, topic=3.0, seed=
         means["head"] = x.reshape(len(index), n_layers, heads, -1).astype(np.float32)
     norm = np.linalg.norm(x, axis=-1).astype(np.float32)
     return ResponseMeans(index, means, norm, dict(META))
+
+
+def make_vectors(x, emotions=EMOTIONS, site: str = "resid") -> EmotionVectors:
+    """Vectors [emotion, layer, d_model] without any answers behind them."""
+    return EmotionVectors({site: torch.as_tensor(x)}, emotions, torch.zeros(len(x[0])), {"model": "made"})
 
 
 def orthogonal(k: int, n_layers: int, d: int, size: float = 4.0) -> np.ndarray:

@@ -7,22 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from emolab.base.errors import EmolabError
 from emolab.base.labels import EMOTIONS
 from emolab.geometry import across, cka, map_agreement
 from emolab.vectors.vectors import EmotionVectors, vectors_from_means
 from tests import oracle
+from tests.made_means import make_vectors
 
 MEASURES = ["rsa", "cka", "cosine"]
 
 
-def made(x, emotions=("anger", "fear", "joy"), model="one") -> EmotionVectors:
-    """Vectors [emotion, layer, d_model] without any answers behind them."""
-    return EmotionVectors(
-        {"resid": torch.as_tensor(np.asarray(x, float))}, emotions, torch.zeros(np.shape(x)[1]), {"model": model}
-    )
+def made(x, emotions=("anger", "fear", "joy")) -> EmotionVectors:
+    return make_vectors(np.asarray(x, float), emotions)
 
 
 def planted(seed=0, turn=None, **options) -> EmotionVectors:

@@ -27,14 +27,10 @@ from emolab.geometry.resampling import (
 )
 from emolab.models.sites import output_weights
 from emolab.vectors.activations import response_means
-from emolab.vectors.vectors import EmotionVectors, extract_vectors, vectors_from_means
-from tests.made_means import LABELS, make_index, make_means, orthogonal
+from emolab.vectors.vectors import extract_vectors, vectors_from_means
+from tests.made_means import LABELS, make_index, make_means, make_vectors, orthogonal
 
 PLACES = pd.Series({f"q{i}": f"place {i // 2}" for i in range(12)})
-
-
-def vectors_of(x: np.ndarray, emotions=EMOTIONS) -> EmotionVectors:
-    return EmotionVectors({"resid": torch.tensor(x)}, emotions, torch.ones(x.shape[1]), {"model": "made"})
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +48,45 @@ def test_cosines_are_those_of_torch(made):
     np.testing.assert_allclose(np.diag(matrix), 1)
     last, same = (similarity.cosine_matrix(vectors, layer=layer) for layer in (-1, 2))
     pd.testing.assert_frame_equal(last, same)
-    specific = similarity.cosines(vectors_of(orthogonal(5, 2, 8)), part="specific")
+    specific = similarity.cosines(make_vectors(orthogonal(5, 2, 8)), part="specific")
     np.testing.assert_allclose(specific[:, 0, 1], -1 / 4)  # centred orthogonal vectors: a regular simplex
+
+
+def at_attn(x, emotions=("anger", "joy")):
+    return make_vectors(x, emotions, "attn")
+
+
+def test_agreement_is_the_cosine_of_like_with_like_beside_unlike():
+    e = np.eye(4)
+    ours = at_attn(np.stack([[e[0], e[0]], [e[1], e[1]]]))
+    theirs = at_attn(np.stack([[3 * e[1], e[2]], [2 * e[0], e[0]], [e[3], e[0] + e[1]]]), ("joy", "anger", "calm"))
+    table = similarity.vector_agreement(ours, theirs, site="attn").set_index(["emotion", "layer"])
+    assert table["cosine"].to_dict() == {("anger", 0): 1, ("anger", 1): 1, ("joy", 0): 1, ("joy", 1): 0}
+    assert table["mismatched"].to_dict() == {("anger", 0): 0, ("anger", 1): 0, ("joy", 0): 0, ("joy", 1): 0}
+    assert (table["random"] == 0.98).all()
+    specific = similarity.vector_agreement(ours, theirs, site="attn", part="specific").set_index(["emotion", "layer"])
+    np.testing.assert_allclose(specific.loc["anger", "mismatched"].loc[0], -5 / 26**0.5)
+    lone = similarity.vector_agreement(ours, at_attn(theirs.get("attn")[:1], ("joy",)), site="attn")
+    assert list(lone["emotion"].unique()) == ["joy"] and lone["mismatched"].isna().all()
+    shifted = at_attn(ours.get("attn") + 5 * torch.tensor(e[3]))
+    assert similarity.vector_agreement(ours, shifted, site="attn")["cosine"].max() < 0.2
+    agreement = similarity.vector_agreement(ours, shifted, site="attn", part="specific")
+    np.testing.assert_allclose(agreement["cosine"], 1, atol=1e-6)
+
+
+def test_agreement_needs_something_in_common():
+    ours = at_attn(np.ones((2, 3, 4)))
+    for other in (
+        at_attn(np.ones((2, 3, 4)), ("calm", "hope")),
+        at_attn(np.ones((2, 2, 4))),
+        at_attn(np.ones((2, 3, 5))),
+    ):
+        with pytest.raises(EmolabError, match="cannot compare"):
+            similarity.vector_agreement(ours, other, site="attn")
+    with pytest.raises(EmolabError, match="no site 'resid'"):
+        similarity.vector_agreement(ours, ours)
+    with pytest.raises(EmolabError, match='part must be "whole" or "specific"'):
+        similarity.vector_agreement(ours, ours, site="attn", part="shared")
 
 
 def _hsic(k, m):

@@ -151,7 +151,6 @@ def test_words_alone():
     ("call", "message"),
     [
         (lambda m: split_half(m, site="attn"), "no site 'attn'"),
-        (lambda m: split_half(m, site="head"), "W_O"),
         (lambda m: split_half(m.select(np.arange(6))), "two queries"),
         (lambda m: probe_accuracy(m, probes=("forest",)), "forest"),
         (lambda m: probe_accuracy(m.select(np.arange(6))), "two queries"),
