@@ -154,11 +154,9 @@ def _expected(model: Model, readings: _Readings, runs: list[PatchRun]) -> list[f
             p = reading.logits(edits, len(batch)).softmax(-1)
             return [float(_log_share(row, tokens[run.emotion])) for row, run in zip(p, batch, strict=True)]
 
-    values = [0.0] * len(runs)
-    for rows, measures in halving(measured, _bands(model, reading, len(runs), readings.measure.batch_size)):
-        need_finite(model, np.array(measures), "the probabilities", prompt=first.prompt)
-        for i, value in zip(rows, measures, strict=True):
-            values[i] = value
+    bands = _bands(model, reading, len(runs), readings.measure.batch_size)
+    values = [value for _, of_band in halving(measured, bands) for value in of_band]  # in the order of the runs
+    need_finite(model, np.array(values), "the probabilities", prompt=first.prompt)
     return values
 
 
