@@ -23,7 +23,15 @@ from emolab.answers.texts import load_ratings
 from emolab.base.errors import EmolabError, need_vectors, shown
 from emolab.base.stats import expanded, ridge
 from emolab.base.tables import noted, some_layers
-from emolab.geometry.resampling import contrasts, counted, flat_layer, orders, query_groups, site_values
+from emolab.geometry.resampling import (
+    against_null,
+    contrasts,
+    counted,
+    flat_layer,
+    orders,
+    query_groups,
+    site_values,
+)
 from emolab.models.model import Model
 from emolab.models.prompts import text_ids
 from emolab.vectors.activations import ResponseMeans
@@ -144,14 +152,9 @@ def affect_fit(
         """predictions [order, label], each for its own order of the ratings."""
         r = _r(predictions, ordered[..., dimension])
         drawn = _r(predictions[0][draws], ordered[0, :, dimension][draws])
-        lo, hi = expanded(drawn[:, None], len(human))
-        rows.append(
-            {
-                "layer": layer, "dimension": str(human.columns[dimension]), "method": method, "r": r[0],
-                "lo": float(lo[0]), "hi": float(hi[0]), "null": r[1:].mean(), "null_hi": np.quantile(r[1:], 0.95),
-                "p": (1 + (r[1:] >= r[0]).sum()) / len(r), "component": component,
-            }
-        )  # fmt: skip
+        interval = expanded(drawn, len(human))
+        name = str(human.columns[dimension])
+        rows.append((layer, name, method, r[0], *interval, *against_null(r[0], r[1:]), component))
 
     def fitted(layer: int, method: str, *pairs: tuple[np.ndarray, np.ndarray]) -> None:
         predictions = np.mean([_out_of_fold(train, test, ordered, folds) for train, test in pairs], axis=0)
@@ -172,7 +175,9 @@ def affect_fit(
             best = np.abs(r).argmax(1)
             signed = scores[best] * np.sign(r[np.arange(len(r)), best])[:, None]
             add(layer, "component", dimension, signed, component=int(best[0]) + 1)
-    return noted(pd.DataFrame(rows), means.meta, n=counted(means.index), seed=seed, params={"site": site})
+    columns = ["layer", "dimension", "method", "r", "lo", "hi", "null", "null_hi", "p", "component"]
+    table = pd.DataFrame(rows, columns=columns)
+    return noted(table, means.meta, n=counted(means.index), seed=seed, params={"site": site})
 
 
 def affect_points(
@@ -208,18 +213,15 @@ def affect_points(
     scores = _components(whole)[:2]
     for score, dimension in zip(scores, human, strict=False):
         score *= np.sign(_r(score, human[dimension].to_numpy()))
-
-    def groups(vectors: np.ndarray) -> np.ndarray:
-        return KMeans(n_clusters, random_state=seed).fit_predict(vectors)
-
+    clusters, *of_halves = (KMeans(n_clusters, random_state=seed).fit_predict(x) for x in (whole, first, second))
     points = human.reset_index(names="label")
     points[[f"read_{dimension}" for dimension in human]] = read[0]
     points["component_1"], points["component_2"] = scores
-    points["cluster"] = groups(whole)
+    points["cluster"] = clusters
     points = noted(points, means.meta, n=counted(means.index), seed=seed, params={"site": site, "layer": layer})
     points.attrs["r"] = dict(zip(human, r[0].tolist(), strict=True))
     points.attrs["null_hi"] = dict(zip(human, np.quantile(r[1:], 0.95, axis=0).tolist(), strict=True))
-    points.attrs["clusters"] = {"n": n_clusters, "rand": float(adjusted_rand_score(groups(first), groups(second)))}
+    points.attrs["clusters"] = {"n": n_clusters, "rand": float(adjusted_rand_score(*of_halves))}
     return points
 
 
@@ -241,7 +243,7 @@ def _need_labels(n: int) -> None:
 
 def _halves(index: pd.DataFrame, weights: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
     """The weights of each response in the vectors of one half of the queries, and of the other."""
-    query = query_groups(index, None)
+    query = query_groups(index)
     queries = rng.permutation(np.unique(query))
     if len(queries) < 2:
         raise EmolabError("all labels stand in one frame; affect axes need at least two frames (queries)")
