@@ -23,15 +23,7 @@ from emolab.answers.texts import load_ratings
 from emolab.base.errors import EmolabError, need_vectors, shown
 from emolab.base.stats import expanded, ridge
 from emolab.base.tables import noted, some_layers
-from emolab.geometry.resampling import (
-    against_null,
-    contrasts,
-    counted,
-    flat_layer,
-    orders,
-    query_groups,
-    site_values,
-)
+from emolab.geometry.resampling import against_null, contrasts, counted, flat_layer, orders, query_groups, site_values
 from emolab.models.model import Model
 from emolab.models.prompts import text_ids
 from emolab.vectors.activations import ResponseMeans

@@ -18,6 +18,11 @@ from tests.planted import JOY, SAD, planted_model, planted_responses
 WORDS = {"joy": JOY, "sadness": SAD}
 
 
+@pytest.fixture(scope="module", params=["tiny_llama", "tiny_gpt2"])
+def model(request):
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture(scope="session")
 def planted(tmp_path_factory):
     model = load_model(planted_model(tmp_path_factory.mktemp("planted")), device="cpu")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from emolab import plot
+from emolab import plot, say
 from emolab.answers.generation import generate
 from emolab.base.errors import EmolabError
 from emolab.heads.curves import ablation_curve, ranking
@@ -117,6 +117,7 @@ def test_figures_and_summary_take_screened_tables(planted, effects_of):
     assert set(curve["k"]) == {0, 1, 4}
     summary = head_summary(table, curve)
     assert summary["screening"] == table.attrs["screening"]
+    assert "For joy" in say.head_forest(table) and "along random directions" in say.head_forest(table)
     json.dumps(summary, allow_nan=False)
     for fig in (plot.head_map(table, "share"), plot.head_map(table, "attribution"), plot.head_forest(table)):
         fig.canvas.draw()

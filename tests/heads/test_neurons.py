@@ -34,11 +34,6 @@ from tests.planted import planted_responses
 SITES = ("resid", "attn", "mlp", "neuron")
 
 
-@pytest.fixture(scope="module", params=["tiny_llama", "tiny_gpt2"])
-def model(request):
-    return request.getfixturevalue(request.param)
-
-
 @pytest.fixture(scope="module")
 def responses(model):
     return planted_responses(model)

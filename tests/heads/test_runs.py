@@ -27,11 +27,6 @@ TEXTS = ["the park was quiet .", "i was happy and glad today", "it was"]
 TOKENS = {"joy": [10, 11, 12], "anger": [13, 14]}
 
 
-@pytest.fixture(scope="module", params=["tiny_llama", "tiny_gpt2"])
-def model(request):
-    return request.getfixturevalue(request.param)
-
-
 @pytest.fixture(scope="module")
 def vectors(model):
     """Random vectors of which every head's part lies in that head's output space, as real ones do."""
