@@ -62,8 +62,8 @@ def cosines(
 def tidy(axes: Mapping[str, Sequence], values: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Arrays with these axes as a table, one row for each cell.
 
-    >>> tidy({"layer": [0], "emotion": ["joy", "fear"]}, {"norm": np.array([[1.0, 2.0]])}).iloc[1].tolist()
-    [0, 'fear', 2.0]
+    >>> tidy({"layer": [0], "emotion": ["joy", "fear"]}, {"norm": np.array([[1.0, 2.0]])})["emotion"].tolist()
+    ['joy', 'fear']
     """
     index = pd.MultiIndex.from_product(list(axes.values()), names=list(axes))
     return pd.DataFrame({name: array.ravel() for name, array in values.items()}, index=index).reset_index()
