@@ -91,6 +91,13 @@ WRITE = {
     "find_breaking": (
         lambda w: emolab.find_breaking(w.model, emolab.Steering(w.vectors, {"joy": 1.0}), few(w), out="~/x"), "x",
     ),
+    "head_effects": (
+        lambda w: emolab.head_effects(
+            w.model, emolab.extract_vectors(w.model, w.responses, sites=("head",)), w.responses,
+            test=emolab.HeadTest(words={"joy": ["sun"], "sadness": ["rain"]}, n_queries=1), screen=1, out="~/x",
+        ),
+        "x/heads.parquet",
+    ),
     "fit_lora": (
         lambda w: fit_lora(w.model, w.responses, "joy", training=Training(steps=1), out="~/x"),
         "x/lora_joy.safetensors",

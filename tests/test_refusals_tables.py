@@ -150,7 +150,6 @@ CASES = [
     (lambda w: calibration.calibrated(w.judge, ["a"], [None]), "label 'None' is none of"),
     (lambda w: calibration.calibrated(w.judge, [3] * 15, [*"x" * 15]), "label 'x'|texts hold 3"),
     (lambda w: interval([1, 0], clusters=["a"]), "clusters are 1 for 2 values"),
-    (lambda w: interval([1, 0, 0.5], level=1.5), "level is 1.5"),
     (lambda w: bootstrap_ci([1.0, 2.0, 3.0], np.mean, n=0), "n is 0"),
     # Reliability, maps, heads, words
     (lambda w: reliability.split_half(w.means, part="half"), "part must be"),

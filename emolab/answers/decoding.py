@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,22 +21,22 @@ from emolab.models.hooks import Place
 from emolab.models.model import Model
 from emolab.models.prompts import Batch
 from emolab.models.sharing import begin, new_cache, pays, read_prompts
-from emolab.steering.edits import AffineEdit, keep_rows
+from emolab.steering.edits import LayerEdit, keep_rows
 from emolab.steering.steering import Steering
 
 Each = Callable[[Tensor, Tensor], None]  # (ids written so far [row, token], scores of the next one [row, vocab])
 _MANY = 8  # rows from which on those that have ended leave: to go on without them costs about as much as one step
 
 
-def opened(model: Model, steerings: list[Steering | None], batch: Batch) -> tuple[Batch, DynamicCache | None]:
+def opened(model: Model, batch: Batch, *, early: bool) -> tuple[Batch, DynamicCache | None]:
     """The batch, and a cache with what its prompts share already read; edits count on from there.
 
     What all prompts begin with is read once, and of prompts that many rows share the rest, too. The padding may stand
     behind what is shared then. Where there is no such cache, `generate` takes care of everything. Rows with the
-    beginning of an answer are read one by one.
+    beginning of an answer are read one by one, and so are rows that are edited `early`, before the prompt's last token.
     """
     past = new_cache(model)
-    if past is None or batch.response_mask.any() or steered_early(steerings):
+    if past is None or batch.response_mask.any() or early:
         return batch, past
     batch, past = begin(model, batch) or (batch, past)
     prompts, rows = torch.cat([batch.input_ids, batch.attention_mask], 1).unique(dim=0, return_inverse=True)
@@ -57,7 +57,7 @@ def write(
     config: GenerationConfig,
     penalty: float,
     past: DynamicCache | None,
-    edits: dict[Place, AffineEdit],
+    edits: Mapping[Place, LayerEdit],
     each: Each | None = None,
 ) -> Int[Tensor, "row token"] | None:
     """What follows the prompts, greedy or sampled; behind a row's end token anything may stand.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import GenerationConfig
 
-from emolab.answers.decoding import Each, opened, write
+from emolab.answers.decoding import Each, opened, steered_early, write
 from emolab.answers.writing import Writing, need_writing
 from emolab.base.errors import EmolabError, need_number, need_texts
 from emolab.base.progress import progress_bar, steps
@@ -25,7 +26,7 @@ from emolab.models.prompts import Batch, check_context, encode, plan_batches, pr
 from emolab.models.roles import token_roles
 from emolab.models.sites import bridge_has_hooks
 from emolab.models.templates import begins_with_reasoning, ends_in_reasoning
-from emolab.steering.edits import hooked
+from emolab.steering.edits import LayerEdit, hooked
 from emolab.steering.steering import Steering, as_rows, build_edits, needs_roles
 
 
@@ -72,9 +73,9 @@ def generate(
     def answer(index: list[int]) -> list[str]:
         batch = [rendered[i] for i in index]
         steerings = [rows[i] for i in index] if rows else []
-        with steps(bar, len(index), max_new_tokens) as reach, _sampling(next(seeds), writing):
+        with steps(bar, len(index), max_new_tokens) as reach:
             each: Each = lambda ids, scores: reach(ids.shape[1])  # noqa: E731
-            ids = write_batch(model, batch, steerings, max_new_tokens, writing, each=each)
+            ids = write_batch(model, batch, steerings, max_new_tokens, replace(writing, seed=next(seeds)), each=each)
         nonlocal reasoning
         reasoning = reasoning or any(map(begins_with_reasoning, model.tokenizer.batch_decode(ids[:, :8])))
         return decoded(model, ids)
@@ -113,16 +114,37 @@ def write_batch(
     EmolabError for what does not fit the model's context, and where logits are not finite.
     """
     batch = encode(model, prompts, begun)
+    edits, _ = edits_of(model, steerings, batch, cached=True)
+    early = steered_early(steerings)
+    return write_edited(model, batch, edits, max_new_tokens, writing, early=early, reads=reads, each=each)
+
+
+def write_edited(
+    model: Model,
+    batch: Batch,
+    edits: Mapping[Place, LayerEdit],
+    max_new_tokens: int,
+    writing: Writing,
+    *,
+    early: bool = False,
+    reads: Sequence[tuple[Place, Function]] = (),
+    each: Each | None = None,
+) -> Int[Tensor, "row token"]:
+    """`write_batch` with edits of one's own, whose mask counts calls as `cached` and knows the `prompt_spans`.
+
+    early: whether they may edit a token before the last one of a prompt.
+    """
     check_context(model, batch.input_ids.shape[1] + max_new_tokens)
     config = generation_config(model, max_new_tokens, writing)
-    edits, plain = edits_of(model, steerings, batch, cached=True)
+    plain = runs_plain(model, {site for site, _ in edits})
     # On the plain model only emolab's hooks see tensors; those of others, on the bridge, may keep theirs.
-    with torch.inference_mode(plain):
-        batch, past = opened(model, steerings, batch) if plain else (batch, None)
+    with torch.inference_mode(plain), _sampling(writing):
+        prompt = batch.input_ids[0, batch.attention_mask[0] == 1]
+        batch, past = opened(model, batch, early=early) if plain else (batch, None)
         with at_sites(model, reads, plain=plain), hooked(model, edits, plain=plain) as runner:
             ids = write(runner, batch, config, writing.repetition_penalty, past, edits, each)
     if ids is None:
-        raise not_finite(model, "the logits", prompt=prompts[0])
+        raise not_finite(model, "the logits", prompt=model.tokenizer.decode(prompt))
     return ids
 
 
@@ -213,10 +235,7 @@ def edits_of(model: Model, steerings: list[Steering | None], batch: Batch, *, ca
     """This batch's edits, and whether they go on the plain model (else on the bridge)."""
     if len({id(s) for s in steerings}) == 1:
         steerings = steerings[:1]  # one table for all rows
-    n_tokens = batch.attention_mask.sum(1)
-    n_pads = batch.input_ids.shape[1] - n_tokens
-    n_prompt = n_tokens - batch.response_mask.sum(1)
-    prompts, roles = list(zip(n_pads.tolist(), n_prompt.tolist(), strict=True)), None
+    prompts, roles = prompt_spans(batch), None
     if needs_roles(steerings):
         rows = zip(batch.input_ids.tolist(), prompts, strict=True)
         roles = token_roles(model, [ids[pad : pad + n] for ids, (pad, n) in rows])
@@ -224,12 +243,20 @@ def edits_of(model: Model, steerings: list[Steering | None], batch: Batch, *, ca
     return edits, runs_plain(model, {site for site, _ in edits})
 
 
+def prompt_spans(batch: Batch) -> list[tuple[int, int]]:
+    """(padding, tokens of the prompt) of each row, as `PositionMask` takes them."""
+    n_tokens = batch.attention_mask.sum(1)
+    n_pads = batch.input_ids.shape[1] - n_tokens
+    n_prompt = n_tokens - batch.response_mask.sum(1)
+    return list(zip(n_pads.tolist(), n_prompt.tolist(), strict=True))
+
+
 @contextlib.contextmanager
-def _sampling(seed: int, writing: Writing) -> Iterator[None]:
-    """Sampled tokens are drawn from this seed; global random state is left as it was."""
+def _sampling(writing: Writing) -> Iterator[None]:
+    """Sampled tokens are drawn from its seed; global random state is left as it was."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()), enabled=not writing.greedy):
         if not writing.greedy:
-            torch.manual_seed(seed)
+            torch.manual_seed(writing.seed)
         yield
 
 

@@ -13,6 +13,8 @@ same change along a random direction of that head, of equal size, and beside the
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,13 +22,17 @@ import pandas as pd
 from jaxtyping import Float
 
 from emolab.base.errors import need_number
+from emolab.base.folders import alone
 from emolab.base.labels import head_name
 from emolab.base.stats import bh
+from emolab.base.storage import kept, stable, user_path
+from emolab.experiments.sweeps import vectors_identity
 from emolab.heads.head_vectors import direct_shares
 from emolab.heads.measures import WordProbability
 from emolab.heads.patching import HeadTest, Trial, setup, word_probability
 from emolab.models.model import Model
 from emolab.steering.head_edits import Change, Heads, HeadSpace, head_pairs
+from emolab.vectors.corpus import corpus_hash
 from emolab.vectors.vectors import EmotionVectors
 
 _COLUMNS = (
@@ -36,6 +42,7 @@ _COLUMNS = (
 _DOES = {1: "raises", -1: "lowers", 0: ""}
 
 
+@alone
 def head_effects(
     model: Model,
     vectors: EmotionVectors,
@@ -45,6 +52,7 @@ def head_effects(
     heads: Heads | None = None,
     screen: int | None = 20,
     seed: int = 0,
+    out: str | Path | None = None,
 ) -> pd.DataFrame:
     """The causal effect of heads on every emotion, with controls: of those that attribution finds, and of random ones.
 
@@ -70,6 +78,7 @@ def head_effects(
         heads: (layer, head) pairs to test, all of them whatever their attribution; default all that the model has.
         screen: how many heads to test for each emotion, and how many random ones beside them; None tests all heads.
             They are chosen by words where a judge measures, too.
+        out: a folder; the table is kept there as heads.parquet, and the same call finds it again.
 
     Returns:
         One row per head and emotion: `layer, head, name` (L18H3), `emotion, test, measure`; `attribution` in nats, on
@@ -96,6 +105,12 @@ def head_effects(
         EmolabError: as `emolab.HeadTest`; vectors without site "head", responses without pairs, heads that do not
             exist, or a model without attention heads. Of hybrid models the layers that have heads are tested.
     """
+    if out is not None:
+        made_of = {"fingerprint": model.fingerprint, "dtype": str(model.dtype), "vectors": vectors_identity(vectors)}
+        made_of |= {"responses": corpus_hash(responses), "test": stable(test), "heads": stable(heads)}
+        made_of |= {"screen": screen, "seed": seed}
+        make = partial(head_effects, model, vectors, responses, test=test, heads=heads, screen=screen, seed=seed)
+        return kept(user_path(out) / "heads.parquet", made_of, make)
     space = HeadSpace(model, vectors)
     trial = setup(space, responses, test, seed)
     every = [(layer, head) for layer in space.layers for head in range(model.n_heads)]

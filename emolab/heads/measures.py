@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from emolab.answers.generation import generate
+from emolab.answers.generation import decoded, prompt_spans, write_edited
 from emolab.answers.jobs import chunks, run_jobs
 from emolab.answers.writing import Writing
 from emolab.base.errors import EmolabError
@@ -243,10 +243,15 @@ class _KeptZ(LayerEdit):
 def _written(model: Model, shared: tuple[Space, int, Writing], runs: list[PatchRun]) -> list[str]:
     """The text of each run of a batch."""
     space, max_new_tokens, writing = shared
-    # Runs come by length, so that `generate` keeps their order; without batches of its own, a row meets its edit.
-    writing = replace(writing, batch_size=len(runs))
-    with hooked(model, space.edits([run.change for run in runs], PositionMask(["generated"]))):
-        return generate(model, [run.prompt for run in runs], max_new_tokens=max_new_tokens, writing=writing, raw=True)
+
+    def texts(rows: list[int]) -> list[str]:
+        batch = encode(model, [runs[i].prompt for i in rows])
+        mask = PositionMask(["generated"], prompt_spans(batch), cached=True)
+        edits = space.edits([runs[i].change for i in rows], mask)
+        return decoded(model, write_edited(model, batch, edits, max_new_tokens, writing))
+
+    batches = halving(texts, [list(range(len(runs)))])
+    return [text for _, batch in batches for text in batch]
 
 
 def _by_text(runs: Sequence[PatchRun], text_of: Callable[[PatchRun], Hashable]) -> list[list[int]]:

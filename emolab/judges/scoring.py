@@ -73,13 +73,12 @@ def score(
     judges = judges_of(judges)
     table = table.copy()
     queries = table.get("query")
-    for number, judge in enumerate(judges):
-        values = ask(judge, texts, queries)
+    read = [ask(judge, texts, queries) for judge in judges]
+    for number, (judge, values) in enumerate(zip(judges, read, strict=True)):
         prefix = "" if number == 0 else f"{judge.name}_"
         for label, column in zip(judge.labels, values.T, strict=True):
             table[f"{prefix}p_{label}"] = column
         table[f"{prefix}top"] = top_labels(judge, values)
-        _warn_of(judge, values)
     if queries is not None and len(table):
         table["adherence"], table["adherence_shuffled"] = adherence(texts, list(queries))
     for measure in (distinct2, repetition, compression):
@@ -95,6 +94,8 @@ def score(
     table.attrs["judges"] = [judge.name for judge in judges]
     if model is not None:
         table = _with_model(table, model, targets, _asked_with(table, writing), store)
+    for judge, values in zip(judges, read, strict=True):  # at last, so that what is refused is not warned of
+        _warn_of(judge, values)
     return table
 
 

@@ -39,6 +39,10 @@ class LayerEdit:
     def __call__(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def keep_rows(self, rows: Tensor) -> None:
+        """Only these rows go on; one edit for all rows stays."""
+        raise NotImplementedError
+
     def meet(self, x: Tensor) -> tuple[int, bool | Tensor]:
         """The first position of this call, and which of its positions are edited."""
         offset = self.seen if self.mask.cached else 0
@@ -105,7 +109,6 @@ class AffineEdit(LayerEdit):
         self.write = self.write.to(x.device)
 
     def keep_rows(self, rows: Tensor) -> None:
-        """Only these rows go on; one edit for all rows stays."""
         if self.rows > 1:
             self.rows = len(rows)
             self.shift, self.read, self.write = (t[rows.to(t.device)] for t in (self.shift, self.read, self.write))
@@ -187,7 +190,7 @@ class BentEdit(AffineEdit):
         super().keep_rows(rows)
 
 
-def keep_rows(edits: Mapping[Place, AffineEdit], rows: Tensor) -> None:
+def keep_rows(edits: Mapping[Place, LayerEdit], rows: Tensor) -> None:
     """The batch goes on with these rows only: its edits and their masks, too."""
     for mask in {edit.mask for edit in edits.values()}:
         mask.keep_rows(rows.tolist())

@@ -185,6 +185,14 @@ class HeadEdit(LayerEdit):
         y = y.to(z.dtype)
         return y if keep is True else torch.where(keep[..., None], y, z)
 
+    def keep_rows(self, rows: Tensor) -> None:
+        if self.rows > 1:
+            self.rows = len(rows)
+            for name in ("shift", "read", "write", "noise", "swap", "source"):
+                value = getattr(self, name)
+                if value is not None:
+                    setattr(self, name, value[rows.to(value.device)])
+
     def _patch(self, x: Tensor, source: Tensor, gram: Tensor) -> Tensor:
         n = source.shape[1]
         delta = source - x[:, -n:]

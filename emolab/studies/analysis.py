@@ -135,11 +135,7 @@ def analyse(
         )
         settings = {**made_of, "seed": seed, "judge": stable(judge), "sizes": stable(sizes)}
         screen, n_random = sizes["screen"], sizes["n_random"]
-        effects = kept(
-            out / "heads.parquet",
-            settings,
-            lambda: head_effects(model, vectors, responses, test=patch, screen=screen, seed=seed),
-        )
+        effects = head_effects(model, vectors, responses, test=patch, screen=screen, seed=seed, out=out)
         curve = kept(
             out / "ablation.parquet",
             settings,

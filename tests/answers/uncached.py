@@ -20,7 +20,7 @@ def uncached() -> Iterator[None]:
         return told
 
     with (
-        mock.patch.object(generation, "opened", lambda model, steerings, batch: (batch, None)),
+        mock.patch.object(generation, "opened", lambda model, batch, early: (batch, None)),
         mock.patch.object(generation, "generation_config", config),
         mock.patch.object(generation, "edits_of", lambda *args, cached: edits_of(*args, cached=False)),
     ):

@@ -69,6 +69,20 @@ def test_a_head_that_lowers_its_emotion_is_said_to(planted):
     )
 
 
+def test_effects_are_kept_and_found_again(planted, tmp_path, monkeypatch):
+    test = HeadTest("patch", words=WORDS, n_queries=4)
+    made = run(planted, test, screen=2)
+    kept = run(planted, test, screen=2, out=tmp_path)
+    monkeypatch.setattr("emolab.heads.effects.setup", lambda *args: 1 / 0)
+    found = run(planted, test, screen=2, out=tmp_path)
+    for table in (kept, found):
+        pd.testing.assert_frame_equal(table, made)
+        assert {key: table.attrs[key] for key in made.attrs} == made.attrs
+    for other in ({"seed": 1}, {"test": HeadTest("patch", words=WORDS, n_queries=3)}, {"heads": [(0, 1)]}):
+        with pytest.raises(ZeroDivisionError):
+            run(planted, **{"test": test, "screen": 2, "out": tmp_path, **other})
+
+
 def test_screening_finds_the_planted_head_and_tests_as_many_random_ones(planted, effects_of):
     table, whole = effects_of("patch", 2), effects_of("patch", None)
     assert len(table) == len(whole) == planted.model.n_layers * planted.model.n_heads * 2

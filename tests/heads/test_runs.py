@@ -1,5 +1,7 @@
 """Changes to heads do exactly what they say, and the measures of their runs are those of single, whole passes."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from emolab.heads.measures import READ, JudgedText, PatchRun, WordProbability, a
 from emolab.heads.patching import HeadTest
 from emolab.heads.rereading import Reading, rereads
 from emolab.judges.judges import FunctionJudge
+from emolab.models import sharing
 from emolab.models.load import load_model
 from emolab.models.prompts import encode, render_prompts
 from emolab.models.sites import hf_modules, output_weights, site_hooks
@@ -226,9 +229,31 @@ def test_batched_texts_are_single_texts(model, space):
     p = JudgedText(judge, max_new_tokens=8)(space, runs)
     assert p.tolist() == [0.3 if run.emotion == "joy" else 0.2 for run in runs]
     JudgedText(judge, 8, Writing(batch_size=1))(space, runs)
-    assert texts[0] == texts[1] and len(set(texts[0])) > 6
+    with on_bridge(model):
+        JudgedText(judge, max_new_tokens=8)(space, runs)
+    assert texts[0] == texts[1] == texts[2] and len(set(texts[0])) > 6
     plain = {run.prompt: text for text, run in zip(texts[0], runs, strict=True) if run.change is None}
     assert list(plain.values()) == [generate(model, [p], raw=True, max_new_tokens=8)[0] for p in plain]
+
+
+def test_texts_of_one_prompt_read_it_once_and_rows_that_ended_take_their_edits_along(model, space, monkeypatch):
+    changes = [Change("ablate", "joy", ((layer, head),), 2.0) for layer in range(model.n_layers) for head in (0, 1)]
+    prompt = " ".join(QUERIES)
+    runs = [PatchRun(prompt, TEXTS[0], "joy", change) for change in changes * 3]
+    judge = FunctionJudge(lambda batch: np.full((len(batch), 2), 0.5), ("joy", "neutral"))
+    spy = mock.Mock(side_effect=sharing.read_on)
+    monkeypatch.setattr(sharing, "read_on", spy)
+    JudgedText(judge, max_new_tokens=2)(space, runs)
+    read = [tuple(call.args[1].input_ids.shape) for call in spy.call_args_list]
+    n_prompt = len(encode(model, [prompt]).input_ids[0])
+    assert read.count((1, n_prompt - 1)) == model.n_layers, "heads of one layer are a batch"
+
+    z = torch.randn(len(changes), 3, model.n_heads, model.d_head)
+    edits, fewer = (space.edits(changes, PositionMask(["all"])) for _ in range(2))
+    rows = torch.tensor([0, len(changes) - 1])
+    for place, edit in fewer.items():
+        edit.keep_rows(rows)
+        torch.testing.assert_close(edit(z[rows]), edits[place](z)[rows], atol=0, rtol=0)
 
 
 def test_answer_z_is_that_of_the_prompt_alone(model):

@@ -78,7 +78,7 @@ def test_a_name_a_file_or_one_clear_error(tiny_llama, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert emolab.load_vectors("~/own.safetensors").emotions == own.emotions
     for name in ("llama", "smollm2.safetensors", tmp_path / "none.safetensors", tmp_path):
-        with pytest.raises(EmolabError, match="no vectors '.*'; bundled are smollm2; or give the path of a saved file"):
+        with pytest.raises(EmolabError, match="no vectors '.*; bundled are smollm2; or give the path of a saved file"):
             emolab.load_vectors(name)
     with pytest.raises(EmolabError, match="no vectors 3; bundled are smollm2"):
         emolab.load_vectors(3)  # pyright: ignore[reportArgumentType]
