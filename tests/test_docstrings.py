@@ -60,6 +60,7 @@ SLOW = (
     "emolab.judges.calibration", "emolab.plot.reading", "emolab.studies.analysis", "emolab.experiments.wordings",
     "emolab.plot.vectors", "emolab.steering.settings", "emolab.experiments.dose_response",
     "emolab.studies.selfcheck", "emolab.vectors.activations", "emolab.experiments.breaking",
+    "emolab.experiments.sources",
 )  # fmt: skip
 
 

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Nothing looks for garbage meanwhile.
+
+    What imports and models make by the hundred thousand stays: to go through it again and again took a quarter of the
+    time of `load_model`.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def on_use(module: str, holders: Mapping[str, str], listed: Iterable[str] = ()) -> Callable[[str], Any]:
@@ -21,7 +39,8 @@ def on_use(module: str, holders: Mapping[str, str], listed: Iterable[str] = ()) 
                 return importlib.import_module(f"{module}.{name}")  # a file of this room
             has = f"; it has {', '.join(listed)}" if listed else ""
             raise AttributeError(f"module {module!r} has no attribute {name!r}{has}")
-        holder = importlib.import_module(f"emolab.{holders[name]}")
+        with uncollected():
+            holder = importlib.import_module(f"emolab.{holders[name]}")
         return holder if holders[name] == name else getattr(holder, name)
 
     return get

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from emolab.base.errors import EmolabError, first_line, shown
+from emolab.base.lazy import uncollected
 from emolab.models.fetch import DEFAULT, MODELS, find
 from emolab.models.hooks import forward
 from emolab.models.model import Model
@@ -59,7 +60,7 @@ def load_model(
         return model
     if isinstance(model, str | Path):
         source = str(model)
-        with sharing_cores(), quiet():
+        with sharing_cores(), quiet(), uncollected():
             hf, own_tokenizer, revision = from_pretrained(
                 str(find(source)) if source in MODELS else source,
                 tokenizer=tokenizer,
@@ -109,6 +110,7 @@ def load_model(
     return loaded
 
 
+@uncollected()
 def _bridged(name: str, source: str, revision: str | None, hf: Any, tokenizer: Any) -> Model:
     """Bridge a twin of `hf`: own modules, the very same weight tensors, so that `hf` keeps its fast plain forward."""
     if any(p.is_meta for p in hf.parameters()):

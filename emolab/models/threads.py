@@ -49,7 +49,7 @@ def sharing_cores() -> Iterator[None]:
         warnings.warn(
             f"other processes keep {elsewhere:.1f} of {cores} cores busy, and {threads} threads here would wait for "
             f"them at every step; start both with OMP_NUM_THREADS={max(1, cores // 2)}, or one after the other",
-            stacklevel=3,
+            stacklevel=4,  # of `load_model`'s caller
         )
 
 

@@ -1,6 +1,7 @@
 """Threads are set once, from the cores that this process may use; others that use these are told of."""
 
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -64,6 +65,18 @@ def test_who_has_chosen_is_left_alone(machine, monkeypatch, name):
         warnings.simplefilter("error")
         work(machine, 4, 8.0)
     assert machine["threads"] == 4
+
+
+def test_the_warning_points_to_the_call_of_load_model(machine):
+    def load_model():
+        with sharing_cores():
+            machine["now"] += 4
+            machine["elsewhere"] += 8
+
+    with pytest.warns(UserWarning, match="cores busy") as said:
+        load_model()
+    lines = Path(__file__).read_text().splitlines()
+    assert lines[said[0].lineno - 1].strip() == "load_model()" and said[0].filename == __file__
 
 
 def test_cores_and_their_use_are_numbers_of_this_machine():
