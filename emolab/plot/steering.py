@@ -34,7 +34,7 @@ from emolab.plot.marks import (
 )
 from emolab.plot.panels import figure, grid, need_single
 from emolab.plot.style import CONTROLS, GREY, INK, LEVEL, MEASURES, PARTS, emotion_looks, look
-from emolab.say.sentences import upper
+from emolab.say.sentences import number, upper
 
 BROKEN = 100.0  # highest perplexity ratio shown: beyond it a text is broken; how badly says nothing more
 LIMIT = 1.5  # perplexity ratio that texts should stay below
@@ -98,7 +98,7 @@ def dose_response(
         table, title or _risen(table, best),
         legend=handles, interval="bars: 95 % over queries (Wilson for shares)",
         params={"best": best, "alpha_star": star},
-    )  # fmt: skip  # fmt: skip
+    )  # fmt: skip
 
 
 def _risen(table: pd.DataFrame, best: Mapping[str, float]) -> str:
@@ -109,13 +109,13 @@ def _risen(table: pd.DataFrame, best: Mapping[str, float]) -> str:
         return "What steering does as its dose grows"
     if best:
         at = steered[steered["alpha"] == steered["emotion"].map(best)]
-        return f"At its frozen dose steering brings {at['value'].mean():.2f} of texts to the target"
+        return f"At its frozen dose steering brings {number(at['value'].mean())} of texts to the target"
     mean = steered.groupby("alpha")["value"].mean()
     dose = mean.idxmax()
     plain = shares[(shares["control"] == "none") & (shares["alpha"] == 0)]["value"].mean()
     random = shares[(shares["control"] == "random") & (shares["alpha"] == dose)]["value"]
-    beside = f"unsteered {plain:.2f}" + (f", random direction {random.mean():.2f}" if len(random) else "")
-    return f"Steering brings {mean.max():.2f} of texts to the target at dose {dose:g} ({beside})"
+    beside = f"unsteered {number(plain)}" + (f", random direction {number(random.mean())}" if len(random) else "")
+    return f"Steering brings {number(mean.max())} of texts to the target at dose {dose:g} ({beside})"
 
 
 def _measured(ax, measure: str) -> None:
@@ -156,7 +156,8 @@ def effect_forest(table: pd.DataFrame, *, title: str | None = None):
         ax.xaxis.set_major_locator(MaxNLocator(nbins=4, min_n_ticks=2))
     panels.label("difference", "dose")
     mean = table.groupby("alpha")["difference"].mean()
-    largest = f"{MEASURES.get(measure, measure)}: steered minus {against} {mean.max():+.2f} at dose {mean.idxmax():g}"
+    most = f"{number(mean.max(), signed=True)} at dose {mean.idxmax():g}"
+    largest = f"{MEASURES.get(measure, measure)}: steered minus {against} {most}"
     data = table.copy()
     data.attrs["about"] = {**about(table), "n": f"{table['n'].max()} queries"}
     return panels.finish(
@@ -200,7 +201,7 @@ def layer_curve(table: pd.DataFrame, *, title: str | None = None):
     if "unsteered" in kinds:
         handles.append(control_key("unsteered", marker=""))
     mean = table[table["layer"].notna() & (table["control"] == "none")].groupby("layer")["value"].mean()
-    best = f"One layer alone does most at layer {mean.idxmax():.0f}: {mean.max():.2f} of texts read as the target"
+    best = f"One layer alone does most at layer {mean.idxmax():.0f}: {number(mean.max())} of texts read as the target"
     return panels.finish(table, title or best, legend=handles, interval="bars: 95 % Wilson over queries")
 
 
@@ -238,9 +239,10 @@ def site_map(table: pd.DataFrame, *, control: str = "random", title: str | None 
     handles += [key(e, linestyle="", color=x["color"], marker=x["marker"]) for e, x in looks.items()]
     ranked = mean.sort_values("value", kind="stable", ascending=False)
     best, least = ranked.iloc[0], ranked.iloc[-1]
-    verdict = f"{best.name or 'steering'} brings most texts to the target: {best['value']:+.2f} over {against}"
+    gain = number(best["value"], signed=True)
+    verdict = f"{best.name or 'steering'} brings most texts to the target: {gain} over {against}"
     if len(mean) > 1 and not best["lo"] > least["hi"]:
-        reach = f"{least['value']:+.2f} to {best['value']:+.2f}"
+        reach = f"{number(least['value'], signed=True)} to {gain}"
         verdict = f"no difference between settings was found: {reach} of the texts over {against}"
     return panels.finish(
         table, title or upper(verdict),
@@ -287,12 +289,12 @@ def mixture_map(table: pd.DataFrame, *, title: str | None = None):
     verdict = "What is read in texts steered with mixtures"
     if np.isfinite(mean):
         how = "one emotion at a time" if mean < 0.5 else "their emotions together"
-        verdict = f"Texts steered with mixtures show {how} (mixed within one text: {mean:.2f} of 1)"
+        verdict = f"Texts steered with mixtures show {how} (mixed within one text: {number(mean)} of 1)"
     return panels.finish(
         table, title or verdict,
         legend=[key("steered", linestyle=""), *([control_key("prompt")] if "prompt" in kinds else [])],
         interval="bars: 95 % over queries",
-    )  # fmt: skip  # fmt: skip
+    )  # fmt: skip
 
 
 @figure
@@ -324,7 +326,7 @@ def purity_dots(table: pd.DataFrame, *, title: str | None = None):
     verdict = "How purely each part steers"
     if {"whole", "specific"} <= set(parts):
         whole, specific = (
-            f"{PARTS[p]}: target {shares.loc[p, 'target']:.2f}, another emotion {shares.loc[p, 'leak']:.2f}"
+            f"{PARTS[p]}: target {number(shares.loc[p, 'target'])}, another emotion {number(shares.loc[p, 'leak'])}"
             for p in ("whole", "specific")
         )
         verdict = f"{upper(whole)}; {specific}"

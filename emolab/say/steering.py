@@ -178,7 +178,7 @@ def layer_curve(scored: pd.DataFrame) -> Sentences:
     best = where_largest(mean["none"])
     cells = own[(own["layer"] == best) & (own["control"] == "none")]
     shares = listed(f"{row['emotion']} {bounded(row)}" for _, row in cells.iterrows())
-    random = f" (random direction {mean['random', best]:.2f})" if ("random", best) in mean else ""
+    random = f" (random direction {number(mean['random', best])})" if ("random", best) in mean else ""
     low = [f"{layer:.0f}" for layer, value in mean["none"].items() if value <= mean["none"].max() / 4]
     return Sentences(
         f"One layer alone does most at layer {best:.0f}: {shares}{random}.",
@@ -214,7 +214,7 @@ def purity_dots(rates: pd.DataFrame) -> Sentences:
     names = {"whole": "the whole vector", "random": "random directions"}
     names = {part: names.get(part, f"the {part} part") for part in parts}
     targets = listed(f"{name} {bounded(cells.loc[(part, 'target')])}" for part, name in names.items())
-    leaks = listed(f"{name} {cells.loc[(part, 'leak'), 'value']:.2f}" for part, name in names.items())
+    leaks = listed(f"{name} {number(cells.loc[(part, 'leak'), 'value'])}" for part, name in names.items())
     said = [f"The target is read with {targets} of the texts.", f"Another emotion is read with {leaks}."]
     if ("specific", "leak") in cells.index:
         leak: Any = cells.loc[("specific", "leak")]
@@ -263,13 +263,13 @@ def sources(table: pd.DataFrame) -> Sentences:
     instruction: Any = table.loc["instruction"]
     closest = where_largest(rows["adherence_kept"])
     each = [
-        f"{upper(str(name))} at dose {row['alpha']:g}: {row['target']:.2f} on target (blind judge "
-        f"{row['blind']:.2f}), {_price(row)}."
+        f"{upper(str(name))} at dose {row['alpha']:g}: {number(row['target'])} on target (blind judge "
+        f"{number(row['blind'])}), {_price(row)}."
         for name, row in rows.iterrows()
     ]
     return Sentences(
-        f"Near the effect of the instruction ({instruction['target']:.2f} on target, {_price(instruction)}), {closest} "
-        f"keep most of the topic: {rows.loc[closest, 'adherence_kept']:.0%} of the adherence.",
+        f"Near the effect of the instruction ({number(instruction['target'])} on target, {_price(instruction)}), "
+        f"{closest} keep most of the topic: {rows.loc[closest, 'adherence_kept']:.0%} of the adherence.",
         *each,
     )
 
@@ -321,7 +321,7 @@ def shares(scored: pd.DataFrame, *, by: str = "control") -> Sentences:
     named = table[by].replace(_NAMES) if by == "control" else table[by]
     groups = list(table.groupby(named, sort=False))
     read = listed(f"{mean_share(rows, 'hit')} ({name})" for name, rows in groups)
-    left = listed(f"{rows['adherence'].mean():.2f} ({name})" for name, rows in groups if _has_adherence(table))
+    left = listed(f"{number(rows['adherence'].mean())} ({name})" for name, rows in groups if _has_adherence(table))
     return Sentences(
         f"The target is read in {read} of the texts.",
         f"Adherence to the question is {left}." if _has_adherence(table) else "",
