@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,10 +39,11 @@ TODAY = {"%d %b %Y": "26 Jul 2024", "%d %B %Y": "26 July 2024", "%B %d, %Y": "Ju
 
 
 def close(a, b, tolerance: float = 2e-5) -> None:
-    """Equal up to a share of the largest value."""
+    """Equal up to a share of the largest value; where that is more than 2e-5, 99 % of the values are within 2e-5."""
     a, b = torch.as_tensor(np.asarray(a)).double(), torch.as_tensor(np.asarray(b)).double()
-    off = ((a - b).abs().max() / b.abs().max()).item()
-    assert a.shape == b.shape and off < tolerance, f"off by {off:.1e}"
+    off = (a - b).abs() / b.abs().max()
+    assert a.shape == b.shape and off.max() < tolerance, f"off by {off.max():.1e}"
+    assert off.flatten().kthvalue(math.ceil(0.99 * off.numel())).values < 2e-5
 
 
 def _states(hf, family: Family, ids: list[int]) -> torch.Tensor:
@@ -138,7 +140,7 @@ def batched_equals_single(case: Case) -> str:
     assert moved == alone != case.greedy
     together, apart = (response_means(model, case.responses(), sites=case.sites, batch_size=n) for n in (6, 1))
     for site in together.sites:
-        close(together.means[site], apart.means[site])
+        close(together.means[site], apart.means[site], case.family.rounding)
     prompts, texts = case.prompts["neutral"], TEXTS["joy"]
     for pair in zip(*(token_logprobs(model, prompts, texts, batch_size=n) for n in (3, 1)), strict=True):
         np.testing.assert_allclose(*pair, atol=1e-4)
@@ -160,7 +162,7 @@ def padding_changes_nothing(case: Case) -> str:
             a, b = (forward(model, runner, x, x.prompt_len) for x in (batch, right))
             for i, (prompt, n) in enumerate(zip(case.prompts["neutral"], lengths, strict=True)):
                 alone = forward(model, runner, encode(model, [prompt]), n)[0]
-                close(a[i, -n:], alone), close(b[i, :n], alone)
+                close(a[i, -n:], alone, case.family.rounding), close(b[i, :n], alone, case.family.rounding)
     return "yes"
 
 

@@ -33,6 +33,9 @@ class Family:
     add_bos: bool = False  # the tokenizer by itself puts BOS first
     special: tuple[str, ...] = ()
     seed: int = 3  # one whose weights write three texts that differ
+    # How far one value may be off by rounding, as a share of the largest; 99 % of them are within 2e-5 in any case. A
+    # router behind a recurrence in float32 blows rounding up at single tokens: 1e-5 to 8e-5, by processor and seed.
+    rounding: float = 2e-5
 
 
 _CHATML = dict(eos="<|im_end|>", stop="<|endoftext|>", pad="<|endoftext|>", special=("<|im_start|>",))
@@ -311,7 +314,9 @@ MORE = {  # two checks run in the quick suite, the others are slow
         "Lfm2MoeConfig", {**_CONV, **_EXPERTS, "num_dense_layers": 1},
         norm="model.embedding_norm", chat=chats.CHATML, bos="<|startoftext|>", **_CHATML,
     ),
-    "Qwen 3.5 MoE": Family("Qwen3_5MoeTextConfig", {**_DELTA, **_SHARED}, chat=chats.QWEN3, **_CHATML),
+    "Qwen 3.5 MoE": Family(
+        "Qwen3_5MoeTextConfig", {**_DELTA, **_SHARED}, chat=chats.QWEN3, rounding=2e-4, **_CHATML,
+    ),
     "OLMo hybrid": Family("OlmoHybridConfig", {k: v for k, v in _DELTA.items() if k != "head_dim"}, **_GPT),
     "Bamba": Family(
         "BambaConfig", {**PLAIN, **_MAMBA, "attn_layer_indices": [1, 3]}, norm="model.final_layernorm",

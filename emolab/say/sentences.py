@@ -14,6 +14,10 @@ from emolab.base.stats import clusters_of, interval
 P = ParamSpec("P")
 
 
+class Unmeasured(Exception):
+    """A table holds nothing that a sentence could be about."""
+
+
 class Sentences(str):
     """Some sentences; a notebook shows them as a paragraph.
 
@@ -26,6 +30,8 @@ class Sentences(str):
 
     def __new__(cls, *sentences: str) -> Sentences:
         said = [sentence for sentence in sentences if sentence]
+        if not said:
+            raise Unmeasured
         made = super().__new__(cls, " ".join(said))
         made.verdict = said[0]
         return made
@@ -75,10 +81,6 @@ def listed(names: Iterable[Any], *, nothing: str = "none") -> str:
 def upper(text: str) -> str:
     """A text with a capital at its beginning."""
     return text[:1].upper() + text[1:]
-
-
-class Unmeasured(Exception):
-    """A table holds nothing that a sentence could be about."""
 
 
 def measured(function: Callable[P, Sentences]) -> Callable[P, Sentences]:

@@ -43,6 +43,11 @@ def test_a_sentence_is_markdown_and_text_and_has_a_verdict():
     assert number(0.5, 0.25, 0.75, signed=True) == "+0.50 [+0.25, +0.75]"
 
 
+def test_a_table_of_which_every_part_is_unknown_is_said_to_be():
+    methods = made.methods().assign(value=np.nan)
+    assert say.tradeoff(methods) == "No value was measured."
+
+
 def test_the_dose_stands_beside_its_controls_and_names_who_comes_first():
     told = texts({("joy", "x", 0): 0.5, ("fear", "x", 0): 0.0}).rename(columns={"emotion": "condition"})
     said = say.dose_response(swept(), reference=told)
