@@ -67,7 +67,7 @@ OF_TABLES = {
     )},
     "headline": headline, "target_share": target_share, "agreement": calibration.agreement, "score": emolab.score,
     "claims.monotone": claims.monotone, "claims.linear": claims.linear, "claims.additive": claims.additive,
-    "claims.preservation": claims.preservation, "purity.confusion": parts.confusion, "purity.purity": parts.purity,
+    "claims.preservation": claims.preservation, "purity.purity": parts.purity,
     "head_summary": lambda t: head_summary(t, t), "head_view": head_view,
 }  # fmt: skip
 NOT_TABLES = (None, [1, 2], pd.DataFrame(), pd.DataFrame({"x": [1.0, 2.0]}))

@@ -16,7 +16,6 @@ _PUBLIC = {
     "choose_wording": "experiments.wordings",
     "collapse": "experiments.dose_response",
     "compare": "experiments.dose_response",
-    "confusion": "experiments.parts",
     "dose_summary": "experiments.shares",
     "dose_table": "experiments.dose_response",
     "equal_effect": "experiments.sources",

@@ -9,7 +9,6 @@ The four parts are brought to equal norm at every layer, so that the strength of
 
 >>> from emolab import Setting, experiments
 >>> table = experiments.part_purity(model, vectors, queries, alpha=1.0, setting=Setting(site="attn"))
->>> experiments.confusion(table)              # emotion steered x emotion read, by part
 >>> experiments.purity(table)                 # target, leak to other emotions, emotional at all; and against the whole
 """
 
@@ -17,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -128,24 +126,6 @@ def equal_norm_parts(vectors: EmotionVectors, site: str, *, seed: int = 0) -> di
         meta = {**vectors.meta, "part": part}
         parts[part] = {-1: replace(at_site, data={site: match_norm(x, like=whole)}, meta=meta)}
     return parts | {"random": drawn_like(at_site, "random", seed=seed)}
-
-
-def confusion(table: pd.DataFrame) -> pd.DataFrame:
-    """Share of texts by the emotion steered to and the emotion read (the judge's top label), for each part.
-
-    Columns `part, emotion, judged, share, lo, hi`: 95 % bootstrap intervals over queries.
-    """
-    labels = _labels(table)
-    rows = []
-    for part, emotion in product((UNSTEERED, *PARTS), order(table["emotion"])):
-        texts = table[(table["part"] == part) & (table["emotion"] == emotion)]
-        if len(texts):
-            read = np.stack([(texts["top"] == label).to_numpy(float) for label in labels], axis=1)
-            bounds = _bootstrap(table, texts["query_id"], read)
-            rows += [(part, emotion, label, *of_label) for label, *of_label in zip(labels, *bounds, strict=True)]
-    result = pd.DataFrame(rows, columns=["part", "emotion", "judged", "share", "lo", "hi"])
-    result.attrs = dict(table.attrs)
-    return result
 
 
 def purity(table: pd.DataFrame) -> pd.DataFrame:

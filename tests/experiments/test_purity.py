@@ -13,7 +13,7 @@ from emolab.answers.generation import generate
 from emolab.base.errors import EmolabError
 from emolab.base.labels import EMOTIONS, NEUTRAL
 from emolab.experiments import parts
-from emolab.experiments.parts import PARTS, UNSTEERED, confusion, equal_norm_parts, part_purity, purity
+from emolab.experiments.parts import PARTS, UNSTEERED, equal_norm_parts, part_purity, purity
 from emolab.judges.judges import FunctionJudge
 from emolab.steering.settings import Setting
 from emolab.steering.steering import Steering
@@ -85,13 +85,7 @@ def test_breaking_doses_are_those_of_the_whole_vector(tiny_llama, monkeypatch):
     assert {s.layer_numbers[0] for s in steered if s} == {1} and set(table["alpha"]) == {0.0, 0.5}
 
 
-def test_confusion_and_purity_numbers():
-    cells = confusion(scored()).set_index(["part", "emotion", "judged"])
-    assert cells.loc[("whole", "joy", "joy"), "share"] == 1 and cells.loc[("shared", "joy", "anger"), "share"] == 1
-    half = cells.loc[("specific", "joy", "joy")]
-    assert half.share == 0.5 and half.lo < 0.5 < half.hi
-    sums = cells["share"].groupby(["part", "emotion"]).sum()
-    np.testing.assert_allclose(sums, 1)
+def test_purity_numbers():
     found = purity(scored()).set_index(["part", "emotion", "measure"])
     assert found.loc[("whole", "all", "target"), "value"] == 1 and found.loc[("whole", "all", "leak"), "value"] == 0
     assert found.loc[("shared", "all", "leak"), "value"] == 1
