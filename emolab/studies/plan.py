@@ -42,5 +42,5 @@ class Plan:
 
 FULL = Plan()
 QUICK = Plan(
-    n_queries=(36, 8, 8), n_evoking=0, max_new_tokens=40, search=selection.QUICK, n_claims=0, methods=(), quick=True
+    n_queries=(36, 8, 8), n_evoking=0, max_new_tokens=32, search=selection.QUICK, n_claims=0, methods=(), quick=True
 )  # fmt: skip
