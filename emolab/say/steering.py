@@ -80,7 +80,8 @@ def _first(effects: pd.DataFrame) -> str:
     never = [e for e in order(effects["emotion"]) if e not in above]
     said = ""
     if len(above) and above.min() == above.max():
-        said = f"{upper(listed(order(above.index)))} pass their random direction at dose {above.min():g}."
+        verb = "passes its" if len(above) == 1 else "pass their"
+        said = f"{upper(listed(order(above.index)))} {verb} random direction at dose {above.min():g}."
     elif len(above):
         first, last = (order(above.index[above == dose]) for dose in (above.min(), above.max()))
         said = f"{upper(listed(first))} pass{'es' * (len(first) == 1)} the random direction first, at dose "

@@ -56,6 +56,8 @@ def test_the_dose_stands_beside_its_controls_and_names_who_comes_first():
     assert "instructed 0.25" in said.verdict
     assert "Joy passes the random direction first, at dose 1, fear last, at dose 2." in said
     assert "There 100% of the adherence to the question is left (random direction 100%)." in said
+    assert "Joy passes its random direction at dose 1." in say.dose_response(swept(fear=(0, 0, 0)))
+    assert "Fear and joy pass their random direction at dose 1." in say.dose_response(swept(fear=(0, 1, 1)))
 
 
 def test_the_figure_and_the_sentence_print_the_same_share():
