@@ -55,7 +55,8 @@ def choices(
             `situation`, as the two orders of a pair, count as one in intervals.
         options: at least two answers to every question, or one list of them for each. An answer is what the reply
             begins with: its end counts for nothing.
-        steering, alphas: directions and doses, as in `emolab.sweep`; steering None: unsteered alone.
+        steering: directions, as in `emolab.sweep`; None: unsteered alone.
+        alphas: doses, as in `emolab.sweep`.
         controls: as in `emolab.sweep`, but every question is asked with each of eight random (or shuffled) directions.
         by: what `p` compares: "sum", the probability of the whole answer, or "token", its mean per token in nats, for
             answers of different length.

@@ -108,7 +108,7 @@ def neuron_effects(
 
     Args:
         vectors: with site "neuron"; and "mlp" and "resid" where no ranking is given.
-        responses, n_random: as of `emolab.ablation_curve`.
+        responses: as of `emolab.ablation_curve`, and so is `n_random`.
         test: "ablate": in the instructed run the neurons' activations lose their emotional shift, from the last prompt
             token on, and keep all else that they do. "steer": in the neutral run they get it; then `kept` is the share
             of the emotion that they bring.

@@ -33,9 +33,9 @@ def sublayer_effects(
 
     Args:
         vectors: with sites "resid", "attn" and "mlp".
-        responses, test: as of `emolab.head_effects`. "ablate": in the instructed run the sublayers of a band lose their
-            emotional shift, which is their vector, from the last prompt token on; "steer": in the neutral run they get
-            it.
+        responses: as of `emolab.head_effects`.
+        test: as there. "ablate": in the instructed run the sublayers of a band lose their emotional shift, which is
+            their vector, from the last prompt token on; "steer": in the neutral run they get it.
         bands: layers are tested together in so many bands of neighbours, of equal size as far as they can be; default
             6, or as many as there are layers, each then by itself.
 

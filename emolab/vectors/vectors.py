@@ -344,7 +344,7 @@ def extract_vectors(
     Args:
         responses: from `collect_responses` or `responses_from_texts`, with the condition "neutral" and another one, or
             with at least three that are not neutral: then each vector is that label minus the mean over all labels.
-        sites, tokens, batch_size, too_long: as `response_means` takes them.
+        sites: as `response_means` takes them, and so are `tokens`, `batch_size` and `too_long`.
         means: from `response_means` of the same responses: then there is no forward pass, and `responses` may be None.
         out: a folder, into which `vectors.safetensors` and `response_means.safetensors` are written; means that it
             holds already, of the same model, responses and tokens, are read and not measured again.
