@@ -139,12 +139,12 @@ def write_edited(
     plain = runs_plain(model, {site for site, _ in edits})
     # On the plain model only emolab's hooks see tensors; those of others, on the bridge, may keep theirs.
     with torch.inference_mode(plain), _sampling(writing):
-        prompt = batch.input_ids[0, batch.attention_mask[0] == 1]
-        batch, past = opened(model, batch, early=early) if plain else (batch, None)
+        begun, past = opened(model, batch, early=early) if plain else (batch, None)
         with at_sites(model, reads, plain=plain), hooked(model, edits, plain=plain) as runner:
-            ids = write(runner, batch, config, writing.repetition_penalty, past, edits, each)
+            ids = write(runner, begun, config, writing.repetition_penalty, past, edits, each)
     if ids is None:
-        raise not_finite(model, "the logits", prompt=model.tokenizer.decode(prompt))
+        prompt = model.tokenizer.decode(batch.input_ids[0, batch.attention_mask[0] == 1])
+        raise not_finite(model, "the logits", prompt=prompt)
     return ids
 
 
