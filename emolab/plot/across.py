@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from matplotlib.patches import Patch
 
@@ -45,8 +44,8 @@ def two_models(maps: pd.DataFrame, doses: pd.DataFrame, *, title: str | None = N
         line(ax, rows, "depth", "halves", {"color": INK, "marker": "o", "linewidth": width, "markersize": 2.5 * width})
         line(ax, rows, "depth", "value", {"color": INK, "marker": None, "linewidth": 2 * width})
         ax.axhline(0, color=INK, linewidth=0.6)
-        lowest = np.nanmin(rows[["value", "halves", "ceiling_lo"]].to_numpy(dtype=float))
-        ax.set(xlim=(0, 1), ylim=(min(-0.1, lowest - 0.05), 1.04), xlabel="relative depth", ylabel="likeness")
+        lowest = min([-0.05, *rows[["value", "halves", "ceiling_lo"]].min().dropna()])
+        ax.set(xlim=(0, 1), ylim=(lowest - 0.05, 1.04), xlabel="relative depth", ylabel="likeness")
     shown = doses[(doses["emotion"] == ALL) & (doses["alpha"] >= 0)]
     for name, settings in models.items():
         curves = dict(list(shown[shown["model"] == name].groupby("control")))

@@ -23,6 +23,7 @@ from emolab.plot.marks import (
 )
 from emolab.plot.panels import Grid, figure, grid
 from emolab.plot.style import CONTROLS, GREY, INK, MEASURES, emotion_looks, look
+from emolab.say.sentences import number
 
 # Colours of petroff10 that no emotion has (nor a neighbour of one), and a marker each; controls have their own look.
 METHOD_LOOKS = {
@@ -64,7 +65,8 @@ def tradeoff(table: pd.DataFrame, *, emotion: str = "all", title: str | None = N
         plain = wide[(wide["method"] == "unsteered") & (wide["at"] == "best")]
         for value in plain["value", measure]:
             level(ax, value, "unsteered")
-        log_axis(ax, "x")
+        if (wide["value", "damage"] > 0).any():
+            log_axis(ax, "x")
         ax.set_ylim(-0.03, 1.03)
     panels.label("damage: p95 of next-token KL (nats)", "score")
     handles = [
@@ -75,11 +77,11 @@ def tradeoff(table: pd.DataFrame, *, emotion: str = "all", title: str | None = N
     ]
     best = own[(own["at"] == "best") & (own["measure"] == "overall") & (own["method"] != "unsteered")]
     best = best.set_index("method")["value"].nlargest(3)
-    scores = ", ".join(f"{_NAMES.get(str(method), method)} {score:.2f}" for method, score in best.items())
+    scores = ", ".join(f"{_NAMES.get(str(method), method)} {number(score)}" for method, score in best.items())
     # Without the times, which no second run gives again.
     data = own[own["measure"].isin([*measures, "damage"])].drop(columns=["seconds", "speed"], errors="ignore")
     return panels.finish(
-        data, title or f"Overall score, each method at its best: {scores}",
+        data, title or f"Overall score, each method at its best: {scores or 'unknown'}",
         legend=handles, interval="lines: 95 % bootstrap over queries", params={"emotion": emotion},
     )  # fmt: skip
 

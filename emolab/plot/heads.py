@@ -15,6 +15,7 @@ from emolab.plot.marks import color_bar, control_look, filled_keys, forest, heat
 from emolab.plot.panels import figure, grid, need_single
 from emolab.plot.responses import GROUPS, bare_map
 from emolab.plot.style import CONTROLS, GREY, INK, LEVEL, emotion_looks, look
+from emolab.say.sentences import where_largest
 
 # name: (label, lowest, highest value of the colours); None: from the data. Signed ones are symmetric about zero.
 VALUES = {
@@ -127,11 +128,13 @@ def head_forest(table: pd.DataFrame, *, top: int = 5, title: str | None = None):
         ax.xaxis.set_major_locator(MaxNLocator(nbins=4, min_n_ticks=2))
     panels.label("change")
     test, measure = table["test"].iloc[0], table["measure"].iloc[0]
-    first = shown.iloc[int(shown["effect"].abs().argmax())]
-    change = f"({first['effect']:+.2f} [{first['lo']:.2f}, {first['hi']:.2f}])"
+    if title is None:
+        first = shown.loc[where_largest(shown["effect"].abs())]
+        change = f"({first['effect']:+.2f} [{first['lo']:.2f}, {first['hi']:.2f}])"
+        title = f"{TESTS[test].capitalize()}: {first['name']} changes {first['emotion']} most {change}"
     return panels.finish(
         shown[list(table)],
-        title or f"{TESTS[test].capitalize()}: {first['name']} changes {first['emotion']} most {change}",
+        title,
         legend=[
             *filled_keys(f"q < {LEVEL:g}", "no difference from random was found"),
             key("random direction of that head", linestyle="", marker="x", color=random),

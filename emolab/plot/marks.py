@@ -122,7 +122,7 @@ def forest(ax: Axes, rows: pd.DataFrame, places: Iterable[float], settings: Mapp
 def named_rows(ax: Axes, names: Sequence[str]) -> None:
     """Names along the y axis, the first above."""
     ax.set_yticks(range(len(names)), list(names))
-    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.set_ylim(max(len(names), 1) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
 
 

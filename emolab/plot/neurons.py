@@ -124,7 +124,7 @@ def _curve_keys(what: str) -> list[Any]:
 
 def _limit(panels: Grid, table: pd.DataFrame) -> None:
     """Panels as high as what is kept, however wide its intervals."""
-    low, high = float(np.nanmin(table["kept"])), float(np.nanmax(table["kept"]))
+    low, high = (x if np.isfinite(x) else 0.0 for x in (table["kept"].min(), table["kept"].max()))
     for ax in panels.axes.values():
         ax.set_ylim(min(-0.15, low - 0.1), max(1.25, high + 0.1))
 

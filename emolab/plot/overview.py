@@ -13,6 +13,7 @@ from emolab.plot.marks import color_bar, control_look, heat, layer_axis, line, s
 from emolab.plot.panels import figure, grid
 from emolab.plot.responses import GROUPS, METHODS, scatter
 from emolab.plot.style import LEVEL
+from emolab.say.sentences import where_largest
 
 _BY = {"query_id": "question", "condition": "emotion"}
 
@@ -76,12 +77,13 @@ def signature(
     color_bar(panels.fig, VALUES[value][0].split(":")[0], *head_scale(heads, value), under=right)
     data = purity.assign(part="purity")
     data = pd.concat([data, heads.assign(part="heads"), maps.assign(part="maps")], ignore_index=True)
-    verdict = _grouping(purity)
-    if heads[value].notna().any():
-        largest = heads.iloc[int(heads[value].abs().argmax())]
-        verdict += f"; largest head {head_name(int(largest['layer']), int(largest['head']))} ({largest[value]:+.2f})"
+    if title is None:
+        title = _grouping(purity)
+        if heads[value].notna().any():
+            largest = heads.loc[where_largest(heads[value].abs())]
+            title += f"; largest head {head_name(int(largest['layer']), int(largest['head']))} ({largest[value]:+.2f})"
     return panels.finish(
-        data, title or verdict,
+        data, title,
         source=points, control="shuffled labels",
         note=f"Rings: heads with q < {LEVEL:g}. Distances between groups on a map are no evidence; the curves are.",
         params={"value": value, "level": LEVEL},
@@ -103,7 +105,7 @@ def _grouping(purity: pd.DataFrame) -> str:
     for by, word in _BY.items():
         own = purity[purity["by"] == by]
         above = own["purity"] - own["null_hi"]
-        most = own.iloc[int(above.argmax())]
+        most = own.loc[where_largest(above)]
         where = f"by {word} most at layer {most['layer']} ({most['purity']:.2f})"
         groups.append(where if above.max() > 0 else f"not by {word}")
     return f"Answers group {' and '.join(groups)}"

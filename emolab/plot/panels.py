@@ -35,6 +35,7 @@ from emolab.base.errors import EmolabError, need_table, shown
 from emolab.base.tables import about, span
 from emolab.plot.page import dress, heard
 from emolab.plot.style import SITES, UNITS, look, rc_settings, theme
+from emolab.say.sentences import UNMEASURED, Unmeasured, readable
 
 _UNNAMED = re.compile(r"_(child|container)\d+|_nolegend_")  # as matplotlib calls what has no name
 _NO_GLYPH = r"Glyph (\d+) .*missing from"
@@ -68,12 +69,19 @@ class EmolabFigure(Figure):
 
 
 def figure(function: Callable[P, EmolabFigure]) -> Callable[P, EmolabFigure]:
-    """A figure function, drawn in the theme that holds when it is called; its name stands in `emolab_info`."""
+    """A figure function, drawn in the theme that holds when it is called; its name stands in `emolab_info`.
+
+    Where no value is known that its title could tell, the title says so: a report goes on.
+    """
 
     @functools.wraps(function)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> EmolabFigure:
         with theme():
-            fig = function(*args, **kwargs)
+            try:
+                fig = function(*args, **kwargs)
+            except Unmeasured:
+                named: Any = {**kwargs, "title": UNMEASURED}
+                fig = function(*args, **named)
         fig.emolab_info["function"] = function.__name__
         return fig
 
@@ -141,7 +149,7 @@ class Grid:
         source: the table that says who made the numbers, where data does not. legend: handles; default all labels of
         the panels, each once. note: a line under the title. params: beyond those of the source.
         """
-        fig, origin = self.fig, about(data if source is None else source)
+        fig, origin, title = self.fig, about(data if source is None else source), readable(title)
         params = {**origin["params"], **(params or {})}
         fig.emolab_data = data.reset_index(drop=True)
         fig.emolab_info = {"title": title, **origin, "params": params, "control": control, "interval": interval}

@@ -8,6 +8,7 @@ from emolab.base.errors import need_table
 from emolab.plot.marks import control_look, key, layer_axis, line
 from emolab.plot.panels import figure, grid
 from emolab.plot.style import INK, emotion_looks, look
+from emolab.say.sentences import where_largest
 
 _ROLES = {
     "first": {"color": INK, "marker": None, "linestyle": "--", "label": "emotion of the first half"},
@@ -61,10 +62,11 @@ def rank_curve(curve: pd.DataFrame, *, title: str | None = None):
     layer_axis(ax, curve)
     ax.set_ylim(0, 1)
     panels.label("layer", "meant emotion ranks first")
-    best = own.sort_values("value").iloc[-1]
-    first = f"Before the answer, the state points to the emotion that is meant in {best['value']:.0%} of scenarios "
-    first += f"(layer {best['layer']:g}; chance {curve.attrs['chance']:.0%})"
-    return panels.finish(curve, title or first, control="random directions", interval="band: 95 % over situations")
+    if title is None:
+        best = own.loc[where_largest(own["value"])]
+        title = f"Before the answer, the state points to the emotion that is meant in {best['value']:.0%} of scenarios "
+        title += f"(layer {best['layer']:g}; chance {curve.attrs['chance']:.0%})"
+    return panels.finish(curve, title, control="random directions", interval="band: 95 % over situations")
 
 
 @figure
@@ -86,11 +88,15 @@ def token_trace(scores: pd.DataFrame, *, title: str | None = None):
             line(ax, own, "position", "score", {**settings, "marker": None})
         ax.axhline(0, color=INK, linewidth=0.6)
     panels.label("token of the answer", "score (SD of neutral texts)")
-    best = scores.loc[scores.groupby(["arm", "position"])["score"].idxmax()]
-    first = best.loc[best["arm"] == ("steered" if "steered" in arms else arms[0]), "emotion"].mode().iloc[0]
-    shares = ", ".join(f"{arm} {(best.loc[best['arm'] == arm, 'emotion'] == first).mean():.0%}" for arm in arms)
+    if title is None:
+        known = scores[scores["score"].notna()]
+        best = known.loc[known.groupby(["arm", "position"])["score"].idxmax()]
+        counts = best[best["arm"] == ("steered" if "steered" in arms else arms[0])].groupby("emotion").size()
+        first = where_largest(counts)
+        shares = ", ".join(f"{arm} {(best.loc[best['arm'] == arm, 'emotion'] == first).mean():.0%}" for arm in arms)
+        title = f"Tokens that point most to {first}: {shares}"
     return panels.finish(
-        scores, title or f"Tokens that point most to {first}: {shares}",
+        scores, title,
         legend=[key(emotion, marker="", color=settings["color"]) for emotion, settings in looks.items()],
         control="the same answer unsteered, and along a random direction" if len(arms) > 2 else "unsteered",
     )  # fmt: skip

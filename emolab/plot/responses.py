@@ -28,7 +28,7 @@ from emolab.plot.marks import (
 )
 from emolab.plot.panels import figure, grid
 from emolab.plot.style import GREY, INK, emotion_looks, look
-from emolab.say.sentences import upper
+from emolab.say.sentences import upper, where_largest
 
 METHODS = {"pca": "PCA", "umap": "UMAP"}
 # By what answers differ: colour and marker.
@@ -60,17 +60,21 @@ def response_map(points: pd.DataFrame, scores: pd.DataFrame, *, title: str | Non
         ax.set_xlabel(f"trust {lookup.loc[(layer, method), 'trustworthiness']:.2f}", fontsize=look().small)
     panels.label(y=METHODS)
     space = scores[scores["method"] == "full"] if (scores["method"] == "full").any() else scores
-    best = space.iloc[int(space["silhouette"].argmax())]
-    where = "in all dimensions" if best["method"] == "full" else f"on the {METHODS[best['method']]}"
-    verdict = f"Conditions are furthest apart at layer {best['layer']}: silhouette {best['silhouette']:.2f} {where}"
-    if best["silhouette"] < 0.1:
-        verdict = f"Answers do not group by condition: silhouette at most {best['silhouette']:.2f} {where}"
     return panels.finish(
-        points.merge(scores, on=["layer", "method"], how="left"), title or verdict,
+        points.merge(scores, on=["layer", "method"], how="left"), title or _apart(space),
         source=points, control="labels shuffled within questions",
         note=f"Permutation p of the silhouette: at most {space['p'].max():.2g} at these layers",
         params={"n_permutations": about(scores)["params"].get("n_permutations")},
     )  # fmt: skip
+
+
+def _apart(space: pd.DataFrame) -> str:
+    """How far conditions are apart at most, as a sentence."""
+    best = space.loc[where_largest(space["silhouette"])]
+    where = "in all dimensions" if best["method"] == "full" else f"on the {METHODS[best['method']]}"
+    if best["silhouette"] < 0.1:
+        return f"Answers do not group by condition: silhouette at most {best['silhouette']:.2f} {where}"
+    return f"Conditions are furthest apart at layer {best['layer']}: silhouette {best['silhouette']:.2f} {where}"
 
 
 def scatter(ax, points: pd.DataFrame, by: str, *, palette: dict[str, Any] | None = None) -> None:
@@ -133,10 +137,11 @@ def probe_curve(table: pd.DataFrame, *, words: pd.DataFrame | None = None, title
     color_bar(panels.fig, f"share recognised ({_PROBES.get(probe, probe)} probe)")
     low.set_xlabel("layer")
     curve = every[every["probe"] == probe].set_index("layer")["accuracy"]
-    best = curve.index[int(curve.argmax())]
+    if title is None:
+        best = where_largest(curve)
+        title = f"Probes read the condition best at layer {best}: {curve[best]:.2f} of held-out answers ({beside})"
     return panels.finish(
-        table if words is None else pd.concat([table, words], ignore_index=True),
-        title or f"Probes read the condition best at layer {best}: {curve[best]:.2f} of held-out answers ({beside})",
+        table if words is None else pd.concat([table, words], ignore_index=True), title,
         source=table, control="shuffled labels", interval="band: 95 % over queries",
         note=f"Permutation p ≤ {every['p'].max():.2g} at every layer",
     )  # fmt: skip
@@ -169,7 +174,7 @@ def confound_curve(table: pd.DataFrame, *, title: str | None = None):
     shares = ", ".join(f"{factor} {share:.0f} %" for factor, share in (100 * mean).items())
     shuffled = control_key("shuffled", marker="", label="shuffled, 95th percentile")
     return panels.finish(
-        table, title or f"Mean share of the answers' activations that each factor explains: {shares}",
+        table, title or f"Mean share of the answers' activations that each factor explains: {shares or 'unknown'}",
         legend=[*ax.get_legend_handles_labels()[0], shuffled],
         control="rows shuffled (within questions, but for question)",
         note="Each factor alone; every dimension standardised",

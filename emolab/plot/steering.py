@@ -34,7 +34,7 @@ from emolab.plot.marks import (
 )
 from emolab.plot.panels import figure, grid, need_single
 from emolab.plot.style import CONTROLS, GREY, INK, LEVEL, MEASURES, PARTS, emotion_looks, look
-from emolab.say.sentences import number, upper
+from emolab.say.sentences import number, upper, where_largest
 
 BROKEN = 100.0  # highest perplexity ratio shown: beyond it a text is broken; how badly says nothing more
 LIMIT = 1.5  # perplexity ratio that texts should stay below
@@ -111,7 +111,7 @@ def _risen(table: pd.DataFrame, best: Mapping[str, float]) -> str:
         at = steered[steered["alpha"] == steered["emotion"].map(best)]
         return f"At its frozen dose steering brings {number(at['value'].mean())} of texts to the target"
     mean = steered.groupby("alpha")["value"].mean()
-    dose = mean.idxmax()
+    dose = where_largest(mean)
     plain = shares[(shares["control"] == "none") & (shares["alpha"] == 0)]["value"].mean()
     random = shares[(shares["control"] == "random") & (shares["alpha"] == dose)]["value"]
     beside = f"unsteered {number(plain)}" + (f", random direction {number(random.mean())}" if len(random) else "")
@@ -155,13 +155,15 @@ def effect_forest(table: pd.DataFrame, *, title: str | None = None):
         named_rows(ax, [f"{dose:g}" for dose in doses])
         ax.xaxis.set_major_locator(MaxNLocator(nbins=4, min_n_ticks=2))
     panels.label("difference", "dose")
-    mean = table.groupby("alpha")["difference"].mean()
-    most = f"{number(mean.max(), signed=True)} at dose {mean.idxmax():g}"
-    largest = f"{MEASURES.get(measure, measure)}: steered minus {against} {most}"
+    if title is None:
+        mean = table.groupby("alpha")["difference"].mean()
+        dose = where_largest(mean)
+        most = f"{number(mean[dose], signed=True)} at dose {dose:g}, mean over emotions"
+        title = upper(f"{MEASURES.get(measure, measure)}: steered minus {against} {most}")
     data = table.copy()
     data.attrs["about"] = {**about(table), "n": f"{table['n'].max()} queries"}
     return panels.finish(
-        data, title or f"{upper(largest)}, mean over emotions",
+        data, title,
         legend=filled_keys(f"q < {LEVEL:g}", "no difference was found"), control=against,
         interval="bars: 95 % bootstrap over queries", params={"control": control, "measure": measure, "level": LEVEL},
     )  # fmt: skip
@@ -200,9 +202,11 @@ def layer_curve(table: pd.DataFrame, *, title: str | None = None):
         handles.append(key("all layers at once, same dose in each", marker="", linestyle="--"))
     if "unsteered" in kinds:
         handles.append(control_key("unsteered", marker=""))
-    mean = table[table["layer"].notna() & (table["control"] == "none")].groupby("layer")["value"].mean()
-    best = f"One layer alone does most at layer {mean.idxmax():.0f}: {number(mean.max())} of texts read as the target"
-    return panels.finish(table, title or best, legend=handles, interval="bars: 95 % Wilson over queries")
+    if title is None:
+        mean = table[table["layer"].notna() & (table["control"] == "none")].groupby("layer")["value"].mean()
+        best = where_largest(mean)
+        title = f"One layer alone does most at layer {best:.0f}: {number(mean[best])} of texts read as the target"
+    return panels.finish(table, title, legend=handles, interval="bars: 95 % Wilson over queries")
 
 
 @figure

@@ -27,6 +27,7 @@ from emolab.plot.marks import (
 )
 from emolab.plot.panels import figure, grid, joined, tables_of
 from emolab.plot.style import GREY, INK, PARTS, SITES, emotion_looks, look
+from emolab.say.sentences import number, where_largest, where_smallest
 
 
 @figure
@@ -50,18 +51,17 @@ def norms(vectors, *, site: str = "resid", title: str | None = None):
             line(ax, vectors[vectors["emotion"] == label], "layer", row, {**settings, "label": label})
         layer_axis(ax, vectors)
     top = panels.axes["norm", ""]
-    verdict = f"Norm of the vectors by layer ({SITES.get(site, site)})"
     if known:
         stream = {"color": GREY, "linestyle": "--", "label": "residual stream (median, neutral answers)"}
         line(top, vectors.drop_duplicates("layer"), "layer", "resid_norm", stream)
         panels.axes["relative", ""].set_ylim(bottom=0)
-        share = vectors.groupby("layer")["relative"].mean()
-        verdict = (
-            f"Vectors are longest against the residual stream at layer {share.idxmax()}: {share.max():.2f} of its norm"
-        )
     log_axis(top)
     panels.label("layer", rows)
-    return panels.finish(vectors, title or verdict)
+    if title is None and known:
+        share = vectors.groupby("layer")["relative"].mean()
+        most = where_largest(share)
+        title = f"Vectors are longest against the residual stream at layer {most}: {share[most]:.2f} of its norm"
+    return panels.finish(vectors, title or f"Norm of the vectors by layer ({SITES.get(site, site)})")
 
 
 @figure
@@ -82,9 +82,9 @@ def cosine_by_layer(vectors, *, site: str = "resid", part: str | None = None, ti
     parts = list(data["part"].unique())
     by_pair = data[data["pair"] != "mean"].groupby("pair")["cosine"].mean()
     k = round((1 + math.sqrt(1 + 8 * len(by_pair))) / 2)  # that have so many pairs
-    near, far = str(by_pair.idxmax()), str(by_pair.idxmin())
     looks = {"mean": {"color": INK, "linewidth": 0.2 * look().size, "label": "mean of all pairs"}}
-    if near != far:
+    if by_pair.nunique() > 1:
+        near, far = str(by_pair.idxmax()), str(by_pair.idxmin())
         looks[near] = {"color": "#D55E00", "label": f"nearest: {near}"}
         looks[far] = {"color": "#0072B2", "label": f"farthest: {far}"}
     panels = grid([f"{PARTS[p]}s" for p in parts], height=13, need=22, want=40, share="xY")
@@ -98,7 +98,7 @@ def cosine_by_layer(vectors, *, site: str = "resid", part: str | None = None, ti
         layer_axis(ax, own)
     panels.label("layer", "cosine")
     mean = data[data["pair"] == "mean"].groupby("part")["cosine"].mean()
-    means = "; ".join(f"{PARTS[p]}s {mean[p]:.2f}" for p in parts)
+    means = "; ".join(f"{PARTS[p]}s {number(mean[p])}" for p in parts)
     return panels.finish(data, title or f"Mean cosine between emotions over layers: {means}")
 
 
@@ -162,11 +162,10 @@ def _cosine_maps(vectors, layers: Sequence[int] | None, site: str, part: str, ti
     mean = off.groupby(["emotion", "other"])["cosine"].mean()
     where = f"layer {layers[0]}" if one else f"layers {layers[0]} to {layers[-1]}"
     what = f"{PARTS.get(part, part)}s, {SITES.get(site, site)}, {where}"
-    verdict = f"Cosine between emotions: {what}"
-    if len(mean):
-        (a, b), (c, d) = (mean.index[i] for i in (int(mean.argmax()), int(mean.argmin())))
-        verdict = f"Nearest {a} and {b} ({mean.max():.2f}), farthest {c} and {d} ({mean.min():.2f}): {what}"
-    return panels.finish(vectors, title or verdict)
+    if title is None and len(mean):
+        near, far = (f"{a} and {b} ({mean[a, b]:.2f})" for a, b in (where_largest(mean), where_smallest(mean)))
+        title = f"Nearest {near}, farthest {far}: {what}"
+    return panels.finish(vectors, title or f"Cosine between emotions: {what}")
 
 
 @figure
@@ -188,11 +187,10 @@ def layer_map(vectors, *, site: str = "resid", part: str = "whole", title: str |
     panels.label("layer", "layer")
     color_bar(panels.fig, "cosine", *scale, null=0.0)
     next_layer = vectors[vectors["other"] == vectors["layer"] + 1].groupby("layer")["cosine"].mean()
-    verdict = "Cosine of each emotion's vector with itself at other layers"
-    if len(next_layer):
-        i = next_layer.idxmin()
-        verdict = f"Vectors change most from layer {i} to {i + 1}: cosine {next_layer[i]:.2f}, mean over emotions"
-    return panels.finish(vectors, title or verdict)
+    if title is None and len(next_layer):
+        i = where_smallest(next_layer)
+        title = f"Vectors change most from layer {i} to {i + 1}: cosine {next_layer[i]:.2f}, mean over emotions"
+    return panels.finish(vectors, title or "Cosine of each emotion's vector with itself at other layers")
 
 
 @figure
@@ -254,11 +252,12 @@ def reliability_curve(tables, *, title: str | None = None):
         layer_axis(ax, data)
     panels.label("layer", "cosine between halves")
     names = {name: PARTS.get(name, name) or "vectors" for name in tables}
-    low = data.iloc[int(data["cosine"].argmin())]
+    if title is None:
+        low = data.loc[where_smallest(data["cosine"])]
+        title = f"Halves of the questions agree least on {low['emotion']} at layer {low['layer']}: {low['cosine']:.2f}"
     return panels.finish(
         data,
-        title
-        or f"Halves of the questions agree least on {low['emotion']} at layer {low['layer']}: {low['cosine']:.2f}",
+        title,
         legend=[
             *(key(label, marker="", linestyle="--") for name, label in names.items() if name != last),
             key(names[last], marker="", color=GREY),

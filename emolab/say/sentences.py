@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, ParamSpec
@@ -14,8 +15,11 @@ from emolab.base.stats import clusters_of, interval
 P = ParamSpec("P")
 
 
+UNMEASURED = "No value was measured."
+
+
 class Unmeasured(Exception):
-    """A table holds nothing that a sentence could be about."""
+    """A table holds nothing that a sentence or a title could be about."""
 
 
 class Sentences(str):
@@ -32,6 +36,7 @@ class Sentences(str):
         said = [sentence for sentence in sentences if sentence]
         if not said:
             raise Unmeasured
+        said = [readable(sentence) for sentence in said]
         made = super().__new__(cls, " ".join(said))
         made.verdict = said[0]
         return made
@@ -41,6 +46,15 @@ class Sentences(str):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def readable(told: str) -> str:
+    """What is told, with "unknown" in place of every number that nobody knows.
+
+    >>> readable("Of them nan% are kept (cosine +nan).")
+    'Of them unknown are kept (cosine unknown).'
+    """
+    return re.sub(r"(?<![\w.])[+-]?nan\b%?", "unknown", told)
 
 
 def number(value: Any, low: Any = float("nan"), high: Any = float("nan"), *, signed: bool = False) -> str:
@@ -91,7 +105,7 @@ def measured(function: Callable[P, Sentences]) -> Callable[P, Sentences]:
         try:
             return function(*given, **named)
         except Unmeasured:
-            return Sentences("No value was measured.")
+            return Sentences(UNMEASURED)
 
     return say
 

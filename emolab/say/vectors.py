@@ -210,7 +210,9 @@ def confound_curve(table: pd.DataFrame) -> Sentences:
     """
     said = []
     for layer in _middle_and_last(table):
-        rows = table[table["layer"] == layer].sort_values("explained", ascending=False)
+        rows = table[table["layer"] == layer].dropna(subset="explained").sort_values("explained", ascending=False)
+        if rows.empty:
+            continue
         more = rows[rows["explained"] > rows["null_hi"]]
         none = rows[rows["explained"] <= rows["null_hi"]]["factor"]
         parts = [f"{factor} {share:.0%}" for factor, share in zip(more["factor"], more["explained"], strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -38,6 +39,20 @@ def made_of(columns: dict, values: dict, half: float = 0.0) -> pd.DataFrame:
     for name, value in values.items():
         table[name] = rng.uniform(*value, size=len(table)) if isinstance(value, tuple) else value
     return noted(around(table, next(iter(values)), half) if half else table)
+
+
+def unknown(given):
+    """The same tables, claim or vectors with no value known; what the rows are about stays."""
+    if isinstance(given, dict):
+        return {name: unknown(table) for name, table in given.items()}
+    if isinstance(given, EmotionVectors):
+        return EmotionVectors({"resid": 0 * given.get("resid")}, given.emotions, given.resid_norm, given.meta)
+    if isinstance(given, claims.Claim):
+        return replace(given, table=unknown(given.table))
+    if not isinstance(given, pd.DataFrame):
+        return given
+    values = set(given.select_dtypes("float")) - {"alpha", "dose", "layer", "depth"}
+    return given.assign(**dict.fromkeys(values, np.nan))
 
 
 def around(table: pd.DataFrame, value: str = "value", half: float = 0.1) -> pd.DataFrame:

@@ -301,6 +301,26 @@ def test_the_footer_says_what_the_table_knows():
     )
 
 
+class PlotOfUnknown:
+    """In place of `plot` in `made`: every figure, of tables in which no value is known."""
+
+    def __getattr__(self, name):
+        return lambda *given, **named: getattr(plot, name)(*map(made.unknown, given), **named)
+
+
+UNMEASURED = "token_trace rank_curve affect_curve cosine_map cosine_grid layer_map reliability_curve response_map"
+UNMEASURED += " probe_curve effect_forest layer_curve head_forest signature"
+KNOWN = {"instruction_following", "head_umap"}  # their tables are refused without scores, and without places on the map
+
+
+@pytest.mark.parametrize("name", sorted(set(made.FIGURES) - KNOWN))
+def test_a_title_tells_no_number_that_nobody_knows(name, monkeypatch):
+    monkeypatch.setattr(made, "plot", PlotOfUnknown())
+    title = made.FIGURES[name]().emolab_info["title"]
+    assert "nan" not in title
+    assert (title == "No value was measured.") == (name in UNMEASURED.split())
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -278,6 +278,7 @@ UNKNOWN = {
     "reliability_curve": lambda: say.reliability_curve({"specific": made.reliability().assign(cosine=np.nan)}),
     "response_map": lambda: say.response_map(made.map_scores().assign(silhouette=np.nan)),
     "head_forest": lambda: say.head_forest(made.effects().assign(n=0)),
+    "confound_curve": lambda: say.confound_curve(made.unknown(made.confounded())),
 }
 
 
