@@ -17,7 +17,8 @@ from scipy.stats import false_discovery_control, hmean, norm, permutation_test, 
 
 from emolab.base.errors import EmolabError, need_number
 
-_LEVEL = 0.95  # of every interval
+LEVEL = 0.05  # below it a p or q counts as a difference that was found
+_INSIDE = 0.95  # of every interval
 _LOST = 0.2  # of the draws may lack a value; with a value in one cluster alone a quarter or more of them do
 
 
@@ -86,7 +87,7 @@ def expanded(draws: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
     if k < 2:
         nothing = np.full(draws.shape[1:], np.nan)[()]  # a number where a draw is one
         return nothing, nothing
-    tail = norm.cdf(-np.sqrt(k / (k - 1)) * t.ppf((1 + _LEVEL) / 2, k - 1))
+    tail = norm.cdf(-np.sqrt(k / (k - 1)) * t.ppf((1 + _INSIDE) / 2, k - 1))
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # all draws are NaN
         bounds = np.nanquantile(draws, [tail, 1 - tail], axis=0)
     low, high = np.where(np.isnan(draws).mean(0) > _LOST, np.nan, bounds)
@@ -197,6 +198,6 @@ def _wilson(hits: Float[np.ndarray, " query"], codes: np.ndarray) -> tuple[float
     else:
         between = (np.bincount(codes, hits - share) ** 2).sum() / n**2 * k / (k - 1)  # variance of the share
         effective = min(n, 1 + share * (1 - share) / between) if between else n
-    z = norm.ppf((1 + _LEVEL) / 2) ** 2 / effective
+    z = norm.ppf((1 + _INSIDE) / 2) ** 2 / effective
     centre, half = (share + z / 2) / (1 + z), np.sqrt(z * share * (1 - share) + z**2 / 4) / (1 + z)
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))

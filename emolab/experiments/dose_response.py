@@ -16,7 +16,7 @@ from scipy.stats import rankdata
 
 from emolab.base.errors import EmolabError
 from emolab.base.labels import order
-from emolab.base.stats import bh, bootstrap_ci, clusters_of, interval, sign_flip
+from emolab.base.stats import LEVEL, bh, bootstrap_ci, clusters_of, interval, sign_flip
 from emolab.experiments.headline import (
     fluent_level,
     headline,
@@ -33,7 +33,6 @@ from emolab.steering.settings import HELD
 _SHARES = ("target", "named", "refusal", "loop")  # of texts
 MEASURES = (*_SHARES, "p_target", "adherence", "perplexity_ratio", "compression", "distinct2", "repetition", "overall")
 CLIP = 1e-4  # probabilities nearer to 0 or 1 say nothing more on the logit scale
-LEVEL = 0.05  # of false discoveries
 MARGIN = 0.1  # of fluency, which is 0..1
 LOCAL = 1.0  # doses within which the slope at 0 is taken
 _FLIPS = 8192

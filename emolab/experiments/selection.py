@@ -30,7 +30,6 @@ WINDOWS = ("all", "late", "thirds", "single")
 PARTS = ("whole", "specific")
 AS_GOOD = 0.98  # of the best score: what a few queries cannot tell from it
 _BROKEN_ON = 4  # unsteered texts on which the breaking alpha of a setting is found
-_TOKENS = 40  # of each text that is written to choose by
 
 
 @dataclass(frozen=True)
@@ -53,14 +52,16 @@ class Search:
     'specific'
 
     windows: "all", "late" (the second half), "thirds" (early, middle, late), "single" (one layer, at five depths).
-    doses, in breaking alphas: of the last step, in which one setting meets all questions. Raises EmolabError for an
-    unknown window or part, and for a dose that is no positive number.
+    doses, in breaking alphas: of the last step, in which one setting meets all questions. max_new_tokens: of each
+    text that is written to choose by. Raises EmolabError for an unknown window or part, and for a dose that is no
+    positive number.
     """
 
     windows: tuple[str, ...] = WINDOWS
     parts: tuple[str, ...] = PARTS
     rounds: tuple[Round, ...] = (Round(3, (0.75, 1.5), 6), Round(6, (0.5, 1.0, 1.5, 2.0), 1))
     doses: tuple[float, ...] = DOSES
+    max_new_tokens: int = 40
 
     def __post_init__(self) -> None:
         for kind, values, known in (("window", self.windows, WINDOWS), ("part", self.parts, PARTS)):
@@ -100,7 +101,7 @@ class Search:
         return total + n_emotions * len(set(self.doses)) * n_queries
 
 
-QUICK = Search(windows=("all", "late"), rounds=(Round(4, (1.0, 1.75), 1),))
+QUICK = Search(windows=("all", "late"), rounds=(Round(4, (1.0, 1.75), 1),), max_new_tokens=32)
 
 
 def _windows(window: str, n_layers: int) -> list[Any]:
@@ -187,9 +188,9 @@ def select(
 
     Raises EmolabError where the model answers none of these questions with a text, and where no setting breaks text.
     """
-    asked = query_table(queries)
+    asked, tokens = query_table(queries), search.max_new_tokens
     instructed = score(answers.assign(emotion=answers["condition"]), judges=judge)
-    plain = sweep(model, vectors, asked, alphas=(0.0,), controls=(), out=out / "unsteered", max_new_tokens=_TOKENS)
+    plain = sweep(model, vectors, asked, alphas=(0.0,), controls=(), out=out / "unsteered", max_new_tokens=tokens)
     settings = where_measured(vectors, search.settings(model.n_layers, vectors.sites, len(vectors.emotions)))
     if not settings:
         raise EmolabError("no setting can be steered with; the vectors are zero at every site that is searched")
@@ -197,7 +198,7 @@ def select(
 
     def doses_of(setting: Setting, n: int, alphas: Sequence[float], folder: Path) -> pd.DataFrame:
         few, directions = asked.head(n), at(vectors, setting)
-        steered = sweep(model, directions, few, alphas=alphas, controls=(), out=folder, max_new_tokens=_TOKENS)
+        steered = sweep(model, directions, few, alphas=alphas, controls=(), out=folder, max_new_tokens=tokens)
         both = pd.concat([plain[plain["query_id"].isin(few["query_id"])], steered], ignore_index=True)
         return choose(score(both, judges=judge), instructed)
 

@@ -14,13 +14,12 @@ from emolab.answers.writing import Writing
 from emolab.base.calls import once
 from emolab.base.errors import EmolabError, need_model, need_texts, shown
 from emolab.base.labels import NEUTRAL
-from emolab.base.stats import clusters_of, interval, sign_flip
+from emolab.base.stats import LEVEL, clusters_of, interval, sign_flip
 from emolab.judges.judges import ask, default_judge, judges_of, need_labels, top_labels
 
 if TYPE_CHECKING:
     from emolab.models.model import Model
 
-LEVEL = 0.05  # of the test whether an emotion is followed at all
 FEWEST = 5  # situations with which that test can come out below it
 # How somebody is who has the emotion; of other labels, "full of awe".
 ADJECTIVES = {

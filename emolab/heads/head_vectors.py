@@ -10,7 +10,7 @@ from torch import Tensor
 
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import head_name
-from emolab.base.stats import bootstrap_ci
+from emolab.base.stats import LEVEL, bootstrap_ci
 from emolab.base.tables import noted
 from emolab.geometry.projections import project
 from emolab.geometry.reliability import probe_accuracy, split_half
@@ -164,7 +164,7 @@ def head_summary(effects: pd.DataFrame, curve: pd.DataFrame, *, top: int = 10) -
     """
     need_table(effects, ("layer", "head", "emotion", "effect", "lo", "hi", "q", "share"), "emolab.head_effects")
     need_table(curve, ("emotion", "order", "k", "kept", "lo", "hi"), "emolab.ablation_curve")
-    best = effects[effects["q"] < 0.05].nlargest(top, "share")
+    best = effects[effects["q"] < LEVEL].nlargest(top, "share")
     numbers = best[["effect", "lo", "hi", "q"]].round(4).to_numpy(float).tolist()
     places = best[["layer", "head", "emotion"]].to_numpy(object).tolist()
     wide = curve.pivot(index=["emotion", "k"], columns="order", values=["kept", "lo", "hi"])

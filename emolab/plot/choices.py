@@ -6,6 +6,7 @@ import pandas as pd
 
 from emolab.base.errors import need_table
 from emolab.base.labels import NEUTRAL, order
+from emolab.base.stats import LEVEL
 from emolab.base.tables import about
 from emolab.experiments.amounts import number_trends
 from emolab.plot.marks import control_key, control_look, key, line
@@ -92,5 +93,5 @@ def _risen(table: pd.DataFrame, option: str) -> str:
     """In how many situations the probability rises with the number, by more than chance."""
     trends = number_trends(table[table["control"] == "none"])
     own = trends[trends["situation"] != "all"]
-    rising = ((own["rho"] > 0) & (own["q"] < 0.05)).sum()
+    rising = ((own["rho"] > 0) & (own["q"] < LEVEL)).sum()
     return f'"{option}" gets likelier with the number in {rising} of {len(own)} situations (q < .05)'

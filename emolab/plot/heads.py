@@ -11,10 +11,11 @@ from scipy.optimize import linear_sum_assignment
 
 from emolab.base.errors import EmolabError, need_number, need_table
 from emolab.base.labels import head_name, order, styles
+from emolab.base.stats import LEVEL
 from emolab.plot.marks import color_bar, control_look, filled_keys, forest, heat, key, layer_axis, line, named_rows
 from emolab.plot.panels import figure, grid, need_single
 from emolab.plot.responses import GROUPS, bare_map
-from emolab.plot.style import CONTROLS, GREY, INK, LEVEL, emotion_looks, look
+from emolab.plot.style import CONTROLS, GREY, INK, emotion_looks, look
 from emolab.say.sentences import where_largest
 
 # name: (label, lowest, highest value of the colours); None: from the data. Signed ones are symmetric about zero.

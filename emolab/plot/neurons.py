@@ -9,11 +9,12 @@ import pandas as pd
 
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import order
+from emolab.base.stats import LEVEL
 from emolab.base.tables import about
 from emolab.plot.marks import bars, control_key, control_look, key, line
 from emolab.plot.panels import Grid, figure, grid, joined
 from emolab.plot.responses import GROUPS
-from emolab.plot.style import GREY, INK, LEVEL, emotion_looks
+from emolab.plot.style import GREY, INK, emotion_looks
 from emolab.say.heads import adds, changed
 
 _LOOKS: dict[str, dict[str, Any]] = {

@@ -8,11 +8,11 @@ import seaborn as sns
 
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import head_name
+from emolab.base.stats import LEVEL
 from emolab.plot.heads import VALUES, head_cells, head_scale, ring
 from emolab.plot.marks import color_bar, control_look, heat, layer_axis, line, signed_scale
 from emolab.plot.panels import figure, grid
 from emolab.plot.responses import GROUPS, METHODS, scatter
-from emolab.plot.style import LEVEL
 from emolab.say.sentences import where_largest
 
 _BY = {"query_id": "question", "condition": "emotion"}

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import order
+from emolab.base.stats import LEVEL
 from emolab.base.tables import about
 from emolab.experiments.shares import dose_summary, layer_shares, mixture_shares, setting_differences
 from emolab.plot.marks import (
@@ -33,7 +34,7 @@ from emolab.plot.marks import (
     short,
 )
 from emolab.plot.panels import figure, grid, need_single
-from emolab.plot.style import CONTROLS, GREY, INK, LEVEL, MEASURES, PARTS, emotion_looks, look
+from emolab.plot.style import CONTROLS, GREY, INK, MEASURES, PARTS, emotion_looks, look
 from emolab.say.sentences import number, upper, where_largest
 
 BROKEN = 100.0  # highest perplexity ratio shown: beyond it a text is broken; how badly says nothing more

@@ -33,8 +33,6 @@ FIXED: dict[Any, Any] = {
     "text.parse_math": False,  # a label may hold a dollar sign
 }
 
-LEVEL = 0.05  # below it a q counts as a difference that was found
-
 # One look per control and one name, in all figures.
 CONTROLS: dict[str, dict[str, Any]] = {
     "random": {"color": GREY, "marker": ".", "linestyle": "-", "label": CONTROL_NAMES["random"]},

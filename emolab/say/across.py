@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 
 from emolab.base.labels import order
+from emolab.base.stats import LEVEL
 from emolab.experiments.across import ALL, BEYOND, breaking_dose
 from emolab.say.sentences import Sentences, Unmeasured, bounded, listed, measured, number
 
-LEVEL = 0.05
 _NAMES = {"rsa": "RSA", "cka": "CKA of the answers", "cosine": "cosine of the vectors"}
 
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from emolab.base.labels import head_name, order
+from emolab.base.stats import LEVEL
 from emolab.base.tables import about
-from emolab.say.sentences import Sentences, Unmeasured, bounded, listed, measured, number
+from emolab.say.sentences import Sentences, Unmeasured, bounded, listed, measured, number, too_few
 
 
 def adds(table: pd.DataFrame) -> bool:
@@ -67,19 +68,18 @@ def head_forest(effects: pd.DataFrame, *, top: int = 3) -> Sentences:
     tested = effects[effects["n"] > 0]
     if tested.empty:
         raise Unmeasured
-    certain = tested[tested["q"] < 0.05]
-    said = []
+    certain, few = tested[tested["q"] < LEVEL], too_few(tested)
+    said = [few]
     for emotion in order(tested["emotion"]):
         strongest = certain[certain["emotion"] == emotion].nlargest(top, "share")
         heads = listed(
             f"{row['name']} ({row['share']:.0%}, {bounded(row, 'effect', signed=True)} nats)"
             for _, row in strongest.iterrows()
         )
-        said.append(
-            f"For {emotion} most comes with {heads}."
-            if len(strongest)
-            else f"For {emotion} no single head differs from random directions (q < .05)."
-        )
+        if len(strongest):
+            said.append(f"For {emotion} most comes with {heads}.")
+        elif not few:
+            said.append(f"For {emotion} no single head differs from random directions (q < .05).")
     said.append(
         "Per cents are of the way from the neutral to the instructed run; along random directions no head moves more "
         f"than {tested['random_direction'].abs().max():.2f} nats."
@@ -87,7 +87,7 @@ def head_forest(effects: pd.DataFrame, *, top: int = 3) -> Sentences:
     n = tested["emotion"].nunique()
     among = certain.sort_values("share", ascending=False).groupby("emotion").head(top)["name"].value_counts()
     everywhere = listed(among.index[among == n])
-    said.append(f"Among the {top} strongest for every emotion: {everywhere}." if n > 1 else "")
+    said.append(f"Among the {top} strongest for every emotion: {everywhere}." if n > 1 and not few else "")
     return Sentences(*said)
 
 
@@ -213,14 +213,14 @@ def sublayers(table: pd.DataFrame) -> Sentences:
         parts = []
         for site, name in (("attn", "attention layers"), ("mlp", "MLPs")):
             row = whole.loc[site]
-            verdict = "" if row["q"] < 0.05 else ", no difference was found"
+            verdict = "" if row["q"] < LEVEL else ", no difference was found"
             parts.append(
                 f"{name} write {row['written']:.2f} of the vector (random directions at most {row['random']:.2f}) and "
                 f"{verb} {row['share']:.0%} of the emotion ({bounded(row, 'effect', signed=True)} nats; along random "
                 f"directions {number(row['random_direction'], signed=True)}{verdict})"
             )
         said.append(f"For {emotion} all {'; all '.join(parts)}.")
-    return Sentences(*said)
+    return Sentences(*said, too_few(table))
 
 
 @measured

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec
 import numpy as np
 import pandas as pd
 
-from emolab.base.stats import clusters_of, interval
+from emolab.base.stats import LEVEL, clusters_of, interval
 
 P = ParamSpec("P")
 
@@ -120,6 +120,18 @@ def where_largest(values: pd.Series) -> Any:
 def where_smallest(values: pd.Series) -> Any:
     """Where a series is smallest; Unmeasured where no value of it is known."""
     return where_largest(-values)
+
+
+def too_few(tests: pd.DataFrame) -> str:
+    """Says so where tests over so few questions can find nothing; sign flips of n questions give no p below 0.5^(n-1).
+
+    >>> too_few(pd.DataFrame({"n": [4, 4]})), too_few(pd.DataFrame({"n": [6]}))
+    ('4 questions are too few to find a difference by: no p below 0.125 is possible.', '')
+    """
+    n = int(tests["n"].max())
+    least = 0.5 ** (n - 1)
+    told = f"{n} questions are" if n > 1 else "One question is"
+    return f"{told} too few to find a difference by: no p below {least:g} is possible." if least >= LEVEL else ""
 
 
 def mean_share(rows: pd.DataFrame, column: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from emolab.base.labels import CONTROL_NAMES, NEUTRAL, order
+from emolab.base.stats import LEVEL
 from emolab.experiments.dose_response import collapse, compare
 from emolab.experiments.headline import instructed_answers, is_hit, is_unsteered
 from emolab.experiments.shares import instruction_shares, layer_shares, mixture_shares, setting_differences
@@ -18,6 +19,7 @@ from emolab.say.sentences import (
     mean_share,
     measured,
     number,
+    too_few,
     upper,
     where_largest,
     where_smallest,
@@ -138,11 +140,12 @@ def effect_forest(effects: pd.DataFrame) -> Sentences:
     """
     control = _NAMES.get(effects["control"].iloc[0], effects["control"].iloc[0])
     n = effects["emotion"].nunique()
-    above = (effects["q"] < 0.05) & (effects["difference"] > 0)
+    above = (effects["q"] < LEVEL) & (effects["difference"] > 0)
     count = above.groupby(effects["alpha"]).sum()
     by_dose = listed(f"{c} at dose {alpha:g}" for alpha, c in count.items())
     if not count.any():
-        return Sentences(f"No difference from the {control} was found, for any of {n} emotions (q < .05).")
+        none = f"No difference from the {control} was found, for any of {n} emotions (q < .05)."
+        return Sentences(none, too_few(effects))
     most = effects.loc[where_largest(effects["difference"])]
     return Sentences(
         f"The vector does more than the {control} (q < .05) for {by_dose}, of {n} emotions.",

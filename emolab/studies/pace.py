@@ -69,8 +69,9 @@ def expect(
     write, read = pace["write"], pace["read"]
     seconds = {name: n * tokens / write for name, n in texts.items()}
     n_settings = len(plan.search.settings(model.n_layers, SITES, n_emotions))
-    # 40 tokens a text, and nine passes over four texts until the breaking alpha of a setting is found.
-    seconds["selection"] = texts["selection"] * 40 / write + 9 * n_settings * n_emotions * 4 * 40 / read
+    # Nine passes over four texts until the breaking alpha of a setting is found.
+    breaking = 9 * n_settings * n_emotions * 4 * tokens / read
+    seconds["selection"] = texts["selection"] * plan.search.max_new_tokens / write + breaking
     seconds["vectors"] = 1.6 * sizes["extract"] * (n_emotions + 1) * tokens / read
     # Twice for perplexity, once for what judges take.
     seconds["scores"] = (texts["sweep"] + sizes["report"] * (n_emotions + 1)) * tokens * 3 / read

@@ -12,6 +12,7 @@ from matplotlib.colors import to_hex
 
 from emolab.base.errors import EmolabError, need_table
 from emolab.base.labels import order
+from emolab.base.stats import LEVEL
 from emolab.plot.heads import VALUES, head_scale
 from emolab.widgets.page import LINE, View, hint, page, small
 
@@ -86,7 +87,7 @@ def _body(data: dict, numbers: dict[str, np.ndarray], table: pd.DataFrame) -> st
         cells = []
         for i in range(len(layers)):
             frame = ' style="outline:2px solid"' if [i, j] == data["start"] else ""
-            dot = "•" if data["dots"] and grids["q"][i, j] < 0.05 else ""
+            dot = "•" if data["dots"] and grids["q"][i, j] < LEVEL else ""
             cells.append(f"<td bgcolor={_colour(data, shown[i, j])}{frame}>{dot}")
         rows.append(f"<tr align=center><th height=20>{heads[j]}{''.join(cells)}")
     foot = "".join(f"<th width=20>{n if len(layers) <= 16 or n % 5 == 0 else ''}" for n in layers)

@@ -204,6 +204,18 @@ def test_neurons_are_told_beside_random_ones():
     )
 
 
+def test_of_too_few_questions_the_sentence_says_that_they_can_tell_nothing():
+    few = "4 questions are too few to find a difference by: no p below 0.125 is possible."
+    effects = made.effects().assign(name=lambda t: t["layer"].astype(str) + "." + t["head"].astype(str), q=0.125)
+    heads = say.head_forest(effects.assign(n=4))
+    assert heads.verdict == few and "no single head" not in heads and "for every emotion" not in heads
+    enough = say.head_forest(effects.assign(n=6))
+    assert "too few" not in enough and enough.count("no single head differs") == 3
+    assert say.sublayers(made.sublayer_table().assign(n=4)).endswith(few)
+    assert say.effect_forest(made.differences().assign(n=4, q=0.125)).endswith(few)
+    assert "too few" not in say.effect_forest(made.differences().assign(q=0.125))
+
+
 def test_affect_is_told_with_its_nulls():
     said = say.circumplex(made.affect_points())
     assert "valence r = 0.90 (ratings permuted: up to 0.20)" in said
