@@ -34,7 +34,7 @@ from emolab.vectors.vectors import EmotionVectors
 # How many heads to patch, and questions to patch and to ablate on: for five emotions on a model of 135M parameters and
 # two cores, four minutes, or one.
 HEADS = {"screen": 20, "patched": 10, "ablated": 4, "n_random": 2, "max_new_tokens": 40}
-QUICK_HEADS = {"screen": 8, "patched": 4, "ablated": 2, "n_random": 1, "max_new_tokens": 24}
+QUICK_HEADS = {"screen": 8, "patched": 4, "ablated": 4, "n_random": 1, "max_new_tokens": 24}
 
 
 def geometry_tables(
