@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import html
 import importlib
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -53,6 +55,25 @@ def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.strip(), "a steered text"
     assert set(names["table"]["alpha"]) == {0, 0.75, 1.5} and names["fig"].axes
     plt.close("all")
+
+
+def test_the_texts_of_the_readme_are_those_of_notebook_00():
+    """Another set of texts in the notebook: bring the table under the first figure in line with it."""
+    notebook = json.loads((ROOT / "notebooks" / "00_steer_in_five_minutes.ipynb").read_text(encoding="utf-8"))
+    outputs = [output["data"].get("text/html", "") for c in notebook["cells"] for output in c.get("outputs", ())
+               if "data" in output]  # fmt: skip
+    [table] = [page for page in map("".join, outputs) if "<b>Question:</b>" in page]
+    written = [plain(text) for text in re.findall(r'<div dir="auto">(.*?)</div>', table, re.S)]
+    shown = README.split("<!-- texts -->")[1].split("<!-- end of texts -->")[0].strip().splitlines()[2:]
+    cells = [cell.strip().removesuffix(" …") for row in shown for cell in row.strip("|").split(" | ")[1:]]
+    assert cells == written[1:] and len(cells) == 3 * len(emolab.EMOTIONS)
+    asked = f'"{plain(re.search("</b> (.*?)</p>", table)[1])}", the model answers unsteered: "{written[0]} …"'
+    assert asked in README
+
+
+def plain(marked: str) -> str:
+    """The words of a piece of HTML."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", "", marked.replace("<br>", " "))).split())
 
 
 def test_the_readme_names_what_there_is():
