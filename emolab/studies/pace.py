@@ -7,9 +7,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from emolab.answers.generation import generate
 from emolab.answers.logprobs import token_logprobs
@@ -18,6 +18,8 @@ from emolab.models.model import Model
 from emolab.models.prompts import render_prompts
 from emolab.studies.analysis import HEADS, QUICK_HEADS
 from emolab.studies.plan import Plan
+
+T = TypeVar("T")
 
 # Of a study, in their order; before them it loads the model and measures its pace.
 STAGES = (
@@ -30,18 +32,27 @@ _QUESTIONS = ("Tell me about the house.", "Tell me about the road.", "Tell me ab
 
 
 def measure_pace(model: Model) -> dict[str, float]:
-    """Tokens a second, written and read, of a batch of short answers: {"write": ..., "read": ...}."""
+    """Tokens a second, written and read, of a batch of short answers: {"write": ..., "read": ...}.
+
+    The faster of two runs each: whatever disturbs a second of one would count a thousand times over in an hour.
+    """
     asked = [_QUESTIONS[i % len(_QUESTIONS)] for i in range(_ROWS)]
     generate(model, asked[:4], max_new_tokens=2)  # the first call of all pays for what later ones find ready
-    start = time.perf_counter()
-    texts = generate(model, asked, max_new_tokens=_TOKENS)
-    written = time.perf_counter() - start
+    texts, writing = _fastest(lambda: generate(model, asked, max_new_tokens=_TOKENS))
     prompts = render_prompts(model, asked)
-    start = time.perf_counter()
-    read = token_logprobs(model, prompts, texts)
-    seconds = time.perf_counter() - start
+    read, reading = _fastest(lambda: token_logprobs(model, prompts, texts))
     n = max(sum(map(len, read)), 1)
-    return {"write": n / written, "read": n / seconds}
+    return {"write": n / writing, "read": n / reading}
+
+
+def _fastest(run: Callable[[], T]) -> tuple[T, float]:
+    """What a run gives, and its seconds, the less of two."""
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        result = run()
+        seconds.append(time.perf_counter() - start)
+    return result, min(seconds)
 
 
 def count_texts(model: Model, plan: Plan, sizes: Mapping[str, int], n_emotions: int) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from html import escape
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -591,9 +592,11 @@ def test_the_overview_says_what_will_be_written_and_for_how_long(talker, tmp_pat
     assert "claims" not in bare
 
 
-def test_the_pace_is_that_of_answers_written_and_read(talker):
+def test_the_pace_is_that_of_answers_written_and_read_undisturbed(talker, monkeypatch):
+    clock = iter([0, 9, 10, 11, 20, 22, 30, 37])  # the first writing and the second reading are disturbed
+    monkeypatch.setattr(pace, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     found = pace.measure_pace(talker)
-    assert set(found) == {"write", "read"} and min(found.values()) > 0
+    assert set(found) == {"write", "read"} and found["write"] == 2 * found["read"] >= 48
 
 
 # Questions that evoke another emotion.
