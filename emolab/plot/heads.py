@@ -129,6 +129,7 @@ def head_forest(table: pd.DataFrame, *, top: int = 5, title: str | None = None):
         ax.xaxis.set_major_locator(MaxNLocator(nbins=4, min_n_ticks=2))
     panels.label("change")
     test, measure = table["test"].iloc[0], table["measure"].iloc[0]
+    untested = "; no mark: not tested for that emotion" if len(shown) < len(heads) * len(looks) else ""
     if title is None:
         first = shown.loc[where_largest(shown["effect"].abs())]
         change = f"({first['effect']:+.2f} [{first['lo']:.2f}, {first['hi']:.2f}])"
@@ -142,7 +143,7 @@ def head_forest(table: pd.DataFrame, *, top: int = 5, title: str | None = None):
             key("other heads of its layer", linestyle="", marker="|", color=others),
         ],
         interval="bars: 95 % bootstrap over queries",
-        note=f"Change in {_UNITS.get(measure, f'the judge’s probability ({measure})')}",
+        note=f"Change in {_UNITS.get(measure, f'the judge’s probability ({measure})')}{untested}",
         params={"top": top, "level": LEVEL},
     )
 

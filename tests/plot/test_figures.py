@@ -170,6 +170,12 @@ def test_head_forest_shows_the_same_heads_for_all():
     largest = table.assign(size=table["effect"].abs()).groupby(["layer", "head"])["size"].max().nlargest(3)
     assert names == [f"L{layer}H{head}" for layer, head in largest.index]
     assert len(fig.emolab_data) == 9 and len({ax.get_xlim() for ax in fig.axes}) == 1
+    assert "not tested" not in texts(fig)
+    layer, head = largest.index[0]
+    one = (table["layer"] == layer) & (table["head"] == head) & (table["emotion"] == "joy")
+    screened = table.assign(effect=table["effect"].mask(one & (table["effect"].abs() < largest.iloc[0])))
+    assert screened["effect"].isna().sum() == 1
+    assert "no mark: not tested for that emotion" in texts(plot.head_forest(screened, top=3))
     with pytest.raises(EmolabError, match="mixes test"):
         plot.head_forest(pd.concat([table, table.assign(test="patch")]))
 
