@@ -80,8 +80,8 @@ def figure(function: Callable[P, EmolabFigure]) -> Callable[P, EmolabFigure]:
             try:
                 fig = function(*args, **kwargs)
             except Unmeasured:
-                named: Any = {**kwargs, "title": UNMEASURED}
-                fig = function(*args, **named)
+                kwargs["title"] = UNMEASURED
+                fig = function(*args, **kwargs)
         fig.emolab_info["function"] = function.__name__
         return fig
 

@@ -47,12 +47,13 @@ def measure_pace(model: Model) -> dict[str, float]:
 
 def _fastest(run: Callable[[], T]) -> tuple[T, float]:
     """What a run gives, and its seconds, the less of two."""
-    seconds = []
-    for _ in range(2):
-        start = time.perf_counter()
-        result = run()
-        seconds.append(time.perf_counter() - start)
-    return result, min(seconds)
+    runs = [_timed(run) for _ in range(2)]
+    return runs[0][0], min(seconds for _, seconds in runs)
+
+
+def _timed(run: Callable[[], T]) -> tuple[T, float]:
+    start = time.perf_counter()
+    return run(), time.perf_counter() - start
 
 
 def count_texts(model: Model, plan: Plan, sizes: Mapping[str, int], n_emotions: int) -> dict[str, int]:
