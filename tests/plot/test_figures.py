@@ -319,6 +319,7 @@ UNMEASURED += " probe_curve effect_forest layer_curve head_forest signature"
 KNOWN = {"instruction_following", "head_umap"}  # their tables are refused without scores, and without places on the map
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(made.FIGURES) - KNOWN))
 def test_a_title_tells_no_number_that_nobody_knows(name, monkeypatch):
     monkeypatch.setattr(made, "plot", PlotOfUnknown())
