@@ -124,6 +124,15 @@ def sign_flip(
     return float(p) if differences.ndim == 1 else p
 
 
+def least_p(k: int, *, sides: int = 2) -> float:
+    """The least p that `sign_flip` can give over k clusters: that of the one way, or two, which are most extreme.
+
+    >>> least_p(5), least_p(5, sides=1)
+    (0.0625, 0.03125)
+    """
+    return sides * 0.5**k
+
+
 def bh(p: Any) -> np.ndarray:
     """Benjamini-Hochberg over all cells of p; NaN cells are no tests and stay NaN.
 

@@ -14,13 +14,14 @@ from emolab.answers.writing import Writing
 from emolab.base.calls import once
 from emolab.base.errors import EmolabError, need_model, need_texts, shown
 from emolab.base.labels import NEUTRAL
-from emolab.base.stats import LEVEL, clusters_of, interval, sign_flip
+from emolab.base.stats import LEVEL, clusters_of, interval, least_p, sign_flip
 from emolab.judges.judges import ask, default_judge, judges_of, need_labels, top_labels
 
 if TYPE_CHECKING:
     from emolab.models.model import Model
 
-FEWEST = 5  # situations with which that test can come out below it
+# Situations with which the test whether an emotion is followed at all can come out below LEVEL.
+FEWEST = next(k for k in range(1, 99) if least_p(k, sides=1) < LEVEL)
 # How somebody is who has the emotion; of other labels, "full of awe".
 ADJECTIVES = {
     "anger": "furious",

@@ -11,7 +11,7 @@ from emolab.base.errors import need_table
 from emolab.plot.marks import color_bar, control_key, control_look, key, layer_axis, line, names_beside
 from emolab.plot.panels import figure, grid
 from emolab.plot.style import INK, look
-from emolab.say.sentences import where_largest
+from emolab.say.sentences import largest_row
 
 # One look per axis and per way of reading it.
 AXES = {"valence": ("#0072B2", "o"), "arousal": ("#D55E00", "s"), "dominance": ("#009E73", "^")}
@@ -82,9 +82,9 @@ def affect_curve(table: pd.DataFrame, *, title: str | None = None):
     if (table["method"] == "word embedding").any():
         handles.append(key("input embedding of the word", marker="", linestyle=":"))
     handles.append(control_key("shuffled", marker="", label="ratings permuted, 95th percentile"))
-    if title is None:
+    if not title:
         ridge = table[table["method"] == "ridge"].groupby("dimension", sort=False)
-        best = [rows.loc[where_largest(rows["r"])] for _, rows in ridge]
+        best = [largest_row(rows, rows["r"]) for _, rows in ridge]
         parts = [f"{row['dimension']} {row['r']:.2f} (layer {row['layer']})" for row in best]
         title = f"People's ratings are read off the vectors of other words: {', '.join(parts)}"
     return panels.finish(

@@ -16,7 +16,7 @@ from emolab.plot.marks import color_bar, control_look, filled_keys, forest, heat
 from emolab.plot.panels import figure, grid, need_single
 from emolab.plot.responses import GROUPS, bare_map
 from emolab.plot.style import CONTROLS, GREY, INK, emotion_looks, look
-from emolab.say.sentences import where_largest
+from emolab.say.sentences import largest_row
 
 # name: (label, lowest, highest value of the colours); None: from the data. Signed ones are symmetric about zero.
 VALUES = {
@@ -130,8 +130,8 @@ def head_forest(table: pd.DataFrame, *, top: int = 5, title: str | None = None):
     panels.label("change")
     test, measure = table["test"].iloc[0], table["measure"].iloc[0]
     untested = "; no mark: not tested for that emotion" if len(shown) < len(heads) * len(looks) else ""
-    if title is None:
-        first = shown.loc[where_largest(shown["effect"].abs())]
+    if not title:
+        first = largest_row(shown, shown["effect"].abs())
         change = f"({first['effect']:+.2f} [{first['lo']:.2f}, {first['hi']:.2f}])"
         title = f"{TESTS[test].capitalize()}: {first['name']} changes {first['emotion']} most {change}"
     return panels.finish(

@@ -13,7 +13,7 @@ from emolab.plot.heads import VALUES, head_cells, head_scale, ring
 from emolab.plot.marks import color_bar, control_look, heat, layer_axis, line, signed_scale
 from emolab.plot.panels import figure, grid
 from emolab.plot.responses import GROUPS, METHODS, scatter
-from emolab.say.sentences import where_largest
+from emolab.say.sentences import largest_row
 
 _BY = {"query_id": "question", "condition": "emotion"}
 
@@ -77,10 +77,10 @@ def signature(
     color_bar(panels.fig, VALUES[value][0].split(":")[0], *head_scale(heads, value), under=right)
     data = purity.assign(part="purity")
     data = pd.concat([data, heads.assign(part="heads"), maps.assign(part="maps")], ignore_index=True)
-    if title is None:
+    if not title:
         title = _grouping(purity)
         if heads[value].notna().any():
-            largest = heads.loc[where_largest(heads[value].abs())]
+            largest = largest_row(heads, heads[value].abs())
             title += f"; largest head {head_name(int(largest['layer']), int(largest['head']))} ({largest[value]:+.2f})"
     return panels.finish(
         data, title,
@@ -105,7 +105,7 @@ def _grouping(purity: pd.DataFrame) -> str:
     for by, word in _BY.items():
         own = purity[purity["by"] == by]
         above = own["purity"] - own["null_hi"]
-        most = own.loc[where_largest(above)]
+        most = largest_row(own, above)
         where = f"by {word} most at layer {most['layer']} ({most['purity']:.2f})"
         groups.append(where if above.max() > 0 else f"not by {word}")
     return f"Answers group {' and '.join(groups)}"

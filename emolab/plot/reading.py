@@ -8,7 +8,7 @@ from emolab.base.errors import need_table
 from emolab.plot.marks import control_look, key, layer_axis, line
 from emolab.plot.panels import figure, grid
 from emolab.plot.style import INK, emotion_looks, look
-from emolab.say.sentences import where_largest
+from emolab.say.sentences import largest_row, where_largest
 
 _ROLES = {
     "first": {"color": INK, "marker": None, "linestyle": "--", "label": "emotion of the first half"},
@@ -62,8 +62,8 @@ def rank_curve(curve: pd.DataFrame, *, title: str | None = None):
     layer_axis(ax, curve)
     ax.set_ylim(0, 1)
     panels.label("layer", "meant emotion ranks first")
-    if title is None:
-        best = own.loc[where_largest(own["value"])]
+    if not title:
+        best = largest_row(own, own["value"])
         title = f"Before the answer, the state points to the emotion that is meant in {best['value']:.0%} of scenarios "
         title += f"(layer {best['layer']:g}; chance {curve.attrs['chance']:.0%})"
     return panels.finish(curve, title, control="random directions", interval="band: 95 % over situations")
@@ -88,7 +88,7 @@ def token_trace(scores: pd.DataFrame, *, title: str | None = None):
             line(ax, own, "position", "score", {**settings, "marker": None})
         ax.axhline(0, color=INK, linewidth=0.6)
     panels.label("token of the answer", "score (SD of neutral texts)")
-    if title is None:
+    if not title:
         known = scores[scores["score"].notna()]
         best = known.loc[known.groupby(["arm", "position"])["score"].idxmax()]
         counts = best[best["arm"] == ("steered" if "steered" in arms else arms[0])].groupby("emotion").size()

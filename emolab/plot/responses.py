@@ -28,7 +28,7 @@ from emolab.plot.marks import (
 )
 from emolab.plot.panels import figure, grid
 from emolab.plot.style import GREY, INK, emotion_looks, look
-from emolab.say.sentences import upper, where_largest
+from emolab.say.sentences import largest_row, upper, where_largest
 
 METHODS = {"pca": "PCA", "umap": "UMAP"}
 # By what answers differ: colour and marker.
@@ -70,7 +70,7 @@ def response_map(points: pd.DataFrame, scores: pd.DataFrame, *, title: str | Non
 
 def _apart(space: pd.DataFrame) -> str:
     """How far conditions are apart at most, as a sentence."""
-    best = space.loc[where_largest(space["silhouette"])]
+    best = largest_row(space, space["silhouette"])
     where = "in all dimensions" if best["method"] == "full" else f"on the {METHODS[best['method']]}"
     if best["silhouette"] < 0.1:
         return f"Answers do not group by condition: silhouette at most {best['silhouette']:.2f} {where}"
@@ -137,7 +137,7 @@ def probe_curve(table: pd.DataFrame, *, words: pd.DataFrame | None = None, title
     color_bar(panels.fig, f"share recognised ({_PROBES.get(probe, probe)} probe)")
     low.set_xlabel("layer")
     curve = every[every["probe"] == probe].set_index("layer")["accuracy"]
-    if title is None:
+    if not title:
         best = where_largest(curve)
         title = f"Probes read the condition best at layer {best}: {curve[best]:.2f} of held-out answers ({beside})"
     return panels.finish(

@@ -156,7 +156,7 @@ def effect_forest(table: pd.DataFrame, *, title: str | None = None):
         named_rows(ax, [f"{dose:g}" for dose in doses])
         ax.xaxis.set_major_locator(MaxNLocator(nbins=4, min_n_ticks=2))
     panels.label("difference", "dose")
-    if title is None:
+    if not title:
         mean = table.groupby("alpha")["difference"].mean()
         dose = where_largest(mean)
         most = f"{number(mean[dose], signed=True)} at dose {dose:g}, mean over emotions"
@@ -203,7 +203,7 @@ def layer_curve(table: pd.DataFrame, *, title: str | None = None):
         handles.append(key("all layers at once, same dose in each", marker="", linestyle="--"))
     if "unsteered" in kinds:
         handles.append(control_key("unsteered", marker=""))
-    if title is None:
+    if not title:
         mean = table[table["layer"].notna() & (table["control"] == "none")].groupby("layer")["value"].mean()
         best = where_largest(mean)
         title = f"One layer alone does most at layer {best:.0f}: {number(mean[best])} of texts read as the target"

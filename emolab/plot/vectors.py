@@ -27,7 +27,7 @@ from emolab.plot.marks import (
 )
 from emolab.plot.panels import figure, grid, joined, tables_of
 from emolab.plot.style import GREY, INK, PARTS, SITES, emotion_looks, look
-from emolab.say.sentences import number, where_largest, where_smallest
+from emolab.say.sentences import number, smallest_row, where_largest, where_smallest
 
 
 @figure
@@ -57,7 +57,7 @@ def norms(vectors, *, site: str = "resid", title: str | None = None):
         panels.axes["relative", ""].set_ylim(bottom=0)
     log_axis(top)
     panels.label("layer", rows)
-    if title is None and known:
+    if not title and known:
         share = vectors.groupby("layer")["relative"].mean()
         most = where_largest(share)
         title = f"Vectors are longest against the residual stream at layer {most}: {share[most]:.2f} of its norm"
@@ -162,7 +162,7 @@ def _cosine_maps(vectors, layers: Sequence[int] | None, site: str, part: str, ti
     mean = off.groupby(["emotion", "other"])["cosine"].mean()
     where = f"layer {layers[0]}" if one else f"layers {layers[0]} to {layers[-1]}"
     what = f"{PARTS.get(part, part)}s, {SITES.get(site, site)}, {where}"
-    if title is None and len(mean):
+    if not title and len(mean):
         near, far = (f"{a} and {b} ({mean[a, b]:.2f})" for a, b in (where_largest(mean), where_smallest(mean)))
         title = f"Nearest {near}, farthest {far}: {what}"
     return panels.finish(vectors, title or f"Cosine between emotions: {what}")
@@ -187,7 +187,7 @@ def layer_map(vectors, *, site: str = "resid", part: str = "whole", title: str |
     panels.label("layer", "layer")
     color_bar(panels.fig, "cosine", *scale, null=0.0)
     next_layer = vectors[vectors["other"] == vectors["layer"] + 1].groupby("layer")["cosine"].mean()
-    if title is None and len(next_layer):
+    if not title and len(next_layer):
         i = where_smallest(next_layer)
         title = f"Vectors change most from layer {i} to {i + 1}: cosine {next_layer[i]:.2f}, mean over emotions"
     return panels.finish(vectors, title or "Cosine of each emotion's vector with itself at other layers")
@@ -252,8 +252,8 @@ def reliability_curve(tables, *, title: str | None = None):
         layer_axis(ax, data)
     panels.label("layer", "cosine between halves")
     names = {name: PARTS.get(name, name) or "vectors" for name in tables}
-    if title is None:
-        low = data.loc[where_smallest(data["cosine"])]
+    if not title:
+        low = smallest_row(data, data["cosine"])
         title = f"Halves of the questions agree least on {low['emotion']} at layer {low['layer']}: {low['cosine']:.2f}"
     return panels.finish(
         data,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from emolab.say.sentences import Sentences, bounded, listed, measured, number, where_largest, where_smallest
+from emolab.say.sentences import Sentences, bounded, listed, measured, number, smallest_row, where_largest
 
 
 @measured
@@ -75,7 +75,7 @@ def affect_shift(shifts: pd.DataFrame) -> Sentences:
         said.append(f"Steering along {axis} moves the texts' {axis} by {parts}{beside}{verdict}.")
         kept = shifts[(shifts["emotion"] == axis) & (shifts["measure"] == "adherence") & (shifts["control"] == "none")]
         if len(kept):
-            worst = kept.loc[where_smallest(kept["value"])]
+            worst = smallest_row(kept, kept["value"])
             said.append(
                 f"Adherence to the topic is {number(worst['value'])} at the dose that keeps least ({worst['alpha']:g}; "
                 f"unsteered {number(worst['unsteered'])})."

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec
 import numpy as np
 import pandas as pd
 
-from emolab.base.stats import LEVEL, clusters_of, interval
+from emolab.base.stats import LEVEL, clusters_of, interval, least_p
 
 P = ParamSpec("P")
 
@@ -122,14 +122,29 @@ def where_smallest(values: pd.Series) -> Any:
     return where_largest(-values)
 
 
+def largest_row(rows: pd.DataFrame, values: pd.Series) -> pd.Series:
+    """The row of a table whose value, of one for each row, is largest; Unmeasured where none is known.
+
+    By its place: tables that were put together may hold an index twice.
+    """
+    if values.isna().all():
+        raise Unmeasured
+    return rows.iloc[int(values.argmax())]
+
+
+def smallest_row(rows: pd.DataFrame, values: pd.Series) -> pd.Series:
+    """The row of a table whose value, of one for each row, is smallest; Unmeasured where none is known."""
+    return largest_row(rows, -values)
+
+
 def too_few(tests: pd.DataFrame) -> str:
-    """Says so where tests over so few questions can find nothing; sign flips of n questions give no p below 0.5^(n-1).
+    """Says so where sign flips of so few questions can find nothing.
 
     >>> too_few(pd.DataFrame({"n": [4, 4]})), too_few(pd.DataFrame({"n": [6]}))
     ('4 questions are too few to find a difference by: no p below 0.125 is possible.', '')
     """
     n = int(tests["n"].max())
-    least = 0.5 ** (n - 1)
+    least = least_p(n)
     told = f"{n} questions are" if n > 1 else "One question is"
     return f"{told} too few to find a difference by: no p below {least:g} is possible." if least >= LEVEL else ""
 

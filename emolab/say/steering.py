@@ -15,10 +15,12 @@ from emolab.experiments.shares import instruction_shares, layer_shares, mixture_
 from emolab.say.sentences import (
     Sentences,
     bounded,
+    largest_row,
     listed,
     mean_share,
     measured,
     number,
+    smallest_row,
     too_few,
     upper,
     where_largest,
@@ -146,7 +148,7 @@ def effect_forest(effects: pd.DataFrame) -> Sentences:
     if not count.any():
         none = f"No difference from the {control} was found, for any of {n} emotions (q < .05)."
         return Sentences(none, too_few(effects))
-    most = effects.loc[where_largest(effects["difference"])]
+    most = largest_row(effects, effects["difference"])
     return Sentences(
         f"The vector does more than the {control} (q < .05) for {by_dose}, of {n} emotions.",
         f"The largest difference is that of {most['emotion']} at dose {most['alpha']:g}, "
@@ -162,7 +164,7 @@ def site_map(scored: pd.DataFrame, *, control: str = "random") -> Sentences:
     """
     table = setting_differences(scored, control=control)
     mean = table[table["emotion"] == "mean"].set_index("setting")
-    best, least = mean.loc[where_largest(mean["value"])], mean.loc[where_smallest(mean["value"])]
+    best, least = largest_row(mean, mean["value"]), smallest_row(mean, mean["value"])
     return Sentences(
         f"Beyond the {_NAMES.get(control, control)} the target is read most with {best.name}: "
         f"{bounded(best, signed=True)}; least, {least.name}: {bounded(least, signed=True)}.",

@@ -9,7 +9,17 @@ import pandas as pd
 
 from emolab.base.labels import order
 from emolab.geometry.tables import emotion_cosines, layer_by_layer, vector_norms
-from emolab.say.sentences import Sentences, Unmeasured, bounded, listed, measured, where_largest, where_smallest
+from emolab.say.sentences import (
+    Sentences,
+    Unmeasured,
+    bounded,
+    largest_row,
+    listed,
+    measured,
+    smallest_row,
+    where_largest,
+    where_smallest,
+)
 from emolab.vectors.vectors import EmotionVectors
 
 
@@ -42,7 +52,7 @@ def cosine_map(
         raise Unmeasured
     said = []
     for layer, pairs in table.groupby("layer"):
-        most, least = pairs.loc[where_largest(pairs["cosine"])], pairs.loc[where_smallest(pairs["cosine"])]
+        most, least = largest_row(pairs, pairs["cosine"]), smallest_row(pairs, pairs["cosine"])
         said.append(
             f"At layer {layer} {_pair(most)} are most alike ({most['cosine']:+.2f}), {_pair(least)} least "
             f"({least['cosine']:+.2f})."

@@ -171,6 +171,8 @@ def test_head_forest_shows_the_same_heads_for_all():
     assert names == [f"L{layer}H{head}" for layer, head in largest.index]
     assert len(fig.emolab_data) == 9 and len({ax.get_xlim() for ax in fig.axes}) == 1
     assert "not tested" not in texts(fig)
+    for other in (plot.head_forest(table, top=3, title=""), plot.head_forest(table.set_axis([0] * len(table)), top=3)):
+        assert other.emolab_info["title"] == fig.emolab_info["title"], "an index may hold a number twice"
     layer, head = largest.index[0]
     one = (table["layer"] == layer) & (table["head"] == head) & (table["emotion"] == "joy")
     screened = table.assign(effect=table["effect"].mask(one & (table["effect"].abs() < largest.iloc[0])))

@@ -214,6 +214,8 @@ def test_of_too_few_questions_the_sentence_says_that_they_can_tell_nothing():
     assert say.sublayers(made.sublayer_table().assign(n=4)).endswith(few)
     assert say.effect_forest(made.differences().assign(n=4, q=0.125)).endswith(few)
     assert "too few" not in say.effect_forest(made.differences().assign(q=0.125))
+    found = made.differences().assign(q=0.01)
+    assert say.effect_forest(found.set_axis([0] * len(found))) == say.effect_forest(found)
 
 
 def test_affect_is_told_with_its_nulls():
